@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The shape of every map, shared by the kernel's programs and by Python.
+ *
+ * clang compiles this file; Python gives the same text to cffi (mizar/kernel/layout.py), so there is one
+ * description and no copy. To stay readable for both: fixed-width types, named enums and structs only; the
+ * preprocessor is used for nothing but the include guard and the include of stdint.h. Sizes are asserted in
+ * dataplane/lib/layout.h. Every pad is named and always zero, because a hash key is compared byte by byte.
+ *
+ * Addresses are 16 bytes, network order; IPv4 is written as IPv4-mapped IPv6 (::ffff:a.b.c.d, RFC 4291 2.5.5.2).
+ * Every key of tenant data begins with the VNI. Fields are host byte order unless the name ends in _be.
+ * A "slot" is an index into an array map, chosen by the daemon, valid on one droplet only; slot 0 is never used.
+ */
+#ifndef MIZAR_DATAPLANE_H
+#define MIZAR_DATAPLANE_H
+#include <stdint.h>
+
+enum mizar_limit {
+	HOPS = 16,		/* members a hop set holds; a power of two */
+	OVERHEAD_BYTES = 50,	/* Ethernet 14 + IPv4 20 + UDP 8 + Geneve or VXLAN 8 */
+};
+
+enum tunnel_protocol {
+	TUNNEL_GENEVE = 1,	/* RFC 8926 */
+	TUNNEL_VXLAN = 2,	/* RFC 7348 */
+};
+
+/* ---- endpoints: HASH, endpoint_key -> endpoint. One entry per address of an endpoint that this droplet knows:
+ * all of its own, and all of every network for which it is a bouncer. */
+struct endpoint_key {
+	uint32_t vni;
+	uint8_t addr[16];
+};
+
+struct endpoint {
+	uint32_t droplet;	/* slot in droplets: the host of the endpoint */
+	uint32_t ifindex;	/* host side of its veth when it is on this droplet, else 0 */
+	uint32_t slot;		/* slot in endpoint_counters when it is on this droplet, else 0 */
+	uint32_t vpc_slot;	/* slot in vpc_counters */
+	uint32_t network;	/* slot in hop_sets: the network that it belongs to */
+	uint8_t mac[6];
+	uint8_t tunnel;		/* enum tunnel_protocol: how packets reach its host */
+	uint8_t pad;
+};
+
+/* ---- networks: LPM_TRIE, network_key -> network. One entry per prefix of a network that this droplet bounces,
+ * routes (it is a divider of the VPC) or hosts endpoints of. */
+struct network_key {
+	uint32_t prefix_bits;	/* 32 (the VNI) + prefix length of the mapped address (IPv4: + 96) */
+	uint32_t vni_be;	/* network order: a trie compares from the most significant bit */
+	uint8_t addr[16];
+};
+
+enum network_flag {
+	NETWORK_BOUNCED_HERE = 1,	/* this droplet is one of its bouncers: it knows every endpoint */
+	NETWORK_ROUTED_HERE = 2,	/* this droplet is a divider of the VPC */
+};
+
+struct network {
+	uint32_t slot;		/* slot in hop_sets: its bouncers */
+	uint32_t vpc_slot;	/* slot in vpc_counters */
+	uint32_t flags;		/* enum network_flag */
+	uint32_t pad;
+	uint8_t gateway[16];	/* the address answered as the virtual router */
+};
+
+/* ---- vpcs: HASH, vni -> vpc. */
+enum vpc_flag {
+	VPC_DIVIDED_HERE = 1,	/* this droplet is one of its dividers: it knows every network */
+};
+
+struct vpc {
+	uint32_t slot;		/* slot in vpc_counters */
+	uint32_t dividers;	/* slot in hop_sets, 0 when no divider is known */
+	uint32_t flags;		/* enum vpc_flag */
+	uint32_t pad;
+};
+
+/* ---- hop_sets: ARRAY, slot -> hop_set. The bouncers of a network or the dividers of a VPC. All HOPS places are
+ * always filled, members repeated evenly, so that a reader takes place [hash % HOPS] without a count, and a reader
+ * that races with a write still finds a live member. The data plane reads `droplet` only. */
+struct hop_set {
+	uint32_t droplet[16];	/* slots in droplets; 0 = none */
+	uint32_t vni;		/* owner, for the daemon: the VPC */
+	uint32_t network_id;	/* owner, for the daemon: the network, 0 = the VPC's dividers */
+};
+
+/* ---- droplets: ARRAY, slot -> droplet; droplet_slots: HASH, address -> slot (who is a known sender). */
+struct droplet {
+	uint8_t addr[16];
+	uint8_t next_hop_mac[6];	/* on the substrate; zero until the daemon has resolved it */
+	uint8_t pad[2];
+};
+
+struct droplet_key {
+	uint8_t addr[16];
+};
+
+/* ---- agents: HASH, ifindex of the host side of a veth -> agent. What one endpoint may send and who answers it. */
+struct agent {
+	uint32_t vni;
+	uint32_t slot;		/* slot in endpoint_counters */
+	uint32_t vpc_slot;	/* slot in vpc_counters */
+	uint32_t network;	/* slot in hop_sets */
+	uint32_t network_flags;	/* enum network_flag of that network on this droplet */
+	uint8_t mac[6];
+	uint8_t tunnel;		/* enum tunnel_protocol in which it sends */
+	uint8_t pad;
+	uint8_t addr4[16];	/* zero: it has none */
+	uint8_t addr6[16];	/* zero: it has none */
+	uint8_t gateway4[16];
+	uint8_t gateway6[16];
+	uint8_t prefix4;	/* length of the network's IPv4 prefix, 0..32 */
+	uint8_t prefix6;	/* length of the network's IPv6 prefix, 0..128 */
+	uint8_t pad2[6];
+};
+
+/* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].
+ * Bytes are those of the inner frame, Ethernet header included. */
+struct endpoint_counters {
+	uint64_t sent_packets;		/* accepted from the endpoint by its agent */
+	uint64_t sent_bytes;
+	uint64_t delivered_packets;	/* handed to the endpoint */
+	uint64_t delivered_bytes;
+	uint64_t dropped_packets;	/* refused by its agent */
+	uint64_t answered_packets;	/* ARP, ND and gateway pings answered for it */
+};
+
+struct vpc_counters {
+	uint64_t sent_packets;		/* encapsulated by agents here */
+	uint64_t sent_bytes;
+	uint64_t delivered_packets;	/* handed to endpoints here, from the tunnel or from the same droplet */
+	uint64_t delivered_bytes;
+	uint64_t bounced_packets;	/* forwarded to the host of their endpoint */
+	uint64_t bounced_bytes;
+	uint64_t divided_packets;	/* forwarded to a bouncer of their network */
+	uint64_t divided_bytes;
+	uint64_t to_divider_packets;	/* forwarded to a divider, their network being unknown here */
+	uint64_t to_divider_bytes;
+	uint64_t answered_packets;	/* ARP, ND and gateway pings answered here */
+	uint64_t dropped_packets;	/* dropped here after their VPC was known */
+};
+
+struct drop_counter {
+	uint64_t packets;
+	uint64_t bytes;		/* of the whole frame as it arrived */
+};
+
+/* ---- handover: what Transit XDP leaves in front of a decapsulated frame (XDP metadata) for `deliver` on tc.
+ * GRO merges frames only where it is equal, which keeps tenants apart. */
+enum handover_magic {
+	HANDOVER_MAGIC = 0x4d5a4f31,	/* "MZO1" */
+};
+
+struct handover {
+	uint32_t magic;
+	uint32_t ifindex;	/* host side of the endpoint's veth */
+	uint32_t vni;
+	uint32_t slot;		/* slot in endpoint_counters */
+};
+
+/* ---- events: RINGBUF of struct event; written only while droplet_switches.events is set. */
+enum hook {
+	HOOK_AGENT = 1,
+	HOOK_TRANSIT = 2,
+	HOOK_DELIVER = 3,
+};
+
+struct event {
+	uint64_t time_ns;	/* CLOCK_MONOTONIC */
+	uint32_t reason;	/* contracts/drop_reasons.toml */
+	uint32_t vni;		/* 0 where it was not known yet */
+	uint32_t ifindex;	/* where the frame came in */
+	uint32_t length;	/* bytes of the frame as it arrived */
+	uint8_t hook;		/* enum hook */
+	uint8_t pad[7];
+	uint8_t src[16];	/* inner source where it was parsed, else outer source, else zero */
+	uint8_t dst[16];
+};
+
+/* ---- configuration: constant from the load of a program on (section .rodata.config, symbol `config`). */
+struct droplet_config {
+	uint8_t addr[16];	/* of this droplet on the substrate */
+	uint8_t mac[6];		/* of the interface */
+	uint8_t pad[2];
+	uint32_t ifindex;	/* of the interface */
+	uint32_t pad2;
+};
+
+/* ---- switches: changed while programs run (ARRAY of one, map droplet_switches). Read on drop paths only. */
+struct droplet_switches {
+	uint32_t events;	/* 1: drops are also written to the ring, at most one per reason, CPU and millisecond */
+	uint32_t pad;
+};
+#endif
