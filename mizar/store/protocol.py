@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a store is: the values that it keeps and the four things that it does.
+
+Called by mizar.manager, which decides what may be written; implemented by mizar.store.sqlite (etcd can follow). A store
+must never interpret a manifest, and never keep half of a Commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+
+class Allocation(NamedTuple):
+    """One value that one object holds; (scope, value) is unique in the whole store, e.g. ("vni", "4711")."""
+
+    scope: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An object as it is kept. `tenant` is "" for kinds of the cluster; times are RFC 3339 in UTC."""
+
+    uid: str
+    kind: str
+    tenant: str
+    name: str
+    generation: int  # grows by one with each change of the manifest or of the placement
+    manifest: dict[str, Any]
+    created_at: str
+    deleted_at: str | None = None  # set: being deleted
+    forced: bool = False  # deleted without waiting for droplets that do not answer
+    status: dict[str, Any] = field(default_factory=dict)  # what was last told of it; {} = nothing yet
+    allocations: tuple[Allocation, ...] = ()
+    placement: tuple[str, ...] = ()  # uids of the droplets that are its bouncers or dividers, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One transaction: all of it is kept or, on any error, nothing."""
+
+    put: tuple[Record, ...] = ()  # new or changed; allocations and placement replace those that were there
+    remove: tuple[str, ...] = ()  # uids; their allocations and placements become free
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.remove)
+
+
+class Store(Protocol):
+    """A durable place for desired state with one writer."""
+
+    def load(self) -> Iterator[Record]:
+        """Every object, each kind in the order of its creation."""
+        ...
+
+    def commit(self, commit: Commit) -> None:
+        """Keeps it durably, or raises and keeps nothing: ConflictError when an allocation or a name is taken."""
+        ...
+
+    def write_status(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Keeps what was last told of objects, (uid, status); unknown uids are skipped."""
+        ...
+
+    def close(self) -> None:
+        """Ends the use of the store."""
+        ...
