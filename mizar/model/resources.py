@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects that people write and read: Tenant, VPC, Network, Endpoint, Droplet, Lab. Owns their shape.
+
+Called by every room above the kernel. Frozen and validated when built: what exists is valid in itself. What depends
+on other objects is in `checks`; the text of manifests in `manifest`. Outside (JSON, YAML) fields are camelCase.
+`metadata.uid` and what follows it, and `status`, are the server's: they are read back with the object, and ignored
+when an object is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mizar.model import fields
+from mizar.model.errors import NotFoundError
+from mizar.model.fields import Value
+
+API_VERSION = "mizar/v1"
+
+
+class TunnelProtocol(StrEnum):
+    """How packets reach the host of an endpoint, and how its own leave it."""
+
+    GENEVE = "geneve"
+    VXLAN = "vxlan"
+
+
+class Phase(StrEnum):
+    """Where an object is on its way: a change is done when the droplets that need it have acknowledged it."""
+
+    INIT = "Init"
+    PROVISIONED = "Provisioned"
+    FAILED = "Failed"
+    DELETING = "Deleting"
+
+
+class Scope(StrEnum):
+    """Whose names an object's name is unique among."""
+
+    CLUSTER = "cluster"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ref:
+    """What names an object: kind, tenant ("" for kinds of the cluster) and name."""
+
+    kind: str
+    tenant: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.tenant}/{self.name}" if self.tenant else f"{self.kind} {self.name}"
+
+
+class Metadata(Value):
+    """What every object has. uid, generation, createdAt and deletedAt are set by the server."""
+
+    name: fields.Name
+    tenant: fields.Name | None = None
+    labels: dict[fields.LabelKey, fields.LabelValue] = Field(default_factory=dict)
+    uid: str | None = None
+    generation: int = 0
+    created_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+
+class Status(Value):
+    """What the server found out; `observedGeneration` is the generation that `phase` speaks of."""
+
+    phase: Phase = Phase.INIT
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+
+
+class Resource(Value):
+    """Base of all kinds: `apiVersion`, `kind`, `metadata`, `spec`, `status`."""
+
+    scope: ClassVar[Scope]
+    IMMUTABLE: ClassVar[tuple[str, ...]] = ()
+    """Fields of `spec` (Python names) that cannot change while the object lives."""
+
+    api_version: Literal["mizar/v1"] = API_VERSION
+    kind: str
+    metadata: Metadata
+    spec: Any
+    status: Status = Status()
+
+    @model_validator(mode="after")
+    def _tenant_matches_scope(self) -> Self:
+        if self.scope is Scope.TENANT and self.metadata.tenant is None:
+            raise ValueError(f"metadata.tenant: expected the tenant that the {self.kind} belongs to")
+        if self.scope is Scope.CLUSTER and self.metadata.tenant is not None:
+            raise ValueError(f"metadata.tenant: unexpected, a {self.kind} belongs to no tenant")
+        return self
+
+    @property
+    def name(self) -> str:
+        """`metadata.name`."""
+        return self.metadata.name
+
+    @property
+    def tenant(self) -> str:
+        """`metadata.tenant`, or "" for kinds of the cluster."""
+        return self.metadata.tenant or ""
+
+    @property
+    def ref(self) -> Ref:
+        """What names this object."""
+        return Ref(self.kind, self.tenant, self.name)
+
+
+class TenantSpec(Value):
+    """Nothing yet: a tenant is its name."""
+
+
+class Tenant(Resource):
+    """An administrative domain."""
+
+    scope = Scope.CLUSTER
+    kind: Literal["Tenant"] = "Tenant"
+    spec: TenantSpec = TenantSpec()
+
+
+class VPCSpec(Value):
+    """The address space of a VPC, and how many dividers serve it. Without `vni` a free one is allocated."""
+
+    cidrs: fields.Prefixes
+    dividers: fields.Members = 1
+    vni: fields.Vni | None = None
+
+
+class VPCStatus(Status):
+    """`identity`: tenant and VPC as two 64-bit numbers in hex, `tenant:vpc`. `dividers`: names of droplets."""
+
+    vni: int | None = None
+    identity: str = ""
+    dividers: tuple[str, ...] = ()
+
+
+class VPC(Resource):
+    """A virtual private cloud: an address space of its own, known by a VNI on the wire."""
+
+    scope = Scope.TENANT
+    IMMUTABLE = ("cidrs", "vni")
+    kind: Literal["VPC"] = "VPC"
+    spec: VPCSpec
+    status: VPCStatus = VPCStatus()
+
+
+class NetworkSpec(Value):
+    """A part of a VPC. `tunnelProtocol` is the default of its endpoints."""
+
+    vpc: fields.Name
+    type: Literal["subnet"] = "subnet"
+    cidrs: fields.Prefixes
+    bouncers: fields.Members = 1
+    tunnel_protocol: TunnelProtocol = TunnelProtocol.GENEVE
+
+
+class NetworkStatus(Status):
+    """`id`: unique within the VPC. `gateways`: one for each of `spec.cidrs`. `bouncers`: names of droplets."""
+
+    id: int | None = None
+    gateways: tuple[str, ...] = ()
+    bouncers: tuple[str, ...] = ()
+
+
+class Network(Resource):
+    """A subnet of a VPC."""
+
+    scope = Scope.TENANT
+    IMMUTABLE = ("vpc", "type", "cidrs")
+    kind: Literal["Network"] = "Network"
+    spec: NetworkSpec
+    status: NetworkStatus = NetworkStatus()
+
+
+class WorkloadSpec(Value):
+    """Where the endpoint's interface appears: exactly one of namespace (under /run/netns), path and pid."""
+
+    namespace: fields.NamespaceName | None = None
+    path: fields.PathText | None = None
+    pid: fields.Positive | None = None
+    interface: fields.InterfaceName = "eth0"
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(value is not None for value in (self.namespace, self.path, self.pid)) != 1:
+            raise ValueError("expected exactly one of namespace, path and pid")
+        return self
+
+
+class EndpointSpec(Value):
+    """An interface in a network. Without `addresses` one is allocated for each family of the network.
+
+    `workload` is absent for an endpoint behind a droplet without a daemon: somebody else makes its interface.
+    """
+
+    network: fields.Name
+    type: Literal["simple"] = "simple"
+    droplet: fields.Name
+    addresses: fields.Addresses = ()
+    mac: fields.MacText | None = None
+    tunnel_protocol: TunnelProtocol | None = None
+    workload: WorkloadSpec | None = None
+
+
+class EndpointStatus(Status):
+    """What was allocated and made. `host`: name of its droplet; `hostInterface`: the droplet's side of its veth."""
+
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    host: str = ""
+    host_interface: str = ""
+
+
+class Endpoint(Resource):
+    """An interface of a workload, with at most one address of each family."""
+
+    scope = Scope.TENANT
+    IMMUTABLE = ("network", "type", "droplet", "addresses", "mac", "workload")
+    kind: Literal["Endpoint"] = "Endpoint"
+    spec: EndpointSpec
+    status: EndpointStatus = EndpointStatus()
+
+
+class DropletSpec(Value):
+    """An interface of a host: its address on the substrate, and where its daemon listens.
+
+    `daemon`: `unix:///path`, `host:port` (mutual TLS), or `none` for a foreign tunnel end without a daemon, which is
+    known as a sender and may host endpoints but is never chosen as bouncer or divider.
+    """
+
+    address: fields.DropletAddress
+    daemon: fields.DaemonTarget
+
+    @property
+    def has_daemon(self) -> bool:
+        """Whether somebody there can be told of tables."""
+        return self.daemon != "none"
+
+
+class DropletStatus(Status):
+    """What the daemon says of itself; `connected`: whether the manager has a stream to it now."""
+
+    address: str = ""
+    connected: bool = False
+    version: str = ""
+    xdp_mode: str = ""
+
+
+class Droplet(Resource):
+    """A physical interface of a host with an address on the substrate."""
+
+    scope = Scope.CLUSTER
+    IMMUTABLE = ("address",)
+    kind: Literal["Droplet"] = "Droplet"
+    spec: DropletSpec
+    status: DropletStatus = DropletStatus()
+
+
+class SubstrateSpec(Value):
+    """The network that the lab's droplets share; droplet N has its N-th address after the first."""
+
+    cidr: fields.SubstratePrefix = "172.31.0.0/24"
+    mtu: Annotated[int, Field(strict=True, ge=1330, le=9216)] = 1500
+
+
+class LabSpec(Value):
+    """How many droplets (d1, d2, ...) to make on this machine."""
+
+    droplets: Annotated[int, Field(strict=True, ge=1, le=64)]
+    substrate: SubstrateSpec = SubstrateSpec()
+
+
+class Lab(Resource):
+    """Droplets as namespaces of one machine. For `mizar lab` alone; a server does not take it."""
+
+    scope = Scope.CLUSTER
+    kind: Literal["Lab"] = "Lab"
+    spec: LabSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind's names: `name` as in manifests, `plural` as in URLs, `singular` and `short` as typed by people."""
+
+    name: str
+    plural: str
+    singular: str
+    short: tuple[str, ...]
+    model: type[Resource]
+    served: bool = True
+    """Whether a server stores it."""
+
+    @property
+    def scope(self) -> Scope:
+        """Whose names its objects' names are unique among."""
+        return self.model.scope
+
+
+# In the order of dependence: an object refers only to objects of kinds before its own.
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("Lab", "labs", "lab", (), Lab, served=False),
+        Kind("Droplet", "droplets", "droplet", ("d",), Droplet),
+        Kind("Tenant", "tenants", "tenant", ("t",), Tenant),
+        Kind("VPC", "vpcs", "vpc", (), VPC),
+        Kind("Network", "networks", "network", ("net",), Network),
+        Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
+    )
+}
+
+
+def kind_named(text: str) -> Kind:
+    """The kind that people mean by its name, plural, singular or short name, in any case. Raises NotFoundError."""
+    wanted = text.lower()
+    for kind in KINDS.values():
+        if wanted in (kind.name.lower(), kind.plural, kind.singular, *kind.short):
+            return kind
+    known = ", ".join(kind.plural for kind in KINDS.values())
+    raise NotFoundError(f"no kind is called {text!r}; known are {known}")
+
+
+def dump(resource: Resource) -> dict[str, Any]:
+    """The object as JSON values in camelCase, without fields that are not set."""
+    return resource.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one droplet's tables hold, as plain values. Mirrors the messages of contracts/transit.proto.
+
+Made by the topology, compared by the plan, translated to messages by the manager. Addresses are 4 or 16 bytes in
+network order, and droplets are named by their address, as on the wire. Plain dataclasses, because there may be
+millions of them: they are validated where objects are (mizar/model), not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class DropletEntry:
+    """A known sender and possible next hop. `name` is for messages only and does not take part in comparison."""
+
+    order: ClassVar[int] = 0
+    address: bytes
+    name: str = ""
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """Names this entry among all entries of a droplet."""
+        return (0, self.address)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return isinstance(other, DropletEntry) and self.address == other.address
+
+
+@dataclass(frozen=True, slots=True)
+class VpcEntry:
+    """A VPC and its dividers (addresses, sorted)."""
+
+    order: ClassVar[int] = 1
+    vni: int
+    dividers: tuple[bytes, ...]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Names this entry among all entries of a droplet."""
+        return (1, self.vni)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return isinstance(other, VpcEntry) and self.vni == other.vni and set(self.dividers) == set(other.dividers)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PrefixEntry:
+    """A prefix of a network: address (host bits zero), length in bits of its own family, gateway."""
+
+    address: bytes
+    length: int
+    gateway: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEntry:
+    """A network, its prefixes (at most one per family) and its bouncers (addresses, sorted)."""
+
+    order: ClassVar[int] = 2
+    vni: int
+    id: int
+    prefixes: tuple[PrefixEntry, ...]
+    bouncers: tuple[bytes, ...]
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Names this entry among all entries of a droplet."""
+        return (2, self.vni, self.id)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return (
+            isinstance(other, NetworkEntry)
+            and self.key == other.key
+            and set(self.prefixes) == set(other.prefixes)
+            and set(self.bouncers) == set(other.bouncers)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointEntry:
+    """An endpoint as the bouncers of its network know it. `tunnel`: 1 Geneve, 2 VXLAN, as in dataplane.h."""
+
+    order: ClassVar[int] = 3
+    vni: int
+    network_id: int
+    addresses: tuple[bytes, ...]
+    mac: bytes
+    host: bytes
+    tunnel: int
+
+    @property
+    def key(self) -> tuple[int, int, tuple[bytes, ...]]:
+        """Names this entry among all entries of a droplet."""
+        return (3, self.vni, tuple(sorted(self.addresses)))
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return self == other or (isinstance(other, EndpointEntry) and _sorted(self) == _sorted(other))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadEntry:
+    """Where an endpoint's interface is: exactly one of namespace, path and pid is set."""
+
+    namespace: str = ""
+    path: str = ""
+    pid: int = 0
+    interface: str = "eth0"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEntry:
+    """An endpoint that lives on the droplet. `mtu` 0: the interface's less the tunnel's overhead."""
+
+    order: ClassVar[int] = 4
+    uid: str
+    endpoint: EndpointEntry
+    workload: WorkloadEntry
+    mtu: int = 0
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Names this entry among all entries of a droplet."""
+        return (4, self.uid)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this. MTU 0 leaves the choice to the daemon."""
+        return (
+            isinstance(other, LocalEntry)
+            and self.uid == other.uid
+            and self.endpoint.same(other.endpoint)
+            and self.workload == other.workload
+            and self.mtu in (0, other.mtu)
+        )
+
+
+Entry = DropletEntry | VpcEntry | NetworkEntry | EndpointEntry | LocalEntry
+Key = tuple[int, bytes] | tuple[int, int] | tuple[int, int, int] | tuple[int, int, tuple[bytes, ...]] | tuple[int, str]
+
+
+def _sorted(entry: EndpointEntry) -> EndpointEntry:
+    return replace(entry, addresses=tuple(sorted(entry.addresses)))

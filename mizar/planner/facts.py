@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the planner needs to know of each object, and how it is taken from the model's resources.
+
+A fact is complete: the object's spec together with what was allocated and placed for it (its status). Called by the
+manager; the topology is fed with facts and never sees a resource.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
+from mizar.model.errors import InvalidError
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource, TunnelProtocol
+from mizar.planner.entries import PrefixEntry, WorkloadEntry
+
+_TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
+
+
+@dataclass(frozen=True, slots=True)
+class DropletFact:
+    """A droplet by name; `daemon`: whether it can be told of tables."""
+
+    name: str
+    address: bytes
+    daemon: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VpcFact:
+    """A VPC by VNI; `dividers`: names of droplets."""
+
+    vni: int
+    dividers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFact:
+    """A network by VNI and id; `bouncers`: names of droplets."""
+
+    vni: int
+    id: int
+    prefixes: tuple[PrefixEntry, ...]
+    bouncers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFact:
+    """An endpoint by uid; `host`: name of a droplet; `workload` is None where somebody else makes its interface."""
+
+    uid: str
+    vni: int
+    network_id: int
+    addresses: tuple[bytes, ...]
+    mac: bytes
+    host: str
+    tunnel: int
+    workload: WorkloadEntry | None
+
+
+Fact = DropletFact | VpcFact | NetworkFact | EndpointFact
+
+
+def droplet_fact(droplet: Droplet) -> DropletFact:
+    """Of a droplet."""
+    return DropletFact(droplet.name, ip_address(droplet.spec.address).packed, droplet.spec.has_daemon)
+
+
+def vpc_fact(vpc: VPC) -> VpcFact:
+    """Of a VPC whose `status.vni` and `status.dividers` are set. Raises InvalidError when no VNI is."""
+    return VpcFact(_allocated(vpc, vpc.status.vni, "vni"), vpc.status.dividers)
+
+
+def network_fact(network: Network, vpc: VPC) -> NetworkFact:
+    """Of a network whose `status.id` and `status.bouncers` are set, and its VPC. Raises InvalidError when unset."""
+    prefixes = tuple(
+        PrefixEntry(prefix.network_address.packed, prefix.prefixlen, gateway_of(prefix).packed)
+        for prefix in map(parse_prefix, network.spec.cidrs)
+    )
+    return NetworkFact(
+        _allocated(vpc, vpc.status.vni, "vni"),
+        _allocated(network, network.status.id, "id"),
+        prefixes,
+        network.status.bouncers,
+    )
+
+
+def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFact:
+    """Of an endpoint whose `status.addresses` and `status.mac` are set, its network and VPC. Raises InvalidError."""
+    if endpoint.metadata.uid is None or not endpoint.status.addresses or not endpoint.status.mac:
+        raise InvalidError(f"{endpoint.ref}: uid, addresses or MAC are not allocated yet")
+    workload = endpoint.spec.workload
+    return EndpointFact(
+        uid=endpoint.metadata.uid,
+        vni=_allocated(vpc, vpc.status.vni, "vni"),
+        network_id=_allocated(network, network.status.id, "id"),
+        addresses=tuple(ip_address(text).packed for text in endpoint.status.addresses),
+        mac=parse_mac(endpoint.status.mac),
+        host=endpoint.spec.droplet,
+        tunnel=_TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
+        workload=workload
+        and WorkloadEntry(workload.namespace or "", workload.path or "", workload.pid or 0, workload.interface),
+    )
+
+
+def _allocated(resource: Resource, number: int | None, what: str) -> int:
+    if number is None:
+        raise InvalidError(f"{resource.ref}: status.{what} is not allocated yet")
+    return number
