@@ -9,8 +9,9 @@ No command is ever run. The surface, module by module:
 layout      struct(name, **fields) -> bytes; parse(name, data) -> Fields (a dict); size(name); constant(name) -> int;
             struct_codec(name) -> Codec[Fields]; U32: Codec[int]
 libbpf      the bindings; `check`, `Log`; the C types of contracts/dataplane.h are in layout, not here
-programs    load(config, max_entries={}, pins=Pins | None) -> Programs: .agent .transit .deliver (Program: .fd .name)
-            .maps (name -> fd) .close(); test_run_xdp(fd, frame, ...), test_run_tc(fd, frame, ...) -> TestRun
+programs    load(config, max_entries=..., pins=Pins | None) -> Programs: .agent .transit .deliver (Program: .fd .name)
+            .maps (name -> fd) .close()
+test_run    run_xdp(fd, frame, ...), run_tc(fd, frame, ...) -> TestRun(retval, frame, metadata, duration_ns)
 tables      Tables.of(programs.maps): .endpoints .networks .vpcs .hop_sets .droplets .droplet_slots .agents
             (Table: get put delete items put_many delete_many), .endpoint_counters .vpc_counters .drop_counters
             (CounterTable: get items zero), .droplet_switches; EventReader(fd): async iterator of Fields
@@ -20,6 +21,6 @@ links       Links(namespace=None): ensure_endpoint(EndpointLink, Namespace), del
             watch_links() and watch_neighbours(): async iterators
 namespaces  Namespace.by_name / by_path / by_pid, create(name), remove(name), run(callable), entered()
 neighbours  Neighbours(links): resolve(address) -> NextHop, install, read
-bpffs       ensure_mounted(), Pins(instance): .maps .progs .links folders, remove
+bpffs       ensure_mounted(), Pins.of(instance): .maps .progs .links folders, remove
 features    probe() -> list[Feature]
 """

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three programs of a droplet, loaded: `agent`, `transit`, `deliver`, and the maps that they share.
+
+Owns opening, configuring, loading and pinning. Called by the daemon at its start and by data-plane tests, which load
+without pins. The maps are the state of the droplet: maps that are pinned are reused, never replaced; the programs
+are new with each load, and take over where attach.py updates the pinned links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mizar.kernel import libbpf
+from mizar.kernel.bpffs import Pins
+from mizar.kernel.libbpf import ffi, lib
+from mizar.model.errors import ConflictError, InvalidError, MizarError
+
+OBJECTS = ("agent", "transit", "deliver")
+"""In the order of loading; the first makes the maps, the others share them."""
+
+_CONFIG_MAP = ".rodata.config"
+_MAP_TYPE_RINGBUF = 27  # enum bpf_map_type
+
+
+@dataclass(frozen=True)
+class Program:
+    """A loaded program: `fd` is open until Programs.close()."""
+
+    name: str
+    fd: int
+
+
+@dataclass
+class Programs:
+    """What load() made. Closing it releases file descriptors only: what is pinned or attached lives on."""
+
+    programs: dict[str, Program] = field(default_factory=dict)
+    maps: dict[str, int] = field(default_factory=dict)
+    _objects: list[Any] = field(default_factory=list)
+
+    @property
+    def agent(self) -> Program:
+        """tc program of the host side of every endpoint's veth."""
+        return self.programs["agent"]
+
+    @property
+    def transit(self) -> Program:
+        """XDP program of the droplet's interface."""
+        return self.programs["transit"]
+
+    @property
+    def deliver(self) -> Program:
+        """tc program of the droplet's interface: hands decapsulated frames to their endpoint."""
+        return self.programs["deliver"]
+
+    def close(self) -> None:
+        """Closes every program and map. May be called twice."""
+        while self._objects:
+            lib().bpf_object__close(self._objects.pop())
+        self.programs.clear()
+        self.maps.clear()
+
+    def __enter__(self) -> Programs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def object_bytes(name: str) -> bytes:
+    """The compiled ELF object of a program, as the package carries it."""
+    try:
+        return (importlib.resources.files("mizar._built") / "objects" / f"{name}.o").read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise MizarError(
+            f"the compiled program {name}.o is missing from this installation; "
+            "in a source tree run `python dataplane/build.py`, else reinstall the wheel"
+        ) from error
+
+
+def load(
+    config: bytes,
+    *,
+    max_entries: Mapping[str, int] | None = None,
+    pins: Pins | None = None,
+    objects: Mapping[str, bytes] | None = None,
+) -> Programs:
+    """Loads the programs with `config` (bytes of struct droplet_config) as their constant configuration.
+
+    `max_entries` sets the size of maps by name. With `pins`, maps are taken from there when they exist, and maps and
+    programs are pinned there (its folders must exist); without, everything ends with the result. `objects` replaces
+    the packaged ELF objects, for tests. Raises InvalidError with the last lines of the verifier's log when the
+    kernel refuses a program, and ConflictError when a pinned map has another shape than the programs want.
+    """
+    loaded = Programs()
+    opened = objects if objects is not None else {name: object_bytes(name) for name in OBJECTS}
+    sizes = dict(max_entries or {})
+    try:
+        for name, data in opened.items():
+            _load_object(loaded, name, data, config, sizes, pins)
+        unknown = sizes.keys() - loaded.maps.keys()
+        if unknown:
+            raise InvalidError(f"sizes are given for maps that no program has: {', '.join(sorted(unknown))}")
+        if pins is not None:
+            _pin_all(loaded, pins)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def _load_object(
+    loaded: Programs, name: str, data: bytes, config: bytes, sizes: Mapping[str, int], pins: Pins | None
+) -> None:
+    with libbpf.collected_log() as log:
+        title = ffi.new("char[]", f"mizar_{name}".encode())
+        opts = ffi.new("struct bpf_object_open_opts *", {"sz": ffi.sizeof("struct bpf_object_open_opts")})
+        opts.object_name = title
+        obj = libbpf.check_pointer(lib().bpf_object__open_mem(data, len(data), opts), f"open the object {name}", log)
+        loaded._objects.append(obj)
+        maps = {ffi.string(lib().bpf_map__name(item)).decode(): item for item in _maps_of(obj)}
+        for map_name, item in maps.items():
+            if map_name in sizes:
+                libbpf.check(lib().bpf_map__set_max_entries(item, sizes[map_name]), f"set the size of map {map_name}")
+            if map_name in loaded.maps:
+                _share(item, loaded.maps[map_name], map_name, f"of object {name}")
+            elif pins is not None:
+                _reuse_pinned(item, pins.maps / map_name, map_name)
+        _configure(obj, name, config)
+        libbpf.check(lib().bpf_object__load(obj), f"load the program {name}", log)
+    for map_name, item in maps.items():
+        loaded.maps.setdefault(map_name, lib().bpf_map__fd(item))
+    program = lib().bpf_object__next_program(obj, ffi.NULL)
+    if program == ffi.NULL or lib().bpf_object__next_program(obj, program) != ffi.NULL:
+        raise InvalidError(f"the object {name} must hold exactly one program")
+    loaded.programs[name] = Program(name, lib().bpf_program__fd(program))
+
+
+def _maps_of(obj: Any) -> list[Any]:
+    """Maps that programs share: not libbpf's own (.rodata, .bss), which belong to one object."""
+    found = []
+    item = lib().bpf_object__next_map(obj, ffi.NULL)
+    while item != ffi.NULL:
+        if not lib().bpf_map__is_internal(item):
+            found.append(item)
+        item = lib().bpf_object__next_map(obj, item)
+    return found
+
+
+def _configure(obj: Any, name: str, config: bytes) -> None:
+    item = lib().bpf_object__find_map_by_name(obj, _CONFIG_MAP.encode())
+    if item == ffi.NULL:
+        return  # a program that needs no configuration: clang left the section out
+    length = ffi.new("size_t *")
+    libbpf.check_pointer(lib().bpf_map__initial_value(item, length), f"read the configuration of {name}")
+    if length[0] != len(config):
+        raise InvalidError(f"the configuration of {name} is {length[0]} bytes long, not {len(config)}; rebuild it")
+    libbpf.check(lib().bpf_map__set_initial_value(item, config, len(config)), f"configure the program {name}")
+
+
+def _share(item: Any, fd: int, name: str, where: str) -> None:
+    """Makes an object use an existing map instead of its own; both must have one shape."""
+    have = libbpf.info("map", fd)
+    wanted = {
+        "type": lib().bpf_map__type(item),
+        "key_size": lib().bpf_map__key_size(item),
+        "value_size": lib().bpf_map__value_size(item),
+        "map_flags": lib().bpf_map__map_flags(item),
+    }
+    if have.type != _MAP_TYPE_RINGBUF:  # libbpf rounds the size of a ring to pages
+        wanted["max_entries"] = lib().bpf_map__max_entries(item)
+    different = [f"{key} {getattr(have, key)}, wanted {value}" for key, value in wanted.items()
+                 if getattr(have, key) != value]  # fmt: skip
+    if different:
+        raise ConflictError(
+            f"map {name} {where} has another shape than the programs want ({'; '.join(different)}). Start with the "
+            "sizes that it was made with, or detach the droplet and remove its pins, which forgets its endpoints"
+        )
+    libbpf.check(lib().bpf_map__reuse_fd(item, fd), f"share the map {name}")
+
+
+def _reuse_pinned(item: Any, path: Path, name: str) -> None:
+    fd = libbpf.open_pin(path)
+    if fd is None:
+        return
+    try:
+        _share(item, fd, name, f"pinned at {path}")  # libbpf keeps a duplicate
+    finally:
+        os.close(fd)
+
+
+def _pin_all(loaded: Programs, pins: Pins) -> None:
+    for name, fd in loaded.maps.items():
+        if not (pins.maps / name).exists():
+            libbpf.pin(fd, pins.maps / name)
+    for program in loaded.programs.values():
+        new = pins.progs / f"{program.name}_new"
+        with contextlib.suppress(FileNotFoundError):  # left by a daemon that died at this very place
+            new.unlink()
+        libbpf.pin(program.fd, new)
+        new.replace(pins.progs / program.name)
