@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns nothing but the proof that the compiler lays contracts/dataplane.h out as Python's cffi does: no hidden padding,
+ * and every slot and address where 32-bit reads are aligned.
+ */
+#ifndef MIZAR_LAYOUT_H
+#define MIZAR_LAYOUT_H
+#include <stddef.h>
+#include "dataplane.h"
+
+_Static_assert(sizeof(struct endpoint_key) == 20, "endpoint_key");
+_Static_assert(sizeof(struct endpoint) == 28, "endpoint");
+_Static_assert(sizeof(struct network_key) == 24, "network_key");
+_Static_assert(sizeof(struct network) == 32, "network");
+_Static_assert(sizeof(struct vpc) == 16, "vpc");
+_Static_assert(sizeof(struct hop_set) == 4 * HOPS + 8, "hop_set");
+_Static_assert(sizeof(struct droplet) == 24, "droplet");
+_Static_assert(sizeof(struct droplet_key) == 16, "droplet_key");
+_Static_assert(sizeof(struct agent) == 100, "agent");
+_Static_assert(sizeof(struct endpoint_counters) == 6 * 8, "endpoint_counters");
+_Static_assert(sizeof(struct vpc_counters) == 12 * 8, "vpc_counters");
+_Static_assert(sizeof(struct drop_counter) == 2 * 8, "drop_counter");
+_Static_assert(sizeof(struct handover) == 16, "handover: at most 32 bytes of XDP metadata");
+_Static_assert(sizeof(struct event) == 64, "event");
+_Static_assert(sizeof(struct droplet_config) == 32, "droplet_config");
+_Static_assert(sizeof(struct droplet_switches) == 8, "droplet_switches");
+
+_Static_assert(offsetof(struct agent, addr4) % 4 == 0, "read as 32-bit words");
+_Static_assert(offsetof(struct agent, gateway6) % 4 == 0, "read as 32-bit words");
+_Static_assert(offsetof(struct network, gateway) % 4 == 0, "read as 32-bit words");
+_Static_assert((HOPS & (HOPS - 1)) == 0, "a power of two");
+#endif

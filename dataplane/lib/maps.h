@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns the maps and the configuration that all programs of a droplet share. Every object file declares all of them; the
+ * loader makes each once, pins it by its name, and gives the same map to every object. The sizes are defaults that the
+ * loader may change. Keys, values and meanings: contracts/dataplane.h. The daemon writes them; programs only read,
+ * except for the counters, the ring and event_times.
+ */
+#ifndef MIZAR_MAPS_H
+#define MIZAR_MAPS_H
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include "layout.h"
+#include "drop_reasons.h"
+
+#define MAP(map_type, map_name, key_type, value_type, entries, flags)                                                   \
+	struct {                                                                                                       \
+		__uint(type, map_type);                                                                                \
+		__uint(max_entries, entries);                                                                          \
+		__uint(map_flags, flags);                                                                              \
+		__type(key, key_type);                                                                                 \
+		__type(value, value_type);                                                                             \
+	} map_name SEC(".maps")
+
+MAP(BPF_MAP_TYPE_HASH, endpoints, struct endpoint_key, struct endpoint, 1048576, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_LPM_TRIE, networks, struct network_key, struct network, 65536, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, vpcs, uint32_t, struct vpc, 65536, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, hop_sets, uint32_t, struct hop_set, 131072, 0);
+MAP(BPF_MAP_TYPE_ARRAY, droplets, uint32_t, struct droplet, 131072, 0);
+MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, uint32_t, 131072, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, agents, uint32_t, struct agent, 16384, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, 128, 0);
+MAP(BPF_MAP_TYPE_ARRAY, droplet_switches, uint32_t, struct droplet_switches, 1, 0);
+/* When this CPU last wrote an event of a reason: the data plane's own, for the limit of one per millisecond. */
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, event_times, uint32_t, uint64_t, 128, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} events SEC(".maps");
+
+_Static_assert(REASON_LIMIT <= 128, "drop_counters and event_times hold every reason");
+
+/* Constant once loaded, so that the verifier folds it into the code. */
+const volatile struct droplet_config config SEC(".rodata.config");
+#endif
