@@ -14,7 +14,9 @@ programs    load(config, max_entries=..., pins=Pins | None) -> Programs: .agent 
 test_run    run_xdp(fd, frame, ...), run_tc(fd, frame, ...) -> TestRun(retval, frame, metadata, duration_ns)
 tables      Tables.of(programs.maps): .endpoints .networks .vpcs .hop_sets .droplets .droplet_slots .agents
             (Table: get put delete items put_many delete_many), .endpoint_counters .vpc_counters .drop_counters
-            (CounterTable: get items zero), .droplet_switches; EventReader(fd): async iterator of Fields
+            (CounterTable: get items zero), .droplet_switches; network_key(...), hop_set_places(...)
+maps        Table, CounterTable: the calls behind
+events      EventReader(fd): async iterator of Fields; read() without waiting
 attach      attach_xdp(fd, ifindex, pin, force=None), attach_tc(fd, ifindex, pin, force=None) -> Attachment;
             detach(hook, ifindex, pin); attached(pin) -> what a pin holds
 links       Links(namespace=None): ensure_endpoint(EndpointLink, Namespace), delete, facts, owned, set_gro, ...;

@@ -30,7 +30,7 @@ def is_mounted(root: Path = ROOT) -> bool:
     """Whether `root` lies in a bpf file system."""
     libc = ctypes.CDLL(None, use_errno=True)
     found = _StatFs()
-    return libc.statfs(os.fsencode(root), ctypes.byref(found)) == 0 and found.f_type == _BPF_FS_MAGIC
+    return bool(libc.statfs(os.fsencode(root), ctypes.byref(found)) == 0 and found.f_type == _BPF_FS_MAGIC)
 
 
 def ensure_mounted(root: Path = ROOT) -> bool:

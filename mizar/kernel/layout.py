@@ -50,7 +50,7 @@ def header_text() -> str:
 
 
 @functools.cache
-def _ffi() -> cffi.FFI:
+def _ffi() -> Any:
     ffi = cffi.FFI()
     ffi.cdef(re.sub(r"^[ \t]*#.*$", "", header_text(), flags=re.MULTILINE))
     return ffi
@@ -156,7 +156,7 @@ class _Layout:
 def _layout(name: str) -> _Layout:
     try:
         kind = _ffi().typeof(f"struct {name}")
-    except _ffi().CDefError as error:
+    except cffi.CDefError as error:
         raise InvalidError(f"contracts/dataplane.h has no struct {name}") from error
     if kind.kind != "struct" or kind.fields is None:
         raise InvalidError(f"contracts/dataplane.h has no struct {name}")

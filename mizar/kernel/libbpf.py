@@ -29,7 +29,7 @@ from mizar.model.errors import (
     TemporaryError,
 )
 
-ffi = cffi.FFI()
+ffi: Any = cffi.FFI()  # its values are checked by C, not by mypy
 ffi.cdef("""
 int vsnprintf(char *buf, size_t size, const char *format, void *args);
 
@@ -139,7 +139,7 @@ _PERMISSION = "permission denied (it needs root, or CAP_BPF and CAP_NET_ADMIN)"
 
 
 def error_of(number: int, what: str, log: str = "") -> MizarError:
-    """The error for a positive errno. `what` names the operation and its object; `log` is libbpf's or the verifier's."""
+    """The error for a positive errno. `what` names the operation and its object, `log` is what libbpf said."""
     if number in (errno_module.EPERM, errno_module.EACCES) and not log:
         reason = _PERMISSION
     else:

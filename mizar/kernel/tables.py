@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of a droplet, each with its types.
+
+Owns the schema: which struct is key and value of which map, as the comments of contracts/dataplane.h tell. Called by
+the daemon and by data-plane tests. Reading and writing is done by maps.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mizar.kernel.layout import U32, Fields, struct_codec
+from mizar.kernel.maps import CounterTable, Table
+from mizar.model.errors import InvalidError
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All maps of a droplet. What each holds is written in contracts/dataplane.h."""
+
+    endpoints: Table[Fields, Fields]
+    networks: Table[Fields, Fields]
+    vpcs: Table[int, Fields]
+    hop_sets: Table[int, Fields]
+    droplets: Table[int, Fields]
+    droplet_slots: Table[Fields, int]
+    agents: Table[int, Fields]
+    droplet_switches: Table[int, Fields]
+    endpoint_counters: CounterTable
+    vpc_counters: CounterTable
+    drop_counters: CounterTable
+
+    @classmethod
+    def of(cls, maps: Mapping[str, int]) -> Tables:
+        """Tables over open maps by name (Programs.maps). Raises InvalidError when one is missing or has other sizes."""
+        missing = cls.__dataclass_fields__.keys() - maps.keys()
+        if missing:
+            raise InvalidError(f"the programs have no map {', '.join(sorted(missing))}")
+
+        def numbered(name: str, value: str) -> Table[int, Fields]:
+            return Table(name, maps[name], U32, struct_codec(value))
+
+        def keyed(name: str, key: str, value: str) -> Table[Fields, Fields]:
+            return Table(name, maps[name], struct_codec(key), struct_codec(value))
+
+        def counting(name: str, value: str) -> CounterTable:
+            return CounterTable(name, maps[name], struct_codec(value))
+
+        return cls(
+            endpoints=keyed("endpoints", "endpoint_key", "endpoint"),
+            networks=keyed("networks", "network_key", "network"),
+            vpcs=numbered("vpcs", "vpc"),
+            hop_sets=numbered("hop_sets", "hop_set"),
+            droplets=numbered("droplets", "droplet"),
+            droplet_slots=Table("droplet_slots", maps["droplet_slots"], struct_codec("droplet_key"), U32),
+            agents=numbered("agents", "agent"),
+            droplet_switches=numbered("droplet_switches", "droplet_switches"),
+            endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
+            vpc_counters=counting("vpc_counters", "vpc_counters"),
+            drop_counters=counting("drop_counters", "drop_counter"),
+        )
+
+
+def network_key(vni: int, address: bytes, prefix_length: int) -> Fields:
+    """Key of `networks` for a prefix given as mapped address (16 bytes) and its own length (0..32 for IPv4)."""
+    mapped = address[:12] == bytes(10) + b"\xff\xff"
+    vni_be = int.from_bytes(vni.to_bytes(4, "big"), sys.byteorder)
+    return {"prefix_bits": 32 + prefix_length + (96 if mapped else 0), "vni_be": vni_be, "addr": address}
+
+
+def hop_set_places(droplets: Sequence[int], places: int) -> tuple[int, ...]:
+    """Fills the places of a hop set evenly with its members' slots; all 0 when there is none."""
+    return tuple(droplets[i % len(droplets)] for i in range(places)) if droplets else (0,) * places
