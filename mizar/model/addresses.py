@@ -135,7 +135,7 @@ def mac_text(mac: bytes) -> str:
 
 def overlap(one: Prefix, other: Prefix) -> bool:
     """Whether two prefixes share an address; those of different families never do."""
-    return one.version == other.version and one.overlaps(other)  # type: ignore[arg-type]
+    return one.version == other.version and one.overlaps(other)
 
 
 def within(inner: Prefix, outer: Prefix) -> bool:

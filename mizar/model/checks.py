@@ -8,20 +8,86 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pydantic.alias_generators import to_camel
+
+from mizar.model.addresses import containing, is_reserved, overlap, parse_address, parse_prefix, within
 from mizar.model.errors import Problem
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource
 
 
 def check_immutable(old: Resource, new: Resource) -> list[Problem]:
-    """Fields that cannot change while the object lives; same kind and name."""
-    raise NotImplementedError
+    """Fields that cannot change while the object lives; same kind and name.
+
+    A field that was left to the server (VNI, addresses, MAC) may be left to it again, and may now name what the
+    server chose.
+    """
+    problems = []
+    for name in new.IMMUTABLE:
+        before, after = getattr(old.spec, name), getattr(new.spec, name)
+        if after in (before, _chosen(old, name)) or (not after and _chosen(old, name)):
+            continue
+        message = f"cannot change from {_text(before)} to {_text(after)}: delete the {new.kind} and make another"
+        problems.append(Problem(message, f"spec.{to_camel(name)}", str(new.ref)))
+    return problems
 
 
 def check_network(network: Network, vpc: VPC, siblings: Iterable[Network]) -> list[Problem]:
     """Within the VPC's CIDRs, and no overlap with other networks of the VPC (`siblings`; itself is skipped)."""
-    raise NotImplementedError
+    problems = []
+    outer = [parse_prefix(text) for text in vpc.spec.cidrs]
+    others = [
+        (sibling.name, parse_prefix(text))
+        for sibling in siblings
+        if sibling.ref != network.ref and sibling.spec.vpc == network.spec.vpc
+        for text in sibling.spec.cidrs
+    ]
+    for place, text in enumerate(network.spec.cidrs):
+        prefix, field = parse_prefix(text), f"spec.cidrs[{place}]"
+        if not any(within(prefix, cidr) for cidr in outer):
+            message = f"expected a prefix within {vpc.ref} ({', '.join(vpc.spec.cidrs)}), found {text}"
+            problems.append(Problem(message, field, str(network.ref)))
+        for name, other in others:
+            if overlap(prefix, other):
+                message = f"{text} overlaps {other} of network {name} in the same VPC"
+                problems.append(Problem(message, field, str(network.ref)))
+    return problems
 
 
 def check_endpoint(endpoint: Endpoint, network: Network, droplet: Droplet) -> list[Problem]:
     """Requested addresses are usable addresses of the network; a workload exactly where there is a daemon."""
-    raise NotImplementedError
+    problems = []
+    prefixes = [parse_prefix(text) for text in network.spec.cidrs]
+    for place, text in enumerate(endpoint.spec.addresses):
+        address = parse_address(text)
+        prefix, field = containing(prefixes, address), f"spec.addresses[{place}]"
+        if prefix is None:
+            message = f"expected an address within {network.ref} ({', '.join(network.spec.cidrs)}), found {text}"
+            problems.append(Problem(message, field, str(endpoint.ref)))
+        elif is_reserved(prefix, address):
+            message = f"{text} is reserved in {prefix}: the network's, the gateway's or the broadcast address"
+            problems.append(Problem(message, field, str(endpoint.ref)))
+    if droplet.spec.has_daemon and endpoint.spec.workload is None:
+        message = f"missing; expected a namespace, path or pid on droplet {droplet.name}"
+        problems.append(Problem(message, "spec.workload", str(endpoint.ref)))
+    if not droplet.spec.has_daemon and endpoint.spec.workload is not None:
+        message = f"unexpected: droplet {droplet.name} has no daemon that could make its interface"
+        problems.append(Problem(message, "spec.workload", str(endpoint.ref)))
+    return problems
+
+
+def _chosen(old: Resource, name: str) -> object:
+    """What the server chose for a field that the spec leaves open; None when there is no such thing."""
+    chosen: object = None
+    if isinstance(old, VPC) and name == "vni":
+        chosen = old.status.vni
+    if isinstance(old, Endpoint) and name in ("addresses", "mac"):
+        chosen = getattr(old.status, name)
+    return chosen or None
+
+
+def _text(value: object) -> str:
+    if value is None or value == ():
+        return "nothing"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -61,7 +61,7 @@ class InvalidError(MizarError):
     """Bad input. Repeating the same request cannot succeed."""
 
 
-class ManifestErrors(InvalidError):
+class ManifestErrors(InvalidError):  # noqa: N818 - it holds many
     """Everything that is wrong with a text of manifests, in the order of its lines."""
 
 

@@ -15,13 +15,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
 
-API_VERSION = "mizar/v1"
+API_VERSION: Literal["mizar/v1"] = "mizar/v1"
 
 
 class TunnelProtocol(StrEnum):
@@ -93,13 +94,15 @@ class Resource(Value):
     spec: Any
     status: Status = Status()
 
-    @model_validator(mode="after")
-    def _tenant_matches_scope(self) -> Self:
-        if self.scope is Scope.TENANT and self.metadata.tenant is None:
-            raise ValueError(f"metadata.tenant: expected the tenant that the {self.kind} belongs to")
-        if self.scope is Scope.CLUSTER and self.metadata.tenant is not None:
-            raise ValueError(f"metadata.tenant: unexpected, a {self.kind} belongs to no tenant")
-        return self
+    @field_validator("metadata")
+    @classmethod
+    def _tenant_matches_scope(cls, metadata: Metadata) -> Metadata:
+        # PydanticCustomError's context names the field below `metadata` that is meant: see `validation`.
+        if cls.scope is Scope.TENANT and metadata.tenant is None:
+            raise PydanticCustomError("scope", "expected the tenant that it belongs to", {"field": "tenant"})
+        if cls.scope is Scope.CLUSTER and metadata.tenant is not None:
+            raise PydanticCustomError("scope", "unexpected: it belongs to no tenant", {"field": "tenant"})
+        return metadata
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
-from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource, TunnelProtocol
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource, TunnelProtocol, WorkloadSpec
 from mizar.planner.entries import PrefixEntry, WorkloadEntry
 
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
@@ -90,7 +90,6 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
     """Of an endpoint whose `status.addresses` and `status.mac` are set, its network and VPC. Raises InvalidError."""
     if endpoint.metadata.uid is None or not endpoint.status.addresses or not endpoint.status.mac:
         raise InvalidError(f"{endpoint.ref}: uid, addresses or MAC are not allocated yet")
-    workload = endpoint.spec.workload
     return EndpointFact(
         uid=endpoint.metadata.uid,
         vni=_allocated(vpc, vpc.status.vni, "vni"),
@@ -99,9 +98,14 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         mac=parse_mac(endpoint.status.mac),
         host=endpoint.spec.droplet,
         tunnel=_TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
-        workload=workload
-        and WorkloadEntry(workload.namespace or "", workload.path or "", workload.pid or 0, workload.interface),
+        workload=_workload(endpoint.spec.workload),
     )
+
+
+def _workload(spec: WorkloadSpec | None) -> WorkloadEntry | None:
+    if spec is None:
+        return None
+    return WorkloadEntry(spec.namespace or "", spec.path or "", spec.pid or 0, spec.interface)
 
 
 def _allocated(resource: Resource, number: int | None, what: str) -> int:

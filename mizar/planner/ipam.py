@@ -13,6 +13,9 @@ from collections.abc import Callable
 from mizar.model.addresses import ROUTER_MAC, Address, Prefix, is_reserved
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 
+_RESERVED_FIRST = 2
+"""The network (IPv6: the subnet-router anycast) address and the gateway come first in every prefix."""
+
 
 def allocate(prefix: Prefix, taken: Callable[[Address], bool], *, cursor: Address | None = None) -> Address:
     """The next free address after `cursor` (the last one allocated; None: from the beginning), wrapping at the end.
@@ -20,14 +23,41 @@ def allocate(prefix: Prefix, taken: Callable[[Address], bool], *, cursor: Addres
     One call costs O(1) amortised: an address is looked at again only after all others have been. An address that was
     given back rests as long as possible. Raises ExhaustedError when every address is taken or reserved.
     """
-    raise NotImplementedError
+    end = capacity(prefix) + _RESERVED_FIRST
+    start = _RESERVED_FIRST
+    if cursor is not None and cursor in prefix:
+        start = max(start, int(cursor) - int(prefix.network_address) + 1)
+    for places in (range(start, end), range(_RESERVED_FIRST, min(start, end))):
+        for place in places:
+            address = prefix[place]
+            if not taken(address):
+                return address
+    raise ExhaustedError(f"no address is free in {prefix}: all {capacity(prefix)} are taken")
+
+
+def capacity(prefix: Prefix) -> int:
+    """How many endpoints the prefix has addresses for."""
+    return prefix.num_addresses - _RESERVED_FIRST - (prefix.version == 4)
 
 
 def check_requested(prefix: Prefix, address: Address, taken: Callable[[Address], bool]) -> Address:
     """A certain address, as asked for. Raises InvalidError (outside or reserved) or ConflictError (taken)."""
-    raise NotImplementedError
+    if address not in prefix:
+        raise InvalidError(f"expected an address within {prefix}, found {address}")
+    if is_reserved(prefix, address):
+        raise InvalidError(f"{address} is reserved in {prefix}: the network's, the gateway's or the broadcast address")
+    if taken(address):
+        raise ConflictError(f"{address} is taken by another endpoint")
+    return address
 
 
 def derive_mac(uid: str, taken: Callable[[bytes], bool] = lambda _: False) -> bytes:
-    """6 bytes 02:…, locally administered, the same for the same uid; never the virtual router's."""
-    raise NotImplementedError
+    """6 bytes 02:…, locally administered, the same for the same uid; never the virtual router's.
+
+    `taken`: MACs of the same network that must be avoided; the next candidate follows from the uid as well.
+    """
+    for attempt in range(1024):
+        mac = b"\x02" + hashlib.blake2b(f"{uid}/{attempt}".encode(), digest_size=5).digest()
+        if mac != ROUTER_MAC and not taken(mac):
+            return mac
+    raise ExhaustedError(f"no MAC is free for endpoint {uid}")

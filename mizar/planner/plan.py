@@ -43,21 +43,59 @@ class Step:
 class Plan:
     """Steps that wait to be done. Later steps replace what they make superfluous, so that its size stays bounded.
 
-    Holds no history: steps of several changes may be added while earlier plans are under way.
+    Holds no history: steps of several changes may be added while earlier plans are under way. An entry that goes
+    and another that takes over its addresses or numbers must not be in one plan: the store gives a number free only
+    when its delete is done.
     """
+
+    def __init__(self, steps: Iterable[Step] = ()) -> None:
+        self._waves: dict[Wave, dict[str, dict[Key, Step]]] = {wave: {} for wave in Wave}
+        self.add(steps)
 
     def add(self, steps: Iterable[Step]) -> None:
         """Adds the steps of one change, after those of all changes before."""
-        raise NotImplementedError
+        for step in steps:
+            key = step.entry.key
+            # What an earlier change wanted of this entry in this wave or a later one would undo the newer wish.
+            for wave in Wave:
+                waiting = self._waves[wave].get(step.droplet)
+                if wave >= step.wave and waiting is not None and waiting.pop(key, None) and not waiting:
+                    del self._waves[wave][step.droplet]
+            self._waves[step.wave].setdefault(step.droplet, {})[key] = step
+
+    def __bool__(self) -> bool:
+        return any(self._waves.values())
 
     def waves(self) -> list[tuple[Wave, Mapping[str, list[Step]]]]:
         """The waves that have anything to do, in order; for each droplet (by name) its steps in order."""
-        raise NotImplementedError
+        return [
+            (wave, {droplet: in_order(steps.values()) for droplet, steps in droplets.items()})
+            for wave, droplets in self._waves.items()
+            if droplets
+        ]
+
+
+def in_order(steps: Iterable[Step]) -> list[Step]:
+    """The order in which one droplet takes the steps of one or more waves."""
+    return sorted(steps, key=_rank)
 
 
 def diff(droplet: str, desired: Iterable[Entry], actual: Iterable[Entry]) -> list[Step]:
     """The steps, in order, after which a droplet that holds `actual` holds `desired`: for a daemon that (re)connects.
 
-    Duplicates by key in either are not expected. New entries first, then changed ones, then deletes.
+    New entries first, then changed ones, then deletes.
     """
-    raise NotImplementedError
+    unwanted = {entry.key: entry for entry in actual}
+    steps = []
+    for entry in desired:
+        present = unwanted.pop(entry.key, None)
+        if present is None:
+            steps.append(Step(droplet, Wave.LEARN, entry))
+        elif not entry.same(present):
+            steps.append(Step(droplet, Wave.POINT, entry))
+    steps.extend(Step(droplet, Wave.FORGET, entry) for entry in unwanted.values())
+    return in_order(steps)
+
+
+def _rank(step: Step) -> tuple[int, int]:
+    return step.wave, -step.entry.order if step.delete else step.entry.order

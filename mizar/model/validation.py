@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain values → a resource, or every problem with the path of its field. Called by `manifest`.
+
+Maps pydantic's errors once: to sentences of the form "expected ..., found ...".
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from mizar.model.document import Path
+from mizar.model.errors import Problem
+from mizar.model.resources import KINDS, Resource
+
+
+def validate(value: object) -> Resource | list[tuple[Path, str]]:
+    """The resource that a JSON value describes, else what is wrong: path in the value, and message."""
+    if not isinstance(value, Mapping):
+        return [((), f"expected a mapping with apiVersion, kind, metadata and spec, found {_shown(value)}")]
+    kind = KINDS.get(value["kind"]) if isinstance(value.get("kind"), str) else None
+    if kind is None:
+        known = ", ".join(KINDS)
+        if "kind" not in value:
+            return [(("kind",), f"missing; expected one of {known}")]
+        return [(("kind",), f"expected one of {known}, found {_shown(value['kind'])}{_near(value['kind'], KINDS)}")]
+    problems: list[tuple[Path, str]] = []
+    if "apiVersion" not in value:
+        problems.append((("apiVersion",), "missing; expected mizar/v1"))
+    try:
+        resource = kind.model.model_validate(value, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problems.extend(_problem(kind.model, details) for details in error.errors(include_url=False))
+        # A list whose items are refused is reported by pydantic as too short as well: say it once.
+        deeper = {path[:-1] for path, _ in problems}
+        problems = [(path, message) for path, message in problems if path not in deeper]
+    else:
+        if not problems:
+            return resource
+    return problems
+
+
+def label(value: object) -> str:
+    """`Kind tenant/name` of a value that may be no valid resource; "" when it has no kind and name."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("metadata"), Mapping):
+        return ""
+    kind, tenant, name = value.get("kind"), value["metadata"].get("tenant"), value["metadata"].get("name")
+    if not isinstance(kind, str) or not isinstance(name, str):
+        return ""
+    return f"{kind} {tenant}/{name}" if isinstance(tenant, str) else f"{kind} {name}"
+
+
+def path_text(path: Path) -> str:
+    """`("spec", "cidrs", 0)` → `spec.cidrs[0]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def problem(value: object, path: Path, message: str, index: int | None = None) -> Problem:
+    """The problem at a path of a value."""
+    return Problem(message, field=path_text(path), resource=label(value), index=index)
+
+
+def _problem(model: type[BaseModel], details: Any) -> tuple[Path, str]:
+    path: Path = tuple(details["loc"])
+    kind, context, found = details["type"], details.get("ctx", {}), details["input"]
+    if "field" in context:
+        return (*path, context["field"]), details["msg"]
+    if kind == "missing":
+        return path, "missing"
+    if kind == "extra_forbidden":
+        known = _fields(model, path[:-1])
+        return path, f"unknown field{_near(path[-1], known)}; known are {', '.join(known) or 'none'}"
+    if kind == "value_error":
+        return path, str(context["error"])
+    if kind == "too_short":
+        return path, f"expected at least {context['min_length']}, found {context['actual_length']}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return path, f"expected a mapping, found {_shown(found)}"
+    if kind == "tuple_type":
+        return path, f"expected a list, found {_shown(found)}"
+    message = details["msg"].replace("Input should be", "expected").replace("String should", "expected text to")
+    return path, f"{message}, found {_shown(found)}"
+
+
+def _fields(model: type[BaseModel], path: Path) -> list[str]:
+    """The fields (as in manifests) of the mapping at a path."""
+    for part in path:
+        names = {info.alias or name: info for name, info in model.model_fields.items()}
+        if part not in names:
+            return []
+        annotation = names[str(part)].annotation
+        models = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _near(word: object, known: Any) -> str:
+    lower = {str(name).lower(): str(name) for name in known}
+    close = difflib.get_close_matches(str(word).lower()[:64], lower, 1)
+    return f" (did you mean {lower[close[0]]}?)" if close else ""
+
+
+def _shown(value: object) -> str:
+    """A value as a person would recognise it, never long."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
