@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar apply`, `get`, `describe`, `delete` and `counters`: the objects that a server stores.
+
+Registered by mizar.cli.main.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from mizar.api.client import Client
+from mizar.cli.connection import (
+    Server,
+    TenantOption,
+    complete_kind,
+    complete_name,
+    connect,
+    object_name,
+)
+from mizar.cli.output import Format, Output, columns, emit, stderr
+from mizar.model.errors import InvalidError, MizarError, Problem
+from mizar.model.manifest import parse_manifests
+from mizar.model.resources import KINDS, Kind, Ref, Resource, Scope, kind_named
+
+Manifest = dict[str, Any]
+
+KindArgument = Annotated[
+    str, typer.Argument(help="Kind, in any spelling: endpoint, ep, endpoints.", autocompletion=complete_kind)
+]
+NameArgument = Annotated[
+    str, typer.Argument(help="Name; of a tenant's object tenant/name, or with -t.", autocompletion=complete_name)
+]
+OptionalName = Annotated[str | None, typer.Argument(help="One object only.", autocompletion=complete_name)]
+Files = Annotated[
+    list[str] | None, typer.Option("--filename", "-f", help="File of manifests, - for stdin; repeatable.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when the droplets have acknowledged the change.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds that --wait waits.")]
+
+# What a table shows of each kind, behind tenant and name: heading and path into the object.
+COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
+    "Tenant": (),
+    "VPC": (("CIDRS", "spec.cidrs"), ("VNI", "status.vni"), ("DIVIDERS", "status.dividers")),
+    "Network": (("VPC", "spec.vpc"), ("CIDRS", "spec.cidrs"), ("BOUNCERS", "status.bouncers")),
+    "Endpoint": (
+        ("NETWORK", "spec.network"),
+        ("DROPLET", "spec.droplet"),
+        ("ADDRESSES", "status.addresses"),
+        ("MAC", "status.mac"),
+    ),
+    "Droplet": (("ADDRESS", "spec.address"), ("CONNECTED", "status.connected"), ("XDP", "status.xdpMode")),
+}
+
+
+def apply(
+    filename: Files = None,
+    wait: Wait = False,
+    timeout: Timeout = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, store nothing.")] = False,
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create or change the objects of manifests: all of them, or on any error none."""
+    resources = read_manifests(filename)
+    with connect(server) as client:
+        results = client.apply(resources, dry_run)
+        if wait and not dry_run:
+            wait_for(client, [resource.ref for resource in resources], timeout)
+    rows = [(row["kind"], _qualified(row.get("tenant"), row["name"]), row["change"]) for row in results]
+    emit(results, output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
+
+
+def get(
+    kind: KindArgument,
+    name: OptionalName = None,
+    tenant: TenantOption = None,
+    all_tenants: Annotated[bool, typer.Option("--all-tenants", "-A", help="Objects of every tenant.")] = False,
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List the objects of a kind, or show one."""
+    wanted = _served(kind)
+    with connect(server) as client:
+        if name is not None:
+            ref = _named(wanted, name, tenant)
+            found = [client.get(ref.kind, ref.name, ref.tenant or None)]
+        else:
+            found = client.list(wanted.name, None if all_tenants or wanted.scope is Scope.CLUSTER else tenant)
+    emit(found[0] if name is not None else found, output, lambda: _table(wanted, found))
+
+
+def describe(
+    kind: KindArgument,
+    name: NameArgument,
+    tenant: TenantOption = None,
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show everything about one object."""
+    ref = _named(_served(kind), name, tenant)
+    with connect(server) as client:
+        found = client.get(ref.kind, ref.name, ref.tenant or None)
+    emit(found, output, lambda: _described(found))
+
+
+def delete(
+    kind: Annotated[str | None, typer.Argument(help="Kind.", autocompletion=complete_kind)] = None,
+    name: OptionalName = None,
+    filename: Files = None,
+    tenant: TenantOption = None,
+    cascade: Annotated[bool, typer.Option("--cascade", help="And everything inside of it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="A droplet that will never answer again.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = 60.0,
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Delete one object, or all objects of manifests in the order that their dependence asks for."""
+    if (kind is None or name is None) == (filename is None):
+        raise typer.BadParameter("give either KIND and NAME, or -f FILE")
+    if kind is not None and name is not None:
+        refs = [_named(_served(kind), name, tenant)]
+    else:
+        order = list(KINDS)
+        manifests = sorted(read_manifests(filename), key=lambda resource: order.index(resource.kind), reverse=True)
+        refs = [resource.ref for resource in manifests]
+    with connect(server) as client:
+        deleted = [client.delete(ref.kind, ref.name, ref.tenant or None, cascade=cascade, force=force) for ref in refs]
+        if wait:
+            wait_for(client, refs, timeout, gone=True)
+    rows = [(ref.kind, _qualified(ref.tenant, ref.name), "gone" if wait else "deleting") for ref in refs]
+    emit(deleted, output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
+
+
+def read_manifests(names: list[str] | None) -> list[Resource]:
+    """The resources of all files; every error of every file at once. Raises InvalidError."""
+    if not names:
+        raise typer.BadParameter("give at least one -f FILE")
+    resources: list[Resource] = []
+    problems: list[Problem] = []
+    for name in names:
+        try:
+            text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+            resources += parse_manifests(text, "stdin" if name == "-" else name)
+        except InvalidError as error:
+            problems += error.problems
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidError(f"{name} cannot be read: {error}") from error
+    if problems:
+        raise InvalidError(problems)
+    return resources
+
+
+def wait_for(client: Client, refs: list[Ref], timeout_s: float, gone: bool = False) -> None:
+    """Waits with a line of progress on a terminal."""
+    what = "gone" if gone else "provisioned"
+    with stderr().status(f"waiting until {len(refs)} objects are {what} …"):
+        client.wait(refs, timeout_s, until="gone" if gone else "Provisioned")
+
+
+def _served(text: str) -> Kind:
+    try:
+        kind = kind_named(text)
+    except MizarError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not kind.served:
+        raise typer.BadParameter(f"a server stores no {kind.name}: see `mizar lab`")
+    return kind
+
+
+def _named(kind: Kind, name: str, tenant: str | None) -> Ref:
+    before, slash, after = name.partition("/")
+    if kind.scope is Scope.CLUSTER:
+        return Ref(kind.name, "", name)
+    if slash:
+        return Ref(kind.name, before, after)
+    if not tenant:
+        raise typer.BadParameter(f"a {kind.name} belongs to a tenant: write TENANT/{name}, or give -t TENANT")
+    return Ref(kind.name, tenant, name)
+
+
+def _qualified(tenant: str | None, name: str) -> str:
+    return f"{tenant}/{name}" if tenant else name
+
+
+def _table(kind: Kind, found: list[Manifest]) -> Table:
+    shown = COLUMNS[kind.name]
+    rows = [
+        (
+            object_name(item, qualified=True),
+            *(_at(item, path) for _, path in shown),
+            _at(item, "status.phase"),
+            _at(item, "status.message"),
+        )
+        for item in found
+    ]
+    return columns(("NAME", *(heading for heading, _ in shown), "PHASE", "MESSAGE"), rows)
+
+
+def _at(item: Any, path: str) -> Any:
+    for part in path.split("."):
+        item = item.get(part) if isinstance(item, dict) else None
+    return item
+
+
+def _described(item: Manifest, indent: int = 0) -> Text:
+    text = Text()
+    for key, value in item.items():
+        if isinstance(value, dict):
+            text.append(f"{'  ' * indent}{key}:\n", style="bold")
+            text.append_text(_described(value, indent + 1))
+        else:
+            written = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text.append(f"{'  ' * indent}{key}: ", style="bold").append(f"{written}\n")
+    return text

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof that VPCs with equal addresses never hear one another.
+
+Called by mizar.lab.demo. Every endpoint sends to every address that endpoints of other VPCs have, and every endpoint
+listens to all frames that arrive, whoever they are addressed to. Those of its own VPC that have such an address must
+hear it (so the proof is not that nothing works), nobody else may; and the droplets must not have delivered one packet
+more than that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mizar.lab.probes import Member, Probes
+
+SETTLE_LIMIT_S = 5.0
+PAYLOAD_BYTES = 64
+Group = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What was sent towards foreign addresses, what of it was heard at home, and everything that is wrong."""
+
+    sent: int
+    expected: int
+    heard: int
+    foreign: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nobody heard a stranger, and everybody their own."""
+        return not self.foreign and not self.problems
+
+
+def isolation(probes: Probes, delivered: Callable[[], Mapping[Group, int]]) -> Isolation:
+    """Runs the proof. `delivered` reads how many packets the droplets have delivered in each VPC."""
+    expected, sent = _plan(probes)
+    for probe in probes:
+        probe.ask("sniff")
+    before = {probe.member: probes.heard(probe) for probe in probes}
+    delivered_before = delivered()
+    for probe in probes:
+        for address in sent[probe.member]:
+            probe.ask("send", address=address, count=1, bytes=PAYLOAD_BYTES, icmp=True)
+    missing = _await(probes, expected, before)
+    problems = [f"{hearer} did not hear {source} of its own VPC by {way}" for hearer, way, source in missing]
+    hits = Counter(hearer.group for hearer, _, _ in expected)
+    # Of two expected (a datagram and an echo request) the second is answered, and the answer is delivered too.
+    wanted = {group: hits[group] + hits[group] // 2 for group in {probe.member.group for probe in probes}}
+    problems += _delivered_problems(wanted, delivered_before, delivered)
+    return Isolation(
+        sent=2 * sum(len(addresses) for addresses in sent.values()),
+        expected=len(expected),
+        heard=len(expected) - len(missing),
+        foreign=tuple(foreign(probes)),
+        problems=tuple(problems),
+    )
+
+
+def foreign(probes: Probes) -> list[str]:
+    """Everybody of another VPC whom anybody has heard since the probes began, by whatever way."""
+    found = []
+    for probe in probes:
+        for (way, number), count in probes.heard(probe).items():
+            stranger = probes.number(number)
+            if stranger.group != probe.member.group:
+                found.append(f"{probe.member} heard {stranger} of another VPC {count} times by {way}")
+    return found
+
+
+def _plan(probes: Probes) -> tuple[list[tuple[Member, str, Member]], dict[Member, list[str]]]:
+    """(who must hear, by which way, whom), and the foreign addresses that each member sends to."""
+    members = [probe.member for probe in probes]
+    expected: list[tuple[Member, str, Member]] = []
+    sent: dict[Member, list[str]] = {}
+    for member in members:
+        strangers = {address for other in members if other.group != member.group for address in other.addresses}
+        sent[member] = sorted(strangers - set(member.addresses))  # its own would not leave its namespace
+        for other in members:
+            if other.group == member.group:
+                hits = strangers.intersection(other.addresses) - set(member.addresses)
+                expected += [(other, way, member) for way in ("sink", "icmp") for _ in hits]
+    return expected, sent
+
+
+def _await(
+    probes: Probes, expected: list[tuple[Member, str, Member]], before: Mapping[Member, Mapping[tuple[str, int], int]]
+) -> list[tuple[Member, str, Member]]:
+    """Waits until all that is expected was heard; returns what was not within the limit."""
+    numbers = {probe.member: number for number, probe in enumerate(probes)}
+    wanted = Counter(expected)
+    end = time.monotonic() + SETTLE_LIMIT_S
+    while True:
+        heard = {probe.member: probes.heard(probe) for probe in probes}
+        missing = []
+        for (hearer, way, source), count in wanted.items():
+            key = (way, numbers[source])
+            missing += [(hearer, way, source)] * (count - heard[hearer].get(key, 0) + before[hearer].get(key, 0))
+        if not missing or time.monotonic() > end:
+            return missing
+        time.sleep(0.02)
+
+
+def _delivered_problems(
+    wanted: Mapping[Group, int], before: Mapping[Group, int], delivered: Callable[[], Mapping[Group, int]]
+) -> list[str]:
+    """Compares what the droplets say that they delivered; the last answers may still be on their way at first."""
+    end = time.monotonic() + SETTLE_LIMIT_S
+    while True:
+        now = delivered()
+        problems = [
+            f"the droplets delivered {now[group] - before[group]} packets in {group[0]}/{group[1]}, expected {count}"
+            for group, count in sorted(wanted.items())
+            if now[group] - before[group] != count
+        ]
+        if not problems or time.monotonic() > end:
+            return problems
+        time.sleep(0.02)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One way through the overlay, hop by hop: what each droplet counts while a known number of packets passes.
+
+Called by mizar.lab.demo. It reads counters only; it does not know what the droplets should do, but what must add up:
+all are sent once, divided and bounced by droplets that have the part, delivered once, and none is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mizar.lab.probes import Member, Probes
+
+PACKETS, PACKET_BYTES = 200, 100
+SETTLE_LIMIT_S = 5.0
+Counts = Mapping[str, Mapping[str, int]]
+"""Droplet → counter of the VPC (as in contracts/dataplane.h) → value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which droplets may be what on the way between two networks."""
+
+    source_bouncers: frozenset[str]
+    dividers: frozenset[str]
+    destination_bouncers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What one droplet did to the packets."""
+
+    droplet: str
+    did: str
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The way of PACKETS datagrams from one endpoint to another."""
+
+    source: Member
+    destination: Member
+    packets: int
+    hops: tuple[Hop, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every packet is accounted for."""
+        return not self.problems
+
+
+# What droplets do, in the order in which a packet meets it: counter and words.
+_DEEDS = (
+    ("sent_packets", "agent: encapsulated and sent"),
+    ("to_divider_packets", "bouncer: network unknown, to a divider"),
+    ("divided_packets", "divider: to a bouncer of the destination's network"),
+    ("bounced_packets", "bouncer: to the destination's host"),
+    ("delivered_packets", "host: decapsulated and delivered"),
+)
+
+
+def longest(pairs: Sequence[tuple[Member, Member]], roles: Callable[[Member, Member], Roles]) -> tuple[Member, Member]:
+    """The pair across two networks whose way touches most droplets; of equals the first."""
+
+    def droplets(pair: tuple[Member, Member]) -> tuple[bool, int]:
+        found, (source, destination) = roles(*pair), pair
+        others = found.source_bouncers | found.dividers | found.destination_bouncers
+        return source.network != destination.network, len({source.droplet, destination.droplet} | others)
+
+    return max(pairs, key=droplets)
+
+
+def follow(
+    probes: Probes, source: Member, destination: Member, roles: Roles, read_counts: Callable[[], Counts]
+) -> Path:
+    """Sends the packets, waits until they have arrived, and tells who did what."""
+    sender, receiver = probes.of(source), probes.of(destination)
+    key = ("sink", list(probes).index(sender))
+    heard_before, before = probes.heard(receiver).get(key, 0), read_counts()
+    sender.ask("send", address=destination.addresses[0], count=PACKETS, bytes=PACKET_BYTES)
+    end = time.monotonic() + SETTLE_LIMIT_S
+    while (heard := probes.heard(receiver).get(key, 0) - heard_before) < PACKETS and time.monotonic() < end:
+        time.sleep(0.02)
+    after = read_counts()
+    delta = {name: {c: after[name][c] - before[name].get(c, 0) for c in after[name]} for name in after}
+    hops = tuple(
+        Hop(name, words, counts[counter])
+        for counter, words in _DEEDS
+        for name, counts in sorted(delta.items())
+        if counts[counter]
+    )
+    problems = _problems(delta, source, destination, roles)
+    if heard != PACKETS:
+        problems.insert(0, f"{destination} heard {heard} of {PACKETS} packets")
+    return Path(source, destination, PACKETS, hops, tuple(problems))
+
+
+def _problems(delta: Counts, source: Member, destination: Member, roles: Roles) -> list[str]:
+    """Everything that does not add up. A deed with None is allowed to whom it is, and may be left out."""
+    allowed: dict[str, tuple[frozenset[str], bool]] = {
+        "sent_packets": (frozenset({source.droplet}), True),
+        "to_divider_packets": (roles.source_bouncers, False),
+        "divided_packets": (roles.dividers, False),
+        "bounced_packets": (roles.destination_bouncers, False),
+        "delivered_packets": (frozenset({destination.droplet}), True),
+        "dropped_packets": (frozenset(), False),
+    }
+    problems = []
+    for counter, (droplets, always) in allowed.items():
+        counted = {name: counts[counter] for name, counts in delta.items() if counts[counter]}
+        total = sum(counted.values())
+        if strangers := set(counted) - droplets:
+            problems.append(f"{counter} at {', '.join(sorted(strangers))}, where none was expected")
+        if total not in ((PACKETS,) if always else (0, PACKETS)):
+            problems.append(f"{counter}: {total} in all, expected {PACKETS}")
+    return problems

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reachability matrix: every endpoint of a VPC sends to every other by every way, and each answer is compared.
+
+Called by mizar.lab.demo and by tests.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from mizar.lab.probe import family_of
+from mizar.lab.probes import Member, Probe, Probes
+
+PROTOCOLS = ("icmp", "udp", "tcp")
+TRANSFER_BYTES = 3_000_000
+LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One check: `detail` says what went wrong, empty when nothing did."""
+
+    way: str
+    elapsed_ms: float
+    detail: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether what came back is what was sent, from the one it was sent to."""
+        return not self.detail
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All checks from one endpoint to another."""
+
+    source: Member
+    destination: Member
+    outcomes: tuple[Outcome, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether every way works."""
+        return bool(self.outcomes) and all(outcome.ok for outcome in self.outcomes)
+
+
+def pairs(members: Sequence[Member]) -> list[tuple[Member, Member]]:
+    """All ordered pairs within the VPCs."""
+    return [(one, other) for one in members for other in members if one != other and one.group == other.group]
+
+
+def matrix(probes: Probes, on_cell: Callable[[Cell], None]) -> list[Cell]:
+    """Fills the matrix; sources work side by side, each through its destinations. `on_cell` is called as cells fill."""
+    members = [probe.member for probe in probes]
+    lock = threading.Lock()
+
+    def row(probe: Probe) -> list[Cell]:
+        start = members.index(probe.member)
+        cells = []
+        for other in members[start + 1 :] + members[:start]:  # not all begin with the same destination
+            if other.group == probe.member.group:
+                cell = _cell(probe, probes.of(other))
+                cells.append(cell)
+                with lock:
+                    on_cell(cell)
+        return cells
+
+    with ThreadPoolExecutor(max_workers=max(1, len(members))) as pool:
+        return [cell for cells in pool.map(row, probes) for cell in cells]
+
+
+def _cell(source: Probe, destination: Probe) -> Cell:
+    outcomes = []
+    for address in destination.member.addresses:
+        suffix = "6" if family_of(address) == family_of("::") else "4"
+        for protocol in PROTOCOLS:
+            answer = source.ask("check", way=protocol, address=address, limit_s=LIMIT_S, bytes=TRANSFER_BYTES)
+            detail = answer["detail"]
+            if answer["ok"] and answer["answered_by"] not in ("", destination.token.hex()):
+                detail = f"{address} was answered by another endpoint than {destination.member}"
+            outcomes.append(Outcome(protocol + suffix, answer["ms"], detail))
+    return Cell(source.member, destination.member, tuple(outcomes))
