@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planning of changes: what a batch means for the maps, decided in memory before the kernel is touched.
+
+Called by `core` and `local` with valid values. A `Plan` changes the state through a journal
+and collects the operations in an order in which a reader in the data plane never meets a reference to nothing; the
+caller executes them and commits, or rolls back. It must never do I/O.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from mizar.model.addresses import text_of
+from mizar.model.errors import ConflictError, ExhaustedError, NotFoundError
+from mizar.transit import entries
+from mizar.transit.endpoints import EndpointPlan
+from mizar.transit.entries import Op
+from mizar.transit.errors import InUseError
+from mizar.transit.hopset import fill
+from mizar.transit.values import (
+    NO_PLACES,
+    Change,
+    DeleteDroplet,
+    DeleteEndpoint,
+    DeleteNetwork,
+    DeleteVpc,
+    Droplet,
+    Endpoint,
+    Network,
+    NetworkFlag,
+    PutDroplet,
+    PutEndpoint,
+    PutNetwork,
+    PutVpc,
+    Vpc,
+    VpcFlag,
+)
+
+
+class Plan(EndpointPlan):
+    """One batch in the making. `ops` is what to execute; then `journal.commit()`, or `journal.roll_back()`."""
+
+    def add(self, change: Change) -> bool:
+        """Plan one change; False when it is there already. Raises when the state does not allow it."""
+        match change:
+            case PutDroplet(droplet):
+                return self._put_droplet(droplet)
+            case DeleteDroplet(address):
+                return self._delete_droplet(address)
+            case PutVpc(vpc):
+                return self._put_vpc(vpc)
+            case DeleteVpc(vni):
+                return self._delete_vpc(vni)
+            case PutNetwork(network):
+                return self._put_network(network)
+            case DeleteNetwork(vni, number):
+                return self._delete_network(vni, number)
+            case PutEndpoint(endpoint):
+                return self.put_endpoint(endpoint)
+            case DeleteEndpoint(vni, addresses):
+                return self.delete_endpoint(vni, addresses)
+
+    # ---- droplets
+
+    def _put_droplet(self, new: Droplet) -> bool:
+        state = self.state
+        old = state.droplets.get(new.address)
+        if old:
+            self.journal.put(state.droplets, new.address, replace(old, name=new.name))
+            return False
+        droplet = replace(new, slot=self.journal.take(state.droplet_slots))
+        self.journal.put(state.droplets, new.address, droplet)
+        self.ops += entries.droplet_put(droplet)
+        return True
+
+    def _delete_droplet(self, address: bytes) -> bool:
+        state = self.state
+        droplet = state.droplets.get(address)
+        if droplet is None:
+            return False
+        if state.uses[address]:
+            raise InUseError(f"{droplet} is still in use by {self._user_of(address)}; change or delete that first")
+        self.journal.drop(state.droplets, address)
+        self.journal.give_back(state.droplet_slots, droplet.slot)
+        self.ops += entries.droplet_delete(droplet)
+        return True
+
+    def _user_of(self, address: bytes) -> Vpc | Network | Endpoint | str:
+        state = self.state
+        for vpc in state.vpcs.values():
+            if address in vpc.dividers:
+                return vpc
+        for network in state.networks.values():
+            if address in network.bouncers:
+                return network
+        return next((endpoint for endpoint in state.at.values() if endpoint.host == address), "another object")
+
+    # ---- VPCs
+
+    def _put_vpc(self, new: Vpc) -> bool:
+        state, journal = self.state, self.journal
+        old = state.vpcs.get(new.vni)
+        if old and old.dividers == new.dividers:
+            return False
+        members = [self.slot_of(address, "the divider") for address in new.dividers]
+        if old:
+            slot, hops, before = old.slot, old.hops, old
+        else:
+            slot, hops, before = journal.take(state.vpc_slots), 0, replace(new, dividers=())
+            self.ops.append(Op("vpc_counters", slot, None))
+        if members and not hops:
+            hops = journal.take(state.hop_slots)
+        vpc = replace(
+            new,
+            slot=slot,
+            hops=hops if members else 0,
+            places=fill(members, before.places),
+            flags=VpcFlag.DIVIDED_HERE if state.own in new.dividers else VpcFlag.NONE,
+        )
+        self._count(before.dividers, -1)
+        self._count(vpc.dividers, 1)
+        journal.put(state.vpcs, vpc.vni, vpc)
+        if members:
+            self.ops.append(entries.hop_set(hops, vpc.places, vpc.vni, 0))
+        # A new divider knows its networks before it claims to divide; one that resigns stops claiming first.
+        if vpc.flags > before.flags:
+            self._refresh_roles(vpc)
+        self.ops.append(entries.vpc_put(vpc))
+        if vpc.flags < before.flags:
+            self._refresh_roles(vpc)
+        if hops and not members:
+            self.ops.append(entries.hop_set_clear(hops))
+            journal.give_back(state.hop_slots, hops)
+        return True
+
+    def _delete_vpc(self, vni: int) -> bool:
+        state, journal = self.state, self.journal
+        vpc = state.vpcs.get(vni)
+        if vpc is None:
+            return False
+        if state.members.get(vni):
+            raise InUseError(f"{vpc} still has {next(state.networks_of(vni))}; delete its networks first")
+        self._count(vpc.dividers, -1)
+        journal.drop(state.vpcs, vni)
+        journal.give_back(state.vpc_slots, vpc.slot)
+        self.ops.append(Op("vpcs", vni, None))
+        if vpc.hops:
+            self.ops.append(entries.hop_set_clear(vpc.hops))
+            journal.give_back(state.hop_slots, vpc.hops)
+        return True
+
+    def _refresh_roles(self, vpc: Vpc) -> None:
+        """Give the networks of a VPC, and the agents in them, their flags anew."""
+        for network in list(self.state.networks_of(vpc.vni)):
+            refreshed = replace(network, flags=self._role(network, vpc))
+            self.journal.put(self.state.networks, network.key, refreshed)
+            self.ops += entries.network_put(refreshed, vpc)
+            self._refresh_agents(refreshed)
+
+    def _refresh_agents(self, network: Network) -> None:
+        if self.state.uses[network.key]:
+            locals_ = self.state.locals.values()
+            members = [one for one in locals_ if (one.endpoint.vni, one.endpoint.network_id) == network.key]
+            self.ops += [entries.agent_put(self.state, local) for local in members]
+
+    def _role(self, network: Network, vpc: Vpc) -> NetworkFlag:
+        flags = NetworkFlag.NONE
+        if self.state.own in network.bouncers:
+            flags |= NetworkFlag.BOUNCED_HERE
+        if vpc.flags & VpcFlag.DIVIDED_HERE:
+            flags |= NetworkFlag.ROUTED_HERE
+        return flags
+
+    def _count(self, addresses: Iterable[bytes], by: int) -> None:
+        for address in addresses:
+            self.journal.count(self.state.uses, address, by)
+
+    # ---- networks
+
+    def _put_network(self, new: Network) -> bool:
+        state, journal = self.state, self.journal
+        vpc = state.vpcs.get(new.vni)
+        if vpc is None:
+            raise NotFoundError(f"VPC {new.vni} is not known; put it first")
+        old = state.networks.get(new.key)
+        if old and (old.prefixes, old.bouncers) == (new.prefixes, new.bouncers):
+            return False
+        members = [self.slot_of(address, "the bouncer") for address in new.bouncers]
+        self._check_prefixes(new, old)
+        if old is None and len(state.networks) >= state.limits.networks:
+            raise ExhaustedError(
+                f"there are {len(state.networks)} networks already; start the daemon with a larger --max-networks"
+            )
+        network = replace(
+            new,
+            hops=old.hops if old else journal.take(state.hop_slots),
+            places=fill(members, old.places if old else NO_PLACES),
+            flags=self._role(new, vpc),
+        )
+        if old is None:
+            journal.put(state.members, new.vni, {**state.members.get(new.vni, {}), new.id: None})
+        self._count(old.bouncers if old else (), -1)
+        self._count(network.bouncers, 1)
+        journal.put(state.networks, network.key, network)
+        for prefix in network.prefixes:
+            journal.put(state.prefixes, (network.vni, prefix.address, prefix.length), network.key)
+        self.ops.append(entries.hop_set(network.hops, network.places, network.vni, network.id))
+        if old is None or (old.prefixes, old.flags) != (network.prefixes, network.flags):
+            self.ops += entries.network_put(network, vpc)
+            self._refresh_agents(network)
+        if old:
+            self._drop_prefixes(old, keep=network)
+        return True
+
+    def _check_prefixes(self, new: Network, old: Network | None) -> None:
+        state = self.state
+        for prefix in new.prefixes:
+            owner = state.prefixes.get((new.vni, prefix.address, prefix.length))
+            if owner not in (None, new.key):
+                raise ConflictError(f"{prefix} belongs to network {owner[1]} of the VPC already; choose another prefix")
+            holder = state.at.get((new.vni, prefix.gateway))
+            if holder:
+                raise ConflictError(f"the gateway {text_of(prefix.gateway)} is the address of {holder}; choose another")
+        if old and old.prefixes != new.prefixes and state.uses[new.key]:
+            for endpoint in state.at.values():
+                if (endpoint.vni, endpoint.network_id) == new.key and not all(map(new.prefix_of, endpoint.addresses)):
+                    raise InUseError(f"{endpoint} lies outside of the new prefixes; move or delete it first")
+
+    def _drop_prefixes(self, old: Network, keep: Network | None) -> None:
+        kept = {(prefix.address, prefix.length) for prefix in keep.prefixes} if keep else set()
+        for prefix in old.prefixes:
+            if (prefix.address, prefix.length) not in kept:
+                self.journal.drop(self.state.prefixes, (old.vni, prefix.address, prefix.length))
+                self.ops.append(entries.network_delete(old.vni, prefix))
+
+    def _delete_network(self, vni: int, number: int) -> bool:
+        state, journal = self.state, self.journal
+        network = state.networks.get((vni, number))
+        if network is None:
+            return False
+        if state.uses[network.key]:
+            user = next(x for x in state.at.values() if (x.vni, x.network_id) == network.key)
+            raise InUseError(f"{network} still has {user}; delete its endpoints first")
+        self._count(network.bouncers, -1)
+        self._drop_prefixes(network, keep=None)
+        journal.drop(state.networks, network.key)
+        rest = {other: None for other in state.members[vni] if other != number}
+        if rest:
+            journal.put(state.members, vni, rest)
+        else:
+            journal.drop(state.members, vni)
+        self.ops.append(entries.hop_set_clear(network.hops))
+        journal.give_back(state.hop_slots, network.hops)
+        return True

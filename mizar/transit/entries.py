@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How values become entries of the maps: the one place where this room fills structs of contracts/dataplane.h.
+
+Called by `batch` while it plans. Pure: it makes operations and never executes them.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from mizar.model.addresses import mapped_length, to_mapped
+from mizar.transit.state import State
+from mizar.transit.values import NO_PLACES, Droplet, Endpoint, Local, Network, NetworkFlag, Prefix, Vpc
+
+_HOST_ORDER = sys.byteorder
+
+Key = int | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One step in one map, in the terms of `kernel.tables`: `value` None deletes, or starts a counter from zero."""
+
+    table: str
+    key: Key
+    value: Any
+
+
+def droplet_put(droplet: Droplet) -> list[Op]:
+    """The droplet's address and MAC, then its place among the known senders."""
+    addr = to_mapped(droplet.address)
+    return [
+        Op("droplets", droplet.slot, {"addr": addr, "next_hop_mac": droplet.mac}),
+        Op("droplet_slots", {"addr": addr}, droplet.slot),
+    ]
+
+
+def droplet_delete(droplet: Droplet) -> list[Op]:
+    """No sender any more, then no next hop."""
+    return [Op("droplet_slots", {"addr": to_mapped(droplet.address)}, None), Op("droplets", droplet.slot, {})]
+
+
+def hop_set(slot: int, places: tuple[int, ...], vni: int, network_id: int) -> Op:
+    """All places of a hop set, and whose it is."""
+    return Op("hop_sets", slot, {"droplet": places, "vni": vni, "network_id": network_id})
+
+
+def hop_set_clear(slot: int) -> Op:
+    """A hop set that is nobody's."""
+    return hop_set(slot, NO_PLACES, 0, 0)
+
+
+def vpc_put(vpc: Vpc) -> Op:
+    """The VPC's entry."""
+    return Op("vpcs", vpc.vni, {"slot": vpc.slot, "dividers": vpc.hops, "flags": int(vpc.flags)})
+
+
+def _network_key(vni: int, prefix: Prefix) -> dict[str, Any]:
+    bits = 32 + mapped_length(prefix.address, prefix.length)
+    vni_be = int.from_bytes(vni.to_bytes(4, "big"), _HOST_ORDER)
+    return {"prefix_bits": bits, "vni_be": vni_be, "addr": to_mapped(prefix.address)}
+
+
+def network_put(network: Network, vpc: Vpc) -> list[Op]:
+    """One entry per prefix."""
+    return [
+        Op(
+            "networks",
+            _network_key(network.vni, prefix),
+            {
+                "slot": network.hops,
+                "vpc_slot": vpc.slot,
+                "flags": int(network.flags),
+                "gateway": to_mapped(prefix.gateway),
+            },
+        )
+        for prefix in network.prefixes
+    ]
+
+
+def network_delete(vni: int, prefix: Prefix) -> Op:
+    """The end of one prefix."""
+    return Op("networks", _network_key(vni, prefix), None)
+
+
+def _endpoint_key(vni: int, address: bytes) -> dict[str, Any]:
+    return {"vni": vni, "addr": to_mapped(address)}
+
+
+def endpoint_put(state: State, endpoint: Endpoint, local: Local | None = None) -> list[Op]:
+    """One entry per address; those of a local endpoint lead to its interface."""
+    value = {
+        "droplet": state.droplets[endpoint.host].slot,
+        "ifindex": local.ifindex if local else 0,
+        "slot": local.slot if local else 0,
+        "vpc_slot": state.vpcs[endpoint.vni].slot,
+        "network": state.networks[endpoint.vni, endpoint.network_id].hops,
+        "mac": endpoint.mac,
+        "tunnel": int(endpoint.tunnel),
+    }
+    return [Op("endpoints", _endpoint_key(endpoint.vni, address), value) for address in endpoint.addresses]
+
+
+def endpoint_delete(vni: int, address: bytes) -> Op:
+    """The end of one address."""
+    return Op("endpoints", _endpoint_key(vni, address), None)
+
+
+def agent_put(state: State, local: Local, flags: NetworkFlag | None = None) -> Op:
+    """What the agent of a local endpoint lets it send, and answers for it."""
+    endpoint = local.endpoint
+    network = state.networks[endpoint.vni, endpoint.network_id]
+    value: dict[str, Any] = {
+        "vni": endpoint.vni,
+        "slot": local.slot,
+        "vpc_slot": state.vpcs[endpoint.vni].slot,
+        "network": network.hops,
+        "network_flags": int(network.flags if flags is None else flags),
+        "mac": endpoint.mac,
+        "tunnel": int(endpoint.tunnel),
+    }
+    for address in endpoint.addresses:
+        prefix = network.prefix_of(address)
+        assert prefix is not None, "planning refuses an address outside of its network"
+        family = 4 if len(address) == 4 else 6
+        value[f"addr{family}"] = to_mapped(address)
+        value[f"gateway{family}"] = to_mapped(prefix.gateway)
+        value[f"prefix{family}"] = prefix.length
+    return Op("agents", local.ifindex, value)
+
+
+def agent_delete(ifindex: int) -> Op:
+    """The agent knows the interface no more, and drops what comes from it."""
+    return Op("agents", ifindex, None)

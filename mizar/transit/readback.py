@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the maps back to a state: what a new daemon finds of the one before.
+
+Called at the daemon's start and by GetState. The maps and the aliases of interfaces are all there is. Whatever was
+half-made when a daemon died is left out of the state; `repairs` are the operations after which the maps hold the
+state and nothing else. It only reads.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mizar.model.addresses import from_mapped, mapped_length
+from mizar.transit import entries
+from mizar.transit.entries import Op
+from mizar.transit.execute import Maps
+from mizar.transit.hopset import fill
+from mizar.transit.state import Limits, State
+from mizar.transit.values import (
+    Droplet,
+    Endpoint,
+    Local,
+    Network,
+    NetworkFlag,
+    Prefix,
+    Tunnel,
+    Vpc,
+    VpcFlag,
+    Wanted,
+    Workload,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An interface of this droplet that bears the daemon's alias."""
+
+    name: str
+    ifindex: int
+    mtu: int
+    uid: str
+    workload: Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the maps hold, and what is wrong with them. `strays` are interfaces that no agent entry commits to."""
+
+    state: State
+    repairs: list[Op]
+    strays: list[Found]
+
+
+class _Reader:
+    def __init__(self, maps: Any, own: bytes, limits: Limits) -> None:
+        self.maps = maps
+        self.state = State(own, limits)
+        self.raw: dict[tuple[str, Any], Any] = {}
+        self.addresses: dict[int, bytes] = {}  # of droplets, by slot
+        self.networks: dict[int, Network] = {}  # by slot
+
+    def items(self, table: str) -> Iterator[tuple[Any, Any]]:
+        for key, value in getattr(self.maps, table).items():
+            self.raw[table, _hashable(key)] = (key, value)
+            yield key, value
+
+    def droplets(self) -> None:
+        taken: set[int] = set()
+        for key, slot in self.items("droplet_slots"):
+            entry = self.maps.droplets.get(slot)
+            if entry is None or entry["addr"] != key["addr"] or not slot or slot in taken:
+                continue
+            taken.add(slot)
+            address = from_mapped(key["addr"])
+            droplet = Droplet(address, slot=slot, mac=entry["next_hop_mac"])
+            self.state.droplets[address] = droplet
+            self.addresses[droplet.slot] = address
+
+    def hop_set(self, slot: int, vni: int, network_id: int | None) -> tuple[int, tuple[bytes, ...], tuple[int, ...]]:
+        """Network id, members and places of a hop set; (0, (), ()) when it is not this VPC's."""
+        found = self.maps.hop_sets.get(slot) if slot else None
+        if found is None or found["vni"] != vni or network_id not in (None, found["network_id"]):
+            return 0, (), ()
+        places = tuple(found["droplet"])
+        members = {self.addresses[place] for place in places if place in self.addresses}
+        self.raw["hop_sets", slot] = (slot, found)
+        return found["network_id"], tuple(sorted(members)), places
+
+    def slots(self, members: Iterable[bytes]) -> list[int]:
+        return [self.state.droplets[address].slot for address in members]
+
+    def vpcs(self) -> None:
+        state = self.state
+        for vni, value in self.items("vpcs"):
+            _, dividers, places = self.hop_set(value["dividers"], vni, 0)
+            state.vpcs[vni] = Vpc(
+                vni=vni,
+                dividers=dividers,
+                slot=value["slot"],
+                hops=value["dividers"] if dividers else 0,
+                places=fill(self.slots(dividers), places),
+                flags=VpcFlag.DIVIDED_HERE if state.own in dividers else VpcFlag.NONE,
+            )
+            for address in dividers:
+                state.uses[address] += 1
+
+    def read_networks(self) -> None:
+        state = self.state
+        for key, value in self.items("networks"):
+            vni = int.from_bytes(key["vni_be"].to_bytes(4, sys.byteorder), "big")
+            network_id, bouncers, places = self.hop_set(value["slot"], vni, None)
+            if vni not in state.vpcs or not network_id:
+                continue
+            address = from_mapped(key["addr"])
+            length = key["prefix_bits"] - 32 - mapped_length(address, 0)
+            prefix = Prefix(address, length, from_mapped(value["gateway"]))
+            network = state.networks.get((vni, network_id))
+            if network is None:
+                flags = NetworkFlag.BOUNCED_HERE if state.own in bouncers else NetworkFlag.NONE
+                if state.vpcs[vni].flags & VpcFlag.DIVIDED_HERE:
+                    flags |= NetworkFlag.ROUTED_HERE
+                network = Network(vni, network_id, (prefix,), bouncers, value["slot"], (), flags)
+                network = replace(network, places=fill(self.slots(bouncers), places))
+                state.members.setdefault(vni, {})[network_id] = None
+                for member in bouncers:
+                    state.uses[member] += 1
+            elif network.hops != value["slot"] or any(len(p.address) == len(address) for p in network.prefixes):
+                continue
+            else:
+                prefixes = tuple(sorted((*network.prefixes, prefix), key=lambda found: len(found.address)))
+                network = replace(network, prefixes=prefixes)
+            state.networks[vni, network_id] = self.networks[network.hops] = network
+            state.prefixes[vni, address, length] = network.key
+        self.networks = {network.hops: network for network in state.networks.values()}
+
+    def endpoints(self) -> None:
+        groups: dict[tuple[int, int, bytes], Endpoint] = {}
+        for key, value in self.items("endpoints"):
+            network = self.networks.get(value["network"])
+            host = self.addresses.get(value["droplet"])
+            address = from_mapped(key["addr"])
+            usable = network and network.vni == key["vni"] and network.prefix_of(address)
+            if network is None or not usable or value["ifindex"] or host in (None, self.state.own):
+                continue
+            found = Endpoint(key["vni"], network.id, (address,), value["mac"], host, Tunnel(value["tunnel"]))
+            name = (found.vni, found.network_id, found.mac)
+            before = groups.setdefault(name, found)
+            if before is not found and replace(before, addresses=found.addresses) == found:
+                both = tuple(sorted((*before.addresses, address), key=len))
+                if len({len(one) for one in both}) == len(both):
+                    groups[name] = replace(before, addresses=both)
+        for endpoint in groups.values():
+            self.hold(endpoint)
+
+    def hold(self, endpoint: Endpoint) -> None:
+        state = self.state
+        for address in endpoint.addresses:
+            state.at[endpoint.vni, address] = endpoint
+        state.macs[endpoint.vni, endpoint.network_id, endpoint.mac] = endpoint
+        state.uses[endpoint.host] += 1
+        state.uses[endpoint.vni, endpoint.network_id] += 1
+
+    def locals(self, interfaces: Iterable[Found]) -> list[Found]:
+        """Take in the local endpoints; return the interfaces that are none."""
+        state = self.state
+        by_ifindex = {found.ifindex: found for found in interfaces}
+        strays = dict(by_ifindex)
+        for ifindex, value in self.items("agents"):
+            found = by_ifindex.get(ifindex)
+            network = self.networks.get(value["network"])
+            if found is None or network is None or network.vni != value["vni"] or state.own not in state.droplets:
+                continue
+            packed = (from_mapped(value[name]) for name in ("addr4", "addr6") if any(value[name]))
+            addresses = tuple(address for address in packed if network.prefix_of(address))
+            endpoint = Endpoint(network.vni, network.id, addresses, value["mac"], state.own, Tunnel(value["tunnel"]))
+            name = (endpoint.vni, endpoint.network_id, endpoint.mac)
+            taken = name in state.macs or any((endpoint.vni, address) in state.at for address in addresses)
+            if not addresses or taken or found.uid in state.locals:
+                continue
+            del strays[ifindex]
+            wanted = Wanted(found.uid, endpoint, found.workload, found.mtu)
+            state.locals[found.uid] = Local(wanted, found.name, ifindex, value["slot"])
+            self.hold(endpoint)
+            for address in addresses:
+                state.uids[endpoint.vni, address] = found.uid
+        return list(strays.values())
+
+    def repairs(self) -> list[Op]:
+        """The difference between what the state implies and what was read."""
+        wanted = {(op.table, _hashable(op.key)): op for op in _implied(self.state)}
+        puts = [op for at, op in wanted.items() if not _same(self.raw.get(at, (None, None))[1], op.value)]
+        deletes = [
+            Op(table, key, None)
+            for (table, hashable), (key, _) in self.raw.items()
+            if (table, hashable) not in wanted and table != "hop_sets"
+        ]
+        return puts + deletes
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(sorted(key.items())) if isinstance(key, dict) else key
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Whether an entry is as wanted; fields that are not named are zero."""
+    if not isinstance(wanted, dict) or found is None:
+        return bool(found == wanted)
+    return all(value == wanted.get(name, value if not any(_bits(value)) else None) for name, value in found.items())
+
+
+def _bits(value: Any) -> Any:
+    return (value,) if isinstance(value, int) else value
+
+
+def _implied(state: State) -> Iterator[Op]:
+    for droplet in state.droplets.values():
+        yield entries.droplet_put(droplet)[1]
+    for vpc in state.vpcs.values():
+        if vpc.hops:
+            yield entries.hop_set(vpc.hops, vpc.places, vpc.vni, 0)
+        yield entries.vpc_put(vpc)
+    for network in state.networks.values():
+        yield entries.hop_set(network.hops, network.places, network.vni, network.id)
+        yield from entries.network_put(network, state.vpcs[network.vni])
+    for endpoint in state.remotes():
+        yield from entries.endpoint_put(state, endpoint)
+    for local in state.locals.values():
+        yield entries.agent_put(state, local)
+        yield from entries.endpoint_put(state, local.endpoint, local)
+
+
+def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found]) -> Reading:
+    """Read everything. Raises MizarError when a map cannot be read."""
+    reader = _Reader(maps, own, limits)
+    reader.droplets()
+    reader.vpcs()
+    reader.read_networks()
+    reader.endpoints()
+    strays = reader.locals(interfaces)
+    reader.state.count_slots()
+    return Reading(reader.state, reader.repairs(), strays)

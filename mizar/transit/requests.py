@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From messages to values: the edge where hostile input stops.
+
+Called by the servicer. Checks every length, count, range and enum of a request; what it returns is valid in itself.
+It knows neither the state nor the kernel. Raises InvalidError, with what was found and what is expected.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from mizar._built import transit_pb2 as pb
+from mizar.model.addresses import MAPPED, ROUTER_MAC, mac_text, text_of
+from mizar.model.errors import InvalidError
+from mizar.transit.values import (
+    MAX_MEMBERS,
+    MAX_VNI,
+    Change,
+    DeleteDroplet,
+    DeleteEndpoint,
+    DeleteNetwork,
+    DeleteVpc,
+    Droplet,
+    Endpoint,
+    NamespaceBy,
+    Network,
+    Prefix,
+    PutDroplet,
+    PutEndpoint,
+    PutNetwork,
+    PutVpc,
+    Tunnel,
+    Vpc,
+    Wanted,
+    Workload,
+)
+
+MAX_CHANGES = 65536
+MAX_ATTACH = 4096
+
+_MAX_NAME = 255
+_MAX_UID = 64
+_MAX_PATH = 120  # what the alias of an interface has room for, beside the uid
+_MAX_PID = 1 << 22
+_MIN_MTU = {4: 576, 16: 1280}
+_MAX_MTU = 65535
+_MAX_INTERFACE = 15
+_MAPPED_NETWORK = int.from_bytes(MAPPED, "big")
+
+
+def change(message: pb.Change) -> Change:
+    """One change of a batch."""
+    match message.WhichOneof("change"):
+        case "put_droplet":
+            return PutDroplet(droplet(message.put_droplet))
+        case "delete_droplet":
+            return DeleteDroplet(substrate_address(message.delete_droplet, "delete_droplet"))
+        case "put_vpc":
+            return PutVpc(vpc(message.put_vpc))
+        case "delete_vpc":
+            return DeleteVpc(vni(message.delete_vpc))
+        case "put_network":
+            return PutNetwork(network(message.put_network))
+        case "delete_network":
+            return DeleteNetwork(vni(message.delete_network.vni), network_id(message.delete_network.id))
+        case "put_endpoint":
+            return PutEndpoint(endpoint(message.put_endpoint))
+        case "delete_endpoint":
+            key = message.delete_endpoint
+            return DeleteEndpoint(vni(key.vni), addresses(key.addresses))
+    raise InvalidError("it is empty or of a kind that this version does not know; set one of the fields of Change")
+
+
+def address(packed: bytes, what: str) -> bytes:
+    """A unicast address of 4 or 16 bytes. IPv4 in 16 bytes is refused: each address has one form."""
+    if len(packed) not in (4, 16):
+        raise InvalidError(f"{what} has {len(packed)} bytes; an address has 4 or 16")
+    if packed.startswith(MAPPED) and len(packed) == 16:
+        raise InvalidError(f"{what} is an IPv4-mapped address; send the 4 bytes of {text_of(packed[12:])}")
+    if not any(packed) or packed[0] == 255 or (len(packed) == 4 and packed[0] >= 224):
+        raise InvalidError(f"{what} is {text_of(packed)}; expected a unicast address")
+    return packed
+
+
+def substrate_address(packed: bytes, what: str) -> bytes:
+    """The address of a droplet: IPv4 (contracts/wire.md)."""
+    if len(packed) == 16:
+        raise InvalidError(f"{what} is {text_of(packed)}; droplets have IPv4 addresses")
+    return address(packed, what)
+
+
+def droplet(message: pb.Droplet) -> Droplet:
+    """A droplet."""
+    if len(message.name) > _MAX_NAME or not message.name.isprintable():
+        raise InvalidError(f"a droplet's name has at most {_MAX_NAME} printable characters")
+    return Droplet(substrate_address(message.address, "the droplet's address"), message.name)
+
+
+def vni(number: int) -> int:
+    """A VNI of 24 bits, not 0."""
+    if not 1 <= number <= MAX_VNI:
+        raise InvalidError(f"VNI {number} is outside of 1 to {MAX_VNI}")
+    return number
+
+
+def network_id(number: int) -> int:
+    """The id of a network: 32 bits, not 0."""
+    if number == 0:
+        raise InvalidError("network id 0 is outside of 1 to 4294967295")
+    return number
+
+
+def members(found: Iterable[bytes], what: str) -> tuple[bytes, ...]:
+    """The droplets of a hop set, ascending: at most sixteen, none twice."""
+    packed = [substrate_address(member, f"{what} {place}") for place, member in enumerate(found)]
+    if len(packed) > MAX_MEMBERS:
+        raise InvalidError(f"there are {len(packed)} {what}s; at most {MAX_MEMBERS} are possible")
+    if len(set(packed)) != len(packed):
+        raise InvalidError(f"the same {what} is named twice")
+    return tuple(sorted(packed))
+
+
+def vpc(message: pb.Vpc) -> Vpc:
+    """A VPC."""
+    return Vpc(vni(message.vni), members(message.dividers, "divider"))
+
+
+def prefix(message: pb.Prefix) -> Prefix:
+    """A prefix with zero host bits, and its gateway inside."""
+    size = len(message.address)
+    if size not in (4, 16):
+        raise InvalidError(f"the prefix's address has {size} bytes; an address has 4 or 16")
+    bits = 8 * size
+    if message.length > bits:
+        raise InvalidError(f"the prefix's length is {message.length}; {text_of(message.address)} allows 0 to {bits}")
+    found = Prefix(message.address, message.length, address(message.gateway, "the gateway"))
+    if int.from_bytes(found.address, "big") & ((1 << (bits - found.length)) - 1):
+        raise InvalidError(f"the prefix {found} has host bits that are not zero")
+    # In a trie of mapped addresses such a prefix would hold the whole of IPv4.
+    if (
+        size == 16
+        and found.length <= 96
+        and _MAPPED_NETWORK << 32 >> (128 - found.length)
+        == (int.from_bytes(found.address, "big") >> (128 - found.length))
+    ):
+        raise InvalidError(f"the prefix {found} holds the IPv4-mapped addresses; use a longer one")
+    if not found.holds(found.gateway):
+        raise InvalidError(f"the gateway {text_of(found.gateway)} lies outside of the prefix {found}")
+    return found
+
+
+def network(message: pb.Network) -> Network:
+    """A network: at least one prefix, at most one per family."""
+    prefixes = sorted((prefix(found) for found in message.prefixes), key=lambda found: len(found.address))
+    _one_per_family([found.address for found in prefixes], "prefix")
+    return Network(vni(message.vni), network_id(message.id), tuple(prefixes), members(message.bouncers, "bouncer"))
+
+
+def addresses(found: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The addresses of an endpoint, IPv4 first."""
+    packed = sorted((address(one, "the endpoint's address") for one in found), key=len)
+    _one_per_family(packed, "address")
+    return tuple(packed)
+
+
+def _one_per_family(packed: Sequence[bytes], what: str) -> None:
+    if not packed:
+        raise InvalidError(f"there is no {what}; expected one, or one of each family")
+    sizes = [len(one) for one in packed]
+    if len(set(sizes)) != len(sizes):
+        raise InvalidError(f"there is more than one {what} of the same family; expected at most one of each")
+
+
+def endpoint(message: pb.Endpoint) -> Endpoint:
+    """An endpoint as its bouncers know it."""
+    if len(message.mac) != 6:
+        raise InvalidError(f"the MAC has {len(message.mac)} bytes; expected 6")
+    if message.mac[0] & 1 or not any(message.mac) or message.mac == ROUTER_MAC:
+        raise InvalidError(f"the MAC is {mac_text(message.mac)}; expected a unicast one, not the virtual router's")
+    if message.tunnel not in (pb.GENEVE, pb.VXLAN):
+        raise InvalidError(f"the tunnel protocol is {message.tunnel}; expected GENEVE (1) or VXLAN (2)")
+    return Endpoint(
+        vni=vni(message.vni),
+        network_id=network_id(message.network_id),
+        addresses=addresses(message.addresses),
+        mac=message.mac,
+        host=substrate_address(message.host, "the host"),
+        tunnel=Tunnel(message.tunnel),
+    )
+
+
+def uid(text: str) -> str:
+    """The uid of an endpoint: printable ASCII without spaces, because the alias of its interface holds it."""
+    if not 1 <= len(text) <= _MAX_UID or not all("!" <= character <= "~" for character in text):
+        raise InvalidError(f"the uid {text[:_MAX_UID]!r} is not 1 to {_MAX_UID} printable ASCII letters")
+    return text
+
+
+def workload(message: pb.Workload) -> Workload:
+    """Where an endpoint's own side is."""
+    interface = message.interface or "eth0"
+    if len(interface.encode()) > _MAX_INTERFACE or interface in (".", "..", "lo") or not _is_word(interface, "/:%"):
+        raise InvalidError(f"{interface[:32]!r} cannot name an interface; expected 1 to {_MAX_INTERFACE} letters")
+    match message.WhichOneof("namespace"):
+        case "name":
+            name = message.name
+            if len(name.encode()) > _MAX_PATH or name in (".", "..") or not _is_word(name, "/"):
+                raise InvalidError(f"{name[:_MAX_PATH]!r} is no name of a namespace under /run/netns")
+            return Workload(NamespaceBy.NAME, name, interface)
+        case "path":
+            path = message.path
+            if not path.startswith("/") or len(path.encode()) > _MAX_PATH or not path.isprintable():
+                raise InvalidError(f"the namespace's path must be absolute, printable, at most {_MAX_PATH} bytes")
+            return Workload(NamespaceBy.PATH, path, interface)
+        case "pid":
+            if not 1 <= message.pid <= _MAX_PID:
+                raise InvalidError(f"pid {message.pid} is outside of 1 to {_MAX_PID}")
+            return Workload(NamespaceBy.PID, str(message.pid), interface)
+    raise InvalidError("the workload names no namespace; set name, path or pid")
+
+
+def _is_word(text: str, excluded: str) -> bool:
+    return bool(text) and text.isprintable() and not any(c.isspace() or c in excluded for c in text)
+
+
+def wanted(message: pb.LocalEndpoint) -> Wanted:
+    """An endpoint to be made on this droplet."""
+    found = Wanted(uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu)
+    least = max(_MIN_MTU[len(one)] for one in found.endpoint.addresses)
+    if found.mtu and not least <= found.mtu <= _MAX_MTU:
+        raise InvalidError(f"the MTU {found.mtu} is outside of {least} to {_MAX_MTU}")
+    return found

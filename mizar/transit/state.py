@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this daemon holds, in memory, with the indexes that make a change cheap.
+
+The maps in the kernel are the truth; this is their image, rebuilt from them by `readback`. Only `batch` changes it,
+and only through a `Journal`, so that a refused batch leaves no trace. It must never touch the kernel.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mizar.transit.slots import Slots
+from mizar.transit.values import Droplet, Endpoint, Local, Network, Vpc
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many of each the maps hold."""
+
+    droplets: int = 4096
+    vpcs: int = 4096
+    networks: int = 16384
+    endpoints: int = 262144
+    local_endpoints: int = 4096
+
+    @property
+    def hop_sets(self) -> int:
+        """One for each network and one for the dividers of each VPC."""
+        return self.networks + self.vpcs
+
+
+@dataclass(slots=True)
+class State:
+    """One droplet's tables, by the keys that requests use.
+
+    `prefixes`, `at`, `macs` and `uids` find who has a prefix (VNI, address, length), an address (VNI, address), a MAC
+    (VNI, network, MAC), and which of the addresses are of local endpoints. `uses` counts who refers to a droplet (by
+    its address) and the endpoints of a network (by its key); `members` are the ids of a VPC's networks.
+    """
+
+    own: bytes
+    limits: Limits
+    droplets: dict[bytes, Droplet] = field(default_factory=dict)
+    vpcs: dict[int, Vpc] = field(default_factory=dict)
+    networks: dict[tuple[int, int], Network] = field(default_factory=dict)
+    prefixes: dict[tuple[int, bytes, int], tuple[int, int]] = field(default_factory=dict)
+    at: dict[tuple[int, bytes], Endpoint] = field(default_factory=dict)
+    macs: dict[tuple[int, int, bytes], Endpoint] = field(default_factory=dict)
+    locals: dict[str, Local] = field(default_factory=dict)
+    uids: dict[tuple[int, bytes], str] = field(default_factory=dict)
+    uses: Counter[Hashable] = field(default_factory=Counter)
+    members: dict[int, dict[int, None]] = field(default_factory=dict)
+    droplet_slots: Slots = field(init=False, compare=False)
+    vpc_slots: Slots = field(init=False, compare=False)
+    hop_slots: Slots = field(init=False, compare=False)
+    endpoint_slots: Slots = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.count_slots()
+
+    def count_slots(self) -> None:
+        """Find out which slots are free, from what is held."""
+        hops = [vpc.hops for vpc in self.vpcs.values()] + [network.hops for network in self.networks.values()]
+        droplets = [droplet.slot for droplet in self.droplets.values()]
+        limits = self.limits
+        self.droplet_slots = Slots("droplets", "--max-droplets", limits.droplets, droplets)
+        self.vpc_slots = Slots("VPCs", "--max-vpcs", limits.vpcs, (vpc.slot for vpc in self.vpcs.values()))
+        self.hop_slots = Slots("hop sets", "--max-networks", limits.hop_sets, hops)
+        self.endpoint_slots = Slots(
+            "local endpoints", "--max-local-endpoints", limits.local_endpoints, (x.slot for x in self.locals.values())
+        )
+
+    def networks_of(self, vni: int) -> Iterator[Network]:
+        """The networks of a VPC."""
+        return (self.networks[vni, number] for number in self.members.get(vni, ()))
+
+    def remotes(self) -> Iterator[Endpoint]:
+        """The endpoints of other droplets, each once."""
+        for (vni, address), endpoint in self.at.items():
+            if address == endpoint.addresses[0] and (vni, address) not in self.uids:
+                yield endpoint
+
+
+class Journal:
+    """Changes a state so that they can be taken back."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], object]] = []
+        self._commit: list[Callable[[], object]] = []
+
+    def put(self, mapping: dict[K, V], key: K, value: V) -> None:
+        """Set an entry."""
+        if key in mapping:
+            old = mapping[key]
+            self._undo.append(lambda: mapping.__setitem__(key, old))
+        else:
+            self._undo.append(lambda: mapping.pop(key))
+        mapping[key] = value
+
+    def drop(self, mapping: dict[K, V], key: K) -> None:
+        """Remove an entry that is there."""
+        old = mapping.pop(key)
+        self._undo.append(lambda: mapping.__setitem__(key, old))
+
+    def count(self, uses: "Counter[Hashable]", key: Hashable, by: int) -> None:
+        """Add to a count of references; a count of zero leaves no entry."""
+        self._add(uses, key, by)
+        self._undo.append(lambda: self._add(uses, key, -by))
+
+    @staticmethod
+    def _add(uses: "Counter[Hashable]", key: Hashable, by: int) -> None:
+        uses[key] += by
+        if not uses[key]:
+            del uses[key]
+
+    def take(self, slots: Slots) -> int:
+        """Take a free slot."""
+        slot = slots.take()
+        self._undo.append(lambda: slots.give_back(slot))
+        return slot
+
+    def give_back(self, slots: Slots, slot: int) -> None:
+        """Free a slot, once all is done: what is undone needs it still."""
+        self._commit.append(lambda: slots.give_back(slot))
+
+    def commit(self) -> None:
+        """All is done: let go of what was given back."""
+        for step in self._commit:
+            step()
+
+    def roll_back(self) -> None:
+        """Take everything back, the last change first."""
+        for step in reversed(self._undo):
+            step()

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a droplet holds, as frozen values: droplets, VPCs, networks, endpoints.
+
+Made by `messages` (from requests), `readback` (from the maps) and `batch`; they travel through the whole room.
+A value that exists is valid in itself; whether it agrees with the others is for `batch` to judge. Addresses are 4 or
+16 bytes in network order; the mapped form exists in map keys and values only (`entries`).
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+
+from mizar.model.addresses import mac_text, text_of
+from mizar.transit.hopset import PLACES
+
+MAX_VNI = (1 << 24) - 1
+MAX_MEMBERS = PLACES
+
+NO_PLACES = (0,) * PLACES
+
+
+class Tunnel(IntEnum):
+    """enum tunnel_protocol."""
+
+    GENEVE = 1
+    VXLAN = 2
+
+
+class NetworkFlag(IntFlag):
+    """enum network_flag."""
+
+    NONE = 0
+    BOUNCED_HERE = 1
+    ROUTED_HERE = 2
+
+
+class VpcFlag(IntFlag):
+    """enum vpc_flag."""
+
+    NONE = 0
+    DIVIDED_HERE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Droplet:
+    """A known sender and possible next hop. `slot` and `mac` are this daemon's; zero in a request."""
+
+    address: bytes
+    name: str = field(default="", compare=False)
+    slot: int = 0
+    mac: bytes = bytes(6)
+
+    def __str__(self) -> str:
+        return f"droplet {text_of(self.address)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Vpc:
+    """A VPC and its dividers, in ascending order. Slots are zero in a request."""
+
+    vni: int
+    dividers: tuple[bytes, ...]
+    slot: int = 0
+    hops: int = 0
+    places: tuple[int, ...] = NO_PLACES
+    flags: VpcFlag = VpcFlag.NONE
+
+    def __str__(self) -> str:
+        return f"VPC {self.vni}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prefix of a network; `length` counts in the address's own family."""
+
+    address: bytes
+    length: int
+    gateway: bytes
+
+    def holds(self, address: bytes) -> bool:
+        """Whether the address lies in the prefix."""
+        if len(address) != len(self.address):
+            return False
+        shift = 8 * len(address) - self.length
+        return int.from_bytes(address, "big") >> shift == int.from_bytes(self.address, "big") >> shift
+
+    def __str__(self) -> str:
+        return f"{text_of(self.address)}/{self.length}"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network, its prefixes (IPv4 first) and its bouncers, in ascending order. `hops` is its slot in hop_sets."""
+
+    vni: int
+    id: int
+    prefixes: tuple[Prefix, ...]
+    bouncers: tuple[bytes, ...]
+    hops: int = 0
+    places: tuple[int, ...] = NO_PLACES
+    flags: NetworkFlag = NetworkFlag.NONE
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What names it on a droplet: VNI and id."""
+        return (self.vni, self.id)
+
+    def prefix_of(self, address: bytes) -> Prefix | None:
+        """The prefix that holds the address."""
+        return next((prefix for prefix in self.prefixes if prefix.holds(address)), None)
+
+    def __str__(self) -> str:
+        return f"network {self.id} of VPC {self.vni}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint by its addresses (IPv4 first), as bouncers know it."""
+
+    vni: int
+    network_id: int
+    addresses: tuple[bytes, ...]
+    mac: bytes
+    host: bytes
+    tunnel: Tunnel
+
+    def __str__(self) -> str:
+        return f"endpoint {','.join(text_of(address) for address in self.addresses)} of VPC {self.vni}"
+
+    def described(self) -> str:
+        """With its MAC, for messages about conflicts."""
+        return f"{self} ({mac_text(self.mac)})"
+
+
+class NamespaceBy(IntEnum):
+    """How a workload's namespace is named."""
+
+    NAME = 1
+    PATH = 2
+    PID = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Where an endpoint's own side is: a network namespace, and the interface's name in it."""
+
+    by: NamespaceBy
+    namespace: str
+    interface: str
+
+    def __str__(self) -> str:
+        return f"{self.by.name.lower()}:{self.namespace}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An endpoint to be made on this droplet. `mtu` 0: the interface's less the tunnel's overhead."""
+
+    uid: str
+    endpoint: Endpoint
+    workload: Workload
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """An endpoint that lives on this droplet: what was wanted, and where it is."""
+
+    wanted: Wanted
+    host_interface: str
+    ifindex: int
+    slot: int
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What its bouncers know of it."""
+        return self.wanted.endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PutDroplet:
+    """Change: a droplet is known from now on."""
+
+    droplet: Droplet
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteDroplet:
+    """Change: a droplet is no longer known."""
+
+    address: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PutVpc:
+    """Change: a VPC and its dividers."""
+
+    vpc: Vpc
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteVpc:
+    """Change: a VPC is gone."""
+
+    vni: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutNetwork:
+    """Change: a network, its prefixes and bouncers."""
+
+    network: Network
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNetwork:
+    """Change: a network is gone."""
+
+    vni: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutEndpoint:
+    """Change: an endpoint of another droplet."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteEndpoint:
+    """Change: an endpoint of another droplet is gone."""
+
+    vni: int
+    addresses: tuple[bytes, ...]
+
+
+Change = PutDroplet | DeleteDroplet | PutVpc | DeleteVpc | PutNetwork | DeleteNetwork | PutEndpoint | DeleteEndpoint
