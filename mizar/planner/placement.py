@@ -7,39 +7,157 @@ depends on names, counts and present members alone. docs/decisions/placement.md 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from mizar.model.errors import NotFoundError
+
+_HEADROOM_PERCENT = 125
+"""No droplet is given more than this share of the mean: room for rendezvous' randomness, and little to move."""
+
+
+@dataclass(slots=True)
+class _Group:
+    count: int
+    members: list[tuple[int, str]] = field(default_factory=list)
+    """(score, droplet), best first."""
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for _, name in self.members)
+
+    def has(self, name: str) -> bool:
+        return any(member == name for _, member in self.members)
 
 
 class Placement:
     """The members of all hop sets of one role. Make one for bouncers and one for dividers.
 
-    A group (a hop set) is named by any string that does not change, such as the uid of its network. Every method
-    returns the groups whose members changed, with their new members in order of preference.
+    A group (a hop set) is named by any string that does not change, such as the uid of its network. Methods return
+    the groups whose members changed, with their new members in order of preference.
     """
 
     def __init__(self, droplets: Collection[str] = ()) -> None:
-        raise NotImplementedError
+        self._groups: dict[str, _Group] = {}
+        self._of_droplet: dict[str, set[str]] = {name: set() for name in droplets}
+        self._places = 0
+        """Sum of the counts of all groups."""
 
     def restore(self, group: str, count: int, members: Collection[str]) -> None:
         """Takes a group as it was stored, without choosing; `settle` mends what changed meanwhile."""
-        raise NotImplementedError
+        self.remove(group)
+        placed = self._groups[group] = _Group(count)
+        self._places += count
+        for name in members:
+            if name in self._of_droplet:
+                self._join(group, placed, name)
+
+    def settle(self) -> Mapping[str, tuple[str, ...]]:
+        """Fills groups that have fewer members than they could have, and trims those that have more."""
+        return self._fill(list(self._groups))
 
     def put(self, group: str, count: int) -> tuple[str, ...]:
         """A group comes or wants another count. Members: min(count, eligible droplets) distinct names."""
-        raise NotImplementedError
+        placed = self._groups.setdefault(group, _Group(0))
+        self._places += count - placed.count
+        placed.count = count
+        self._fill([group])
+        return placed.names()
 
     def remove(self, group: str) -> None:
         """A group goes; unknown ones are ignored."""
-        raise NotImplementedError
+        placed = self._groups.pop(group, None)
+        if placed is not None:
+            self._places -= placed.count
+            for name in placed.names():
+                self._of_droplet[name].discard(group)
 
     def add_droplet(self, name: str) -> Mapping[str, tuple[str, ...]]:
-        """A droplet becomes eligible: it takes its share, about count/n of all places, and nothing else moves."""
-        raise NotImplementedError
+        """A droplet becomes eligible: it takes its share, about 1/n of all places, and nothing else moves.
+
+        It is taken into groups that lack a member; then it relieves droplets that hold more than is their share now;
+        then it takes the places for which it scores higher than their holder, until it has its share itself.
+        """
+        if name in self._of_droplet:
+            return {}
+        self._of_droplet[name] = set()
+        limit = self._limit()
+        changed = {group for group, placed in self._groups.items() if len(placed.members) < placed.count}
+        for group in changed:
+            self._join(group, self._groups[group], name)
+        for other, groups in self._of_droplet.items():
+            if other == name or len(groups) <= limit:
+                continue
+            ranked = sorted((g for g in groups if g not in changed), key=lambda group: _score(group, other))
+            for group in ranked[: min(len(groups) - limit, max(0, limit - len(self._of_droplet[name])))]:
+                self._replace(group, other, name)
+                changed.add(group)
+        room = self._places // len(self._of_droplet) - len(self._of_droplet[name])
+        scored = ((_score(group, name), group) for group in self._groups if group not in changed)
+        better = ((score, group) for score, group in scored if score > self._groups[group].members[-1][0])
+        for _, group in sorted(better, reverse=True)[: max(0, room)]:
+            self._replace(group, self._groups[group].members[-1][1], name)
+            changed.add(group)
+        return {group: self._groups[group].names() for group in sorted(changed)}
 
     def remove_droplet(self, name: str) -> Mapping[str, tuple[str, ...]]:
         """A droplet is eligible no more: only the groups that it was a member of change."""
-        raise NotImplementedError
+        groups = self._of_droplet.pop(name, set())
+        for group in groups:
+            placed = self._groups[group]
+            placed.members = [member for member in placed.members if member[1] != name]
+        self._fill(groups)
+        return {group: self._groups[group].names() for group in sorted(groups)}
 
     def members(self, group: str) -> tuple[str, ...]:
         """The members of a group, in order of preference. Raises NotFoundError."""
-        raise NotImplementedError
+        if group not in self._groups:
+            raise NotFoundError(f"no group {group} is placed")
+        return self._groups[group].names()
+
+    def load(self) -> Mapping[str, int]:
+        """In how many groups each eligible droplet is a member."""
+        return {name: len(groups) for name, groups in self._of_droplet.items()}
+
+    def _limit(self) -> int:
+        """How many places one droplet may be given now: its share and a quarter, rounded up."""
+        return -(-self._places * _HEADROOM_PERCENT // (100 * len(self._of_droplet)))
+
+    def _fill(self, groups: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        changed = {}
+        for group in sorted(groups):
+            placed = self._groups[group]
+            before = placed.names()
+            for _, name in placed.members[placed.count :]:
+                self._of_droplet[name].discard(group)
+            del placed.members[placed.count :]
+            missing = min(placed.count, len(self._of_droplet)) - len(placed.members)
+            if missing > 0:
+                for name in self._candidates(group, placed)[:missing]:
+                    self._join(group, placed, name)
+            if placed.names() != before:
+                changed[group] = placed.names()
+        return changed
+
+    def _candidates(self, group: str, placed: _Group) -> list[str]:
+        """Droplets that are no members: the highest scores first, but those with their share already come last."""
+        limit = self._limit()
+        free = [name for name in self._of_droplet if not placed.has(name)]
+        scores = {name: _score(group, name) for name in free}
+        return sorted(free, key=lambda name: (max(0, len(self._of_droplet[name]) + 1 - limit), -scores[name]))
+
+    def _join(self, group: str, placed: _Group, name: str) -> None:
+        placed.members.append((_score(group, name), name))
+        placed.members.sort(reverse=True)
+        self._of_droplet[name].add(group)
+
+    def _replace(self, group: str, old: str, new: str) -> None:
+        placed = self._groups[group]
+        placed.members = [member for member in placed.members if member[1] != old]
+        self._of_droplet[old].discard(group)
+        self._join(group, placed, new)
+
+
+def _score(group: str, droplet: str) -> int:
+    """Rendezvous hashing (Thaler and Ravishankar, 1998): the same on every machine and in every version."""
+    return int.from_bytes(hashlib.blake2b(f"{group}\0{droplet}".encode(), digest_size=8).digest(), "big")

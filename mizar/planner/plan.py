@@ -9,7 +9,7 @@ a droplet that does not know yet, or no longer, what to do with it: see `Wave`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from mizar.planner.entries import Entry, Key
@@ -19,25 +19,34 @@ class Wave(IntEnum):
     """All droplets finish (or are given up) one wave before any begins the next."""
 
     LEARN = 0
-    """Entries that are new on their droplet: new bouncers learn endpoints, new dividers learn networks."""
+    """New entries; then new members of a hop set are told of their role, now that they can fill it."""
     POINT = 1
-    """Entries that change: hosts and dividers are told of the new hop set, members of their new role."""
+    """Everybody else is told of the new hop set."""
     FORGET = 2
-    """Deletes: nobody sends there any more."""
+    """Former members are told that their role has ended, and entries are deleted: nobody sends there any more."""
+
+
+class Action(IntEnum):
+    """What is done to an entry, in the order in which one droplet does it within a wave."""
+
+    ADD = 0
+    CHANGE = 1
+    DELETE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of one droplet's tables: `entry` is put, or the entry with its key is deleted."""
+    """One change of one droplet's tables: `entry` is put (ADD, CHANGE), or the entry with its key is deleted."""
 
     droplet: str
     wave: Wave
+    action: Action
     entry: Entry
 
     @property
     def delete(self) -> bool:
         """Whether the entry goes."""
-        return self.wave is Wave.FORGET
+        return self.action is Action.DELETE
 
 
 class Plan:
@@ -57,10 +66,13 @@ class Plan:
         for step in steps:
             key = step.entry.key
             # What an earlier change wanted of this entry in this wave or a later one would undo the newer wish.
-            for wave in Wave:
-                waiting = self._waves[wave].get(step.droplet)
-                if wave >= step.wave and waiting is not None and waiting.pop(key, None) and not waiting:
-                    del self._waves[wave][step.droplet]
+            for wave in range(step.wave, Wave.FORGET + 1):
+                waiting = self._waves[Wave(wave)].get(step.droplet, {})
+                earlier = waiting.pop(key, None)
+                if earlier and wave == step.wave and earlier.action is Action.ADD and not step.delete:
+                    step = replace(step, action=Action.ADD)
+                if earlier and not waiting:
+                    del self._waves[Wave(wave)][step.droplet]
             self._waves[step.wave].setdefault(step.droplet, {})[key] = step
 
     def __bool__(self) -> bool:
@@ -90,12 +102,12 @@ def diff(droplet: str, desired: Iterable[Entry], actual: Iterable[Entry]) -> lis
     for entry in desired:
         present = unwanted.pop(entry.key, None)
         if present is None:
-            steps.append(Step(droplet, Wave.LEARN, entry))
+            steps.append(Step(droplet, Wave.LEARN, Action.ADD, entry))
         elif not entry.same(present):
-            steps.append(Step(droplet, Wave.POINT, entry))
-    steps.extend(Step(droplet, Wave.FORGET, entry) for entry in unwanted.values())
+            steps.append(Step(droplet, Wave.POINT, Action.CHANGE, entry))
+    steps.extend(Step(droplet, Wave.FORGET, Action.DELETE, entry) for entry in unwanted.values())
     return in_order(steps)
 
 
-def _rank(step: Step) -> tuple[int, int]:
-    return step.wave, -step.entry.order if step.delete else step.entry.order
+def _rank(step: Step) -> tuple[int, int, int]:
+    return step.wave, step.action, -step.entry.order if step.delete else step.entry.order

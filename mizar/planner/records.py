@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the topology remembers of each object: its fact, its entry, and who depends on it. Used by `topology` alone.
+
+Holders of VPC and network entries are counted here, so that adding or removing one endpoint looks at its own network
+and host only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mizar.planner.entries import DropletEntry, EndpointEntry, LocalEntry, NetworkEntry, VpcEntry
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
+
+
+@dataclass(slots=True)
+class DropletRecord:
+    """A droplet, and all that is on it."""
+
+    fact: DropletFact
+    entry: DropletEntry
+    divides: dict[int, VpcRecord] = field(default_factory=dict)
+    bounces: dict[tuple[int, int], NetworkRecord] = field(default_factory=dict)
+    hosts: dict[str, EndpointRecord] = field(default_factory=dict)
+
+    def uses(self) -> list[str]:
+        """Why it cannot go, in words; empty when it can."""
+        return [
+            *(f"divides VPC {vni}" for vni in self.divides),
+            *(f"bounces network {network} of VPC {vni}" for vni, network in self.bounces),
+            *(f"hosts endpoint {uid}" for uid in self.hosts),
+        ]
+
+
+@dataclass(slots=True)
+class VpcRecord:
+    """A VPC. `users`: for each droplet, of how many of the networks it is a bouncer or a host (both count)."""
+
+    fact: VpcFact
+    entry: VpcEntry
+    networks: dict[int, NetworkRecord] = field(default_factory=dict)
+    users: Counter[str] = field(default_factory=Counter)
+
+    def held_by(self, droplet: str) -> bool:
+        """Whether the droplet must know the VPC."""
+        return droplet in self.fact.dividers or droplet in self.users
+
+    def use(self, droplet: str) -> None:
+        """One more network makes the droplet know the VPC."""
+        self.users[droplet] += 1
+
+    def leave(self, droplet: str) -> None:
+        """One fewer does."""
+        self.users[droplet] -= 1
+        if not self.users[droplet]:
+            del self.users[droplet]
+
+
+@dataclass(slots=True)
+class NetworkRecord:
+    """A network. `hosts`: how many of its endpoints each droplet hosts."""
+
+    fact: NetworkFact
+    entry: NetworkEntry
+    vpc: VpcRecord
+    endpoints: dict[str, EndpointRecord] = field(default_factory=dict)
+    hosts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """VNI and id."""
+        return self.fact.vni, self.fact.id
+
+    def held_by(self, droplet: str) -> bool:
+        """Whether the droplet must know the network."""
+        return droplet in self.fact.bouncers or droplet in self.vpc.fact.dividers or droplet in self.hosts
+
+
+@dataclass(slots=True)
+class EndpointRecord:
+    """An endpoint; `local` is None where somebody else makes its interface."""
+
+    fact: EndpointFact
+    entry: EndpointEntry
+    local: LocalEntry | None
+    network: NetworkRecord
