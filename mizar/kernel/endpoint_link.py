@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the link of an endpoint is: the wish (EndpointLink) and the mark of ownership on its host side (OwnedLink).
+
+Owns the format of the alias, which is the only record of whose a link is. Used by links and by the daemon. It must
+never do anything: values only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from mizar.kernel.interfaces import Interface
+from mizar.kernel.namespaces import Namespace
+from mizar.model.errors import InvalidError
+
+GROUP = 0x4D5A
+"""Interface group ("MZ") of the host side of every endpoint's link."""
+
+_ALIAS_LIMIT = 255  # IFALIASZ - 1
+
+
+@dataclass(frozen=True)
+class EndpointLink:
+    """What the link of an endpoint should be."""
+
+    instance: str
+    """The daemon that owns it: several may share a host."""
+    uid: str
+    host_name: str
+    """Name on the host, at most 15 bytes; chosen by the caller, the same for the same uid."""
+    inner_name: str
+    """Name in the workload's namespace, for example eth0."""
+    mac: bytes
+    """6 bytes, of the workload's end."""
+    mtu: int
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    gateways: tuple[IPv4Address | IPv6Address, ...]
+    """Default routes, at most one per family."""
+    queues: int = 1
+    """Transmit and receive queues of both ends: XDP refuses unequal counts."""
+
+    def alias(self, namespace: Namespace) -> str:
+        """What is written on the host side. The namespace comes last, because a path may hold anything."""
+        alias = f"mizar {self.instance} {self.uid} {self.inner_name} {namespace.spec}"
+        if len(alias.encode()) > _ALIAS_LIMIT:
+            raise InvalidError(f"the path of the namespace of endpoint {self.uid} is too long: {namespace.spec}")
+        return alias
+
+
+@dataclass(frozen=True)
+class OwnedLink:
+    """The host side of a link that some daemon made; `uid` is empty when it was interrupted while making it."""
+
+    interface: Interface
+    instance: str
+    uid: str
+    inner_name: str
+    namespace_spec: str
+
+    @classmethod
+    def of(cls, interface: Interface) -> OwnedLink | None:
+        """Reads group and alias; None for an interface that is not Mizar's."""
+        if interface.group != GROUP or interface.kind != "veth":
+            return None
+        parts = interface.alias.split(" ", 4)
+        if len(parts) != 5 or parts[0] != "mizar":
+            return cls(interface, "", "", "", "")
+        return cls(interface, *parts[1:])

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What interfaces are and can do: facts, addresses, offloads, changes as they happen.
+
+Called by the daemon (its own interface), by links, attach and features. It must never create or delete one: that is
+for links (endpoints) and the lab (substrate).
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from mizar.kernel import libbpf
+from mizar.kernel.namespaces import Namespace
+from mizar.kernel.netlink import Message, Netlink
+from mizar.model.errors import NotFoundError
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+_GROUP_LINK = 1  # RTMGRP_LINK
+_SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
+_IFF_UP = 1
+_ADDR_GEN_NONE = 1  # IN6_ADDR_GEN_MODE_NONE
+
+_SIOCETHTOOL = 0x8946
+_GET_GRO, _SET_GRO, _GET_TX_CHECKSUM, _SET_TX_CHECKSUM = 0x2B, 0x2C, 0x16, 0x17  # ETHTOOL_[GS]GRO, [GS]TXCSUM
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Facts of an interface at the moment they were read."""
+
+    index: int
+    name: str
+    mac: bytes
+    """6 bytes; empty for an interface without Ethernet addresses."""
+    mtu: int
+    up: bool
+    """Administratively up."""
+    kind: str
+    """The driver's name in netlink: veth, bridge, vxlan; empty for hardware."""
+    alias: str
+    group: int
+    peer_index: int
+    """Of the other end of a veth, in its own namespace; 0 for others."""
+    peer_nsid: int | None
+    """The id that this namespace gives to the one of the other end; None when both are in the same."""
+    xdp_mode: str
+    """What runs there now: driver, generic, or empty for nothing."""
+    xdp_program: int
+    """Id of that program, 0 for none."""
+
+
+def interface_of(message: Message) -> Interface:
+    """Facts of a link message of netlink."""
+    info = message.get_attr("IFLA_LINKINFO")
+    xdp = message.get_attr("IFLA_XDP")
+    mac = message.get_attr("IFLA_ADDRESS") or ""
+    return Interface(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        mac=bytes.fromhex(mac.replace(":", "")) if mac.count(":") == 5 else b"",
+        mtu=message.get_attr("IFLA_MTU") or 0,
+        up=bool(message["flags"] & _IFF_UP),
+        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
+        alias=message.get_attr("IFLA_IFALIAS") or "",
+        group=message.get_attr("IFLA_GROUP") or 0,
+        peer_index=message.get_attr("IFLA_LINK") or 0,
+        peer_nsid=message.get_attr("IFLA_LINK_NETNSID"),
+        xdp_mode={1: "driver", 2: "generic", 3: "hardware"}.get(xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else 0, ""),
+        xdp_program=(xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else 0) or 0,
+    )
+
+
+def find(netlink: Netlink, name_or_index: str | int) -> Interface | None:
+    """One interface of the socket's namespace, None when it is not there."""
+    message = ifinfmsg()
+    message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATS)]
+    if isinstance(name_or_index, int):
+        message["index"] = name_or_index
+    else:
+        message["attrs"].append(("IFLA_IFNAME", name_or_index))
+    try:
+        return interface_of(netlink.ask(message, RTM_GETLINK)[0])
+    except NotFoundError:
+        return None
+
+
+def get(netlink: Netlink, name_or_index: str | int) -> Interface:
+    """One interface of the socket's namespace. Raises NotFoundError."""
+    found = find(netlink, name_or_index)
+    if found is None:
+        raise NotFoundError(f"there is no interface {name_or_index}")
+    return found
+
+
+def listed(netlink: Netlink, kind: str = "") -> list[Interface]:
+    """All interfaces, or all of one kind."""
+    message = ifinfmsg()
+    message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATS)]
+    if kind:
+        message["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}))
+    return [interface_of(answer) for answer in netlink.ask(message, RTM_GETLINK, dump=True)]
+
+
+def addresses(netlink: Netlink, index: int) -> list[IPv4Interface | IPv6Interface]:
+    """Addresses of an interface with their prefix lengths, link-local ones included."""
+    message = ifaddrmsg()
+    message["index"] = index
+    found = []
+    for answer in netlink.ask(message, RTM_GETADDR, dump=True):
+        address = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
+        if answer["index"] == index:
+            found.append(ip_interface(f"{address}/{answer['prefixlen']}"))
+    return found
+
+
+def set_link(
+    name: str, *, alias: str | None = None, mtu: int | None = None, mac: bytes | None = None, up: bool | None = None
+) -> Message:
+    """An order (RTM_SETLINK) that changes what is given of an interface."""
+    message = ifinfmsg()
+    given = {"IFLA_IFALIAS": alias, "IFLA_MTU": mtu, "IFLA_ADDRESS": mac.hex(":") if mac is not None else None}
+    message["attrs"] = [("IFLA_IFNAME", name), *((key, value) for key, value in given.items() if value is not None)]
+    if up is not None:
+        message["flags"], message["change"] = (_IFF_UP if up else 0), _IFF_UP
+    return message
+
+
+def no_link_local(name: str) -> Message:
+    """An order (RTM_SETLINK) that keeps the kernel from making an IPv6 link-local address when it comes up."""
+    message = set_link(name)
+    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE)]}
+    message["attrs"].append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]}))
+    return message
+
+
+def set_gro(name: str, on: bool) -> None:
+    """Turns GRO on or off, for an interface of the calling thread's namespace. On a veth this also decides whether
+    it runs NAPI, without which a redirect into it delivers nothing."""
+    _ethtool(name, _SET_GRO, int(on), "set GRO")
+
+
+def gro(name: str) -> bool:
+    """Whether GRO is on, for an interface of the calling thread's namespace."""
+    return bool(_ethtool(name, _GET_GRO, 0, "read GRO"))
+
+
+def set_tx_checksum(name: str, on: bool) -> None:
+    """Turns checksum offload of sent packets on or off. Off on a veth, because XDP on the other side of a wire that
+    is one loses partial checksums when it forwards."""
+    _ethtool(name, _SET_TX_CHECKSUM, int(on), "set TX checksum offload")
+
+
+def tx_checksum(name: str) -> bool:
+    """Whether checksum offload of sent packets is on."""
+    return bool(_ethtool(name, _GET_TX_CHECKSUM, 0, "read TX checksum offload"))
+
+
+def _ethtool(name: str, command: int, value: int, what: str) -> int:
+    request = array.array("I", [command, value])  # struct ethtool_value
+    address, _ = request.buffer_info()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            fcntl.ioctl(sock, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), address))
+        except OSError as error:
+            raise libbpf.error_of(error.errno or 0, f"{what} of {name}") from error
+    return request[1]
+
+
+@dataclass(frozen=True)
+class InterfaceEvent:
+    """An interface appeared or changed, or (gone) vanished."""
+
+    interface: Interface
+    gone: bool
+
+
+async def watch(namespace: Namespace | None = None) -> AsyncIterator[InterfaceEvent]:
+    """Changes of interfaces from now on. Raises TemporaryError when some were lost: read all facts, watch again."""
+    with Netlink(namespace, groups=_GROUP_LINK) as netlink:
+        async for message in netlink.events():
+            if message["header"]["type"] in (RTM_NEWLINK, RTM_DELLINK) and message["family"] == 0:
+                yield InterfaceEvent(interface_of(message), message["header"]["type"] == RTM_DELLINK)

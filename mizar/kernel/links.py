@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link of an endpoint: a veth pair, one end on the host, the other in the workload's namespace.
+
+Owns making, adjusting, listing and deleting them. Called by the daemon's attach and detach. What it made is told by
+the interface group (from the first moment on) and by the alias (when it is whole), so that nothing needs to be
+remembered elsewhere. It must never touch an interface that it did not make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Literal
+
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
+
+from mizar.kernel import interfaces, workload
+from mizar.kernel.endpoint_link import GROUP, EndpointLink, OwnedLink
+from mizar.kernel.interfaces import RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK, Interface, no_link_local, set_link
+from mizar.kernel.namespaces import Namespace
+from mizar.kernel.netlink import CREATE, EXCL, Netlink
+from mizar.model.errors import ConflictError, NotFoundError
+
+_RTM_GETNSID = 90
+
+Change = Literal["created", "changed", "unchanged"]
+
+
+class Links:
+    """Links whose host side is in one network namespace. Calls take a few milliseconds; usable from any thread."""
+
+    def __init__(self, namespace: Namespace | None = None) -> None:
+        """In `namespace`, or in the one of the calling thread."""
+        self.netlink = Netlink(namespace)
+        self._namespace = namespace
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self.netlink.close()
+
+    def owned(self) -> list[OwnedLink]:
+        """All links here that a daemon made."""
+        found = [OwnedLink.of(interface) for interface in interfaces.listed(self.netlink, "veth")]
+        return [link for link in found if link is not None]
+
+    def delete(self, host_name: str) -> bool:
+        """Deletes a link with both ends; False when it was not there. Raises ConflictError when it is not Mizar's."""
+        interface = interfaces.find(self.netlink, host_name)
+        if interface is None:
+            return False
+        if OwnedLink.of(interface) is None:
+            raise ConflictError(f"the interface {host_name} was not made by Mizar and is left alone")
+        try:
+            self._delete(interface)
+        except NotFoundError:
+            return False  # its namespace ended at this moment
+        return True
+
+    def ensure_endpoint(self, link: EndpointLink, namespace: Namespace) -> tuple[Interface, Change]:
+        """Makes the link as wanted, or adjusts what is there; returns the host side and what had to be done.
+
+        Raises ConflictError when the name on the host belongs to another endpoint or to somebody else, or when the
+        name, an address or the default route in the namespace is taken. A link that could not be made whole is gone
+        afterwards.
+        """
+        alias = link.alias(namespace)
+        with Netlink(namespace) as inside:
+            present = self._present(link, namespace, inside)
+            if present is not None:
+                host, inner = present
+                changed = workload.configure(link, namespace, inside, inner)
+                if host.mtu != link.mtu or host.alias != alias or not host.up:
+                    self._configure_host(link, alias)
+                    changed = True
+                return interfaces.get(self.netlink, host.index), "changed" if changed else "unchanged"
+            self._create(link, namespace)
+            try:
+                self._configure_host(link, alias)
+                workload.configure(link, namespace, inside, interfaces.get(inside, link.inner_name))
+                return interfaces.get(self.netlink, link.host_name), "created"
+            except BaseException:
+                with contextlib.suppress(NotFoundError):
+                    self.delete(link.host_name)
+                raise
+
+    def _present(self, link: EndpointLink, namespace: Namespace, inside: Netlink) -> tuple[Interface, Interface] | None:
+        """Both ends when the link is there; what is half made, or leads elsewhere, is deleted."""
+        host = interfaces.find(self.netlink, link.host_name)
+        if host is None:
+            return None
+        owned = OwnedLink.of(host)
+        if owned is None:
+            raise ConflictError(f"the interface name {link.host_name} is taken by an interface that is not Mizar's")
+        if owned.uid and (owned.instance, owned.uid) != (link.instance, link.uid):
+            raise ConflictError(
+                f"the interface name {link.host_name} is taken by endpoint {owned.uid} of {owned.instance}"
+            )
+        inner = interfaces.find(inside, link.inner_name)
+        whole = (
+            owned.uid
+            and inner is not None
+            and (inner.index, inner.peer_index) == (host.peer_index, host.index)
+            and host.peer_nsid == self._nsid_of(namespace)
+        )
+        if whole and inner is not None:
+            return host, inner
+        self._delete(host)
+        return None
+
+    def _nsid_of(self, namespace: Namespace) -> int | None:
+        message = nsidmsg()
+        message["attrs"] = [("NETNSA_FD", namespace.fd)]
+        nsid = self.netlink.ask(message, _RTM_GETNSID)[0].get_attr("NETNSA_NSID")
+        return None if nsid in (None, -1, 0xFFFFFFFF) else int(nsid)
+
+    def _create(self, link: EndpointLink, namespace: Namespace) -> None:
+        queues = [("IFLA_NUM_TX_QUEUES", link.queues), ("IFLA_NUM_RX_QUEUES", link.queues)]
+        peer = [
+            ("IFLA_IFNAME", link.inner_name),
+            ("IFLA_ADDRESS", link.mac.hex(":")),
+            ("IFLA_MTU", link.mtu),
+            ("IFLA_NET_NS_FD", namespace.fd),
+            *queues,
+        ]
+        message = ifinfmsg()
+        message["attrs"] = [
+            ("IFLA_IFNAME", link.host_name),
+            ("IFLA_MTU", link.mtu),
+            ("IFLA_GROUP", GROUP),
+            *queues,
+            (
+                "IFLA_LINKINFO",
+                {
+                    "attrs": [
+                        ("IFLA_INFO_KIND", "veth"),
+                        ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", {"attrs": peer})]}),
+                    ]
+                },
+            ),
+        ]
+        what = f"make the link {link.host_name}, whose other end is {link.inner_name} in {namespace.spec}"
+        try:
+            self.netlink.tell([(message, RTM_NEWLINK, CREATE | EXCL, what)])
+        except ConflictError as error:
+            taken = link.host_name if interfaces.find(self.netlink, link.host_name) else link.inner_name
+            raise ConflictError(f"{what}: the name {taken} is taken already") from error
+
+    def _configure_host(self, link: EndpointLink, alias: str) -> None:
+        def gro_on() -> None:
+            interfaces.set_gro(link.host_name, True)
+
+        self._run(gro_on)
+        facts = set_link(link.host_name, alias=alias, mtu=link.mtu)
+        what = f"configure {link.host_name}"
+        self.netlink.tell(
+            [
+                (facts, RTM_SETLINK, 0, what),
+                (no_link_local(link.host_name), RTM_SETLINK, 0, f"{what}: no IPv6 link-local address"),
+                (set_link(link.host_name, up=True), RTM_SETLINK, 0, f"{what}: up"),
+            ]
+        )
+
+    def _run(self, call: Callable[[], None]) -> None:
+        if self._namespace is None:
+            call()
+        else:
+            self._namespace.run(call)
+
+    def _delete(self, interface: Interface) -> None:
+        message = ifinfmsg()
+        message["index"] = interface.index
+        self.netlink.tell([(message, RTM_DELLINK, 0, f"delete {interface.name}")])

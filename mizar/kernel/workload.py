@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workload's end of an endpoint's link, inside of its network namespace.
+
+Owns addresses, routes and offloads there. Called by links alone. It must never change what belongs to another
+interface of the namespace; the one exception is the loopback, which is brought up.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from pathlib import Path
+from typing import Any
+
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from mizar.kernel import interfaces
+from mizar.kernel.endpoint_link import EndpointLink
+from mizar.kernel.interfaces import RTM_DELADDR, RTM_NEWADDR, RTM_SETLINK, Interface, no_link_local, set_link
+from mizar.kernel.namespaces import Namespace
+from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Message, Netlink
+from mizar.model.errors import ConflictError, NotFoundError
+
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+_IFA_F_NODAD = 2
+_MAIN_TABLE, _PROTOCOL_STATIC, _UNICAST = 254, 4, 1
+
+_Order = tuple[Message, int, int, str]
+
+
+def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: Interface) -> bool:
+    """Brings the workload's end to what `link` says; returns whether anything had to be changed.
+
+    Raises ConflictError when the namespace has a default route over another interface already.
+    """
+    have = set(interfaces.addresses(inside, inner.index))
+    want = set(link.addresses)
+    routes = _default_gateways(inside, inner.index)
+    orders: list[_Order] = []
+    if not inner.up:
+        namespace.run(lambda: _prepare(link))
+        orders += [
+            _order(no_link_local(link.inner_name), RTM_SETLINK, 0, f"configure {link.inner_name}"),
+            _order(set_link("lo", up=True), RTM_SETLINK, 0, "bring up the loopback"),
+        ]
+    if inner.mac != link.mac or inner.mtu != link.mtu:
+        facts = set_link(link.inner_name, mac=link.mac, mtu=link.mtu)
+        orders.append(_order(facts, RTM_SETLINK, 0, f"set MAC and MTU of {link.inner_name}"))
+    if not inner.up:
+        up = set_link(link.inner_name, up=True)
+        orders.append(_order(up, RTM_SETLINK, 0, f"bring up {link.inner_name}"))
+    # First remove: taking away the first address of a subnet takes its other ones along (promote_secondaries = 0).
+    for address in sorted(have - want, key=str):
+        if not address.is_link_local:  # the workload's own affair
+            orders.append(_address_order(RTM_DELADDR, 0, inner, address, "remove the address"))
+    for address in sorted(want - have, key=str):
+        orders.append(_address_order(RTM_NEWADDR, CREATE | REPLACE, inner, address, "add the address"))
+    # Removing an address takes the routes that need it, so all of them are written whenever addresses change.
+    for unwanted in sorted(routes - {str(gateway) for gateway in link.gateways}):
+        orders.append(_route_order(_RTM_DELROUTE, 0, inner, unwanted, "remove the default route over"))
+    for gateway in link.gateways:
+        if str(gateway) not in routes or want != have:
+            flags = CREATE | (REPLACE if str(gateway) in routes else EXCL)
+            orders.append(_route_order(_RTM_NEWROUTE, flags, inner, str(gateway), "set the default route over"))
+    if orders:
+        try:
+            inside.tell(orders)
+        except ConflictError as error:
+            raise ConflictError(f"{error}; the workload's namespace {namespace.spec} has one already") from error
+    return bool(orders)
+
+
+def _prepare(link: EndpointLink) -> None:
+    """In the workload's namespace, while the interface is down."""
+    interfaces.set_gro(link.inner_name, True)
+    if any(address.version == 6 for address in link.addresses):
+        # Container runtimes switch IPv6 off where they gave no address; this interface gets one.
+        switch = Path(f"/proc/sys/net/ipv6/conf/{link.inner_name}/disable_ipv6")
+        if switch.exists() and switch.read_text().strip() != "0":
+            switch.write_text("0")
+
+
+def _order(message: Message, kind: int, flags: int, what: str) -> _Order:
+    return message, kind, flags, what
+
+
+def _address_order(
+    kind: int, flags: int, inner: Interface, address: IPv4Interface | IPv6Interface, what: str
+) -> _Order:
+    message = ifaddrmsg()
+    message["index"], message["family"] = inner.index, _FAMILY[address.version]
+    message["prefixlen"] = address.network.prefixlen
+    message["flags"] = _IFA_F_NODAD if address.version == 6 else 0
+    message["attrs"] = [("IFA_ADDRESS", str(address.ip)), ("IFA_LOCAL", str(address.ip))]
+    return message, kind, flags, f"{what} {address} of {inner.name}"
+
+
+def _route_order(kind: int, flags: int, inner: Interface, gateway: str, what: str) -> _Order:
+    message = _route(ip_address(gateway).version)
+    message["attrs"] = [("RTA_OIF", inner.index), ("RTA_GATEWAY", gateway)]
+    return message, kind, flags, f"{what} {gateway}"
+
+
+def _route(version: int) -> Any:
+    message = rtmsg()
+    message["family"], message["table"] = _FAMILY[version], _MAIN_TABLE
+    message["proto"], message["type"], message["scope"] = _PROTOCOL_STATIC, _UNICAST, 0
+    return message
+
+
+def _default_gateways(inside: Netlink, index: int) -> set[str]:
+    """Gateways of the default routes over an interface."""
+    found = set()
+    for version in (4, 6):
+        question = rtmsg()
+        question["family"], question["table"] = _FAMILY[version], _MAIN_TABLE
+        question["attrs"] = [("RTA_OIF", index)]
+        try:
+            answers = inside.ask(question, _RTM_GETROUTE, dump=True)
+        except NotFoundError:
+            continue  # the main table is made with its first route
+        for answer in answers:
+            gateway = answer.get_attr("RTA_GATEWAY")
+            if answer["dst_len"] == 0 and answer.get_attr("RTA_OIF") == index and gateway:
+                found.add(str(gateway))
+    return found
