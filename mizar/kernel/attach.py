@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaches programs to interfaces: XDP (driver mode, else generic) and tc ingress (tcx, else clsact).
+
+Called by the daemon and by tests, in the network namespace of the interface. Where the kernel has links for it, an
+attachment is a link pinned at the caller's path: it outlives the daemon, and a new daemon puts a new program into it
+without a packet passing unseen. clsact has no links; there the filter itself stays, and is recognised by its name.
+It must never displace a program that somebody else attached.
+
+Order: attach `deliver` before `transit`, and detach `transit` before `deliver`; what XDP decapsulates needs both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mizar.kernel import clsact, interfaces, libbpf
+from mizar.kernel.libbpf import ffi, lib
+from mizar.kernel.netlink import Netlink
+from mizar.model.errors import ConflictError, MizarError
+
+XdpMode = Literal["driver", "generic"]
+TcMode = Literal["tcx", "clsact"]
+
+_XDP_FLAGS: dict[XdpMode, int] = {"generic": 1 << 1, "driver": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
+_BPF_XDP, _BPF_TCX_INGRESS = 37, 46  # enum bpf_attach_type; libbpf 1.1 does not know the second, the kernel does
+_LINK_TYPE_XDP, _LINK_TYPE_TCX = 6, 11  # enum bpf_link_type
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A program at work on an interface."""
+
+    ifindex: int
+    mode: XdpMode | TcMode
+    fallback_reason: str = ""
+    """Why it is not the first choice (driver, tcx); empty when it is, or when this mode was asked for."""
+    updated: bool = False
+    """The attachment was there already, and has the new program now."""
+
+
+@dataclass(frozen=True)
+class PinnedLink:
+    """What a pin of a link says. `ifindex` is 0 when the interface has vanished: the link is dead."""
+
+    hook: Literal["xdp", "tcx", "other"]
+    ifindex: int
+    program_id: int
+
+
+def attach_xdp(fd: int, ifindex: int, pin: Path, *, force: XdpMode | None = None) -> Attachment:
+    """Attaches an XDP program by a link pinned at `pin`, or puts it into the link that is pinned there already.
+
+    Tries driver mode, then generic; `force` allows one mode only, and replaces a link of the other. Raises
+    ConflictError when another program has the interface, and the driver's error when no mode works.
+    """
+    with Netlink() as netlink:
+        running = interfaces.get(netlink, ifindex).xdp_mode
+    if force is not None and running and running != force and attached(pin) is not None:
+        pin.unlink()
+    elif _update(fd, ifindex, pin, "xdp"):
+        return Attachment(ifindex, "driver" if running == "driver" else "generic", updated=True)
+    reason = ""
+    modes: tuple[XdpMode, ...] = ("driver", "generic") if force is None else (force,)
+    for mode in modes:
+        try:
+            _create(fd, ifindex, _BPF_XDP, pin, _XDP_FLAGS[mode], f"attach XDP to interface {ifindex} in {mode} mode")
+        except ConflictError as error:
+            raise ConflictError(f"{error}; another XDP program has the interface") from error
+        except MizarError as error:
+            if mode == modes[-1]:
+                raise
+            reason = str(error)
+        else:
+            return Attachment(ifindex, mode, reason)
+    raise AssertionError("the last mode returns or raises")
+
+
+def attach_tc(fd: int, ifindex: int, pin: Path, *, force: TcMode | None = None) -> Attachment:
+    """Attaches a tc program to the ingress of an interface, or replaces it where the same `pin` did before.
+
+    Tries tcx, then clsact, where the filter is called after the last part of `pin`; `force` allows one of both, and
+    removes what the other had attached.
+    """
+    if force == "clsact":
+        updated = clsact.attach(fd, ifindex, pin.name)
+        _remove(pin)
+        return Attachment(ifindex, "clsact", updated=updated)
+    if _update(fd, ifindex, pin, "tcx"):
+        return Attachment(ifindex, "tcx", updated=True)
+    try:
+        _create(fd, ifindex, _BPF_TCX_INGRESS, pin, 0, f"attach to interface {ifindex} by tcx")
+    except MizarError as error:
+        # EINVAL is what kernels before 6.6 say to the unknown attach type; anything else would fail with clsact too.
+        if force is not None or libbpf.errno_of(error) != errno.EINVAL:
+            raise
+        return Attachment(ifindex, "clsact", str(error), updated=clsact.attach(fd, ifindex, pin.name))
+    clsact.detach(ifindex, pin.name)
+    return Attachment(ifindex, "tcx")
+
+
+def detach_xdp(pin: Path) -> bool:
+    """Detaches the XDP program whose link is pinned there, and removes the pin; False when there was none."""
+    return _remove(pin)
+
+
+def detach_tc(ifindex: int, pin: Path) -> bool:
+    """Detaches a tc program, in whichever mode it is attached; False when there was none."""
+    removed = _remove(pin)
+    return clsact.detach(ifindex, pin.name) or removed
+
+
+def attached(pin: Path) -> PinnedLink | None:
+    """What is pinned there; None when nothing is."""
+    fd = libbpf.open_pin(pin)
+    if fd is None:
+        return None
+    try:
+        return _facts(fd)
+    finally:
+        os.close(fd)
+
+
+def _facts(fd: int) -> PinnedLink:
+    info = libbpf.info("link", fd)
+    if info.type == _LINK_TYPE_XDP:
+        return PinnedLink("xdp", info.ifindex, info.prog_id)
+    if info.type == _LINK_TYPE_TCX and info.attach_type == _BPF_TCX_INGRESS:
+        return PinnedLink("tcx", info.ifindex, info.prog_id)
+    return PinnedLink("other", 0, info.prog_id)
+
+
+def _update(fd: int, ifindex: int, pin: Path, hook: Literal["xdp", "tcx"]) -> bool:
+    """Puts the program into the pinned link, atomically. A link that is dead or of another interface is removed."""
+    link = libbpf.open_pin(pin)
+    if link is None:
+        return False
+    try:
+        facts = _facts(link)
+        if (facts.hook, facts.ifindex) != (hook, ifindex):
+            pin.unlink()
+            return False
+        libbpf.check(lib().bpf_link_update(link, fd, ffi.NULL), f"replace the program of {pin}")
+        return True
+    finally:
+        os.close(link)
+
+
+def _create(fd: int, ifindex: int, kind: int, pin: Path, flags: int, what: str) -> None:
+    opts = ffi.new("struct link_create_opts *", {"sz": ffi.sizeof("struct link_create_opts"), "flags": flags})
+    link = libbpf.check(lib().bpf_link_create(fd, ifindex, kind, opts), what)
+    try:
+        libbpf.pin(link, pin)
+    finally:
+        os.close(link)  # without the pin, this also detaches
+
+
+def _remove(pin: Path) -> bool:
+    link = libbpf.open_pin(pin)
+    if link is None:
+        return False
+    try:
+        # Detached at once, even if somebody else holds the link open; a dead link has nothing to detach.
+        with contextlib.suppress(MizarError):
+            libbpf.check(lib().bpf_link_detach(link), f"detach {pin}")
+        pin.unlink()
+        return True
+    finally:
+        os.close(link)
