@@ -40,8 +40,8 @@ class Step:
 
     droplet: str
     wave: Wave
-    action: Action
     entry: Entry
+    action: Action = Action.ADD
 
     @property
     def delete(self) -> bool:
@@ -102,10 +102,10 @@ def diff(droplet: str, desired: Iterable[Entry], actual: Iterable[Entry]) -> lis
     for entry in desired:
         present = unwanted.pop(entry.key, None)
         if present is None:
-            steps.append(Step(droplet, Wave.LEARN, Action.ADD, entry))
+            steps.append(Step(droplet, Wave.LEARN, entry))
         elif not entry.same(present):
-            steps.append(Step(droplet, Wave.POINT, Action.CHANGE, entry))
-    steps.extend(Step(droplet, Wave.FORGET, Action.DELETE, entry) for entry in unwanted.values())
+            steps.append(Step(droplet, Wave.POINT, entry, Action.CHANGE))
+    steps.extend(Step(droplet, Wave.FORGET, entry, Action.DELETE) for entry in unwanted.values())
     return in_order(steps)
 
 

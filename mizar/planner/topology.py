@@ -201,9 +201,9 @@ class Topology:
         steps: list[Step] = []
         if entry != present.entry:
             bouncers = present.network.fact.bouncers
-            steps.extend(Step(name, Wave.POINT, Action.CHANGE, entry) for name in bouncers if name != fact.host)
+            steps.extend(Step(name, Wave.POINT, entry, Action.CHANGE) for name in bouncers if name != fact.host)
         if local and local != present.local:
-            steps.append(Step(fact.host, Wave.POINT, Action.CHANGE, local))
+            steps.append(Step(fact.host, Wave.POINT, local, Action.CHANGE))
         present.fact, present.entry, present.local = fact, entry, local
         return list(self._with_daemon(steps))
 
@@ -297,11 +297,11 @@ def _holders(record: VpcRecord | NetworkRecord, names: Iterable[str]) -> set[str
 
 
 def _add(droplet: str, entry: Entry) -> Step:
-    return Step(droplet, Wave.LEARN, Action.ADD, entry)
+    return Step(droplet, Wave.LEARN, entry)
 
 
 def _delete(droplet: str, entry: Entry) -> Step:
-    return Step(droplet, Wave.FORGET, Action.DELETE, entry)
+    return Step(droplet, Wave.FORGET, entry, Action.DELETE)
 
 
 def _hold(entry: Entry, before: Collection[str], after: Collection[str]) -> Iterator[Step]:
@@ -314,4 +314,4 @@ def _change(entry: Entry, holders: Iterable[str], come: Collection[str], gone: C
     """Tells holders of an entry of its new members: those that come first, those that are gone last."""
     for name in holders:
         wave = Wave.LEARN if name in come else Wave.FORGET if name in gone else Wave.POINT
-        yield Step(name, wave, Action.CHANGE, entry)
+        yield Step(name, wave, entry, Action.CHANGE)
