@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -67,7 +67,7 @@ def _console(stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
 
 
-def emit(value: Any, form: Format, table: Callable[[], Table | Text | str]) -> None:
+def emit(value: Any, form: Format, table: Callable[[], RenderableType]) -> None:
     """Prints `value` as JSON or YAML, or what `table()` makes."""
     if form is Format.JSON:
         print(json.dumps(value, indent=2))

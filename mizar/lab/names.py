@@ -7,17 +7,30 @@ labs, droplets, tenants and endpoints are DNS labels, so the underscore ends eac
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mizar.model.errors import InvalidError
+
 ROOT = Path("/run/mizar-lab")
+LENGTH_LIMIT = 40
+"""Characters of a lab's name: names made from it must fit a folder of pins and the address of a unix socket."""
+
+_LOCK_SUFFIX = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
 class LabName:
-    """A lab's name and the names made from it."""
+    """A lab's name and the names made from it. Raises InvalidError when it is no DNS label, or too long."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        if len(self.name) > LENGTH_LIMIT or not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", self.name):
+            raise InvalidError(
+                f"{self.name!r} cannot name a lab: expected a DNS label (a-z, 0-9, inner '-') of at most {LENGTH_LIMIT}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -27,7 +40,7 @@ class LabName:
     @property
     def lock(self) -> Path:
         """Held while somebody changes the lab."""
-        return ROOT / f"{self.name}.lock"
+        return ROOT / f"{self.name}{_LOCK_SUFFIX}"
 
     @property
     def manifest(self) -> Path:
@@ -89,4 +102,5 @@ def labs() -> list[LabName]:
     """All labs that have left files on this machine, by name."""
     if not ROOT.is_dir():
         return []
-    return [LabName(folder.name) for folder in sorted(ROOT.iterdir()) if folder.is_dir()]
+    names = {entry.name if entry.is_dir() else entry.name.removesuffix(_LOCK_SUFFIX) for entry in ROOT.iterdir()}
+    return [LabName(name) for name in sorted(names)]

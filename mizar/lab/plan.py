@@ -14,9 +14,6 @@ from mizar.lab.names import LabName
 from mizar.model.errors import InvalidError, Problem
 from mizar.model.resources import Droplet, DropletSpec, Endpoint, Lab, Metadata, Resource, SubstrateSpec, WorkloadSpec
 
-NAME_LIMIT = 40
-"""Characters: names made from it must fit a folder of pins and the address of a unix socket."""
-
 
 @dataclass(frozen=True, slots=True)
 class HostPlan:
@@ -45,8 +42,6 @@ def plan(resources: Sequence[Resource]) -> LabPlan:
     if len(found) != 1:
         raise InvalidError(f"a lab's manifests hold exactly one object of kind Lab, found {len(found)}")
     lab, name = found[0], LabName(found[0].name)
-    if len(lab.name) > NAME_LIMIT:
-        raise InvalidError(Problem(f"a lab's name has at most {NAME_LIMIT} characters", "metadata.name", str(lab.ref)))
     hosts = _hosts(lab, name)
     own = {host.name for host in hosts}
     problems = [

@@ -34,7 +34,6 @@ class Member:
     vpc: str
     network: str
     name: str
-    uid: str
     droplet: str
     namespace: str
     addresses: tuple[str, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mizar.lab.probe import family_of
 from mizar.lab.probes import Member, Probe, Probes
@@ -39,12 +39,16 @@ class Cell:
 
     source: Member
     destination: Member
-    outcomes: tuple[Outcome, ...] = field(default=())
+    outcomes: tuple[Outcome, ...]
 
     @property
     def ok(self) -> bool:
         """Whether every way works."""
         return bool(self.outcomes) and all(outcome.ok for outcome in self.outcomes)
+
+    def failed(self, detail: str) -> Cell:
+        """The same cell with what turned out to be wrong later."""
+        return Cell(self.source, self.destination, (*self.outcomes, Outcome("heard", 0.0, detail)))
 
 
 def pairs(members: Sequence[Member]) -> list[tuple[Member, Member]]:

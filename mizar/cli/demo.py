@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar demo`: what `./run demo` shows. The work is in mizar.lab.demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+import mizar
+from mizar.cli.objects import Files, read_manifests
+from mizar.cli.output import FAILED, Format, Output, emit, stdout
+from mizar.cli.progress import steps
+from mizar.lab import demo as demos
+from mizar.lab.isolation import Isolation
+from mizar.lab.lab import Progress
+from mizar.lab.path import Path
+from mizar.lab.probes import Member
+from mizar.lab.traffic import TRANSFER_BYTES, Cell
+
+EXAMPLE = "two-tenants.yaml"
+"""In examples/ of a clone; the wheel carries it beside this package."""
+
+
+def demo(
+    filename: Files = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up afterwards.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Bring up a lab, send traffic between all endpoints, prove that tenants are apart; exit 1 unless all is well."""
+    resources = read_manifests(filename or [str(_example())])
+    quiet = output is not Format.TABLE
+    with steps(quiet) as progress:
+        screen = QuietScreen(progress) if quiet else TextScreen(progress, stdout())
+        result = demos.run(resources, screen, keep)
+    emit(_as_data(result), output, lambda: _verdict(result))
+    if not result.ok:
+        raise typer.Exit(FAILED)
+
+
+def _example() -> FilePath:
+    package = FilePath(mizar.__file__).parent
+    in_wheel = package / "_examples" / EXAMPLE
+    return in_wheel if in_wheel.exists() else package.parent / "examples" / EXAMPLE
+
+
+class QuietScreen:
+    """Shows nothing: for output that a program reads."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def begin_matrix(self, members: Sequence[Member]) -> None:
+        """Nothing."""
+
+    def fill(self, cell: Cell) -> None:
+        """Nothing."""
+
+    def end_matrix(self) -> None:
+        """Nothing."""
+
+    def show_isolation(self, found: Isolation) -> None:
+        """Nothing."""
+
+    def show_path(self, found: Path) -> None:
+        """Nothing."""
+
+
+class TextScreen(QuietScreen):
+    """Shows the matrices as they fill: in place on a terminal, row by row elsewhere."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        super().__init__(progress)
+        self._console = console
+        self._members: Sequence[Member] = ()
+        self._cells: dict[tuple[Member, Member], Cell] = {}
+        self._live: Live | None = None
+
+    def begin_matrix(self, members: Sequence[Member]) -> None:
+        """Explains and draws the empty matrix."""
+        self._members = members
+        self._console.print(
+            "\nEvery endpoint to every other of its VPC, IPv4 and IPv6: ICMP echo, UDP echo, and a TCP transfer of "
+            f"{TRANSFER_BYTES / 1e6:.0f} MB, all compared."
+        )
+        if self._console.is_terminal:
+            self._live = Live(self._matrix(), console=self._console, refresh_per_second=10)
+            self._live.start()
+
+    def fill(self, cell: Cell) -> None:
+        """Draws one cell, or a row that is full."""
+        self._cells[cell.source, cell.destination] = cell
+        if self._live:
+            self._live.update(self._matrix())
+            return
+        peers = [member for member in self._members if member.group == cell.source.group and member != cell.source]
+        row = [self._cells.get((cell.source, peer)) for peer in peers]
+        if all(row):
+            line = Text(f"  {cell.source!s:<16} →")
+            for peer, done in zip(peers, row, strict=True):
+                line.append(f"  {peer.name} ").append_text(_mark(done))
+            self._console.print(line)
+
+    def end_matrix(self) -> None:
+        """Leaves the full matrix on the screen, and what is wrong under it."""
+        if self._live:
+            self._live.stop()
+        for cell in self._cells.values():
+            for outcome in cell.outcomes:
+                if not outcome.ok:
+                    words = f"  {cell.source} → {cell.destination} {outcome.way}: {outcome.detail}"
+                    self._console.print(Text(words, style="red"))
+
+    def _matrix(self) -> RenderableType:
+        tables: list[RenderableType] = []
+        for group in dict.fromkeys(member.group for member in self._members):
+            members = [member for member in self._members if member.group == group]
+            table = Table(box=None, title=f"{group[0]}/{group[1]}", title_justify="left", title_style="bold")
+            table.add_column("from \\ to")
+            for member in members:
+                table.add_column(member.name, justify="center")
+            for source in members:
+                marks = [_mark(self._cells.get((source, peer)), source == peer) for peer in members]
+                table.add_row(f"{source.name} ({source.droplet})", *marks)
+            tables.append(table)
+        return Group(*tables)
+
+    def show_isolation(self, found: Isolation) -> None:
+        """Says what was proven."""
+        words = (
+            f"\nIsolation: {found.sent} packets to addresses that other tenants have too; {found.heard} of "
+            f"{found.expected} expected were heard by their own, {len(found.foreign)} by others "
+        )
+        self._console.print(Text(words).append_text(_tick(found.ok)))
+        for problem in (*found.foreign, *found.problems):
+            self._console.print(Text(f"  {problem}", style="red"))
+
+    def show_path(self, found: Path) -> None:
+        """Shows what each droplet counted."""
+        words = f"\n{found.packets} packets {found.source} → {found.destination}, as the droplets counted them: "
+        self._console.print(Text(words).append_text(_tick(found.ok)))
+        for hop in found.hops:
+            self._console.print(f"  {hop.droplet:<6} {hop.packets:>5}  {hop.did}")
+        for problem in found.problems:
+            self._console.print(Text(f"  {problem}", style="red"))
+
+
+def _mark(cell: Cell | None, self_: bool = False) -> Text:
+    if self_:
+        return Text("-", style="dim")
+    if cell is None:
+        return Text("·", style="dim")
+    if cell.ok:
+        return Text("ok", style="green")
+    return Text(",".join(outcome.way for outcome in cell.outcomes if not outcome.ok), style="bold red")
+
+
+def _tick(ok: bool) -> Text:
+    return Text("ok", style="green") if ok else Text("WRONG", style="bold red")
+
+
+def _verdict(result: demos.Result) -> Text:
+    good = sum(cell.ok for cell in result.cells)
+    words = f"\n{good} of {len(result.cells)} cells are green"
+    words += "; tenants never heard one another" if result.isolation.ok else "; isolation is BROKEN"
+    words += f" (traffic took {result.elapsed_s:.1f} s)"
+    return Text(words, style="bold green" if result.ok else "bold red")
+
+
+def _as_data(result: demos.Result) -> dict[str, Any]:
+    return {
+        "ok": result.ok,
+        "lab": result.lab,
+        "elapsed_s": round(result.elapsed_s, 3),
+        "cells": [
+            {
+                "from": str(cell.source),
+                "to": str(cell.destination),
+                "vpc": cell.source.vpc,
+                "ok": cell.ok,
+                "checks": {outcome.way: asdict(outcome) | {"ok": outcome.ok} for outcome in cell.outcomes},
+            }
+            for cell in result.cells
+        ],
+        "isolation": asdict(result.isolation) | {"ok": result.isolation.ok},
+        "path": None if result.path is None else asdict(result.path) | {"ok": result.path.ok},
+    }

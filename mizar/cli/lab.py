@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar lab up|status|exec|down`: hosts on one machine. Thin over mizar.lab.lab."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from mizar.cli.objects import Files, read_manifests
+from mizar.cli.output import FAILED, Format, Output, columns, emit
+from mizar.cli.progress import steps
+from mizar.lab import lab as labs
+from mizar.lab.names import LabName
+from mizar.lab.names import labs as all_labs
+from mizar.lab.plan import plan
+from mizar.model.errors import InvalidError, NotFoundError
+
+app = typer.Typer(help="Hosts as network namespaces of this machine, with real daemons.", no_args_is_help=True)
+
+
+def _complete_lab(incomplete: str) -> list[str]:
+    return [lab.name for lab in all_labs() if lab.name.startswith(incomplete)]
+
+
+Name = Annotated[
+    str | None,
+    typer.Option("--name", "-n", help="Which lab, when there are several.", autocompletion=_complete_lab),
+]
+
+
+@app.command()
+def up(filename: Files = None, output: Output = Format.TABLE) -> None:
+    """Bring up the lab of manifests, or repair and change the one that is up; wait until all is provisioned."""
+    resources = read_manifests(filename)
+    with steps(quiet=output is not Format.TABLE) as progress:
+        made = labs.up(resources, progress)
+    result = {"lab": made.lab.name, "server": made.lab.server_url, "droplets": [host.name for host in made.hosts]}
+    emit(result, output, lambda: f"lab {made.lab.name} is up: `mizar lab status`, `mizar get endpoints -A`")
+
+
+@app.command()
+def status(name: Name = None, output: Output = Format.TABLE) -> None:
+    """Show processes, droplets, endpoints and problems; exit 1 when there is a problem."""
+    found = labs.status(_chosen(name))
+    emit(found, output, lambda: _table(found))
+    if found["problems"]:
+        raise typer.Exit(FAILED)
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    endpoint: Annotated[str, typer.Argument(help="tenant/name, or a name that only one tenant has.")],
+    command: Annotated[list[str], typer.Argument(help="What to run, behind --.")],
+    name: Name = None,
+) -> None:
+    """Run a command inside of an endpoint's network namespace; its exit code is ours."""
+    raise typer.Exit(labs.execute(_chosen(name), endpoint, command))
+
+
+@app.command()
+def down(
+    name: Annotated[str | None, typer.Argument(help="Which lab.", autocompletion=_complete_lab)] = None,
+    filename: Files = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove a lab and everything that belongs to it, also what a crash left behind."""
+    if filename:
+        chosen = [plan(read_manifests(filename)).lab]
+    else:
+        chosen = [LabName(name)] if name else all_labs()[:1] if len(all_labs()) < 2 else [_chosen(None)]
+    removed = [lab.name for lab in chosen if labs.down(lab)]
+    emit(
+        {"removed": removed}, output, lambda: f"lab {removed[0]} is gone" if removed else "there was nothing to remove"
+    )
+
+
+def _chosen(name: str | None) -> LabName:
+    if name:
+        return LabName(name)
+    found = all_labs()
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise NotFoundError("no lab is up: bring one up with `mizar lab up -f FILE`")
+    raise InvalidError(f"several labs are up ({', '.join(lab.name for lab in found)}): choose one with --name")
+
+
+def _table(found: dict[str, Any]) -> Group:
+    processes = [(row["name"], row["pid"] or "dead", row["log"]) for row in found["processes"]]
+    droplets = [
+        (
+            item["metadata"]["name"],
+            item["spec"]["address"],
+            item["status"].get("connected"),
+            item["status"].get("xdpMode"),
+            item["status"]["phase"],
+        )
+        for item in found["droplets"]
+    ]
+    endpoints = [
+        (
+            f"{item['metadata']['tenant']}/{item['metadata']['name']}",
+            item["spec"]["network"],
+            item["spec"]["droplet"],
+            item["status"].get("addresses"),
+            item["status"]["phase"],
+        )
+        for item in found["endpoints"]
+    ]
+    problems = [Text(f"  {problem}", style="red") for problem in found["problems"]]
+    return Group(
+        Text(f"lab {found['lab']}, server {found['server']}\n"),
+        columns(("PROCESS", "PID", "LOG"), processes),
+        Text(),
+        columns(("DROPLET", "ADDRESS", "CONNECTED", "XDP", "PHASE"), droplets),
+        Text(),
+        columns(("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "PHASE"), endpoints),
+        Text(f"\n{len(problems)} problems" if problems else "\nno problems", style="bold red" if problems else "green"),
+        *problems,
+    )

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: a lab, traffic between all its endpoints, the proof of isolation, one way hop by hop, a verdict.
+
+Called by mizar.cli.demo and tests. What it shows is told to a Screen as it happens; what it found is returned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mizar.api.client import Client
+from mizar.lab import lab as labs
+from mizar.lab.isolation import Group, Isolation, foreign, isolation
+from mizar.lab.names import LabName
+from mizar.lab.path import Counts, Path, Roles, follow, longest
+from mizar.lab.plan import plan
+from mizar.lab.probes import Member, Probes
+from mizar.lab.traffic import Cell, matrix, pairs
+from mizar.model.errors import InvalidError
+from mizar.model.resources import Resource
+
+
+class Screen(Protocol):
+    """Who is told what happens."""
+
+    @property
+    def progress(self) -> labs.Progress:
+        """Shows the steps of setting up and taking down."""
+
+    def begin_matrix(self, members: Sequence[Member]) -> None:
+        """The matrix is about to fill."""
+
+    def fill(self, cell: Cell) -> None:
+        """One cell is done. Called from several threads, one at a time."""
+
+    def end_matrix(self) -> None:
+        """The matrix is full."""
+
+    def show_isolation(self, found: Isolation) -> None:
+        """The proof of isolation is done."""
+
+    def show_path(self, found: Path) -> None:
+        """One way was followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that the demo found."""
+
+    lab: str
+    cells: tuple[Cell, ...]
+    isolation: Isolation
+    path: Path | None
+    elapsed_s: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cell, the isolation and the path are as they should be."""
+        return all(cell.ok for cell in self.cells) and self.isolation.ok and (self.path is None or self.path.ok)
+
+
+def run(resources: Sequence[Resource], screen: Screen, keep: bool = False) -> Result:
+    """Brings the lab up, runs the traffic, takes the lab down again unless it is to be kept or was up before."""
+    lab = plan(resources).lab
+    keep = keep or labs.is_up(lab)
+    try:
+        labs.up(resources, screen.progress)
+        return traffic(lab, screen)
+    finally:
+        if not keep:
+            with screen.progress("lab down"):
+                labs.down(lab)
+
+
+def traffic(lab: LabName, screen: Screen) -> Result:
+    """All traffic of the demo on a lab that is up."""
+    begun = time.monotonic()
+    with Client(lab.server_url) as client:
+        view = _View(client)
+        members = view.members()
+        if not pairs(members):
+            raise InvalidError(f"lab {lab.name} has no two endpoints in one VPC: there is nothing to show")
+        with screen.progress(f"{len(members)} probes"):
+            probes = Probes(lab.name, members)
+        with probes:
+            screen.begin_matrix(members)
+            cells = _unheard(matrix(probes, screen.fill), probes)
+            screen.end_matrix()
+            separate = isolation(probes, view.delivered)
+            screen.show_isolation(separate)
+            path = _longest_path(probes, view, cells)
+            if path is not None:
+                screen.show_path(path)
+            separate = _with_strangers(separate, foreign(probes))
+    return Result(lab.name, tuple(cells), separate, path, time.monotonic() - begun)
+
+
+def _unheard(cells: Sequence[Cell], probes: Probes) -> list[Cell]:
+    """Marks the echo requests that were answered but that their destination never heard: somebody else answered."""
+    heard = {probe.member: probes.heard(probe) for probe in probes}
+    numbers = {probe.member: number for number, probe in enumerate(probes)}
+    return [
+        cell
+        if not cell.ok or heard[cell.destination].get(("icmp", numbers[cell.source]))
+        else cell.failed(f"{cell.destination} never heard the echo requests that were answered")
+        for cell in cells
+    ]
+
+
+def _longest_path(probes: Probes, view: _View, cells: Sequence[Cell]) -> Path | None:
+    """Follows the pair with the longest way; there is none when no two endpoints are on different droplets."""
+    apart = [(cell.source, cell.destination) for cell in cells if cell.source.droplet != cell.destination.droplet]
+    if not apart:
+        return None
+    source, destination = longest(apart, view.roles)
+    return follow(probes, source, destination, view.roles(source, destination), lambda: view.counts(source.group))
+
+
+def _with_strangers(found: Isolation, strangers: Sequence[str]) -> Isolation:
+    return Isolation(found.sent, found.expected, found.heard, tuple(strangers), found.problems)
+
+
+class _View:
+    """What the demo needs to know from the server, and nothing from the lab's own files."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._droplets = [i["metadata"]["name"] for i in client.list("Droplet") if i["spec"]["daemon"] != "none"]
+        self._vpcs = {(i["metadata"]["tenant"], i["metadata"]["name"]): i["status"] for i in client.list("VPC")}
+        networks = client.list("Network")
+        self._networks = {(i["metadata"]["tenant"], i["metadata"]["name"]): i for i in networks}
+
+    def members(self) -> list[Member]:
+        """Endpoints whose namespace has a name here."""
+        return [
+            Member(
+                tenant=item["metadata"]["tenant"],
+                vpc=self._networks[item["metadata"]["tenant"], item["spec"]["network"]]["spec"]["vpc"],
+                network=item["spec"]["network"],
+                name=item["metadata"]["name"],
+                droplet=item["spec"]["droplet"],
+                namespace=item["spec"]["workload"]["namespace"],
+                addresses=tuple(item["status"]["addresses"]),
+            )
+            for item in self._client.list("Endpoint")
+            if (item["spec"].get("workload") or {}).get("namespace")
+        ]
+
+    def roles(self, source: Member, destination: Member) -> Roles:
+        """Who may be what between two endpoints of a VPC."""
+        return Roles(
+            frozenset(self._networks[source.tenant, source.network]["status"]["bouncers"]),
+            frozenset(self._vpcs[source.group]["dividers"]),
+            frozenset(self._networks[destination.tenant, destination.network]["status"]["bouncers"]),
+        )
+
+    def counts(self, group: Group) -> Counts:
+        """Counters of a VPC on every droplet."""
+        return {name: self._by_vni(name).get(self._vpcs[group]["vni"], _NOTHING) for name in self._droplets}
+
+    def delivered(self) -> Mapping[Group, int]:
+        """Packets delivered in each VPC, on all droplets together."""
+        total: Counter[Group] = Counter()
+        for name in self._droplets:
+            by_vni = self._by_vni(name)
+            for group, status in self._vpcs.items():
+                total[group] += by_vni.get(status["vni"], _NOTHING)["delivered_packets"]
+        return total
+
+    def _by_vni(self, droplet: str) -> dict[int, dict[str, int]]:
+        rows: list[dict[str, Any]] = self._client.counters(droplet)["vpcs"]
+        return {int(row["vni"]): {key: int(row.get(key, 0)) for key in _NOTHING} for row in rows}
+
+
+_NOTHING = dict.fromkeys(
+    (
+        "sent_packets",
+        "to_divider_packets",
+        "divided_packets",
+        "bounced_packets",
+        "delivered_packets",
+        "dropped_packets",
+    ),
+    0,
+)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab: brought up, looked at, entered, taken down.
+
+Called by mizar.cli.lab, mizar.lab.demo and tests. `up` may be called at any time, also on a lab that was interrupted
+or half killed: what is there stays, what is missing is made, what changed is applied. `down` needs nothing but the
+name. Both hold the lab's lock, which the kernel gives back when they are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from mizar.api.client import Client
+from mizar.kernel.bpffs import Pins, instances
+from mizar.kernel.namespaces import Namespace
+from mizar.lab import processes, substrate
+from mizar.lab.names import LabName
+from mizar.lab.plan import LabPlan, plan
+from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
+from mizar.model.manifest import parse_resource
+from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
+
+Progress = Callable[[str], AbstractContextManager[object]]
+"""Called with the words for a step; the context lasts as long as the step does."""
+
+START_LIMIT_S = 30.0
+PROVISION_LIMIT_S = 60.0
+_POLL_S = 0.02
+_SERVER = "server"
+
+
+def silent(_step: str) -> AbstractContextManager[object]:
+    """No progress shown."""
+    return contextlib.nullcontext()
+
+
+def up(resources: Sequence[Resource], progress: Progress = silent) -> LabPlan:
+    """Makes the lab what the manifests say and waits until all of it is provisioned.
+
+    Raises InvalidError for manifests that describe no lab, ConflictError while somebody else changes this lab,
+    TemporaryError when a process does not come up.
+    """
+    wanted = plan(resources)
+    lab = wanted.lab
+    with _locked(lab):
+        lab.folder.mkdir(parents=True, exist_ok=True)
+        lab.manifest.write_text(json.dumps([dump(resource) for resource in resources]))
+        with progress(f"substrate, {len(wanted.hosts)} droplets, {len(wanted.endpoint_namespaces)} endpoints"):
+            substrate.ensure(wanted)
+        with progress("server and daemons"):
+            started = _start_missing(wanted)
+            with _answering(lab) as client:
+                client.apply([item for item in wanted.objects if item.ref in _droplets(wanted)])
+                _await(client, _droplets(wanted), lab, started)
+        with progress(f"{len(wanted.objects)} objects"), Client(lab.server_url) as client:
+            client.apply(wanted.objects)
+            client.wait([item.ref for item in wanted.objects], PROVISION_LIMIT_S)
+    return wanted
+
+
+def down(lab: LabName) -> bool:
+    """Removes everything that carries the lab's name; False when there was nothing. Raises ConflictError when busy."""
+    with _locked(lab, gone=True):
+        found = processes.stop(lab.name) > 0
+        found |= substrate.remove(lab.namespace_prefix) > 0
+        for instance in instances():
+            if instance.startswith(lab.instance_prefix):
+                Pins.of(instance).remove()
+                found = True
+        if lab.folder.is_dir():
+            shutil.rmtree(lab.folder)
+            found = True
+    with contextlib.suppress(OSError):  # another lab's folder keeps it
+        lab.folder.parent.rmdir()
+    return found
+
+
+def is_up(lab: LabName) -> bool:
+    """Whether the lab's server runs."""
+    return any(process.name == _SERVER for process in processes.marked(lab.name))
+
+
+def stored_plan(lab: LabName) -> LabPlan:
+    """What the lab was last brought up as. Raises NotFoundError when there is no such lab."""
+    try:
+        documents = json.loads(lab.manifest.read_text())
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"there is no lab {lab.name!r}: bring one up with `mizar lab up -f FILE`") from error
+    return plan([parse_resource(document) for document in documents])
+
+
+def status(lab: LabName) -> dict[str, Any]:
+    """What there is of the lab: {"lab", "processes", "droplets", "endpoints", "problems"}. Raises NotFoundError."""
+    wanted = stored_plan(lab)
+    alive = {process.name: process.pid for process in processes.marked(lab.name)}
+    names = [_SERVER, *(host.name for host in wanted.hosts)]
+    problems = [f"{name} does not run: see {lab.log(name)}" for name in names if name not in alive]
+    droplets: list[dict[str, Any]] = []
+    endpoints: list[dict[str, Any]] = []
+    try:
+        with Client(lab.server_url, timeout_s=5.0) as client:
+            droplets, endpoints = client.list("Droplet"), client.list("Endpoint")
+    except MizarError as error:
+        problems.append(str(error))
+    for item in (*droplets, *endpoints):
+        if item["status"]["phase"] != "Provisioned":
+            said = item["status"].get("message") or item["status"].get("reason") or item["status"]["phase"]
+            problems.append(f"{item['kind']} {_name_of(item)}: {said}")
+    problems += [f"{_name_of(item)} is not connected" for item in droplets if item["status"].get("connected") is False]
+    return {
+        "lab": lab.name,
+        "server": lab.server_url,
+        "processes": [{"name": name, "pid": alive.get(name), "log": str(lab.log(name))} for name in names],
+        "droplets": droplets,
+        "endpoints": endpoints,
+        "problems": problems,
+    }
+
+
+def endpoint_namespace(lab: LabName, endpoint: str) -> str:
+    """The namespace of an endpoint, given as tenant/name or as a name that only one tenant has.
+
+    Works without the server too, for what the lab was brought up with. Raises NotFoundError, or InvalidError when
+    several tenants have the name.
+    """
+    found = {_name_of(item): item for item in map(dump, stored_plan(lab).objects) if item["kind"] == "Endpoint"}
+    with contextlib.suppress(TemporaryError), Client(lab.server_url, timeout_s=5.0) as client:
+        found = {_name_of(item): item for item in client.list("Endpoint")}
+    wanted = [name for name in found if endpoint in (name, name.partition("/")[2])]
+    if not wanted:
+        raise NotFoundError(f"lab {lab.name} has no endpoint {endpoint!r}; it has {', '.join(sorted(found)) or 'none'}")
+    if len(wanted) > 1:
+        raise InvalidError(f"several tenants have an endpoint {endpoint!r}: say which of {', '.join(sorted(wanted))}")
+    workload = found[wanted[0]]["spec"].get("workload") or {}
+    if not workload.get("namespace"):
+        raise InvalidError(f"endpoint {wanted[0]} lives in no namespace with a name")
+    return str(workload["namespace"])
+
+
+def execute(lab: LabName, endpoint: str, command: Sequence[str]) -> int:
+    """Runs a command in an endpoint's network namespace, with our terminal; returns its exit code as a shell would.
+
+    It stays our child, in our session, so that keys of the terminal reach it; 127 when there is no such command.
+    """
+
+    def spawn() -> int:
+        # Python ignores SIGPIPE, and what is ignored stays so across exec: give it back.
+        environment = processes.environment(lab.name, "exec")
+        return os.posix_spawnp(command[0], list(command), environment, setsigdef=[signal.SIGPIPE])
+
+    with Namespace.by_name(endpoint_namespace(lab, endpoint)) as namespace:
+        try:
+            pid = namespace.run(spawn)
+        except OSError as error:
+            print(f"mizar: {command[0]}: {error.strerror}", file=sys.stderr)
+            return 127 if isinstance(error, FileNotFoundError) else 126
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):  # the command got it too, and decides
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            return code if code >= 0 else 128 - code
+
+
+def _start_missing(wanted: LabPlan) -> list[str]:
+    """Starts the processes that do not run; returns their names."""
+    lab = wanted.lab
+    mizar = [sys.executable, "-m", "mizar.cli.main"]
+    alive = {process.name for process in processes.marked(lab.name)}
+    started = []
+    if _SERVER not in alive:
+        lab.server_socket.unlink(missing_ok=True)
+        argv = [*mizar, "server", "--db", str(lab.database), "--listen", lab.server_url]
+        processes.start(lab.name, _SERVER, argv, lab.log(_SERVER))
+        started.append(_SERVER)
+    for host in wanted.hosts:
+        if host.name not in alive:
+            argv = [*mizar, "daemon", "--interface", substrate.INTERFACE, "--name", lab.instance(host.name)]
+            argv += ["--listen", lab.droplet_url(host.name)]
+            with Namespace.by_name(host.namespace) as namespace:
+                processes.start(lab.name, host.name, argv, lab.log(host.name), namespace)
+            started.append(host.name)
+    return started
+
+
+@contextlib.contextmanager
+def _answering(lab: LabName) -> Iterator[Client]:
+    """A client of the lab's server, as soon as it answers."""
+    end = time.monotonic() + START_LIMIT_S
+    with Client(lab.server_url) as client:
+        while True:
+            try:
+                client.health()
+                break
+            except TemporaryError as error:
+                _refuse_dead(lab, [_SERVER])
+                if time.monotonic() > end:
+                    raise TemporaryError(
+                        f"the lab's server does not answer: {error}; see {lab.log(_SERVER)}"
+                    ) from error
+                time.sleep(_POLL_S)
+        yield client
+
+
+def _await(client: Client, refs: Sequence[Ref], lab: LabName, started: Sequence[str]) -> None:
+    """Waits for the droplets, and gives up early when a process that was started has died."""
+    end = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            client.wait(refs, 2.0)
+            return
+        except TemporaryError:
+            _refuse_dead(lab, started)
+            if time.monotonic() > end:
+                raise
+
+
+def _refuse_dead(lab: LabName, names: Sequence[str]) -> None:
+    alive = {process.name for process in processes.marked(lab.name)}
+    for name in names:
+        if name not in alive:
+            said = lab.log(name).read_text(errors="replace").strip().splitlines() if lab.log(name).exists() else []
+            last = f": {said[-1]}" if said else ""
+            raise TemporaryError(f"{name} of lab {lab.name} ended as soon as it was started{last}; see {lab.log(name)}")
+
+
+def _droplets(wanted: LabPlan) -> list[Ref]:
+    return [Ref("Droplet", "", host.name) for host in wanted.hosts]
+
+
+def _name_of(item: dict[str, Any]) -> str:
+    metadata = item["metadata"]
+    tenanted = kind_named(item["kind"]).scope is Scope.TENANT
+    return f"{metadata['tenant']}/{metadata['name']}" if tenanted else str(metadata["name"])
+
+
+@contextlib.contextmanager
+def _locked(lab: LabName, gone: bool = False) -> Iterator[None]:
+    """Holds the lab's lock; with `gone` its file is removed at the end. The kernel frees it if we are killed."""
+    while True:
+        lab.lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            fd = os.open(lab.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the last lab went down in between, and took the folder with it
+            continue
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConflictError(f"lab {lab.name} is being brought up or down by somebody else") from error
+            if not lab.lock.exists() or os.fstat(fd).st_ino != lab.lock.stat().st_ino:
+                continue  # whoever held it before removed the file
+            if gone:
+                stack.callback(lab.lock.unlink, missing_ok=True)
+            yield
+            return
