@@ -1,12 +1,269 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-#include "lib/maps.h"
+/*
+ * agent: tc ingress of the host side of an endpoint's veth; sees all that the endpoint sends. It is believed nothing
+ * about who it is. Its requests to the virtual router are answered at once; its packets go to a neighbour on the same
+ * droplet, or into the tunnel. Nothing reaches the host's own stack.
+ */
+#include "lib/locate.h"
+#include "lib/respond.h"
+#include "lib/tunnel.h"
+#include "lib/verdict.h"
+
+enum header_bytes {	/* what must lie in the linear part before parsing begins */
+	NEEDED_IPV4 = ETH_HLEN + 20 + 20,
+	NEEDED_IPV6 = ETH_HLEN + 40 + 20,
+	PULLED = 128,
+};
+
+/* Headers of a superpacket are linear already, as a rule; pulling them costs a copy. */
+static __always_inline void pull_headers(struct __sk_buff *skb)
+{
+	uint32_t linear = skb->data_end - skb->data;
+	uint32_t needed = skb->protocol == bpf_htons(ETH_P_IPV6) ? NEEDED_IPV6 : NEEDED_IPV4;
+
+	/* Where it fails, the parser finds the frame truncated. */
+	if (linear < needed && linear < skb->len)
+		bpf_skb_pull_data(skb, skb->len < PULLED ? skb->len : PULLED);
+}
+
+static __always_inline bool is_zero(const void *address)
+{
+	const word32 *words = address;
+
+	return !(words[0] | words[1] | words[2] | words[3]);
+}
+
+static __always_inline bool is_link_local(const void *address)
+{
+	return (*(const word32 *)address & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* The first `bits` of two addresses agree. */
+static __always_inline bool same_prefix(const void *a, const void *b, uint32_t bits)
+{
+	const word32 *x = a, *y = b;
+
+	for (int i = 0; i < 4; i++, bits -= 32) {
+		if (bits < 32)
+			return !bits || !(bpf_ntohl(x[i] ^ y[i]) >> (32 - bits));
+		if (x[i] != y[i])
+			return false;
+		if (bits == 32)
+			return true;
+	}
+	return true;
+}
+
+/* Anti-spoofing: the MAC and address of an IP packet are those that the endpoint was given. */
+static __always_inline __must_check enum drop_reason check_source(const struct packet *packet,
+								  const struct inner *inner, const struct agent *agent)
+{
+	if (inner->kind == INNER_IPV4)
+		return same_address(packet->src, agent->addr4) ? REASON_NONE : REASON_SPOOFED_ADDRESS;
+	return same_address(packet->src, agent->addr6) && !is_zero(agent->addr6) ? REASON_NONE : REASON_SPOOFED_ADDRESS;
+}
+
+static __always_inline __must_check enum drop_reason answer_arp(const struct packet *packet, const struct inner *inner,
+								const struct agent *agent)
+{
+	bool probe = !address_ipv4_be(packet->src);
+
+	if (!same_mac(inner->arp->sender_mac, agent->mac) || !(probe || same_address(packet->src, agent->addr4)))
+		return REASON_SPOOFED_ARP;
+	if (same_address(packet->to.addr, agent->addr4))
+		return REASON_DUPLICATE_ADDRESS_PROBE;
+	if (probe)
+		return REASON_SPOOFED_ARP;
+	if (!same_prefix(packet->to.addr, agent->gateway4, 96 + agent->prefix4))
+		return REASON_ARP_UNANSWERED;
+	respond_arp(inner);
+	return REASON_NONE;
+}
+
+/* A link-local source is legitimate here, and nowhere else. */
+static __always_inline __must_check enum drop_reason answer_solicitation(struct cursor *cursor, struct packet *packet,
+									  const struct inner *inner,
+									  const struct agent *agent)
+{
+	bool probe = is_zero(packet->src);
+	struct solicitation asked;
+	enum drop_reason reason = parse_solicitation(cursor, inner, &asked);
+
+	if (reason)
+		return reason;
+	copy_address(packet->to.addr, asked.target);
+	if (asked.source_mac && !same_mac(asked.source_mac, agent->mac))
+		return REASON_SPOOFED_ND;
+	if (!probe && !is_link_local(packet->src) && !same_address(packet->src, agent->addr6))
+		return REASON_SPOOFED_ND;
+	if (same_address(packet->to.addr, agent->addr6) || (probe && is_link_local(packet->to.addr)))
+		return REASON_DUPLICATE_ADDRESS_PROBE;
+	if (probe)
+		return REASON_SPOOFED_ND;
+	if (is_zero(agent->addr6) || !same_prefix(packet->to.addr, agent->gateway6, agent->prefix6))
+		return REASON_ND_UNANSWERED;
+	respond_solicitation(inner, &asked, same_address(agent->gateway6, packet->to.addr));
+	return REASON_NONE;
+}
+
+/* The answer stands where the request was: back out of the interface that it came in by. */
+static __always_inline int send_answer(struct __sk_buff *skb, const struct packet *packet, const struct agent *agent)
+{
+	count_answered(packet, agent->slot);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* Where to: the virtual router, an endpoint known here, or, as this droplet's roles allow, the next droplet. */
+static __always_inline __must_check enum drop_reason locate(struct packet *packet, uint16_t source_port,
+							    const struct agent *agent, struct route *route)
+{
+	if (same_address(packet->to.addr, agent->gateway4) || same_address(packet->to.addr, agent->gateway6)) {
+		route->step = STEP_ROUTER;
+		return REASON_NONE;
+	}
+	if (locate_endpoint(packet, route))
+		return REASON_NONE;
+	if (agent->network_flags & (NETWORK_BOUNCED_HERE | NETWORK_ROUTED_HERE))
+		return locate_network(packet, source_port, false, route);
+	route->step = STEP_TO_BOUNCER;
+	route->droplet = pick_hop(agent->network, source_port >> HASH_TO_BOUNCER);
+	return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
+}
+
+/* On this droplet: straight into the other endpoint's namespace. */
+static __always_inline int deliver_here(struct __sk_buff *skb, const struct packet *packet, const struct inner *inner,
+					const struct agent *agent, const struct endpoint *endpoint)
+{
+	address_from_router(inner->eth, endpoint);
+	count_sent(packet, agent->slot, false);
+	count_delivered(packet, endpoint->slot);
+	/* The frame bore the router's MAC, not this interface's: the endpoint's stack would ignore it. */
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(endpoint->ifindex, 0);
+}
+
+static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, const struct packet *packet,
+								 const struct inner *inner, uint16_t source_port,
+								 const struct agent *agent, const struct route *route,
+								 int *verdict)
+{
+	struct tunnel tunnel = {
+		.protocol = agent->tunnel,
+		.vni = agent->vni,
+		.source_port = source_port,
+		.bytes = packet->bytes,
+	};
+	struct ethhdr eth;
+	struct droplet *next;
+	enum drop_reason reason = locate_next_hop(route, &next);
+
+	if (reason)
+		return reason;
+	copy_mac(eth.h_source, agent->mac);
+	eth.h_proto = inner->eth->h_proto;
+	if (route->endpoint) {
+		tunnel.protocol = route->endpoint->tunnel;
+		copy_mac(eth.h_dest, route->endpoint->mac);
+	} else {
+		router_mac(eth.h_dest);
+	}
+	reason = encapsulate(skb, &eth, next, &tunnel);
+	if (reason)
+		return reason;
+	count_sent(packet, agent->slot, true);
+	*verdict = bpf_redirect(config.ifindex, 0);
+	return REASON_NONE;
+}
+
+static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
+								  struct packet *packet, const struct inner *inner,
+								  const struct agent *agent, int *verdict)
+{
+	uint16_t source_port = flow_source_port(*cursor, packet, inner);
+	struct route route = {};
+	enum drop_reason reason = locate(packet, source_port, agent, &route);
+
+	if (reason)
+		return reason;
+	if (route.step == STEP_ROUTER) {
+		reason = respond_echo(cursor, inner);
+		if (!reason)
+			*verdict = send_answer(skb, packet, agent);
+		return reason;
+	}
+	/* Into another network without a bouncer or divider on the way: the hop is here. */
+	if (route.endpoint && route.endpoint->network != agent->network) {
+		reason = decrement_ttl(inner);
+		if (reason)
+			return reason;
+	}
+	if (route.step == STEP_DELIVER) {
+		*verdict = deliver_here(skb, packet, inner, agent, route.endpoint);
+		return REASON_NONE;
+	}
+	return send_tunnel(skb, packet, inner, source_port, agent, &route, verdict);
+}
+
+static __always_inline __must_check enum drop_reason handle_frame(struct __sk_buff *skb, struct packet *packet,
+								  const struct agent *agent, int *verdict)
+{
+	struct cursor cursor;
+	struct inner inner;
+	enum drop_reason reason;
+
+	pull_headers(skb);
+	cursor = (struct cursor){
+		.at = (void *)(long)skb->data,
+		.end = (void *)(long)skb->data_end,
+		.left = packet->length,
+	};
+	/* The kernel has moved a VLAN tag out of the frame. */
+	if (skb->vlan_present)
+		return REASON_INNER_ETHERTYPE;
+	reason = parse_inner(&cursor, packet, &inner);
+	if (reason)
+		return reason;
+	if (!same_mac(inner.eth->h_source, agent->mac))
+		return REASON_SPOOFED_MAC;
+	switch (inner.kind) {
+	case INNER_IPV4:
+	case INNER_IPV6:
+		reason = check_source(packet, &inner, agent);
+		if (reason)
+			return reason;
+		return route_packet(skb, &cursor, packet, &inner, agent, verdict);
+	case INNER_ARP:
+		reason = answer_arp(packet, &inner, agent);
+		break;
+	case INNER_ND:
+		reason = answer_solicitation(&cursor, packet, &inner, agent);
+		break;
+	}
+	if (reason)
+		return reason;
+	*verdict = send_answer(skb, packet, agent);
+	return REASON_NONE;
+}
 
 SEC("tc")
 int agent(struct __sk_buff *skb)
 {
-	uint32_t vni = config.ifindex;
+	uint32_t ifindex = skb->ifindex;
+	struct agent *agent = bpf_map_lookup_elem(&agents, &ifindex);
+	struct packet packet = {
+		.length = skb->len,
+		.packets = skb->gso_segs ? skb->gso_segs : 1,
+	};
+	enum drop_reason reason;
+	int verdict = TC_ACT_SHOT;
 
-	return bpf_map_lookup_elem(&vpcs, &vni) || !skb ? TC_ACT_OK : TC_ACT_OK;
+	if (!agent)
+		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &packet, 0);
+	packet.to.vni = agent->vni;
+	packet.vpc_slot = agent->vpc_slot;
+	reason = handle_frame(skb, &packet, agent, &verdict);
+	return reason ? refuse_agent(skb, reason, &packet, agent->slot) : verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

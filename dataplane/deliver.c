@@ -1,12 +1,37 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-#include "lib/maps.h"
+/*
+ * deliver: tc ingress of the droplet's interface. Hands the frames that Transit XDP decapsulated to their endpoint,
+ * after the kernel's GRO has merged what belongs together. Every other frame goes on untouched.
+ */
+#include "lib/verdict.h"
 
 SEC("tc")
 int deliver(struct __sk_buff *skb)
 {
-	uint32_t vni = config.ifindex;
+	struct handover *note = (void *)(long)skb->data_meta;
+	struct agent *agent;
+	uint32_t ifindex;
 
-	return bpf_map_lookup_elem(&vpcs, &vni) || !skb ? TC_ACT_OK : TC_ACT_OK;
+	if ((void *)(note + 1) > (void *)(long)skb->data || note->magic != HANDOVER_MAGIC)
+		return TC_ACT_UNSPEC;
+	ifindex = note->ifindex;
+	agent = bpf_map_lookup_elem(&agents, &ifindex);
+	/* The number may have passed to another endpoint's interface since the note was written. */
+	if (!agent || agent->vni != note->vni || agent->slot != note->slot) {
+		struct packet packet = {
+			.length = skb->len,
+			.packets = skb->gso_segs ? skb->gso_segs : 1,
+			.to = { .vni = note->vni },
+		};
+		struct vpc *vpc = bpf_map_lookup_elem(&vpcs, &packet.to.vni);
+
+		packet.vpc_slot = vpc ? vpc->slot : 0;
+		return refuse_delivery(skb, &packet);
+	}
+	/* The frame bears the endpoint's MAC, not this interface's: the endpoint's stack would ignore it. */
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(ifindex, 0);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

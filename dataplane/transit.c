@@ -1,12 +1,223 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-#include "lib/maps.h"
+/*
+ * transit: XDP on the droplet's interface; sees all that the substrate brings. Tunnel packets from known droplets for
+ * known VPCs are delivered, bounced, divided or answered here; everything else belongs to the host's stack.
+ */
+#include "lib/locate.h"
+#include "lib/respond.h"
+#include "lib/tunnel.h"
+#include "lib/verdict.h"
+
+/* An ARP request from a tunnel end that has no agent: answered by a bouncer of the network, for any address in it. */
+static __always_inline __must_check enum drop_reason answer_arp(struct packet *packet, const struct inner *inner)
+{
+	struct network *network = find_network(packet);
+
+	if (network)
+		packet->vpc_slot = network->vpc_slot;
+	if (!address_ipv4_be(packet->src) || same_address(packet->src, packet->to.addr))
+		return REASON_DUPLICATE_ADDRESS_PROBE;
+	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
+		return REASON_ARP_UNANSWERED;
+	respond_arp(inner);
+	return REASON_NONE;
+}
+
+/* The same for a neighbour solicitation. */
+static __always_inline __must_check enum drop_reason answer_solicitation(struct cursor *cursor, struct packet *packet,
+									  const struct inner *inner)
+{
+	struct solicitation asked;
+	struct network *network;
+	enum drop_reason reason = parse_solicitation(cursor, inner, &asked);
+
+	if (reason)
+		return reason;
+	copy_address(packet->to.addr, asked.target);
+	network = find_network(packet);
+	if (network)
+		packet->vpc_slot = network->vpc_slot;
+	if (!(packet->src[0] | packet->src[1] | packet->src[2] | packet->src[3]) ||
+	    same_address(packet->src, packet->to.addr))
+		return REASON_DUPLICATE_ADDRESS_PROBE;
+	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
+		return REASON_ND_UNANSWERED;
+	respond_solicitation(inner, &asked, same_address(network->gateway, packet->to.addr));
+	return REASON_NONE;
+}
+
+/* The answer stands where the request was: send it back. */
+static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *ctx, const struct packet *packet,
+								 int *verdict)
+{
+	enum drop_reason reason = turn_around(ctx);
+
+	if (reason)
+		return reason;
+	count_answered(packet, 0);
+	*verdict = XDP_TX;
+	return REASON_NONE;
+}
+
+static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md *ctx, const struct packet *packet,
+								  const struct inner *inner, const struct outer *outer,
+								  const struct endpoint *endpoint, int *verdict)
+{
+	const struct handover note = {
+		.magic = HANDOVER_MAGIC,
+		.ifindex = endpoint->ifindex,
+		.vni = packet->to.vni,
+		.slot = endpoint->slot,
+	};
+	enum drop_reason reason;
+
+	address_from_router(inner->eth, endpoint);
+	reason = decapsulate(ctx, outer->option_bytes, &note);
+	if (reason)
+		return reason;
+	count_delivered(packet, endpoint->slot);
+	*verdict = XDP_PASS;
+	return REASON_NONE;
+}
+
+/* To another droplet: one virtual hop. */
+static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx, const struct packet *packet,
+							     const struct inner *inner, const struct outer *outer,
+							     const struct route *route, int *verdict)
+{
+	struct tunnel tunnel = {
+		.protocol = outer->tunnel,
+		.vni = packet->to.vni,
+		.source_port = outer->source_port,
+		.service = outer->service,
+		.option_bytes = outer->option_bytes,
+		.bytes = packet->bytes,
+	};
+	struct droplet *next;
+	enum drop_reason reason = locate_next_hop(route, &next);
+
+	if (reason)
+		return reason;
+	reason = decrement_ttl(inner);
+	if (reason)
+		return reason;
+	if (route->endpoint) {
+		tunnel.protocol = route->endpoint->tunnel;
+		copy_mac(inner->eth->h_dest, route->endpoint->mac);
+	}
+	reason = translate(ctx, next, &tunnel);
+	if (reason)
+		return reason;
+	*verdict = XDP_TX;
+	return REASON_NONE;
+}
+
+static __always_inline __must_check enum drop_reason route_packet(struct xdp_md *ctx, struct cursor *cursor,
+								  struct packet *packet, const struct inner *inner,
+								  const struct outer *outer, int *verdict)
+{
+	struct route route = {};
+	enum drop_reason reason;
+
+	if (!locate_endpoint(packet, &route)) {
+		bool final = !is_router_mac(inner->eth->h_dest);
+
+		reason = locate_network(packet, outer->source_port, final, &route);
+		if (reason)
+			return reason;
+	}
+	if (route.step == STEP_DELIVER)
+		return deliver_here(ctx, packet, inner, outer, route.endpoint, verdict);
+	if (route.step == STEP_ROUTER) {
+		reason = respond_echo(cursor, inner);
+		return reason ? reason : send_answer(ctx, packet, verdict);
+	}
+	reason = forward(ctx, packet, inner, outer, &route, verdict);
+	if (reason)
+		return reason;
+	if (route.step == STEP_BOUNCE)
+		count_bounced(packet);
+	else if (route.step == STEP_DIVIDE)
+		count_divided(packet);
+	else
+		count_to_divider(packet);
+	return REASON_NONE;
+}
+
+/* What is inside of a tunnel packet whose VNI has been read. */
+static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_md *ctx, struct cursor *cursor,
+								    struct packet *packet, const struct outer *outer,
+								    int *verdict)
+{
+	struct inner inner;
+	enum drop_reason reason;
+
+	if (outer->option_bytes) {
+		reason = parse_options(cursor, outer->option_bytes);
+		if (reason)
+			return reason;
+		if (!take(cursor, outer->option_bytes))
+			return REASON_GENEVE_OPTIONS_TRUNCATED;
+	}
+	reason = parse_inner(cursor, packet, &inner);
+	if (reason)
+		return reason;
+	switch (inner.kind) {
+	case INNER_IPV4:
+	case INNER_IPV6:
+		return route_packet(ctx, cursor, packet, &inner, outer, verdict);
+	case INNER_ARP:
+		reason = answer_arp(packet, &inner);
+		break;
+	case INNER_ND:
+		reason = answer_solicitation(cursor, packet, &inner);
+		break;
+	}
+	return reason ? reason : send_answer(ctx, packet, verdict);
+}
+
+/* A fault inside of a tunnel packet is ours to judge only if the VPC is: the VNI may be another system's. */
+static __always_inline enum drop_reason judge_vpc(enum drop_reason reason, struct packet *packet)
+{
+	struct vpc *vpc = bpf_map_lookup_elem(&vpcs, &packet->to.vni);
+
+	if (!vpc)
+		return REASON_UNKNOWN_VNI;
+	packet->vpc_slot = vpc->slot;
+	return reason;
+}
+
+static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md *ctx, struct packet *packet, int *verdict)
+{
+	struct cursor cursor = {
+		.at = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.left = packet->length,
+	};
+	struct outer outer;
+	enum drop_reason reason;
+
+	reason = parse_outer(&cursor, packet, &outer);
+	if (reason || !outer.tunnel)
+		return reason;
+	reason = locate_sender(packet);
+	if (reason)
+		return reason;
+	reason = parse_tunnel(&cursor, packet, &outer);
+	if (reason)
+		return reason;
+	reason = handle_overlay(ctx, &cursor, packet, &outer, verdict);
+	return reason && !packet->vpc_slot ? judge_vpc(reason, packet) : reason;
+}
 
 SEC("xdp.frags")
 int transit(struct xdp_md *ctx)
 {
-	uint32_t vni = config.ifindex;
+	struct packet packet = { .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+	int verdict = XDP_PASS;
+	enum drop_reason reason = handle_frame(ctx, &packet, &verdict);
 
-	return bpf_map_lookup_elem(&vpcs, &vni) || !ctx ? XDP_PASS : XDP_PASS;
+	return reason ? refuse_transit(ctx, reason, &packet) : verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns the procedure: where a packet goes next. Agent and Transit XDP ask the same questions in the same order, first
+ * the endpoints, then the networks, then the VPCs; the first that knows the destination decides. Only reads tables and
+ * never touches the packet. At most one lookup of an endpoint per packet.
+ */
+#ifndef MIZAR_LOCATE_H
+#define MIZAR_LOCATE_H
+#include "hash.h"
+
+enum step {
+	STEP_DELIVER = 1,	/* to an endpoint of this droplet */
+	STEP_BOUNCE,		/* to the host of the endpoint */
+	STEP_DIVIDE,		/* to a bouncer of the destination's network */
+	STEP_TO_DIVIDER,	/* to a divider of the VPC */
+	STEP_TO_BOUNCER,	/* agent only: to a bouncer of the sender's network */
+	STEP_ROUTER,		/* it is for the virtual router itself */
+};
+
+struct route {
+	enum step step;
+	uint32_t droplet;		/* slot of the next hop; unused by STEP_DELIVER and STEP_ROUTER */
+	struct endpoint *endpoint;	/* of STEP_DELIVER and STEP_BOUNCE, else NULL */
+};
+
+static __always_inline struct network *find_network(const struct packet *packet)
+{
+	struct network_key key = {
+		.prefix_bits = 32 + 128,
+		.vni_be = bpf_htonl(packet->to.vni),
+	};
+
+	copy_address(key.addr, packet->to.addr);
+	return bpf_map_lookup_elem(&networks, &key);
+}
+
+/* The member of a hop set that takes this flow, or 0. */
+static __always_inline uint32_t pick_hop(uint32_t hop_set_slot, uint32_t hash_bits)
+{
+	struct hop_set *set = bpf_map_lookup_elem(&hop_sets, &hop_set_slot);
+
+	return set ? set->droplet[hash_bits & (HOPS - 1)] : 0;
+}
+
+/* Step 1: is it an endpoint that this droplet knows? */
+static __always_inline bool locate_endpoint(struct packet *packet, struct route *route)
+{
+	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &packet->to);
+
+	route->endpoint = endpoint;
+	if (!endpoint)
+		return false;
+	packet->vpc_slot = endpoint->vpc_slot;
+	route->step = endpoint->ifindex ? STEP_DELIVER : STEP_BOUNCE;
+	route->droplet = endpoint->droplet;
+	return true;
+}
+
+/* Step 3: to a divider of its VPC, unless this is one. */
+static __always_inline __must_check enum drop_reason locate_divider(struct packet *packet, uint16_t source_port,
+								    bool final, struct route *route)
+{
+	struct vpc *vpc = bpf_map_lookup_elem(&vpcs, &packet->to.vni);
+
+	if (!vpc)
+		return REASON_UNKNOWN_VNI;
+	packet->vpc_slot = vpc->slot;
+	if (vpc->flags & VPC_DIVIDED_HERE)
+		return REASON_NETWORK_UNKNOWN;
+	if (final)
+		return REASON_ENDPOINT_UNKNOWN;
+	route->step = STEP_TO_DIVIDER;
+	route->droplet = vpc->dividers ? pick_hop(vpc->dividers, source_port >> HASH_TO_DIVIDER) : 0;
+	return route->droplet ? REASON_NONE : REASON_NO_DIVIDER;
+}
+
+/*
+ * Steps 2 and 3, for a destination that is no endpoint known here. `final`: the sender took this droplet for the host
+ * of the endpoint, as the inner destination MAC tells. Such a packet goes no further: the sender's table is older than
+ * ours, and sending it on would let it circle between the two.
+ */
+static __always_inline __must_check enum drop_reason locate_network(struct packet *packet, uint16_t source_port,
+								    bool final, struct route *route)
+{
+	struct network *network = find_network(packet);
+
+	if (network) {
+		packet->vpc_slot = network->vpc_slot;
+		if (same_address(network->gateway, packet->to.addr)) {
+			route->step = STEP_ROUTER;
+			return REASON_NONE;
+		}
+		if (final || network->flags & NETWORK_BOUNCED_HERE)
+			return REASON_ENDPOINT_UNKNOWN;
+		if (network->flags & NETWORK_ROUTED_HERE) {
+			route->step = STEP_DIVIDE;
+			route->droplet = pick_hop(network->slot, source_port >> HASH_DIVIDE);
+			return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
+		}
+		/* Endpoints of it live here, no more. This droplet acts for the sender's network: ask a divider. */
+	}
+	return locate_divider(packet, source_port, final, route);
+}
+
+/* The droplet that a route leads to, when it can be reached. */
+static __always_inline __must_check enum drop_reason locate_next_hop(const struct route *route, struct droplet **next)
+{
+	uint32_t slot = route->droplet;
+	struct droplet *droplet = bpf_map_lookup_elem(&droplets, &slot);
+	const word16 *mac;
+
+	if (!droplet)
+		return REASON_NEXT_HOP_UNRESOLVED;
+	if (address_ipv4_be(droplet->addr) == *(const volatile uint32_t *)&config.addr[12])
+		return REASON_FORWARD_TO_SELF;
+	mac = (const word16 *)droplet->next_hop_mac;
+	if (!(mac[0] | mac[1] | mac[2]))
+		return REASON_NEXT_HOP_UNRESOLVED;
+	*next = droplet;
+	return REASON_NONE;
+}
+
+/* Whether a droplet of this system has the address that the packet says it comes from. */
+static __always_inline __must_check enum drop_reason locate_sender(const struct packet *packet)
+{
+	return bpf_map_lookup_elem(&droplet_slots, packet->src) ? REASON_NONE : REASON_UNKNOWN_SENDER;
+}
+#endif

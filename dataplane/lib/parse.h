@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns the reading of headers: one cursor, one parser per header. A parser returns REASON_NONE and leaves what it found
+ * in typed outputs with the cursor behind the header, or returns why the packet is refused. Never changes a packet and
+ * never looks anything up.
+ */
+#ifndef MIZAR_PARSE_H
+#define MIZAR_PARSE_H
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/icmpv6.h>
+#include <linux/udp.h>
+#include "packet.h"
+
+/* Where the next header begins. `left` is what the headers before it promise; `end` is what the kernel can show. They
+ * differ in padded frames, in frames of several buffers, and in lies. */
+struct cursor {
+	void *at;
+	void *end;
+	uint32_t left;
+};
+
+/* The next bytes, or NULL where the packet or the promise ends. */
+static __always_inline void *take(struct cursor *cursor, uint32_t bytes)
+{
+	void *header = cursor->at;
+
+	if (bytes > cursor->left || header + bytes > cursor->end)
+		return NULL;
+	cursor->at = header + bytes;
+	cursor->left -= bytes;
+	return header;
+}
+
+enum ip_fragment {
+	IP_DONT_FRAGMENT = 0x4000,
+	IP_MORE_FRAGMENTS = 0x2000,
+	IP_FRAGMENT_OFFSET = 0x1fff,
+};
+
+/* RFC 8926 3.4 and RFC 7348 5: eight bytes, the VNI in the same place. */
+struct tunnel_header {
+	uint8_t first;		/* Geneve: version, length of the options in words. VXLAN: flags */
+	uint8_t second;		/* Geneve: O and C bits */
+	__be16 protocol;	/* Geneve only */
+	__be32 vni;		/* in the upper 24 bits */
+};
+
+enum tunnel_constant {
+	GENEVE_PORT = 6081,
+	GENEVE_VERSION_MASK = 0xc0,
+	GENEVE_LENGTH_MASK = 0x3f,
+	GENEVE_CONTROL_BIT = 0x80,
+	GENEVE_CRITICAL_BIT = 0x80,
+	GENEVE_ETHERNET = 0x6558,
+	VXLAN_PORT = 4789,
+	VXLAN_VNI_FLAG = 0x08,
+};
+
+/* What the outer headers say. Their places are fixed (no IP options on this wire), see tunnel.h. */
+struct outer {
+	enum tunnel_protocol tunnel;	/* 0: no tunnel packet for this droplet */
+	uint16_t source_port;		/* carries the flow's hash */
+	uint8_t service;		/* TOS */
+	bool fragment;
+	uint32_t option_bytes;		/* Geneve */
+};
+
+/* Ethernet, IPv4 and UDP, as far as it takes to know whether this is a tunnel packet sent to us. */
+static __always_inline __must_check enum drop_reason parse_outer(struct cursor *cursor, struct packet *packet,
+								 struct outer *outer)
+{
+	struct ethhdr *eth = take(cursor, sizeof(*eth));
+	struct iphdr *ip;
+	struct udphdr *udp;
+	uint32_t total;
+
+	outer->tunnel = 0;
+	if (!eth)
+		return REASON_OUTER_TRUNCATED;
+	if (eth->h_proto != bpf_htons(ETH_P_IP))
+		return REASON_NONE;
+	ip = take(cursor, sizeof(*ip));
+	if (!ip)
+		return REASON_OUTER_TRUNCATED;
+	if (ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET))
+		return REASON_NONE;
+	map_address(packet->src, ip->saddr);
+	map_address(packet->to.addr, ip->daddr);
+	total = bpf_ntohs(ip->tot_len);
+	if (ip->version != 4 || ip->ihl != 5 || total < sizeof(*ip) || total - sizeof(*ip) > cursor->left)
+		return REASON_OUTER_IP_HEADER;
+	cursor->left = total - sizeof(*ip);
+	udp = take(cursor, sizeof(*udp));
+	if (!udp)
+		return REASON_OUTER_TRUNCATED;
+	if (ip->daddr != *(const volatile uint32_t *)&config.addr[12])
+		return REASON_NONE;
+	if (udp->dest == bpf_htons(GENEVE_PORT))
+		outer->tunnel = TUNNEL_GENEVE;
+	else if (udp->dest == bpf_htons(VXLAN_PORT))
+		outer->tunnel = TUNNEL_VXLAN;
+	outer->source_port = bpf_ntohs(udp->source);
+	outer->service = ip->tos;
+	outer->fragment = ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS);
+	return REASON_NONE;
+}
+
+/* UDP's length, and the tunnel header up to the Geneve options, which are left to walk_options. */
+static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor *cursor, struct packet *packet,
+								  struct outer *outer)
+{
+	struct udphdr *udp = cursor->at - sizeof(*udp);
+	struct tunnel_header *tunnel;
+
+	if (outer->fragment)
+		return REASON_OUTER_FRAGMENT;
+	if (bpf_ntohs(udp->len) != cursor->left + sizeof(*udp))
+		return REASON_OUTER_UDP_LENGTH;
+	tunnel = take(cursor, sizeof(*tunnel));
+	if (!tunnel)
+		return REASON_TUNNEL_TRUNCATED;
+	outer->option_bytes = 0;
+	if (outer->tunnel == TUNNEL_GENEVE) {
+		if (tunnel->first & GENEVE_VERSION_MASK)
+			return REASON_GENEVE_VERSION;
+		if (tunnel->second & GENEVE_CONTROL_BIT)
+			return REASON_GENEVE_CONTROL;
+		if (tunnel->protocol != bpf_htons(GENEVE_ETHERNET))
+			return REASON_GENEVE_PROTOCOL;
+		outer->option_bytes = (tunnel->first & GENEVE_LENGTH_MASK) * 4;
+	} else if (!(tunnel->first & VXLAN_VNI_FLAG)) {
+		return REASON_VXLAN_FLAGS;
+	}
+	packet->to.vni = bpf_ntohl(tunnel->vni) >> 8;
+	return REASON_NONE;
+}
+
+struct geneve_option {
+	__be16 class;
+	uint8_t type;	/* the upper bit: critical */
+	uint8_t words;	/* of its data, in the lower five bits */
+};
+
+/* Walks the Geneve options. This version knows no option of its own yet: a critical one is refused, others skipped. */
+static __always_inline __must_check enum drop_reason parse_options(struct cursor *cursor, uint32_t option_bytes)
+{
+	struct cursor options = *cursor;
+
+	if (option_bytes > cursor->left || cursor->at + option_bytes > cursor->end)
+		return REASON_GENEVE_OPTIONS_TRUNCATED;
+	options.left = option_bytes;
+	for (int i = 0; i < GENEVE_LENGTH_MASK && options.left; i++) {
+		struct geneve_option *option = take(&options, sizeof(*option));
+
+		if (!option || !take(&options, (option->words & 0x1f) * 4))
+			return REASON_GENEVE_OPTION_LENGTH;
+		if (option->type & GENEVE_CRITICAL_BIT)
+			return REASON_GENEVE_CRITICAL_OPTION;
+	}
+	return REASON_NONE;
+}
+
+enum inner_kind {
+	INNER_ARP = 1,
+	INNER_IPV4,
+	INNER_IPV6,
+	INNER_ND,	/* IPv6 with a message of neighbour discovery */
+};
+
+/* The inner frame. Of `arp`, `ip4` and `ip6` the one that `kind` names is set. */
+struct inner {
+	enum inner_kind kind;
+	struct ethhdr *eth;
+	struct arp *arp;
+	struct iphdr *ip4;
+	struct ipv6hdr *ip6;
+	uint8_t protocol;	/* IPv4's protocol or IPv6's first next header */
+	bool fragment;		/* IPv4 only: IPv6's extension headers are not looked into */
+};
+
+/* RFC 826 for IPv4 over Ethernet. */
+struct arp {
+	__be16 hardware;
+	__be16 protocol;
+	uint8_t hardware_bytes;
+	uint8_t protocol_bytes;
+	__be16 operation;
+	uint8_t sender_mac[6];
+	uint8_t sender[4];
+	uint8_t target_mac[6];
+	uint8_t target[4];
+};
+
+static __always_inline __must_check enum drop_reason parse_arp(struct cursor *cursor, struct packet *packet,
+							       struct inner *inner)
+{
+	struct arp *arp = take(cursor, sizeof(*arp));
+
+	if (!arp)
+		return REASON_INNER_TRUNCATED;
+	inner->kind = INNER_ARP;
+	inner->arp = arp;
+	map_address(packet->src, *(word32 *)arp->sender);
+	map_address(packet->to.addr, *(word32 *)arp->target);
+	if (arp->hardware != bpf_htons(1) || arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_bytes != 6 ||
+	    arp->protocol_bytes != 4 || arp->operation != bpf_htons(1))
+		return REASON_ARP_MALFORMED;
+	return REASON_NONE;
+}
+
+static __always_inline __must_check enum drop_reason parse_ipv4(struct cursor *cursor, struct packet *packet,
+								struct inner *inner)
+{
+	struct iphdr *ip = take(cursor, sizeof(*ip));
+	uint32_t options, total;
+
+	if (!ip)
+		return REASON_INNER_TRUNCATED;
+	inner->kind = INNER_IPV4;
+	inner->ip4 = ip;
+	inner->protocol = ip->protocol;
+	inner->fragment = ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET);
+	map_address(packet->src, ip->saddr);
+	map_address(packet->to.addr, ip->daddr);
+	if (ip->version != 4 || ip->ihl < 5)
+		return REASON_INNER_IP_HEADER;
+	options = ip->ihl * 4 - sizeof(*ip);
+	total = bpf_ntohs(ip->tot_len);
+	if (total < sizeof(*ip) + options || total - sizeof(*ip) > cursor->left)
+		return REASON_INNER_IP_LENGTH;
+	cursor->left = total - sizeof(*ip);
+	if (options && !take(cursor, options))
+		return REASON_INNER_TRUNCATED;
+	/* 224.0.0.0/4, the reserved 240.0.0.0/4 and with it the limited broadcast. */
+	if (inner->eth->h_dest[0] & 1 || (ip->daddr & bpf_htonl(0xe0000000)) == bpf_htonl(0xe0000000))
+		return REASON_INNER_MULTICAST;
+	return REASON_NONE;
+}
+
+enum icmpv6_type {
+	ND_FIRST = 133,		/* router solicitation */
+	ND_SOLICITATION = 135,
+	ND_ADVERTISEMENT = 136,
+	ND_LAST = 137,		/* redirect */
+};
+
+static __always_inline __must_check enum drop_reason parse_ipv6(struct cursor *cursor, struct packet *packet,
+								struct inner *inner)
+{
+	struct ipv6hdr *ip = take(cursor, sizeof(*ip));
+	struct cursor peek;
+	uint32_t payload;
+
+	if (!ip)
+		return REASON_INNER_TRUNCATED;
+	inner->kind = INNER_IPV6;
+	inner->ip6 = ip;
+	inner->protocol = ip->nexthdr;
+	inner->fragment = false;
+	copy_address(packet->src, &ip->saddr);
+	copy_address(packet->to.addr, &ip->daddr);
+	/* An IPv4-mapped address belongs on no wire (RFC 4291 2.5.5.2), and in the tables it would mean IPv4. */
+	if (ip->version != 6 || (!ip->daddr.s6_addr32[0] && !ip->daddr.s6_addr32[1] &&
+				 ip->daddr.s6_addr32[2] == bpf_htonl(0xffff)))
+		return REASON_INNER_IP_HEADER;
+	payload = bpf_ntohs(ip->payload_len);
+	if (payload > cursor->left)
+		return REASON_INNER_IP_LENGTH;
+	cursor->left = payload;
+	if (ip->nexthdr == IPPROTO_ICMPV6) {
+		struct icmp6hdr *icmp;
+
+		peek = *cursor;
+		icmp = take(&peek, sizeof(*icmp));
+		if (!icmp)
+			return REASON_INNER_TRUNCATED;
+		if (icmp->icmp6_type >= ND_FIRST && icmp->icmp6_type <= ND_LAST) {
+			inner->kind = INNER_ND;
+			return REASON_NONE;
+		}
+	}
+	if (inner->eth->h_dest[0] & 1 || ip->daddr.s6_addr[0] == 0xff)
+		return REASON_INNER_MULTICAST;
+	return REASON_NONE;
+}
+
+/* The inner frame up to its IP header; the cursor is left at what the IP header carries. */
+static __always_inline __must_check enum drop_reason parse_inner(struct cursor *cursor, struct packet *packet,
+								 struct inner *inner)
+{
+	packet->bytes = cursor->left;
+	inner->eth = take(cursor, sizeof(*inner->eth));
+	if (!inner->eth)
+		return REASON_INNER_TRUNCATED;
+	if (inner->eth->h_proto == bpf_htons(ETH_P_IP))
+		return parse_ipv4(cursor, packet, inner);
+	if (inner->eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(cursor, packet, inner);
+	if (inner->eth->h_proto == bpf_htons(ETH_P_ARP))
+		return parse_arp(cursor, packet, inner);
+	return REASON_INNER_ETHERTYPE;
+}
+
+struct solicitation {
+	uint8_t *icmp;		/* the message: 24 bytes, then its options */
+	uint32_t bytes;		/* of all of it */
+	uint32_t *target;	/* whose MAC is asked for */
+	uint8_t *source_mac;	/* the sender's claim, NULL when it makes none */
+};
+
+enum nd_size {
+	ND_MESSAGE_BYTES = 24,
+	ND_OPTION_UNIT = 8,
+	ND_OPTION_UNITS = 6,	/* more than any stack sends: source address 1, nonce 1 */
+	ND_SOURCE_MAC = 1,
+};
+
+/* A neighbour solicitation with all checks of RFC 4861 7.1.1, the checksum included. */
+static __always_inline __must_check enum drop_reason parse_solicitation(struct cursor *cursor, const struct inner *inner,
+									 struct solicitation *found)
+{
+	struct ipv6hdr *ip = inner->ip6;
+	uint8_t *icmp = take(cursor, ND_MESSAGE_BYTES), *unit;
+	uint64_t sum = bpf_htonl(IPPROTO_ICMPV6);
+	uint32_t skip = 0;
+
+	if (!icmp)
+		return REASON_ND_MALFORMED;
+	found->icmp = icmp;
+	found->bytes = ND_MESSAGE_BYTES + cursor->left;
+	found->target = (uint32_t *)(icmp + 8);
+	found->source_mac = NULL;
+	if (ip->hop_limit != 255 || icmp[0] != ND_SOLICITATION || icmp[1] != 0 || icmp[8] == 0xff)
+		return REASON_ND_MALFORMED;
+	sum += bpf_htonl(found->bytes);
+	for (int i = 0; i < 4; i++)
+		sum += (uint64_t)ip->saddr.s6_addr32[i] + ip->daddr.s6_addr32[i];
+	for (int i = 0; i < ND_MESSAGE_BYTES / 4; i++)
+		sum += ((word32 *)icmp)[i];
+	for (int i = 0; i < ND_OPTION_UNITS && cursor->left; i++) {
+		unit = take(cursor, ND_OPTION_UNIT);
+		if (!unit)
+			return REASON_ND_MALFORMED;
+		sum += (uint64_t)((word32 *)unit)[0] + ((word32 *)unit)[1];
+		if (skip) {
+			skip--;
+			continue;
+		}
+		if (unit[1] == 0)
+			return REASON_ND_MALFORMED;
+		skip = unit[1] - 1;
+		if (unit[0] == ND_SOURCE_MAC)
+			found->source_mac = unit + 2;
+	}
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	if (skip || cursor->left || sum != 0xffff)
+		return REASON_ND_MALFORMED;
+	return REASON_NONE;
+}
+#endif
