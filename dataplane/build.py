@@ -17,9 +17,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HATCH = "hatchling.builders.hooks.plugin.interface"
 # Outside of hatch, as a command, hatchling need not be installed.
@@ -35,14 +34,13 @@ class BuildError(Exception):
     """Something that the build needs is missing or wrong; the message is one sentence for the person who builds."""
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(NamedTuple):  # no dataclass: hatch loads this file without a place in sys.modules, which one needs
     """Files made together by one step, and the files that they are made from."""
 
     name: str
     sources: tuple[Path, ...]
     outputs: tuple[Path, ...]
-    make: Callable[[], None]
+    make: Callable[[], object]
 
     def digest(self) -> str:
         """What the outputs depend on: names and content of the sources, and this script."""
@@ -83,6 +81,8 @@ class Build:
         proto = self.contracts / "transit.proto"
         stubs = [self.built / f"transit_pb2{end}" for end in (".py", ".pyi", "_grpc.py", "_grpc.pyi")]
         package, copies = self.built / "__init__.py", self.built / "contracts"
+        example = self.root / "examples" / "two-tenants.yaml"
+        shown = self.built / "examples" / example.name
         return [
             Product("the package", (), (package,), lambda: self.write_package(package)),
             Product("drop_reasons.h", (reasons,), (self.reasons_header,), lambda: self.write_reasons(reasons)),
@@ -92,6 +92,7 @@ class Build:
                 (copies / layout.name, copies / reasons.name),
                 lambda: self.copy_contracts(layout, reasons),
             ),
+            Product("the demo's manifest", (example,), (shown,), lambda: shutil.copyfile(example, shown)),
             Product("the gRPC stubs", (proto,), tuple(stubs), self.compile_proto),
             *(self.program(name) for name in PROGRAMS),
         ]
