@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -14,7 +15,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-import mizar
 from mizar.cli.objects import Files, read_manifests
 from mizar.cli.output import FAILED, Format, Output, emit, stdout
 from mizar.cli.progress import steps
@@ -25,8 +25,7 @@ from mizar.lab.path import Path
 from mizar.lab.probes import Member
 from mizar.lab.traffic import TRANSFER_BYTES, Cell
 
-EXAMPLE = "two-tenants.yaml"
-"""In examples/ of a clone; the wheel carries it beside this package."""
+EXAMPLE = FilePath(str(resources.files("mizar._built"))) / "examples" / "two-tenants.yaml"
 
 
 def demo(
@@ -35,20 +34,14 @@ def demo(
     output: Output = Format.TABLE,
 ) -> None:
     """Bring up a lab, send traffic between all endpoints, prove that tenants are apart; exit 1 unless all is well."""
-    resources = read_manifests(filename or [str(_example())])
+    manifests = read_manifests(filename or [str(EXAMPLE)])
     quiet = output is not Format.TABLE
     with steps(quiet) as progress:
         screen = QuietScreen(progress) if quiet else TextScreen(progress, stdout())
-        result = demos.run(resources, screen, keep)
+        result = demos.run(manifests, screen, keep)
     emit(_as_data(result), output, lambda: _verdict(result))
     if not result.ok:
         raise typer.Exit(FAILED)
-
-
-def _example() -> FilePath:
-    package = FilePath(mizar.__file__).parent
-    in_wheel = package / "_examples" / EXAMPLE
-    return in_wheel if in_wheel.exists() else package.parent / "examples" / EXAMPLE
 
 
 class QuietScreen:
