@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts for tests, all from one plan, and the tables that they call for, computed in the plainest way.
+
+Droplet dN is 172.31.0.N; foreign droplets (no daemon) are fN, 172.31.1.N. Network N of every VPC is 10.0.N.0/24 and
+fd00:0:0:N::/64, so that all VPCs have equal addresses; its K-th endpoint is 10.0.N.(K+2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+
+from mizar.model.addresses import gateway_of
+from mizar.planner.entries import (
+    DropletEntry,
+    EndpointEntry,
+    Entry,
+    Key,
+    LocalEntry,
+    NetworkEntry,
+    PrefixEntry,
+    VpcEntry,
+    WorkloadEntry,
+)
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
+from mizar.planner.ipam import derive_mac
+from mizar.planner.topology import Topology
+
+
+def droplet(name: str) -> DropletFact:
+    address = f"172.31.{'0' if name[0] == 'd' else '1'}.{name[1:]}"
+    return DropletFact(name, ip_address(address).packed, daemon=name[0] == "d")
+
+
+def network(vni: int, number: int, bouncers: tuple[str, ...]) -> NetworkFact:
+    prefixes = tuple(
+        PrefixEntry(prefix.network_address.packed, prefix.prefixlen, gateway_of(prefix).packed)
+        for prefix in (ip_network(f"10.0.{number}.0/24"), ip_network(f"fd00:0:0:{number}::/64"))
+    )
+    return NetworkFact(vni, number, prefixes, bouncers)
+
+
+def endpoint(vni: int, number: int, place: int, host: str, tunnel: int = 1) -> EndpointFact:
+    uid = f"{vni}-{number}-{place}"
+    addresses = ip_address(f"10.0.{number}.{place + 2}").packed, ip_address(f"fd00:0:0:{number}::{place + 2:x}").packed
+    workload = WorkloadEntry(namespace=uid) if host[0] == "d" else None
+    return EndpointFact(uid, vni, number, addresses, derive_mac(uid), host, tunnel, workload)
+
+
+@dataclass
+class World:
+    """All facts that hold, and the topology that was told of them."""
+
+    topology: Topology = field(default_factory=Topology)
+    droplets: dict[str, DropletFact] = field(default_factory=dict)
+    vpcs: dict[int, VpcFact] = field(default_factory=dict)
+    networks: dict[tuple[int, int], NetworkFact] = field(default_factory=dict)
+    endpoints: dict[str, EndpointFact] = field(default_factory=dict)
+
+    def expected(self, name: str) -> dict[Key, Entry]:
+        """What a droplet must hold, from the sentences at the head of the topology, one loop for each."""
+        here = self.droplets[name]
+        entries: list[Entry] = []
+        if not here.daemon:
+            return {}
+        entries.extend(DropletEntry(d.address, d.name) for d in self.droplets.values())
+        for vni, vpc in self.vpcs.items():
+            bounced = any(name in n.bouncers for n in self.networks.values() if n.vni == vni)
+            hosted = any(e.host == name for e in self.endpoints.values() if e.vni == vni)
+            if name in vpc.dividers or bounced or hosted:
+                entries.append(VpcEntry(vni, self._addresses(vpc.dividers)))
+        for (vni, number), net in self.networks.items():
+            hosted = any(e.host == name for e in self.endpoints.values() if (e.vni, e.network_id) == (vni, number))
+            if name in net.bouncers or name in self.vpcs[vni].dividers or hosted:
+                entries.append(NetworkEntry(vni, number, net.prefixes, self._addresses(net.bouncers)))
+        for e in self.endpoints.values():
+            host = self.droplets[e.host].address
+            entry = EndpointEntry(e.vni, e.network_id, e.addresses, e.mac, host, e.tunnel)
+            if e.host == name and e.workload:
+                entries.append(LocalEntry(e.uid, entry, e.workload))
+            elif e.host != name and name in self.networks[e.vni, e.network_id].bouncers:
+                entries.append(entry)
+        return {entry.key: entry for entry in entries}
+
+    def rebuilt(self) -> Topology:
+        """A topology that is told everything at once."""
+        topology = Topology()
+        topology.load([*self.droplets.values(), *self.vpcs.values(), *self.networks.values(), *self.endpoints.values()])
+        return topology
+
+    def _addresses(self, names: tuple[str, ...]) -> tuple[bytes, ...]:
+        return tuple(sorted(self.droplets[name].address for name in names))
