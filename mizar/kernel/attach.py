@@ -11,7 +11,6 @@ Order: attach `deliver` before `transit`, and detach `transit` before `deliver`;
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -26,8 +25,12 @@ from mizar.model.errors import ConflictError, MizarError
 XdpMode = Literal["driver", "generic"]
 TcMode = Literal["tcx", "clsact"]
 
-_XDP_FLAGS: dict[XdpMode, int] = {"generic": 1 << 1, "driver": 1 << 2}  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 _BPF_XDP, _BPF_TCX_INGRESS = 37, 46  # enum bpf_attach_type; libbpf 1.1 does not know the second, the kernel does
+_KINDS: dict[str, tuple[int, int]] = {  # attach type and flags: XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
+    "driver": (_BPF_XDP, 1 << 2),
+    "generic": (_BPF_XDP, 1 << 1),
+    "tcx": (_BPF_TCX_INGRESS, 0),
+}
 _LINK_TYPE_XDP, _LINK_TYPE_TCX = 6, 11  # enum bpf_link_type
 
 
@@ -61,14 +64,14 @@ def attach_xdp(fd: int, ifindex: int, pin: Path, *, force: XdpMode | None = None
     with Netlink() as netlink:
         running = interfaces.get(netlink, ifindex).xdp_mode
     if force is not None and running and running != force and attached(pin) is not None:
-        pin.unlink()
+        _remove(pin)
     elif _update(fd, ifindex, pin, "xdp"):
         return Attachment(ifindex, "driver" if running == "driver" else "generic", updated=True)
     reason = ""
     modes: tuple[XdpMode, ...] = ("driver", "generic") if force is None else (force,)
     for mode in modes:
         try:
-            _create(fd, ifindex, _BPF_XDP, pin, _XDP_FLAGS[mode], f"attach XDP to interface {ifindex} in {mode} mode")
+            _create_pinned(fd, ifindex, mode, pin)
         except ConflictError as error:
             raise ConflictError(f"{error}; another XDP program has the interface") from error
         except MizarError as error:
@@ -93,7 +96,7 @@ def attach_tc(fd: int, ifindex: int, pin: Path, *, force: TcMode | None = None) 
     if _update(fd, ifindex, pin, "tcx"):
         return Attachment(ifindex, "tcx", updated=True)
     try:
-        _create(fd, ifindex, _BPF_TCX_INGRESS, pin, 0, f"attach to interface {ifindex} by tcx")
+        _create_pinned(fd, ifindex, "tcx", pin)
     except MizarError as error:
         # EINVAL is what kernels before 6.6 say to the unknown attach type; anything else would fail with clsact too.
         if force is not None or libbpf.errno_of(error) != errno.EINVAL:
@@ -142,7 +145,7 @@ def _update(fd: int, ifindex: int, pin: Path, hook: Literal["xdp", "tcx"]) -> bo
     try:
         facts = _facts(link)
         if (facts.hook, facts.ifindex) != (hook, ifindex):
-            pin.unlink()
+            _detach(link, pin)
             return False
         libbpf.check(lib().bpf_link_update(link, fd, ffi.NULL), f"replace the program of {pin}")
         return True
@@ -150,9 +153,16 @@ def _update(fd: int, ifindex: int, pin: Path, hook: Literal["xdp", "tcx"]) -> bo
         os.close(link)
 
 
-def _create(fd: int, ifindex: int, kind: int, pin: Path, flags: int, what: str) -> None:
+def create_link(fd: int, ifindex: int, mode: Literal["driver", "generic", "tcx"]) -> int:
+    """A new link without a pin, as a file descriptor: the program is attached until it is closed. For probes."""
+    kind, flags = _KINDS[mode]
     opts = ffi.new("struct link_create_opts *", {"sz": ffi.sizeof("struct link_create_opts"), "flags": flags})
-    link = libbpf.check(lib().bpf_link_create(fd, ifindex, kind, opts), what)
+    what = f"attach to interface {ifindex} by {mode}" if mode == "tcx" else f"attach XDP to {ifindex} ({mode} mode)"
+    return libbpf.check(lib().bpf_link_create(fd, ifindex, kind, opts), what)
+
+
+def _create_pinned(fd: int, ifindex: int, mode: Literal["driver", "generic", "tcx"], pin: Path) -> None:
+    link = create_link(fd, ifindex, mode)
     try:
         libbpf.pin(link, pin)
     finally:
@@ -164,10 +174,14 @@ def _remove(pin: Path) -> bool:
     if link is None:
         return False
     try:
-        # Detached at once, even if somebody else holds the link open; a dead link has nothing to detach.
-        with contextlib.suppress(MizarError):
-            libbpf.check(lib().bpf_link_detach(link), f"detach {pin}")
-        pin.unlink()
+        _detach(link, pin)
         return True
     finally:
         os.close(link)
+
+
+def _detach(link: int, pin: Path) -> None:
+    # Taking the pin away would do, but later: the kernel detaches in the background, and only when nobody has the
+    # link open. The result does not matter: a dead link has nothing to detach.
+    lib().bpf_link_detach(link)
+    pin.unlink()

@@ -66,7 +66,7 @@ def attached(ifindex: int) -> list[str]:
 
 def _filters(netlink: Netlink, ifindex: int) -> Iterator[str]:
     try:
-        answers = netlink.ask(_message(ifindex), _RTM_GETTFILTER, dump=True)
+        answers = netlink.ask(_message(ifindex), _RTM_GETTFILTER, "list the tc filters", dump=True)
     except (NotFoundError, InvalidError):
         return  # no interface, or no clsact on it
     for answer in answers:

@@ -30,6 +30,11 @@ _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
 _IFF_UP = 1
 _ADDR_GEN_NONE = 1  # IN6_ADDR_GEN_MODE_NONE
 
+_XDP_MODES: dict[str | None, str] = {
+    "xdp": "driver",
+    "xdpgeneric": "generic",
+    "xdpoffload": "hardware",
+}  # as pyroute2 calls them
 _SIOCETHTOOL = 0x8946
 _GET_GRO, _SET_GRO, _GET_TX_CHECKSUM, _SET_TX_CHECKSUM = 0x2B, 0x2C, 0x16, 0x17  # ETHTOOL_[GS]GRO, [GS]TXCSUM
 
@@ -75,7 +80,7 @@ def interface_of(message: Message) -> Interface:
         group=message.get_attr("IFLA_GROUP") or 0,
         peer_index=message.get_attr("IFLA_LINK") or 0,
         peer_nsid=message.get_attr("IFLA_LINK_NETNSID"),
-        xdp_mode={1: "driver", 2: "generic", 3: "hardware"}.get(xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else 0, ""),
+        xdp_mode=_XDP_MODES.get(xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None, ""),
         xdp_program=(xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else 0) or 0,
     )
 
@@ -89,7 +94,7 @@ def find(netlink: Netlink, name_or_index: str | int) -> Interface | None:
     else:
         message["attrs"].append(("IFLA_IFNAME", name_or_index))
     try:
-        return interface_of(netlink.ask(message, RTM_GETLINK)[0])
+        return interface_of(netlink.ask(message, RTM_GETLINK, f"find the interface {name_or_index}")[0])
     except NotFoundError:
         return None
 
@@ -108,7 +113,7 @@ def listed(netlink: Netlink, kind: str = "") -> list[Interface]:
     message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATS)]
     if kind:
         message["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}))
-    return [interface_of(answer) for answer in netlink.ask(message, RTM_GETLINK, dump=True)]
+    return [interface_of(answer) for answer in netlink.ask(message, RTM_GETLINK, "list the interfaces", dump=True)]
 
 
 def addresses(netlink: Netlink, index: int) -> list[IPv4Interface | IPv6Interface]:
@@ -116,7 +121,7 @@ def addresses(netlink: Netlink, index: int) -> list[IPv4Interface | IPv6Interfac
     message = ifaddrmsg()
     message["index"] = index
     found = []
-    for answer in netlink.ask(message, RTM_GETADDR, dump=True):
+    for answer in netlink.ask(message, RTM_GETADDR, f"list the addresses of interface {index}", dump=True):
         address = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
         if answer["index"] == index:
             found.append(ip_interface(f"{address}/{answer['prefixlen']}"))
@@ -184,9 +189,13 @@ class InterfaceEvent:
     gone: bool
 
 
-async def watch(namespace: Namespace | None = None) -> AsyncIterator[InterfaceEvent]:
-    """Changes of interfaces from now on. Raises TemporaryError when some were lost: read all facts, watch again."""
-    with Netlink(namespace, groups=_GROUP_LINK) as netlink:
+def watch(namespace: Namespace | None = None) -> AsyncIterator[InterfaceEvent]:
+    """Changes of interfaces from this call on. Raises TemporaryError when some were lost: watch and read all again."""
+    return _events(Netlink(namespace, groups=_GROUP_LINK))
+
+
+async def _events(netlink: Netlink) -> AsyncIterator[InterfaceEvent]:
+    with netlink:
         async for message in netlink.events():
             if message["header"]["type"] in (RTM_NEWLINK, RTM_DELLINK) and message["family"] == 0:
                 yield InterfaceEvent(interface_of(message), message["header"]["type"] == RTM_DELLINK)

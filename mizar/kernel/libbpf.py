@@ -61,6 +61,8 @@ int bpf_map__fd(const struct bpf_map *map);
 int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
 const void *bpf_map__initial_value(struct bpf_map *map, size_t *size);
 
+struct map_create_opts { size_t sz; uint32_t btf_fd, btf_key_type_id, btf_value_type_id, btf_vmlinux_value_type_id,
+    inner_map_fd, map_flags; };
 struct batch_opts { size_t sz; uint64_t elem_flags; uint64_t flags; };
 int bpf_map_create(int type, const char *name, uint32_t key_size, uint32_t value_size, uint32_t max, const void *opts);
 int bpf_map_lookup_elem(int fd, const void *key, void *value);

@@ -111,7 +111,7 @@ class Links:
     def _nsid_of(self, namespace: Namespace) -> int | None:
         message = nsidmsg()
         message["attrs"] = [("NETNSA_FD", namespace.fd)]
-        nsid = self.netlink.ask(message, _RTM_GETNSID)[0].get_attr("NETNSA_NSID")
+        nsid = self.netlink.ask(message, _RTM_GETNSID, f"find the id of {namespace.spec}")[0].get_attr("NETNSA_NSID")
         return None if nsid in (None, -1, 0xFFFFFFFF) else int(nsid)
 
     def _create(self, link: EndpointLink, namespace: Namespace) -> None:

@@ -156,6 +156,17 @@ def create(name: str) -> Namespace:
     return Namespace.by_name(name)
 
 
+def anonymous() -> Namespace:
+    """Makes an empty namespace without a name: it ends when it is closed and nothing uses it any more."""
+
+    def make() -> Namespace:
+        _call("create a network namespace", "unshare", _CLONE_NEWNET)
+        return Namespace.current()
+
+    with Namespace.current() as here:
+        return here.run(make)
+
+
 def remove(name: str) -> None:
     """Takes a name away; the namespace ends with its last process and open file. Raises NotFoundError."""
     path = FOLDER / name

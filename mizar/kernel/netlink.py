@@ -9,8 +9,6 @@ another namespace, and take ten times as long. It must never keep anything that 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 import struct
 import threading
@@ -54,11 +52,12 @@ class Netlink:
         self._sequence = 0
         self._lock = threading.Lock()
 
-    def ask(self, message: Message, kind: int, *, dump: bool = False) -> list[Message]:
-        """Sends a question; returns the answers. Raises as error_of() tells, NotFoundError for ENOENT and ENODEV."""
+    def ask(self, message: Message, kind: int, what: str, *, dump: bool = False) -> list[Message]:
+        """Sends a question (`what` it is in words); returns the answers. Raises NotFoundError for ENOENT and ENODEV,
+        else what libbpf.error_of() tells of the errno."""
         with self._lock:
             sequence = self._send([(message, kind, DUMP if dump else 0)])
-            return self._receive(sequence, 1, [f"ask the kernel ({type(message).__name__})"], answers=True)
+            return self._receive(sequence, 1, [what], answers=True)
 
     def tell(self, orders: Sequence[tuple[Message, int, int, str]]) -> None:
         """Sends orders (message, type, flags, what it does in words) in one system call; the kernel carries them out
@@ -145,16 +144,3 @@ def _with_reason(what: str, part: bytes, flags: int) -> str:
             return f"{what} ({part[at + 4 : at + length].rstrip(bytes(1)).decode(errors='replace')})"
         at += (length + 3) & ~3
     return what
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether an error says that the object is not there."""
-    return libbpf.errno_of(error) in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESRCH, errno.EADDRNOTAVAIL)
-
-
-def interface_index(name: str) -> int:
-    """Index of an interface of the calling thread's namespace. Raises NotFoundError."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError as error:
-        raise libbpf.error_of(errno.ENODEV, f"find the interface {name} (pid {os.getpid()})") from error

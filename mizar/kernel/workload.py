@@ -117,7 +117,7 @@ def _default_gateways(inside: Netlink, index: int) -> set[str]:
         question["family"], question["table"] = _FAMILY[version], _MAIN_TABLE
         question["attrs"] = [("RTA_OIF", index)]
         try:
-            answers = inside.ask(question, _RTM_GETROUTE, dump=True)
+            answers = inside.ask(question, _RTM_GETROUTE, "list the default routes", dump=True)
         except NotFoundError:
             continue  # the main table is made with its first route
         for answer in answers:
