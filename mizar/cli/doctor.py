@@ -15,13 +15,16 @@ def doctor(output: Output = Format.TABLE) -> None:
     """List the privileges and kernel features that Mizar uses; exit 1 when one is missing that it cannot do without."""
     found = features.probe()
     rows = [
-        (feature.name, feature.present, "yes" if feature.required else "", "" if feature.present else feature.cost)
+        (
+            feature.name,
+            feature.present,
+            "yes" if feature.needed else "",
+            feature.detail if feature.present else f"{feature.cost_if_missing} ({feature.detail})",
+            "" if feature.present else feature.how_to_fix,
+        )
         for feature in found
     ]
-    emit(
-        [asdict(feature) for feature in found],
-        output,
-        lambda: columns(("FEATURE", "PRESENT", "REQUIRED", "WITHOUT IT"), rows),
-    )
-    if any(feature.required and not feature.present for feature in found):
+    headings = ("FEATURE", "PRESENT", "NEEDED", "FOUND, OR WHAT ITS LACK COSTS", "HOW TO GET IT")
+    emit([asdict(feature) for feature in found], output, lambda: columns(headings, rows))
+    if any(feature.needed and not feature.present for feature in found):
         raise typer.Exit(FAILED)

@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from mizar.api.client import Client
+from mizar.kernel import features
 from mizar.kernel.bpffs import Pins, instances
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import processes, substrate
@@ -48,9 +49,10 @@ def up(resources: Sequence[Resource], progress: Progress = silent) -> LabPlan:
     """Makes the lab what the manifests say and waits until all of it is provisioned.
 
     Raises InvalidError for manifests that describe no lab, ConflictError while somebody else changes this lab,
-    TemporaryError when a process does not come up.
+    TemporaryError when a process does not come up, MizarError when this machine lacks a feature that is needed.
     """
     wanted = plan(resources)
+    _require_features()
     lab = wanted.lab
     with _locked(lab):
         lab.folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +170,13 @@ def execute(lab: LabName, endpoint: str, command: Sequence[str]) -> int:
         with contextlib.suppress(KeyboardInterrupt):  # the command got it too, and decides
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             return code if code >= 0 else 128 - code
+
+
+def _require_features() -> None:
+    """Raises MizarError that names the first thing that this machine or user lacks."""
+    for feature in features.probe():
+        if feature.needed and not feature.present:
+            raise MizarError(f"{feature.name} is missing ({feature.detail}): {feature.how_to_fix}; see `mizar doctor`")
 
 
 def _start_missing(wanted: LabPlan) -> list[str]:
