@@ -20,11 +20,16 @@ class InUseError(ConflictError):
     """The object is referred to by another one that must go first."""
 
 
+class DeniedError(InvalidError):
+    """The caller may not call."""
+
+
 class DamagedError(MizarError):
     """A change failed in the middle and could not be taken back: the tables must be read anew."""
 
 
 _CODES: tuple[tuple[type[MizarError], grpc.StatusCode], ...] = (
+    (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
     (InUseError, grpc.StatusCode.FAILED_PRECONDITION),
     (ConflictError, grpc.StatusCode.ALREADY_EXISTS),

@@ -17,7 +17,10 @@ COUNTERS = frozenset({"endpoint_counters", "vpc_counters", "drop_counters"})
 
 
 class Maps(Protocol):
-    """What is needed of `kernel.tables.Tables`: its tables as attributes, each with get, put_many, delete, zero."""
+    """What is needed of `kernel.tables.Tables`: its tables as attributes, by the names of contracts/dataplane.h."""
+
+    def __getattribute__(self, name: str, /) -> Any:
+        """A table, with get, put, put_many, delete, items, or zero."""
 
 
 def execute(maps: Maps, ops: Sequence[Op]) -> None:

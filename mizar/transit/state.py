@@ -7,7 +7,7 @@ and only through a `Journal`, so that a refused batch leaves no trace. It must n
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mizar.transit.slots import Slots
@@ -72,6 +72,18 @@ class State:
         self.hop_slots = Slots("hop sets", "--max-networks", limits.hop_sets, hops)
         self.endpoint_slots = Slots(
             "local endpoints", "--max-local-endpoints", limits.local_endpoints, (x.slot for x in self.locals.values())
+        )
+
+    def copy(self) -> "State":
+        """A copy that later changes do not touch; the values are shared, being frozen."""
+        return replace(
+            self,
+            droplets=self.droplets.copy(),
+            vpcs=self.vpcs.copy(),
+            networks=self.networks.copy(),
+            at=self.at.copy(),
+            uids=self.uids.copy(),
+            locals=self.locals.copy(),
         )
 
     def networks_of(self, vni: int) -> Iterator[Network]:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar daemon`: the transit daemon of one droplet; thin over mizar.transit.
+
+Called by mizar.cli.main, which turns MizarError into a message and an exit code.
+"""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mizar.transit import daemon as transit_daemon
+from mizar.transit.logs import to_stderr
+from mizar.transit.options import Options
+from mizar.transit.state import Limits
+
+_SIZES = Limits()
+
+
+def daemon(
+    interface: Annotated[str, typer.Option(help="The droplet's interface: its ingress belongs to Mizar.")],
+    name: Annotated[str, typer.Option(help="Name of this daemon on its host; default: the interface.")] = "",
+    listen: Annotated[str, typer.Option(help="unix:///path or host:port; default: unix:///run/mizar/NAME.sock.")] = "",
+    pki: Annotated[
+        Path | None, typer.Option(help="Folder with ca.crt, daemon.crt, daemon.key, needed for host:port.")
+    ] = None,
+    address: Annotated[str, typer.Option(help="The droplet's IPv4 address; default: the interface's first.")] = "",
+    max_droplets: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.droplets,
+    max_vpcs: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.vpcs,
+    max_networks: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.networks,
+    max_endpoints: Annotated[int, typer.Option(min=2, help="Addresses of endpoints known here.")] = _SIZES.endpoints,
+    max_local_endpoints: Annotated[int, typer.Option(min=2, help="Endpoints that live here.")] = _SIZES.local_endpoints,
+    detach_on_exit: Annotated[
+        bool, typer.Option("--detach-on-exit", help="On SIGTERM, remove programs, pins and endpoints.")
+    ] = False,
+    cleanup: Annotated[
+        bool, typer.Option("--cleanup", help="Remove what an earlier daemon of this name left, and end.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")] = False,
+) -> None:
+    """Run the transit daemon of one droplet, until SIGTERM. Traffic goes on without it."""
+    to_stderr(logging.DEBUG if verbose else logging.INFO)
+    options = Options(
+        interface=interface,
+        name=name,
+        listen=listen,
+        pki=pki,
+        address=_ipv4(address) if address else None,
+        limits=Limits(max_droplets, max_vpcs, max_networks, max_endpoints, max_local_endpoints),
+        detach_on_exit=detach_on_exit,
+    )
+    if cleanup:
+        transit_daemon.cleanup(options)
+    else:
+        transit_daemon.run(options)
+
+
+def _ipv4(text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no IPv4 address", param_hint="--address") from error

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon from start to end: what is put together, in which order, and what stays when it goes.
+
+Called by the command line. At the start it takes over what the daemon before left in the kernel; at the end it leaves
+all of it running, unless it was told to detach. It must never need to know where it runs: its interface, its network
+namespace and its privileges are those of the process.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import resource
+import signal
+import uuid
+from collections.abc import Iterator
+from importlib import metadata
+from ipaddress import IPv4Interface
+
+from mizar.kernel import interfaces
+from mizar.kernel.interfaces import Interface
+from mizar.kernel.neighbours import Neighbours
+from mizar.kernel.netlink import Netlink
+from mizar.model.errors import InvalidError, MizarError
+from mizar.transit import programs, server
+from mizar.transit.attachments import Attachments
+from mizar.transit.events import Hub
+from mizar.transit.ledger import Ledger
+from mizar.transit.logs import event
+from mizar.transit.options import Options
+from mizar.transit.programs import Drops, Loaded, Modes
+from mizar.transit.servicer import Identity, Servicer
+from mizar.transit.substrate import Substrate, Uplink
+from mizar.transit.values import Local
+
+STOP_S = 1.0
+"""How long requests may take to end when the daemon is told to."""
+
+_log = logging.getLogger(__name__)
+
+
+def cleanup(options: Options) -> None:
+    """Remove what an instance left behind. Raises ConflictError while its daemon runs."""
+    with server.locked(options):
+        programs.remove(options)
+        server.remove_socket(options)
+    options.lock_file.unlink(missing_ok=True)
+
+
+def run(options: Options) -> None:
+    """Be the daemon of an instance until SIGTERM or SIGINT. Raises MizarError with one sentence when it cannot."""
+    with server.locked(options):
+        server.check_listening(options)
+        uplink, own = _own(options)
+        _raise_limits()
+        with _named_feature():
+            loaded = programs.load(options, uplink, own)
+            modes = programs.start(loaded, uplink)
+        try:
+            asyncio.run(_serve(options, uplink, own, loaded, modes))
+        finally:
+            loaded.programs.close()
+        if options.detach_on_exit:
+            programs.remove(options)
+            event(_log, logging.INFO, "detached", instance=options.instance)
+
+
+def _own(options: Options) -> tuple[Interface, bytes]:
+    """The droplet's interface and address."""
+    with Netlink() as netlink:
+        uplink = interfaces.get(netlink, options.interface)
+        found = interfaces.addresses(netlink, uplink.index)
+    if len(uplink.mac) != 6:
+        raise InvalidError(f"{uplink.name} has no Ethernet address and cannot be a droplet; choose another interface")
+    if options.address is not None:
+        if options.address not in [one.ip for one in found]:
+            event(_log, logging.WARNING, "address_not_here", address=options.address, interface=uplink.name)
+        return uplink, options.address.packed
+    usable = [one for one in found if isinstance(one, IPv4Interface) and not one.is_link_local]
+    if not usable:
+        raise InvalidError(f"the interface {uplink.name} has no IPv4 address; give it one, or pass --address")
+    return uplink, usable[0].ip.packed
+
+
+def _raise_limits() -> None:
+    """Each endpoint keeps files open, and older kernels count maps as locked memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(ValueError, OSError):  # not permitted; kernels since 5.11 do not ask for it
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def _named_feature() -> Iterator[None]:
+    """When the kernel refuses, say what the machine lacks, if it lacks anything."""
+    try:
+        yield
+    except MizarError as error:
+        missing = programs.missing_feature()
+        if missing:
+            raise MizarError(missing) from error
+        raise
+
+
+async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded, modes: Modes) -> None:
+    uplink = Uplink(facts)
+    drops = Drops(loaded)
+    drops.switch(on=False)  # the daemon before may have died while somebody watched
+    hub = Hub(drops, _interface_name)
+    ledger = Ledger(loaded.tables, own, loaded.limits, lambda: attachments.interfaces())
+    attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options.instance, hub, uplink.room)
+    neighbours = Neighbours()
+    substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
+    try:
+        await asyncio.to_thread(_take_over, ledger, attachments)
+        loop = asyncio.get_running_loop()
+
+        def on_lost(local: Local) -> None:
+            loop.call_soon_threadsafe(attachments.report_lost, local)
+
+        ledger.on_lost = on_lost
+        identity = Identity(
+            address=own,
+            interface=facts.name,
+            version=metadata.version("mizar"),
+            instance=uuid.uuid4().hex,
+            xdp_mode=modes.xdp,
+            tc_mode=modes.tc,
+        )
+        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, substrate.droplets_changed)
+        await _until_told(servicer, options, ledger, hub, substrate)
+    finally:
+        attachments.close()
+        neighbours.close()
+
+
+def _take_over(ledger: Ledger, attachments: Attachments) -> None:
+    ledger.reread()
+    attachments.take_over()
+    state = ledger.state
+    event(
+        _log,
+        logging.INFO,
+        "state_read",
+        droplets=len(state.droplets),
+        vpcs=len(state.vpcs),
+        networks=len(state.networks),
+        addresses=len(state.at),
+        local_endpoints=len(state.locals),
+    )
+
+
+async def _until_told(servicer: Servicer, options: Options, ledger: Ledger, hub: Hub, substrate: Substrate) -> None:
+    """Serve until a signal comes, or the droplet's interface vanishes."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    watching = asyncio.create_task(substrate.run())
+    watching.add_done_callback(lambda _: told.set())
+    listener = server.make(servicer, options)
+    await listener.start()
+    event(_log, logging.INFO, "listening", on=options.listen or options.listening, instance=options.instance)
+    await told.wait()
+    if not watching.done():
+        watching.cancel()
+    event(_log, logging.INFO, "stopping")
+    hub.close()
+    await listener.stop(STOP_S / 2)
+    await ledger.drain(STOP_S / 2)
+    server.remove_socket(options)
+    with contextlib.suppress(asyncio.CancelledError):
+        try:
+            await watching
+        except* MizarError as group:
+            raise _first(group) from group
+
+
+def _first(group: BaseExceptionGroup[MizarError]) -> MizarError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MizarError)
+    return error
+
+
+@functools.lru_cache(maxsize=1024)
+def _interface_name(index: int) -> str:
+    with Netlink() as netlink:
+        found = interfaces.find(netlink, index)
+    return found.name if found else ""

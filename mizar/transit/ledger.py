@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a droplet as one thing: the state, the maps that it is the image of, and the lock for both.
+
+Called by the servicer, by `attachments` and by the watches. Every change goes through a `Plan` and is executed whole
+or not at all; a change that has begun ends even when its caller goes away. It must never let two plans overlap.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from mizar.model.errors import MizarError, Problem
+from mizar.transit import entries
+from mizar.transit.batch import Plan
+from mizar.transit.errors import DamagedError
+from mizar.transit.execute import Maps, execute
+from mizar.transit.logs import event
+from mizar.transit.readback import Found, read
+from mizar.transit.state import Limits, State
+from mizar.transit.values import Change, Local, Wanted
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """State and maps. `interfaces` lists those that bear this daemon's alias; it is called from other threads.
+
+    `on_lost` is called, on any thread, for a local endpoint that is no longer found in the kernel.
+    """
+
+    def __init__(self, maps: Maps, own: bytes, limits: Limits, interfaces: Callable[[], list[Found]]) -> None:
+        self.maps = maps
+        self.state = State(own, limits)
+        self.lock = asyncio.Lock()
+        self.on_lost: Callable[[Local], None] = lambda _: None
+        self._interfaces = interfaces
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work that holds the lock, and let it end even when the one who waits is cancelled."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self, limit_s: float) -> None:
+        """Wait for what has begun."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=limit_s)
+
+    async def apply(self, changes: Sequence[Change]) -> int:
+        """Apply a batch; returns how many changes were not there already. The error names the change by its index."""
+        return await self.whole(self._apply(changes))
+
+    async def _apply(self, changes: Sequence[Change]) -> int:
+        async with self.lock:
+            return await asyncio.to_thread(self._apply_now, changes)
+
+    def _apply_now(self, changes: Sequence[Change]) -> int:
+        def fill(plan: Plan) -> int:
+            changed = 0
+            for index, change in enumerate(changes):
+                try:
+                    changed += plan.add(change)
+                except MizarError as error:
+                    raise of_change(error, index, _name_of(change)) from error
+            return changed
+
+        return self.carry_out(fill)
+
+    def check(self, wanted: Wanted) -> None:
+        """Raise what would keep a local endpoint from being put. The caller holds the lock."""
+        Plan(self.state).check(wanted.endpoint, wanted.uid)
+
+    def put_local(self, wanted: Wanted, host_interface: str, ifindex: int) -> bool:
+        """Commit to a local endpoint; returns whether anything is new about it. The caller holds the lock."""
+        old = self.state.locals.get(wanted.uid)
+        new = self.carry_out(lambda plan: plan.put_local(wanted, host_interface, ifindex))
+        return new != old
+
+    def delete_local(self, uid: str) -> Local | None:
+        """End the commitment to a local endpoint; None when there was none. The caller holds the lock."""
+        return self.carry_out(lambda plan: plan.delete_local(uid))
+
+    def carry_out(self, fill: Callable[[Plan], T]) -> T:
+        """Fill a plan and execute it, whole or not at all. The caller holds the lock."""
+        plan = Plan(self.state)
+        try:
+            result = fill(plan)
+            execute(self.maps, plan.ops)
+        except DamagedError as error:
+            event(_log, logging.ERROR, "tables_damaged", error=error)
+            self.reread()
+            raise
+        except BaseException:
+            plan.journal.roll_back()
+            raise
+        plan.journal.commit()
+        return result
+
+    def reread(self) -> list[Found]:
+        """Make the state the image of the maps again, and the maps free of what is half-made.
+
+        Returns the interfaces that no entry commits to. The caller holds the lock.
+        """
+        reading = read(self.maps, self.state.own, self.state.limits, self._interfaces())
+        if reading.repairs:
+            event(_log, logging.WARNING, "tables_repaired", operations=len(reading.repairs))
+            execute(self.maps, reading.repairs)
+        fresh = reading.state
+        for address, droplet in self.state.droplets.items():
+            if address in fresh.droplets:
+                fresh.droplets[address] = replace(fresh.droplets[address], name=droplet.name)
+        gone = [local for uid, local in self.state.locals.items() if uid not in fresh.locals]
+        if fresh != self.state:
+            self.state = fresh
+        for local in gone:
+            self.on_lost(local)
+        return reading.strays
+
+    async def snapshot(self) -> State:
+        """The state as the kernel holds it now."""
+        return await self.whole(self._snapshot())
+
+    async def _snapshot(self) -> State:
+        async with self.lock:
+            await asyncio.to_thread(self.reread)
+            return self.state.copy()
+
+    async def set_macs(self, macs: Mapping[bytes, bytes]) -> None:
+        """Write which MAC leads to a droplet, by its address; zero when none is known."""
+        async with self.lock:
+            for address, mac in macs.items():
+                droplet = self.state.droplets.get(address)
+                if droplet and droplet.mac != mac:
+                    resolved = replace(droplet, mac=mac)
+                    execute(self.maps, entries.droplet_put(resolved)[:1])
+                    self.state.droplets[address] = resolved
+
+
+def of_change(error: MizarError, index: int, name: str) -> MizarError:
+    """The same error, saying which change of the batch it is about."""
+    problems = [replace(problem, index=index, resource=f"change {index} ({name})") for problem in error.problems]
+    return type(error)(problems or [Problem(str(error))])
+
+
+def _name_of(change: Change) -> str:
+    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(change).__name__)
+    return words.lstrip("_")

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a daemon is told when it is started.
+
+Made by the command line and by tests; frozen. Defaults live here and nowhere else.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from mizar.transit.access import TcpListen, UnixListen, parse_listen
+from mizar.transit.state import Limits
+
+RUN_FOLDER = Path("/run/mizar")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One droplet: its interface, its name on this host, where it listens, how large its tables are."""
+
+    interface: str
+    name: str = ""
+    listen: str = ""
+    pki: Path | None = None
+    address: IPv4Address | None = None
+    limits: Limits = field(default_factory=Limits)
+    detach_on_exit: bool = False
+    run_folder: Path = RUN_FOLDER
+
+    @property
+    def instance(self) -> str:
+        """The name of pins, lock and socket: given, or the interface's (a dot cannot be in a pin's name)."""
+        return self.name or self.interface.replace(".", "_")
+
+    @property
+    def listening(self) -> UnixListen | TcpListen:
+        """Where requests come in. Raises InvalidError."""
+        if not self.listen:
+            return UnixListen(self.run_folder / f"{self.instance}.sock")
+        return parse_listen(self.listen)
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the running daemon of this instance."""
+        return self.run_folder / f"{self.instance}.lock"

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs and maps of this droplet, from load to removal.
+
+Called by the daemon at its start and end. Finding maps of a daemon before, it takes them over; replacing programs, it
+loses no packet. It must never leave half of a new droplet behind when it fails.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from mizar.kernel import attach, features, interfaces, programs
+from mizar.kernel.bpffs import Pins, ensure_mounted
+from mizar.kernel.events import EventReader
+from mizar.kernel.interfaces import Interface
+from mizar.kernel.layout import struct
+from mizar.kernel.links import Links
+from mizar.kernel.programs import Programs
+from mizar.kernel.tables import Tables
+from mizar.model.addresses import to_mapped
+from mizar.model.errors import MizarError
+from mizar.transit.logs import event
+from mizar.transit.options import Options
+from mizar.transit.state import Limits
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Programs and maps, ready to be attached."""
+
+    programs: Programs
+    tables: Tables
+    pins: Pins
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """How the programs run on the interface."""
+
+    xdp: str
+    tc: str
+
+
+def load(options: Options, uplink: Interface, own: bytes) -> Loaded:
+    """Load the programs with this droplet's configuration, over the maps that are there or over new ones."""
+    ensure_mounted()
+    pins = Pins.of(options.instance)
+    pins.make()
+    config = struct("droplet_config", addr=to_mapped(own), mac=uplink.mac, ifindex=uplink.index)
+    loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
+    return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)
+
+
+def _sizes(limits: Limits) -> dict[str, int]:
+    return {
+        "droplets": limits.droplets,
+        "droplet_slots": limits.droplets,
+        "vpcs": limits.vpcs,
+        "vpc_counters": limits.vpcs,
+        "networks": 2 * limits.networks,
+        "hop_sets": limits.hop_sets,
+        "endpoints": limits.endpoints,
+        "agents": limits.local_endpoints,
+        "endpoint_counters": limits.local_endpoints,
+    }
+
+
+def start(loaded: Loaded, uplink: Interface) -> Modes:
+    """Attach `deliver`, then `transit`, or put the new programs where the old ones run."""
+    interfaces.set_gro(uplink.name, on=True)  # without it, delivered packets stay single
+    if uplink.kind == "veth":
+        interfaces.set_tx_checksum(uplink.name, on=False)  # XDP at the other end loses partial checksums
+    links = loaded.pins.links
+    deliver = attach.attach_tc(loaded.programs.deliver.fd, uplink.index, links / "deliver")
+    try:
+        transit = attach.attach_xdp(loaded.programs.transit.fd, uplink.index, links / "transit")
+    except MizarError:
+        if not deliver.updated:
+            attach.detach_tc(uplink.index, links / "deliver")
+        raise
+    for attachment in (deliver, transit):
+        if attachment.fallback_reason:
+            event(_log, logging.WARNING, "mode_fallback", mode=attachment.mode, reason=attachment.fallback_reason)
+    return Modes(transit.mode, deliver.mode)
+
+
+def remove(options: Options) -> None:
+    """Remove everything that a daemon of this instance ever made: programs, endpoints, pins. Repeating it is safe."""
+    pins = Pins.of(options.instance)
+    links = Links()
+    try:
+        uplink = interfaces.find(links.netlink, options.interface)
+        attach.detach_xdp(pins.links / "transit")
+        attach.detach_tc(uplink.index if uplink else 0, pins.links / "deliver")
+        for link in links.owned():
+            if link.instance == options.instance:
+                links.delete(link.interface.name)
+    finally:
+        links.close()
+    pins.remove()
+
+
+def missing_feature() -> str:
+    """The first thing that this machine lacks and Mizar needs, in one sentence; empty when nothing is."""
+    for feature in features.probe():
+        if feature.needed and not feature.present:
+            return f"this machine lacks {feature.name} ({feature.detail}): {feature.how_to_fix}"
+    return ""
+
+
+class Drops:
+    """The ring of drops, and the switch that makes the programs write to it (events.DropSource)."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._tables = loaded.tables
+        self._fd = loaded.programs.maps["events"]
+
+    def switch(self, on: bool) -> None:
+        """Write drops to the ring, or not."""
+        self._tables.droplet_switches.put(0, {"events": int(on)})
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        """Events from now on; older ones, which nobody asked for, are left out."""
+        reader = EventReader(self._fd)
+        try:
+            reader.read()
+            async for fields in reader:
+                yield fields
+        finally:
+            reader.close()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From values to messages: what the daemon answers.
+
+Called by the servicer. The same messages that ask for a thing say that it is there, so that a caller can compare.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TypeVar
+
+from mizar._built import transit_pb2 as pb
+from mizar.transit.state import State
+from mizar.transit.values import Droplet, Endpoint, Local, NamespaceBy, Network, Tunnel, Vpc
+
+T = TypeVar("T")
+
+CHUNK = 1000
+"""Objects in one message of the stream of GetState: well under gRPC's 4 MiB."""
+
+
+def droplet(value: Droplet) -> pb.Droplet:
+    """A droplet."""
+    return pb.Droplet(address=value.address, name=value.name)
+
+
+def vpc(value: Vpc) -> pb.Vpc:
+    """A VPC."""
+    return pb.Vpc(vni=value.vni, dividers=value.dividers)
+
+
+def network(value: Network) -> pb.Network:
+    """A network."""
+    prefixes = [pb.Prefix(address=one.address, length=one.length, gateway=one.gateway) for one in value.prefixes]
+    return pb.Network(vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers)
+
+
+def endpoint(value: Endpoint) -> pb.Endpoint:
+    """An endpoint."""
+    return pb.Endpoint(
+        vni=value.vni,
+        network_id=value.network_id,
+        addresses=value.addresses,
+        mac=value.mac,
+        host=value.host,
+        tunnel=pb.GENEVE if value.tunnel is Tunnel.GENEVE else pb.VXLAN,
+    )
+
+
+def local(value: Local, problem: str) -> pb.LocalEndpointState:
+    """An endpoint of this droplet, and what is wrong with it."""
+    workload = pb.Workload(interface=value.wanted.workload.interface)
+    namespace = value.wanted.workload.namespace
+    match value.wanted.workload.by:
+        case NamespaceBy.NAME:
+            workload.name = namespace
+        case NamespaceBy.PATH:
+            workload.path = namespace
+        case NamespaceBy.PID:
+            workload.pid = int(namespace)
+    wanted = pb.LocalEndpoint(
+        uid=value.wanted.uid, endpoint=endpoint(value.endpoint), workload=workload, mtu=value.wanted.mtu
+    )
+    return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
+
+
+def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
+    """The chunks of a state, in the order of dependence. `problems`: of local endpoints, by uid. At least one chunk."""
+    yield pb.State(droplets=[droplet(one) for one in held.droplets.values()][:CHUNK])
+    for droplets in _chunks(islice(held.droplets.values(), CHUNK, None)):
+        yield pb.State(droplets=[droplet(one) for one in droplets])
+    for vpcs in _chunks(held.vpcs.values()):
+        yield pb.State(vpcs=[vpc(one) for one in vpcs])
+    for networks in _chunks(held.networks.values()):
+        yield pb.State(networks=[network(one) for one in networks])
+    for endpoints in _chunks(held.remotes()):
+        yield pb.State(endpoints=[endpoint(one) for one in endpoints])
+    for locals_ in _chunks(held.locals.values()):
+        yield pb.State(local_endpoints=[local(one, problems.get(one.wanted.uid, "")) for one in locals_])
+
+
+def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(values)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

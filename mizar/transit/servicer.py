@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service Transit of contracts/transit.proto: requests in, values through, replies out.
+
+Called by gRPC. Each method parses (requests), asks the room that owns the matter, and translates the answer or the
+error. What a caller may do is decided by `access` before a request is looked at. It must never let a request touch
+anything before all of it was checked.
+"""
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from mizar._built import transit_pb2 as pb
+from mizar._built import transit_pb2_grpc
+from mizar.model.errors import InvalidError, MizarError
+from mizar.transit import counters, replies, requests
+from mizar.transit.access import check_peer
+from mizar.transit.attachments import Attachments, Outcome
+from mizar.transit.errors import is_permanent, status_of
+from mizar.transit.events import Hub
+from mizar.transit.ledger import Ledger, of_change
+from mizar.transit.logs import event
+from mizar.transit.values import Change, Wanted
+
+Context = Any  # grpc.aio.ServicerContext: the generated stubs and grpc's own types disagree on its parameters
+R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What does not change while the daemon runs."""
+
+    address: bytes
+    interface: str
+    version: str
+    instance: str
+    xdp_mode: str
+    tc_mode: str
+
+
+def _answering(
+    method: Callable[["Servicer", Any, Context], Awaitable[R]],
+) -> Callable[["Servicer", Any, Context], Awaitable[R]]:
+    """Turns errors into status codes; lets in only who may call."""
+
+    @functools.wraps(method)
+    async def wrapped(self: "Servicer", request: Any, context: Context) -> R:
+        try:
+            check_peer(context.auth_context())
+            return await method(self, request, context)
+        except MizarError as error:
+            await _refuse(context, method.__name__, error)
+
+    return wrapped
+
+
+async def _refuse(context: Context, name: str, error: MizarError) -> NoReturn:
+    code = status_of(error)
+    event(_log, logging.WARNING, "request_refused", call=name, code=code.name, error=error)
+    await context.abort(code, str(error))
+    raise AssertionError("abort raises")
+
+
+class Servicer(transit_pb2_grpc.TransitServicer):
+    """Answers for one droplet."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger,
+        attachments: Attachments,
+        hub: Hub,
+        interface_mtu: Callable[[], int],
+        droplets_changed: Callable[[], None],
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._attachments = attachments
+        self._hub = hub
+        self._interface_mtu = interface_mtu
+        self._generation = 0
+        self._droplets_changed = droplets_changed
+
+    @_answering
+    async def GetInfo(self, _request: pb.GetInfoRequest, _context: Context) -> pb.Info:  # noqa: N802
+        """Who and what this droplet is."""
+        return pb.Info(
+            address=self._identity.address,
+            interface=self._identity.interface,
+            interface_mtu=self._interface_mtu(),
+            version=self._identity.version,
+            instance=self._identity.instance,
+            xdp_mode=self._identity.xdp_mode,
+            tc_mode=self._identity.tc_mode,
+            generation=self._generation,
+        )
+
+    @_answering
+    async def Apply(self, request: pb.ApplyRequest, _context: Context) -> pb.ApplyReply:  # noqa: N802
+        """The whole batch or nothing."""
+        changed = await self._ledger.apply(_changes(request))
+        self._generation = request.generation
+        if changed:
+            self._droplets_changed()
+            event(_log, logging.INFO, "batch_applied", generation=request.generation, changed=changed)
+        return pb.ApplyReply(generation=request.generation, changed=changed)
+
+    @_answering
+    async def Attach(self, request: pb.AttachRequest, _context: Context) -> pb.AttachReply:  # noqa: N802
+        """Make endpoints; each for itself."""
+        _limit(len(request.endpoints), requests.MAX_ATTACH, "endpoints")
+        _unique([one.uid for one in request.endpoints])
+        parsed = [_wanted(message) for message in request.endpoints]
+        made = iter(await self._attachments.attach([one for one in parsed if isinstance(one, Wanted)]))
+        outcomes = [next(made) if isinstance(one, Wanted) else one for one in parsed]
+        return pb.AttachReply(results=[_result(outcome) for outcome in outcomes])
+
+    @_answering
+    async def Detach(self, request: pb.DetachRequest, _context: Context) -> pb.DetachReply:  # noqa: N802
+        """End endpoints; each for itself."""
+        _limit(len(request.uids), requests.MAX_ATTACH, "uids")
+        _unique(request.uids)
+        outcomes = await self._attachments.detach([requests.uid(uid) for uid in request.uids])
+        return pb.DetachReply(results=[_result(outcome) for outcome in outcomes])
+
+    async def GetState(  # noqa: N802
+        self, _request: pb.GetStateRequest, context: Context
+    ) -> AsyncIterator[pb.State]:
+        """All that the tables hold, read from the kernel."""
+        try:
+            check_peer(context.auth_context())
+            held = await self._ledger.snapshot()
+        except MizarError as error:
+            await _refuse(context, "GetState", error)
+        for chunk in replies.state(held, self._attachments.problems(held)):
+            yield chunk
+
+    @_answering
+    async def GetCounters(self, _request: pb.GetCountersRequest, _context: Context) -> pb.Counters:  # noqa: N802
+        """Counters, summed over CPUs."""
+        async with self._ledger.lock:
+            return counters.read(self._ledger.maps, self._ledger.state)
+
+    async def WatchEvents(  # noqa: N802
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[pb.Event]:
+        """Events from now on."""
+        try:
+            check_peer(context.auth_context())
+        except MizarError as error:
+            await _refuse(context, "WatchEvents", error)
+        with self._hub.subscribed(request.drops) as subscription:
+            await context.send_initial_metadata(())  # tells the caller that nothing is missed from here on
+            while True:
+                yield await subscription.next()
+
+
+def _changes(request: pb.ApplyRequest) -> list[Change]:
+    _limit(len(request.changes), requests.MAX_CHANGES, "changes")
+    parsed = []
+    for index, message in enumerate(request.changes):
+        try:
+            parsed.append(requests.change(message))
+        except InvalidError as error:
+            raise of_change(error, index, message.WhichOneof("change") or "no change") from error
+    return parsed
+
+
+def _wanted(message: pb.LocalEndpoint) -> Wanted | Outcome:
+    try:
+        return requests.wanted(message)
+    except InvalidError as error:
+        return Outcome(message.uid, error)
+
+
+def _limit(count: int, limit: int, what: str) -> None:
+    if count > limit:
+        raise InvalidError(f"the request has {count} {what}; send at most {limit} at once")
+
+
+def _unique(uids: Sequence[str]) -> None:
+    if len(set(uids)) != len(uids):
+        raise InvalidError("the request names the same uid twice; send each once")
+
+
+def _result(outcome: Outcome) -> pb.AttachResult:
+    return pb.AttachResult(
+        uid=outcome.uid,
+        error=str(outcome.error) if outcome.error else "",
+        permanent=bool(outcome.error and is_permanent(outcome.error)),
+        host_interface=outcome.host_interface,
+        elapsed_us=min(outcome.elapsed_us, 0xFFFFFFFF),
+    )
