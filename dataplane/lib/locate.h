@@ -111,7 +111,7 @@ static __always_inline __must_check enum drop_reason locate_next_hop(const struc
 
 	if (!droplet)
 		return REASON_NEXT_HOP_UNRESOLVED;
-	if (address_ipv4_be(droplet->addr) == *(const volatile uint32_t *)&config.addr[12])
+	if (address_ipv4_be(droplet->addr) == own_ipv4_be())
 		return REASON_FORWARD_TO_SELF;
 	mac = (const word16 *)droplet->next_hop_mac;
 	if (!(mac[0] | mac[1] | mac[2]))

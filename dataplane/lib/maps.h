@@ -46,6 +46,9 @@ struct {
 
 _Static_assert(REASON_LIMIT <= 128, "drop_counters and event_times hold every reason");
 
-/* Constant once loaded, so that the verifier folds it into the code. */
+/*
+ * Constant once loaded, so that the verifier folds it into the code. Read it as volatile only: through a plain pointer
+ * clang folds in the zeros of this definition instead.
+ */
 const volatile struct droplet_config config SEC(".rodata.config");
 #endif

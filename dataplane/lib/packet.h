@@ -65,6 +65,18 @@ static __always_inline bool same_mac(const void *a, const void *b)
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
 
+/* This droplet on the substrate. */
+static __always_inline uint32_t own_ipv4_be(void)
+{
+	return *(const volatile word32 *)&config.addr[12];
+}
+
+static __always_inline void own_mac(void *to)
+{
+	for (int i = 0; i < 3; i++)
+		((word16 *)to)[i] = ((const volatile word16 *)config.mac)[i];
+}
+
 /* 02:4d:5a:00:00:01, the virtual router of every network (contracts/wire.md). */
 static __always_inline void router_mac(void *to)
 {

@@ -96,7 +96,7 @@ static __always_inline __must_check enum drop_reason parse_outer(struct cursor *
 	udp = take(cursor, sizeof(*udp));
 	if (!udp)
 		return REASON_OUTER_TRUNCATED;
-	if (ip->daddr != *(const volatile uint32_t *)&config.addr[12])
+	if (ip->daddr != own_ipv4_be())
 		return REASON_NONE;
 	if (udp->dest == bpf_htons(GENEVE_PORT))
 		outer->tunnel = TUNNEL_GENEVE;

@@ -50,14 +50,14 @@ static __always_inline void write_outer(void *frame, const struct droplet *next,
 	uint32_t udp_bytes = sizeof(*udp) + sizeof(*header) + tunnel->option_bytes + tunnel->bytes;
 
 	copy_mac(eth->h_dest, next->next_hop_mac);
-	copy_mac(eth->h_source, (const void *)config.mac);
+	own_mac(eth->h_source);
 	eth->h_proto = bpf_htons(ETH_P_IP);
 
 	*(word32 *)ip = bpf_htonl(0x45000000 | (uint32_t)tunnel->service << 16 |
 				  ((sizeof(*ip) + udp_bytes) & 0xffff));
 	*((word32 *)ip + 1) = bpf_htonl(IP_DONT_FRAGMENT);
 	*((word32 *)ip + 2) = bpf_htonl(OUTER_TTL << 24 | IPPROTO_UDP << 16);
-	ip->saddr = *(const volatile uint32_t *)&config.addr[12];
+	ip->saddr = own_ipv4_be();
 	ip->daddr = address_ipv4_be(next->addr);
 	ip->check = ipv4_checksum(ip);
 

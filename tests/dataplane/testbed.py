@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A droplet without interfaces: the programs loaded, their maps filled from the plan, their counters compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mizar.kernel import layout, test_run
+from mizar.kernel.programs import Programs, load
+from mizar.kernel.tables import Tables, hop_set_places, network_key
+from mizar.model import drop_reasons
+
+from .plan import (
+    BACK,
+    BLUE,
+    BOUNCER,
+    DIVIDER,
+    DIVIDERS_SLOT,
+    FAMILIES,
+    FRONT,
+    HOPS,
+    HOST,
+    ME,
+    MEMBERS,
+    NETWORK_BOUNCED_HERE,
+    NETWORK_ROUTED_HERE,
+    RED,
+    UNRESOLVED,
+    UPLINK_IFINDEX,
+    VPC_DIVIDED_HERE,
+    A,
+    B,
+    C,
+    DropletPlan,
+    EndpointPlan,
+    NetworkPlan,
+    R,
+    S,
+    VpcPlan,
+    mac_bytes,
+    mapped,
+)
+
+XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
+TC_SHOT, TC_REDIRECT, TC_NEXT = 2, 7, 0xFFFFFFFF
+SIZES = {
+    "endpoints": 256,
+    "networks": 64,
+    "vpcs": 16,
+    "hop_sets": 64,
+    "droplets": 64,
+    "droplet_slots": 64,
+    "agents": 16,
+    "endpoint_counters": 16,
+    "vpc_counters": 16,
+}
+TUNNEL_NUMBERS = {"geneve": 1, "vxlan": 2}
+
+Counted = dict[tuple[str, Any], dict[str, int]]
+"""Counters that moved: ("vpc" | "endpoint", slot) or ("drop", name) -> field -> by how much."""
+
+
+class Testbed:
+    """The droplet ME. Its tables are empty until a test fills them."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        config = layout.struct(
+            "droplet_config", addr=mapped(ME.address), mac=mac_bytes(ME.mac), ifindex=UPLINK_IFINDEX
+        )
+        self.programs: Programs = load(config, max_entries=SIZES)
+        self.tables = Tables.of(self.programs.maps)
+
+    def close(self) -> None:
+        """Frees programs and maps."""
+        self.programs.close()
+
+    def reset(self) -> None:
+        """Empties every table and counter."""
+        tables = self.tables
+        for table in (tables.endpoints, tables.networks, tables.vpcs, tables.droplet_slots, tables.agents):
+            table.delete_many([key for key, _ in table.items()])  # type: ignore[attr-defined]
+        for array in (tables.hop_sets, tables.droplets, tables.droplet_switches):
+            for slot, value in list(array.items()):
+                if any(any(v) if isinstance(v, (bytes, tuple)) else v for v in value.values()):
+                    array.put(slot, {})
+        for counters in (tables.endpoint_counters, tables.vpc_counters, tables.drop_counters):
+            counters.zero([slot for slot, _ in counters.items()])
+
+    # ---- tables
+
+    def droplets(self, *droplets: DropletPlan) -> None:
+        """Makes droplets known: senders, and next hops."""
+        for droplet in droplets:
+            value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac)}
+            self.tables.droplets.put(droplet.slot, value)
+            self.tables.droplet_slots.put({"addr": mapped(droplet.address)}, droplet.slot)
+
+    def vpc(self, vpc: VpcPlan, *dividers: DropletPlan) -> None:
+        """Makes a VPC known, with its dividers."""
+        flags = VPC_DIVIDED_HERE if ME in dividers else 0
+        self.hop_set(DIVIDERS_SLOT, dividers)
+        self.tables.vpcs.put(vpc.vni, {"slot": vpc.slot, "dividers": DIVIDERS_SLOT if dividers else 0, "flags": flags})
+
+    def network(
+        self, network: NetworkPlan, *bouncers: DropletPlan, vpc: VpcPlan = RED, routed_here: bool = False
+    ) -> None:
+        """Makes a network known, with its bouncers."""
+        flags = self.network_flags(bouncers, routed_here)
+        self.hop_set(network.slot, bouncers)
+        for family in FAMILIES:
+            address, length = network.prefix(family)
+            value = {
+                "slot": network.slot,
+                "vpc_slot": vpc.slot,
+                "flags": flags,
+                "gateway": mapped(network.gateway(family)),
+            }
+            self.tables.networks.put(network_key(vpc.vni, mapped(address), length), value)
+
+    @staticmethod
+    def network_flags(bouncers: Sequence[DropletPlan], routed_here: bool) -> int:
+        """The role of ME for a network."""
+        bounced = NETWORK_BOUNCED_HERE if ME in bouncers else 0
+        return bounced | (NETWORK_ROUTED_HERE if routed_here else 0)
+
+    def hop_set(self, slot: int, members: Sequence[DropletPlan]) -> None:
+        """Writes a hop set."""
+        places = hop_set_places([member.slot for member in members], HOPS)
+        self.tables.hop_sets.put(slot, {"droplet": places})
+
+    def endpoint(self, *endpoints: EndpointPlan, vpc: VpcPlan = RED, tunnel: str = "geneve", **fields: Any) -> None:
+        """Makes endpoints known, by both addresses."""
+        for endpoint in endpoints:
+            value = {
+                "droplet": endpoint.droplet.slot,
+                "ifindex": endpoint.ifindex,
+                "slot": endpoint.slot,
+                "vpc_slot": vpc.slot,
+                "network": endpoint.network.slot,
+                "mac": mac_bytes(endpoint.mac),
+                "tunnel": TUNNEL_NUMBERS[tunnel],
+            } | fields
+            for family in FAMILIES:
+                self.tables.endpoints.put({"vni": vpc.vni, "addr": mapped(endpoint.address(family))}, value)
+
+    def agent(
+        self, endpoint: EndpointPlan, *, network_flags: int = 0, tunnel: str = "geneve", vpc: VpcPlan = RED, **fields: Any
+    ) -> None:
+        """Configures the agent of an endpoint of this droplet."""
+        value = {
+            "vni": vpc.vni,
+            "slot": endpoint.slot,
+            "vpc_slot": vpc.slot,
+            "network": endpoint.network.slot,
+            "network_flags": network_flags,
+            "mac": mac_bytes(endpoint.mac),
+            "tunnel": TUNNEL_NUMBERS[tunnel],
+            "addr4": mapped(endpoint.address(4)),
+            "addr6": mapped(endpoint.address(6)),
+            "gateway4": mapped(endpoint.network.gateway(4)),
+            "gateway6": mapped(endpoint.network.gateway(6)),
+            "prefix4": endpoint.network.prefix(4)[1],
+            "prefix6": endpoint.network.prefix(6)[1],
+        } | fields
+        self.tables.agents.put(endpoint.ifindex, value)
+
+    # ---- whole situations
+
+    def as_host(self) -> None:
+        """ME hosts a, b and c; bouncers and the divider are elsewhere."""
+        self.droplets(ME, BOUNCER, DIVIDER, HOST, UNRESOLVED, *MEMBERS)
+        self.vpc(RED, DIVIDER)
+        self.network(FRONT, BOUNCER)
+        self.network(BACK, BOUNCER)
+        self.endpoint(A, B, C)
+        self.agent(A)
+
+    def as_bouncer(self, tunnel: str = "geneve") -> None:
+        """ME bounces FRONT; r lives on HOST and speaks `tunnel`. It knows nothing of BACK."""
+        self.droplets(ME, BOUNCER, DIVIDER, HOST, UNRESOLVED, *MEMBERS)
+        self.vpc(RED, DIVIDER)
+        self.network(FRONT, ME)
+        self.endpoint(R, tunnel=tunnel)
+
+    def as_divider(self) -> None:
+        """ME divides RED; both networks are bounced elsewhere."""
+        self.droplets(ME, BOUNCER, DIVIDER, HOST, UNRESOLVED, *MEMBERS)
+        self.vpc(RED, ME)
+        self.network(FRONT, BOUNCER, routed_here=True)
+        self.network(BACK, BOUNCER, routed_here=True)
+
+    def other_tenant(self) -> None:
+        """BLUE has endpoints of all the same addresses, on ME and on HOST."""
+        self.tables.vpcs.put(BLUE.vni, {"slot": BLUE.slot, "dividers": 0, "flags": 0})
+        self.network(FRONT, ME, vpc=BLUE)
+        for number, endpoint in enumerate((A, B, C)):
+            self.endpoint(endpoint, vpc=BLUE, ifindex=900 + number, slot=9)
+        self.endpoint(R, S, vpc=BLUE)
+
+    # ---- runs
+
+    def transit(self, frame: bytes) -> test_run.TestRun:
+        """Runs Transit XDP on a frame from the substrate."""
+        return test_run.run_xdp(self.programs.transit.fd, frame)
+
+    def send(self, frame: Any, **context: Any) -> test_run.TestRun:
+        """Runs the agent of a on a frame that the endpoint sends."""
+        return test_run.run_tc(self.programs.agent.fd, bytes(frame), **context)
+
+    def counted(self) -> Counted:
+        """All counters that are not zero."""
+        found: Counted = {}
+        for kind, table in (("vpc", self.tables.vpc_counters), ("endpoint", self.tables.endpoint_counters)):
+            for slot, fields in table.items():
+                found[kind, slot] = {name: value for name, value in fields.items() if value}
+        for number, fields in self.tables.drop_counters.items():
+            found["drop", drop_reasons.by_number()[number].name] = fields
+        return found
