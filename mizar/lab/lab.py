@@ -30,6 +30,7 @@ from mizar.lab.plan import LabPlan, plan
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
+from mizar.transit.options import RUN_FOLDER
 
 Progress = Callable[[str], AbstractContextManager[object]]
 """Called with the words for a step; the context lasts as long as the step does."""
@@ -79,6 +80,8 @@ def down(lab: LabName) -> bool:
             if instance.startswith(lab.instance_prefix):
                 Pins.of(instance).remove()
                 found = True
+        for left in RUN_FOLDER.glob(f"{lab.instance_prefix}*"):  # the daemons' locks
+            left.unlink()
         if lab.folder.is_dir():
             shutil.rmtree(lab.folder)
             found = True
