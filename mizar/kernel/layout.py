@@ -88,15 +88,9 @@ def constant(name: str) -> int:
 def constants() -> Mapping[str, int]:
     """All enum constants of dataplane.h by name."""
     found: dict[str, int] = {}
-    for enum in _ffi().list_types()[1] + [f"enum {tag}" for tag in _enum_tags()]:
-        kind = _ffi().typeof(enum)
-        if kind.kind == "enum":
-            found.update(kind.relements)
+    for tag in re.findall(r"^enum\s+(\w+)", header_text(), flags=re.MULTILINE):
+        found.update(_ffi().typeof(f"enum {tag}").relements)
     return found
-
-
-def _enum_tags() -> list[str]:
-    return re.findall(r"^enum\s+(\w+)\s*\{", header_text(), flags=re.MULTILINE)
 
 
 @dataclass(frozen=True)
