@@ -36,7 +36,7 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
     """
     have = set(interfaces.addresses(inside, inner.index))
     want = set(link.addresses)
-    routes = _default_gateways(inside, inner.index)
+    routes = default_gateways(inside, inner.index)
     orders: list[_Order] = []
     if not inner.up:
         namespace.run(lambda: _prepare(link))
@@ -50,15 +50,15 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
     if not inner.up:
         up = set_link(link.inner_name, up=True)
         orders.append(_order(up, RTM_SETLINK, 0, f"bring up {link.inner_name}"))
-    # First remove: taking away the first address of a subnet takes its other ones along (promote_secondaries = 0).
+    for unwanted in sorted(routes - {str(gateway) for gateway in link.gateways}):
+        orders.append(_route_order(_RTM_DELROUTE, 0, inner, unwanted, "remove the default route over"))
+    # Remove before adding: the first address of a subnet takes its other ones along (promote_secondaries = 0).
     for address in sorted(have - want, key=str):
         if not address.is_link_local:  # the workload's own affair
             orders.append(_address_order(RTM_DELADDR, 0, inner, address, "remove the address"))
     for address in sorted(want - have, key=str):
         orders.append(_address_order(RTM_NEWADDR, CREATE | REPLACE, inner, address, "add the address"))
-    # Removing an address takes the routes that need it, so all of them are written whenever addresses change.
-    for unwanted in sorted(routes - {str(gateway) for gateway in link.gateways}):
-        orders.append(_route_order(_RTM_DELROUTE, 0, inner, unwanted, "remove the default route over"))
+    # Removing an address takes the routes that need it along, so all of them are written whenever addresses change.
     for gateway in link.gateways:
         if str(gateway) not in routes or want != have:
             flags = CREATE | (REPLACE if str(gateway) in routes else EXCL)
@@ -109,7 +109,7 @@ def _route(version: int) -> Any:
     return message
 
 
-def _default_gateways(inside: Netlink, index: int) -> set[str]:
+def default_gateways(inside: Netlink, index: int) -> set[str]:
     """Gateways of the default routes over an interface."""
     found = set()
     for version in (4, 6):
