@@ -32,16 +32,17 @@ class Record:
     created_at: str
     deleted_at: str | None = None  # set: being deleted
     forced: bool = False  # deleted without waiting for droplets that do not answer
-    status: dict[str, Any] = field(default_factory=dict)  # what was last told of it; {} = nothing yet
+    status: dict[str, Any] = field(default_factory=dict)  # what was allocated, placed and last told of it
     allocations: tuple[Allocation, ...] = ()
-    placement: tuple[str, ...] = ()  # uids of the droplets that are its bouncers or dividers, in order
+    placement: tuple[str, ...] = ()  # names of the droplets that are its bouncers or dividers, in order
+    former: tuple[str, ...] = ()  # names of those that were, and have not yet acknowledged that they are no more
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """One transaction: all of it is kept or, on any error, nothing."""
 
-    put: tuple[Record, ...] = ()  # new or changed; allocations and placement replace those that were there
+    put: tuple[Record, ...] = ()  # new or changed; allocations and placements replace those that were there
     remove: tuple[str, ...] = ()  # uids; their allocations and placements become free
 
     def __bool__(self) -> bool:

@@ -36,10 +36,10 @@ STEPS: tuple[str, ...] = (
     CREATE TABLE placements (
         uid TEXT NOT NULL REFERENCES objects (uid) ON DELETE CASCADE,
         position INTEGER NOT NULL,
-        droplet TEXT NOT NULL REFERENCES objects (uid) DEFERRABLE INITIALLY DEFERRED,
+        droplet TEXT NOT NULL,
+        former INTEGER NOT NULL,
         PRIMARY KEY (uid, position)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX placements_by_droplet ON placements (droplet);
     """,
 )
 

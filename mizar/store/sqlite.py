@@ -58,9 +58,11 @@ class SqliteStore:
         allocations: dict[str, list[Allocation]] = {}
         for scope, value, uid in self._connection.execute("SELECT scope, value, uid FROM allocations"):
             allocations.setdefault(uid, []).append(Allocation(scope, value))
-        placements: dict[str, list[str]] = {}
-        for uid, droplet in self._connection.execute("SELECT uid, droplet FROM placements ORDER BY uid, position"):
-            placements.setdefault(uid, []).append(droplet)
+        placements: dict[tuple[str, int], list[str]] = {}
+        for uid, droplet, former in self._connection.execute(
+            "SELECT uid, droplet, former FROM placements ORDER BY uid, position"
+        ):
+            placements.setdefault((uid, former), []).append(droplet)
         for row in self._connection.execute(
             "SELECT uid, kind, tenant, name, generation, manifest, created_at, deleted_at, forced, status"
             " FROM objects ORDER BY rowid"
@@ -68,7 +70,8 @@ class SqliteStore:
             uid, kind, tenant, name, generation, manifest, created_at, deleted_at, forced, status = row
             yield Record(
                 uid, kind, tenant, name, generation, json.loads(manifest), created_at, deleted_at, bool(forced),
-                json.loads(status), tuple(allocations.get(uid, ())), tuple(placements.get(uid, ())),
+                json.loads(status), tuple(allocations.get(uid, ())), tuple(placements.get((uid, 0), ())),
+                tuple(placements.get((uid, 1), ())),
             )  # fmt: skip
 
     def commit(self, commit: Commit) -> None:
@@ -85,8 +88,8 @@ class SqliteStore:
                 [(scope, value, record.uid) for record in commit.put for scope, value in record.allocations],
             )
             write.executemany(
-                "INSERT INTO placements (uid, position, droplet) VALUES (?, ?, ?)",
-                [(record.uid, n, droplet) for record in commit.put for n, droplet in enumerate(record.placement)],
+                "INSERT INTO placements (uid, position, droplet, former) VALUES (?, ?, ?, ?)",
+                [row for record in commit.put for row in _placement_rows(record)],
             )
 
     def write_status(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
@@ -115,6 +118,14 @@ class SqliteStore:
             raise ConflictError(f"the database refused a value that is taken or still in use: {error}") from error
         except sqlite3.OperationalError as error:  # for example: the disk is full
             raise TemporaryError(f"the database {self._path} could not be written: {error}") from error
+
+
+def _placement_rows(record: Record) -> list[tuple[str, int, str, bool]]:
+    count = len(record.placement)
+    return [
+        (record.uid, position, droplet, position >= count)
+        for position, droplet in enumerate((*record.placement, *record.former))
+    ]
 
 
 def _row(record: Record) -> tuple[str | int | None, ...]:

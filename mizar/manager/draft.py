@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A change that is not decided yet: what one apply would make, seen as if it were there already.
+
+Made and filled by mizar.manager.intake, handed to mizar.manager.manager to keep. Reads fall through to the registry,
+which it must never change: a refused apply leaves nothing behind but a forgotten draft.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mizar.manager.registry import Registry
+from mizar.model.addresses import Address, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
+from mizar.model.errors import ConflictError, Problem
+from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
+from mizar.planner import ipam, vni
+from mizar.store.protocol import Allocation
+
+
+def now() -> datetime:
+    """The time, in UTC, in whole microseconds as the store keeps it."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One object as the apply would leave it; `before` is None for a new one."""
+
+    resource: Resource
+    allocations: tuple[Allocation, ...]
+    before: Resource | None
+
+
+class Cursors:
+    """Where the last allocation of each pool was, so that the next one is found at its first try."""
+
+    def __init__(self, above: Cursors | None = None) -> None:
+        self._above = above
+        self.vni: int = above.vni if above else 0
+        self._network_ids: dict[str, int] = {}
+        self._addresses: dict[tuple[str, str], Address] = {}
+
+    def network_id(self, vpc_uid: str) -> int:
+        """The last network id of a VPC."""
+        above = self._above.network_id(vpc_uid) if self._above else 0
+        return self._network_ids.get(vpc_uid, above)
+
+    def address(self, network_uid: str, prefix: str) -> Address | None:
+        """The last address of a prefix."""
+        above = self._above.address(network_uid, prefix) if self._above else None
+        return self._addresses.get((network_uid, prefix), above)
+
+    def note(self, resource: Resource, network: Network | None = None, vpc: VPC | None = None) -> None:
+        """Moves on to what a resource was given."""
+        if isinstance(resource, VPC):
+            self.vni = resource.status.vni or self.vni
+        elif isinstance(resource, Network) and vpc is not None and vpc.metadata.uid and resource.status.id:
+            self._network_ids[vpc.metadata.uid] = resource.status.id
+        elif isinstance(resource, Endpoint) and not resource.spec.addresses and network and network.metadata.uid:
+            for prefix, address in zip(network.spec.cidrs, resource.status.addresses, strict=False):
+                self._addresses[network.metadata.uid, prefix] = parse_address(address)
+
+    def merge(self, below: Cursors) -> None:
+        """Takes over what a draft, now kept, has moved."""
+        self.vni = below.vni
+        self._network_ids |= below._network_ids
+        self._addresses |= below._addresses
+
+
+class Draft:
+    """The objects and allocations that an apply adds to the registry's."""
+
+    def __init__(self, registry: Registry, cursors: Cursors, visible: Callable[[Ref], bool] = lambda _: True) -> None:
+        self._registry = registry
+        self._visible = visible
+        self.cursors = Cursors(cursors)
+        self.planned: dict[Ref, Planned] = {}
+        self._holders: dict[Allocation, Ref] = {}
+        self._networks: dict[Ref, list[Network]] = {}
+
+    def find(self, ref: Ref) -> Resource | None:
+        """An object by name, as it would be; one that is being deleted is none."""
+        if (planned := self.planned.get(ref)) is not None:
+            return planned.resource
+        item = self._registry.find(ref)
+        return None if item is None or item.deleting else item.resource
+
+    def networks_of(self, vpc: VPC) -> Iterator[Network]:
+        """All networks of a VPC, those of this draft included, and those being deleted (their prefixes are in use)."""
+        item = self._registry.find(vpc.ref)
+        for child in self._registry.children(item) if item else ():
+            if child.ref not in self.planned and isinstance(child.resource, Network):
+                yield child.resource
+        yield from self._networks.get(vpc.ref, ())
+
+    def holder(self, allocation: Allocation) -> Ref | None:
+        """Who would hold a value."""
+        if (ref := self._holders.get(allocation)) is not None:
+            return ref
+        item = self._registry.holder(*allocation)
+        return None if item is None else item.ref
+
+    def keep(self, resource: Resource) -> None:
+        """Takes the next state of an object that is there; its allocations stay."""
+        item = self._registry.find(resource.ref)
+        assert item is not None
+        self.planned[resource.ref] = Planned(resource, item.allocations, item.resource)
+        self._note(resource)
+
+    def create(self, resource: Resource) -> None:
+        """Takes a new object: gives it uid, time and all that has to be allocated. Raises what the planner raises."""
+        metadata = resource.metadata.model_copy(
+            update={"uid": str(uuid.uuid4()), "generation": 1, "created_at": now(), "deleted_at": None}
+        )
+        resource = resource.model_copy(update={"metadata": metadata, "status": type(resource.status)()})
+        resource, allocations = self._allocate(resource)
+        self.planned[resource.ref] = Planned(resource, allocations, None)
+        for allocation in allocations:
+            self._holders[allocation] = resource.ref
+        self._note(resource)
+
+    def parent(self, resource: Resource) -> tuple[Network | None, VPC | None]:
+        """The network and the VPC that a resource is in, as far as it is in any."""
+        network = resource if isinstance(resource, Network) else None
+        if isinstance(resource, Endpoint):
+            found = self.find(Ref("Network", resource.tenant, resource.spec.network))
+            network = found if isinstance(found, Network) else None
+        vpc = self.find(Ref("VPC", network.tenant, network.spec.vpc)) if network else None
+        return network, vpc if isinstance(vpc, VPC) else None
+
+    def _note(self, resource: Resource) -> None:
+        network, vpc = self.parent(resource)
+        self.cursors.note(resource, network, vpc)
+        if network is resource and isinstance(resource, Network) and vpc is not None:
+            self._networks.setdefault(vpc.ref, []).append(resource)
+
+    def _allocate(self, resource: Resource) -> tuple[Resource, tuple[Allocation, ...]]:
+        network, vpc = self.parent(resource)
+        uid = resource.metadata.uid or ""
+        found: tuple[Allocation, ...] = ()
+        status: dict[str, object] = {}
+        if isinstance(resource, VPC):
+            if resource.spec.vni is not None:
+                self._refuse_taken(Allocation("vni", str(resource.spec.vni)), f"VNI {resource.spec.vni}", "spec.vni")
+            number = vni.allocate_vni(
+                lambda number: self.holder(Allocation("vni", str(number))) is not None,
+                requested=resource.spec.vni,
+                cursor=self.cursors.vni,
+            )
+            tenant = self.find(Ref("Tenant", "", resource.tenant))
+            identity = vni.vpc_identity(tenant.metadata.uid or "" if tenant else "", uid)
+            status = {"vni": number, "identity": identity}
+            found = (Allocation("vni", str(number)), Allocation("identity", identity))
+        elif isinstance(resource, Network) and vpc is not None:
+            scope = f"network/{vpc.metadata.uid}"
+            number = vni.allocate_network_id(
+                lambda number: self.holder(Allocation(scope, str(number))) is not None,
+                cursor=self.cursors.network_id(vpc.metadata.uid or ""),
+            )
+            gateways = tuple(str(gateway_of(parse_prefix(text))) for text in resource.spec.cidrs)
+            status, found = {"id": number, "gateways": gateways}, (Allocation(scope, str(number)),)
+        elif isinstance(resource, Endpoint) and network is not None and vpc is not None:
+            status, found = self._endpoint(resource, network, vpc)
+        elif resource.kind == "Droplet":
+            status, found = {"address": resource.spec.address}, (Allocation("droplet", resource.spec.address),)
+            self._refuse_taken(found[0], f"the address {resource.spec.address}", "spec.address")
+        return resource.model_copy(update={"status": resource.status.model_copy(update=status)}), found
+
+    def _endpoint(
+        self, endpoint: Endpoint, network: Network, vpc: VPC
+    ) -> tuple[dict[str, object], tuple[Allocation, ...]]:
+        scope, mac_scope = f"address/{vpc.metadata.uid}", f"mac/{vpc.metadata.uid}"
+
+        def taken(address: Address) -> bool:
+            return self.holder(Allocation(scope, str(address))) is not None
+
+        addresses: list[Address] = []
+        prefixes = [parse_prefix(text) for text in network.spec.cidrs]
+        if endpoint.spec.addresses:
+            for place, text in enumerate(endpoint.spec.addresses):  # check_endpoint has found them usable
+                self._refuse_taken(Allocation(scope, text), f"the address {text}", f"spec.addresses[{place}]")
+                addresses.append(parse_address(text))
+        else:
+            for prefix in prefixes:
+                cursor = self.cursors.address(network.metadata.uid or "", str(prefix))
+                addresses.append(ipam.allocate(prefix, taken, cursor=cursor))
+        if endpoint.spec.mac:
+            mac = parse_mac(endpoint.spec.mac)
+            self._refuse_taken(Allocation(mac_scope, mac_text(mac)), f"the MAC {mac_text(mac)}", "spec.mac")
+        else:
+            mac = ipam.derive_mac(
+                endpoint.metadata.uid or "", lambda mac: self.holder(Allocation(mac_scope, mac_text(mac))) is not None
+            )
+        texts = tuple(str(address) for address in addresses)
+        status: dict[str, object] = {"addresses": texts, "mac": mac_text(mac), "host": endpoint.spec.droplet}
+        return status, (*(Allocation(scope, text) for text in texts), Allocation(mac_scope, mac_text(mac)))
+
+    def _refuse_taken(self, allocation: Allocation, what: str, field: str) -> None:
+        holder = self.holder(allocation)
+        if holder is not None:
+            owner = str(holder) if self._visible(holder) else "somebody else"
+            raise ConflictError(Problem(f"{what} belongs to {owner}", field=field))

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an object and its parents to the planner's fact about it. Called by mizar.manager.fleet. Pure."""
+
+from __future__ import annotations
+
+from mizar.manager.registry import Item, Registry
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
+from mizar.planner.facts import Fact, droplet_fact, endpoint_fact, network_fact, vpc_fact
+
+
+def fact_of(registry: Registry, item: Item) -> Fact | None:
+    """The fact, or None for a kind that droplets are not told of. Its parents must be in the registry."""
+    resource = item.resource
+    match resource:
+        case Droplet():
+            return droplet_fact(resource)
+        case VPC():
+            return vpc_fact(resource)
+        case Network():
+            return network_fact(resource, _vpc(registry, resource))
+        case Endpoint():
+            found = registry.find(Ref("Network", resource.tenant, resource.spec.network))
+            assert found is not None
+            assert isinstance(found.resource, Network)
+            return endpoint_fact(resource, found.resource, _vpc(registry, found.resource))
+    return None
+
+
+def _vpc(registry: Registry, network: Network) -> VPC:
+    found = registry.find(Ref("VPC", network.tenant, network.spec.vpc))
+    assert found is not None
+    assert isinstance(found.resource, VPC)
+    return found.resource

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All droplets together: from what is desired to what each has acknowledged.
+
+Made and fed by mizar.manager.manager; owns the topology (what each droplet should hold), the plan (steps that wait) and
+the links (one per daemon). It must never touch the store: what it finds out it notes on the items and tells `changed`.
+
+Every change has a serial number. A round takes all steps that wait and carries out their waves, each on all droplets
+before the next; a droplet that cannot be reached does not hold up the others, because its next connection begins with a
+comparison. Once a droplet has done a round it has acknowledged all changes up to the round's serial number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
+
+import grpc
+
+from mizar.manager.droplet_link import Link, Timing
+from mizar.manager.facts import fact_of
+from mizar.manager.registry import Item, Registry, Trouble
+from mizar.model.errors import NotFoundError
+from mizar.model.resources import Droplet
+from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
+from mizar.planner.plan import Plan, Step
+from mizar.planner.topology import Topology
+
+log = logging.getLogger(__name__)
+
+Credentials = Callable[[], grpc.ChannelCredentials]
+"""Makes the credentials for daemons that are reached over TCP; raises when there are none."""
+
+
+class Fleet:
+    """Every droplet, and the work that is under way."""
+
+    def __init__(
+        self, registry: Registry, changed: Callable[[Item], None], credentials: Credentials, timing: Timing
+    ) -> None:
+        self._registry = registry
+        self._changed = changed
+        self._credentials = credentials
+        self._timing = timing
+        self._topology = Topology()
+        self._plan = Plan()
+        self._serial = 0
+        self._links: dict[str, Link] = {}
+        self._waiting: dict[str, dict[str, int]] = {}  # droplet → uid → serial, ascending
+        self._wake = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    # ---- life
+
+    def start(self) -> None:
+        """Begins to work; links may be opened before and after."""
+        self._worker = asyncio.create_task(self._work(), name="fleet")
+
+    async def stop(self) -> None:
+        """Ends all work; nothing is lost, because the next start compares."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        await asyncio.gather(*(link.stop() for link in self._links.values()))
+
+    def link(self, name: str) -> Link | None:
+        """The connection to one droplet's daemon."""
+        return self._links.get(name)
+
+    def open_link(self, droplet: Droplet) -> None:
+        """Begins to connect to a droplet's daemon; to the new place when it has moved."""
+        target = droplet.spec.daemon
+        old = self._links.get(droplet.name)
+        if old is not None and old.target == target:
+            return
+        self.close_link(droplet.name)
+        if droplet.spec.has_daemon:
+            credentials = None if target.startswith("unix:") else self._credentials()
+            link = Link(droplet.name, droplet.spec.address, target, credentials, self, self._timing)
+            self._links[droplet.name] = link
+            link.start()
+
+    def close_link(self, name: str) -> None:
+        """Ends the connection; whoever waited for the droplet waits no more."""
+        link = self._links.pop(name, None)
+        if link is not None:
+            asyncio.get_running_loop().create_task(link.stop())
+
+    def retry(self, item: Item) -> None:
+        """Tries once more what droplets could not do for the object."""
+        for name in item.troubles:
+            if (link := self._links.get(name)) is not None:
+                link.retry_now()
+
+    def give_up(self, name: str) -> None:
+        """Counts everything that the droplet should do as done: it will never answer again."""
+        self.close_link(name)
+        for uid in self._waiting.pop(name, {}):
+            self._done(uid, name)
+        for item in self._troubled_by(name):
+            self._clear(item, name)
+
+    # ---- changes
+
+    def put(self, item: Item, inside: Iterable[Item] = ()) -> None:
+        """Takes an object, or its next state; it then waits for the droplets that have to be told.
+
+        `inside` are objects whose tables follow from it (endpoints take their network's tunnel protocol).
+        """
+        steps = self._put(item)
+        for child in inside:
+            steps += self._put(child)
+        self.expect(item, steps)
+
+    def remove(self, item: Item) -> None:
+        """Takes an object out of what is desired; it then waits for the droplets that have to forget it."""
+        fact = fact_of(self._registry, item)
+        steps: list[Step] = []
+        try:
+            match fact:
+                case EndpointFact():
+                    steps = self._topology.remove_endpoint(fact.uid)
+                case NetworkFact():
+                    steps = self._topology.remove_network(fact.vni, fact.id)
+                case VpcFact():
+                    steps = self._topology.remove_vpc(fact.vni)
+                case DropletFact():
+                    steps = self._topology.remove_droplet(fact.name)
+        except NotFoundError:
+            log.debug("removed_twice object=%s", item.ref)
+        self.expect(item, steps)
+
+    def load(self, items: Iterable[Item]) -> None:
+        """Takes all objects of a store, parents first, without steps: the links will compare."""
+        for item in items:
+            self._put(item)
+
+    def expect(self, item: Item, steps: Sequence[Step], also: Iterable[str] = ()) -> None:
+        """Plans steps that belong to a change of the object, and makes it wait for their droplets."""
+        self._serial += 1
+        self._plan.add(steps)
+        for name in {*(step.droplet for step in steps), *also}:
+            item.waiting.add(name)
+            waiting = self._waiting.setdefault(name, {})
+            waiting.pop(item.uid, None)  # to the end: serial numbers ascend
+            waiting[item.uid] = self._serial
+        if steps:
+            self._wake.set()
+        self._changed(item)
+
+    def _put(self, item: Item) -> list[Step]:
+        match fact_of(self._registry, item):
+            case EndpointFact() as fact:
+                return self._topology.put_endpoint(fact)
+            case NetworkFact() as fact:
+                return self._topology.put_network(fact)
+            case VpcFact() as fact:
+                return self._topology.put_vpc(fact)
+            case DropletFact() as fact:
+                return self._topology.put_droplet(fact)
+        return []
+
+    # ---- rounds
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            plan, self._plan = self._plan, Plan()
+            serial = self._serial
+            epochs = {name: link.epoch for name, link in self._links.items()}
+            able = dict.fromkeys(epochs, True)
+            for _, per_droplet in plan.waves():
+                names = [name for name in per_droplet if able.get(name)]
+                done = await asyncio.gather(
+                    *(self._links[name].submit(per_droplet[name], serial, epochs[name]) for name in names)
+                )
+                able.update(zip(names, done, strict=True))
+                for name in [name for name in able if name not in self._links]:
+                    able[name] = False
+            for name, link in self._links.items():
+                if able.get(name) and link.epoch == epochs[name] and link.connected:
+                    self.acknowledged(name, serial)
+
+    # ---- what links tell
+
+    def desired(self, droplet: str) -> tuple[list[Entry], int]:
+        """What the droplet must hold now, and the number of the last change in it; its old troubles are void."""
+        for item in self._troubled_by(droplet):
+            self._clear(item, droplet)
+        try:
+            return list(self._topology.desired_for(droplet)), self._serial
+        except NotFoundError:  # it is being deleted
+            return [], self._serial
+
+    def local(self, droplet: str, uid: str) -> LocalEntry | None:
+        """One endpoint that the droplet must hold now."""
+        item = self._registry.by_uid(uid)
+        fact = fact_of(self._registry, item) if item is not None and not item.deleting else None
+        if not isinstance(fact, EndpointFact) or fact.workload is None or fact.host != droplet:
+            return None
+        host = self._registry.find_droplet(droplet)
+        address = ip_address(host.resource.spec.address).packed if host else b""
+        entry = EndpointEntry(fact.vni, fact.network_id, fact.addresses, fact.mac, address, fact.tunnel)
+        return LocalEntry(fact.uid, entry, fact.workload)
+
+    def acknowledged(self, droplet: str, serial: int) -> None:
+        """The droplet holds all changes up to this one, but for what `outcome` told of."""
+        waiting = self._waiting.get(droplet)
+        if not waiting:
+            return
+        done = []
+        for uid, needed in waiting.items():
+            if needed > serial:
+                break
+            done.append(uid)
+        for uid in done:
+            del waiting[uid]
+            self._done(uid, droplet)
+
+    def outcome(self, step: Step, trouble: Trouble | None, host_interface: str) -> None:
+        """What became of one step."""
+        if trouble is None and not host_interface and not self._registry.troubled:
+            return
+        item = self._owner(step.entry)
+        if item is None:
+            return
+        if trouble is not None:
+            log.warning("step_failed droplet=%s object=%s reason=%s", step.droplet, item.ref, trouble.message)
+            item.troubles[step.droplet] = trouble
+            self._registry.troubled[item.uid] = item
+            self._changed(item)
+        elif step.droplet in item.troubles:
+            self._clear(item, step.droplet)
+        if host_interface and item.host_interface != host_interface:
+            item.host_interface = host_interface
+            self._changed(item)
+
+    def link_changed(self, droplet: str) -> None:
+        """It connected or disconnected."""
+        item = self._registry.find_droplet(droplet)
+        if item is not None:
+            self._changed(item)
+
+    def _done(self, uid: str, droplet: str) -> None:
+        item = self._registry.by_uid(uid)
+        if item is not None:
+            item.waiting.discard(droplet)
+            self._changed(item)
+
+    def _clear(self, item: Item, droplet: str) -> None:
+        del item.troubles[droplet]
+        if not item.troubles:
+            self._registry.troubled.pop(item.uid, None)
+        self._changed(item)
+
+    def _troubled_by(self, droplet: str) -> list[Item]:
+        return [item for item in self._registry.troubled.values() if droplet in item.troubles]
+
+    def _owner(self, entry: Entry) -> Item | None:
+        """The object that an entry tells of; None when there is none any more."""
+        match entry:
+            case LocalEntry(uid=uid):
+                return self._registry.by_uid(uid)
+            case DropletEntry(address=address):
+                return self._registry.holder("droplet", _text(address))
+        vpc = self._registry.holder("vni", str(entry.vni))
+        if vpc is None or isinstance(entry, VpcEntry):
+            return vpc
+        if isinstance(entry, NetworkEntry):
+            return self._registry.holder(f"network/{vpc.uid}", str(entry.id))
+        return self._registry.holder(f"address/{vpc.uid}", _text(entry.addresses[0])) if entry.addresses else None
+
+
+def _text(address: bytes) -> str:
+    return str(ip_address(address)) if len(address) in (4, 16) else ""

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a set of manifests may become desired state, and what it then is: the checks between objects.
+
+Called by mizar.manager.manager with resources that are valid in themselves; answers with a Draft or with every error at
+once. It must never write: neither the registry nor the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from mizar.manager.draft import Cursors, Draft
+from mizar.manager.registry import Registry, parent_refs
+from mizar.model.checks import check_endpoint, check_immutable, check_network
+from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
+from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Ref, Resource
+
+_ORDER = {name: number for number, name in enumerate(KINDS)}
+_FIELDS = {"Tenant": "metadata.tenant", "VPC": "spec.vpc", "Network": "spec.network", "Droplet": "spec.droplet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became, or would become, of one manifest: created, changed or unchanged."""
+
+    ref: Ref
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One manifest of an apply: its place in the request and what it says."""
+
+    index: int
+    resource: Resource
+
+
+def draft_apply(
+    registry: Registry,
+    cursors: Cursors,
+    submissions: Sequence[Submission],
+    refused: Iterable[Problem] = (),
+    visible: Callable[[Ref], bool] = lambda _: True,
+) -> tuple[Draft, list[Result]]:
+    """The draft that the manifests make together, and per manifest what became of it, in the order of the request.
+
+    `refused` are problems that the request has beside these; then nothing can succeed, but all is checked. `visible`
+    says what the caller may be told of. Raises InvalidError, ConflictError or ExhaustedError, each with every problem.
+    """
+    intake = _Intake(Draft(registry, cursors, visible), registry, visible)
+    intake.errors += [(InvalidError, problem) for problem in refused]
+    intake.broken |= {problem.resource for problem in refused}
+    results = {}
+    for submission in sorted(submissions, key=lambda submission: _ORDER[submission.resource.kind]):
+        results[submission.index] = intake.take(submission)
+    if intake.errors:
+        kinds = {kind for kind, _ in intake.errors}
+        first = next(kind for kind in (InvalidError, ConflictError, ExhaustedError) if kind in kinds)
+        problems = sorted(
+            (problem for _, problem in intake.errors), key=lambda p: p.index if p.index is not None else -1
+        )
+        raise first(problems)
+    return intake.draft, [results[submission.index] for submission in submissions]
+
+
+class _Intake:
+    """One apply under examination."""
+
+    def __init__(self, draft: Draft, registry: Registry, visible: Callable[[Ref], bool]) -> None:
+        self.draft = draft
+        self.errors: list[tuple[type[MizarError], Problem]] = []
+        self.broken: set[str] = set()  # objects of this request that were refused: what refers to them is not blamed
+        self._registry = registry
+        self._visible = visible
+
+    def take(self, submission: Submission) -> Result:
+        """Examines one manifest and, if nothing speaks against it, takes it into the draft."""
+        resource = submission.resource
+        before = len(self.errors)
+        change = "unchanged"
+        try:
+            change = self._decide(resource)
+        except MizarError as error:
+            kind = next(k for k in (InvalidError, ConflictError, ExhaustedError, MizarError) if isinstance(error, k))
+            self.errors += [(kind, problem) for problem in error.problems]
+        for place in range(before, len(self.errors)):
+            kind, problem = self.errors[place]
+            self.errors[place] = kind, replace(problem, index=submission.index, resource=str(resource.ref))
+            self.broken.add(str(resource.ref))
+        return Result(resource.ref, change)
+
+    def _decide(self, resource: Resource) -> str:
+        if resource.ref in self.draft.planned:
+            raise InvalidError("the same object is twice in this request")
+        item = self._registry.find(resource.ref)
+        if item is not None and item.deleting:
+            raise ConflictError("it is being deleted; wait until it is gone")
+        if not KINDS[resource.kind].served:
+            raise InvalidError(f"a server does not take objects of kind {resource.kind}")
+        complete = self._parents_are_there(resource)
+        if item is not None:
+            return self._change(item.resource, resource)
+        problems = list(self._relations(resource)) if complete else []
+        if problems:
+            raise InvalidError(problems)
+        if complete:
+            self.draft.create(resource)
+        return "created"
+
+    def _change(self, old: Resource, new: Resource) -> str:
+        problems = check_immutable(old, new)
+        if isinstance(old, Droplet) and isinstance(new, Droplet) and old.spec.has_daemon != new.spec.has_daemon:
+            item = self._registry.find(old.ref)
+            if item is not None and self._registry.has_children(item):
+                problems.append(Problem("cannot come or go while the droplet has endpoints", field="spec.daemon"))
+        if problems:
+            raise InvalidError(problems)
+        if old.spec == new.spec and old.metadata.labels == new.metadata.labels:
+            return "unchanged"
+        metadata = old.metadata.model_copy(
+            update={"labels": new.metadata.labels, "generation": old.metadata.generation + 1}
+        )
+        self.draft.keep(new.model_copy(update={"metadata": metadata, "status": old.status}))
+        return "changed"
+
+    def _parents_are_there(self, resource: Resource) -> bool:
+        """Blames each missing parent, unless this request was to make it and failed."""
+        refs = list(parent_refs(resource))
+        if resource.tenant and Ref("Tenant", "", resource.tenant) not in refs:
+            refs.insert(0, Ref("Tenant", "", resource.tenant))
+        complete = True
+        for ref in refs:
+            if self.draft.find(ref) is None:
+                complete = False
+                if str(ref) not in self.broken:
+                    message = f"there is no {ref}" + (
+                        " any more: it is being deleted" if self._registry.find(ref) and self._visible(ref) else ""
+                    )
+                    self.errors.append((InvalidError, Problem(message, field=_FIELDS[ref.kind])))
+        return complete
+
+    def _relations(self, resource: Resource) -> Iterable[Problem]:
+        network, vpc = self.draft.parent(resource)
+        if isinstance(resource, Network) and isinstance(vpc, VPC):
+            return check_network(resource, vpc, self.draft.networks_of(vpc))
+        if isinstance(resource, Endpoint) and network is not None:
+            droplet = self.draft.find(Ref("Droplet", "", resource.spec.droplet))
+            assert isinstance(droplet, Droplet)
+            return check_endpoint(resource, network, droplet)
+        return ()

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager: the one place where desired state changes, and the surface that the API sees.
+
+Owns the order in which a change takes effect: decided (intake, deletion), placed, kept by the store, taken into the
+registry, handed to the fleet. All of that happens without a pause, so that no two changes mix; what follows on the
+droplets is asynchronous and comes back through `progress`. Must be used from one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from mizar._built import transit_pb2 as pb
+from mizar.manager.deletion import doomed
+from mizar.manager.draft import Cursors, Draft, now
+from mizar.manager.droplet_link import Timing
+from mizar.manager.fleet import Credentials, Fleet
+from mizar.manager.intake import Result, Submission, draft_apply
+from mizar.manager.members import Members, Moved, with_members
+from mizar.manager.progress import Progress
+from mizar.manager.recovery import recover
+from mizar.manager.registry import Item, Registry, members_of
+from mizar.manager.status import view
+from mizar.manager.watch import Watchers
+from mizar.model.errors import InvalidError, NotFoundError, Problem, TemporaryError
+from mizar.model.resources import KINDS, Droplet, Network, Ref, Resource
+from mizar.store.protocol import Commit, Store
+
+if TYPE_CHECKING:
+    from mizar._built.transit_pb2_grpc import TransitAsyncStub
+
+Visible = Callable[[Ref], bool]
+"""What the caller may be told of."""
+
+_State = tuple[Item, Resource]
+"""An object and what it shall become."""
+
+_ORDER = {name: number for number, name in enumerate(KINDS)}
+_CALL_S = 10.0
+
+
+def everything(_ref: Ref) -> bool:
+    """For callers that may see all."""
+    return True
+
+
+def no_credentials() -> grpc.ChannelCredentials:
+    """For managers that reach daemons over unix sockets only."""
+    raise InvalidError("a daemon that is reached over TCP needs certificates: start the server with --pki")
+
+
+class Manager:
+    """Desired state and the way to it. `start` before use, `stop` after."""
+
+    def __init__(self, store: Store, credentials: Credentials = no_credentials, timing: Timing | None = None) -> None:
+        self.watchers = Watchers()
+        self._store = store
+        self._credentials = credentials
+        self._registry = Registry()
+        self._cursors = Cursors()
+        self._progress = Progress(self._registry, store, self.watchers, self._forget)
+        self._fleet = Fleet(self._registry, self._progress.note, credentials, timing or Timing())
+        self._progress.links = self._fleet.link
+        self._members = Members(())
+
+    async def start(self) -> None:
+        """Reads the store and begins to bring every droplet to what it says."""
+        self._registry.load(self._store.load())
+        self._members = recover(self._registry, self._cursors, self._fleet)
+        self._keep((), (), self._members.settle())
+        for item in self._registry.of_kind("Droplet"):
+            if isinstance(item.resource, Droplet) and not item.forced:
+                self._fleet.open_link(item.resource)
+        self._fleet.start()
+
+    async def stop(self) -> None:
+        """Ends all work; daemons keep what they hold, and the next start goes on from there."""
+        await self._fleet.stop()
+        self._progress.stop()
+
+    # ---- questions
+
+    def get(self, ref: Ref) -> dict[str, Any]:
+        """One object as it is shown. Raises NotFoundError."""
+        return self.show(self._item(ref))
+
+    def all(self, kind: str, tenant: str | None, visible: Visible = everything) -> Iterator[dict[str, Any]]:
+        """All objects of a kind that the caller may see, by tenant and name."""
+        found = (item for item in self._registry.of_kind(kind) if tenant in (None, item.resource.tenant))
+        for item in sorted((item for item in found if visible(item.ref)), key=lambda item: item.ref):
+            yield self.show(item)
+
+    def show(self, item: Item) -> dict[str, Any]:
+        """An object as JSON values, with its status as of now."""
+        return view(item, self._fleet.link, lambda: sum(1 for _ in self._registry.children(item)))
+
+    async def counters(self, droplet: str) -> pb.Counters:
+        """What a droplet has counted. Raises NotFoundError or TemporaryError."""
+        stub = self._stub(droplet)
+        try:
+            return await stub.GetCounters(pb.GetCountersRequest(), timeout=_CALL_S)
+        except grpc.aio.AioRpcError as error:
+            raise TemporaryError(f"droplet {droplet} did not tell its counters: {error.details()}") from error
+
+    async def state(self, droplet: str) -> pb.State:
+        """What a droplet's tables hold. Raises NotFoundError or TemporaryError."""
+        stub, whole = self._stub(droplet), pb.State()
+        try:
+            async for chunk in stub.GetState(pb.GetStateRequest(), timeout=_CALL_S):
+                whole.MergeFrom(chunk)
+        except grpc.aio.AioRpcError as error:
+            raise TemporaryError(f"droplet {droplet} did not tell its state: {error.details()}") from error
+        return whole
+
+    # ---- changes
+
+    def apply(
+        self,
+        submissions: Sequence[Submission],
+        *,
+        refused: Iterable[Problem] = (),
+        dry_run: bool = False,
+        visible: Visible = everything,
+    ) -> list[Result]:
+        """Makes all manifests desired state, or none; see mizar.manager.intake.draft_apply for what it raises."""
+        draft, results = draft_apply(self._registry, self._cursors, submissions, refused, visible)
+        if dry_run:
+            return results
+        self._check_reachable(draft)
+        moved: Moved = {}
+        for planned in draft.planned.values():
+            moved |= self._seat(planned.before, planned.resource)
+        created: list[Item] = []
+        changed: list[_State] = []
+        for planned in draft.planned.values():
+            resource = self._members.place(planned.resource)
+            item = self._registry.find(resource.ref)
+            moved.pop(resource.metadata.uid or "", None)
+            if item is None:
+                created.append(Item(resource, planned.allocations))
+            else:
+                changed.append((item, resource))
+        self._keep(created, changed, moved)
+        self._cursors.merge(draft.cursors)
+        for result in results:
+            if result.change == "unchanged" and (item := self._registry.find(result.ref)) is not None:
+                self._fleet.retry(item)
+        return results
+
+    def delete(
+        self, ref: Ref, *, cascade: bool = False, force: bool = False, visible: Visible = everything
+    ) -> dict[str, Any]:
+        """Begins a deletion and returns the object as it now is. Raises NotFoundError or ConflictError."""
+        item = self._item(ref)
+        if force and ref.kind != "Droplet":
+            raise InvalidError(Problem("force is for droplets that will never answer again", resource=str(ref)))
+        dooms = doomed(self._registry, item, cascade=cascade, visible=visible)
+        moved: Moved = {}
+        for doom in dooms:
+            self._members.remove(doom)
+        for doom in dooms:
+            if isinstance(doom.resource, Droplet):
+                moved |= self._members.remove_droplet(doom.resource.name)
+        time = now()
+        last = [(doom, _with(doom.resource, "metadata", deleted_at=time)) for doom in dooms]
+        self._keep((), last, moved, forced=item if force else None)
+        return self.show(item)
+
+    # ---- how a change takes effect
+
+    def _seat(self, before: object, resource: object) -> Moved:
+        """Makes a droplet eligible, or no more, as its manifest says."""
+        if not isinstance(resource, Droplet):
+            return {}
+        had = isinstance(before, Droplet) and before.spec.has_daemon
+        if resource.spec.has_daemon and not had:
+            return self._members.add_droplet(resource.name)
+        return self._members.remove_droplet(resource.name) if had and not resource.spec.has_daemon else {}
+
+    def _keep(
+        self, created: Sequence[Item], changed: Sequence[_State], moved: Moved, forced: Item | None = None
+    ) -> None:
+        """One change: kept whole by the store or not at all; after that the registry and the fleet follow.
+
+        `moved` are groups that got other members because droplets came or went; `forced` is a droplet that nobody
+        shall wait for any more.
+        """
+        states = {item.uid: (item, resource) for item, resource in changed}
+        for uid, members in moved.items():
+            item, resource = states.get(uid) or self._known(uid)
+            states[uid] = item, with_members(resource, members)
+        if forced is not None:
+            states.setdefault(forced.uid, (forced, forced.resource))
+        after = [
+            replace(item, resource=resource, former=_former(item, resource), forced=item.forced or item is forced)
+            for item, resource in states.values()
+        ]
+        self._commit(Commit(put=tuple(item.record() for item in (*created, *after))))
+        for item in created:
+            self._registry.put(item)
+        dooms: list[Item] = []
+        told = list(created)
+        for state in after:
+            item = states[state.uid][0]
+            (told if not state.deleting else dooms if not item.deleting else []).append(item)
+            item.resource, item.former, item.forced = state.resource, state.former, state.forced
+        settled = {item.uid for item, _ in changed}
+        for item in sorted(told, key=lambda item: _rank(item, item.uid in settled)):
+            inside = self._registry.children(item) if item.uid in settled and isinstance(item.resource, Network) else ()
+            self._fleet.put(item, [child for child in inside if not child.deleting])
+            if isinstance(item.resource, Droplet):
+                self._fleet.open_link(item.resource)
+        for item in sorted(dooms, key=_rank, reverse=True):
+            self._fleet.remove(item)
+        if forced is not None:
+            self._fleet.give_up(forced.resource.name)
+
+    def _known(self, uid: str) -> _State:
+        item = self._registry.by_uid(uid)
+        assert item is not None
+        return item, item.resource
+
+    def _commit(self, commit: Commit) -> None:
+        try:
+            if commit:
+                self._store.commit(commit)
+        except BaseException:
+            self._members = Members(item for kind in KINDS for item in self._registry.of_kind(kind))
+            raise
+
+    def _check_reachable(self, draft: Draft) -> None:
+        for planned in draft.planned.values():
+            spec = planned.resource.spec
+            if isinstance(planned.resource, Droplet) and spec.has_daemon and not spec.daemon.startswith("unix:"):
+                self._credentials()
+
+    def _forget(self, item: Item) -> None:
+        """An object is gone everywhere."""
+        if isinstance(item.resource, Droplet):
+            self._fleet.give_up(item.resource.name)
+
+    def _item(self, ref: Ref) -> Item:
+        item = self._registry.find(ref)
+        if item is None:
+            raise NotFoundError(Problem("there is no such object", resource=str(ref)))
+        return item
+
+    def _stub(self, droplet: str) -> TransitAsyncStub:
+        item = self._item(Ref("Droplet", "", droplet))
+        link = self._fleet.link(droplet)
+        if link is None:
+            raise NotFoundError(Problem("it has no daemon that could be asked", resource=str(item.ref)))
+        return link.stub()
+
+
+def _with(resource: Resource, part: str, **changes: object) -> Resource:
+    """The resource with some fields of its metadata or status replaced."""
+    return resource.model_copy(update={part: getattr(resource, part).model_copy(update=changes)})
+
+
+def _former(item: Item, resource: Resource) -> tuple[str, ...]:
+    """Droplets that were members before this state and may not know that they are no more."""
+    members = members_of(resource)
+    return tuple(dict.fromkeys(name for name in (*item.former, *item.placement) if name not in members))
+
+
+def _rank(item: Item, changed: bool = False) -> tuple[bool, int]:
+    """Parents first; a droplet that may just have lost its daemon last, when it is a member of nothing any more."""
+    leaves = changed and isinstance(item.resource, Droplet) and not item.resource.spec.has_daemon
+    return leaves, _ORDER[item.resource.kind]

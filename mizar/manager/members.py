@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which droplets bounce each network and divide each VPC: the planner's placement, applied to objects.
+
+Owned by mizar.manager.manager, which keeps in the store what is answered here. After a commit that failed it is thrown
+away and made anew from the registry. A group is an object, by its uid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from mizar.manager.registry import Item
+from mizar.model.resources import VPC, Droplet, Network, Resource
+from mizar.planner.placement import Placement
+
+_R = TypeVar("_R", bound=Resource)
+Moved = dict[str, tuple[str, ...]]
+"""uid of a network or VPC → its new members."""
+
+
+class Members:
+    """The bouncers of all networks and the dividers of all VPCs."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        """Takes all objects as they are, droplets first."""
+        kept = [item for item in items if not item.deleting]
+        eligible = [i.resource.name for i in kept if isinstance(i.resource, Droplet) and i.resource.spec.has_daemon]
+        self._bouncers, self._dividers = Placement(eligible), Placement(eligible)
+        for item in kept:
+            if (placement := self._of(item.resource)) is not None:
+                placement.restore(item.uid, _count(item.resource), item.placement)
+
+    def settle(self) -> Moved:
+        """Mends what changed while nobody looked."""
+        return _joined(self._bouncers.settle(), self._dividers.settle())
+
+    def place(self, resource: _R) -> _R:
+        """The network or VPC with its members; anything else as it is."""
+        placement = self._of(resource)
+        if placement is None:
+            return resource
+        return with_members(resource, placement.put(resource.metadata.uid or "", _count(resource)))
+
+    def remove(self, item: Item) -> None:
+        """A network or VPC goes."""
+        if (placement := self._of(item.resource)) is not None:
+            placement.remove(item.uid)
+
+    def add_droplet(self, name: str) -> Moved:
+        """A droplet with a daemon comes."""
+        return _joined(self._bouncers.add_droplet(name), self._dividers.add_droplet(name))
+
+    def remove_droplet(self, name: str) -> Moved:
+        """A droplet goes, or loses its daemon."""
+        return _joined(self._bouncers.remove_droplet(name), self._dividers.remove_droplet(name))
+
+    def _of(self, resource: Resource) -> Placement | None:
+        match resource:
+            case Network():
+                return self._bouncers
+            case VPC():
+                return self._dividers
+        return None
+
+
+def with_members(resource: _R, members: Iterable[str]) -> _R:
+    """A network or VPC with other members."""
+    field = "bouncers" if isinstance(resource, Network) else "dividers"
+    return resource.model_copy(update={"status": resource.status.model_copy(update={field: tuple(members)})})
+
+
+def _count(resource: Resource) -> int:
+    count: int = resource.spec.bouncers if isinstance(resource, Network) else resource.spec.dividers
+    return count
+
+
+def _joined(*changes: Mapping[str, tuple[str, ...]]) -> Moved:
+    return {group: members for change in changes for group, members in change.items()}

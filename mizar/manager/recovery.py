@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a store kept to a manager that goes on where the one before it ended, at whatever moment that was.
+
+Called by mizar.manager.manager when it starts. What each droplet really holds is found out by its link; here it is only
+worked out whom an unfinished object has to wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mizar.manager.draft import Cursors
+from mizar.manager.fleet import Fleet
+from mizar.manager.members import Members, with_members
+from mizar.manager.registry import Item, Registry
+from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase, Ref
+
+
+def recover(registry: Registry, cursors: Cursors, fleet: Fleet) -> Members:
+    """Feeds the fleet with all objects, sets the cursors, and returns the members of all groups."""
+    items = [item for kind in KINDS for item in registry.of_kind(kind)]
+    members = Members(items)
+    for item in items:
+        _drop_vanished_members(registry, item)
+        network, vpc = _inside_of(registry, item)
+        cursors.note(item.resource, network, vpc)
+    fleet.load(items)
+    for item in reversed(items):
+        if item.deleting:
+            fleet.remove(item)
+    for item in items:
+        unfinished = item.phase is not Phase.PROVISIONED or item.observed_generation < item.resource.metadata.generation
+        needed = {*item.former, *(_needed_by(registry, item) if unfinished and not item.deleting else ())}
+        if unfinished or item.former or isinstance(item.resource, Droplet):
+            fleet.expect(item, (), [name for name in needed if _has_daemon(registry, name)])
+    for item in registry.of_kind("Droplet"):
+        if item.forced:
+            fleet.give_up(item.resource.name)
+    return members
+
+
+def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
+    """The droplets that must hold an object before it is provisioned."""
+    network, vpc = _inside_of(registry, item)
+    match item.resource:
+        case Endpoint():
+            yield item.resource.spec.droplet
+            yield from network.status.bouncers if network else ()
+        case Network():
+            yield from item.resource.status.bouncers
+            yield from vpc.status.dividers if vpc else ()
+        case VPC():
+            yield from item.resource.status.dividers
+        case Droplet():
+            yield from (other.resource.name for other in registry.of_kind("Droplet") if not other.deleting)
+
+
+def _inside_of(registry: Registry, item: Item) -> tuple[Network | None, VPC | None]:
+    network = item.resource if isinstance(item.resource, Network) else None
+    if isinstance(item.resource, Endpoint):
+        found = registry.find(Ref("Network", item.resource.tenant, item.resource.spec.network))
+        network = found.resource if found and isinstance(found.resource, Network) else None
+    above = registry.find(Ref("VPC", network.tenant, network.spec.vpc)) if network else None
+    return network, above.resource if above and isinstance(above.resource, VPC) else None
+
+
+def _drop_vanished_members(registry: Registry, item: Item) -> None:
+    """An object that is being deleted keeps the members that it had; those that went since would be unknown."""
+    if item.deleting and item.placement:
+        item.resource = with_members(item.resource, [name for name in item.placement if _has_daemon(registry, name)])
+
+
+def _has_daemon(registry: Registry, name: str) -> bool:
+    item = registry.find_droplet(name)
+    return item is not None and isinstance(item.resource, Droplet) and item.resource.spec.has_daemon

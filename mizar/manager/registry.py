@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All objects in memory, by name, by uid, by parent, and by what they hold: one entry per thing, no scans.
+
+Read by every part of the manager and, through it, by the API; changed only by mizar.manager.manager, after the store
+has kept the same change. It must never decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from mizar.model.resources import KINDS, VPC, Network, Phase, Ref, Resource, dump
+from mizar.store.protocol import Allocation, Record
+
+
+class Trouble(NamedTuple):
+    """Why a droplet does not hold an object as it should; `permanent`: repeating it cannot help."""
+
+    permanent: bool
+    message: str
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One object: its resource (with uid, times and what was allocated) and how far it has come.
+
+    `resource.status` has what was allocated and placed; phase, reason and message are worked out from the rest.
+    """
+
+    resource: Resource
+    allocations: tuple[Allocation, ...] = ()
+    former: tuple[str, ...] = ()
+    forced: bool = False
+    phase: Phase = Phase.INIT
+    observed_generation: int = 0
+    host_interface: str = ""
+    waiting: set[str] = field(default_factory=set)  # droplets that have not acknowledged the last change
+    troubles: dict[str, Trouble] = field(default_factory=dict)  # by droplet
+
+    @property
+    def uid(self) -> str:
+        """`metadata.uid`, which every stored object has."""
+        return self.resource.metadata.uid or ""
+
+    @property
+    def ref(self) -> Ref:
+        """What names it."""
+        return self.resource.ref
+
+    @property
+    def deleting(self) -> bool:
+        """Whether its deletion has begun."""
+        return self.resource.metadata.deleted_at is not None
+
+    @property
+    def placement(self) -> tuple[str, ...]:
+        """Names of the droplets that are its bouncers or dividers."""
+        return members_of(self.resource)
+
+    def status(self) -> dict[str, Any]:
+        """Status as JSON values, without the parts that only a fleet knows."""
+        found = self.resource.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        found["phase"], found["observedGeneration"] = self.phase.value, self.observed_generation
+        if self.host_interface:
+            found["hostInterface"] = self.host_interface
+        return found
+
+    def record(self) -> Record:
+        """As the store keeps it."""
+        manifest, metadata = dump(self.resource), self.resource.metadata
+        for name in ("uid", "generation", "createdAt", "deletedAt"):
+            manifest["metadata"].pop(name, None)
+        del manifest["status"]
+        return Record(
+            uid=self.uid,
+            kind=self.resource.kind,
+            tenant=self.resource.tenant,
+            name=self.resource.name,
+            generation=metadata.generation,
+            manifest=manifest,
+            created_at=_text(metadata.created_at) or "",
+            deleted_at=_text(metadata.deleted_at),
+            forced=self.forced,
+            status=self.status(),
+            allocations=self.allocations,
+            placement=self.placement,
+            former=self.former,
+        )
+
+
+def item_of(record: Record) -> Item:
+    """The item that a stored record tells of."""
+    manifest = {**record.manifest, "status": record.status}
+    manifest["metadata"] = {
+        **manifest["metadata"],
+        "uid": record.uid,
+        "generation": record.generation,
+        "createdAt": record.created_at,
+        "deletedAt": record.deleted_at,
+    }
+    resource = KINDS[record.kind].model.model_validate(manifest)
+    status = resource.status
+    return Item(
+        resource=resource,
+        allocations=record.allocations,
+        former=record.former,
+        forced=record.forced,
+        phase=status.phase,
+        observed_generation=status.observed_generation,
+        host_interface=getattr(status, "host_interface", ""),
+    )
+
+
+def members_of(resource: Resource) -> tuple[str, ...]:
+    """Names of the droplets that are a network's bouncers or a VPC's dividers; none for other kinds."""
+    match resource:
+        case Network():
+            return resource.status.bouncers
+        case VPC():
+            return resource.status.dividers
+    return ()
+
+
+def _text(time: datetime | None) -> str | None:
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z") if time else None
+
+
+class Registry:
+    """Every object that is known."""
+
+    def __init__(self) -> None:
+        self._by_ref: dict[Ref, Item] = {}
+        self._by_uid: dict[str, Item] = {}
+        self._by_kind: dict[str, dict[str, Item]] = {name: {} for name in KINDS}
+        self._children: dict[str, dict[str, Item]] = {}
+        self.holders: dict[Allocation, str] = {}
+        """uid of the object that holds a value."""
+        self.troubled: dict[str, Item] = {}
+        """Objects that some droplet could not take, by uid."""
+
+    def find(self, ref: Ref) -> Item | None:
+        """By name."""
+        return self._by_ref.get(ref)
+
+    def by_uid(self, uid: str) -> Item | None:
+        """By uid."""
+        return self._by_uid.get(uid)
+
+    def holder(self, scope: str, value: str) -> Item | None:
+        """Who holds a value."""
+        uid = self.holders.get(Allocation(scope, value))
+        return None if uid is None else self._by_uid[uid]
+
+    def of_kind(self, kind: str) -> Iterator[Item]:
+        """All objects of a kind, in the order of their creation."""
+        return iter(self._by_kind[kind].values())
+
+    def children(self, item: Item) -> Iterator[Item]:
+        """What is inside of it: VPCs of a tenant, networks of a VPC, endpoints of a network or on a droplet."""
+        return iter(self._children.get(item.uid, {}).values())
+
+    def has_children(self, item: Item) -> bool:
+        """Whether anything is inside of it."""
+        return bool(self._children.get(item.uid))
+
+    def parents(self, resource: Resource) -> Iterator[Item]:
+        """What it is inside of, as far as that is there."""
+        return (item for ref in parent_refs(resource) if (item := self._by_ref.get(ref)) is not None)
+
+    def find_droplet(self, name: str) -> Item | None:
+        """A droplet by name."""
+        return self._by_ref.get(Ref("Droplet", "", name))
+
+    def put(self, item: Item) -> None:
+        """Takes a new object, or the next state of one whose name, parents and allocations stay."""
+        self._by_ref[item.ref] = self._by_uid[item.uid] = self._by_kind[item.resource.kind][item.uid] = item
+        for allocation in item.allocations:
+            self.holders[allocation] = item.uid
+        for parent in self.parents(item.resource):
+            self._children.setdefault(parent.uid, {})[item.uid] = item
+
+    def remove(self, item: Item) -> None:
+        """Forgets an object that has no children."""
+        del self._by_ref[item.ref], self._by_uid[item.uid], self._by_kind[item.resource.kind][item.uid]
+        self._children.pop(item.uid, None)
+        self.troubled.pop(item.uid, None)
+        for allocation in item.allocations:
+            del self.holders[allocation]
+        for parent in self.parents(item.resource):
+            self._children.get(parent.uid, {}).pop(item.uid, None)
+
+    def load(self, records: Iterable[Record]) -> None:
+        """Takes everything that a store kept."""
+        items = [item_of(record) for record in records]
+        order = {name: number for number, name in enumerate(KINDS)}
+        for item in sorted(items, key=lambda item: order[item.resource.kind]):  # stable: creation order stays
+            self.put(item)
+
+
+def parent_refs(resource: Resource) -> Iterator[Ref]:
+    """Names of what a resource is inside of: its tenant, VPC, network and droplet."""
+    spec, tenant = resource.spec, resource.tenant
+    match resource.kind:
+        case "VPC":
+            yield Ref("Tenant", "", tenant)
+        case "Network":
+            yield Ref("VPC", tenant, spec.vpc)
+        case "Endpoint":
+            yield Ref("Network", tenant, spec.network)
+            yield Ref("Droplet", "", spec.droplet)

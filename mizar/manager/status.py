@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of an object: its phase, and why it is in it.
+
+Called by mizar.manager.manager whenever something about an object changed, and when it is shown. Pure: it looks at the
+item and at the links, and must never change either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mizar.manager.droplet_link import Link
+from mizar.manager.registry import Item
+from mizar.model.resources import Droplet, Phase, dump
+
+Links = Callable[[str], Link | None]
+_NAMED = 5
+
+
+def phase_of(item: Item, links: Links) -> Phase:
+    """Where the object is on its way."""
+    if item.deleting:
+        return Phase.DELETING
+    if any(trouble.permanent for trouble in item.troubles.values()):
+        return Phase.FAILED
+    if item.troubles or item.waiting or _daemon_away(item, links):
+        return Phase.INIT
+    return Phase.PROVISIONED
+
+
+def explain(item: Item, links: Links, children: int) -> tuple[str, str]:
+    """Reason (one word) and message (a sentence) for the phase; both empty when there is nothing to explain."""
+    for name, trouble in sorted(item.troubles.items(), key=lambda pair: not pair[1].permanent):
+        again = "" if trouble.permanent else " (it is tried again)"
+        return "Refused" if trouble.permanent else "Retrying", f"droplet {name}: {trouble.message}{again}"
+    away = [(name, link) for name in sorted(item.waiting) if (link := links(name)) is None or not link.connected]
+    if away:
+        more = f", and {len(away) - 1} more" if len(away) > 1 else ""
+        name, link = away[0]
+        return "Unreachable", f"droplet {name} is unreachable{more}: {link.reason if link else 'it has no connection'}"
+    if item.waiting:
+        return "Waiting", f"waits for droplets {_names(sorted(item.waiting))}"
+    if item.deleting and children:
+        return "Waiting", f"waits until {children} objects inside of it are gone"
+    if _daemon_away(item, links):
+        link = links(item.resource.name)
+        return "Unreachable", f"the daemon is unreachable: {link.reason if link else 'it has no connection'}"
+    return "", ""
+
+
+def view(item: Item, links: Links, children: Callable[[], int]) -> dict[str, Any]:
+    """The object as the API shows it."""
+    found = dump(item.resource)
+    reason, message = explain(item, links, children() if item.deleting else 0)
+    found["status"] = {**item.status(), "reason": reason, "message": message}
+    if isinstance(item.resource, Droplet):
+        link = links(item.resource.name)
+        info = link.info if link is not None else None
+        found["status"] |= {
+            "connected": info is not None,
+            "version": info.version if info else "",
+            "xdpMode": info.xdp_mode if info else "",
+        }
+    return found
+
+
+def _daemon_away(item: Item, links: Links) -> bool:
+    if not isinstance(item.resource, Droplet) or not item.resource.spec.has_daemon:
+        return False
+    link = links(item.resource.name)
+    return link is None or not link.connected
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner's entries as messages of contracts/transit.proto, and back.
+
+Called by mizar.manager.delivery. Pure; whatever a daemon sends is taken at its word here, the diff finds what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mizar._built import transit_pb2 as pb
+from mizar.planner.entries import (
+    DropletEntry,
+    EndpointEntry,
+    Entry,
+    LocalEntry,
+    NetworkEntry,
+    PrefixEntry,
+    VpcEntry,
+    WorkloadEntry,
+)
+
+
+def put_change(entry: Entry) -> pb.Change:
+    """The change that puts an entry into a table; local endpoints are attached instead."""
+    match entry:
+        case DropletEntry():
+            return pb.Change(put_droplet=pb.Droplet(address=entry.address, name=entry.name))
+        case VpcEntry():
+            return pb.Change(put_vpc=pb.Vpc(vni=entry.vni, dividers=entry.dividers))
+        case NetworkEntry():
+            return pb.Change(put_network=_network(entry))
+        case EndpointEntry():
+            return pb.Change(put_endpoint=_endpoint(entry))
+        case LocalEntry():
+            raise TypeError("a local endpoint is attached, not applied")
+
+
+def delete_change(entry: Entry) -> pb.Change:
+    """The change that takes an entry out of its table; local endpoints are detached instead."""
+    match entry:
+        case DropletEntry():
+            return pb.Change(delete_droplet=entry.address)
+        case VpcEntry():
+            return pb.Change(delete_vpc=entry.vni)
+        case NetworkEntry():
+            return pb.Change(delete_network=pb.NetworkKey(vni=entry.vni, id=entry.id))
+        case EndpointEntry():
+            return pb.Change(delete_endpoint=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
+        case LocalEntry():
+            raise TypeError("a local endpoint is detached, not deleted")
+
+
+def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
+    """The message that attaches a local endpoint."""
+    workload = pb.Workload(interface=entry.workload.interface)
+    if entry.workload.namespace:
+        workload.name = entry.workload.namespace
+    elif entry.workload.path:
+        workload.path = entry.workload.path
+    else:
+        workload.pid = entry.workload.pid
+    return pb.LocalEndpoint(uid=entry.uid, endpoint=_endpoint(entry.endpoint), workload=workload, mtu=entry.mtu)
+
+
+def entries(state: pb.State) -> Iterator[Entry]:
+    """What a chunk of a droplet's state holds."""
+    for droplet in state.droplets:
+        yield DropletEntry(droplet.address, droplet.name)
+    for vpc in state.vpcs:
+        yield VpcEntry(vpc.vni, tuple(vpc.dividers))
+    for network in state.networks:
+        prefixes = tuple(PrefixEntry(p.address, p.length, p.gateway) for p in network.prefixes)
+        yield NetworkEntry(network.vni, network.id, prefixes, tuple(network.bouncers))
+    for endpoint in state.endpoints:
+        yield _endpoint_entry(endpoint)
+    for found in state.local_endpoints:
+        yield local_entry(found.local)
+
+
+def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
+    """A local endpoint as a droplet holds it."""
+    workload = WorkloadEntry(
+        namespace=local.workload.name,
+        path=local.workload.path,
+        pid=local.workload.pid,
+        interface=local.workload.interface or "eth0",
+    )
+    return LocalEntry(local.uid, _endpoint_entry(local.endpoint), workload, local.mtu)
+
+
+def _network(entry: NetworkEntry) -> pb.Network:
+    return pb.Network(
+        vni=entry.vni,
+        id=entry.id,
+        prefixes=[pb.Prefix(address=p.address, length=p.length, gateway=p.gateway) for p in entry.prefixes],
+        bouncers=entry.bouncers,
+    )
+
+
+def _endpoint(entry: EndpointEntry) -> pb.Endpoint:
+    return pb.Endpoint(
+        vni=entry.vni,
+        network_id=entry.network_id,
+        addresses=entry.addresses,
+        mac=entry.mac,
+        host=entry.host,
+        tunnel=pb.TunnelProtocol.ValueType(entry.tunnel),
+    )
+
+
+def _endpoint_entry(endpoint: pb.Endpoint) -> EndpointEntry:
+    return EndpointEntry(
+        endpoint.vni, endpoint.network_id, tuple(endpoint.addresses), endpoint.mac, endpoint.host, int(endpoint.tunnel)
+    )
