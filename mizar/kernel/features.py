@@ -100,20 +100,14 @@ def _bpffs() -> str:
 
 def _map(kind: int, key: int, value: int, entries: int, flags: int = 0) -> Callable[[], str]:
     def attempt() -> str:
-        os.close(_make_map(kind, key, value, entries, flags))
+        os.close(libbpf.make_map(kind, key, value, entries, flags))
         return "made"
 
     return attempt
 
 
-def _make_map(kind: int, key: int, value: int, entries: int, flags: int = 0) -> int:
-    opts = ffi.new("struct map_create_opts *", {"sz": ffi.sizeof("struct map_create_opts"), "map_flags": flags})
-    made = lib().bpf_map_create(kind, b"mizar_probe", key, value, entries, opts)
-    return libbpf.check(made, f"make a map of type {kind} with {entries} entries")
-
-
 def _batch() -> str:
-    fd = _make_map(_HASH, 4, 4, 8)
+    fd = libbpf.make_map(_HASH, 4, 4, 8)
     try:
         opts = ffi.new("struct batch_opts *", {"sz": ffi.sizeof("struct batch_opts")})
         count = ffi.new("uint32_t *", 2)

@@ -244,6 +244,14 @@ def open_pin(path: Path) -> int | None:
     return check(fd, f"open the pin {path}")
 
 
+def make_map(kind: int, key_size: int, value_size: int, entries: int, flags: int = 0) -> int:
+    """Makes a map of type `kind` (enum bpf_map_type); for probes and tests. Returns a file descriptor that the caller
+    closes."""
+    opts = ffi.new("struct map_create_opts *", {"sz": ffi.sizeof("struct map_create_opts"), "map_flags": flags})
+    made = lib().bpf_map_create(kind, b"mizar_probe", key_size, value_size, entries, opts)
+    return check(made, f"make a map of type {kind} with {entries} entries")
+
+
 def load_program(kind: int, code: bytes, name: str = "mizar_probe") -> int:
     """Loads raw instructions (8 bytes each) as a program of type `kind`; for probes. The error carries the verifier's
     words. Returns a file descriptor that the caller closes."""

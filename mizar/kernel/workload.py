@@ -34,8 +34,9 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
 
     Raises ConflictError when the namespace has a default route over another interface already.
     """
-    have = set(interfaces.addresses(inside, inner.index))
     want = set(link.addresses)
+    found = interfaces.addresses(inside, inner.index)
+    have = {address for address in found if address in want or not address.is_link_local}  # those are the workload's
     routes = default_gateways(inside, inner.index)
     orders: list[_Order] = []
     if not inner.up:
@@ -54,8 +55,7 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
         orders.append(_route_order(_RTM_DELROUTE, 0, inner, unwanted, "remove the default route over"))
     # Remove before adding: the first address of a subnet takes its other ones along (promote_secondaries = 0).
     for address in sorted(have - want, key=str):
-        if not address.is_link_local:  # the workload's own affair
-            orders.append(_address_order(RTM_DELADDR, 0, inner, address, "remove the address"))
+        orders.append(_address_order(RTM_DELADDR, 0, inner, address, "remove the address"))
     for address in sorted(want - have, key=str):
         orders.append(_address_order(RTM_NEWADDR, CREATE | REPLACE, inner, address, "add the address"))
     # Removing an address takes the routes that need it along, so all of them are written whenever addresses change.
