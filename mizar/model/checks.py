@@ -16,7 +16,7 @@ from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource
 
 
 def check_immutable(old: Resource, new: Resource) -> list[Problem]:
-    """Fields that cannot change while the object lives; same kind and name.
+    """Fields that cannot change while the object lives; same kind and name. A daemon may move, not come or go.
 
     A field that was left to the server (VNI, addresses, MAC) may be left to it again, and may now name what the
     server chose.
@@ -28,6 +28,9 @@ def check_immutable(old: Resource, new: Resource) -> list[Problem]:
             continue
         message = f"cannot change from {_text(before)} to {_text(after)}: delete the {new.kind} and make another"
         problems.append(Problem(message, f"spec.{to_camel(name)}", str(new.ref)))
+    if isinstance(old, Droplet) and isinstance(new, Droplet) and old.spec.has_daemon != new.spec.has_daemon:
+        message = f"cannot change from {old.spec.daemon} to {new.spec.daemon}: delete the Droplet and make another"
+        problems.append(Problem(message, "spec.daemon", str(new.ref)))
     return problems
 
 

@@ -2,7 +2,7 @@
 """Steps: who has to be told what, and in which order. Plain data, called by the manager.
 
 Two orders hold. On one droplet, an entry comes after those that it refers to (droplets, VPCs, networks, endpoints,
-local endpoints), and deletes go the other way. Between droplets there are three waves, so that no packet is sent to
+local endpoints), and deletes go the other way. Between droplets there are five waves, so that no packet is sent to
 a droplet that does not know yet, or no longer, what to do with it: see `Wave`.
 """
 
@@ -19,11 +19,15 @@ class Wave(IntEnum):
     """All droplets finish (or are given up) one wave before any begins the next."""
 
     LEARN = 0
-    """New entries; then new members of a hop set are told of their role, now that they can fill it."""
-    POINT = 1
+    """New entries: all that new members of a hop set must know."""
+    JOIN = 1
+    """New members are told of their role. Not before LEARN: who is a member and lacks an entry refuses packets."""
+    POINT = 2
     """Everybody else is told of the new hop set."""
-    FORGET = 2
-    """Former members are told that their role has ended, and entries are deleted: nobody sends there any more."""
+    LEAVE = 3
+    """Former members are told that their role has ended: nobody sends there any more."""
+    FORGET = 4
+    """Entries are deleted. Not before LEAVE, for the reason that JOIN is not before LEARN."""
 
 
 class Action(IntEnum):

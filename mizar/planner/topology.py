@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, VpcFact
-from mizar.planner.plan import Action, Step, Wave
+from mizar.planner.plan import Action, Step, Wave, in_order
 from mizar.planner.records import DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
 
 
@@ -41,7 +41,7 @@ class Topology:
     # ---- droplets
 
     def put_droplet(self, fact: DropletFact) -> list[Step]:
-        """A droplet comes, or gets or loses its daemon. All others learn it; itself gets all that it must hold."""
+        """A droplet comes; or one that is not in use gets or loses its daemon. All learn it, and it learns all."""
         present = self._droplets.get(fact.name)
         if self._names.get(fact.address, fact.name) != fact.name:
             raise ConflictError(f"droplet {self._names[fact.address]} has the address of droplet {fact.name}")
@@ -54,11 +54,9 @@ class Topology:
         elif present.fact.address != fact.address:
             raise ConflictError(f"the address of droplet {fact.name} cannot change")
         else:
-            if present.fact.daemon and not fact.daemon:
-                _refuse_in_use(present)
-            if present.fact.daemon or not fact.daemon:
-                present.fact = fact
+            if present.fact.daemon == fact.daemon:
                 return []
+            _refuse_in_use(present)
             present.fact, steps = fact, []
         if fact.daemon:
             steps.extend(_add(fact.name, entry) for entry in self.desired_for(fact.name))
@@ -70,7 +68,7 @@ class Topology:
         _refuse_in_use(droplet)
         steps = [_delete(other, droplet.entry) for other in self._droplets if other != name]
         steps.extend(_delete(name, other.entry) for other in self._droplets.values())
-        steps = list(self._with_daemon(steps))
+        steps = self._told(steps)
         del self._droplets[name]
         del self._names[droplet.fact.address]
         return steps
@@ -81,6 +79,7 @@ class Topology:
         """A VPC comes, or its dividers change."""
         entry = VpcEntry(fact.vni, self._addresses(fact.dividers))
         vpc = self._vpcs.get(fact.vni)
+        fresh = vpc is None
         if vpc is None:
             vpc = self._vpcs[fact.vni] = VpcRecord(VpcFact(fact.vni, ()), VpcEntry(fact.vni, ()))
         old = vpc.fact.dividers
@@ -90,16 +89,17 @@ class Topology:
             return []
         touched: list[VpcRecord | NetworkRecord] = [vpc, *vpc.networks.values()]
         before = [_holders(record, (*come, *gone)) for record in touched]
-        stay = {name for name in (*vpc.users, *old) if vpc.held_by(name)}
+        told = _holders(vpc, (*vpc.users, *old)) | set(() if fresh else come)
+        first = entry if fresh else vpc.entry
         vpc.fact, vpc.entry = fact, entry
         for name in come:
             self._droplets[name].divides[fact.vni] = vpc
         for name in gone:
             del self._droplets[name].divides[fact.vni]
-        steps = list(_change(entry, [name for name in stay if vpc.held_by(name)], come, gone))
+        steps = list(_change(entry, told, come, gone))
         for record, held in zip(touched, before, strict=True):
-            steps.extend(_hold(record.entry, held, _holders(record, (*come, *gone))))
-        return list(self._with_daemon(steps))
+            steps.extend(_hold(first if record is vpc else record.entry, held, _holders(record, (*come, *gone))))
+        return self._told(steps)
 
     def remove_vpc(self, vni: int) -> list[Step]:
         """A VPC without networks goes."""
@@ -109,7 +109,7 @@ class Topology:
         for name in vpc.fact.dividers:
             del self._droplets[name].divides[vni]
         del self._vpcs[vni]
-        return list(self._with_daemon(_delete(name, vpc.entry) for name in vpc.fact.dividers))
+        return self._told(_delete(name, vpc.entry) for name in vpc.fact.dividers)
 
     # ---- networks
 
@@ -132,7 +132,8 @@ class Topology:
         moving = {*come, *gone, *(vpc.fact.dividers if fresh else ())}
         before = set() if fresh else _holders(network, moving)
         vpc_before = _holders(vpc, moving)
-        stay = [] if fresh else list(_holders(network, {*network.hosts, *vpc.fact.dividers, *old}))
+        told = set() if fresh else _holders(network, {*network.hosts, *vpc.fact.dividers, *old}) | set(come)
+        first = entry if fresh else network.entry
         network.fact, network.entry = fact, entry
         for name in come:
             vpc.use(name)
@@ -141,13 +142,13 @@ class Topology:
             vpc.leave(name)
             del self._droplets[name].bounces[network.key]
         steps = list(_hold(vpc.entry, vpc_before, _holders(vpc, moving)))
-        steps.extend(_hold(entry, before, _holders(network, moving)))
-        steps.extend(_change(entry, [name for name in stay if network.held_by(name)], come, gone))
+        steps.extend(_change(entry, told, come, gone))
+        steps.extend(_hold(first, before, _holders(network, moving)))
         for endpoint in network.endpoints.values():
             remote = endpoint.entry
             steps.extend(_add(name, remote) for name in come if name != endpoint.fact.host)
             steps.extend(_delete(name, remote) for name in gone if name != endpoint.fact.host)
-        return list(self._with_daemon(steps))
+        return self._told(steps)
 
     def remove_network(self, vni: int, network_id: int) -> list[Step]:
         """A network without endpoints goes."""
@@ -161,7 +162,7 @@ class Topology:
             if not vpc.held_by(name):
                 steps.append(_delete(name, vpc.entry))
         del vpc.networks[network_id]
-        return list(self._with_daemon(steps))
+        return self._told(steps)
 
     # ---- endpoints
 
@@ -188,7 +189,7 @@ class Topology:
         steps.extend(_add(name, entry) for name in network.fact.bouncers if name != fact.host)
         if local:
             steps.append(_add(fact.host, local))
-        return list(self._with_daemon(steps))
+        return self._told(steps)
 
     def _change_endpoint(
         self, present: EndpointRecord, fact: EndpointFact, entry: EndpointEntry, local: LocalEntry | None
@@ -205,7 +206,7 @@ class Topology:
         if local and local != present.local:
             steps.append(Step(fact.host, Wave.POINT, local, Action.CHANGE))
         present.fact, present.entry, present.local = fact, entry, local
-        return list(self._with_daemon(steps))
+        return self._told(steps)
 
     def remove_endpoint(self, uid: str) -> list[Step]:
         """An endpoint goes."""
@@ -226,7 +227,7 @@ class Topology:
                 steps.append(_delete(host, network.entry))
             if not vpc.held_by(host):
                 steps.append(_delete(host, vpc.entry))
-        return list(self._with_daemon(steps))
+        return self._told(steps)
 
     # ---- all of it
 
@@ -281,8 +282,9 @@ class Topology:
             raise InvalidError(f"droplets without a daemon cannot be members of a hop set: {', '.join(foreign)}")
         return tuple(sorted(droplet.fact.address for droplet in droplets))
 
-    def _with_daemon(self, steps: Iterable[Step]) -> Iterator[Step]:
-        return (step for step in steps if self._droplets[step.droplet].fact.daemon)
+    def _told(self, steps: Iterable[Step]) -> list[Step]:
+        """The steps of droplets that can be told, in order."""
+        return in_order(step for step in steps if self._droplets[step.droplet].fact.daemon)
 
 
 def _refuse_in_use(droplet: DropletRecord) -> None:
@@ -311,7 +313,7 @@ def _hold(entry: Entry, before: Collection[str], after: Collection[str]) -> Iter
 
 
 def _change(entry: Entry, holders: Iterable[str], come: Collection[str], gone: Collection[str]) -> Iterator[Step]:
-    """Tells holders of an entry of its new members: those that come first, those that are gone last."""
+    """Tells holders of an entry of its new members: those that come before the rest, those that are gone after it."""
     for name in holders:
-        wave = Wave.LEARN if name in come else Wave.FORGET if name in gone else Wave.POINT
+        wave = Wave.JOIN if name in come else Wave.LEAVE if name in gone else Wave.POINT
         yield Step(name, wave, entry, Action.CHANGE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
-from mizar.planner.entries import EndpointEntry, LocalEntry
+from mizar.planner.entries import EndpointEntry, LocalEntry, WorkloadEntry
 from mizar.planner.facts import VpcFact
 from mizar.planner.plan import Plan, Step
 from tests.unit.planner.fabric import Fabric
@@ -64,6 +64,10 @@ class History(RuleBasedStateMachine):
     @rule()
     def foreign_droplet_gets_a_daemon(self) -> None:
         fact = replace(self.world.droplets["f1"], daemon=True)
+        if any(e.host == "f1" for e in self.world.endpoints.values()):
+            with pytest.raises(ConflictError):
+                self.world.topology.put_droplet(fact)
+            return
         self.did(self.world.topology.put_droplet(fact))
         self.world.droplets["f1"] = fact
 
@@ -129,6 +133,8 @@ class History(RuleBasedStateMachine):
     def put_endpoint(self, place: int, tunnel: int, data: Any) -> None:
         vni, number = self.pick(data, self.world.networks)
         fact = endpoint(vni, number, place, self.pick(data, self.world.droplets), tunnel)
+        if self.world.droplets[fact.host].daemon:
+            fact = replace(fact, workload=WorkloadEntry(namespace=fact.uid))
         present = self.world.endpoints.get(fact.uid)
         if present is not None:
             if present.host != fact.host:
