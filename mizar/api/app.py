@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The REST API: requests → the manager, and its answers → JSON.
+
+Made by mizar.api.serve, which puts the caller into each request's state. Thin: it parses, asks what the caller may do,
+and calls the manager; it must never keep state, and never let a stack trace or a stranger's object out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from mizar.api.caller import Caller
+from mizar.api.limits import Limits
+from mizar.api.messages import as_json
+from mizar.api.problems import body_of, status_of
+from mizar.api.replies import ApplyReply, ApplyRequest, Errors, Health, Object, ObjectList
+from mizar.manager.intake import Submission
+from mizar.manager.manager import Manager
+from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
+from mizar.model.manifest import parse_resource
+from mizar.model.resources import KINDS, Kind, Ref, Scope
+
+ALIVE_S = 1.0
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Errors, "description": "No such object, or none that the caller may see."},
+    409: {"model": Errors, "description": "Taken, or still in use."},
+    422: {"model": Errors, "description": "The request is wrong; every error is listed and nothing was stored."},
+    503: {"model": Errors, "description": "Not now; try again."},
+    507: {"model": Errors, "description": "No address, number or place is left."},
+}
+
+
+def _caller(request: Request) -> Caller:
+    caller = getattr(request.state, "caller", None)
+    if not isinstance(caller, Caller):
+        raise HTTPException(403, "this certificate may not use the API")
+    return caller
+
+
+Asking = Annotated[Caller, Depends(_caller)]
+
+
+def make_app(manager: Manager) -> FastAPI:
+    """The application over one manager."""
+    app = FastAPI(
+        title="Mizar",
+        version=version("mizar"),
+        description="Virtual networks for many tenants over any set of Linux hosts, in eBPF.",
+        redoc_url=None,
+        docs_url=None,
+    )
+    app.add_middleware(Limits)
+    app.add_exception_handler(MizarError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_shape)
+    app.add_exception_handler(HTTPException, _refuse_path)
+    app.add_exception_handler(Exception, _apologise)
+    _add_apply(app, manager)
+    _add_watch(app, manager)
+    _add_droplet_questions(app, manager)
+    for kind in KINDS.values():
+        if kind.served:
+            _add_kind(app, manager, kind)
+
+    @app.get("/healthz", summary="Whether the server answers")
+    async def health() -> Health:
+        return Health(version=version("mizar"))
+
+    return app
+
+
+def _add_apply(app: FastAPI, manager: Manager) -> None:
+    @app.post("/v1/apply", summary="Apply manifests, all or none", response_model=ApplyReply, responses=_REFUSALS)
+    async def apply(body: ApplyRequest, caller: Asking) -> JSONResponse:
+        submissions, refused = await asyncio.to_thread(_parse, body.resources, caller)
+        results = manager.apply(submissions, refused=refused, dry_run=body.dry_run, visible=caller.sees)
+        return JSONResponse(
+            {
+                "results": [
+                    {"kind": r.ref.kind, "tenant": r.ref.tenant or None, "name": r.ref.name, "change": r.change}
+                    for r in results
+                ]
+            }
+        )
+
+
+def _parse(documents: Sequence[dict[str, Any]], caller: Caller) -> tuple[list[Submission], list[Problem]]:
+    """Manifests that are valid in themselves and that the caller may apply, and what is wrong with the others."""
+    submissions: list[Submission] = []
+    refused: list[Problem] = []
+    for index, document in enumerate(documents):
+        try:
+            resource = parse_resource(document, index)
+        except InvalidError as error:
+            refused += error.problems
+            continue
+        objections = [
+            Problem(problem.message, problem.field, str(resource.ref), index) for problem in caller.objections(resource)
+        ]
+        refused += objections
+        if not objections:
+            submissions.append(Submission(index, resource))
+    return submissions, refused
+
+
+def _add_kind(app: FastAPI, manager: Manager, kind: Kind) -> None:
+    """The paths of one kind: list, get, delete."""
+    in_tenant = kind.scope is Scope.TENANT
+    path = f"/v1/tenants/{{tenant}}/{kind.plural}/{{name}}" if in_tenant else f"/v1/{kind.plural}/{{name}}"
+
+    def seen(caller: Caller, tenant: str, name: str) -> Ref:
+        ref = Ref(kind.name, tenant, name)
+        if not caller.sees(ref):
+            raise NotFoundError(Problem("there is no such object", resource=str(ref)))
+        return ref
+
+    async def list_objects(
+        caller: Asking, tenant: Annotated[str | None, Query(description="Only this tenant's.")] = None
+    ) -> JSONResponse:
+        return JSONResponse({"items": list(manager.all(kind.name, tenant, caller.sees))})
+
+    async def get_object(caller: Asking, name: str, tenant: str = "") -> JSONResponse:
+        return JSONResponse(manager.get(seen(caller, tenant, name)))
+
+    async def delete_object(
+        caller: Asking,
+        name: str,
+        tenant: str = "",
+        cascade: Annotated[bool, Query(description="Delete what is inside of it too.")] = False,
+        force: Annotated[
+            bool, Query(description="A droplet that will never answer again: wait for it no more.")
+        ] = False,
+    ) -> JSONResponse:
+        ref = seen(caller, tenant, name)
+        if caller.tenant is not None and not ref.tenant:
+            raise InvalidError(Problem("only an administrator can delete this kind", resource=str(ref)))
+        return JSONResponse(manager.delete(ref, cascade=cascade, force=force, visible=caller.sees))
+
+    named = f"{kind.name}s" if kind.name != "VPC" else "VPCs"
+    app.get(f"/v1/{kind.plural}", summary=f"List {named}", response_model=ObjectList)(list_objects)
+    app.get(path, summary=f"Show a {kind.name}", response_model=Object, responses=_only(404))(get_object)
+    app.delete(
+        path,
+        summary=f"Begin to delete a {kind.name}; it is gone when every droplet has forgotten it",
+        response_model=Object,
+        responses=_only(404, 409, 422),
+    )(delete_object)
+
+
+def _add_droplet_questions(app: FastAPI, manager: Manager) -> None:
+    def known(caller: Caller, name: str) -> None:
+        if not caller.sees(Ref("Droplet", "", name)):
+            raise NotFoundError(Problem("there is no such object", resource=f"Droplet {name}"))
+
+    @app.get("/v1/droplets/{name}/counters", summary="What a droplet has counted", responses=_only(404, 503))
+    async def counters(caller: Asking, name: str) -> dict[str, Any]:
+        known(caller, name)
+        return as_json(await manager.counters(name))
+
+    @app.get("/v1/droplets/{name}/state", summary="What a droplet's tables hold", responses=_only(404, 503))
+    async def state(caller: Asking, name: str) -> dict[str, Any]:
+        known(caller, name)
+        return as_json(await manager.state(name))
+
+
+def _add_watch(app: FastAPI, manager: Manager) -> None:
+    @app.get(
+        "/v1/watch",
+        summary="Changes from now on, one JSON object per line",
+        response_class=StreamingResponse,
+        description='Lines {"type": "ready"} first, {"type": "alive"} at least every second, {"type": "changed" or '
+        '"gone", "object": …} for each change. A slow reader gets the newest state of each object.',
+    )
+    async def watch(caller: Asking) -> StreamingResponse:
+        return StreamingResponse(lines(caller), media_type="application/x-ndjson")
+
+    async def lines(caller: Caller) -> AsyncIterator[bytes]:
+        with manager.watchers.join(caller.sees) as watcher:
+            yield b'{"type": "ready"}\n'
+            while True:
+                for item, gone in (news := await watcher.take(ALIVE_S)):
+                    yield _line({"type": "gone" if gone else "changed", "object": manager.show(item)})
+                if not news:
+                    yield b'{"type": "alive"}\n'
+
+
+def _line(change: dict[str, Any]) -> bytes:
+    return json.dumps(change, separators=(",", ":")).encode() + b"\n"
+
+
+def _only(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _REFUSALS[status] for status in statuses}
+
+
+async def _refuse(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MizarError)
+    return JSONResponse(body_of(error.problems), status_of(error))
+
+
+async def _refuse_shape(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = tuple(
+        Problem(str(found["msg"]), field=".".join(str(part) for part in found["loc"])) for found in error.errors()
+    )
+    return JSONResponse(body_of(problems), 422)
+
+
+async def _refuse_path(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(body_of((Problem(str(error.detail)),)), error.status_code)
+
+
+async def _apologise(_request: Request, _error: Exception) -> JSONResponse:
+    return JSONResponse(body_of((Problem("the server failed; its log says why"),)), 500)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes of requests and replies, for validation and for the OpenAPI document. Pure data, used by mizar.api.app."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class ApplyRequest(_Shape):
+    """Manifests that are applied together: all or none."""
+
+    resources: list[dict[str, Any]] = Field(description="Manifests, in any order.", max_length=100_000)
+    dry_run: bool = Field(default=False, description="Check everything, keep nothing.")
+
+
+class ApplyResult(_Shape):
+    """What became, or would become, of one manifest."""
+
+    kind: str
+    tenant: str | None = None
+    name: str
+    change: Literal["created", "changed", "unchanged"]
+
+
+class ApplyReply(_Shape):
+    """One result per manifest, in the order of the request."""
+
+    results: list[ApplyResult]
+
+
+class Object(BaseModel):
+    """A manifest with what the server knows of it."""
+
+    api_version: str = Field(alias="apiVersion")
+    kind: str
+    metadata: dict[str, Any] = Field(description="name, tenant, labels, uid, generation, createdAt, deletedAt.")
+    spec: dict[str, Any]
+    status: dict[str, Any] = Field(
+        description="phase (Init, Provisioned, Failed, Deleting), reason, message, observedGeneration, and what was "
+        "allocated: a VPC's vni, identity and dividers; a network's id, gateways and bouncers; an endpoint's "
+        "addresses, mac, host and hostInterface; a droplet's address, connected, version and xdpMode."
+    )
+
+
+class ObjectList(_Shape):
+    """Objects by tenant and name."""
+
+    items: list[Object]
+
+
+class ErrorEntry(_Shape):
+    """One thing that is wrong."""
+
+    resource: str = Field(description="`Kind tenant/name` or `Kind name`; empty when no object is meant.")
+    field: str = Field(description="Path in the manifest, for example spec.cidrs[0]; empty for the whole object.")
+    message: str
+    index: int | None = Field(description="Place of the manifest in the request, from 0.")
+
+
+class Errors(_Shape):
+    """Everything that is wrong."""
+
+    errors: list[ErrorEntry]
+
+
+class Health(_Shape):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str

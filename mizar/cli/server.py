@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar server`: the management plane; thin over mizar.api.serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mizar.api.listen import DEFAULT_LISTEN
+from mizar.api.serve import serve
+
+DEFAULT_DB = Path("/var/lib/mizar/server.db")
+
+
+def server(
+    db: Annotated[Path, typer.Option(help="File of the database; made when it is missing.")] = DEFAULT_DB,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(help="unix:///path or address:port, repeatable. Other addresses than loopback need --pki."),
+    ] = None,
+    pki: Annotated[Path | None, typer.Option(help="Folder made by `mizar pki init`.", file_okay=False)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also log what heals itself at once.")] = False,
+) -> None:
+    """Run the management plane: keep what is desired, and bring every droplet to it."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki))

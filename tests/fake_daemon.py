@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon without a kernel: the tables of contracts/transit.proto in memory, behind real gRPC on a unix socket.
+
+It is as strict as the contract about order and references, so that a manager that programs it in the wrong order fails.
+Its tables outlive `stop`, as pinned maps outlive a daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from mizar._built import transit_pb2 as pb
+from mizar._built.transit_pb2_grpc import TransitServicer, add_TransitServicer_to_server
+
+
+class Tables:
+    """What one droplet holds, by key."""
+
+    def __init__(self) -> None:
+        self.droplets: dict[bytes, pb.Droplet] = {}
+        self.vpcs: dict[int, pb.Vpc] = {}
+        self.networks: dict[tuple[int, int], pb.Network] = {}
+        self.endpoints: dict[tuple[int, tuple[bytes, ...]], pb.Endpoint] = {}
+        self.locals: dict[str, pb.LocalEndpoint] = {}
+
+    def copy(self) -> Tables:
+        other = Tables()
+        for name, table in vars(self).items():
+            setattr(other, name, dict(table))
+        return other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tables) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def empty(self) -> bool:
+        return not any(vars(self).values())
+
+    def apply(self, change: pb.Change) -> None:
+        """Raises LookupError for what the contract refuses."""
+        match change.WhichOneof("change"):
+            case "put_droplet":
+                self.droplets[change.put_droplet.address] = change.put_droplet
+            case "delete_droplet":
+                self._refuse(self._uses(change.delete_droplet), "a table refers to the droplet")
+                self.droplets.pop(change.delete_droplet, None)
+            case "put_vpc":
+                self._known(change.put_vpc.dividers)
+                self.vpcs[change.put_vpc.vni] = change.put_vpc
+            case "delete_vpc":
+                self._refuse(any(vni == change.delete_vpc for vni, _ in self.networks), "the VPC has networks")
+                self.vpcs.pop(change.delete_vpc, None)
+            case "put_network":
+                network = change.put_network
+                self._known(network.bouncers)
+                self._refuse(network.vni not in self.vpcs, "unknown VPC")
+                self.networks[network.vni, network.id] = network
+            case "delete_network":
+                key = (change.delete_network.vni, change.delete_network.id)
+                used = any((e.vni, e.network_id) == key for e in self._all_endpoints())
+                self._refuse(used, "the network has endpoints")
+                self.networks.pop(key, None)
+            case "put_endpoint":
+                self._endpoint(change.put_endpoint)
+                self.endpoints[_key(change.put_endpoint)] = change.put_endpoint
+            case "delete_endpoint":
+                gone = change.delete_endpoint
+                self.endpoints.pop((gone.vni, tuple(sorted(gone.addresses))), None)
+            case _:
+                raise LookupError("an empty change")
+
+    def attach(self, local: pb.LocalEndpoint) -> None:
+        self._endpoint(local.endpoint)
+        self.locals[local.uid] = local
+
+    def _endpoint(self, endpoint: pb.Endpoint) -> None:
+        self._known([endpoint.host])
+        self._refuse((endpoint.vni, endpoint.network_id) not in self.networks, "unknown network")
+
+    def _known(self, addresses: Any) -> None:
+        self._refuse(any(address not in self.droplets for address in addresses), "unknown droplet")
+
+    def _all_endpoints(self) -> list[pb.Endpoint]:
+        return [*self.endpoints.values(), *(local.endpoint for local in self.locals.values())]
+
+    def _uses(self, address: bytes) -> bool:
+        members = [*(v.dividers for v in self.vpcs.values()), *(n.bouncers for n in self.networks.values())]
+        return any(address in group for group in members) or any(e.host == address for e in self._all_endpoints())
+
+    def _refuse(self, wrong: bool, why: str) -> None:
+        if wrong:
+            raise LookupError(why)
+
+
+class FakeDaemon(TransitServicer):
+    """One daemon. `refuse_attach` says, per local endpoint, (error, permanent) or None; `calls` names what was called."""
+
+    def __init__(self, socket: Path, address: str) -> None:
+        self.socket = socket
+        self.address = address
+        self.tables = Tables()
+        self.refuse_attach: Callable[[pb.LocalEndpoint], tuple[str, bool] | None] = lambda _: None
+        self.refuse_change: Callable[[pb.Change], str | None] = lambda _: None
+        self.problems: dict[str, str] = {}
+        self.calls: list[str] = []
+        self.paused = asyncio.Event()  # set: changes go through
+        self.paused.set()
+        self.generation = 0
+        self._instance = ""
+        self._server: grpc.aio.Server | None = None
+        self._events: set[asyncio.Queue[pb.Event]] = set()
+
+    @property
+    def target(self) -> str:
+        return f"unix://{self.socket}"
+
+    async def start(self) -> None:
+        self._instance = str(uuid.uuid4())
+        self._server = grpc.aio.server()
+        add_TransitServicer_to_server(self, self._server)
+        self._server.add_insecure_port(self.target)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """As if it were killed: no farewell, and the tables stay."""
+        if self._server is not None:
+            await self._server.stop(grace=None)
+            self._server = None
+            self.socket.unlink(missing_ok=True)
+
+    def lose(self, uid: str, detail: str) -> None:
+        """The endpoint's namespace vanishes."""
+        del self.tables.locals[uid]
+        change = pb.EndpointChanged(uid=uid, state="lost", detail=detail)
+        for queue in self._events:
+            queue.put_nowait(pb.Event(endpoint_changed=change))
+
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.Info:
+        return pb.Info(
+            address=ip_address(self.address).packed,
+            interface="eth0",
+            interface_mtu=1500,
+            version="fake",
+            instance=self._instance,
+            xdp_mode="driver",
+            tc_mode="tcx",
+            generation=self.generation,
+        )
+
+    async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyReply:
+        self.calls.append("Apply")
+        await self.paused.wait()
+        after = self.tables.copy()
+        for number, change in enumerate(request.changes):
+            if (why := self.refuse_change(change)) is not None:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"change {number}: {why}")
+            try:
+                after.apply(change)
+            except LookupError as error:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"change {number}: {error}")
+        self.tables = after
+        self.generation = request.generation
+        return pb.ApplyReply(generation=request.generation, changed=len(request.changes))
+
+    async def Attach(self, request: pb.AttachRequest, context: Any) -> pb.AttachReply:
+        self.calls.append("Attach")
+        await self.paused.wait()
+        reply = pb.AttachReply()
+        for local in request.endpoints:
+            result = reply.results.add(uid=local.uid)
+            refusal = self.refuse_attach(local)
+            if refusal is not None:
+                result.error, result.permanent = refusal
+                continue
+            try:
+                self.tables.attach(local)
+            except LookupError as error:
+                result.error = str(error)
+            result.host_interface = f"mz{local.uid[:8]}"
+        return reply
+
+    async def Detach(self, request: pb.DetachRequest, context: Any) -> pb.DetachReply:
+        self.calls.append("Detach")
+        await self.paused.wait()
+        for uid in request.uids:
+            self.tables.locals.pop(uid, None)
+        return pb.DetachReply(results=[pb.AttachResult(uid=uid) for uid in request.uids])
+
+    async def GetState(self, request: pb.GetStateRequest, context: Any) -> AsyncIterator[pb.State]:
+        self.calls.append("GetState")
+        tables = self.tables
+        yield pb.State(droplets=tables.droplets.values(), vpcs=tables.vpcs.values(), networks=tables.networks.values())
+        yield pb.State(
+            endpoints=tables.endpoints.values(),
+            local_endpoints=[
+                pb.LocalEndpointState(
+                    local=local, host_interface=f"mz{uid[:8]}", problem=self.problems.get(uid, "")
+                )
+                for uid, local in tables.locals.items()
+            ],
+        )
+
+    async def GetCounters(self, request: pb.GetCountersRequest, context: Any) -> pb.Counters:
+        return pb.Counters(vpcs=[pb.VpcCounters(vni=vni, sent_packets=1) for vni in self.tables.vpcs])
+
+    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.Event]:
+        queue: asyncio.Queue[pb.Event] = asyncio.Queue()
+        self._events.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._events.discard(queue)
+
+
+def _key(endpoint: pb.Endpoint) -> tuple[int, tuple[bytes, ...]]:
+    return endpoint.vni, tuple(sorted(endpoint.addresses))
