@@ -46,7 +46,9 @@ def datagram(
     return ether / ip(family, sender.address(family), dst, ttl) / transport / Raw(payload)
 
 
-def ping(family: int, src: Address, dst: Address, *, src_mac: str, dst_mac: str, ttl: int = 64, reply: bool = False) -> Any:
+def ping(
+    family: int, src: Address, dst: Address, *, src_mac: str, dst_mac: str, ttl: int = 64, reply: bool = False
+) -> Any:
     """An echo request, or its reply."""
     if family == 4:
         echo = ICMP(type=0 if reply else 8, id=7, seq=3)

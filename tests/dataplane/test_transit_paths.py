@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from mizar.kernel import layout
 
 from .frames import PAYLOAD, datagram, option, tunnel
@@ -81,9 +82,7 @@ def test_equal_addresses_of_two_tenants_stay_apart(droplet: Testbed, kind: str, 
 
 @pytest.mark.parametrize("to", TUNNELS)
 @every_tunnel_and_family
-def test_bounce_sends_to_the_host_in_its_endpoints_protocol(
-    droplet: Testbed, kind: str, family: int, to: str
-) -> None:
+def test_bounce_sends_to_the_host_in_its_endpoints_protocol(droplet: Testbed, kind: str, family: int, to: str) -> None:
     """All of both tunnels, each way: addresses, MACs, TTL and checksums of outer and inner headers."""
     droplet.as_bouncer(tunnel=to)
     arrived = tunnel(kind, datagram(family, A, R.address(family)), src=DIVIDER)

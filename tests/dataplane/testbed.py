@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mizar.kernel import layout, test_run
+from mizar.kernel.maps import Table
 from mizar.kernel.programs import Programs, load
 from mizar.kernel.tables import Tables, hop_set_places, network_key
 from mizar.model import drop_reasons
@@ -67,9 +68,7 @@ class Testbed:
     __test__ = False
 
     def __init__(self) -> None:
-        config = layout.struct(
-            "droplet_config", addr=mapped(ME.address), mac=mac_bytes(ME.mac), ifindex=UPLINK_IFINDEX
-        )
+        config = layout.struct("droplet_config", addr=mapped(ME.address), mac=mac_bytes(ME.mac), ifindex=UPLINK_IFINDEX)
         self.programs: Programs = load(config, max_entries=SIZES)
         self.tables = Tables.of(self.programs.maps)
 
@@ -80,8 +79,15 @@ class Testbed:
     def reset(self) -> None:
         """Empties every table and counter."""
         tables = self.tables
-        for table in (tables.endpoints, tables.networks, tables.vpcs, tables.droplet_slots, tables.agents):
-            table.delete_many([key for key, _ in table.items()])  # type: ignore[attr-defined]
+        hashes: tuple[Table[Any, Any], ...] = (
+            tables.endpoints,
+            tables.networks,
+            tables.vpcs,
+            tables.droplet_slots,
+            tables.agents,
+        )
+        for table in hashes:
+            table.delete_many([key for key, _ in table.items()])
         for array in (tables.hop_sets, tables.droplets, tables.droplet_switches):
             for slot, value in list(array.items()):
                 if any(any(v) if isinstance(v, (bytes, tuple)) else v for v in value.values()):
@@ -147,7 +153,13 @@ class Testbed:
                 self.tables.endpoints.put({"vni": vpc.vni, "addr": mapped(endpoint.address(family))}, value)
 
     def agent(
-        self, endpoint: EndpointPlan, *, network_flags: int = 0, tunnel: str = "geneve", vpc: VpcPlan = RED, **fields: Any
+        self,
+        endpoint: EndpointPlan,
+        *,
+        network_flags: int = 0,
+        tunnel: str = "geneve",
+        vpc: VpcPlan = RED,
+        **fields: Any,
     ) -> None:
         """Configures the agent of an endpoint of this droplet."""
         value = {
