@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mizar.model.errors import ConflictError, InvalidError, NotFoundError
+from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError
 from mizar.planner.entries import EndpointEntry, LocalEntry, WorkloadEntry
 from mizar.planner.facts import VpcFact
 from mizar.planner.plan import Plan, Step
+from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Fabric
 from tests.unit.planner.world import World, droplet, endpoint, network
 
@@ -201,7 +202,7 @@ def served(world: World, vni: int) -> bool:
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestHistory.settings = examples(150, stateful_step_count=40)
 
 
 def two_droplets(count: int) -> tuple[World, list[int]]:
@@ -262,7 +263,7 @@ def test_what_raises_changes_nothing() -> None:
     world, _ = two_droplets(1)
     before = {name: list(world.topology.desired_for(name)) for name in ("d1", "d2", "d3", "d4")}
     other_prefix = network(1, 2, ()).prefixes
-    for call, error in [
+    calls: list[tuple[Callable[[], object], type[MizarError]]] = [
         (lambda: world.topology.put_vpc(VpcFact(2, ("d9",))), NotFoundError),
         (lambda: world.topology.put_network(network(9, 1, ("d1",))), NotFoundError),
         (lambda: world.topology.put_network(network(1, 3, ("d9",))), NotFoundError),
@@ -274,7 +275,8 @@ def test_what_raises_changes_nothing() -> None:
         (lambda: world.topology.remove_vpc(1), ConflictError),
         (lambda: world.topology.put_droplet(replace(droplet("d1"), address=bytes(4))), ConflictError),
         (lambda: world.topology.put_droplet(replace(droplet("d1"), name="d8")), ConflictError),
-    ]:
+    ]
+    for call, error in calls:
         with pytest.raises(error):
             call()
     assert before == {name: list(world.topology.desired_for(name)) for name in ("d1", "d2", "d3", "d4")}

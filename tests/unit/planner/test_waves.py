@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mizar.planner.facts import VpcFact
 from mizar.planner.plan import Plan, Step
+from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Fabric
 from tests.unit.planner.world import World, droplet, endpoint, network
 
@@ -81,7 +82,7 @@ def all_arrive(world: World, fabric: Fabric) -> None:
                 assert fabric.send(source.uid, source.host, target.addresses[0]) == goal, f"{source} → {target}"
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(worlds(), st.data())
 def test_no_packet_is_lost_while_one_change_is_rolled_out(built: tuple[World, Fabric], data: Any) -> None:
     world, fabric = built
@@ -92,7 +93,7 @@ def test_no_packet_is_lost_while_one_change_is_rolled_out(built: tuple[World, Fa
         all_arrive(world, fabric)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(worlds(), st.integers(2, 5), st.data())
 def test_no_packet_is_lost_while_several_changes_are_rolled_out_as_one(
     built: tuple[World, Fabric], changes: int, data: Any
