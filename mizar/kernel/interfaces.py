@@ -20,14 +20,16 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from mizar.kernel import libbpf
 from mizar.kernel.namespaces import Namespace
-from mizar.kernel.netlink import Message, Netlink
+from mizar.kernel.netlink import CREATE, REPLACE, Message, Netlink, Order
 from mizar.model.errors import NotFoundError
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _GROUP_LINK = 1  # RTMGRP_LINK
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
 _IFF_UP = 1
+_IFA_F_NODAD = 2
+_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _ADDR_GEN_NONE = 1  # IN6_ADDR_GEN_MODE_NONE
 
 _XDP_MODES: dict[str | None, str] = {
@@ -121,7 +123,7 @@ def addresses(netlink: Netlink, index: int) -> list[IPv4Interface | IPv6Interfac
     message = ifaddrmsg()
     message["index"] = index
     found = []
-    for answer in netlink.ask(message, RTM_GETADDR, f"list the addresses of interface {index}", dump=True):
+    for answer in netlink.ask(message, _RTM_GETADDR, f"list the addresses of interface {index}", dump=True):
         address = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
         if answer["index"] == index:
             found.append(ip_interface(f"{address}/{answer['prefixlen']}"))
@@ -146,6 +148,19 @@ def no_link_local(name: str) -> Message:
     mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE)]}
     message["attrs"].append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]}))
     return message
+
+
+def address_order(interface: Interface, address: IPv4Interface | IPv6Interface, *, remove: bool = False) -> Order:
+    """An order that gives an address to an interface (IPv6: usable at once, nobody is asked about duplicates), or
+    takes it away. Giving it again changes nothing."""
+    message = ifaddrmsg()
+    message["index"], message["family"] = interface.index, _FAMILY[address.version]
+    message["prefixlen"] = address.network.prefixlen
+    message["flags"] = _IFA_F_NODAD if address.version == 6 else 0
+    message["attrs"] = [("IFA_ADDRESS", str(address.ip)), ("IFA_LOCAL", str(address.ip))]
+    if remove:
+        return message, _RTM_DELADDR, 0, f"remove the address {address} of {interface.name}"
+    return message, _RTM_NEWADDR, CREATE | REPLACE, f"add the address {address} to {interface.name}"
 
 
 def set_gro(name: str, on: bool) -> None:

@@ -42,9 +42,7 @@ class Namespace:
     @classmethod
     def by_name(cls, name: str) -> Namespace:
         """One under /run/netns. Raises NotFoundError, or InvalidError when it is no network namespace."""
-        if not name or "/" in name or name in (".", ".."):
-            raise InvalidError(f"{name!r} cannot name a network namespace")
-        return cls._open(FOLDER / name, f"name:{name}")
+        return cls._open(_path_of(name), f"name:{name}")
 
     @classmethod
     def by_path(cls, path: str | Path) -> Namespace:
@@ -133,10 +131,8 @@ def enter(fd: int) -> None:
 
 def create(name: str) -> Namespace:
     """Makes an empty named namespace, as `ip netns add` does. Raises ConflictError when the name is taken."""
-    if not name or "/" in name or name in (".", ".."):
-        raise InvalidError(f"{name!r} cannot name a network namespace")
+    path = _path_of(name)
     _share_folder()
-    path = FOLDER / name
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444))
     except OSError as error:
@@ -169,8 +165,8 @@ def anonymous() -> Namespace:
 
 def remove(name: str) -> None:
     """Takes a name away; the namespace ends with its last process and open file. Raises NotFoundError."""
-    path = FOLDER / name
-    if not name or "/" in name or not path.exists():
+    path = _path_of(name)
+    if not path.is_file():  # never a folder: unmounting one would take other people's namespaces along
         raise NotFoundError(f"there is no network namespace {name!r}")
     with contextlib.suppress(InvalidError):  # EINVAL: nothing is mounted on the file, left by a half-done create()
         _call(f"unmount the network namespace {name}", "umount2", os.fsencode(path), _MNT_DETACH)
@@ -191,6 +187,12 @@ def scratch(name: str) -> Iterator[Namespace]:
     finally:
         namespace.close()
         remove(name)
+
+
+def _path_of(name: str) -> Path:
+    if not name or "/" in name or name in (".", ".."):
+        raise InvalidError(f"{name!r} cannot name a network namespace")
+    return FOLDER / name
 
 
 def _share_folder() -> None:

@@ -24,6 +24,9 @@ from mizar.kernel.namespaces import Namespace
 Message = Any
 """A pyroute2 nlmsg: fields by ["name"], attributes by get_attr("NAME")."""
 
+Order = tuple[Message, int, int, str]
+"""Something that the kernel shall do: message, type (RTM_*), flags, and what it does in words."""
+
 REQUEST, ACK, DUMP = 0x001, 0x004, 0x300
 REPLACE, EXCL, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
 
@@ -59,9 +62,9 @@ class Netlink:
             sequence = self._send([(message, kind, DUMP if dump else 0)])
             return self._receive(sequence, 1, [what], answers=True)
 
-    def tell(self, orders: Sequence[tuple[Message, int, int, str]]) -> None:
-        """Sends orders (message, type, flags, what it does in words) in one system call; the kernel carries them out
-        in their order. All are tried; the error of the first that failed is raised."""
+    def tell(self, orders: Sequence[Order]) -> None:
+        """Sends orders in one system call; the kernel carries them out in their sequence.
+        All are tried; the error of the first that failed is raised."""
         with self._lock:
             sequence = self._send([(message, kind, flags | ACK) for message, kind, flags, _ in orders])
             self._receive(sequence, len(orders), [what for _, _, _, what in orders], answers=False)

@@ -7,26 +7,21 @@ interface of the namespace; the one exception is the loopback, which is brought 
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from mizar.kernel import interfaces
 from mizar.kernel.endpoint_link import EndpointLink
-from mizar.kernel.interfaces import RTM_DELADDR, RTM_NEWADDR, RTM_SETLINK, Interface, no_link_local, set_link
+from mizar.kernel.interfaces import RTM_SETLINK, Interface, no_link_local, set_link
 from mizar.kernel.namespaces import Namespace
-from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Message, Netlink
+from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Message, Netlink, Order
 from mizar.model.errors import ConflictError, NotFoundError
 
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
-_IFA_F_NODAD = 2
 _MAIN_TABLE, _PROTOCOL_STATIC, _UNICAST = 254, 4, 1
-
-_Order = tuple[Message, int, int, str]
 
 
 def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: Interface) -> bool:
@@ -38,26 +33,26 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
     found = interfaces.addresses(inside, inner.index)
     have = {address for address in found if address in want or not address.is_link_local}  # those are the workload's
     routes = default_gateways(inside, inner.index)
-    orders: list[_Order] = []
+    orders: list[Order] = []
     if not inner.up:
         namespace.run(lambda: _prepare(link))
         orders += [
-            _order(no_link_local(link.inner_name), RTM_SETLINK, 0, f"configure {link.inner_name}"),
-            _order(set_link("lo", up=True), RTM_SETLINK, 0, "bring up the loopback"),
+            (no_link_local(link.inner_name), RTM_SETLINK, 0, f"configure {link.inner_name}"),
+            (set_link("lo", up=True), RTM_SETLINK, 0, "bring up the loopback"),
         ]
     if inner.mac != link.mac or inner.mtu != link.mtu:
         facts = set_link(link.inner_name, mac=link.mac, mtu=link.mtu)
-        orders.append(_order(facts, RTM_SETLINK, 0, f"set MAC and MTU of {link.inner_name}"))
+        orders.append((facts, RTM_SETLINK, 0, f"set MAC and MTU of {link.inner_name}"))
     if not inner.up:
         up = set_link(link.inner_name, up=True)
-        orders.append(_order(up, RTM_SETLINK, 0, f"bring up {link.inner_name}"))
+        orders.append((up, RTM_SETLINK, 0, f"bring up {link.inner_name}"))
     for unwanted in sorted(routes - {str(gateway) for gateway in link.gateways}):
         orders.append(_route_order(_RTM_DELROUTE, 0, inner, unwanted, "remove the default route over"))
     # Remove before adding: the first address of a subnet takes its other ones along (promote_secondaries = 0).
     for address in sorted(have - want, key=str):
-        orders.append(_address_order(RTM_DELADDR, 0, inner, address, "remove the address"))
+        orders.append(interfaces.address_order(inner, address, remove=True))
     for address in sorted(want - have, key=str):
-        orders.append(_address_order(RTM_NEWADDR, CREATE | REPLACE, inner, address, "add the address"))
+        orders.append(interfaces.address_order(inner, address))
     # Removing an address takes the routes that need it along, so all of them are written whenever addresses change.
     for gateway in link.gateways:
         if str(gateway) not in routes or want != have:
@@ -81,28 +76,13 @@ def _prepare(link: EndpointLink) -> None:
             switch.write_text("0")
 
 
-def _order(message: Message, kind: int, flags: int, what: str) -> _Order:
-    return message, kind, flags, what
-
-
-def _address_order(
-    kind: int, flags: int, inner: Interface, address: IPv4Interface | IPv6Interface, what: str
-) -> _Order:
-    message = ifaddrmsg()
-    message["index"], message["family"] = inner.index, _FAMILY[address.version]
-    message["prefixlen"] = address.network.prefixlen
-    message["flags"] = _IFA_F_NODAD if address.version == 6 else 0
-    message["attrs"] = [("IFA_ADDRESS", str(address.ip)), ("IFA_LOCAL", str(address.ip))]
-    return message, kind, flags, f"{what} {address} of {inner.name}"
-
-
-def _route_order(kind: int, flags: int, inner: Interface, gateway: str, what: str) -> _Order:
+def _route_order(kind: int, flags: int, inner: Interface, gateway: str, what: str) -> Order:
     message = _route(ip_address(gateway).version)
     message["attrs"] = [("RTA_OIF", inner.index), ("RTA_GATEWAY", gateway)]
     return message, kind, flags, f"{what} {gateway}"
 
 
-def _route(version: int) -> Any:
+def _route(version: int) -> Message:
     message = rtmsg()
     message["family"], message["table"] = _FAMILY[version], _MAIN_TABLE
     message["proto"], message["type"], message["scope"] = _PROTOCOL_STATIC, _UNICAST, 0

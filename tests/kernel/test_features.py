@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probes: everything that this kernel has is found, what it lacks is explained, nothing is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mizar.kernel import features, namespaces
+from mizar.kernel.features import probe
+from mizar.model.errors import InvalidError
+
+pytestmark = pytest.mark.root
+
+
+def test_all_that_is_needed_is_here() -> None:
+    """Otherwise the other tests could not run."""
+    missing = [feature for feature in probe() if feature.needed and not feature.present]
+    assert missing == []
+
+
+def test_every_feature_tells_its_price_and_its_remedy() -> None:
+    """A list of names alone helps nobody."""
+    found = probe()
+    assert len({feature.name for feature in found}) == len(found)
+    assert all(feature.cost_if_missing and feature.how_to_fix and feature.detail for feature in found)
+
+
+def test_a_failed_attempt_is_a_missing_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what went wrong; the other probes go on."""
+
+    def refuse(*_: object) -> int:
+        raise InvalidError("load a program: not today")
+
+    monkeypatch.setattr("mizar.kernel.libbpf.load_program", refuse)
+    found = {feature.name: feature for feature in probe()}
+    assert not found["bpf programs"].present
+    assert found["bpf programs"].detail == "load a program: not today"
+    assert found["veth"].present
+
+
+def test_probing_leaves_nothing_behind() -> None:
+    """No named namespace, no mount, no open file."""
+
+    def traces() -> tuple[list[str], str, int]:
+        return namespaces.names(), Path("/proc/self/mounts").read_text(), len(list(Path("/proc/self/fd").iterdir()))
+
+    probe()
+    before = traces()
+    probe()
+    assert traces()[1:] == before[1:]
+    assert not [name for name in traces()[0] if "probe" in name]
+
+
+def test_a_process_without_capabilities_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name."""
+    status = "Name:\tx\nCapEff:\t0000000000000000\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: status)
+    feature = next(row for row in features._PROBES if row[0] == "privileges")
+    with pytest.raises(PermissionError, match="CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF"):
+        feature[2]()
