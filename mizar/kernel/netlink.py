@@ -20,6 +20,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from mizar.kernel import libbpf
 from mizar.kernel.namespaces import Namespace
+from mizar.model.errors import TemporaryError
 
 Message = Any
 """A pyroute2 nlmsg: fields by ["name"], attributes by get_attr("NAME")."""
@@ -34,7 +35,9 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, seque
 _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
 _SOL_NETLINK, _EXT_ACK, _GET_STRICT_CHK, _CAP_ACK = 270, 11, 12, 10
 _RECEIVE_BYTES = 1 << 18
-_MULTI = 0x002
+_RCVBUF_FORCE, _LISTEN_BYTES = 33, 1 << 23  # SO_RCVBUFFORCE
+_MULTI, _DUMP_INTERRUPTED = 0x002, 0x010
+_DUMP_ATTEMPTS = 20
 
 
 class Netlink:
@@ -50,6 +53,8 @@ class Netlink:
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)  # dumps are filtered by the kernel
+        if groups:  # a thousand changes at once must fit, or the listener has to read everything again
+            self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUF_FORCE, _LISTEN_BYTES)
         self._socket.bind((0, groups))
         self._marshal = MarshalRtnl()
         self._sequence = 0
@@ -59,8 +64,12 @@ class Netlink:
         """Sends a question (`what` it is in words); returns the answers. Raises NotFoundError for ENOENT and ENODEV,
         else what libbpf.error_of() tells of the errno."""
         with self._lock:
-            sequence = self._send([(message, kind, DUMP if dump else 0)])
-            return self._receive(sequence, 1, [what], answers=True)
+            for _ in range(_DUMP_ATTEMPTS):
+                sequence = self._send([(message, kind, DUMP if dump else 0)])
+                answers, whole = self._receive(sequence, 1, [what], answers=True)
+                if whole:
+                    return answers
+            raise TemporaryError(f"{what}: it changes too fast to be read whole")
 
     def tell(self, orders: Sequence[Order]) -> None:
         """Sends orders in one system call; the kernel carries them out in their sequence.
@@ -106,9 +115,11 @@ class Netlink:
         self._socket.send(data)
         return first
 
-    def _receive(self, first: int, count: int, what: Sequence[str], *, answers: bool) -> list[Message]:
+    def _receive(self, first: int, count: int, what: Sequence[str], *, answers: bool) -> tuple[list[Message], bool]:
+        """What came back, and whether it is whole: a list that changed while it was read may lack something."""
         found: list[Message] = []
         failure: Exception | None = None
+        whole = True
         left = count
         while left:
             data = self._socket.recv(_RECEIVE_BYTES)
@@ -119,6 +130,7 @@ class Netlink:
                 at += (length + 3) & ~3
                 if not first <= sequence < first + count:
                     continue  # the rest of an answer that an earlier caller gave up
+                whole = whole and not (answers and flags & _DUMP_INTERRUPTED)
                 if kind in (_DONE, _ERROR):
                     left -= 1
                     number = -struct.unpack_from("=i", part, 16)[0]
@@ -130,7 +142,7 @@ class Netlink:
                         left -= 1
         if failure is not None:
             raise failure
-        return found
+        return found, whole
 
 
 def _with_reason(what: str, part: bytes, flags: int) -> str:
