@@ -36,10 +36,13 @@ class Listen:
 
 
 def parse_listen(text: str, *, certificates: bool) -> Listen:
-    """`unix:///path` or `address:port` ([v6]:port). InvalidError when strangers could reach it without certificates."""
+    """`unix:///path`, `address:port` ([v6]:port), or `https://address:port` for certificates on loopback too.
+
+    Raises InvalidError when it is none of these, or when strangers could reach it without certificates.
+    """
     if text.startswith("unix:///") and len(text) > len("unix:///"):
         return Listen(Path(text.removeprefix("unix://")), "", 0, False)
-    host, colon, port = text.rpartition(":")
+    host, colon, port = text.removeprefix("https://").rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
@@ -47,9 +50,10 @@ def parse_listen(text: str, *, certificates: bool) -> Listen:
         address = None
     if not colon or address is None or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise InvalidError(f"cannot listen at {text!r}: expected unix:///path or address:port")
-    if not address.is_loopback and not certificates:
-        raise InvalidError(f"cannot listen at {text}: an address other than loopback needs certificates (--pki DIR)")
-    return Listen(None, str(address), int(port), not address.is_loopback)
+    tls = not address.is_loopback or text.startswith("https://")
+    if tls and not certificates:
+        raise InvalidError(f"cannot listen at {text}: anything but a unix socket and loopback needs --pki DIR")
+    return Listen(None, str(address), int(port), tls)
 
 
 def open_socket(listen: Listen) -> socket.socket:

@@ -53,7 +53,8 @@ def view(item: Item, links: Links, children: Callable[[], int]) -> dict[str, Any
     """The object as the API shows it."""
     found = dump(item.resource)
     reason, message = explain(item, links, children() if item.deleting else 0)
-    found["status"] = {**item.status(), "reason": reason, "message": message}
+    news = {"phase": phase_of(item, links).value, "observedGeneration": item.resource.metadata.generation}
+    found["status"] = {**item.status(), **news, "reason": reason, "message": message}
     if isinstance(item.resource, Droplet):
         link = links(item.resource.name)
         info = link.info if link is not None else None
