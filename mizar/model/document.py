@@ -138,6 +138,11 @@ def read(text: str) -> list[tuple[Any, Mapping[Path, int]]]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
         raise DocumentError(f"expected YAML: {error.reason}", line) from error
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise DocumentError(
+            "expected text that can be written as UTF-8, found half of a surrogate pair", line
+        ) from error
     return list(zip(builder.documents, builder.lines, strict=True))
 
 

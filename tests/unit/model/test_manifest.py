@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manifests: what is right is read, and all that is wrong is said at once, with file, line, field and expectation."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mizar.model.errors import InvalidError, ManifestErrors
+from mizar.model.manifest import MAX_CHARACTERS, parse_manifests, parse_resource, parse_texts
+from mizar.model.resources import VPC, Tenant, dump
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "two-tenants.yaml"
+TENANT = "{apiVersion: mizar/v1, kind: Tenant, metadata: {name: %s}}\n"
+
+
+def problems(text: str) -> list[tuple[int, str, str]]:
+    """(line, field, message) of everything that is wrong."""
+    with pytest.raises(ManifestErrors) as raised:
+        parse_manifests(text, "m.yaml")
+    assert all(problem.file == "m.yaml" for problem in raised.value.problems)
+    return [(problem.line, problem.field, problem.message) for problem in raised.value.problems]
+
+
+def only(text: str) -> tuple[int, str, str]:
+    (problem,) = problems(text)
+    return problem
+
+
+def test_the_example_is_read() -> None:
+    resources = parse_manifests(EXAMPLE.read_text(), "two-tenants.yaml")
+    kinds = [resource.kind for resource in resources]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "Lab": 1,
+        "Tenant": 2,
+        "VPC": 2,
+        "Network": 4,
+        "Endpoint": 12,
+    }
+
+
+def test_what_is_dumped_is_read_again_as_yaml_and_as_json() -> None:
+    resources = parse_manifests(EXAMPLE.read_text(), "two-tenants.yaml")
+    documents = [dump(resource) for resource in resources]
+    assert parse_manifests(yaml.safe_dump_all(documents), "a") == resources
+    assert parse_manifests(json.dumps(documents, indent="\t"), "b") == resources
+    assert [parse_resource(document) for document in documents] == resources
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    text = """\
+apiVersion: mizar/v1
+kind: VPC
+metadata: {name: Main, tenant: blue, owner: me}
+spec:
+  cidrs:
+    - 10.0.0.1/16
+    - fd00::/8
+  divider: 3
+  dividers: 17
+---
+kind: Netwrk
+---
+a: [1
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: a}
+spec: {droplet: 3, workload: {}, mac: "01:00:00:00:00:01", addresses: [10.0.0.4, 10.0.0.5], tunnelProtocol: gre}
+---
+# nothing but a comment
+---
+- {apiVersion: mizar/v1, kind: Tenant, metadata: {name: x}}
+- {apiVersion: mizar/v1, kind: Tenant, metadata: {name: x}}
+- 7
+"""
+    found = [(line, field, message.split(",")[0].split(";")[0]) for line, field, message in problems(text)]
+    assert found == [
+        (3, "metadata.name", "expected a DNS label (a-z"),
+        (3, "metadata.owner", "unknown field"),
+        (6, "spec.cidrs[0]", "expected zero host bits (10.0.0.0/16)"),
+        (7, "spec.cidrs[1]", "expected an IPv6 prefix of /32 to /126"),
+        (8, "spec.divider", "unknown field (did you mean dividers?)"),
+        (9, "spec.dividers", "expected less than or equal to 16"),
+        (11, "kind", "expected one of Lab"),
+        (14, "", "expected YAML: while parsing a flow sequence"),
+        (17, "metadata.tenant", "expected the tenant that it belongs to"),
+        (18, "spec.network", "missing"),
+        (18, "spec.droplet", "expected a valid string"),
+        (18, "spec.addresses", "expected at most one per address family"),
+        (18, "spec.mac", "expected a unicast MAC"),
+        (18, "spec.tunnelProtocol", "expected 'geneve' or 'vxlan'"),
+        (18, "spec.workload", "expected exactly one of namespace"),
+        (23, "metadata.name", "expected each object once"),
+        (24, "", "expected a mapping with apiVersion"),
+    ]
+
+
+def test_a_message_says_where_on_what_and_what_was_expected() -> None:
+    with pytest.raises(ManifestErrors) as raised:
+        parse_manifests(f"\n{TENANT % 'x_y'}", "dir/m.yaml")
+    assert str(raised.value) == (
+        "dir/m.yaml:2: Tenant x_y: metadata.name: expected a DNS label (a-z, 0-9, inner '-', at most 63), found 'x_y'"
+    )
+
+
+def test_an_object_may_stand_once_in_all_files_together() -> None:
+    with pytest.raises(ManifestErrors) as raised:
+        parse_texts([("a.yaml", TENANT % "x"), ("b.yaml", "---\n" + TENANT % "x")])
+    assert "b.yaml:2: Tenant x: metadata.name: expected each object once, it stands at a.yaml:1 already" in str(
+        raised.value
+    )
+
+
+def test_equal_names_of_other_tenants_and_kinds_are_no_duplicates() -> None:
+    vpc = "{apiVersion: mizar/v1, kind: VPC, metadata: {name: x, tenant: %s}, spec: {cidrs: [10.0.0.0/16]}}\n"
+    assert len(parse_manifests("---\n".join([TENANT % "x", vpc % "x", vpc % "y"]), "m")) == 3
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# comment\n", "---\n---\n# comment\n---\n", "\ufeff", "---\n...\n"])
+def test_no_documents_no_resources(text: str) -> None:
+    assert parse_manifests(text, "m") == []
+
+
+def test_crlf_a_byte_order_mark_and_an_end_marker_are_accepted() -> None:
+    text = "\ufeff---\r\n" + (TENANT % "a").strip() + "\r\n...\r\n---\r\n" + TENANT % "b"
+    assert [resource.name for resource in parse_manifests(text, "m")] == ["a", "b"]
+
+
+def test_scalars_are_those_of_yaml_1_2() -> None:
+    """YAML 1.1 would read a number of base 60, and a boolean."""
+    text = """\
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: no, tenant: "on"}
+spec: {network: a, droplet: d1, mac: 12:34:56:10:20:30}
+"""
+    (endpoint,) = parse_manifests(text, "m")
+    assert (endpoint.name, endpoint.tenant, endpoint.spec.mac) == ("no", "on", "12:34:56:10:20:30")
+
+
+@pytest.mark.parametrize("dividers", ["true", "'2'", "2.0", "2.5", "0", "-1", "17", "[1]", "99999999999999999999"])
+def test_a_count_is_a_number_and_nothing_like_it(dividers: str) -> None:
+    text = (
+        "{apiVersion: mizar/v1, kind: VPC, metadata: {name: a, tenant: b}, spec: {cidrs: [10.0.0.0/8], dividers: %s}}"
+    )
+    assert only(text % dividers)[:2] == (1, "spec.dividers")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("a: 1\na: 2\n", 2, "key 'a' stands twice"),
+        ("a: !!python/object/apply:os.system [id]\n", 1, "expected no tag"),
+        ("a: !local x\n", 1, "expected no tag"),
+        ("a: *b\n", 1, "alias *b stands before"),
+        ("a: &x [*x]\n", 1, "alias *x stands before"),
+        ("{1: 2}\n", 1, "expected text as a key"),
+        ("{[a]: 2}\n", 1, "expected text as a key"),
+        ("a:\n  - b\n c: d\n", 3, "expected YAML"),
+        ("a: 'b\n", 2, "expected YAML"),
+        ("a: \x00\n", 1, "expected YAML"),
+        ("a: b\n\ud800\n", 2, "expected text that can be written as UTF-8"),
+        ("[" * 40 + "]" * 40, 1, "levels of nesting"),
+        ("[" * 100_000, 1, "levels of nesting"),
+    ],
+)
+def test_what_is_no_yaml_or_too_much_of_it_is_refused_with_its_line(text: str, line: int, message: str) -> None:
+    found = only(text)
+    assert found[0] == line
+    assert message in found[2]
+
+
+def test_an_alias_bomb_is_refused_before_it_goes_off() -> None:
+    """Nine levels of ten: a billion values out of nine lines."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    start = time.monotonic()
+    line, _, message = only("\n".join(lines))
+    assert "aliases counted for what they stand for" in message
+    assert line == 7
+    assert time.monotonic() - start < 5
+
+
+def test_an_alias_in_its_place_is_fine() -> None:
+    text = """\
+- {apiVersion: mizar/v1, kind: VPC, metadata: {name: a, tenant: t}, spec: &spec {cidrs: [10.0.0.0/16]}}
+- {apiVersion: mizar/v1, kind: VPC, metadata: {name: b, tenant: t}, spec: *spec}
+"""
+    one, other = parse_manifests(text, "m")
+    assert one.spec == other.spec
+
+
+def test_a_text_that_is_far_too_long_is_refused_unread() -> None:
+    assert "characters" in only("#" * (MAX_CHARACTERS + 1))[2]
+
+
+def test_a_field_is_written_in_camel_case_only() -> None:
+    text = (
+        "{apiVersion: mizar/v1, kind: Endpoint, metadata: {name: a, tenant: b}, "
+        "spec: {network: n, droplet: d, tunnel_protocol: vxlan}}"
+    )
+    line, field, message = only(text)
+    assert (line, field) == (1, "spec.tunnel_protocol")
+    assert "did you mean tunnelProtocol?" in message
+
+
+def test_a_json_object_is_refused_with_its_place_in_the_request() -> None:
+    with pytest.raises(InvalidError) as raised:
+        parse_resource(
+            {"apiVersion": "mizar/v2", "kind": "Tenant", "metadata": {"name": "a"}, "spec": {"x": 1}}, index=4
+        )
+    assert [(p.index, p.resource, p.field) for p in raised.value.problems] == [
+        (4, "Tenant a", "apiVersion"),
+        (4, "Tenant a", "spec.x"),
+    ]
+
+
+@pytest.mark.parametrize("document", [{}, {"kind": None}, {"kind": ["VPC"]}, {"kind": {"a": 1}}])
+def test_without_a_known_kind_nothing_else_is_judged(document: dict[str, Any]) -> None:
+    with pytest.raises(InvalidError) as raised:
+        parse_resource(document)
+    assert [problem.field for problem in raised.value.problems] == ["kind"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"kind": st.sampled_from(["Lab", "Droplet", "Tenant", "VPC", "Network", "Endpoint"])},
+        optional={"apiVersion": JSON, "metadata": JSON, "spec": JSON, "status": JSON},
+    )
+)
+def test_any_json_is_a_resource_or_a_list_of_problems(document: dict[str, Any]) -> None:
+    with suppress(InvalidError):
+        parse_resource(document)
+
+
+@given(st.text(max_size=200) | st.text(alphabet="{}[]:,-&*!|>'\"#%@` \n\tab1", max_size=60))
+def test_any_text_is_resources_or_a_list_of_problems(text: str) -> None:
+    with suppress(ManifestErrors):
+        parse_manifests(text, "m")
+
+
+def test_status_and_server_fields_may_stand_in_a_manifest() -> None:
+    """What `get -o yaml` prints can be applied again."""
+    vpc = VPC.model_validate(
+        {
+            "metadata": {"name": "a", "tenant": "t", "uid": "u", "generation": 3, "created_at": "2026-01-01T00:00:00Z"},
+            "spec": {"cidrs": ["10.0.0.0/16"]},
+            "status": {"phase": "Provisioned", "vni": 7},
+        }
+    )
+    assert parse_resource(dump(vpc)) == vpc
+    assert isinstance(parse_manifests(TENANT % "a", "m")[0], Tenant)
