@@ -2,30 +2,31 @@
 """The network under a lab: a namespace with a bridge, and for each droplet a namespace with `eth0` on it.
 
 Called by mizar.lab.lab. Everything is made when missing and adjusted when there, so that a lab which was interrupted
-at any point is completed by the same calls. Ends of the veths at the bridge run NAPI (GRO on) and have as many queues
-as the other end: without the first a packet that XDP sends back is lost, without the second XDP is refused.
+at any point is completed by the same calls. A veth is not quite a wire: what XDP sends back (XDP_TX) is lost unless the other end runs NAPI, waits
+for other traffic unless the other end has an XDP program too (veth_xdp_flush() in drivers/net/veth.c kicks nobody
+else; once the ring is full of such packets it is full for good), and XDP is refused unless both ends have equally many
+queues. So the ends at the bridge have GRO on, a program that passes everything, and the other end's count of queues.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from ipaddress import IPv4Interface
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
-from mizar.kernel import interfaces, namespaces
-from mizar.kernel.interfaces import RTM_NEWADDR, RTM_NEWLINK, RTM_SETLINK
+from mizar.kernel import interfaces, libbpf, namespaces
+from mizar.kernel.interfaces import RTM_NEWLINK, RTM_SETLINK
 from mizar.kernel.namespaces import Namespace
-from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Message, Netlink
+from mizar.kernel.netlink import CREATE, EXCL, Message, Netlink, Order
 from mizar.lab.plan import HostPlan, LabPlan
 from mizar.model.errors import InvalidError
 
 INTERFACE = "eth0"
 _BRIDGE = "bridge"
 _QUEUES = min(8, os.cpu_count() or 1)
-_AF_INET, _IFF_UP, _ADDR_GEN_NONE = 2, 1, 1  # IN6_ADDR_GEN_MODE_NONE: the substrate speaks IPv4 only
+_BPF_PROG_TYPE_XDP, _XDP_FLAGS_DRV_MODE = 6, 4
+_XDP_PASS = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
 
 
 def ensure(plan: LabPlan) -> None:
@@ -58,16 +59,16 @@ def ensure_namespace(name: str) -> Namespace:
     else:
         namespace = namespaces.create(name)
     with Netlink(namespace) as netlink:
-        netlink.tell([(_link("lo", up=True), RTM_SETLINK, 0, f"raise lo in {name}")])
+        netlink.tell([(interfaces.set_link("lo", up=True), RTM_SETLINK, 0, f"raise lo in {name}")])
     return namespace
 
 
 def _ensure_bridge(netlink: Netlink, mtu: int) -> None:
     if interfaces.find(netlink, _BRIDGE) is None:
-        message = _link(_BRIDGE)
+        message = interfaces.set_link(_BRIDGE)
         message["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]}))
         netlink.tell([(message, RTM_NEWLINK, CREATE | EXCL, "make the substrate's bridge")])
-    netlink.tell([(_link(_BRIDGE, mtu=mtu, up=True), RTM_SETLINK, 0, "configure the substrate's bridge")])
+    netlink.tell(_raise(interfaces.set_link(_BRIDGE, mtu=mtu), _BRIDGE, "configure the substrate's bridge"))
 
 
 def _ensure_wire(netlink: Netlink, substrate: Namespace, namespace: Namespace, host: HostPlan, mtu: int) -> None:
@@ -76,20 +77,40 @@ def _ensure_wire(netlink: Netlink, substrate: Namespace, namespace: Namespace, h
     if interfaces.find(netlink, host.name) is None:
         peer = [("IFLA_IFNAME", INTERFACE), ("IFLA_NET_NS_FD", namespace.fd), *_queues()]
         pair = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", {"attrs": peer})]})]
-        message = _link(host.name)
+        message = interfaces.set_link(host.name)
         message["attrs"] += [*_queues(), ("IFLA_LINKINFO", {"attrs": pair})]
         netlink.tell([(message, RTM_NEWLINK, CREATE | EXCL, f"make the wire of {host.name}")])
-    outer = _link(host.name, mtu=mtu, up=True)
+    outer = interfaces.set_link(host.name, mtu=mtu)
     outer["attrs"].append(("IFLA_MASTER", bridge.index))
-    netlink.tell([(outer, RTM_SETLINK, 0, f"plug {host.name} into the substrate")])
+    netlink.tell(_raise(outer, host.name, f"plug {host.name} into the substrate"))
     substrate.run(_gro_on(host.name))
+    if not interfaces.get(netlink, host.name).xdp_program:
+        _pass_by_xdp(netlink, host.name)
     with Netlink(namespace) as inside:
-        wanted = IPv4Interface(f"{host.address}/{host.prefix_length}")
-        inside.tell([(_link(INTERFACE, mtu=mtu, up=True), RTM_SETLINK, 0, f"raise {INTERFACE} of {host.name}")])
-        index = interfaces.get(inside, INTERFACE).index
-        if wanted not in interfaces.addresses(inside, index):
-            message = _address(index, wanted)
-            inside.tell([(message, RTM_NEWADDR, CREATE | REPLACE, f"give {host.name} its address {wanted}")])
+        what = f"raise {INTERFACE} of {host.name}"
+        inside.tell(_raise(interfaces.set_link(INTERFACE, mtu=mtu), INTERFACE, what))
+        address = IPv4Interface(f"{host.address}/{host.prefix_length}")
+        inside.tell([interfaces.address_order(interfaces.get(inside, INTERFACE), address)])
+
+
+def _raise(message: Message, name: str, what: str) -> list[Order]:
+    """The change, then the interface up; without IPv6 link-local addresses: the substrate speaks IPv4 only."""
+    return [
+        (message, RTM_SETLINK, 0, what),
+        (interfaces.no_link_local(name), RTM_SETLINK, 0, what),
+        (interfaces.set_link(name, up=True), RTM_SETLINK, 0, what),
+    ]
+
+
+def _pass_by_xdp(netlink: Netlink, name: str) -> None:
+    fd = libbpf.load_program(_BPF_PROG_TYPE_XDP, _XDP_PASS)
+    try:
+        message = interfaces.set_link(name)
+        xdp = [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", _XDP_FLAGS_DRV_MODE)]
+        message["attrs"].append(("IFLA_XDP", {"attrs": xdp}))
+        netlink.tell([(message, RTM_SETLINK, 0, f"attach XDP to {name}")])
+    finally:
+        os.close(fd)
 
 
 def _gro_on(name: str) -> Callable[[], None]:
@@ -98,23 +119,3 @@ def _gro_on(name: str) -> Callable[[], None]:
 
 def _queues() -> list[tuple[str, int]]:
     return [("IFLA_NUM_TX_QUEUES", _QUEUES), ("IFLA_NUM_RX_QUEUES", _QUEUES)]
-
-
-def _link(name: str, mtu: int = 0, up: bool = False) -> Message:
-    message = ifinfmsg()
-    message["attrs"] = [("IFLA_IFNAME", name)]
-    if mtu:
-        no_link_local = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE)]})]}
-        message["attrs"] += [("IFLA_MTU", mtu), ("IFLA_AF_SPEC", no_link_local)]
-    if up:
-        message["flags"] = message["change"] = _IFF_UP
-    return message
-
-
-def _address(index: int, address: IPv4Interface) -> Message:
-    message = ifaddrmsg()
-    message.update({"family": _AF_INET, "prefixlen": address.network.prefixlen, "index": index})
-    written = str(address.ip)
-    broadcast = str(address.network.broadcast_address)
-    message["attrs"] = [("IFA_LOCAL", written), ("IFA_ADDRESS", written), ("IFA_BROADCAST", broadcast)]
-    return message
