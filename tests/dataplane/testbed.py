@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mizar.kernel import layout, test_run
@@ -67,9 +67,9 @@ class Testbed:
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, objects: Mapping[str, bytes] | None = None) -> None:
         config = layout.struct("droplet_config", addr=mapped(ME.address), mac=mac_bytes(ME.mac), ifindex=UPLINK_IFINDEX)
-        self.programs: Programs = load(config, max_entries=SIZES)
+        self.programs: Programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
 
     def close(self) -> None:
