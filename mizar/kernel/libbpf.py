@@ -137,7 +137,7 @@ _ERRORS: dict[int, type[MizarError]] = {
     errno_module.EHOSTUNREACH: TemporaryError,
     errno_module.ETIMEDOUT: TemporaryError,
 }
-_PERMISSION = "permission denied (it needs root, or CAP_BPF and CAP_NET_ADMIN)"
+_PERMISSION = "permission denied (it needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)"
 
 
 def error_of(number: int, what: str, log: str = "") -> MizarError:
