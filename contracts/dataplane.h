@@ -184,7 +184,8 @@ struct droplet_config {
 	uint8_t mac[6];		/* of the interface */
 	uint8_t pad[2];
 	uint32_t ifindex;	/* of the interface */
-	uint32_t pad2;
+	uint32_t send_by_redirect;	/* 1: XDP sends by a redirect to `ifindex`: XDP_TX on a veth does not wake a
+					 * far end that has no XDP program, a redirect does */
 };
 
 /* ---- switches: changed while programs run (ARRAY of one, map droplet_switches). Read on drop paths only. */

@@ -8,6 +8,12 @@
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 
+/* Out of the interface that it came in by. */
+static __always_inline int send_back(void)
+{
+	return config.send_by_redirect ? bpf_redirect(config.ifindex, 0) : XDP_TX;
+}
+
 /* An ARP request from a tunnel end that has no agent: answered by a bouncer of the network, for any address in it. */
 static __always_inline __must_check enum drop_reason answer_arp(struct packet *packet, const struct inner *inner)
 {
@@ -55,7 +61,7 @@ static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *
 	if (reason)
 		return reason;
 	count_answered(packet, 0);
-	*verdict = XDP_TX;
+	*verdict = send_back();
 	return REASON_NONE;
 }
 
@@ -108,7 +114,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 	reason = translate(ctx, next, &tunnel);
 	if (reason)
 		return reason;
-	*verdict = XDP_TX;
+	*verdict = send_back();
 	return REASON_NONE;
 }
 

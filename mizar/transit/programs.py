@@ -50,7 +50,13 @@ def load(options: Options, uplink: Interface, own: bytes) -> Loaded:
     ensure_mounted()
     pins = Pins.of(options.instance)
     pins.make()
-    config = struct("droplet_config", addr=to_mapped(own), mac=uplink.mac, ifindex=uplink.index)
+    config = struct(
+        "droplet_config",
+        addr=to_mapped(own),
+        mac=uplink.mac,
+        ifindex=uplink.index,
+        send_by_redirect=uplink.kind == "veth",
+    )
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
     return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)
 
