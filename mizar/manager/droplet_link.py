@@ -147,6 +147,11 @@ class Link:
             except grpc.aio.AioRpcError as error:
                 self._end(_text(error))
                 return False
+            except asyncio.CancelledError:
+                # grpc.aio cancels whoever waits for a call when the channel is closed; that is not our caller's end.
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                return False
             return True
 
     def stub(self) -> TransitAsyncStub:
@@ -203,7 +208,7 @@ class Link:
                 for task in done:
                     await task
             finally:
-                self._channel = None
+                self._channel = self._delivery = None
                 events.cancel()
                 for task in tasks:
                     task.cancel()

@@ -57,6 +57,7 @@ class Fleet:
     def start(self) -> None:
         """Begins to work; links may be opened before and after."""
         self._worker = asyncio.create_task(self._work(), name="fleet")
+        self._worker.add_done_callback(_report)
 
     async def stop(self) -> None:
         """Ends all work; nothing is lost, because the next start compares."""
@@ -170,18 +171,20 @@ class Fleet:
             self._wake.clear()
             plan, self._plan = self._plan, Plan()
             serial = self._serial
-            epochs = {name: link.epoch for name, link in self._links.items()}
-            able = dict.fromkeys(epochs, True)
+            able = {name: (link, link.epoch) for name, link in self._links.items()}
             for _, per_droplet in plan.waves():
-                names = [name for name in per_droplet if able.get(name)]
+                names = [name for name in per_droplet if name in able]
+                links = [able[name] for name in names]
                 done = await asyncio.gather(
-                    *(self._links[name].submit(per_droplet[name], serial, epochs[name]) for name in names)
+                    *(
+                        link.submit(per_droplet[name], serial, epoch)
+                        for name, (link, epoch) in zip(names, links, strict=True)
+                    )
                 )
-                able.update(zip(names, done, strict=True))
-                for name in [name for name in able if name not in self._links]:
-                    able[name] = False
-            for name, link in self._links.items():
-                if able.get(name) and link.epoch == epochs[name] and link.connected:
+                for name in [name for name, well in zip(names, done, strict=True) if not well]:
+                    del able[name]
+            for name, (link, epoch) in able.items():
+                if self._links.get(name) is link and link.epoch == epoch and link.connected:
                     self.acknowledged(name, serial)
 
     # ---- what links tell
@@ -272,6 +275,11 @@ class Fleet:
         if isinstance(entry, NetworkEntry):
             return self._registry.holder(f"network/{vpc.uid}", str(entry.id))
         return self._registry.holder(f"address/{vpc.uid}", _text(entry.addresses[0])) if entry.addresses else None
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("task_died task=%s", task.get_name(), exc_info=error)
 
 
 def _text(address: bytes) -> str:

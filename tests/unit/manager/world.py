@@ -129,4 +129,7 @@ class World:
         try:
             await until(lambda: set(self.phases().values()) <= {"Provisioned"})
         except TimeoutError:
-            raise AssertionError({name: phase for name, phase in self.phases().items()}) from None
+            registry, kinds = self.manager._registry, ("Droplet", "Tenant", "VPC", "Network", "Endpoint")
+            shown = {str(i.ref): self.manager.show(i)["status"] for kind in kinds for i in registry.of_kind(kind)}
+            stuck = {name: f"{s['phase']}: {s['message']}" for name, s in shown.items() if s["phase"] != "Provisioned"}
+            raise AssertionError(stuck) from None
