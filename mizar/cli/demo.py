@@ -21,7 +21,7 @@ from mizar.cli.progress import steps
 from mizar.lab import demo as demos
 from mizar.lab.isolation import Isolation
 from mizar.lab.lab import Progress
-from mizar.lab.path import Path
+from mizar.lab.path import Path, longest
 from mizar.lab.probes import Member
 from mizar.lab.traffic import TRANSFER_BYTES, Cell
 
@@ -62,7 +62,7 @@ class QuietScreen:
     def show_isolation(self, found: Isolation) -> None:
         """Nothing."""
 
-    def show_path(self, found: Path) -> None:
+    def show_paths(self, found: Sequence[Path]) -> None:
         """Nothing."""
 
 
@@ -95,7 +95,7 @@ class TextScreen(QuietScreen):
             return
         peers = [member for member in self._members if member.group == cell.source.group and member != cell.source]
         row = [self._cells.get((cell.source, peer)) for peer in peers]
-        if all(row):
+        if all(done and done.full for done in row):
             line = Text(f"  {cell.source!s:<16} →")
             for peer, done in zip(peers, row, strict=True):
                 line.append(f"  {peer.name} ").append_text(_mark(done))
@@ -135,14 +135,17 @@ class TextScreen(QuietScreen):
         for problem in (*found.foreign, *found.problems):
             self._console.print(Text(f"  {problem}", style="red"))
 
-    def show_path(self, found: Path) -> None:
-        """Shows what each droplet counted."""
-        words = f"\n{found.packets} packets {found.source} → {found.destination}, as the droplets counted them: "
-        self._console.print(Text(words).append_text(_tick(found.ok)))
-        for hop in found.hops:
+    def show_paths(self, found: Sequence[Path]) -> None:
+        """Shows the longest way as the droplets counted it, and whatever did not add up on any."""
+        shown = longest(found)
+        words = f"\n{len(found)} ways of {shown.packets} packets each, as the droplets counted them "
+        self._console.print(Text(words).append_text(_tick(all(path.ok for path in found))))
+        self._console.print(f"  the longest: {shown.source} → {shown.destination}")
+        for hop in shown.hops:
             self._console.print(f"  {hop.droplet:<6} {hop.packets:>5}  {hop.did}")
-        for problem in found.problems:
-            self._console.print(Text(f"  {problem}", style="red"))
+        for path in found:
+            for problem in path.problems:
+                self._console.print(Text(f"  {path.source} → {path.destination}: {problem}", style="red"))
 
 
 def _mark(cell: Cell | None, self_: bool = False) -> Text:
@@ -150,9 +153,9 @@ def _mark(cell: Cell | None, self_: bool = False) -> Text:
         return Text("-", style="dim")
     if cell is None:
         return Text("·", style="dim")
-    if cell.ok:
-        return Text("ok", style="green")
-    return Text(",".join(outcome.way for outcome in cell.outcomes if not outcome.ok), style="bold red")
+    if wrong := [outcome.way for outcome in cell.outcomes if not outcome.ok]:
+        return Text(",".join(wrong), style="bold red")
+    return Text("ok", style="green") if cell.full else Text("…", style="yellow")
 
 
 def _tick(ok: bool) -> Text:
@@ -183,5 +186,5 @@ def _as_data(result: demos.Result) -> dict[str, Any]:
             for cell in result.cells
         ],
         "isolation": asdict(result.isolation) | {"ok": result.isolation.ok},
-        "path": None if result.path is None else asdict(result.path) | {"ok": result.path.ok},
+        "paths": [asdict(path) | {"ok": path.ok} for path in result.paths],
     }

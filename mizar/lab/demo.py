@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a lab, traffic between all its endpoints, the proof of isolation, one way hop by hop, a verdict.
+"""The demo: a lab, traffic between all its endpoints, the proof of isolation, ways hop by hop, a verdict.
 
 Called by mizar.cli.demo and tests. What it shows is told to a Screen as it happens; what it found is returned.
 """
@@ -10,18 +10,22 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from mizar.api.client import Client
 from mizar.lab import lab as labs
 from mizar.lab.isolation import Group, Isolation, foreign, isolation
 from mizar.lab.names import LabName
-from mizar.lab.path import Counts, Path, Roles, follow, longest
+from mizar.lab.path import Counts, Path, Roles, follow
 from mizar.lab.plan import plan
 from mizar.lab.probes import Member, Probes
-from mizar.lab.traffic import Cell, matrix, pairs
+from mizar.lab.traffic import Cell, Outcome, matrix, pairs
 from mizar.model.errors import InvalidError
 from mizar.model.resources import Resource
+
+PATHS = 12
+"""How many ways are followed hop by hop."""
 
 
 class Screen(Protocol):
@@ -35,7 +39,7 @@ class Screen(Protocol):
         """The matrix is about to fill."""
 
     def fill(self, cell: Cell) -> None:
-        """One cell is done. Called from several threads, one at a time."""
+        """One cell has got further. Called from several threads, one at a time."""
 
     def end_matrix(self) -> None:
         """The matrix is full."""
@@ -43,8 +47,8 @@ class Screen(Protocol):
     def show_isolation(self, found: Isolation) -> None:
         """The proof of isolation is done."""
 
-    def show_path(self, found: Path) -> None:
-        """One way was followed."""
+    def show_paths(self, found: Sequence[Path]) -> None:
+        """Some ways were followed, at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,13 @@ class Result:
     lab: str
     cells: tuple[Cell, ...]
     isolation: Isolation
-    path: Path | None
+    paths: tuple[Path, ...]
     elapsed_s: float
 
     @property
     def ok(self) -> bool:
-        """Whether every cell, the isolation and the path are as they should be."""
-        return all(cell.ok for cell in self.cells) and self.isolation.ok and (self.path is None or self.path.ok)
+        """Whether every cell, the isolation and every path are as they should be."""
+        return all(item.ok for item in (*self.cells, self.isolation, *self.paths))
 
 
 def run(resources: Sequence[Resource], screen: Screen, keep: bool = False) -> Result:
@@ -92,11 +96,11 @@ def traffic(lab: LabName, screen: Screen) -> Result:
             screen.end_matrix()
             separate = isolation(probes, view.delivered)
             screen.show_isolation(separate)
-            path = _longest_path(probes, view, cells)
-            if path is not None:
-                screen.show_path(path)
+            paths = _paths(probes, view, cells)
+            if paths:
+                screen.show_paths(paths)
             separate = _with_strangers(separate, foreign(probes))
-    return Result(lab.name, tuple(cells), separate, path, time.monotonic() - begun)
+    return Result(lab.name, tuple(cells), separate, paths, time.monotonic() - begun)
 
 
 def _unheard(cells: Sequence[Cell], probes: Probes) -> list[Cell]:
@@ -106,18 +110,22 @@ def _unheard(cells: Sequence[Cell], probes: Probes) -> list[Cell]:
     return [
         cell
         if not cell.ok or heard[cell.destination].get(("icmp", numbers[cell.source]))
-        else cell.failed(f"{cell.destination} never heard the echo requests that were answered")
+        else cell.with_outcomes([Outcome("heard", 0.0, f"{cell.destination} never heard the echo that was answered")])
         for cell in cells
     ]
 
 
-def _longest_path(probes: Probes, view: _View, cells: Sequence[Cell]) -> Path | None:
-    """Follows the pair with the longest way; there is none when no two endpoints are on different droplets."""
-    apart = [(cell.source, cell.destination) for cell in cells if cell.source.droplet != cell.destination.droplet]
-    if not apart:
-        return None
-    source, destination = longest(apart, view.roles)
-    return follow(probes, source, destination, view.roles(source, destination), lambda: view.counts(source.group))
+def _paths(probes: Probes, view: _View, cells: Sequence[Cell]) -> tuple[Path, ...]:
+    """Follows some pairs of different networks and droplets; none where there are no such pairs."""
+    apart = [
+        (cell.source, cell.destination)
+        for cell in cells
+        if cell.source.droplet != cell.destination.droplet and cell.source.network != cell.destination.network
+    ]
+    return tuple(
+        follow(probes, source, destination, view.roles(source, destination), partial(view.counts, source.group))
+        for source, destination in apart[:: max(1, len(apart) // PATHS)][:PATHS]
+    )
 
 
 def _with_strangers(found: Isolation, strangers: Sequence[str]) -> Isolation:
@@ -168,7 +176,7 @@ class _View:
         for name in self._droplets:
             by_vni = self._by_vni(name)
             for group, status in self._vpcs.items():
-                total[group] += by_vni.get(status["vni"], _NOTHING)["delivered_packets"]
+                total[group] += by_vni.get(status["vni"], _NOTHING)["deliveredPackets"]
         return total
 
     def _by_vni(self, droplet: str) -> dict[int, dict[str, int]]:
@@ -178,12 +186,12 @@ class _View:
 
 _NOTHING = dict.fromkeys(
     (
-        "sent_packets",
-        "to_divider_packets",
-        "divided_packets",
-        "bounced_packets",
-        "delivered_packets",
-        "dropped_packets",
+        "sentPackets",
+        "toDividerPackets",
+        "dividedPackets",
+        "bouncedPackets",
+        "deliveredPackets",
+        "droppedPackets",
     ),
     0,
 )

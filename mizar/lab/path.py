@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way through the overlay, hop by hop: what each droplet counts while a known number of packets passes.
+"""Ways through the overlay, hop by hop: what each droplet counts while a known number of packets passes.
 
 Called by mizar.lab.demo. It reads counters only; it does not know what the droplets should do, but what must add up:
 all are sent once, divided and bounced by droplets that have the part, delivered once, and none is dropped.
@@ -16,7 +16,7 @@ from mizar.lab.probes import Member, Probes
 PACKETS, PACKET_BYTES = 200, 100
 SETTLE_LIMIT_S = 5.0
 Counts = Mapping[str, Mapping[str, int]]
-"""Droplet → counter of the VPC (as in contracts/dataplane.h) → value."""
+"""Droplet → counter of the VPC (as in VpcCounters of contracts/transit.proto) → value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +55,17 @@ class Path:
 
 # What droplets do, in the order in which a packet meets it: counter and words.
 _DEEDS = (
-    ("sent_packets", "agent: encapsulated and sent"),
-    ("to_divider_packets", "bouncer: network unknown, to a divider"),
-    ("divided_packets", "divider: to a bouncer of the destination's network"),
-    ("bounced_packets", "bouncer: to the destination's host"),
-    ("delivered_packets", "host: decapsulated and delivered"),
+    ("sentPackets", "agent: encapsulated and sent"),
+    ("toDividerPackets", "bouncer: network unknown, to a divider"),
+    ("dividedPackets", "divider: to a bouncer of the destination's network"),
+    ("bouncedPackets", "bouncer: to the destination's host"),
+    ("deliveredPackets", "host: decapsulated and delivered"),
 )
 
 
-def longest(pairs: Sequence[tuple[Member, Member]], roles: Callable[[Member, Member], Roles]) -> tuple[Member, Member]:
-    """The pair across two networks whose way touches most droplets; of equals the first."""
-
-    def droplets(pair: tuple[Member, Member]) -> tuple[bool, int]:
-        found, (source, destination) = roles(*pair), pair
-        others = found.source_bouncers | found.dividers | found.destination_bouncers
-        return source.network != destination.network, len({source.droplet, destination.droplet} | others)
-
-    return max(pairs, key=droplets)
+def longest(paths: Sequence[Path]) -> Path:
+    """The one with most hops, of equals the first."""
+    return max(paths, key=lambda path: len(path.hops))
 
 
 def follow(
@@ -102,12 +96,12 @@ def follow(
 def _problems(delta: Counts, source: Member, destination: Member, roles: Roles) -> list[str]:
     """Everything that does not add up. A deed with None is allowed to whom it is, and may be left out."""
     allowed: dict[str, tuple[frozenset[str], bool]] = {
-        "sent_packets": (frozenset({source.droplet}), True),
-        "to_divider_packets": (roles.source_bouncers, False),
-        "divided_packets": (roles.dividers, False),
-        "bounced_packets": (roles.destination_bouncers, False),
-        "delivered_packets": (frozenset({destination.droplet}), True),
-        "dropped_packets": (frozenset(), False),
+        "sentPackets": (frozenset({source.droplet}), True),
+        "toDividerPackets": (roles.source_bouncers, False),
+        "dividedPackets": (roles.dividers, False),
+        "bouncedPackets": (roles.destination_bouncers, False),
+        "deliveredPackets": (frozenset({destination.droplet}), True),
+        "droppedPackets": (frozenset(), False),
     }
     problems = []
     for counter, (droplets, always) in allowed.items():

@@ -2,10 +2,12 @@
 """The network under a lab: a namespace with a bridge, and for each droplet a namespace with `eth0` on it.
 
 Called by mizar.lab.lab. Everything is made when missing and adjusted when there, so that a lab which was interrupted
-at any point is completed by the same calls. A veth is not quite a wire: what XDP sends back (XDP_TX) is lost unless the other end runs NAPI, waits
-for other traffic unless the other end has an XDP program too (veth_xdp_flush() in drivers/net/veth.c kicks nobody
-else; once the ring is full of such packets it is full for good), and XDP is refused unless both ends have equally many
-queues. So the ends at the bridge have GRO on, a program that passes everything, and the other end's count of queues.
+at any point is completed by the same calls.
+
+A veth is not quite a wire. What XDP sends back (XDP_TX) is lost unless the other end runs NAPI, and waits for other
+traffic unless the other end has an XDP program too: veth_xdp_flush() in drivers/net/veth.c wakes nobody else, and a
+ring that is full of such packets takes nothing more, ever. XDP is refused unless both ends have equally many queues.
+So the bridge's ends have GRO on, a program that passes everything, and as many queues as the other ends.
 """
 
 from __future__ import annotations

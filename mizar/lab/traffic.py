@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mizar.lab.probe import family_of
 from mizar.lab.probes import Member, Probe, Probes
 
-PROTOCOLS = ("icmp", "udp", "tcp")
+DATAGRAMS, STREAMS = ("icmp", "udp"), ("tcp",)
 TRANSFER_BYTES = 3_000_000
 LIMIT_S = 5.0
 
@@ -42,13 +42,18 @@ class Cell:
     outcomes: tuple[Outcome, ...]
 
     @property
+    def full(self) -> bool:
+        """Whether every way to every address was tried."""
+        return len(self.outcomes) >= len(self.destination.addresses) * len(DATAGRAMS + STREAMS)
+
+    @property
     def ok(self) -> bool:
         """Whether every way works."""
-        return bool(self.outcomes) and all(outcome.ok for outcome in self.outcomes)
+        return self.full and all(outcome.ok for outcome in self.outcomes)
 
-    def failed(self, detail: str) -> Cell:
-        """The same cell with what turned out to be wrong later."""
-        return Cell(self.source, self.destination, (*self.outcomes, Outcome("heard", 0.0, detail)))
+    def with_outcomes(self, outcomes: Sequence[Outcome]) -> Cell:
+        """The same cell with what was found out since."""
+        return Cell(self.source, self.destination, (*self.outcomes, *outcomes))
 
 
 def pairs(members: Sequence[Member]) -> list[tuple[Member, Member]]:
@@ -57,33 +62,38 @@ def pairs(members: Sequence[Member]) -> list[tuple[Member, Member]]:
 
 
 def matrix(probes: Probes, on_cell: Callable[[Cell], None]) -> list[Cell]:
-    """Fills the matrix; sources work side by side, each through its destinations. `on_cell` is called as cells fill."""
+    """Fills the matrix; sources work side by side, each through its destinations. `on_cell` is called as cells fill.
+
+    Datagrams come first, in all cells: none of them may be lost, which nobody promises beside a dozen bulk transfers.
+    """
     members = [probe.member for probe in probes]
+    cells = {pair: Cell(*pair, ()) for pair in pairs(members)}
     lock = threading.Lock()
 
-    def row(probe: Probe) -> list[Cell]:
+    def row(probe: Probe, protocols: Sequence[str]) -> None:
         start = members.index(probe.member)
-        cells = []
         for other in members[start + 1 :] + members[:start]:  # not all begin with the same destination
             if other.group == probe.member.group:
-                cell = _cell(probe, probes.of(other))
-                cells.append(cell)
+                outcomes = _check(probe, probes.of(other), protocols)
                 with lock:
+                    cell = cells[probe.member, other]
+                    cells[probe.member, other] = cell = cell.with_outcomes(outcomes)
                     on_cell(cell)
-        return cells
 
     with ThreadPoolExecutor(max_workers=max(1, len(members))) as pool:
-        return [cell for cells in pool.map(row, probes) for cell in cells]
+        for protocols in (DATAGRAMS, STREAMS):
+            list(pool.map(lambda probe: row(probe, protocols), probes))  # noqa: B023 - all done before the next
+    return list(cells.values())
 
 
-def _cell(source: Probe, destination: Probe) -> Cell:
+def _check(source: Probe, destination: Probe, protocols: Sequence[str]) -> list[Outcome]:
     outcomes = []
     for address in destination.member.addresses:
         suffix = "6" if family_of(address) == family_of("::") else "4"
-        for protocol in PROTOCOLS:
+        for protocol in protocols:
             answer = source.ask("check", way=protocol, address=address, limit_s=LIMIT_S, bytes=TRANSFER_BYTES)
             detail = answer["detail"]
             if answer["ok"] and answer["answered_by"] not in ("", destination.token.hex()):
                 detail = f"{address} was answered by another endpoint than {destination.member}"
             outcomes.append(Outcome(protocol + suffix, answer["ms"], detail))
-    return Cell(source.member, destination.member, tuple(outcomes))
+    return outcomes
