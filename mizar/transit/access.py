@@ -27,12 +27,18 @@ class UnixListen:
 
     path: Path
 
+    def __str__(self) -> str:
+        return f"unix://{self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class TcpListen:
     """A TCP address, `host:port` as gRPC writes it."""
 
     target: str
+
+    def __str__(self) -> str:
+        return self.target
 
 
 def parse_listen(text: str) -> UnixListen | TcpListen:

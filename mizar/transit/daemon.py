@@ -70,7 +70,7 @@ def _own(options: Options) -> tuple[Interface, bytes]:
     with Netlink() as netlink:
         uplink = interfaces.get(netlink, options.interface)
         found = interfaces.addresses(netlink, uplink.index)
-    if len(uplink.mac) != 6:
+    if len(uplink.mac) != 6 or not any(uplink.mac):
         raise InvalidError(f"{uplink.name} has no Ethernet address and cannot be a droplet; choose another interface")
     if options.address is not None:
         if options.address not in [one.ip for one in found]:
@@ -160,7 +160,7 @@ async def _until_told(servicer: Servicer, options: Options, ledger: Ledger, hub:
     watching.add_done_callback(lambda _: told.set())
     listener = server.make(servicer, options)
     await listener.start()
-    event(_log, logging.INFO, "listening", on=options.listen or options.listening, instance=options.instance)
+    event(_log, logging.INFO, "listening", on=options.listening, instance=options.instance)
     await told.wait()
     if not watching.done():
         watching.cancel()

@@ -73,7 +73,7 @@ def make(servicer: Servicer, options: Options) -> grpc.aio.Server:
         elif secured is not None:
             server.add_secure_port(listen.target, secured)
     except RuntimeError as error:
-        raise MizarError(f"cannot listen on {options.listen or listen}: {error}") from error
+        raise MizarError(f"cannot listen on {listen}: {error}") from error
     finally:
         os.umask(before)
     return server
