@@ -43,6 +43,15 @@ class VpcEntry:
         """Names this entry among all entries of a droplet."""
         return (1, self.vni)
 
+    @property
+    def members(self) -> tuple[bytes, ...]:
+        """The hop set: its dividers."""
+        return self.dividers
+
+    def among(self, members: tuple[bytes, ...]) -> VpcEntry:
+        """The same VPC with other members."""
+        return replace(self, dividers=members)
+
     def same(self, other: Entry) -> bool:
         """Whether a droplet that holds `other` needs no change to hold this."""
         return isinstance(other, VpcEntry) and self.vni == other.vni and set(self.dividers) == set(other.dividers)
@@ -71,6 +80,15 @@ class NetworkEntry:
     def key(self) -> tuple[int, int, int]:
         """Names this entry among all entries of a droplet."""
         return (2, self.vni, self.id)
+
+    @property
+    def members(self) -> tuple[bytes, ...]:
+        """The hop set: its bouncers."""
+        return self.bouncers
+
+    def among(self, members: tuple[bytes, ...]) -> NetworkEntry:
+        """The same network with other members."""
+        return replace(self, bouncers=members)
 
     def same(self, other: Entry) -> bool:
         """Whether a droplet that holds `other` needs no change to hold this."""

@@ -8,11 +8,13 @@ a droplet that does not know yet, or no longer, what to do with it: see `Wave`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from mizar.planner.entries import Entry, Key
+from mizar.planner.entries import Entry, Key, NetworkEntry, VpcEntry
+
+HopSet = NetworkEntry | VpcEntry
 
 
 class Wave(IntEnum):
@@ -53,42 +55,108 @@ class Step:
         return self.action is Action.DELETE
 
 
-class Plan:
-    """Steps that wait to be done. Later steps replace what they make superfluous, so that its size stays bounded.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one droplet holds of one entry, before and after: None where it does not. They are not equal."""
 
-    Holds no history: steps of several changes may be added while earlier plans are under way. An entry that goes
-    and another that takes over its addresses or numbers must not be in one plan: the store gives a number free only
-    when its delete is done.
+    droplet: str
+    address: bytes
+    """Of the droplet itself: tells whether it is a member of a hop set."""
+    before: Entry | None
+    after: Entry | None
+
+    @property
+    def key(self) -> Key:
+        """Names the entry among all entries of the droplet."""
+        entry = self.before or self.after
+        assert entry is not None
+        return entry.key
+
+
+class Plan:
+    """Changes that wait to be carried out, and the steps that do it.
+
+    Several changes of one entry become one, from the first's before to the last's after, so that a plan does not grow
+    with changes that replace one another. Plans are carried out one after the other. An entry that goes and another
+    that takes over its addresses or numbers must not be in one plan: the store gives a number free only when its
+    delete is done.
     """
 
-    def __init__(self, steps: Iterable[Step] = ()) -> None:
-        self._waves: dict[Wave, dict[str, dict[Key, Step]]] = {wave: {} for wave in Wave}
-        self.add(steps)
+    def __init__(self, changes: Iterable[Change] = ()) -> None:
+        self._changes: dict[tuple[str, Key], Change] = {}
+        self.add(changes)
 
-    def add(self, steps: Iterable[Step]) -> None:
-        """Adds the steps of one change, after those of all changes before."""
-        for step in steps:
-            key = step.entry.key
-            # What an earlier change wanted of this entry in this wave or a later one would undo the newer wish.
-            for wave in range(step.wave, Wave.FORGET + 1):
-                waiting = self._waves[Wave(wave)].get(step.droplet, {})
-                earlier = waiting.pop(key, None)
-                if earlier and wave == step.wave and earlier.action is Action.ADD and not step.delete:
-                    step = replace(step, action=Action.ADD)
-                if earlier and not waiting:
-                    del self._waves[Wave(wave)][step.droplet]
-            self._waves[step.wave].setdefault(step.droplet, {})[key] = step
+    def add(self, changes: Iterable[Change]) -> None:
+        """Adds changes, after those that wait already."""
+        for change in changes:
+            place = change.droplet, change.key
+            earlier = self._changes.pop(place, None)
+            if earlier is not None:
+                change = replace(change, before=earlier.before)
+            if change.before != change.after:
+                self._changes[place] = change
 
     def __bool__(self) -> bool:
-        return any(self._waves.values())
+        return bool(self._changes)
 
     def waves(self) -> list[tuple[Wave, Mapping[str, list[Step]]]]:
         """The waves that have anything to do, in order; for each droplet (by name) its steps in order."""
+        sets = self._hop_sets()
+        steps: dict[Wave, dict[str, list[Step]]] = {wave: {} for wave in Wave}
+        for change in self._changes.values():
+            for step in self._steps(change, sets):
+                steps[step.wave].setdefault(step.droplet, []).append(step)
         return [
-            (wave, {droplet: in_order(steps.values()) for droplet, steps in droplets.items()})
-            for wave, droplets in self._waves.items()
+            (wave, {droplet: in_order(own) for droplet, own in droplets.items()})
+            for wave, droplets in steps.items()
             if droplets
         ]
+
+    def _hop_sets(self) -> dict[Key, tuple[HopSet | None, HopSet | None]]:
+        """Each hop set that changes, before and after: None when it is new, or goes, everywhere."""
+        sets: dict[Key, tuple[HopSet | None, HopSet | None]] = {}
+        for (_, key), change in self._changes.items():
+            before, after = sets.get(key, (None, None))
+            if isinstance(change.before, HopSet):
+                before = change.before
+            if isinstance(change.after, HopSet):
+                after = change.after
+            if before or after:
+                sets[key] = before, after
+        return sets
+
+    def _steps(self, change: Change, sets: Mapping[Key, tuple[HopSet | None, HopSet | None]]) -> Iterator[Step]:
+        name, before, after = change.droplet, change.before, change.after
+        old, new = sets.get(change.key, (None, None))
+        if before is None and after is not None:
+            if not isinstance(after, HopSet) or old is None or old == after:
+                yield Step(name, Wave.LEARN, after)
+                return
+            # The hop set changes as well: until its new members are ready, this droplet uses the old ones.
+            usable = tuple(member for member in old.members if self._knows(change, member))
+            yield Step(name, Wave.LEARN, after.among(usable))
+            yield Step(name, Wave.JOIN if change.address in after.members else Wave.POINT, after, Action.CHANGE)
+        elif before is not None and after is None:
+            leaves = isinstance(before, HopSet) and change.address in before.members
+            if leaves and new is not None and not self._goes(change):
+                yield Step(name, Wave.LEAVE, new, Action.CHANGE)
+            yield Step(name, Wave.FORGET, before, Action.DELETE)
+        elif after is not None:
+            wave = Wave.POINT
+            if isinstance(before, HopSet) and isinstance(after, HopSet):
+                was, will_be = change.address in before.members, change.address in after.members
+                wave = Wave.POINT if was == will_be else Wave.JOIN if will_be else Wave.LEAVE
+            yield Step(name, wave, after, Action.CHANGE)
+
+    def _knows(self, change: Change, member: bytes) -> bool:
+        """Whether the droplet knows a member of an old hop set: a droplet of this plan never knew one that goes."""
+        itself = self._changes.get((change.droplet, (0, change.address)))
+        return itself is None or (change.droplet, (0, member)) in self._changes
+
+    def _goes(self, change: Change) -> bool:
+        """Whether the droplet itself goes: it need not hear of new members, nor does it know them."""
+        itself = self._changes.get((change.droplet, (0, change.address)))
+        return itself is not None and itself.after is None
 
 
 def in_order(steps: Iterable[Step]) -> list[Step]:

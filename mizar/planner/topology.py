@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each droplet must hold: the in-memory model of all objects, fed with facts, answering with steps.
+"""What each droplet must hold: the in-memory model of all objects, fed with facts, answering with changes.
 
 Called by the manager, which owns one and feeds it in the order of the store's changes. Pure: no I/O, no clock, no
 choice of members (that is `placement`). Incremental: putting or removing an endpoint costs O(bouncers of its
@@ -20,14 +20,14 @@ from collections.abc import Collection, Iterable, Iterator
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, VpcFact
-from mizar.planner.plan import Action, Step, Wave, in_order
+from mizar.planner.plan import Change
 from mizar.planner.records import DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
 
 
 class Topology:
     """All facts, and from them every droplet's tables.
 
-    Every put is idempotent: putting the same fact again gives no steps. A method that raises changes nothing:
+    Every put is idempotent: putting the same fact again gives no changes. A method that raises changes nothing:
     NotFoundError when a fact refers to one that is not there, ConflictError when one that goes is still referred to
     or something that cannot change would, InvalidError when a droplet without a daemon would be a member.
     """
@@ -40,68 +40,62 @@ class Topology:
 
     # ---- droplets
 
-    def put_droplet(self, fact: DropletFact) -> list[Step]:
+    def put_droplet(self, fact: DropletFact) -> list[Change]:
         """A droplet comes; or one that is not in use gets or loses its daemon. All learn it, and it learns all."""
         present = self._droplets.get(fact.name)
         if self._names.get(fact.address, fact.name) != fact.name:
             raise ConflictError(f"droplet {self._names[fact.address]} has the address of droplet {fact.name}")
-        if present is None:
-            entry = DropletEntry(fact.address, fact.name)
-            others = [name for name, droplet in self._droplets.items() if droplet.fact.daemon]
-            self._droplets[fact.name] = DropletRecord(fact, entry)
-            self._names[fact.address] = fact.name
-            steps = [_add(name, entry) for name in others]
-        elif present.fact.address != fact.address:
-            raise ConflictError(f"the address of droplet {fact.name} cannot change")
-        else:
+        if present is not None:
+            if present.fact.address != fact.address:
+                raise ConflictError(f"the address of droplet {fact.name} cannot change")
             if present.fact.daemon == fact.daemon:
                 return []
             _refuse_in_use(present)
-            present.fact, steps = fact, []
-        if fact.daemon:
-            steps.extend(_add(fact.name, entry) for entry in self.desired_for(fact.name))
-        return steps
+            present.fact = fact
+            return self._told(self._change(fact.name, None, other.entry) for other in self._droplets.values())
+        self._names[fact.address] = fact.name
+        record = self._droplets[fact.name] = DropletRecord(fact, DropletEntry(fact.address, fact.name))
+        changes = [self._change(name, None, record.entry) for name in self._droplets if name != fact.name]
+        changes.extend(self._change(fact.name, None, other.entry) for other in self._droplets.values())
+        return self._told(changes)
 
-    def remove_droplet(self, name: str) -> list[Step]:
+    def remove_droplet(self, name: str) -> list[Change]:
         """A droplet goes, that is no member of anything and hosts nothing: it and all others forget each other."""
-        droplet = self._droplet(name)
-        _refuse_in_use(droplet)
-        steps = [_delete(other, droplet.entry) for other in self._droplets if other != name]
-        steps.extend(_delete(name, other.entry) for other in self._droplets.values())
-        steps = self._told(steps)
+        record = self._droplet(name)
+        _refuse_in_use(record)
+        changes = [self._change(other, record.entry, None) for other in self._droplets if other != name]
+        changes.extend(self._change(name, other.entry, None) for other in self._droplets.values())
+        changes = self._told(changes)
         del self._droplets[name]
-        del self._names[droplet.fact.address]
-        return steps
+        del self._names[record.fact.address]
+        return changes
 
     # ---- VPCs
 
-    def put_vpc(self, fact: VpcFact) -> list[Step]:
+    def put_vpc(self, fact: VpcFact) -> list[Change]:
         """A VPC comes, or its dividers change."""
         entry = VpcEntry(fact.vni, self._addresses(fact.dividers))
         vpc = self._vpcs.get(fact.vni)
-        fresh = vpc is None
         if vpc is None:
             vpc = self._vpcs[fact.vni] = VpcRecord(VpcFact(fact.vni, ()), VpcEntry(fact.vni, ()))
-        old = vpc.fact.dividers
-        come = [name for name in fact.dividers if name not in old]
-        gone = [name for name in old if name not in fact.dividers]
-        if not come and not gone:
+        old, old_entry = vpc.fact.dividers, vpc.entry
+        moving = set(old) ^ set(fact.dividers)
+        if not moving:
             return []
-        touched: list[VpcRecord | NetworkRecord] = [vpc, *vpc.networks.values()]
-        before = [_holders(record, (*come, *gone)) for record in touched]
-        told = _holders(vpc, (*vpc.users, *old)) | set(() if fresh else come)
-        first = entry if fresh else vpc.entry
+        before = {*vpc.users, *old}
+        networks_before = [_holders(network, moving) for network in vpc.networks.values()]
         vpc.fact, vpc.entry = fact, entry
-        for name in come:
-            self._droplets[name].divides[fact.vni] = vpc
-        for name in gone:
-            del self._droplets[name].divides[fact.vni]
-        steps = list(_change(entry, told, come, gone))
-        for record, held in zip(touched, before, strict=True):
-            steps.extend(_hold(first if record is vpc else record.entry, held, _holders(record, (*come, *gone))))
-        return self._told(steps)
+        for name in moving:
+            if name in old:
+                del self._droplets[name].divides[fact.vni]
+            else:
+                self._droplets[name].divides[fact.vni] = vpc
+        changes = self._shift(old_entry, before, entry, {*vpc.users, *fact.dividers})
+        for network, held in zip(vpc.networks.values(), networks_before, strict=True):
+            changes.extend(self._shift(network.entry, held, network.entry, _holders(network, moving)))
+        return self._told(changes)
 
-    def remove_vpc(self, vni: int) -> list[Step]:
+    def remove_vpc(self, vni: int) -> list[Change]:
         """A VPC without networks goes."""
         vpc = self._vpc(vni)
         if vpc.networks:
@@ -109,64 +103,63 @@ class Topology:
         for name in vpc.fact.dividers:
             del self._droplets[name].divides[vni]
         del self._vpcs[vni]
-        return self._told(_delete(name, vpc.entry) for name in vpc.fact.dividers)
+        return self._told(self._change(name, vpc.entry, None) for name in vpc.fact.dividers)
 
     # ---- networks
 
-    def put_network(self, fact: NetworkFact) -> list[Step]:
+    def put_network(self, fact: NetworkFact) -> list[Change]:
         """A network comes, or its bouncers change."""
         vpc = self._vpc(fact.vni)
         entry = NetworkEntry(fact.vni, fact.id, fact.prefixes, self._addresses(fact.bouncers))
         network = vpc.networks.get(fact.id)
-        fresh = network is None
         if network is None:
+            before: set[str] = set()
             network = NetworkRecord(NetworkFact(fact.vni, fact.id, fact.prefixes, ()), entry, vpc)
             vpc.networks[fact.id] = network
         elif network.fact.prefixes != fact.prefixes:
             raise ConflictError(f"the prefixes of network {fact.id} of VPC {fact.vni} cannot change")
-        old = network.fact.bouncers
-        come = [name for name in fact.bouncers if name not in old]
-        gone = [name for name in old if name not in fact.bouncers]
-        if not fresh and not come and not gone:
-            return []
-        moving = {*come, *gone, *(vpc.fact.dividers if fresh else ())}
-        before = set() if fresh else _holders(network, moving)
+        else:
+            before = {*network.hosts, *network.fact.bouncers, *vpc.fact.dividers}
+        old, old_entry = network.fact.bouncers, network.entry
+        moving = set(old) ^ set(fact.bouncers)
         vpc_before = _holders(vpc, moving)
-        told = set() if fresh else _holders(network, {*network.hosts, *vpc.fact.dividers, *old}) | set(come)
-        first = entry if fresh else network.entry
         network.fact, network.entry = fact, entry
-        for name in come:
-            vpc.use(name)
-            self._droplets[name].bounces[network.key] = network
-        for name in gone:
-            vpc.leave(name)
-            del self._droplets[name].bounces[network.key]
-        steps = list(_hold(vpc.entry, vpc_before, _holders(vpc, moving)))
-        steps.extend(_change(entry, told, come, gone))
-        steps.extend(_hold(first, before, _holders(network, moving)))
-        for endpoint in network.endpoints.values():
-            remote = endpoint.entry
-            steps.extend(_add(name, remote) for name in come if name != endpoint.fact.host)
-            steps.extend(_delete(name, remote) for name in gone if name != endpoint.fact.host)
-        return self._told(steps)
+        for name in moving:
+            if name in old:
+                vpc.leave(name)
+                del self._droplets[name].bounces[network.key]
+            else:
+                vpc.use(name)
+                self._droplets[name].bounces[network.key] = network
+        changes = self._shift(vpc.entry, vpc_before, vpc.entry, _holders(vpc, moving))
+        after = {*network.hosts, *fact.bouncers, *vpc.fact.dividers}
+        changes.extend(self._shift(old_entry, before, entry, after))
+        for name in moving:
+            for endpoint in network.endpoints.values():
+                if endpoint.fact.host != name:
+                    remote = endpoint.entry
+                    changes.append(
+                        self._change(name, remote, None) if name in old else self._change(name, None, remote)
+                    )
+        return self._told(changes)
 
-    def remove_network(self, vni: int, network_id: int) -> list[Step]:
+    def remove_network(self, vni: int, network_id: int) -> list[Change]:
         """A network without endpoints goes."""
         vpc, network = self._vpc(vni), self._network(vni, network_id)
         if network.endpoints:
             raise ConflictError(f"network {network_id} of VPC {vni} still has {len(network.endpoints)} endpoints")
-        steps = [_delete(name, network.entry) for name in {*network.fact.bouncers, *vpc.fact.dividers}]
-        for name in network.fact.bouncers:
+        bouncers = network.fact.bouncers
+        changes = self._shift(network.entry, {*bouncers, *vpc.fact.dividers}, network.entry, ())
+        for name in bouncers:
             vpc.leave(name)
-            del self._droplets[name].bounces[vni, network_id]
-            if not vpc.held_by(name):
-                steps.append(_delete(name, vpc.entry))
+            del self._droplets[name].bounces[network.key]
+        changes.extend(self._shift(vpc.entry, bouncers, vpc.entry, _holders(vpc, bouncers)))
         del vpc.networks[network_id]
-        return self._told(steps)
+        return self._told(changes)
 
     # ---- endpoints
 
-    def put_endpoint(self, fact: EndpointFact) -> list[Step]:
+    def put_endpoint(self, fact: EndpointFact) -> list[Change]:
         """An endpoint comes, or its tunnel protocol, MAC or workload changes."""
         host = self._droplet(fact.host)
         network = self._network(fact.vni, fact.network_id)
@@ -177,57 +170,54 @@ class Topology:
             return self._change_endpoint(present, fact, entry, local)
         endpoint = EndpointRecord(fact, entry, local, network)
         vpc = network.vpc
-        steps = []
-        if not vpc.held_by(fact.host):
-            steps.append(_add(fact.host, vpc.entry))
-        if not network.held_by(fact.host):
-            steps.append(_add(fact.host, network.entry))
-        if not network.hosts[fact.host]:
+        here = (fact.host,)
+        vpc_before, before = _holders(vpc, here), _holders(network, here)
+        if fact.host not in network.hosts:
             vpc.use(fact.host)
         network.hosts[fact.host] += 1
         network.endpoints[fact.uid] = self._endpoints[fact.uid] = host.hosts[fact.uid] = endpoint
-        steps.extend(_add(name, entry) for name in network.fact.bouncers if name != fact.host)
+        changes = self._shift(vpc.entry, vpc_before, vpc.entry, here)
+        changes.extend(self._shift(network.entry, before, network.entry, here))
+        changes.extend(self._change(name, None, entry) for name in network.fact.bouncers if name != fact.host)
         if local:
-            steps.append(_add(fact.host, local))
-        return self._told(steps)
+            changes.append(self._change(fact.host, None, local))
+        return self._told(changes)
 
     def _change_endpoint(
         self, present: EndpointRecord, fact: EndpointFact, entry: EndpointEntry, local: LocalEntry | None
-    ) -> list[Step]:
+    ) -> list[Change]:
         old = present.fact
         if (old.vni, old.network_id, old.addresses, old.host, old.workload is None) != (
             fact.vni, fact.network_id, fact.addresses, fact.host, fact.workload is None,
         ):  # fmt: skip
             raise ConflictError(f"network, addresses and droplet of endpoint {fact.uid} cannot change")
-        steps: list[Step] = []
+        changes: list[Change] = []
         if entry != present.entry:
             bouncers = present.network.fact.bouncers
-            steps.extend(Step(name, Wave.POINT, entry, Action.CHANGE) for name in bouncers if name != fact.host)
-        if local and local != present.local:
-            steps.append(Step(fact.host, Wave.POINT, local, Action.CHANGE))
+            changes.extend(self._change(name, present.entry, entry) for name in bouncers if name != fact.host)
+        if local != present.local:
+            changes.append(self._change(fact.host, present.local, local))
         present.fact, present.entry, present.local = fact, entry, local
-        return self._told(steps)
+        return self._told(changes)
 
-    def remove_endpoint(self, uid: str) -> list[Step]:
+    def remove_endpoint(self, uid: str) -> list[Change]:
         """An endpoint goes."""
         endpoint = self._endpoints.pop(uid, None)
         if endpoint is None:
             raise NotFoundError(f"no endpoint {uid}")
         host, network = endpoint.fact.host, endpoint.network
-        vpc = network.vpc
+        vpc, here = network.vpc, (host,)
         del self._droplets[host].hosts[uid], network.endpoints[uid]
-        steps = [_delete(name, endpoint.entry) for name in network.fact.bouncers if name != host]
+        changes = [self._change(name, endpoint.entry, None) for name in network.fact.bouncers if name != host]
         if endpoint.local:
-            steps.append(_delete(host, endpoint.local))
+            changes.append(self._change(host, endpoint.local, None))
         network.hosts[host] -= 1
         if not network.hosts[host]:
             del network.hosts[host]
             vpc.leave(host)
-            if not network.held_by(host):
-                steps.append(_delete(host, network.entry))
-            if not vpc.held_by(host):
-                steps.append(_delete(host, vpc.entry))
-        return self._told(steps)
+            changes.extend(self._shift(network.entry, here, network.entry, _holders(network, here)))
+            changes.extend(self._shift(vpc.entry, here, vpc.entry, _holders(vpc, here)))
+        return self._told(changes)
 
     # ---- all of it
 
@@ -249,7 +239,7 @@ class Topology:
         yield from (e.local for e in me.hosts.values() if e.local)
 
     def load(self, facts: Iterable[Fact]) -> None:
-        """Takes facts in the order of dependence without giving steps: for the start of a manager."""
+        """Takes facts in the order of dependence without giving changes: for the start of a manager."""
         for fact in facts:
             if isinstance(fact, DropletFact):
                 self.put_droplet(fact)
@@ -282,9 +272,22 @@ class Topology:
             raise InvalidError(f"droplets without a daemon cannot be members of a hop set: {', '.join(foreign)}")
         return tuple(sorted(droplet.fact.address for droplet in droplets))
 
-    def _told(self, steps: Iterable[Step]) -> list[Step]:
-        """The steps of droplets that can be told, in order."""
-        return in_order(step for step in steps if self._droplets[step.droplet].fact.daemon)
+    def _change(self, name: str, before: Entry | None, after: Entry | None) -> Change:
+        return Change(name, self._droplets[name].fact.address, before, after)
+
+    def _shift(self, old: Entry, before: Collection[str], new: Entry, after: Collection[str]) -> list[Change]:
+        """The changes between `old` being held by exactly `before` and `new` by exactly `after`."""
+        changes = [self._change(name, old, None) for name in before if name not in after]
+        for name in after:
+            if name not in before:
+                changes.append(self._change(name, None, new))
+            elif old != new:
+                changes.append(self._change(name, old, new))
+        return changes
+
+    def _told(self, changes: Iterable[Change]) -> list[Change]:
+        """The changes of droplets that can be told."""
+        return [change for change in changes if self._droplets[change.droplet].fact.daemon]
 
 
 def _refuse_in_use(droplet: DropletRecord) -> None:
@@ -296,24 +299,3 @@ def _refuse_in_use(droplet: DropletRecord) -> None:
 
 def _holders(record: VpcRecord | NetworkRecord, names: Iterable[str]) -> set[str]:
     return {name for name in names if record.held_by(name)}
-
-
-def _add(droplet: str, entry: Entry) -> Step:
-    return Step(droplet, Wave.LEARN, entry)
-
-
-def _delete(droplet: str, entry: Entry) -> Step:
-    return Step(droplet, Wave.FORGET, entry, Action.DELETE)
-
-
-def _hold(entry: Entry, before: Collection[str], after: Collection[str]) -> Iterator[Step]:
-    """Steps after which exactly `after` hold an entry that exactly `before` held."""
-    yield from (_add(name, entry) for name in after if name not in before)
-    yield from (_delete(name, entry) for name in before if name not in after)
-
-
-def _change(entry: Entry, holders: Iterable[str], come: Collection[str], gone: Collection[str]) -> Iterator[Step]:
-    """Tells holders of an entry of its new members: those that come before the rest, those that are gone after it."""
-    for name in holders:
-        wave = Wave.JOIN if name in come else Wave.LEAVE if name in gone else Wave.POINT
-        yield Step(name, wave, entry, Action.CHANGE)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from mizar.planner.entries import DropletEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
 from mizar.planner.facts import VpcFact
-from mizar.planner.plan import Action, Plan, Step, Wave, diff, in_order
+from mizar.planner.plan import Action, Change, Plan, Step, Wave, diff, in_order
 from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Droplet
 from tests.unit.planner.test_waves import worlds
 from tests.unit.planner.world import World, droplet, endpoint, network
 
-D1, D2 = (DropletEntry(droplet(name).address, name) for name in ("d1", "d2"))
+D1, D2, D3, D4 = (DropletEntry(droplet(name).address, name) for name in ("d1", "d2", "d3", "d4"))
 
 
 @examples(60)
@@ -75,44 +75,85 @@ def test_a_local_endpoint_with_an_mtu_of_its_own_choice_is_as_desired() -> None:
     world.topology.put_droplet(droplet("d1"))
     world.topology.put_vpc(VpcFact(1, ()))
     world.topology.put_network(network(1, 1, ()))
-    local = world.topology.put_endpoint(endpoint(1, 1, 0, "d1"))[-1].entry
+    local = world.topology.put_endpoint(endpoint(1, 1, 0, "d1"))[-1].after
     assert isinstance(local, LocalEntry)
     chosen = replace(local, mtu=1450)
     assert diff("d1", [local], [chosen]) == []
     assert [step.action for step in diff("d1", [chosen], [local])] == [Action.CHANGE]
 
 
-def test_a_delete_is_forgotten_when_the_entry_is_wanted_again() -> None:
-    plan = Plan([Step("d1", Wave.FORGET, D2, Action.DELETE)])
-    plan.add([Step("d1", Wave.LEARN, D2)])
-    assert plan.waves() == [(Wave.LEARN, {"d1": [Step("d1", Wave.LEARN, D2)]})]
+def change(before: Entry | None, after: Entry | None, droplet: DropletEntry = D1) -> Change:
+    return Change(droplet.name, droplet.address, before, after)
 
 
-def test_a_change_of_what_is_still_new_stays_new() -> None:
-    """An endpoint that waits to be added must not come after what refers to it, only because it changed."""
-    old, new = VpcEntry(1, ()), VpcEntry(1, (D1.address,))
-    plan = Plan([Step("d1", Wave.LEARN, old)])
-    plan.add([Step("d1", Wave.LEARN, new, Action.CHANGE)])
-    assert plan.waves() == [(Wave.LEARN, {"d1": [Step("d1", Wave.LEARN, new)]})]
-
-
-def test_an_add_and_its_delete_both_stay_because_the_add_may_be_under_way() -> None:
-    plan = Plan([Step("d1", Wave.LEARN, D2)])
-    plan.add([Step("d1", Wave.FORGET, D2, Action.DELETE)])
-    assert [(wave, [step.delete for step in droplets["d1"]]) for wave, droplets in plan.waves()] == [
-        (Wave.LEARN, [False]),
-        (Wave.FORGET, [True]),
+def in_brief(plan: Plan) -> list[tuple[Wave, str, Action, Entry]]:
+    return [
+        (wave, name, step.action, step.entry)
+        for wave, droplets in plan.waves()
+        for name, steps in droplets.items()
+        for step in steps
     ]
 
 
-def test_a_plan_does_not_grow_with_changes_that_replace_one_another() -> None:
-    plan = Plan()
-    assert not plan
-    for _ in range(100):
-        plan.add([Step("d1", Wave.POINT, VpcEntry(1, (D1.address,)), Action.CHANGE)])
-        plan.add([Step("d1", Wave.POINT, VpcEntry(1, (D2.address,)), Action.CHANGE)])
+def test_changes_of_one_entry_become_one() -> None:
+    one, two, three = (VpcEntry(1, members) for members in ((), (D2.address,), (D3.address,)))
+    assert in_brief(Plan([change(None, one), change(one, two)])) == [(Wave.LEARN, "d1", Action.ADD, two)]
+    assert in_brief(Plan([change(one, two), change(two, three)])) == [(Wave.POINT, "d1", Action.CHANGE, three)]
+    assert in_brief(Plan([change(one, two), change(two, None)])) == [(Wave.FORGET, "d1", Action.DELETE, one)]
+
+
+def test_changes_that_lead_back_are_none() -> None:
+    plan = Plan([change(D2, None)])
     assert plan
-    assert [len(steps) for _, droplets in plan.waves() for steps in droplets.values()] == [1]
+    plan.add([change(None, D2)])
+    assert not plan
+    assert plan.waves() == []
+    assert not Plan([change(None, D2), change(D2, None)])
+
+
+def test_a_plan_does_not_grow_with_changes_that_replace_one_another() -> None:
+    one, two, three = (VpcEntry(1, members) for members in ((), (D2.address,), (D3.address,)))
+    plan = Plan([change(one, two)])
+    for _ in range(100):
+        plan.add([change(two, three)])
+        plan.add([change(three, two)])
+    assert len(in_brief(plan)) == 1
+
+
+def test_a_new_hop_set_is_told_at_once() -> None:
+    """Nobody sends to its members yet, so that the first endpoint of a network waits for one wave only."""
+    vpc = VpcEntry(1, (D1.address, D2.address))
+    assert [wave for wave, *_ in in_brief(Plan([change(None, vpc), change(None, vpc, D2), change(None, vpc, D3)]))] == [
+        Wave.LEARN
+    ] * 3
+
+
+def test_members_join_before_and_leave_after_all_others_are_told() -> None:
+    """d2 takes the place of d1; d3 is no member; d4, new to the VPC, uses the old member until the new one is ready."""
+    old, new = VpcEntry(1, (D1.address,)), VpcEntry(1, (D2.address,))
+    plan = Plan([change(old, None, D1), change(None, new, D2), change(old, new, D3), change(None, new, D4)])
+    assert in_brief(plan) == [
+        (Wave.LEARN, "d2", Action.ADD, old),
+        (Wave.LEARN, "d4", Action.ADD, old),
+        (Wave.JOIN, "d2", Action.CHANGE, new),
+        (Wave.POINT, "d3", Action.CHANGE, new),
+        (Wave.POINT, "d4", Action.CHANGE, new),
+        (Wave.LEAVE, "d1", Action.CHANGE, new),
+        (Wave.FORGET, "d1", Action.DELETE, old),
+    ]
+
+
+def test_a_new_droplet_is_not_told_of_members_that_it_never_knew() -> None:
+    """d1 goes in the same plan in which d2 comes and takes its place: d2 never hears of d1, nor d1 of d2."""
+    old, new = VpcEntry(1, (D1.address,)), VpcEntry(1, (D2.address,))
+    plan = Plan([change(old, None, D1), change(None, D2, D2), change(None, new, D2), change(D1, None, D1)])
+    assert in_brief(plan) == [
+        (Wave.LEARN, "d2", Action.ADD, D2),
+        (Wave.LEARN, "d2", Action.ADD, VpcEntry(1, ())),
+        (Wave.JOIN, "d2", Action.CHANGE, new),
+        (Wave.FORGET, "d1", Action.DELETE, old),
+        (Wave.FORGET, "d1", Action.DELETE, D1),
+    ]
 
 
 def test_steps_are_ordered_by_wave_then_action_then_dependence() -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError
 from mizar.planner.entries import EndpointEntry, LocalEntry, WorkloadEntry
 from mizar.planner.facts import VpcFact
-from mizar.planner.plan import Plan, Step
+from mizar.planner.plan import Change, Plan
 from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Fabric
 from tests.unit.planner.world import World, droplet, endpoint, network
@@ -47,8 +47,8 @@ class History(RuleBasedStateMachine):
         able = sorted(name for name, fact in self.world.droplets.items() if fact.daemon)
         return tuple(data.draw(st.lists(st.sampled_from(able), unique=True, max_size=3))) if able else ()
 
-    def did(self, steps: list[Step]) -> None:
-        self.plan.add(steps)
+    def did(self, changes: list[Change]) -> None:
+        self.plan.add(changes)
 
     @rule(name=st.sampled_from(NAMES))
     def put_droplet(self, name: str) -> None:
@@ -225,14 +225,11 @@ def test_a_change_of_bouncers_moves_the_entries_of_that_network_alone() -> None:
     world, _ = two_droplets(10)
     world.topology.put_network(network(1, 2, ("d3",)))
     world.topology.put_endpoint(endpoint(1, 2, 0, "d4"))
-    steps = world.topology.put_network(network(1, 1, ("d1", "d3")))
-    moved = [step for step in steps if isinstance(step.entry, EndpointEntry)]
-    assert {
-        (step.droplet, step.delete, step.entry.network_id) for step in moved if isinstance(step.entry, EndpointEntry)
-    } == {
-        ("d3", False, 1),
-        ("d2", True, 1),
-    }
+    changes = world.topology.put_network(network(1, 1, ("d1", "d3")))
+    moved = [(change, change.after or change.before) for change in changes]
+    moved = [(change, entry) for change, entry in moved if isinstance(entry, EndpointEntry)]
+    assert {(change.droplet, change.after is None) for change, _ in moved} == {("d3", False), ("d2", True)}
+    assert {entry.network_id for _, entry in moved if isinstance(entry, EndpointEntry)} == {1}
     assert len(moved) == 20
 
 
@@ -244,8 +241,8 @@ def test_a_droplet_without_a_daemon_is_told_nothing_and_is_no_member() -> None:
         world.topology.put_vpc(VpcFact(1, ("f1",)))
     world.topology.put_vpc(VpcFact(1, ("d1",)))
     world.topology.put_network(network(1, 1, ("d1",)))
-    steps = world.topology.put_endpoint(endpoint(1, 1, 0, "f1"))
-    assert [(step.droplet, type(step.entry)) for step in steps] == [("d1", EndpointEntry)]
+    changes = world.topology.put_endpoint(endpoint(1, 1, 0, "f1"))
+    assert [(change.droplet, type(change.after)) for change in changes] == [("d1", EndpointEntry)]
     assert list(world.topology.desired_for("f1")) == []
 
 
@@ -287,5 +284,5 @@ def test_the_host_of_an_endpoint_that_is_also_its_bouncer_holds_it_once() -> Non
     world.topology.put_droplet(droplet("d1"))
     world.topology.put_vpc(VpcFact(1, ()))
     world.topology.put_network(network(1, 1, ("d1",)))
-    steps = world.topology.put_endpoint(endpoint(1, 1, 0, "d1"))
-    assert [type(step.entry) for step in steps] == [LocalEntry]
+    changes = world.topology.put_endpoint(endpoint(1, 1, 0, "d1"))
+    assert [type(change.after) for change in changes] == [LocalEntry]

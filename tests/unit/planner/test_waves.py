@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mizar.planner.facts import VpcFact
-from mizar.planner.plan import Plan, Step
+from mizar.planner.plan import Change, Plan, Step
 from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Fabric
 from tests.unit.planner.world import World, droplet, endpoint, network
@@ -43,7 +43,7 @@ def worlds(draw: Any) -> tuple[World, Fabric]:
     return world, fabric
 
 
-def change(draw: Any, world: World) -> list[Step]:
+def change(draw: Any, world: World) -> list[Change]:
     """One change of one object. The endpoints that it adds or removes are not in world.endpoints afterwards."""
     what = draw(st.sampled_from(["vpc", "network", "add", "remove", "tunnel"]))
     vni, number = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2]))
@@ -52,7 +52,8 @@ def change(draw: Any, world: World) -> list[Step]:
     if what == "network":
         return world.topology.put_network(replace(world.networks[vni, number], bouncers=draw(members)))
     if what == "add":
-        return world.topology.put_endpoint(endpoint(vni, number, 10 + draw(st.integers(0, 200)), draw(hosts)))
+        world.added += 1
+        return world.topology.put_endpoint(endpoint(vni, number, world.added, draw(hosts)))
     if not world.endpoints:
         return []
     uid = draw(st.sampled_from(sorted(world.endpoints)))

@@ -56,6 +56,8 @@ class World:
     vpcs: dict[int, VpcFact] = field(default_factory=dict)
     networks: dict[tuple[int, int], NetworkFact] = field(default_factory=dict)
     endpoints: dict[str, EndpointFact] = field(default_factory=dict)
+    added: int = 9
+    """Place of the endpoint that was added last, beyond those that a test begins with."""
 
     def expected(self, name: str) -> dict[Key, Entry]:
         """What a droplet must hold, from the sentences at the head of the topology, one loop for each."""
