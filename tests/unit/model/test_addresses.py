@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from mizar.model import addresses
 from mizar.model.addresses import from_mapped, mapped_length, parse_mac, parse_prefix, parse_tenant_prefix, to_mapped
+from tests.unit.planner.budget import examples
 
 
+@examples()
 @given(st.ip_addresses(v=4) | st.ip_addresses(v=6, network="fc00::/7"))
 def test_the_mapped_form_is_16_bytes_and_comes_back(address: addresses.Address) -> None:
     mapped = to_mapped(address.packed)

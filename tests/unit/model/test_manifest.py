@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mizar.model.errors import InvalidError, ManifestErrors
 from mizar.model.manifest import MAX_CHARACTERS, parse_manifests, parse_resource, parse_texts
 from mizar.model.resources import VPC, Tenant, dump
+from tests.unit.planner.budget import examples
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "two-tenants.yaml"
 TENANT = "{apiVersion: mizar/v1, kind: Tenant, metadata: {name: %s}}\n"
@@ -238,6 +239,7 @@ JSON = st.recursive(
 )
 
 
+@examples()
 @given(
     st.fixed_dictionaries(
         {"kind": st.sampled_from(["Lab", "Droplet", "Tenant", "VPC", "Network", "Endpoint"])},
@@ -249,6 +251,7 @@ def test_any_json_is_a_resource_or_a_list_of_problems(document: dict[str, Any]) 
         parse_resource(document)
 
 
+@examples()
 @given(st.text(max_size=200) | st.text(alphabet="{}[]:,-&*!|>'\"#%@` \n\tab1", max_size=60))
 def test_any_text_is_resources_or_a_list_of_problems(text: str) -> None:
     with suppress(ManifestErrors):

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from mizar.model.addresses import ROUTER_MAC, Address, Prefix, gateway_of, is_reserved
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.planner.ipam import allocate, capacity, check_requested, derive_mac
+from tests.unit.planner.budget import examples
 
 SMALL = [ip_network(f"10.0.1.0/{length}") for length in range(26, 31)]
 SMALL += [ip_network(f"fd00::/{length}") for length in range(122, 127)]
 
 
+@examples()
 @given(st.sampled_from(SMALL))
 def test_a_prefix_gives_every_usable_address_once_and_is_then_exhausted(prefix: Prefix) -> None:
     taken: set[Address] = set()
@@ -30,6 +32,7 @@ def test_a_prefix_gives_every_usable_address_once_and_is_then_exhausted(prefix: 
         allocate(prefix, taken.__contains__, cursor=cursor)
 
 
+@examples()
 @given(st.sampled_from(SMALL), st.data())
 def test_the_only_free_address_is_found_from_any_cursor(prefix: Prefix, data: st.DataObject) -> None:
     usable = [address for address in prefix if not is_reserved(prefix, address)]
@@ -84,6 +87,7 @@ def test_a_requested_address_is_given_or_a_conflict() -> None:
         check_requested(prefix, address, lambda _: True)
 
 
+@examples()
 @given(st.text(max_size=64))
 def test_a_mac_is_local_unicast_stable_and_never_the_routers(uid: str) -> None:
     mac = derive_mac(uid)

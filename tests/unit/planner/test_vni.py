@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.planner import vni
 from mizar.planner.vni import LAST_VNI, allocate_network_id, allocate_vni, vpc_identity
+from tests.unit.planner.budget import examples
 
 
+@examples()
 @given(st.sets(st.integers(1, 40)), st.integers(0, 45))
 def test_the_next_free_vni_after_the_cursor(taken: set[int], cursor: int) -> None:
     number = allocate_vni(taken.__contains__, cursor=cursor)
