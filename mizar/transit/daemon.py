@@ -18,6 +18,7 @@ from importlib import metadata
 from ipaddress import IPv4Interface
 
 from mizar.kernel import interfaces
+from mizar.kernel.bpffs import Pins
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.neighbours import Neighbours
 from mizar.kernel.netlink import Netlink
@@ -41,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 def cleanup(options: Options) -> None:
     """Remove what an instance left behind. Raises ConflictError while its daemon runs."""
+    Pins.of(options.instance)  # refuses a name that cannot be one
     with server.locked(options):
         programs.remove(options)
         server.remove_socket(options)
@@ -49,6 +51,7 @@ def cleanup(options: Options) -> None:
 
 def run(options: Options) -> None:
     """Be the daemon of an instance until SIGTERM or SIGINT. Raises MizarError with one sentence when it cannot."""
+    Pins.of(options.instance)  # refuses a name that cannot be one
     with server.locked(options):
         server.check_listening(options)
         uplink, own = _own(options)

@@ -64,21 +64,27 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
 
 
 def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
-    """The chunks of a state, in the order of dependence. `problems`: of local endpoints, by uid. At least one chunk."""
-    yield pb.State(droplets=[droplet(one) for one in held.droplets.values()][:CHUNK])
-    for droplets in _chunks(islice(held.droplets.values(), CHUNK, None)):
-        yield pb.State(droplets=[droplet(one) for one in droplets])
-    for vpcs in _chunks(held.vpcs.values()):
-        yield pb.State(vpcs=[vpc(one) for one in vpcs])
-    for networks in _chunks(held.networks.values()):
-        yield pb.State(networks=[network(one) for one in networks])
-    for endpoints in _chunks(held.remotes()):
-        yield pb.State(endpoints=[endpoint(one) for one in endpoints])
-    for locals_ in _chunks(held.locals.values()):
-        yield pb.State(local_endpoints=[local(one, problems.get(one.wanted.uid, "")) for one in locals_])
+    """The chunks of a state, in the order of dependence, and within a kind in that of the keys; at least one chunk.
+
+    `problems`: of local endpoints, by uid.
+    """
+    whole = False
+    for droplets in _chunks(held.droplets):
+        yield pb.State(droplets=[droplet(held.droplets[key]) for key in droplets])
+        whole = True
+    if not whole:
+        yield pb.State()
+    for vpcs in _chunks(held.vpcs):
+        yield pb.State(vpcs=[vpc(held.vpcs[key]) for key in vpcs])
+    for networks in _chunks(held.networks):
+        yield pb.State(networks=[network(held.networks[key]) for key in networks])
+    for endpoints in _chunks((one.vni, one.addresses) for one in held.remotes()):
+        yield pb.State(endpoints=[endpoint(held.at[vni, addresses[0]]) for vni, addresses in endpoints])
+    for uids in _chunks(held.locals):
+        yield pb.State(local_endpoints=[local(held.locals[uid], problems.get(uid, "")) for uid in uids])
 
 
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(values)
+def _chunks(keys: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(sorted(keys))  # type: ignore[type-var]
     while chunk := list(islice(rest, CHUNK)):
         yield chunk

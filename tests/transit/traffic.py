@@ -22,7 +22,7 @@ def _family(address: str) -> socket.AddressFamily:
 def _checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
+    return int(~(total + (total >> 16)) & 0xFFFF)
 
 
 def ping(namespace: str, address: str, limit_s: float = 1.0) -> int | None:
@@ -41,7 +41,7 @@ def ping(namespace: str, address: str, limit_s: float = 1.0) -> int | None:
             except TimeoutError:
                 return None
             if sender[0] == address and (answer[0] == 129 if v6 else answer[20] == 0):
-                return 0 if v6 else answer[8]
+                return 0 if v6 else int(answer[8])
 
 
 @contextmanager
