@@ -406,7 +406,7 @@ def test_agent_refuses_what_the_kernel_will_not_encapsulate(droplet: Testbed) ->
     assert droplet.counted()["drop", "REWRITE_FAILED"]["packets"] == 1
 
 
-SEPARATE = {"REWRITE_FAILED": "above", "DELIVERY_FAILED": "test_deliver.py"}
+SEPARATE = {"REWRITE_FAILED": "above", "DELIVERY_FAILED": "test_live.py"}
 
 
 def test_every_reason_is_provoked() -> None:
