@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from mizar.model.errors import InvalidError, ManifestErrors
 from mizar.model.manifest import MAX_CHARACTERS, parse_manifests, parse_resource, parse_texts
-from mizar.model.resources import VPC, Tenant, dump
+from mizar.model.resources import KINDS, VPC, Tenant, dump
 from tests.unit.planner.budget import examples
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "two-tenants.yaml"
@@ -269,3 +270,16 @@ def test_status_and_server_fields_may_stand_in_a_manifest() -> None:
     )
     assert parse_resource(dump(vpc)) == vpc
     assert isinstance(parse_manifests(TENANT % "a", "m")[0], Tenant)
+
+
+def test_every_example_of_the_reference_is_right_and_every_kind_and_field_is_in_it() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "manifests.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    resources = parse_texts([(f"example {number}", block) for number, block in enumerate(blocks)])
+    assert {resource.kind for resource in resources} == set(KINDS)
+    for kind in KINDS.values():
+        section = page.split(f"\n## {kind.name}\n")[1].split("\n## ")[0]
+        spec = kind.model.model_fields["spec"].annotation
+        assert spec is not None
+        for name, field in spec.model_fields.items():
+            assert f"`{field.alias or name}" in section, f"{kind.name}: {name}"
