@@ -5,6 +5,7 @@ It is as strict as the contract about order and references, so that a manager th
 Its tables outlive `stop`, as pinned maps outlive a daemon.
 """
 
+# ruff: noqa: N802 - the calls have the names of contracts/transit.proto
 from __future__ import annotations
 
 import asyncio
@@ -103,7 +104,7 @@ class Tables:
 
 
 class FakeDaemon(TransitServicer):
-    """One daemon. `refuse_attach` says, per local endpoint, (error, permanent) or None; `calls` names what was called."""
+    """One daemon. `refuse_attach` gives, per local endpoint, (error, permanent) or None; `calls` is what was called."""
 
     def __init__(self, socket: Path, address: str) -> None:
         self.socket = socket
@@ -203,9 +204,7 @@ class FakeDaemon(TransitServicer):
         yield pb.State(
             endpoints=tables.endpoints.values(),
             local_endpoints=[
-                pb.LocalEndpointState(
-                    local=local, host_interface=f"mz{uid[:8]}", problem=self.problems.get(uid, "")
-                )
+                pb.LocalEndpointState(local=local, host_interface=f"mz{uid[:8]}", problem=self.problems.get(uid, ""))
                 for uid, local in tables.locals.items()
             ],
         )

@@ -116,30 +116,40 @@ def _add_kind(app: FastAPI, manager: Manager, kind: Kind) -> None:
     in_tenant = kind.scope is Scope.TENANT
     path = f"/v1/tenants/{{tenant}}/{kind.plural}/{{name}}" if in_tenant else f"/v1/{kind.plural}/{{name}}"
 
-    def seen(caller: Caller, tenant: str, name: str) -> Ref:
-        ref = Ref(kind.name, tenant, name)
+    def seen(caller: Caller, ref: Ref) -> Ref:
         if not caller.sees(ref):
             raise NotFoundError(Problem("there is no such object", resource=str(ref)))
         return ref
 
-    async def list_objects(
-        caller: Asking, tenant: Annotated[str | None, Query(description="Only this tenant's.")] = None
-    ) -> JSONResponse:
+    def of_tenant(caller: Asking, tenant: str, name: str) -> Ref:
+        return seen(caller, Ref(kind.name, tenant, name))
+
+    def of_cluster(caller: Asking, name: str) -> Ref:
+        return seen(caller, Ref(kind.name, "", name))
+
+    def one_tenant(tenant: Annotated[str | None, Query(description="Only this tenant's.")] = None) -> str | None:
+        return tenant
+
+    def all_tenants() -> None:
+        return None
+
+    ref_of = Depends(of_tenant if in_tenant else of_cluster)
+    tenant_of = Depends(one_tenant if in_tenant else all_tenants)
+
+    async def list_objects(caller: Asking, tenant: str | None = tenant_of) -> JSONResponse:
         return JSONResponse({"items": list(manager.all(kind.name, tenant, caller.sees))})
 
-    async def get_object(caller: Asking, name: str, tenant: str = "") -> JSONResponse:
-        return JSONResponse(manager.get(seen(caller, tenant, name)))
+    async def get_object(ref: Ref = ref_of) -> JSONResponse:
+        return JSONResponse(manager.get(ref))
 
     async def delete_object(
         caller: Asking,
-        name: str,
-        tenant: str = "",
+        ref: Ref = ref_of,
         cascade: Annotated[bool, Query(description="Delete what is inside of it too.")] = False,
         force: Annotated[
             bool, Query(description="A droplet that will never answer again: wait for it no more.")
         ] = False,
     ) -> JSONResponse:
-        ref = seen(caller, tenant, name)
         if caller.tenant is not None and not ref.tenant:
             raise InvalidError(Problem("only an administrator can delete this kind", resource=str(ref)))
         return JSONResponse(manager.delete(ref, cascade=cascade, force=force, visible=caller.sees))

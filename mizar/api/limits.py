@@ -7,6 +7,7 @@ through a name of their own (DNS rebinding); the content type keeps them from po
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,10 +15,7 @@ from mizar.api.problems import body_of
 from mizar.model.errors import Problem
 
 BODY_BYTES = 32 * 2**20
-
-
-class _TooLargeError(Exception):
-    """The body passed the limit while it was read."""
+_TOO_LARGE = f"the body is larger than {BODY_BYTES} bytes"
 
 
 class Limits:
@@ -37,7 +35,7 @@ class Limits:
         if allowed is not None and _host(headers.get(b"host", b"")) not in allowed:
             await _answer(421, "this server is not that host")(scope, receive, send)
         elif not length.isdigit() or int(length) > BODY_BYTES:
-            await _answer(413, f"the body is larger than {BODY_BYTES} bytes")(scope, receive, send)
+            await _answer(413, _TOO_LARGE)(scope, receive, send)
         elif scope["method"] == "POST" and not _is_json(headers.get(b"content-type", b"")):
             await _answer(415, "expected content type application/json")(scope, receive, send)
         else:
@@ -51,13 +49,10 @@ class Limits:
             message = await receive()
             received += len(message.get("body", b""))
             if received > BODY_BYTES:
-                raise _TooLargeError
+                raise HTTPException(413, _TOO_LARGE)
             return message
 
-        try:
-            await self._app(scope, counting, send)
-        except _TooLargeError:
-            await _answer(413, f"the body is larger than {BODY_BYTES} bytes")(scope, receive, send)
+        await self._app(scope, counting, send)
 
 
 def _answer(status: int, message: str) -> JSONResponse:

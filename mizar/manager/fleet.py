@@ -25,7 +25,7 @@ from mizar.model.errors import NotFoundError
 from mizar.model.resources import Droplet
 from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
-from mizar.planner.plan import Plan, Step
+from mizar.planner.plan import Change, Plan, Step
 from mizar.planner.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -110,48 +110,48 @@ class Fleet:
 
         `inside` are objects whose tables follow from it (endpoints take their network's tunnel protocol).
         """
-        steps = self._put(item)
+        changes = self._put(item)
         for child in inside:
-            steps += self._put(child)
-        self.expect(item, steps)
+            changes += self._put(child)
+        self.expect(item, changes)
 
     def remove(self, item: Item) -> None:
         """Takes an object out of what is desired; it then waits for the droplets that have to forget it."""
         fact = fact_of(self._registry, item)
-        steps: list[Step] = []
+        changes: list[Change] = []
         try:
             match fact:
                 case EndpointFact():
-                    steps = self._topology.remove_endpoint(fact.uid)
+                    changes = self._topology.remove_endpoint(fact.uid)
                 case NetworkFact():
-                    steps = self._topology.remove_network(fact.vni, fact.id)
+                    changes = self._topology.remove_network(fact.vni, fact.id)
                 case VpcFact():
-                    steps = self._topology.remove_vpc(fact.vni)
+                    changes = self._topology.remove_vpc(fact.vni)
                 case DropletFact():
-                    steps = self._topology.remove_droplet(fact.name)
+                    changes = self._topology.remove_droplet(fact.name)
         except NotFoundError:
             log.debug("removed_twice object=%s", item.ref)
-        self.expect(item, steps)
+        self.expect(item, changes)
 
     def load(self, items: Iterable[Item]) -> None:
         """Takes all objects of a store, parents first, without steps: the links will compare."""
         for item in items:
             self._put(item)
 
-    def expect(self, item: Item, steps: Sequence[Step], also: Iterable[str] = ()) -> None:
-        """Plans steps that belong to a change of the object, and makes it wait for their droplets."""
+    def expect(self, item: Item, changes: Sequence[Change], also: Iterable[str] = ()) -> None:
+        """Plans what a change of the object asks of droplets, and makes it wait for them."""
         self._serial += 1
-        self._plan.add(steps)
-        for name in {*(step.droplet for step in steps), *also}:
+        self._plan.add(changes)
+        for name in {*(change.droplet for change in changes), *also}:
             item.waiting.add(name)
             waiting = self._waiting.setdefault(name, {})
             waiting.pop(item.uid, None)  # to the end: serial numbers ascend
             waiting[item.uid] = self._serial
-        if steps:
+        if changes:
             self._wake.set()
         self._changed(item)
 
-    def _put(self, item: Item) -> list[Step]:
+    def _put(self, item: Item) -> list[Change]:
         match fact_of(self._registry, item):
             case EndpointFact() as fact:
                 return self._topology.put_endpoint(fact)

@@ -52,4 +52,8 @@ def migrate(connection: sqlite3.Connection, steps: tuple[str, ...] = STEPS) -> N
             f"the database has schema {version}, this version of Mizar knows {len(steps)}; run a newer version"
         )
     for number in range(version, len(steps)):
-        connection.executescript(f"BEGIN IMMEDIATE; {steps[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE; {steps[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+        except sqlite3.Error:
+            connection.rollback()
+            raise

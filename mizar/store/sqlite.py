@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mizar.model.errors import ConflictError, TemporaryError
+from mizar.model.errors import ConflictError, InvalidError, MizarError, TemporaryError
 from mizar.store.protocol import Allocation, Commit, Record
 from mizar.store.schema import migrate
 
@@ -49,7 +49,10 @@ class SqliteStore:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise ConflictError(f"another process uses the database {path}; end it first") from error
             raise TemporaryError(f"the database {path} cannot be opened: {error}") from error
-        except BaseException:
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise InvalidError(f"{path} is no database of Mizar's: {error}") from error
+        except MizarError:
             self._connection.close()
             raise
 

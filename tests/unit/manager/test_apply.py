@@ -35,7 +35,13 @@ async def test_a_refused_apply_tells_every_error_and_stores_nothing(world: World
         )
     found = {(problem.index, problem.field) for problem in caught.value.problems}
     # e1's network was refused in this request: e1 is not blamed for that, only for its droplet.
-    assert found == {(2, "spec.cidrs[0]"), (4, "spec.droplet"), (5, "spec.network"), (5, "spec.droplet"), (6, "metadata.tenant")}
+    assert found == {
+        (2, "spec.cidrs[0]"),
+        (4, "spec.droplet"),
+        (5, "spec.network"),
+        (5, "spec.droplet"),
+        (6, "metadata.tenant"),
+    }
     assert world.phases() == {}
     assert list(world.store.load()) == []
 
@@ -55,7 +61,7 @@ async def test_the_same_object_twice_is_refused(world: World) -> None:
 async def test_a_taken_address_names_its_holder(world: World) -> None:
     """An address belongs to one endpoint of a VPC; the error says to which."""
     world.apply(*world.base("red"), endpoint("red", "e1", "d1", addresses=["10.0.1.9"]))
-    with pytest.raises(ConflictError, match="10.0.1.9 belongs to Endpoint red/e1") as caught:
+    with pytest.raises(ConflictError, match=r"10\.0\.1\.9 belongs to Endpoint red/e1") as caught:
         world.apply(endpoint("red", "e2", "d1", addresses=["10.0.1.9"]))
     assert caught.value.problems[0].field == "spec.addresses[0]"
     with pytest.raises(ConflictError, match="Endpoint red/e3"):
@@ -86,7 +92,7 @@ async def test_a_taken_vni_names_its_holder_to_those_who_may_know(world: World) 
 async def test_a_taken_droplet_address_is_a_conflict(world: World) -> None:
     """Two droplets with one address would be one another's next hop."""
     world.apply(world.droplet("d1"))
-    with pytest.raises(ConflictError, match="172.31.0.11 belongs to Droplet d1"):
+    with pytest.raises(ConflictError, match=r"172\.31\.0\.11 belongs to Droplet d1"):
         world.apply(world.droplet("d2", address="172.31.0.11"))
 
 
@@ -142,7 +148,7 @@ async def test_a_lab_is_not_stored(world: World) -> None:
 
 
 async def test_tcp_daemons_need_certificates(world: World) -> None:
-    """Without certificates a server cannot speak to a daemon over the network, and says so before it stores anything."""
+    """Without certificates a server cannot speak to a daemon over the network; it says so and stores nothing."""
     with pytest.raises(InvalidError, match="--pki"):
         world.apply(world.droplet("d1", daemon="192.0.2.1:7000"))
     assert world.phases() == {}

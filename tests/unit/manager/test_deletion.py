@@ -53,7 +53,7 @@ async def test_an_object_stays_deleting_until_every_droplet_has_forgotten_it(wor
     world.manager.delete(E1)
     with pytest.raises(ConflictError, match="being deleted"):
         world.apply(endpoint("red", "e1", "d2"))
-    with pytest.raises(ConflictError, match="10.0.1.9 belongs to"):
+    with pytest.raises(ConflictError, match=r"10\.0\.1\.9 belongs to"):
         world.apply(endpoint("red", "e2", "d2", addresses=["10.0.1.9"]))
     status = world.status("Endpoint", "e1", "red")
     assert (status["phase"], status["reason"]) == ("Deleting", "Unreachable")
@@ -130,7 +130,7 @@ async def test_a_forced_deletion_survives_a_restart(world: World) -> None:
 
 
 async def test_a_former_bouncer_must_forget_before_a_number_is_free(world: World) -> None:
-    """A droplet that lost its role while it was away still holds the network: its deletion waits, also over restarts."""
+    """A droplet that lost its role while it was away still holds the network: a deletion waits, also over restarts."""
     world.apply(*world.base("red"), network("red", "wide", 2, bouncers=4))
     await world.settled()
     before = set(world.status("Network", "wide", "red")["bouncers"])

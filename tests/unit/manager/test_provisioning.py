@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import ip_address
 
 from mizar.model.resources import Ref
@@ -247,7 +248,8 @@ async def test_members_spread_and_stay(world: World) -> None:
     world.apply(*world.base("red"), *(network("red", f"n{n}", n + 10) for n in numbers))
     await world.settled()
     before = {n: world.status("Network", f"n{n}", "red")["bouncers"] for n in numbers}
-    assert len({name for names in before.values() for name in names}) == 4
+    # Nine groups: no droplet has more than its share and a quarter, which is three.
+    assert max(Counter(name for names in before.values() for name in names).values()) <= 3
     await world.restart()
     assert {n: world.status("Network", f"n{n}", "red")["bouncers"] for n in numbers} == before
     await world.settled()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -116,10 +117,8 @@ async def test_whatever_happens_all_droplets_end_as_desired(world: World, seed: 
             pass  # refused: something is being deleted, or not there
         if dice.random() < 0.4:
             done = held(daemon)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await until(lambda: held(daemon) != done, 0.02)  # noqa: B023 - used before the next turn
-            except TimeoutError:
-                pass
     for daemon in world.daemons.values():
         await daemon.stop()
         await daemon.start()
@@ -132,4 +131,8 @@ async def test_whatever_happens_all_droplets_end_as_desired(world: World, seed: 
         uids = {entry.uid for entry in entries if hasattr(entry, "uid")}
         assert set(daemon.tables.locals) == uids
     known = {record.uid for record in world.store.load()}
-    assert known == {item.uid for kind in ("Droplet", "Tenant", "VPC", "Network", "Endpoint") for item in world.manager._registry.of_kind(kind)}
+    assert known == {
+        item.uid
+        for kind in ("Droplet", "Tenant", "VPC", "Network", "Endpoint")
+        for item in world.manager._registry.of_kind(kind)
+    }

@@ -122,7 +122,9 @@ class World:
     def phases(self) -> dict[str, str]:
         registry = self.manager._registry
         kinds = ("Droplet", "Tenant", "VPC", "Network", "Endpoint")
-        return {str(item.ref): self.manager.show(item)["status"]["phase"] for k in kinds for item in registry.of_kind(k)}
+        return {
+            str(item.ref): self.manager.show(item)["status"]["phase"] for k in kinds for item in registry.of_kind(k)
+        }
 
     async def settled(self) -> None:
         """Waits until everything is provisioned."""

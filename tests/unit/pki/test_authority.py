@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The certificate authority: what it makes, what it never overwrites, and who a certificate says its holder is."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from typer.testing import CliRunner
+
+from mizar.cli.pki import app
+from mizar.model.errors import ConflictError, InvalidError, NotFoundError
+from mizar.pki.authority import initialise, issue
+from mizar.pki.identity import Identity, Role, identity_of
+
+
+def load(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_init_makes_all_and_repeating_changes_nothing(tmp_path: Path) -> None:
+    """Eight files; the second time none is touched."""
+    made = initialise(tmp_path / "pki")
+    assert {path.name for path in made} == {
+        f"{s}.{e}" for s in ("ca", "server", "daemon", "admin") for e in ("crt", "key")
+    }
+    before = {path: path.read_bytes() for path in made}
+    assert initialise(tmp_path / "pki") == []
+    assert {path: path.read_bytes() for path in made} == before
+
+
+def test_init_completes_what_is_missing(tmp_path: Path) -> None:
+    """A whole pair that is missing is made anew from the same authority."""
+    initialise(tmp_path)
+    authority = (tmp_path / "ca.crt").read_bytes()
+    for name in ("admin.crt", "admin.key"):
+        (tmp_path / name).unlink()
+    assert {path.name for path in initialise(tmp_path)} == {"admin.crt", "admin.key"}
+    assert (tmp_path / "ca.crt").read_bytes() == authority
+
+
+@pytest.mark.parametrize("half", ["ca.key", "ca.crt", "server.key"])
+def test_half_a_pair_is_a_conflict(tmp_path: Path, half: str) -> None:
+    """Nothing is overwritten to make a pair whole."""
+    initialise(tmp_path)
+    (tmp_path / half).unlink()
+    with pytest.raises(ConflictError, match="is there but"):
+        initialise(tmp_path)
+
+
+def test_keys_are_the_owners_alone(tmp_path: Path) -> None:
+    """Keys have mode 0600, certificates can be read, the folder is 0700."""
+    made = initialise(tmp_path / "pki")
+    modes = {path.stat().st_mode & 0o777 for path in made if path.suffix == ".key"}
+    assert modes == {0o600}
+    assert (tmp_path / "pki").stat().st_mode & 0o777 == 0o700
+
+
+def test_certificates_are_what_they_should_be(tmp_path: Path) -> None:
+    """ECDSA P-256, signed by the authority, with names, addresses and purposes of their role."""
+    initialise(tmp_path, ["10.0.0.1", "server.example"])
+    authority, server = load(tmp_path / "ca.crt"), load(tmp_path / "server.crt")
+    server.verify_directly_issued_by(authority)
+    key = server.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert isinstance(key.curve, ec.SECP256R1)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert ipaddress.ip_address("10.0.0.1") in names.get_values_for_type(x509.IPAddress)
+    assert {"localhost", "server.example"} <= set(names.get_values_for_type(x509.DNSName))
+    assert not server.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    purposes = {
+        role: set(load(tmp_path / f"{role}.crt").extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        for role in ("daemon", "admin")
+    }
+    # A daemon can only be called, an administrator can only call: neither can pass for the other.
+    assert purposes == {"daemon": {ExtendedKeyUsageOID.SERVER_AUTH}, "admin": {ExtendedKeyUsageOID.CLIENT_AUTH}}
+
+
+def test_identity_travels_in_the_subject(tmp_path: Path) -> None:
+    """Role and name come back from the certificate."""
+    initialise(tmp_path)
+    key, certificate = issue(tmp_path, Identity(Role.TENANT, "red"))
+    assert (key.name, certificate.name) == ("tenant-red.key", "tenant-red.crt")
+    assert identity_of(load(certificate).subject) == Identity(Role.TENANT, "red")
+    with pytest.raises(ConflictError, match="there already"):
+        issue(tmp_path, Identity(Role.TENANT, "red"))
+
+
+@pytest.mark.parametrize("name", ["", "Red", "../evil", "a b", "red,OU=admin", "x" * 64])
+def test_a_name_that_could_be_misread_is_refused(name: str) -> None:
+    """It goes into file names and subjects."""
+    with pytest.raises(InvalidError):
+        Identity(Role.TENANT, name)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(NameOID.COMMON_NAME, "admin")],
+        [(NameOID.ORGANIZATION_NAME, "Other"), (NameOID.ORGANIZATIONAL_UNIT_NAME, "admin"), (NameOID.COMMON_NAME, "a")],
+        [(NameOID.ORGANIZATION_NAME, "Mizar"), (NameOID.ORGANIZATIONAL_UNIT_NAME, "king"), (NameOID.COMMON_NAME, "a")],
+        [
+            (NameOID.ORGANIZATION_NAME, "Mizar"),
+            (NameOID.ORGANIZATIONAL_UNIT_NAME, "tenant"),
+            (NameOID.ORGANIZATIONAL_UNIT_NAME, "admin"),
+            (NameOID.COMMON_NAME, "a"),
+        ],
+    ],
+)
+def test_other_subjects_say_nothing(parts: list[tuple[x509.ObjectIdentifier, str]]) -> None:
+    """A subject that is not exactly ours names nobody, even when it was signed by our authority."""
+    with pytest.raises(InvalidError):
+        identity_of(x509.Name([x509.NameAttribute(oid, value) for oid, value in parts]))
+
+
+def test_issue_needs_an_authority(tmp_path: Path) -> None:
+    """And says how to make one."""
+    with pytest.raises(NotFoundError, match="mizar pki init"):
+        issue(tmp_path, Identity(Role.ADMIN, "me"))
+
+
+def test_the_command_prints_names_and_never_keys(tmp_path: Path) -> None:
+    """Output names the files; a key is only in its file."""
+    first = CliRunner().invoke(app, ["init", str(tmp_path / "pki"), "--host", "10.0.0.1"])
+    second = CliRunner().invoke(app, ["issue", str(tmp_path / "pki"), "--role", "tenant", "--name", "red"])
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "PRIVATE" not in first.output + second.output
+    assert str(tmp_path / "pki" / "tenant-red.crt") in second.output
