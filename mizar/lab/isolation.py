@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from mizar.lab.probes import Member, Probes
 
-SETTLE_LIMIT_S = 5.0
 PAYLOAD_BYTES = 64
 Group = tuple[str, str]
 
@@ -37,8 +36,9 @@ class Isolation:
         return not self.foreign and not self.problems
 
 
-def isolation(probes: Probes, delivered: Callable[[], Mapping[Group, int]]) -> Isolation:
-    """Runs the proof. `delivered` reads how many packets the droplets have delivered in each VPC."""
+def isolation(probes: Probes, delivered: Callable[[], Mapping[Group, int]], limit_s: float) -> Isolation:
+    """Runs the proof. `delivered` reads how many packets the droplets have delivered in each VPC;
+    `limit_s`: how long what is under way may take to arrive."""
     expected, sent = _plan(probes)
     for probe in probes:
         probe.ask("sniff")
@@ -47,12 +47,12 @@ def isolation(probes: Probes, delivered: Callable[[], Mapping[Group, int]]) -> I
     for probe in probes:
         for address in sent[probe.member]:
             probe.ask("send", address=address, count=1, bytes=PAYLOAD_BYTES, icmp=True)
-    missing = _await(probes, expected, before)
+    missing = _await(probes, expected, before, limit_s)
     problems = [f"{hearer} did not hear {source} of its own VPC by {way}" for hearer, way, source in missing]
     hits = Counter(hearer.group for hearer, _, _ in expected)
     # Of two expected (a datagram and an echo request) the second is answered, and the answer is delivered too.
     wanted = {group: hits[group] + hits[group] // 2 for group in {probe.member.group for probe in probes}}
-    problems += _delivered_problems(wanted, delivered_before, delivered)
+    problems += _delivered_problems(wanted, delivered_before, delivered, limit_s)
     return Isolation(
         sent=2 * sum(len(addresses) for addresses in sent.values()),
         expected=len(expected),
@@ -89,12 +89,15 @@ def _plan(probes: Probes) -> tuple[list[tuple[Member, str, Member]], dict[Member
 
 
 def _await(
-    probes: Probes, expected: list[tuple[Member, str, Member]], before: Mapping[Member, Mapping[tuple[str, int], int]]
+    probes: Probes,
+    expected: list[tuple[Member, str, Member]],
+    before: Mapping[Member, Mapping[tuple[str, int], int]],
+    limit_s: float,
 ) -> list[tuple[Member, str, Member]]:
     """Waits until all that is expected was heard; returns what was not within the limit."""
     numbers = {probe.member: number for number, probe in enumerate(probes)}
     wanted = Counter(expected)
-    end = time.monotonic() + SETTLE_LIMIT_S
+    end = time.monotonic() + limit_s
     while True:
         heard = {probe.member: probes.heard(probe) for probe in probes}
         missing = []
@@ -107,10 +110,13 @@ def _await(
 
 
 def _delivered_problems(
-    wanted: Mapping[Group, int], before: Mapping[Group, int], delivered: Callable[[], Mapping[Group, int]]
+    wanted: Mapping[Group, int],
+    before: Mapping[Group, int],
+    delivered: Callable[[], Mapping[Group, int]],
+    limit_s: float,
 ) -> list[str]:
     """Compares what the droplets say that they delivered; the last answers may still be on their way at first."""
-    end = time.monotonic() + SETTLE_LIMIT_S
+    end = time.monotonic() + limit_s
     while True:
         now = delivered()
         problems = [

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from mizar.lab.probes import Member, Probes
 
 PACKETS, PACKET_BYTES = 200, 100
-SETTLE_LIMIT_S = 5.0
 Counts = Mapping[str, Mapping[str, int]]
 """Droplet → counter of the VPC (as in VpcCounters of contracts/transit.proto) → value."""
 
@@ -69,14 +68,19 @@ def longest(paths: Sequence[Path]) -> Path:
 
 
 def follow(
-    probes: Probes, source: Member, destination: Member, roles: Roles, read_counts: Callable[[], Counts]
+    probes: Probes,
+    source: Member,
+    destination: Member,
+    roles: Roles,
+    read_counts: Callable[[], Counts],
+    limit_s: float,
 ) -> Path:
     """Sends the packets, waits until they have arrived, and tells who did what."""
     sender, receiver = probes.of(source), probes.of(destination)
     key = ("sink", list(probes).index(sender))
     heard_before, before = probes.heard(receiver).get(key, 0), read_counts()
     sender.ask("send", address=destination.addresses[0], count=PACKETS, bytes=PACKET_BYTES)
-    end = time.monotonic() + SETTLE_LIMIT_S
+    end = time.monotonic() + limit_s
     while (heard := probes.heard(receiver).get(key, 0) - heard_before) < PACKETS and time.monotonic() < end:
         time.sleep(0.02)
     after = read_counts()

@@ -16,7 +16,6 @@ from mizar.lab.probes import Member, Probe, Probes
 
 DATAGRAMS, STREAMS = ("icmp", "udp"), ("tcp",)
 TRANSFER_BYTES = 3_000_000
-LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,9 @@ def pairs(members: Sequence[Member]) -> list[tuple[Member, Member]]:
     return [(one, other) for one in members for other in members if one != other and one.group == other.group]
 
 
-def matrix(probes: Probes, on_cell: Callable[[Cell], None]) -> list[Cell]:
+def matrix(probes: Probes, on_cell: Callable[[Cell], None], limit_s: float) -> list[Cell]:
     """Fills the matrix; sources work side by side, each through its destinations. `on_cell` is called as cells fill.
+    `limit_s`: how long one answer may take.
 
     Datagrams come first, in all cells: none of them may be lost, which nobody promises beside a dozen bulk transfers.
     """
@@ -74,7 +74,7 @@ def matrix(probes: Probes, on_cell: Callable[[Cell], None]) -> list[Cell]:
         start = members.index(probe.member)
         for other in members[start + 1 :] + members[:start]:  # not all begin with the same destination
             if other.group == probe.member.group:
-                outcomes = _check(probe, probes.of(other), protocols)
+                outcomes = _check(probe, probes.of(other), protocols, limit_s)
                 with lock:
                     cell = cells[probe.member, other]
                     cells[probe.member, other] = cell = cell.with_outcomes(outcomes)
@@ -86,12 +86,12 @@ def matrix(probes: Probes, on_cell: Callable[[Cell], None]) -> list[Cell]:
     return list(cells.values())
 
 
-def _check(source: Probe, destination: Probe, protocols: Sequence[str]) -> list[Outcome]:
+def _check(source: Probe, destination: Probe, protocols: Sequence[str], limit_s: float) -> list[Outcome]:
     outcomes = []
     for address in destination.member.addresses:
         suffix = "6" if family_of(address) == family_of("::") else "4"
         for protocol in protocols:
-            answer = source.ask("check", way=protocol, address=address, limit_s=LIMIT_S, bytes=TRANSFER_BYTES)
+            answer = source.ask("check", way=protocol, address=address, limit_s=limit_s, bytes=TRANSFER_BYTES)
             detail = answer["detail"]
             if answer["ok"] and answer["answered_by"] not in ("", destination.token.hex()):
                 detail = f"{address} was answered by another endpoint than {destination.member}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+import select
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,14 @@ def leftovers(lab: LabName) -> list[str]:
     found += [f"file {path}" for path in (lab.folder, lab.lock) if path.exists()]
     found += [f"file {path}" for path in RUN_FOLDER.glob(f"{lab.instance_prefix}*")]
     return found
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
+    """Returns as soon as the condition holds; fails when it does not within the limit."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        select.select([], [], [], 0.01)
 
 
 def manifests(lab: LabName, text: str = SMALL) -> list[Resource]:

@@ -14,6 +14,7 @@ from mizar.lab.names import LabName
 from mizar.lab.probe import UDP_SINK_PORT
 from mizar.lab.probes import Member, Probes
 from mizar.lab.substrate import ensure_namespace
+from tests.lab.conftest import wait_until
 
 WAYS = ("icmp", "udp", "tcp")
 
@@ -45,7 +46,7 @@ def test_a_check_that_works_names_who_answered(probes: Probes, way: str, address
     answer = ask(probes, way, address)
     assert answer["ok"], answer
     assert answer["answered_by"] == ("" if way == "icmp" else probes[0].token.hex())
-    assert (way, 0) in probes.heard(probes[0])
+    wait_until(lambda: (way, 0) in probes.heard(probes[0]))
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
