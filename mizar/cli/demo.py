@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -36,6 +37,8 @@ def demo(
     """Bring up a lab, send traffic between all endpoints, prove that tenants are apart; exit 1 unless all is well."""
     manifests = read_manifests(filename or [str(EXAMPLE)])
     quiet = output is not Format.TABLE
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: clean up first
+        signal.signal(number, signal.default_int_handler)
     with steps(quiet) as progress:
         screen = QuietScreen(progress) if quiet else TextScreen(progress, stdout())
         result = demos.run(manifests, screen, keep)
