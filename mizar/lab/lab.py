@@ -85,8 +85,9 @@ def down(lab: LabName) -> bool:
         if lab.folder.is_dir():
             shutil.rmtree(lab.folder)
             found = True
-    with contextlib.suppress(OSError):  # another lab's folder keeps it
-        lab.folder.parent.rmdir()
+    for folder in (lab.folder.parent, RUN_FOLDER):
+        with contextlib.suppress(OSError):  # what is not ours keeps it
+            folder.rmdir()
     return found
 
 
