@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon without a kernel: the tables of contracts/transit.proto in memory, behind real gRPC on a unix socket.
+"""A daemon without a kernel: the tables of contracts/transit.proto in memory, behind real gRPC on a unix socket, or on
+loopback with mutual TLS.
 
 It is as strict as the contract about order and references, so that a manager that programs it in the wrong order fails.
 Its tables outlive `stop`, as pinned maps outlive a daemon.
@@ -106,8 +107,10 @@ class Tables:
 class FakeDaemon(TransitServicer):
     """One daemon. `refuse_attach` gives, per local endpoint, (error, permanent) or None; `calls` is what was called."""
 
-    def __init__(self, socket: Path, address: str) -> None:
+    def __init__(self, socket: Path, address: str, credentials: grpc.ServerCredentials | None = None) -> None:
         self.socket = socket
+        self.port = 0
+        self._credentials = credentials
         self.address = address
         self.tables = Tables()
         self.refuse_attach: Callable[[pb.LocalEndpoint], tuple[str, bool] | None] = lambda _: None
@@ -123,13 +126,16 @@ class FakeDaemon(TransitServicer):
 
     @property
     def target(self) -> str:
-        return f"unix://{self.socket}"
+        return f"127.0.0.1:{self.port}" if self._credentials else f"unix://{self.socket}"
 
     async def start(self) -> None:
         self._instance = str(uuid.uuid4())
         self._server = grpc.aio.server()
         add_TransitServicer_to_server(self, self._server)
-        self._server.add_insecure_port(self.target)
+        if self._credentials is None:
+            self._server.add_insecure_port(self.target)
+        else:
+            self.port = self._server.add_secure_port(self.target, self._credentials)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -312,7 +312,8 @@ class Link:
 
 
 def _text(error: grpc.aio.AioRpcError) -> str:
-    return f"{error.code().name}: {error.details()}"
+    # gRPC wraps what the system said in several layers of its own; people need the innermost.
+    return f"{error.code().name}: {(error.details() or '').rpartition('error: ')[2]}"
 
 
 def _stub(channel: grpc.aio.Channel) -> TransitAsyncStub:

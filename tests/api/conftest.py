@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import pytest_asyncio
 
 from mizar.api.client import Client
@@ -50,6 +51,14 @@ class Site:
             key=self.pki / f"{stem}.key",
             timeout_s=10.0,
         )
+
+    def remote_daemon(self, number: int, pki: Path) -> FakeDaemon:
+        """A daemon that is reached over TCP, with the certificates of an authority."""
+        parts = [(pki / name).read_bytes() for name in ("daemon.key", "daemon.crt", "ca.crt")]
+        credentials = grpc.ssl_server_credentials(
+            [(parts[0], parts[1])], root_certificates=parts[2], require_client_auth=True
+        )
+        return FakeDaemon(self.directory / "unused", f"172.31.0.{10 + number}", credentials)
 
     def droplets(self) -> list[dict[str, Any]]:
         return [

@@ -217,3 +217,32 @@ async def test_missing_certificates_are_named(tmp_path: Path) -> None:
     """A folder without certificates ends in a sentence that says how to make them."""
     with pytest.raises(InvalidError, match="mizar pki init"):
         await serve(tmp_path / "db", ["https://127.0.0.1:0"], tmp_path)
+
+
+async def test_daemons_over_tcp_are_reached_with_certificates(site: Site, tmp_path: Path) -> None:
+    """The server shows its certificate and checks the daemon's; one of another authority is never spoken to."""
+    initialise(tmp_path / "other")
+    ours, theirs = site.remote_daemon(3, site.pki), site.remote_daemon(4, tmp_path / "other")
+    for daemon in (ours, theirs):
+        await daemon.start()
+
+    def connect() -> None:
+        with site.client() as client:
+            for name, daemon in (("ours", ours), ("theirs", theirs)):
+                spec = {"address": daemon.address, "daemon": daemon.target}
+                client.apply([{"apiVersion": "mizar/v1", "kind": "Droplet", "metadata": {"name": name}, "spec": spec}])
+            for change in client.watch(10.0):
+                phases = {o["metadata"]["name"]: o["status"] for o in client.list("Droplet")}
+                reason = phases["theirs"]["message"]
+                if phases["ours"]["connected"] and "UNAVAILABLE" in reason and change["type"] != "ready":
+                    break
+            assert not phases["theirs"]["connected"]
+
+    try:
+        await aside(connect)
+        assert ours.tables.droplets
+        assert theirs.tables.empty
+        assert theirs.calls == []
+    finally:
+        for daemon in (ours, theirs):
+            await daemon.stop()
