@@ -38,20 +38,20 @@ static __always_inline bool is_link_local(const void *address)
 	return (*(const word32 *)address & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
-/* The first `bits` of two addresses agree. */
+/* The first `bits` of two addresses agree. Looks at all words: from an early exit, compilers make an index whose bounds the
+ * verifier cannot see. */
 static __always_inline bool same_prefix(const void *a, const void *b, uint32_t bits)
 {
 	const word32 *x = a, *y = b;
+	uint32_t difference = 0;
 
-	for (int i = 0; i < 4; i++, bits -= 32) {
-		if (bits < 32)
-			return !bits || !(bpf_ntohl(x[i] ^ y[i]) >> (32 - bits));
-		if (x[i] != y[i])
-			return false;
-		if (bits == 32)
-			return true;
+	for (uint32_t i = 0; i < 4; i++) {
+		uint32_t begin = i * 32;
+		uint64_t mask = bits <= begin ? 0 : bits >= begin + 32 ? ~0ULL : ~0ULL << (begin + 32 - bits);
+
+		difference |= bpf_ntohl(x[i] ^ y[i]) & (uint32_t)mask;
 	}
-	return true;
+	return !difference;
 }
 
 /* Anti-spoofing: the MAC and address of an IP packet are those that the endpoint was given. */

@@ -309,6 +309,7 @@ struct solicitation {
 	uint32_t bytes;		/* of all of it */
 	uint32_t *target;	/* whose MAC is asked for */
 	uint8_t *source_mac;	/* the sender's claim, NULL when it makes none */
+	void *end;		/* of what may be written */
 };
 
 enum nd_size {
@@ -333,6 +334,7 @@ static __always_inline __must_check enum drop_reason parse_solicitation(struct c
 	found->bytes = ND_MESSAGE_BYTES + cursor->left;
 	found->target = (uint32_t *)(icmp + 8);
 	found->source_mac = NULL;
+	found->end = cursor->end;
 	if (ip->hop_limit != 255 || icmp[0] != ND_SOLICITATION || icmp[1] != 0 || icmp[8] == 0xff)
 		return REASON_ND_MALFORMED;
 	sum += bpf_htonl(found->bytes);

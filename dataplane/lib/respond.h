@@ -45,7 +45,8 @@ static __always_inline void respond_solicitation(const struct inner *inner, cons
 {
 	struct ipv6hdr *ip = inner->ip6;
 	uint8_t *icmp = asked->icmp, *option = icmp + ND_MESSAGE_BYTES;
-	bool with_option = asked->bytes > ND_MESSAGE_BYTES;
+	/* The second half is always true, but some compilers' code does not let the verifier see that. */
+	bool with_option = asked->bytes > ND_MESSAGE_BYTES && (void *)option + ND_OPTION_UNIT <= asked->end;
 	uint32_t bytes = ND_MESSAGE_BYTES + (with_option ? ND_OPTION_UNIT : 0);
 	uint64_t sum = bpf_htonl(IPPROTO_ICMPV6) + (uint64_t)bpf_htonl(bytes);
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ from .plan import (
     B,
     R,
 )
-from .testbed import TC_REDIRECT, XDP_TX, Testbed
+from .testbed import TC_REDIRECT, TC_SHOT, XDP_TX, Testbed
 
 every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 ANSWERED_HERE = {("endpoint", A.slot): {"answered_packets": 1}, ("vpc", RED.slot): {"answered_packets": 1}}
@@ -145,6 +146,22 @@ def test_agent_answers_a_ping_of_another_networks_gateway_that_it_routes(
     ours, gateway = A.address(family), BACK.gateway(family)
     result = droplet.send(ping(family, ours, gateway, src_mac=A.mac, dst_mac=ROUTER_MAC))
     assert result.frame == bytes(ping(family, gateway, ours, src_mac=ROUTER_MAC, dst_mac=A.mac, reply=True))
+
+
+@pytest.mark.parametrize(("family", "length"), [(4, n) for n in range(33)] + [(6, n) for n in range(0, 129, 3)])
+def test_agent_answers_inside_of_the_prefix_only(droplet: Testbed, family: int, length: int) -> None:
+    """Every length: an address that differs behind the prefix is answered for, one that differs in its last bit not."""
+    bits = 32 if family == 4 else 128
+    droplet.as_host()
+    droplet.agent(A, **{f"prefix{family}": length})
+    gateway = ip_address(FRONT.gateway(family))
+    for bit, verdict in ((length, TC_REDIRECT), (length - 1, TC_SHOT)):
+        if 0 <= bit < bits:
+            target = str(type(gateway)(int(gateway) ^ 1 << (bits - 1 - bit)))
+            if target.startswith("ff"):
+                continue  # no unicast address
+            request = arp_request(A, target) if family == 4 else solicitation(A, target)
+            assert droplet.send(request).retval == verdict
 
 
 # ---- through the tunnel

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The build: quick when nothing has changed, complete, and clear when something is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """dataplane/build.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("dataplane_build", ROOT / "dataplane" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def built(build: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the build needs, built once."""
+    root = tmp_path_factory.mktemp("clone")
+    ignore = shutil.ignore_patterns("drop_reasons.h")
+    for folder in ("contracts", "dataplane", "examples"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
+    said: list[str] = []
+    build.Build(root).run(said.append)
+    assert len(said) == len(build.Build(root).products())
+    return root
+
+
+def rebuilt(build: ModuleType, root: Path) -> set[str]:
+    said: list[str] = []
+    build.Build(root).run(said.append)
+    return {line.removeprefix("building ") for line in said}
+
+
+def test_everything_is_there(build: ModuleType, built: Path) -> None:
+    for product in build.Build(built).products():
+        for output in product.outputs:
+            assert output.exists()
+    for program in build.PROGRAMS:
+        assert (built / "mizar/_built/objects" / f"{program}.o").read_bytes()[:4] == b"\x7fELF"
+    assert "from mizar._built import transit_pb2" in (built / "mizar/_built/transit_pb2_grpc.py").read_text()
+
+
+def test_nothing_changed_nothing_built(build: ModuleType, built: Path) -> None:
+    assert rebuilt(build, built) == set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ("dataplane/deliver.c", {"deliver.o"}),
+        ("dataplane/lib/parse.h", {"agent.o", "transit.o", "deliver.o"}),
+        ("contracts/dataplane.h", {"the contracts", "agent.o", "transit.o", "deliver.o"}),
+        ("contracts/transit.proto", {"the gRPC stubs"}),
+    ],
+)
+def test_a_change_builds_what_depends_on_it(build: ModuleType, built: Path, changed: str, expected: set[str]) -> None:
+    path = built / changed
+    path.write_text(path.read_text() + "\n// changed\n")
+    assert rebuilt(build, built) == expected
+    assert rebuilt(build, built) == set()
+
+
+def test_a_lost_output_is_made_again(build: ModuleType, built: Path) -> None:
+    (built / "mizar/_built/objects/agent.o").unlink()
+    assert rebuilt(build, built) == {"agent.o"}
+
+
+def test_without_clang_one_sentence_says_so(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(build.BuildError, match=r"^The build needs clang 14 or newer: install clang\.$"):
+        build.find_clang()
+
+
+def test_an_error_in_the_source_is_shown(build: ModuleType, built: Path) -> None:
+    source = built / "dataplane" / "deliver.c"
+    good = source.read_text()
+    source.write_text(good + "\nnonsense\n")
+    with pytest.raises(build.BuildError, match=r"(?s)^clang refused deliver\.c:.*nonsense"):
+        build.Build(built).run(lambda line: None)
+    source.write_text(good)
+
+
+def test_two_reasons_with_one_number_are_refused(build: ModuleType, built: Path, tmp_path: Path) -> None:
+    reasons = tmp_path / "drop_reasons.toml"
+    entry = '[[reason]]\nnumber = 1\nname = "{}"\nverdict = "drop"\nsentence = "No."\n'
+    reasons.write_text(entry.format("A") + entry.format("B"))
+    with pytest.raises(build.BuildError, match="number of its own"):
+        build.Build(built).write_reasons(reasons)
