@@ -153,7 +153,8 @@ def test_agent_answers_inside_of_the_prefix_only(droplet: Testbed, family: int, 
     """Every length: an address that differs behind the prefix is answered for, one that differs in its last bit not."""
     bits = 32 if family == 4 else 128
     droplet.as_host()
-    droplet.agent(A, **{f"prefix{family}": length})
+    prefix: dict[str, Any] = {f"prefix{family}": length}
+    droplet.agent(A, **prefix)
     gateway = ip_address(FRONT.gateway(family))
     for bit, verdict in ((length, TC_REDIRECT), (length - 1, TC_SHOT)):
         if 0 <= bit < bits:
