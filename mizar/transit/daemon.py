@@ -135,6 +135,7 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
     finally:
         attachments.close()
         neighbours.close()
+        drops.close()
 
 
 def _take_over(ledger: Ledger, attachments: Attachments) -> None:

@@ -123,18 +123,19 @@ class Drops:
 
     def __init__(self, loaded: Loaded) -> None:
         self._tables = loaded.tables
-        self._fd = loaded.programs.maps["events"]
+        self._reader = EventReader(loaded.programs.maps["events"])
 
     def switch(self, on: bool) -> None:
-        """Write drops to the ring, or not."""
+        """Write drops to the ring, or not. What an earlier time left in the ring is read away first."""
+        if on:
+            self._reader.read()
         self._tables.droplet_switches.put(0, {"events": int(on)})
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """Events from now on; older ones, which nobody asked for, are left out."""
-        reader = EventReader(self._fd)
-        try:
-            reader.read()
-            async for fields in reader:
-                yield fields
-        finally:
-            reader.close()
+        """Events since the switch was turned on."""
+        async for fields in self._reader:
+            yield fields
+
+    def close(self) -> None:
+        """Give the ring back."""
+        self._reader.close()
