@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from mizar.api.caller import Caller
 from mizar.api.limits import Limits
 from mizar.api.messages import as_json
-from mizar.api.problems import body_of, status_of
+from mizar.api.problems import status_of
+from mizar.api.refusal import Refusal
 from mizar.api.replies import ApplyReply, ApplyRequest, Errors, Health, Object, ObjectList
 from mizar.manager.intake import Submission
 from mizar.manager.manager import Manager
@@ -210,23 +211,23 @@ def _only(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _REFUSALS[status] for status in statuses}
 
 
-async def _refuse(_request: Request, error: Exception) -> JSONResponse:
+async def _refuse(_request: Request, error: Exception) -> Refusal:
     assert isinstance(error, MizarError)
-    return JSONResponse(body_of(error.problems), status_of(error))
+    return Refusal(error.problems, status_of(error))
 
 
-async def _refuse_shape(_request: Request, error: Exception) -> JSONResponse:
+async def _refuse_shape(_request: Request, error: Exception) -> Refusal:
     assert isinstance(error, RequestValidationError)
     problems = tuple(
         Problem(str(found["msg"]), field=".".join(str(part) for part in found["loc"])) for found in error.errors()
     )
-    return JSONResponse(body_of(problems), 422)
+    return Refusal(problems, 422)
 
 
-async def _refuse_path(_request: Request, error: Exception) -> JSONResponse:
+async def _refuse_path(_request: Request, error: Exception) -> Refusal:
     assert isinstance(error, HTTPException)
-    return JSONResponse(body_of((Problem(str(error.detail)),)), error.status_code)
+    return Refusal([Problem(str(error.detail))], error.status_code)
 
 
-async def _apologise(_request: Request, _error: Exception) -> JSONResponse:
-    return JSONResponse(body_of((Problem("the server failed; its log says why"),)), 500)
+async def _apologise(_request: Request, _error: Exception) -> Refusal:
+    return Refusal([Problem("the server failed; its log says why")], 500)

@@ -8,10 +8,9 @@ through a name of their own (DNS rebinding); the content type keeps them from po
 from __future__ import annotations
 
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mizar.api.problems import body_of
+from mizar.api.refusal import Refusal
 from mizar.model.errors import Problem
 
 BODY_BYTES = 32 * 2**20
@@ -33,11 +32,11 @@ class Limits:
         length = headers.get(b"content-length", b"0")
         allowed = scope.get("state", {}).get("hosts")
         if allowed is not None and _host(headers.get(b"host", b"")) not in allowed:
-            await _answer(421, "this server is not that host")(scope, receive, send)
+            await Refusal([Problem("this server is not that host")], 421)(scope, receive, send)
         elif not length.isdigit() or int(length) > BODY_BYTES:
-            await _answer(413, _TOO_LARGE)(scope, receive, send)
+            await Refusal([Problem(_TOO_LARGE)], 413)(scope, receive, send)
         elif scope["method"] == "POST" and not _is_json(headers.get(b"content-type", b"")):
-            await _answer(415, "expected content type application/json")(scope, receive, send)
+            await Refusal([Problem("expected content type application/json")], 415)(scope, receive, send)
         else:
             await self._counted(scope, receive, send)
 
@@ -53,10 +52,6 @@ class Limits:
             return message
 
         await self._app(scope, counting, send)
-
-
-def _answer(status: int, message: str) -> JSONResponse:
-    return JSONResponse(body_of((Problem(message),)), status)
 
 
 def _is_json(content_type: bytes) -> bool:

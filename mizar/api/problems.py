@@ -33,13 +33,6 @@ def status_of(error: MizarError) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
-def body_of(problems: tuple[Problem, ...]) -> dict[str, Any]:
-    """The body of a refusal."""
-    return {
-        "errors": [{"resource": p.resource, "field": p.field, "message": p.message, "index": p.index} for p in problems]
-    }
-
-
 def error_for(status: int, body: object) -> MizarError:
     """What a reply that is no success means for the caller."""
     kind = next((kind for kind, known in _STATUS if known == status), None)

@@ -49,6 +49,7 @@ class Fleet:
         self._serial = 0
         self._links: dict[str, Link] = {}
         self._waiting: dict[str, dict[str, int]] = {}  # droplet → uid → serial, ascending
+        self._closing: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -64,7 +65,7 @@ class Fleet:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-        await asyncio.gather(*(link.stop() for link in self._links.values()))
+        await asyncio.gather(*(link.stop() for link in self._links.values()), *self._closing)
 
     def link(self, name: str) -> Link | None:
         """The connection to one droplet's daemon."""
@@ -87,7 +88,9 @@ class Fleet:
         """Ends the connection; whoever waited for the droplet waits no more."""
         link = self._links.pop(name, None)
         if link is not None:
-            asyncio.get_running_loop().create_task(link.stop())
+            closing = asyncio.get_running_loop().create_task(link.stop())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def retry(self, item: Item) -> None:
         """Tries once more what droplets could not do for the object."""

@@ -173,3 +173,31 @@ async def test_nobody_there_is_a_passing_error(tmp_path: Path) -> None:
         client.health()
     with pytest.raises(InvalidError, match="no address of a server"):
         Client("ftp://x")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"resources": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b'{"resources": [{"apiVersion": "mizar/v1", "kind": "Tenant", "metadata": {"name": "\\ud800"}}]}',
+        b'{"resources": [{"apiVersion": "mizar/v1", "kind": "Tenant", "metadata": {"name": "a", "labels": {"x": "\\ud800"}}}]}',  # noqa: E501
+        b'{"resources": [{"apiVersion": "mizar/v1", "kind": "Tenant", "metadata": {"name": "a", "\\ud800": 1}}]}',
+        b'{"resources": [{"apiVersion": "mizar/v1", "kind": "\\ud800", "metadata": {"name": "a"}}]}',
+        b'{"resources": [{"apiVersion": "mizar/v1", "kind": ["VPC"], "metadata": "x"}]}',
+        b'{"resources": [{"kind": "VPC", "metadata": {"name": "a", "tenant": "t"}, "spec": {"cidrs": [1], "vni": 1e400}}]}',  # noqa: E501
+        b'{"resources": [{"kind": "Tenant", "metadata": {"name": 7, "tenant": []}, "spec": [null], "status": 0}]}',
+        b"\xff\xfe",
+    ],
+)
+async def test_hostile_bodies_are_refused_in_json(site: Site, body: bytes) -> None:
+    """Depth, half a surrogate, wrong types: a refusal, nothing stored, and the server goes on."""
+
+    def check() -> None:
+        with raw(site) as http:
+            reply = http.post("/v1/apply", content=body, headers={"content-type": "application/json"})
+            assert 400 <= reply.status_code < 500, reply.text
+            assert reply.json()["errors"]
+            assert http.get("/v1/tenants").json() == {"items": []}
+
+    await aside(check)
