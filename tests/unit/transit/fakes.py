@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps in memory, with the kernel's bytes as keys and values, that can fail at the n-th write."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mizar.kernel.layout import U32, Codec, struct_codec
+from mizar.model.errors import TemporaryError
+
+SCHEMA = {
+    "endpoints": ("endpoint_key", "endpoint"),
+    "networks": ("network_key", "network"),
+    "vpcs": (None, "vpc"),
+    "hop_sets": (None, "hop_set"),
+    "droplets": (None, "droplet"),
+    "droplet_slots": ("droplet_key", None),
+    "agents": (None, "agent"),
+}
+ARRAYS = {"hop_sets", "droplets"}
+
+
+class FakeMaps:
+    """All tables; `fail_at` counts writes down, and the write at 0 fails."""
+
+    def __init__(self) -> None:
+        self.fail_at = -1
+        self.tables = {name: FakeTable(self, name, *_codecs(*kinds)) for name, kinds in SCHEMA.items()}
+        self.zeroed: list[tuple[str, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return FakeCounters(self, name) if name.endswith("_counters") else self.tables[name]
+
+    def written(self) -> None:
+        """A write is about to happen."""
+        self.fail_at -= 1
+        if self.fail_at == -1:
+            raise TemporaryError("the kernel has no memory at the moment")
+
+    def contents(self) -> dict[str, dict[bytes, bytes]]:
+        """All bytes; zeros in an array are nothing."""
+        return {
+            name: {k: v for k, v in table.entries.items() if name not in ARRAYS or any(v)}
+            for name, table in self.tables.items()
+        }
+
+
+def _codecs(key: str | None, value: str | None) -> tuple[Codec[Any], Codec[Any]]:
+    return (struct_codec(key) if key else U32), (struct_codec(value) if value else U32)
+
+
+class FakeTable:
+    """One hash or array."""
+
+    def __init__(self, maps: FakeMaps, name: str, key: Codec[Any], value: Codec[Any]) -> None:
+        self.maps, self.name, self.key, self.value = maps, name, key, value
+        self.entries: dict[bytes, bytes] = {}
+
+    def get(self, key: Any) -> Any:
+        found = self.entries.get(self.key.pack(key))
+        if found is None and self.name in ARRAYS:
+            found = bytes(self.value.size)
+        return None if found is None else self.value.unpack(found)
+
+    def put(self, key: Any, value: Any) -> None:
+        self.maps.written()
+        self.entries[self.key.pack(key)] = self.value.pack(value)
+
+    def put_many(self, entries: Iterable[tuple[Any, Any]]) -> None:
+        for key, value in entries:
+            self.put(key, value)
+
+    def delete(self, key: Any) -> bool:
+        assert self.name not in ARRAYS, "an array has nothing to delete"
+        self.maps.written()
+        return self.entries.pop(self.key.pack(key), None) is not None
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        for key, value in list(self.entries.items()):
+            yield self.key.unpack(key), self.value.unpack(value)
+
+
+class FakeCounters:
+    """Counters that are only ever started from zero here."""
+
+    def __init__(self, maps: FakeMaps, name: str) -> None:
+        self.maps, self.name = maps, name
+
+    def zero(self, slots: Iterable[int]) -> None:
+        self.maps.zeroed += [(self.name, slot) for slot in slots]

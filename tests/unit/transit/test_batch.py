@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planning, execution and reading back, against each other: any sequence of changes, an error at any write, a death
+at any write."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mizar.model.errors import MizarError, TemporaryError
+from mizar.transit.batch import Plan
+from mizar.transit.execute import execute
+from mizar.transit.readback import Found, read
+from mizar.transit.state import Limits, State
+from mizar.transit.values import (
+    Change,
+    DeleteDroplet,
+    DeleteEndpoint,
+    DeleteNetwork,
+    DeleteVpc,
+    Droplet,
+    Endpoint,
+    NamespaceBy,
+    Network,
+    Prefix,
+    PutDroplet,
+    PutEndpoint,
+    PutNetwork,
+    PutVpc,
+    Tunnel,
+    Vpc,
+    Wanted,
+    Workload,
+)
+from tests.unit.transit.fakes import FakeMaps
+
+# Droplets are 172.30.9.1 (this one) to .4; VNIs 1 and 2; networks 1 and 2 with 10.0.N.0/24 and fd00:10:0:N::/64.
+OWN = bytes((172, 30, 9, 1))
+LIMITS = Limits(droplets=8, vpcs=4, networks=8, endpoints=8, local_endpoints=4)
+
+droplets = st.integers(1, 4).map(lambda number: bytes((172, 30, 9, number)))
+hops = st.sets(droplets, max_size=3).map(lambda found: tuple(sorted(found)))
+vnis, ids = st.integers(1, 2), st.integers(1, 2)
+
+
+def prefix4(number: int) -> Prefix:
+    return Prefix(bytes((10, 0, number, 0)), 24, bytes((10, 0, number, 1)))
+
+
+def prefix6(number: int) -> Prefix:
+    address = bytes.fromhex(f"fd0000100000000{number}") + bytes(8)
+    return Prefix(address, 64, address[:-1] + b"\1")
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    number = draw(ids)
+    prefixes = draw(st.sampled_from([(prefix4(number),), (prefix4(number), prefix6(number)), (prefix6(number),)]))
+    return Network(draw(vnis), number, prefixes, draw(hops))
+
+
+@st.composite
+def endpoints(draw: st.DrawFn) -> Endpoint:
+    number, which = draw(ids), draw(st.integers(2, 5))
+    v4 = prefix4(number).address[:3] + bytes((which,))
+    v6 = prefix6(number).address[:15] + bytes((draw(st.integers(2, 5)),))
+    addresses = draw(st.sampled_from([(v4,), (v4, v6), (v6,)]))
+    mac = bytes((2, 0, 0, 0, 0, draw(st.integers(1, 5))))
+    return Endpoint(draw(vnis), number, addresses, mac, draw(droplets), draw(st.sampled_from(Tunnel)))
+
+
+changes: st.SearchStrategy[Change] = st.one_of(
+    droplets.map(lambda address: PutDroplet(Droplet(address))),
+    droplets.map(DeleteDroplet),
+    st.builds(lambda vni, dividers: PutVpc(Vpc(vni, dividers)), vnis, hops),
+    vnis.map(DeleteVpc),
+    networks().map(PutNetwork),
+    st.builds(DeleteNetwork, vnis, ids),
+    endpoints().map(PutEndpoint),
+    endpoints().map(lambda found: DeleteEndpoint(found.vni, found.addresses)),
+)
+START: list[Change] = [PutDroplet(Droplet(bytes((172, 30, 9, number)))) for number in range(1, 5)]
+START += [PutVpc(Vpc(1, (OWN,))), PutNetwork(Network(1, 1, (prefix4(1), prefix6(1)), (OWN,)))]
+
+
+class Bench:
+    """A state with its maps, and interfaces that exist."""
+
+    def __init__(self, start: Sequence[Change] = ()) -> None:
+        self.maps = FakeMaps()
+        self.state = State(OWN, LIMITS)
+        self.interfaces: list[Found] = []
+        for change in start:
+            self.do(change)
+
+    def do(self, *batch: Change) -> None:
+        plan = Plan(self.state)
+        try:
+            for change in batch:
+                plan.add(change)
+            execute(self.maps, plan.ops)
+        except MizarError:
+            plan.journal.roll_back()
+            raise
+        plan.journal.commit()
+
+    def attach(self, wanted: Wanted, ifindex: int) -> None:
+        plan = Plan(self.state)
+        try:
+            plan.put_local(wanted, f"mz{ifindex}", ifindex)
+            execute(self.maps, plan.ops)
+        except MizarError:
+            plan.journal.roll_back()
+            raise
+        plan.journal.commit()
+        self.interfaces = [one for one in self.interfaces if one.uid != wanted.uid]
+        self.interfaces.append(Found(f"mz{ifindex}", ifindex, wanted.mtu, wanted.uid, wanted.workload))
+
+    def check(self) -> None:
+        """What is in the maps is the state, and nothing else."""
+        reading = read(self.maps, OWN, LIMITS, self.interfaces)
+        assert reading.repairs == []
+        assert reading.strays == []
+        assert comparable(reading.state) == comparable(self.state)
+
+
+def comparable(state: State) -> State:
+    """Without the order of what is a set."""
+    return replace(state, networks=dict(sorted(state.networks.items())), vpcs=dict(sorted(state.vpcs.items())))
+
+
+def attempt(bench: Bench, *batch: Change) -> bool:
+    before, held = bench.maps.contents(), bench.state.copy()
+    try:
+        bench.do(*batch)
+    except MizarError:
+        assert bench.maps.contents() == before
+        assert comparable(bench.state.copy()) == comparable(held)
+        return False
+    return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(changes, max_size=4), max_size=12), st.booleans())
+def test_maps_are_always_the_image_of_the_state(batches: list[list[Change]], prepared: bool) -> None:
+    """After any sequence of batches, each taken whole or refused whole."""
+    bench = Bench(START if prepared else ())
+    for batch in batches:
+        attempt(bench, *batch)
+        bench.check()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(changes, min_size=1, max_size=8))
+def test_repeating_a_batch_changes_nothing(batch: list[Change]) -> None:
+    """Idempotence: the second time no change counts and nothing is written, unless the batch takes back its own."""
+    bench = Bench(START)
+    deletes = any(type(change).__name__.startswith("Delete") for change in batch)
+    if attempt(bench, *batch) and not deletes and len({type(change) for change in batch}) == len(batch):
+        before = bench.maps.contents()
+        plan = Plan(bench.state)
+        assert sum(plan.add(change) for change in batch) == 0
+        assert plan.ops == []
+        assert bench.maps.contents() == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(changes, min_size=1, max_size=6), st.integers(0, 20))
+def test_an_error_in_the_middle_is_undone(batch: list[Change], at: int) -> None:
+    """The maps and the state are as before, whatever write failed."""
+    bench = Bench(START)
+    bench.maps.fail_at = at
+    attempt(bench, *batch)
+    bench.maps.fail_at = -1
+    bench.check()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(changes, min_size=1, max_size=6), st.integers(0, 20))
+def test_a_death_in_the_middle_is_repaired(batch: list[Change], at: int) -> None:
+    """A daemon that dies between two writes leaves maps that the next one makes consistent, by adding no tenant's."""
+    bench = Bench(START)
+    plan = Plan(bench.state)
+    try:
+        for change in batch:
+            plan.add(change)
+    except MizarError:
+        return
+    execute(bench.maps, plan.ops[:at])
+    reading = read(bench.maps, OWN, LIMITS, [])
+    execute(bench.maps, reading.repairs)
+    again = read(bench.maps, OWN, LIMITS, [])
+    assert again.repairs == []
+    assert comparable(again.state) == comparable(reading.state)
+    after = Bench()
+    after.maps, after.state = bench.maps, again.state
+    for change in START:
+        attempt(after, change)
+    after.check()
+
+
+WORKLOAD = Workload(NamespaceBy.NAME, "red", "eth0")
+LOCAL = Wanted(
+    "uid-1", Endpoint(1, 1, (bytes((10, 0, 1, 9)),), bytes((2, 0, 0, 0, 9, 9)), OWN, Tunnel.VXLAN), WORKLOAD, 0
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(changes, max_size=6))
+def test_local_endpoints_follow_every_change(batch: list[Change]) -> None:
+    """Roles, gateways and prefixes change under a local endpoint; its agent's entry is always the state's image."""
+    bench = Bench(START)
+    bench.attach(LOCAL, 77)
+    for change in batch:
+        attempt(bench, change)
+        bench.check()
+    assert bench.state.locals["uid-1"].wanted == LOCAL
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_local_endpoint_half_made_or_half_gone(at: int) -> None:
+    """The agent's entry decides: with it the endpoint is completed, without it everything else goes."""
+    bench = Bench(START)
+    plan = Plan(bench.state)
+    plan.put_local(LOCAL, "mz77", 77)
+    execute(bench.maps, plan.ops[:at])
+    found = Found("mz77", 77, 0, "uid-1", WORKLOAD)
+    committed = any(op.table == "agents" for op in plan.ops[:at])
+    reading = read(bench.maps, OWN, LIMITS, [found])
+    assert (list(reading.state.locals) == ["uid-1"]) == committed
+    assert (reading.strays == [found]) == (not committed)
+    execute(bench.maps, reading.repairs)
+    assert read(bench.maps, OWN, LIMITS, [found]).repairs == []
+    gone = read(bench.maps, OWN, LIMITS, [])
+    execute(bench.maps, gone.repairs)
+    assert not bench.maps.contents()["agents"]
+    assert not bench.maps.contents()["endpoints"]
+
+
+def test_endpoint_that_moves_here_replaces_the_remote_one() -> None:
+    """And a remote one cannot take what is local."""
+    bench = Bench(START)
+    remote = replace(LOCAL.endpoint, host=bytes((172, 30, 9, 2)))
+    bench.do(PutEndpoint(remote))
+    bench.attach(LOCAL, 77)
+    bench.check()
+    assert list(bench.state.remotes()) == []
+    with pytest.raises(MizarError, match="taken by local endpoint uid-1"):
+        bench.do(PutEndpoint(remote))
+    with pytest.raises(MizarError, match="end it by Detach"):
+        bench.do(DeleteEndpoint(1, remote.addresses))
+
+
+def test_undo_that_fails_is_told() -> None:
+    """The caller learns that the tables must be read anew."""
+    bench = Bench(START)
+
+    class Dead(FakeMaps):
+        def written(self) -> None:
+            self.fail_at -= 1
+            if self.fail_at < 0:
+                raise TemporaryError("no memory")
+
+    dead = Dead()
+    dead.tables = bench.maps.tables
+    for table in dead.tables.values():
+        table.maps = dead
+    dead.fail_at = 1
+    bench.maps = dead
+    with pytest.raises(MizarError, match="taking back what was done before failed as well"):
+        bench.do(PutVpc(Vpc(2, (OWN,))))
