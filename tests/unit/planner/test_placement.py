@@ -164,3 +164,16 @@ def test_no_droplets_no_members() -> None:
     assert placement.add_droplet("d1") == {"g": ("d1",)}
     with pytest.raises(NotFoundError):
         placement.members("other")
+
+
+def test_below_the_bound_the_choice_follows_names_and_not_who_has_least() -> None:
+    """The load of a moment must not decide, or two servers would differ and a new droplet would get all new groups."""
+    names = ["d1", "d2", "d3", "d4"]
+    chosen = set()
+    for idle in names:
+        placement = Placement(names)
+        for name in names:
+            for number in range(8 if name == idle else 10):
+                placement.restore(f"{name}/{number}", 1, [name])
+        chosen.add(placement.put("another", 1))
+    assert len(chosen) == 1
