@@ -82,8 +82,11 @@ static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buf
 	void *frame, *end;
 	struct ethhdr *eth;
 
-	/* The room opens behind the Ethernet header, which becomes the outer one. */
-	if (bpf_skb_adjust_room(skb, OVERHEAD_BYTES, BPF_ADJ_ROOM_MAC, flags))
+	/* The room opens behind the Ethernet header, which becomes the outer one. A packet of a tunnel that the endpoint runs
+	 * itself may bear the kernel's mark already, which it allows once: there, plain room in front must do, which no
+	 * superpacket would survive. */
+	if (bpf_skb_adjust_room(skb, OVERHEAD_BYTES, BPF_ADJ_ROOM_MAC, flags) &&
+	    (skb->gso_size || bpf_skb_change_head(skb, OVERHEAD_BYTES, 0)))
 		return REASON_REWRITE_FAILED;
 	frame = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
@@ -175,6 +176,39 @@ def test_a_superpacket_is_cut_into_right_segments(live: LiveDroplet, kind: str, 
         ports.add(outer[UDP].sport)
     assert len(ports) == 1
     assert live.testbed.counted()["vpc", RED.slot]["sent_packets"] == 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tunnel_of_the_endpoints_own_goes_through(live: LiveDroplet, family: int) -> None:
+    """The kernel has marked such packets as encapsulated already; they fit into our tunnel all the same."""
+    inside = "172.20.0.2"
+    address, device = R.address(family), f"own{family}"
+
+    def make() -> None:
+        with IPRoute() as netlink:
+            (under,) = netlink.link_lookup(ifname="e0")
+            remote = {"vxlan_group" if family == 4 else "vxlan_group6": address}
+            netlink.link("add", ifname=device, kind="vxlan", vxlan_id=7, vxlan_link=under, vxlan_port=8472, **remote)
+            (index,) = netlink.link_lookup(ifname=device)
+            netlink.addr("add", index=index, address="172.20.0.1", prefixlen=24)
+            netlink.link("set", index=index, state="up")
+            netlink.neigh("add", dst=inside, lladdr="02:00:00:00:00:77", ifindex=index)
+
+    live.workload.run(make)
+    wire = live.raw(live.wire, "w0")
+    live.udp(live.workload, 4).sendto(PAYLOAD, (inside, 9))
+    frame = receive(wire, lambda got: is_tunnel(got) and got.endswith(PAYLOAD))
+    outer, inner = Ether(frame), Ether(frame[50:])
+    assert (outer[IP].len, frame[14:34]) == (len(frame) - 14, rebuilt_header(outer))
+    assert (inner.src, inner.payload.src, inner.payload.dst) == (A.mac, A.address(family), address)
+    own = Ether(bytes(inner[UDP].payload)[8:])
+    assert bytes(own) == rebuilt(own)
+    live.workload.run(partial(delete_link, device))
+
+
+def delete_link(name: str) -> None:
+    with IPRoute() as netlink:
+        netlink.link("del", index=netlink.link_lookup(ifname=name)[0])
 
 
 def rebuilt(frame: Any) -> bytes:
