@@ -160,12 +160,12 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 
 	if (reason)
 		return reason;
-	copy_mac(eth.h_source, agent->mac);
 	eth.h_proto = inner->eth->h_proto;
 	if (route->endpoint) {
 		tunnel.protocol = route->endpoint->tunnel;
-		copy_mac(eth.h_dest, route->endpoint->mac);
+		address_from_router(&eth, route->endpoint);
 	} else {
+		copy_mac(eth.h_source, agent->mac);
 		router_mac(eth.h_dest);
 	}
 	reason = encapsulate(skb, &eth, next, &tunnel);
@@ -192,8 +192,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			*verdict = send_answer(skb, packet, agent);
 		return reason;
 	}
-	/* Into another network without a bouncer or divider on the way: the hop is here. */
-	if (route.endpoint && route.endpoint->network != agent->network) {
+	/* Into another network, and this droplet does what its divider would do: the hop is here. */
+	if (route.step == STEP_DIVIDE || (route.endpoint && route.endpoint->network != agent->network)) {
 		reason = decrement_ttl(inner);
 		if (reason)
 			return reason;

@@ -109,7 +109,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 		return reason;
 	if (route->endpoint) {
 		tunnel.protocol = route->endpoint->tunnel;
-		copy_mac(inner->eth->h_dest, route->endpoint->mac);
+		address_from_router(inner->eth, route->endpoint);
 	}
 	reason = translate(ctx, next, &tunnel);
 	if (reason)
@@ -126,7 +126,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	enum drop_reason reason;
 
 	if (!locate_endpoint(packet, &route)) {
-		bool final = !is_router_mac(inner->eth->h_dest);
+		bool final = is_router_mac(inner->eth->h_source);
 
 		reason = locate_network(packet, outer->source_port, final, &route);
 		if (reason)

@@ -76,7 +76,7 @@ static __always_inline __must_check enum drop_reason locate_divider(struct packe
 
 /*
  * Steps 2 and 3, for a destination that is no endpoint known here. `final`: the sender took this droplet for the host
- * of the endpoint, as the inner destination MAC tells. Such a packet goes no further: the sender's table is older than
+ * of the endpoint, as the inner source MAC, the router's, tells. Such a packet goes no further: the sender's table is older than
  * ours, and sending it on would let it circle between the two.
  */
 static __always_inline __must_check enum drop_reason locate_network(struct packet *packet, uint16_t source_port,

@@ -6,6 +6,7 @@
  */
 #ifndef MIZAR_RESPOND_H
 #define MIZAR_RESPOND_H
+#include "discovery.h"
 #include "rewrite.h"
 
 enum answer {

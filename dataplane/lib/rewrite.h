@@ -28,7 +28,7 @@ static __always_inline __must_check enum drop_reason decrement_ttl(const struct 
 	return REASON_NONE;
 }
 
-/* As the virtual router hands a frame to an endpoint. */
+/* As the virtual router hands a frame to an endpoint, or to its host: see `final` in locate.h. */
 static __always_inline void address_from_router(struct ethhdr *eth, const struct endpoint *endpoint)
 {
 	copy_mac(eth->h_dest, endpoint->mac);

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns the reading of neighbour solicitations, as parse.h does for all other headers; the answers are in respond.h.
+ */
+#ifndef MIZAR_DISCOVERY_H
+#define MIZAR_DISCOVERY_H
+#include "parse.h"
+
+struct solicitation {
+	uint8_t *icmp;		/* the message: 24 bytes, then its options */
+	uint32_t bytes;		/* of all of it */
+	uint32_t *target;	/* whose MAC is asked for */
+	uint8_t *source_mac;	/* the sender's claim, NULL when it makes none */
+	void *end;		/* of what may be written */
+};
+
+enum nd_size {
+	ND_MESSAGE_BYTES = 24,
+	ND_OPTION_UNIT = 8,
+	ND_OPTION_UNITS = 6,	/* more than any stack sends: source address 1, nonce 1 */
+	ND_SOURCE_MAC = 1,
+};
+
+/* A neighbour solicitation with all checks of RFC 4861 7.1.1, the checksum included. */
+static __always_inline __must_check enum drop_reason parse_solicitation(struct cursor *cursor, const struct inner *inner,
+									 struct solicitation *found)
+{
+	struct ipv6hdr *ip = inner->ip6;
+	uint8_t *icmp = take(cursor, ND_MESSAGE_BYTES), *unit;
+	uint64_t sum = bpf_htonl(IPPROTO_ICMPV6);
+	uint32_t skip = 0;
+
+	if (!icmp)
+		return REASON_ND_MALFORMED;
+	found->icmp = icmp;
+	found->bytes = ND_MESSAGE_BYTES + cursor->left;
+	found->target = (uint32_t *)(icmp + 8);
+	found->source_mac = NULL;
+	found->end = cursor->end;
+	if (ip->hop_limit != 255 || icmp[0] != ND_SOLICITATION || icmp[1] != 0 || icmp[8] == 0xff)
+		return REASON_ND_MALFORMED;
+	sum += bpf_htonl(found->bytes);
+	for (int i = 0; i < 4; i++)
+		sum += (uint64_t)ip->saddr.s6_addr32[i] + ip->daddr.s6_addr32[i];
+	for (int i = 0; i < ND_MESSAGE_BYTES / 4; i++)
+		sum += ((word32 *)icmp)[i];
+	for (int i = 0; i < ND_OPTION_UNITS && cursor->left; i++) {
+		unit = take(cursor, ND_OPTION_UNIT);
+		if (!unit)
+			return REASON_ND_MALFORMED;
+		sum += (uint64_t)((word32 *)unit)[0] + ((word32 *)unit)[1];
+		if (skip) {
+			skip--;
+			continue;
+		}
+		if (unit[1] == 0)
+			return REASON_ND_MALFORMED;
+		skip = unit[1] - 1;
+		if (unit[0] == ND_SOURCE_MAC)
+			found->source_mac = unit + 2;
+	}
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	if (skip || cursor->left || sum != 0xffff)
+		return REASON_ND_MALFORMED;
+	return REASON_NONE;
+}
+#endif
