@@ -35,6 +35,8 @@ DEFAULT_URL = "unix:///run/mizar/server.sock"
 Manifest = dict[str, Any]
 Manifests = list[Manifest]
 
+_SILENCE_S = 60.0
+"""How long a watch may be silent: the server says "alive" each second, but not while it takes a very large apply."""
 _BATCH = 16
 """From this many objects of one kind on, a wait lists the kind instead of asking for each."""
 
@@ -131,7 +133,7 @@ class Client:
         """
         deadline = time.monotonic() + timeout_s
         try:
-            with self._http.stream("GET", "/v1/watch", timeout=httpx.Timeout(10.0)) as reply:
+            with self._http.stream("GET", "/v1/watch", timeout=_SILENCE_S) as reply:
                 if reply.status_code != httpx.codes.OK:
                     reply.read()
                     raise error_for(reply.status_code, _json_of(reply))

@@ -16,7 +16,7 @@ class _Shape(BaseModel):
 class ApplyRequest(_Shape):
     """Manifests that are applied together: all or none."""
 
-    resources: list[dict[str, Any]] = Field(description="Manifests, in any order.", max_length=100_000)
+    resources: list[dict[str, Any]] = Field(description="Manifests, in any order.", max_length=20_000)
     dry_run: bool = Field(default=False, description="Check everything, keep nothing.")
 
 
