@@ -193,7 +193,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 		return reason;
 	}
 	/* Into another network, and this droplet does what its divider would do: the hop is here. */
-	if (route.step == STEP_DIVIDE || (route.endpoint && route.endpoint->network != agent->network)) {
+	if (route.network && route.network != agent->network) {
 		reason = decrement_ttl(inner);
 		if (reason)
 			return reason;

@@ -20,6 +20,7 @@ enum step {
 struct route {
 	enum step step;
 	uint32_t droplet;		/* slot of the next hop; unused by STEP_DELIVER and STEP_ROUTER */
+	uint32_t network;		/* slot of the destination's network; 0 while only a divider knows it */
 	struct endpoint *endpoint;	/* of STEP_DELIVER and STEP_BOUNCE, else NULL */
 };
 
@@ -53,6 +54,7 @@ static __always_inline bool locate_endpoint(struct packet *packet, struct route 
 	packet->vpc_slot = endpoint->vpc_slot;
 	route->step = endpoint->ifindex ? STEP_DELIVER : STEP_BOUNCE;
 	route->droplet = endpoint->droplet;
+	route->network = endpoint->network;
 	return true;
 }
 
@@ -94,6 +96,7 @@ static __always_inline __must_check enum drop_reason locate_network(struct packe
 			return REASON_ENDPOINT_UNKNOWN;
 		if (network->flags & NETWORK_ROUTED_HERE) {
 			route->step = STEP_DIVIDE;
+			route->network = network->slot;
 			route->droplet = pick_hop(network->slot, source_port >> HASH_DIVIDE);
 			return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
 		}

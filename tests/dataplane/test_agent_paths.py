@@ -101,7 +101,7 @@ def test_an_agent_on_a_bouncer_sends_straight_to_the_host(droplet: Testbed, kind
     droplet.as_bouncer(tunnel=kind)
     droplet.agent(A, network_flags=NETWORK_BOUNCED_HERE, tunnel=TUNNELS[kind == "geneve"])
     result = droplet.send(datagram(family, A, R.address(family)))
-    inner = datagram(family, A, R.address(family), dst_mac=R.mac)
+    inner = datagram(family, A, R.address(family), src_mac=ROUTER_MAC, dst_mac=R.mac)
     assert with_source_port(result.frame, SOURCE_PORT) == tunnel(kind, inner, src=ME, dst=HOST)
 
 
@@ -112,7 +112,7 @@ def test_an_agent_that_knows_a_host_in_another_network_is_the_hop(droplet: Testb
     droplet.endpoint(S)
     droplet.agent(A, network_flags=NETWORK_BOUNCED_HERE)
     result = droplet.send(datagram(family, A, S.address(family)))
-    inner = datagram(family, A, S.address(family), dst_mac=S.mac, ttl=63)
+    inner = datagram(family, A, S.address(family), src_mac=ROUTER_MAC, dst_mac=S.mac, ttl=63)
     assert with_source_port(result.frame, SOURCE_PORT) == tunnel("geneve", inner, src=ME, dst=HOST)
 
 
@@ -130,12 +130,13 @@ def test_an_agent_on_a_bouncer_asks_a_divider_for_other_networks(droplet: Testbe
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("target", [R, S], ids=["own-network", "other-network"])
-def test_an_agent_on_a_divider_sends_to_the_bouncer(droplet: Testbed, family: int, target: Any) -> None:
+@pytest.mark.parametrize(("target", "ttl"), [(R, 64), (S, 63)], ids=["own-network", "other-network"])
+def test_an_agent_on_a_divider_sends_to_the_bouncer(droplet: Testbed, family: int, target: Any, ttl: int) -> None:
+    """Into another network it does what a divider does, and takes the hop."""
     droplet.as_divider()
     droplet.agent(A, network_flags=NETWORK_ROUTED_HERE)
-    inner = datagram(family, A, target.address(family))
-    result = droplet.send(inner)
+    result = droplet.send(datagram(family, A, target.address(family)))
+    inner = datagram(family, A, target.address(family), ttl=ttl)
     assert with_source_port(result.frame, SOURCE_PORT) == tunnel("geneve", inner, src=ME, dst=BOUNCER)
 
 

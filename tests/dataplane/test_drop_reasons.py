@@ -246,8 +246,10 @@ ND_CASES = [
 PROCEDURE_CASES = [
     Case("bounced-4", "ENDPOINT_UNKNOWN", inside(retarget(FRONT, GHOST_HOST))),
     Case("bounced-6", "ENDPOINT_UNKNOWN", inside(retarget(FRONT, GHOST_HOST, 6), "vxlan")),
-    Case("left-its-host", "ENDPOINT_UNKNOWN", inside(datagram(4, R, FRONT.address(4, 98), dst_mac=A.mac)), host),
-    Case("network-left-its-host", "ENDPOINT_UNKNOWN", inside(datagram(4, R, S.address(4), dst_mac=S.mac)), bouncer),
+    Case("left-its-host", "ENDPOINT_UNKNOWN", inside(datagram(4, R, FRONT.address(4, 98), src_mac=ROUTER_MAC)), host),
+    Case(
+        "network-left-its-host", "ENDPOINT_UNKNOWN", inside(datagram(4, R, S.address(4), src_mac=ROUTER_MAC)), bouncer
+    ),
     Case("gateway-tcp", "ENDPOINT_UNKNOWN", inside(datagram(4, R, FRONT.gateway(4), tcp=True)), host),
     Case("gateway-udp", "ENDPOINT_UNKNOWN", inside(datagram(6, R, FRONT.gateway(6))), divider),
     Case("ipv4", "NETWORK_UNKNOWN", inside(retarget(NOWHERE, 5)), divider),

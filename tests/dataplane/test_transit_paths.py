@@ -87,7 +87,7 @@ def test_bounce_sends_to_the_host_in_its_endpoints_protocol(droplet: Testbed, ki
     droplet.as_bouncer(tunnel=to)
     arrived = tunnel(kind, datagram(family, A, R.address(family)), src=DIVIDER)
     result = droplet.transit(arrived)
-    inner = datagram(family, A, R.address(family), ttl=63, dst_mac=R.mac)
+    inner = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
     assert result.frame == tunnel(to, inner, src=ME, dst=HOST)
     assert result.retval == XDP_TX
     moved = {"bounced_packets": 1, "bounced_bytes": INNER_BYTES[family]}
@@ -97,7 +97,7 @@ def test_bounce_sends_to_the_host_in_its_endpoints_protocol(droplet: Testbed, ki
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bounce_keeps_geneve_options_in_geneve_and_leaves_them_behind_in_vxlan(droplet: Testbed, family: int) -> None:
     inner = datagram(family, A, R.address(family))
-    forwarded = datagram(family, A, R.address(family), ttl=63, dst_mac=R.mac)
+    forwarded = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
     for to, options in (("geneve", NOT_CRITICAL), ("vxlan", b"")):
         droplet.reset()
         droplet.as_bouncer(tunnel=to)
@@ -155,7 +155,7 @@ def test_the_source_port_picks_the_member(droplet: Testbed, role: str, shift: in
 def test_the_outer_service_byte_goes_along(droplet: Testbed) -> None:
     droplet.as_bouncer()
     result = droplet.transit(tunnel("geneve", datagram(4, A, R.address(4)), src=HOST, tos=0xB9, id=77, ttl=9))
-    inner = datagram(4, A, R.address(4), ttl=63, dst_mac=R.mac)
+    inner = datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
     assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST, tos=0xB9)
 
 
@@ -165,7 +165,7 @@ def test_each_hop_takes_one_from_the_ttl(droplet: Testbed, family: int, ttl: int
     """And the IPv4 checksum is what a computation from scratch gives."""
     droplet.as_bouncer()
     result = droplet.transit(tunnel("vxlan", datagram(family, A, R.address(family), ttl=ttl), src=HOST))
-    inner = datagram(family, A, R.address(family), ttl=ttl - 1, dst_mac=R.mac)
+    inner = datagram(family, A, R.address(family), ttl=ttl - 1, src_mac=ROUTER_MAC, dst_mac=R.mac)
     assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST)
 
 
@@ -173,7 +173,10 @@ def test_the_ttls_checksum_is_right_for_every_header(droplet: Testbed) -> None:
     """RFC 1624's corner (a sum that becomes 0xffff) included: all 64k idents give all checksums."""
     droplet.as_bouncer()
     for ident in range(0, 0x10000, 0x55):
-        arrived, left = datagram(4, A, R.address(4)), datagram(4, A, R.address(4), ttl=63, dst_mac=R.mac)
+        arrived, left = (
+            datagram(4, A, R.address(4)),
+            datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac),
+        )
         arrived["IP"].id = left["IP"].id = ident
         result = droplet.transit(tunnel("geneve", arrived, src=HOST))
         assert result.frame == tunnel("geneve", left, src=ME, dst=HOST)
@@ -185,7 +188,7 @@ def test_bytes_behind_the_ip_packet_go_along(droplet: Testbed) -> None:
     padding = bytes(9)
     arrived = tunnel("geneve", bytes(datagram(4, A, R.address(4))) + padding, src=HOST) + b"outer"
     result = droplet.transit(arrived)
-    inner = bytes(datagram(4, A, R.address(4), ttl=63, dst_mac=R.mac)) + padding
+    inner = bytes(datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)) + padding
     assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST) + b"outer"
 
 
@@ -201,7 +204,7 @@ def test_reserved_bits_are_ignored(droplet: Testbed, kind: str) -> None:
         arrived[43:46] = b"\xff\xff\xff"
     arrived[49] = 0xFF
     result = droplet.transit(bytes(arrived))
-    inner = datagram(4, A, R.address(4), ttl=63, dst_mac=R.mac)
+    inner = datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
     assert result.frame == tunnel(kind, inner, src=ME, dst=HOST)
 
 
