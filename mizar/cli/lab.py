@@ -10,13 +10,15 @@ from rich.console import Group
 from rich.text import Text
 
 from mizar.cli.objects import Files, read_manifests
-from mizar.cli.output import FAILED, Format, Output, columns, emit
+from mizar.cli.output import FAILED, Format, Output, columns, emit, stderr
 from mizar.cli.progress import steps
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.lab.names import labs as all_labs
 from mizar.lab.plan import plan
 from mizar.model.errors import InvalidError, NotFoundError
+
+COMMAND_NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
 
 app = typer.Typer(help="Hosts as network namespaces of this machine, with real daemons.", no_args_is_help=True)
 
@@ -50,14 +52,21 @@ def status(name: Name = None, output: Output = Format.TABLE) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command("exec", context_settings={"ignore_unknown_options": True})
+@app.command("exec", context_settings={"allow_interspersed_args": False})
 def execute(
     endpoint: Annotated[str, typer.Argument(help="tenant/name, or a name that only one tenant has.")],
     command: Annotated[list[str], typer.Argument(help="What to run, behind --.")],
     name: Name = None,
 ) -> None:
     """Run a command inside of an endpoint's network namespace; its exit code is ours."""
-    raise typer.Exit(labs.execute(_chosen(name), endpoint, command))
+    command = command[1:] if command[0] == "--" else command
+    if not command:
+        raise typer.BadParameter("give a command behind --")
+    try:
+        labs.execute(_chosen(name), endpoint, command)
+    except OSError as error:
+        stderr().print(f"mizar: {command[0]}: {error.strerror}")
+        raise typer.Exit(COMMAND_NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE) from error
 
 
 @app.command()

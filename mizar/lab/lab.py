@@ -18,12 +18,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 from mizar.api.client import Client
 from mizar.kernel import features
 from mizar.kernel.bpffs import Pins, instances
-from mizar.kernel.namespaces import Namespace
+from mizar.kernel.namespaces import Namespace, enter
 from mizar.lab import processes, substrate
 from mizar.lab.names import LabName
 from mizar.lab.plan import LabPlan, plan
@@ -49,15 +49,19 @@ def silent(_step: str) -> AbstractContextManager[object]:
 def up(resources: Sequence[Resource], progress: Progress = silent) -> LabPlan:
     """Makes the lab what the manifests say and waits until all of it is provisioned.
 
-    Raises InvalidError for manifests that describe no lab, ConflictError while somebody else changes this lab,
-    TemporaryError when a process does not come up, MizarError when this machine lacks a feature that is needed.
+    Raises InvalidError for manifests that describe no lab, ConflictError while somebody else changes this lab or when
+    it is up with other droplets, TemporaryError when a process does not come up, MizarError when this machine lacks
+    something that is needed.
     """
     wanted = plan(resources)
     _require_features()
     lab = wanted.lab
     with _locked(lab):
         lab.folder.mkdir(parents=True, exist_ok=True)
-        lab.manifest.write_text(json.dumps([dump(resource) for resource in resources]))
+        _refuse_other_hosts(wanted)
+        written = lab.manifest.with_suffix(".new")
+        written.write_text(json.dumps([dump(resource) for resource in resources]))
+        written.replace(lab.manifest)
         with progress(f"substrate, {len(wanted.hosts)} droplets, {len(wanted.endpoint_namespaces)} endpoints"):
             substrate.ensure(wanted)
         with progress("server and daemons"):
@@ -153,27 +157,15 @@ def endpoint_namespace(lab: LabName, endpoint: str) -> str:
     return str(workload["namespace"])
 
 
-def execute(lab: LabName, endpoint: str, command: Sequence[str]) -> int:
-    """Runs a command in an endpoint's network namespace, with our terminal; returns its exit code as a shell would.
+def execute(lab: LabName, endpoint: str, command: Sequence[str]) -> NoReturn:
+    """Becomes a command inside of an endpoint's network namespace: terminal, signals and exit code are its own.
 
-    It stays our child, in our session, so that keys of the terminal reach it; 127 when there is no such command.
+    Raises OSError when the command cannot be run, else what endpoint_namespace() raises.
     """
-
-    def spawn() -> int:
-        # Python ignores SIGPIPE, and what is ignored stays so across exec: give it back.
-        environment = processes.environment(lab.name, "exec")
-        return os.posix_spawnp(command[0], list(command), environment, setsigdef=[signal.SIGPIPE])
-
     with Namespace.by_name(endpoint_namespace(lab, endpoint)) as namespace:
-        try:
-            pid = namespace.run(spawn)
-        except OSError as error:
-            print(f"mizar: {command[0]}: {error.strerror}", file=sys.stderr)
-            return 127 if isinstance(error, FileNotFoundError) else 126
-    while True:
-        with contextlib.suppress(KeyboardInterrupt):  # the command got it too, and decides
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            return code if code >= 0 else 128 - code
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so across exec
+        enter(namespace.fd)  # this thread's only; it is the one that survives exec
+        os.execvpe(command[0], list(command), processes.environment(lab.name, "exec"))  # noqa: S606
 
 
 def _require_features() -> None:
@@ -181,6 +173,18 @@ def _require_features() -> None:
     for feature in features.probe():
         if feature.needed and not feature.present:
             raise MizarError(f"{feature.name} is missing ({feature.detail}): {feature.how_to_fix}; see `mizar doctor`")
+
+
+def _refuse_other_hosts(wanted: LabPlan) -> None:
+    """Droplets may be added to a lab that is up, not moved or taken away."""
+    try:
+        present = stored_plan(wanted.lab)
+    except NotFoundError:
+        return
+    if present.substrate != wanted.substrate or not set(present.hosts) <= set(wanted.hosts):
+        raise ConflictError(
+            f"lab {wanted.lab.name} is up with other droplets: `mizar lab down {wanted.lab.name}` first"
+        )
 
 
 def _start_missing(wanted: LabPlan) -> list[str]:

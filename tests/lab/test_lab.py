@@ -18,7 +18,7 @@ from mizar.lab import lab as labs
 from mizar.lab import processes
 from mizar.lab.demo import traffic
 from mizar.lab.names import LabName
-from mizar.model.errors import ConflictError, InvalidError, NotFoundError
+from mizar.model.errors import ConflictError, NotFoundError
 from tests.lab.conftest import SMALL, leftovers, manifests, wait_until
 from tests.lab.screen import Recorder
 
@@ -43,6 +43,12 @@ def kill(lab: LabName, name: str) -> None:
 
 def names(lab: LabName) -> list[str]:
     return sorted(process.name for process in processes.marked(lab.name))
+
+
+def execute(lab: LabName, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """`mizar lab exec`."""
+    command = [*MIZAR, "lab", "exec", "-n", lab.name, *words]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.fixture
@@ -112,10 +118,9 @@ def test_traffic_flows_while_every_process_is_dead(up: LabName) -> None:
     for name in PROCESSES:
         kill(up, name)
     script = "import socket; print(socket.create_connection(('10.0.2.2', 7), timeout=5))"
-    code = labs.execute(
-        up, "blue-web", [sys.executable, "-c", f"try:\n {script}\nexcept ConnectionRefusedError:\n exit(9)"]
-    )
-    assert code == 9, "the other endpoint refuses the connection: the packet got there and back"
+    code = f"try:\n {script}\nexcept ConnectionRefusedError:\n exit(9)"
+    done = execute(up, "blue-web", sys.executable, "-c", code)
+    assert done.returncode == 9, "the other endpoint refuses the connection: the packet got there and back"
 
 
 def test_up_applies_what_changed(up: LabName) -> None:
@@ -146,14 +151,32 @@ def test_two_labs_stand_side_by_side(up: LabName) -> None:
 def test_exec_passes_input_output_and_exit_code_through(up: LabName) -> None:
     """A command inside of an endpoint is like one outside: stdin, stdout and exit code are its own."""
     script = "import socket, sys; print(sys.stdin.read() + str(len(socket.if_nameindex()))); sys.exit(7)"
-    command = [*MIZAR, "lab", "exec", "-n", up.name, "blue/db", "--", sys.executable, "-c", script]
-    done = subprocess.run(command, input="in:", capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (7, "in:2\n", "")  # lo and eth0
-    assert labs.execute(up, "blue/db", ["/no/such/command"]) == 127
-    with pytest.raises(InvalidError, match="blue/db, red/db"):
-        labs.execute(up, "db", ["true"])
-    with pytest.raises(NotFoundError, match="nobody"):
-        labs.execute(up, "nobody", ["true"])
+    for separator in (["--"], []):
+        done = execute(up, "blue/db", *separator, sys.executable, "-c", script, text="in:")
+        assert (done.returncode, done.stdout, done.stderr) == (7, "in:2\n", "")  # lo and eth0
+    assert execute(up, "blue/db", "--", "sh", "-c", "kill -9 $$").returncode == -signal.SIGKILL
+    assert execute(up, "blue/db", "/no/such/command").returncode == 127
+    assert execute(up, "blue/db", "/etc/passwd").returncode == 126
+    for endpoint, words in (("db", "blue/db, red/db"), ("nobody", "no endpoint 'nobody'")):
+        done = execute(up, endpoint, "true")
+        assert done.returncode == 1
+        assert words in done.stderr
+
+
+def test_a_lab_does_not_lose_droplets(up: LabName) -> None:
+    """Fewer droplets, or another substrate, are refused while the lab is up; nothing changes."""
+    for old, new in (("{droplets: 2}", "{droplets: 1}"), ("{droplets: 2}", "{droplets: 2, substrate: {mtu: 9000}}")):
+        with pytest.raises(ConflictError, match="other droplets"):
+            labs.up(manifests(up, SMALL.replace(old, new)))
+    assert labs.status(up)["problems"] == []
+
+
+def test_a_lab_gains_droplets(up: LabName) -> None:
+    """One more droplet is made and joined."""
+    labs.up(manifests(up, SMALL.replace("{droplets: 2}", "{droplets: 3}")))
+    assert "d3" in names(up)
+    assert labs.status(up)["problems"] == []
+    assert traffic(up, Recorder()).ok
 
 
 def test_what_exec_started_goes_with_the_lab(up: LabName) -> None:
