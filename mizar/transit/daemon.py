@@ -18,7 +18,7 @@ from importlib import metadata
 from ipaddress import IPv4Interface
 
 from mizar.kernel import interfaces
-from mizar.kernel.bpffs import Pins
+from mizar.kernel.bpffs import Pins, instances
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.neighbours import Neighbours
 from mizar.kernel.netlink import Netlink
@@ -31,7 +31,7 @@ from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.programs import Drops, Loaded, Modes
 from mizar.transit.servicer import Identity, Servicer
-from mizar.transit.substrate import Substrate, Uplink
+from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
 from mizar.transit.values import Local
 
 STOP_S = 1.0
@@ -56,16 +56,27 @@ def run(options: Options) -> None:
         server.check_listening(options)
         uplink, own = _own(options)
         _raise_limits()
-        with _named_feature():
-            loaded = programs.load(options, uplink, own)
-            modes = programs.start(loaded, uplink)
+        fresh = options.instance not in instances()
         try:
-            asyncio.run(_serve(options, uplink, own, loaded, modes))
-        finally:
-            loaded.programs.close()
+            _be(options, uplink, own)
+        except InterfaceGoneError:
+            raise  # a daemon on the interface that comes back takes over what is there
+        except MizarError:
+            if fresh:
+                programs.remove(options)
+            raise
         if options.detach_on_exit:
             programs.remove(options)
             event(_log, logging.INFO, "detached", instance=options.instance)
+
+
+def _be(options: Options, uplink: Interface, own: bytes) -> None:
+    with _named_feature():
+        loaded = programs.load(options, uplink, own)
+    with loaded.programs:
+        with _named_feature():
+            modes = programs.start(loaded, uplink)
+        asyncio.run(_serve(options, uplink, own, loaded, modes))
 
 
 def _own(options: Options) -> tuple[Interface, bytes]:

@@ -88,7 +88,10 @@ def remove_socket(options: Options) -> None:
 
 def _clear(path: Path) -> None:
     """Remove a socket that nobody listens on any more."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidError(f"cannot listen on {path}: {error.strerror}; pass another --listen") from error
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

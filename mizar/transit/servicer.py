@@ -6,6 +6,7 @@ error. What a caller may do is decided by `access` before a request is looked at
 anything before all of it was checked.
 """
 
+import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -134,9 +135,10 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         try:
             check_peer(context.auth_context())
             held = await self._ledger.snapshot()
+            problems = await asyncio.to_thread(self._attachments.problems, held)
         except MizarError as error:
             await _refuse(context, "GetState", error)
-        for chunk in replies.state(held, self._attachments.problems(held)):
+        for chunk in replies.state(held, problems):
             yield chunk
 
     @_answering

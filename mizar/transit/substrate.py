@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class InterfaceGoneError(MizarError):
-    """The droplet's own interface vanished: the daemon has nothing left to do."""
+    """The droplet's own interface is not what the programs were loaded for: the daemon has to be started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Substrate:
         self._changed.set()
 
     async def run(self) -> None:
-        """Watch. Raises InterfaceGoneError when the droplet's own interface vanishes."""
+        """Watch. Raises InterfaceGoneError when the droplet's own interface vanishes or becomes another."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._again(self._watch_links))
             group.create_task(self._again(self._watch_neighbours))
@@ -110,6 +110,8 @@ class Substrate:
         if gone:
             self._hub.link_changed(facts.name, up=False, mtu=facts.mtu)
             raise InterfaceGoneError(f"the interface {facts.name} vanished; start the daemon again when it is back")
+        if facts.mac != before.mac:
+            raise InterfaceGoneError(f"the MAC of {facts.name} changed; start the daemon again, it loads the new one")
         if (before.up, before.mtu) != (facts.up, facts.mtu):
             event(_log, logging.INFO, "link_changed", interface=facts.name, up=facts.up, mtu=facts.mtu)
             self._hub.link_changed(facts.name, up=facts.up, mtu=facts.mtu)
