@@ -46,7 +46,6 @@ def cleanup(options: Options) -> None:
     with server.locked(options):
         programs.remove(options)
         server.remove_socket(options)
-    options.lock_file.unlink(missing_ok=True)
 
 
 def run(options: Options) -> None:

@@ -33,22 +33,32 @@ _CHANNEL_OPTIONS = (
 @contextlib.contextmanager
 def locked(options: Options) -> Iterator[None]:
     """Be the one daemon of an instance. Raises ConflictError when another one runs."""
-    try:
-        options.run_folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(options.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise MizarError(f"cannot open {options.lock_file}: {error.strerror}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise ConflictError(
-            f"another daemon of instance {options.instance!r} is running; end it, or choose another --name"
-        ) from error
+    fd = _lock(options)
     try:
         yield
     finally:
+        options.lock_file.unlink(missing_ok=True)
         os.close(fd)
+
+
+def _lock(options: Options) -> int:
+    path = options.lock_file
+    while True:
+        try:
+            options.run_folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MizarError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return fd
+        except BlockingIOError as error:
+            os.close(fd)
+            raise ConflictError(
+                f"another daemon of instance {options.instance!r} is running; end it, or choose another --name"
+            ) from error
+        os.close(fd)  # its holder ended, and took the file away, between our two steps
 
 
 def check_listening(options: Options) -> grpc.ServerCredentials | None:

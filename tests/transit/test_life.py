@@ -216,3 +216,24 @@ def test_attached_program_follows_the_interface(made: Rig) -> None:
     assert one.process.wait(5) == 1
     assert "vanished" in one.log.read_text()
     assert put_droplet(one)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.05, 0.1, 0.2])
+def test_daemon_killed_while_it_attaches_leaves_whole_endpoints_only(made: Rig, after_s: float) -> None:
+    """Whenever it dies, the next one holds endpoints that work, and nothing besides; repeating the request helps."""
+    one, _ = alone(made)
+    places = [made.make_namespace(f"e{number}") for number in range(1, 9)]
+    wanted = [local(f"uid-{k}", endpoint(k, FRONT, one), name=places[k - 1]) for k in range(1, 9)]
+    request = one.client.Attach.future(pb.AttachRequest(endpoints=wanted))
+    threading.Event().wait(after_s)  # the moment of death is what is varied
+    one.stop(signal.SIGKILL)
+    request.cancel()
+    one.start()
+    held = one.state().local_endpoints
+    assert sorted(one.links()) == sorted(found.host_interface for found in held)
+    assert one.pins() == sorted(f"agent_{found.host_interface}" for found in held)
+    assert [found.problem for found in held] == [""] * len(held)
+    for found in held:
+        assert ping(found.local.workload.name, "10.0.1.1") is not None
+    one.attach_whole(*wanted)
+    assert [ping(place, "10.0.1.11") is not None for place in places[1:]] == [True] * 7
