@@ -271,3 +271,15 @@ def test_undo_that_fails_is_told() -> None:
     bench.maps = dead
     with pytest.raises(MizarError, match="taking back what was done before failed as well"):
         bench.do(PutVpc(Vpc(2, (OWN,))))
+
+
+def test_undo_goes_backwards() -> None:
+    """An entry that is written twice in a batch gets back what it had before the first time."""
+    writes = 6  # VPC 1 twice (flags of its network, hop set, entry), then droplets: fails somewhere after both
+    two, three = bytes((172, 30, 9, 2)), bytes((172, 30, 9, 3))
+    for at in range(2 * writes):
+        bench = Bench(START)
+        bench.maps.fail_at = at
+        attempt(bench, PutVpc(Vpc(1, (two,))), PutDroplet(Droplet(bytes((172, 30, 9, 7)))), PutVpc(Vpc(1, (three,))))
+        bench.maps.fail_at = -1
+        bench.check()
