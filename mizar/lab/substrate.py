@@ -4,20 +4,17 @@
 Called by mizar.lab.lab. Everything is made when missing and adjusted when there, so that a lab which was interrupted
 at any point is completed by the same calls.
 
-A veth is not quite a wire. What XDP sends back (XDP_TX) is lost unless the other end runs NAPI, and waits for other
-traffic unless the other end has an XDP program too: veth_xdp_flush() in drivers/net/veth.c wakes nobody else, and a
-ring that is full of such packets takes nothing more, ever. XDP is refused unless both ends have equally many queues.
-So the bridge's ends have GRO on, a program that passes everything, and as many queues as the other ends.
+A veth is not quite a wire: what XDP sends into it is lost unless the other end runs NAPI, and XDP is refused unless
+both ends have equally many queues. So the bridge's ends have GRO on and as many queues as the other ends.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from ipaddress import IPv4Interface
 
-from mizar.kernel import interfaces, libbpf, namespaces
+from mizar.kernel import interfaces, namespaces
 from mizar.kernel.interfaces import RTM_NEWLINK, RTM_SETLINK
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, Message, Netlink, Order
@@ -27,8 +24,6 @@ from mizar.model.errors import InvalidError
 INTERFACE = "eth0"
 _BRIDGE = "bridge"
 _QUEUES = min(8, os.cpu_count() or 1)
-_BPF_PROG_TYPE_XDP, _XDP_FLAGS_DRV_MODE = 6, 4
-_XDP_PASS = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
 
 
 def ensure(plan: LabPlan) -> None:
@@ -86,8 +81,6 @@ def _ensure_wire(netlink: Netlink, substrate: Namespace, namespace: Namespace, h
     outer["attrs"].append(("IFLA_MASTER", bridge.index))
     netlink.tell(_raise(outer, host.name, f"plug {host.name} into the substrate"))
     substrate.run(_gro_on(host.name))
-    if not interfaces.get(netlink, host.name).xdp_program:
-        _pass_by_xdp(netlink, host.name)
     with Netlink(namespace) as inside:
         what = f"raise {INTERFACE} of {host.name}"
         inside.tell(_raise(interfaces.set_link(INTERFACE, mtu=mtu), INTERFACE, what))
@@ -102,17 +95,6 @@ def _raise(message: Message, name: str, what: str) -> list[Order]:
         (interfaces.no_link_local(name), RTM_SETLINK, 0, what),
         (interfaces.set_link(name, up=True), RTM_SETLINK, 0, what),
     ]
-
-
-def _pass_by_xdp(netlink: Netlink, name: str) -> None:
-    fd = libbpf.load_program(_BPF_PROG_TYPE_XDP, _XDP_PASS)
-    try:
-        message = interfaces.set_link(name)
-        xdp = [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", _XDP_FLAGS_DRV_MODE)]
-        message["attrs"].append(("IFLA_XDP", {"attrs": xdp}))
-        netlink.tell([(message, RTM_SETLINK, 0, f"attach XDP to {name}")])
-    finally:
-        os.close(fd)
 
 
 def _gro_on(name: str) -> Callable[[], None]:
