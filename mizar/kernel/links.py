@@ -57,8 +57,12 @@ class Links:
             return False  # its namespace ended at this moment
         return True
 
-    def ensure_endpoint(self, link: EndpointLink, namespace: Namespace) -> tuple[Interface, Change]:
+    def ensure_endpoint(
+        self, link: EndpointLink, namespace: Namespace, guard: Callable[[Interface], None] = lambda _host: None
+    ) -> tuple[Interface, Change]:
         """Makes the link as wanted, or adjusts what is there; returns the host side and what had to be done.
+
+        `guard` is called with the host side before it is up, so that no frame passes unseen. What it raises is raised.
 
         Raises ConflictError when the name on the host belongs to another endpoint or to somebody else, or when the
         name, an address or the default route in the namespace is taken. A link that could not be made whole is gone
@@ -69,6 +73,7 @@ class Links:
             present = self._present(link, namespace, inside)
             if present is not None:
                 host, inner = present
+                guard(host)
                 changed = workload.configure(link, namespace, inside, inner)
                 if host.mtu != link.mtu or host.alias != alias or not host.up:
                     self._configure_host(link, alias)
@@ -76,6 +81,7 @@ class Links:
                 return interfaces.get(self.netlink, host.index), "changed" if changed else "unchanged"
             self._create(link, namespace)
             try:
+                guard(interfaces.get(self.netlink, link.host_name))
                 self._configure_host(link, alias)
                 workload.configure(link, namespace, inside, interfaces.get(inside, link.inner_name))
                 return interfaces.get(self.netlink, link.host_name), "created"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import TypeVar
 
-from mizar.kernel import attach
+from mizar.kernel import attach, interfaces
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.endpoint_link import EndpointLink
 from mizar.kernel.interfaces import Interface
@@ -221,15 +221,17 @@ class Attachments:
         return links
 
     def _make(self, wanted: Wanted, network: Network) -> tuple[Interface, str]:
-        links = self._own_links()
+        links, link = self._own_links(), self._link_of(wanted, network)
         with Namespace.open_spec(str(wanted.workload)) as namespace:
-            interface, change = links.ensure_endpoint(self._link_of(wanted, network), namespace)
-        try:
-            attach.attach_tc(self._agent_fd, interface.index, self._pins.links / f"{_PIN}{interface.name}")
-        except MizarError:
-            self._remove(interface.name)
-            raise
-        return interface, change
+            try:
+                return links.ensure_endpoint(link, namespace, self._guard)
+            except MizarError:
+                if interfaces.find(links.netlink, link.host_name) is None:
+                    self._unpin(link.host_name, 0)
+                raise
+
+    def _guard(self, interface: Interface) -> None:
+        attach.attach_tc(self._agent_fd, interface.index, self._pins.links / f"{_PIN}{interface.name}")
 
     def _link_of(self, wanted: Wanted, network: Network) -> EndpointLink:
         addresses: list[IPv4Interface | IPv6Interface] = []

@@ -60,6 +60,22 @@ def test_a_link_is_made_whole(links: Links, host: Namespace, workload: Namespace
     assert workload.run(lambda: interfaces.gro("eth0"))
 
 
+def test_the_guard_stands_before_the_link_is_up(links: Links, workload: Namespace) -> None:
+    """No frame of the endpoint passes before it; a guard that fails leaves no link."""
+    seen: list[bool] = []
+    links.ensure_endpoint(LINK, workload, lambda host: seen.append(host.up))
+    links.ensure_endpoint(LINK, workload, lambda host: seen.append(host.up))
+    assert seen == [False, True]
+    links.delete(LINK.host_name)
+
+    def refuse(_host: Interface) -> None:
+        raise InvalidError("no")
+
+    with pytest.raises(InvalidError):
+        links.ensure_endpoint(LINK, workload, refuse)
+    assert interfaces.find(links.netlink, LINK.host_name) is None
+
+
 def test_repeating_changes_nothing(links: Links, workload: Namespace) -> None:
     """The same wish again is no work, and the same interface."""
     made, _ = links.ensure_endpoint(LINK, workload)
