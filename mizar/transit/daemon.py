@@ -186,15 +186,14 @@ async def _until_told(servicer: Servicer, options: Options, ledger: Ledger, hub:
     with contextlib.suppress(asyncio.CancelledError):
         try:
             await watching
-        except* MizarError as group:
+        except ExceptionGroup as group:  # not `except*`: Python before 3.11.4 wraps again what is raised in it
             raise _first(group) from group
 
 
-def _first(group: BaseExceptionGroup[MizarError]) -> MizarError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, MizarError)
     return error
 
 
