@@ -27,6 +27,7 @@ COMMANDS = {
     "describe": "mizar.cli.objects:describe",
     "delete": "mizar.cli.objects:delete",
     "counters": "mizar.cli.counters:counters",
+    "topology": "mizar.cli.topology:app",
     "lab": "mizar.cli.lab:app",
     "demo": "mizar.cli.demo:demo",
     "doctor": "mizar.cli.doctor:doctor",
