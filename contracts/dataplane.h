@@ -146,10 +146,11 @@ struct drop_counter {
 	uint64_t bytes;		/* of the whole frame as it arrived */
 };
 
-/* ---- handover: what Transit XDP leaves in front of a decapsulated frame (XDP metadata) for `deliver` on tc.
+/* ---- handover: what Transit XDP leaves in front of a frame (XDP metadata) for `deliver` on tc.
  * GRO merges frames only where it is equal, which keeps tenants apart. */
 enum handover_magic {
-	HANDOVER_MAGIC = 0x4d5a4f31,	/* "MZO1" */
+	HANDOVER_MAGIC = 0x4d5a4f31,	/* "MZO1": decapsulated, for an endpoint */
+	HANDOVER_SEND = 0x4d5a5331,	/* "MZS1": ready to be sent out of `ifindex`; nothing else is set */
 };
 
 struct handover {
@@ -184,8 +185,8 @@ struct droplet_config {
 	uint8_t mac[6];		/* of the interface */
 	uint8_t pad[2];
 	uint32_t ifindex;	/* of the interface */
-	uint32_t send_by_redirect;	/* 1: XDP sends by a redirect to `ifindex`: XDP_TX on a veth does not wake a
-					 * far end that has no XDP program, a redirect does */
+	uint32_t send_by_tc;	/* 1: XDP leaves to `deliver` what it sends. On a veth XDP itself reaches no far end
+				 * without NAPI, and loses a checksum that was left to hardware; an skb has neither fault */
 };
 
 /* ---- switches: changed while programs run (ARRAY of one, map droplet_switches). Read on drop paths only. */

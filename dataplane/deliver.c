@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * deliver: tc ingress of the droplet's interface. Hands the frames that Transit XDP decapsulated to their endpoint,
- * after the kernel's GRO has merged what belongs together. Every other frame goes on untouched.
+ * after the kernel's GRO has merged what belongs together; sends on what XDP cannot send itself (config.send_by_tc).
+ * Every other frame goes on untouched.
  */
 #include "lib/verdict.h"
 
@@ -12,9 +13,16 @@ int deliver(struct __sk_buff *skb)
 	struct agent *agent;
 	uint32_t ifindex;
 
-	if ((void *)(note + 1) > (void *)(long)skb->data || note->magic != HANDOVER_MAGIC)
+	if ((void *)(note + 1) > (void *)(long)skb->data)
 		return TC_ACT_UNSPEC;
 	ifindex = note->ifindex;
+	if (note->magic == HANDOVER_SEND && ifindex == skb->ifindex) {
+		/* Over a veth the skb itself goes on, with its metadata: nobody else shall act on the note. */
+		note->magic = 0;
+		return bpf_redirect(ifindex, 0);
+	}
+	if (note->magic != HANDOVER_MAGIC)
+		return TC_ACT_UNSPEC;
 	agent = bpf_map_lookup_elem(&agents, &ifindex);
 	/* The number may have passed to another endpoint's interface since the note was written. */
 	if (!agent || agent->vni != note->vni || agent->slot != note->slot) {

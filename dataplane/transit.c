@@ -9,9 +9,15 @@
 #include "lib/verdict.h"
 
 /* Out of the interface that it came in by. */
-static __always_inline int send_back(void)
+static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ctx, int *verdict)
 {
-	return config.send_by_redirect ? bpf_redirect(config.ifindex, 0) : XDP_TX;
+	const struct handover note = {
+		.magic = HANDOVER_SEND,
+		.ifindex = config.ifindex,
+	};
+
+	*verdict = config.send_by_tc ? XDP_PASS : XDP_TX;
+	return config.send_by_tc ? leave_note(ctx, &note) : REASON_NONE;
 }
 
 /* An ARP request from a tunnel end that has no agent: answered by a bouncer of the network, for any address in it. */
@@ -54,14 +60,15 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 
 /* The answer stands where the request was: send it back. */
 static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *ctx, const struct packet *packet,
-								 int *verdict)
+								 const struct outer *outer, int *verdict)
 {
-	enum drop_reason reason = turn_around(ctx);
+	enum drop_reason reason = turn_around(ctx, outer->partial);
 
+	if (!reason)
+		reason = send_back(ctx, verdict);
 	if (reason)
 		return reason;
 	count_answered(packet, 0);
-	*verdict = send_back();
 	return REASON_NONE;
 }
 
@@ -78,7 +85,9 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 	enum drop_reason reason;
 
 	address_from_router(inner->eth, endpoint);
-	reason = decapsulate(ctx, outer->option_bytes, &note);
+	reason = decapsulate(ctx, outer->option_bytes);
+	if (!reason)
+		reason = leave_note(ctx, &note);
 	if (reason)
 		return reason;
 	count_delivered(packet, endpoint->slot);
@@ -96,6 +105,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 		.vni = packet->to.vni,
 		.source_port = outer->source_port,
 		.service = outer->service,
+		.partial = outer->partial,
 		.option_bytes = outer->option_bytes,
 		.bytes = packet->bytes,
 	};
@@ -112,10 +122,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 		address_from_router(inner->eth, route->endpoint);
 	}
 	reason = translate(ctx, next, &tunnel);
-	if (reason)
-		return reason;
-	*verdict = send_back();
-	return REASON_NONE;
+	return reason ? reason : send_back(ctx, verdict);
 }
 
 static __always_inline __must_check enum drop_reason route_packet(struct xdp_md *ctx, struct cursor *cursor,
@@ -136,7 +143,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 		return deliver_here(ctx, packet, inner, outer, route.endpoint, verdict);
 	if (route.step == STEP_ROUTER) {
 		reason = respond_echo(cursor, inner);
-		return reason ? reason : send_answer(ctx, packet, verdict);
+		return reason ? reason : send_answer(ctx, packet, outer, verdict);
 	}
 	reason = forward(ctx, packet, inner, outer, &route, verdict);
 	if (reason)
@@ -179,7 +186,7 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 		reason = answer_solicitation(cursor, packet, &inner);
 		break;
 	}
-	return reason ? reason : send_answer(ctx, packet, verdict);
+	return reason ? reason : send_answer(ctx, packet, outer, verdict);
 }
 
 /* A fault inside of a tunnel packet is ours to judge only if the VPC is: the VNI may be another system's. */
@@ -216,7 +223,8 @@ static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md 
 	return reason && !packet->vpc_slot ? judge_vpc(reason, packet) : reason;
 }
 
-SEC("xdp.frags")
+/* Frames of several buffers too, where the loader says so (mizar/kernel/programs.py). */
+SEC("xdp")
 int transit(struct xdp_md *ctx)
 {
 	struct packet packet = { .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };

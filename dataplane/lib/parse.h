@@ -65,8 +65,20 @@ struct outer {
 	uint16_t source_port;		/* carries the flow's hash */
 	uint8_t service;		/* TOS */
 	bool fragment;
+	bool partial;			/* the UDP checksum is left to hardware: what stands there is a sum to begin with */
 	uint32_t option_bytes;		/* Geneve */
 };
+
+/* Of the pseudo header alone (RFC 768), not complemented: where the checksum of an outer packet begins. */
+static __always_inline uint16_t pseudo_sum(const struct iphdr *ip, const struct udphdr *udp)
+{
+	uint64_t sum = (uint64_t)ip->saddr + ip->daddr + bpf_htonl(IPPROTO_UDP) + bpf_htonl(bpf_ntohs(udp->len));
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
 
 /* Ethernet, IPv4 and UDP, as far as it takes to know whether this is a tunnel packet sent to us. */
 static __always_inline __must_check enum drop_reason parse_outer(struct cursor *cursor, struct packet *packet,
@@ -105,6 +117,9 @@ static __always_inline __must_check enum drop_reason parse_outer(struct cursor *
 	outer->source_port = bpf_ntohs(udp->source);
 	outer->service = ip->tos;
 	outer->fragment = ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS);
+	/* Only an skb can come so, and no wire: where deliver sends, the kernel will complete it. One complete checksum in
+	 * 65536 looks the same; such a packet goes on with a wrong one, which only a foreign end would look at. */
+	outer->partial = config.send_by_tc && udp->check && udp->check == pseudo_sum(ip, udp);
 	return REASON_NONE;
 }
 

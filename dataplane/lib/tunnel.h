@@ -22,6 +22,7 @@ struct tunnel {
 	uint32_t vni;
 	uint16_t source_port;
 	uint8_t service;	/* outer TOS */
+	bool partial;		/* the outer UDP checksum is left to hardware, see parse_outer() */
 	uint32_t option_bytes;	/* Geneve options that stand behind the header */
 	uint32_t bytes;		/* of the inner frame */
 };
@@ -64,7 +65,7 @@ static __always_inline void write_outer(void *frame, const struct droplet *next,
 	udp->source = bpf_htons(tunnel->source_port);
 	udp->dest = tunnel->protocol == TUNNEL_VXLAN ? bpf_htons(VXLAN_PORT) : bpf_htons(GENEVE_PORT);
 	udp->len = bpf_htons(udp_bytes);
-	udp->check = 0;
+	udp->check = tunnel->partial ? pseudo_sum(ip, udp) : 0;
 
 	*(word32 *)header = tunnel->protocol == TUNNEL_VXLAN ?
 				    bpf_htonl(VXLAN_VNI_FLAG << 24) :
@@ -107,7 +108,8 @@ static __always_inline __must_check enum drop_reason translate(struct xdp_md *ct
 	void *frame;
 
 	if (tunnel->protocol == TUNNEL_VXLAN && tunnel->option_bytes) {
-		if (bpf_xdp_adjust_head(ctx, tunnel->option_bytes))
+		/* The kernel remembers where the checksum belongs, and would not follow. */
+		if (tunnel->partial || bpf_xdp_adjust_head(ctx, tunnel->option_bytes))
 			return REASON_REWRITE_FAILED;
 		tunnel->option_bytes = 0;
 	}
@@ -119,7 +121,7 @@ static __always_inline __must_check enum drop_reason translate(struct xdp_md *ct
 }
 
 /* Transit: back to the droplet that sent it, and over the neighbour that it came from. */
-static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *ctx)
+static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *ctx, bool partial)
 {
 	void *frame = (void *)(long)ctx->data;
 	struct ethhdr *eth = frame;
@@ -139,25 +141,31 @@ static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *
 	ip->ttl = OUTER_TTL;
 	ip->check = 0;
 	ip->check = ipv4_checksum(ip);
-	udp->check = 0;
+	if (!partial)
+		udp->check = 0;
 	return REASON_NONE;
 }
 
 /*
- * Transit: off, and a note for `deliver` in front of the inner frame. A note that cannot be written (a driver without
- * metadata) must not let the bare frame into the host's stack.
+ * Transit: a note for `deliver` in front of a frame. One that cannot be written (a driver without metadata) must not let
+ * the bare frame into the host's stack.
  */
-static __always_inline __must_check enum drop_reason decapsulate(struct xdp_md *ctx, uint32_t option_bytes,
-								 const struct handover *note)
+static __always_inline __must_check enum drop_reason leave_note(struct xdp_md *ctx, const struct handover *note)
 {
 	struct handover *place;
 
-	if (bpf_xdp_adjust_head(ctx, OVERHEAD_BYTES + option_bytes) || bpf_xdp_adjust_meta(ctx, -(int)sizeof(*note)))
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*note)))
 		return REASON_REWRITE_FAILED;
 	place = (void *)(long)ctx->data_meta;
 	if ((void *)(place + 1) > (void *)(long)ctx->data)
 		return REASON_REWRITE_FAILED;
 	*place = *note;
 	return REASON_NONE;
+}
+
+/* Transit: off. */
+static __always_inline __must_check enum drop_reason decapsulate(struct xdp_md *ctx, uint32_t option_bytes)
+{
+	return bpf_xdp_adjust_head(ctx, OVERHEAD_BYTES + option_bytes) ? REASON_REWRITE_FAILED : REASON_NONE;
 }
 #endif

@@ -7,18 +7,36 @@ Called by mizar.cli.main, which turns MizarError into a message and an exit code
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mizar.kernel.attach import TcMode, XdpMode
 from mizar.transit import daemon as transit_daemon
 from mizar.transit.logs import to_stderr
 from mizar.transit.options import Options
 from mizar.transit.state import Limits
 
 _SIZES = Limits()
+
+
+class _Xdp(StrEnum):
+    AUTO = "auto"
+    DRIVER = "driver"
+    GENERIC = "generic"
+
+
+class _Tc(StrEnum):
+    AUTO = "auto"
+    TCX = "tcx"
+    CLSACT = "clsact"
+
+
+_XDP: dict[_Xdp, XdpMode | None] = {_Xdp.AUTO: None, _Xdp.DRIVER: "driver", _Xdp.GENERIC: "generic"}
+_TC: dict[_Tc, TcMode | None] = {_Tc.AUTO: None, _Tc.TCX: "tcx", _Tc.CLSACT: "clsact"}
 
 
 def daemon(
@@ -29,6 +47,8 @@ def daemon(
         Path | None, typer.Option(help="Folder with ca.crt, daemon.crt, daemon.key, needed for host:port.")
     ] = None,
     address: Annotated[str, typer.Option(help="The droplet's IPv4 address; default: the interface's first.")] = "",
+    xdp: Annotated[_Xdp, typer.Option(help="How Transit XDP is attached; auto: driver, else generic.")] = _Xdp.AUTO,
+    tc: Annotated[_Tc, typer.Option(help="How tc programs are attached; auto: tcx, else clsact.")] = _Tc.AUTO,
     max_droplets: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.droplets,
     max_vpcs: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.vpcs,
     max_networks: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.networks,
@@ -51,6 +71,8 @@ def daemon(
         pki=pki,
         address=_ipv4(address) if address else None,
         limits=Limits(max_droplets, max_vpcs, max_networks, max_endpoints, max_local_endpoints),
+        xdp=_XDP[xdp],
+        tc=_TC[tc],
         detach_on_exit=detach_on_exit,
     )
     if cleanup:

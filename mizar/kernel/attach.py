@@ -55,23 +55,30 @@ class PinnedLink:
     program_id: int
 
 
-def attach_xdp(fd: int, ifindex: int, pin: Path, *, force: XdpMode | None = None) -> Attachment:
+def attach_xdp(
+    fd: int, ifindex: int, pin: Path, *, force: XdpMode | None = None, generic_fd: int | None = None
+) -> Attachment:
     """Attaches an XDP program by a link pinned at `pin`, or puts it into the link that is pinned there already.
 
-    Tries driver mode, then generic; `force` allows one mode only, and replaces a link of the other. Raises
-    ConflictError when another program has the interface, and the driver's error when no mode works.
+    Tries driver mode, then generic, for which it takes `generic_fd` when given; `force` allows one mode only, and
+    replaces a link of the other. Raises ConflictError when another program has the interface, and the driver's error
+    when no mode works.
     """
     with Netlink() as netlink:
         running = interfaces.get(netlink, ifindex).xdp_mode
+    fds: dict[XdpMode, int] = {"driver": fd, "generic": fd if generic_fd is None else generic_fd}
     if force is not None and running and running != force and attached(pin) is not None:
         _remove(pin)
-    elif _update(fd, ifindex, pin, "xdp"):
-        return Attachment(ifindex, "driver" if running == "driver" else "generic", updated=True)
+    elif _update(fds["driver" if running == "driver" else "generic"], ifindex, pin, "xdp"):
+        if running == "driver":
+            return Attachment(ifindex, "driver", updated=True)
+        kept = "it was attached so before, and stays so lest packets are lost; force driver mode to change it"
+        return Attachment(ifindex, "generic", "" if force else kept, updated=True)
     reason = ""
     modes: tuple[XdpMode, ...] = ("driver", "generic") if force is None else (force,)
     for mode in modes:
         try:
-            _create_pinned(fd, ifindex, mode, pin)
+            _create_pinned(fds[mode], ifindex, mode, pin)
         except ConflictError as error:
             raise ConflictError(f"{error}; another XDP program has the interface") from error
         except MizarError as error:

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three programs of a droplet, loaded: `agent`, `transit`, `deliver`, and the maps that they share.
 
+Transit is loaded twice. In driver mode it must take frames of several buffers (jumbo MTUs). In generic mode it must
+not: for a program that does, newer kernels copy the skb and forget where its Ethernet header is, and what `deliver`
+gets then begins at the IP header, without its note (seen on 6.18: skb_copy_header() leaves mac_len out).
+
 Owns opening, configuring, loading and pinning. Called by the daemon at its start and by data-plane tests, which load
 without pins. The maps are the state of the droplet: maps that are pinned are reused, never replaced; the programs
 are new with each load, and take over where attach.py updates the pinned links.
@@ -24,9 +28,12 @@ from mizar.model.errors import ConflictError, InvalidError, MizarError
 
 OBJECTS = ("agent", "transit", "deliver")
 """In the order of loading; the first makes the maps, the others share them."""
+GENERIC = "transit_generic"
+"""Transit again, for generic mode."""
 
 _CONFIG_MAP = ".rodata.config"
 _MAP_TYPE_RINGBUF = 27  # enum bpf_map_type
+_XDP_HAS_FRAGS = 1 << 5  # BPF_F_XDP_HAS_FRAGS
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,13 @@ class Programs:
 
     @property
     def transit(self) -> Program:
-        """XDP program of the droplet's interface."""
+        """XDP program of the droplet's interface, in driver mode."""
         return self.programs["transit"]
+
+    @property
+    def transit_generic(self) -> Program:
+        """The same for generic mode."""
+        return self.programs[GENERIC]
 
     @property
     def deliver(self) -> Program:
@@ -102,9 +114,11 @@ def load(
     kernel refuses a program, and ConflictError when a pinned map has another shape than the programs want.
     """
     loaded = Programs()
-    opened = objects if objects is not None else {name: object_bytes(name) for name in OBJECTS}
+    opened = dict(objects) if objects is not None else {name: object_bytes(name) for name in OBJECTS}
     sizes = dict(max_entries or {})
     try:
+        if "transit" in opened:
+            opened[GENERIC] = opened["transit"]
         for name, data in opened.items():
             _load_object(loaded, name, data, config, sizes, pins)
         unknown = sizes.keys() - loaded.maps.keys()
@@ -136,12 +150,14 @@ def _load_object(
             elif pins is not None:
                 _reuse_pinned(item, pins.maps / map_name, map_name)
         _configure(obj, name, config)
+        program = lib().bpf_object__next_program(obj, ffi.NULL)
+        if program == ffi.NULL or lib().bpf_object__next_program(obj, program) != ffi.NULL:
+            raise InvalidError(f"the object {name} must hold exactly one program")
+        if name == "transit":
+            libbpf.check(lib().bpf_program__set_flags(program, _XDP_HAS_FRAGS), f"allow {name} several buffers")
         libbpf.check(lib().bpf_object__load(obj), f"load the program {name}", log)
     for map_name, item in maps.items():
         loaded.maps.setdefault(map_name, lib().bpf_map__fd(item))
-    program = lib().bpf_object__next_program(obj, ffi.NULL)
-    if program == ffi.NULL or lib().bpf_object__next_program(obj, program) != ffi.NULL:
-        raise InvalidError(f"the object {name} must hold exactly one program")
     loaded.programs[name] = Program(name, lib().bpf_program__fd(program))
 
 

@@ -30,6 +30,7 @@ from mizar.transit.errors import is_permanent
 from mizar.transit.events import Hub
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
+from mizar.transit.options import Options
 from mizar.transit.readback import Found
 from mizar.transit.state import State
 from mizar.transit.values import Local, NamespaceBy, Network, Wanted, Workload
@@ -67,12 +68,12 @@ class Attachments:
     """Makes and ends local endpoints. `mtu` tells what a packet of the interface has room for, after the overhead."""
 
     def __init__(
-        self, ledger: Ledger, agent_fd: int, pins: Pins, instance: str, hub: Hub, mtu: Callable[[], int]
+        self, ledger: Ledger, agent_fd: int, pins: Pins, options: Options, hub: Hub, mtu: Callable[[], int]
     ) -> None:
         self._ledger = ledger
         self._agent_fd = agent_fd
         self._pins = pins
-        self._instance = instance
+        self._options = options
         self._hub = hub
         self._mtu = mtu
         self._lock = asyncio.Lock()
@@ -173,7 +174,7 @@ class Attachments:
                 workload=_workload_of(link.namespace_spec, link.inner_name),
             )
             for link in self._own_links().owned()
-            if link.instance == self._instance
+            if link.instance == self._options.instance
         ]
 
     def take_over(self) -> None:
@@ -184,7 +185,7 @@ class Attachments:
         kept = {local.host_interface: local for local in self._ledger.state.locals.values()}
         for link in self._own_links().owned():
             half_made = not link.uid
-            if link.interface.name not in kept and (half_made or link.instance == self._instance):
+            if link.interface.name not in kept and (half_made or link.instance == self._options.instance):
                 event(_log, logging.WARNING, "link_removed", interface=link.interface.name, uid=link.uid)
                 self._own_links().delete(link.interface.name)
         for pin in self._pins.links.iterdir():
@@ -192,7 +193,7 @@ class Attachments:
             if pin.name.startswith(_PIN) and name not in kept:
                 pin.unlink()
         for name, local in kept.items():
-            attach.attach_tc(self._agent_fd, local.ifindex, self._pins.links / f"{_PIN}{name}")
+            attach.attach_tc(self._agent_fd, local.ifindex, self._pins.links / f"{_PIN}{name}", force=self._options.tc)
 
     def problems(self, state: State) -> dict[str, str]:
         """What is wrong with the local endpoints of a state, by uid."""
@@ -231,7 +232,8 @@ class Attachments:
                 raise
 
     def _guard(self, interface: Interface) -> None:
-        attach.attach_tc(self._agent_fd, interface.index, self._pins.links / f"{_PIN}{interface.name}")
+        pin = self._pins.links / f"{_PIN}{interface.name}"
+        attach.attach_tc(self._agent_fd, interface.index, pin, force=self._options.tc)
 
     def _link_of(self, wanted: Wanted, network: Network) -> EndpointLink:
         addresses: list[IPv4Interface | IPv6Interface] = []
@@ -243,7 +245,7 @@ class Attachments:
             addresses.append(ip_interface(f"{text_of(address)}/{prefix.length}"))
             gateways.append(ip_address(prefix.gateway))
         return EndpointLink(
-            instance=self._instance,
+            instance=self._options.instance,
             uid=wanted.uid,
             host_name=host_name(wanted.uid),
             inner_name=wanted.workload.interface,

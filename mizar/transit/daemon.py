@@ -74,7 +74,7 @@ def _be(options: Options, uplink: Interface, own: bytes) -> None:
         loaded = programs.load(options, uplink, own)
     with loaded.programs:
         with _named_feature():
-            modes = programs.start(loaded, uplink)
+            modes = programs.start(loaded, uplink, options)
         asyncio.run(_serve(options, uplink, own, loaded, modes))
 
 
@@ -121,7 +121,7 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
     drops.switch(on=False)  # the daemon before may have died while somebody watched
     hub = Hub(drops, _interface_name)
     ledger = Ledger(loaded.tables, own, loaded.limits, lambda: attachments.interfaces())
-    attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options.instance, hub, uplink.room)
+    attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, uplink.room)
     neighbours = Neighbours()
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
     try:

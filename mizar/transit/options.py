@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from mizar.kernel.attach import TcMode, XdpMode
 from mizar.transit.access import TcpListen, UnixListen, parse_listen
 from mizar.transit.state import Limits
 
@@ -16,7 +17,10 @@ RUN_FOLDER = Path("/run/mizar")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One droplet: its interface, its name on this host, where it listens, how large its tables are."""
+    """One droplet: its interface, its name on this host, where it listens, how large its tables are.
+
+    `xdp` and `tc` are the modes that programs must run in; None: the best that the interface and the kernel have.
+    """
 
     interface: str
     name: str = ""
@@ -24,6 +28,8 @@ class Options:
     pki: Path | None = None
     address: IPv4Address | None = None
     limits: Limits = field(default_factory=Limits)
+    xdp: XdpMode | None = None
+    tc: TcMode | None = None
     detach_on_exit: bool = False
     run_folder: Path = RUN_FOLDER
 

@@ -55,7 +55,7 @@ def load(options: Options, uplink: Interface, own: bytes) -> Loaded:
         addr=to_mapped(own),
         mac=uplink.mac,
         ifindex=uplink.index,
-        send_by_redirect=uplink.kind == "veth",
+        send_by_tc=uplink.kind == "veth",
     )
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
     return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)
@@ -75,15 +75,21 @@ def _sizes(limits: Limits) -> dict[str, int]:
     }
 
 
-def start(loaded: Loaded, uplink: Interface) -> Modes:
+def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
     """Attach `deliver`, then `transit`, or put the new programs where the old ones run."""
     interfaces.set_gro(uplink.name, on=True)  # without it, delivered packets stay single
     if uplink.kind == "veth":
         interfaces.set_tx_checksum(uplink.name, on=False)  # XDP at the other end loses partial checksums
     links = loaded.pins.links
-    deliver = attach.attach_tc(loaded.programs.deliver.fd, uplink.index, links / "deliver")
+    deliver = attach.attach_tc(loaded.programs.deliver.fd, uplink.index, links / "deliver", force=options.tc)
     try:
-        transit = attach.attach_xdp(loaded.programs.transit.fd, uplink.index, links / "transit")
+        transit = attach.attach_xdp(
+            loaded.programs.transit.fd,
+            uplink.index,
+            links / "transit",
+            force=options.xdp,
+            generic_fd=loaded.programs.transit_generic.fd,
+        )
     except MizarError:
         if not deliver.updated:
             attach.detach_tc(uplink.index, links / "deliver")
@@ -91,6 +97,7 @@ def start(loaded: Loaded, uplink: Interface) -> Modes:
     for attachment in (deliver, transit):
         if attachment.fallback_reason:
             event(_log, logging.WARNING, "mode_fallback", mode=attachment.mode, reason=attachment.fallback_reason)
+    event(_log, logging.INFO, "attached", interface=uplink.name, xdp=transit.mode, tc=deliver.mode)
     return Modes(transit.mode, deliver.mode)
 
 

@@ -124,4 +124,5 @@ HOPS = 16
 VPC_DIVIDED_HERE = 1
 NETWORK_BOUNCED_HERE, NETWORK_ROUTED_HERE = 1, 2
 HANDOVER_MAGIC = 0x4D5A4F31
+HANDOVER_SEND = 0x4D5A5331
 """Written out, not read from contracts/dataplane.h: a test that takes both sides from one place proves nothing."""

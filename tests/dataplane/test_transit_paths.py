@@ -9,20 +9,23 @@ import pytest
 
 from mizar.kernel import layout
 
-from .frames import PAYLOAD, datagram, option, tunnel
+from .frames import PAYLOAD, datagram, option, ping, tunnel
 from .plan import (
     BACK,
     BLUE,
     BOUNCER,
     DIVIDER,
     FAMILIES,
+    FRONT,
     HANDOVER_MAGIC,
+    HANDOVER_SEND,
     HOST,
     ME,
     MEMBERS,
     RED,
     ROUTER_MAC,
     TUNNELS,
+    UPLINK_IFINDEX,
     A,
     DropletPlan,
     EndpointPlan,
@@ -104,6 +107,26 @@ def test_bounce_keeps_geneve_options_in_geneve_and_leaves_them_behind_in_vxlan(d
         result = droplet.transit(tunnel("geneve", inner, src=DIVIDER, options=NOT_CRITICAL))
         assert result.retval == XDP_TX
         assert result.frame == tunnel(to, forwarded, src=ME, dst=HOST, options=options)
+
+
+@every_tunnel_and_family
+def test_on_a_veth_a_note_asks_deliver_to_send(kind: str, family: int) -> None:
+    """The same frame as XDP would send itself, passed with a note; answers go the same way."""
+    droplet = Testbed(send_by_tc=1)
+    try:
+        droplet.as_bouncer(tunnel=kind)
+        result = droplet.transit(tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER))
+        inner = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
+        note = layout.struct("handover", magic=HANDOVER_SEND, ifindex=UPLINK_IFINDEX)
+        assert (result.retval, result.frame) == (XDP_PASS, tunnel(kind, inner, src=ME, dst=HOST))
+        assert result.metadata == note
+        asked = tunnel(
+            kind, ping(family, A.address(family), FRONT.gateway(family), src_mac=A.mac, dst_mac=ROUTER_MAC), src=HOST
+        )
+        result = droplet.transit(asked)
+        assert (result.retval, result.metadata) == (XDP_PASS, note)
+    finally:
+        droplet.close()
 
 
 @every_tunnel_and_family

@@ -67,8 +67,12 @@ class Testbed:
 
     __test__ = False
 
-    def __init__(self, objects: Mapping[str, bytes] | None = None, uplink_ifindex: int = UPLINK_IFINDEX) -> None:
-        config = layout.struct("droplet_config", addr=mapped(ME.address), mac=mac_bytes(ME.mac), ifindex=uplink_ifindex)
+    def __init__(
+        self, objects: Mapping[str, bytes] | None = None, uplink_ifindex: int = UPLINK_IFINDEX, **fields: int
+    ) -> None:
+        config = layout.struct(
+            "droplet_config", addr=mapped(ME.address), mac=mac_bytes(ME.mac), ifindex=uplink_ifindex, **fields
+        )
         self.programs: Programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
 

@@ -69,10 +69,10 @@ def map_ids(loaded: Programs) -> dict[str, int]:
 
 def test_the_programs_share_one_set_of_maps(programs: Programs) -> None:
     """All three load, and what a table has is what they see."""
-    assert set(programs.programs) == {"agent", "transit", "deliver"}
+    assert set(programs.programs) == {"agent", "transit", "transit_generic", "deliver"}
     assert Tables.of(programs.maps).vpcs.max_entries == SMALL["vpcs"]
     ids = {libbpf.info("prog", program.fd).id for program in programs.programs.values()}
-    assert len(ids) == 3
+    assert len(ids) == 4
 
 
 def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
@@ -87,7 +87,7 @@ def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
         assert fd is not None
         assert libbpf.info("prog", fd).id == libbpf.info("prog", second.agent.fd).id != program
         os.close(fd)
-    assert sorted(entry.name for entry in pins.progs.iterdir()) == ["agent", "deliver", "transit"]
+    assert sorted(entry.name for entry in pins.progs.iterdir()) == ["agent", "deliver", "transit", "transit_generic"]
 
 
 def test_a_pinned_map_of_another_shape_is_a_conflict(pins: Pins) -> None:

@@ -23,8 +23,7 @@ from pyroute2 import IPRoute
 
 from mizar._built import transit_pb2 as pb
 from mizar._built import transit_pb2_grpc
-from mizar.kernel import interfaces, namespaces
-from mizar.kernel.namespaces import Namespace
+from mizar.kernel import namespaces
 
 T = TypeVar("T")
 
@@ -166,6 +165,7 @@ class Rig:
         self.folder = folder
         self.prefix = f"{RUN}-{next(_numbers)}"
         self.droplets: list[Droplet] = []
+        self.wire = {"near": 1, "far": 1, "mtu": 1500}
         self._namespaces: list[str] = []
         self.switch = self.make_namespace("sw")
         with IPRoute(netns=self.switch) as ip:
@@ -192,14 +192,15 @@ class Rig:
         self.droplets.append(droplet)
         port = f"p{number}"
         with IPRoute(netns=self.switch) as ip:
-            ip.link("add", ifname=port, kind="veth", peer={"ifname": "sub0", "net_ns_fd": namespace})
-            ip.link("set", index=ip.link_lookup(ifname=port)[0], master=ip.link_lookup(ifname="br0")[0], state="up")
-        with Namespace.by_name(self.switch) as switch:
-            switch.run(lambda: interfaces.set_gro(port, on=True))  # else XDP_TX delivers nothing
+            near, far, mtu = (self.wire[name] for name in ("near", "far", "mtu"))
+            peer = {"ifname": "sub0", "net_ns_fd": namespace, "num_tx_queues": near, "num_rx_queues": near}
+            ip.link("add", ifname=port, kind="veth", num_tx_queues=far, num_rx_queues=far, peer=peer)
+            index = ip.link_lookup(ifname=port)[0]
+            ip.link("set", index=index, master=ip.link_lookup(ifname="br0")[0], mtu=mtu, state="up")
         with IPRoute(netns=namespace) as ip:
             index = ip.link_lookup(ifname="sub0")[0]
             ip.addr("add", index=index, address=f"172.30.9.{number}", prefixlen=24)
-            ip.link("set", index=index, state="up")
+            ip.link("set", index=index, mtu=mtu, state="up")
             ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
         return droplet
 

@@ -75,3 +75,16 @@ def send_tcp(namespace: str, address: str, port: int, data: bytes) -> None:
         sock.settimeout(10)
         sock.connect((address, port))
         sock.sendall(data)
+
+
+def exchange_udp(source: str, target: str, address: str, data: bytes) -> None:
+    """A datagram and its echo. Raises TimeoutError."""
+    family = _family(address)
+    with _socket(target, family, socket.SOCK_DGRAM) as there, _socket(source, family, socket.SOCK_DGRAM) as here:
+        there.bind((address, 0))
+        there.settimeout(5)
+        here.settimeout(5)
+        here.sendto(data, (address, there.getsockname()[1]))
+        received, sender = there.recvfrom(65535)
+        there.sendto(received, sender)
+        assert here.recv(65535) == data
