@@ -33,19 +33,17 @@ class TopologyLinks:
     """The host and its named namespaces, each with an open socket as soon as it is asked for."""
 
     def __init__(self) -> None:
-        self._stack = contextlib.ExitStack()
         self._open: dict[str, tuple[Namespace, Netlink]] = {}
 
     def __enter__(self) -> TopologyLinks:
-        here = self._stack.enter_context(Namespace.current())
-        self._open[HOST] = here, self._stack.enter_context(Netlink(here))
+        self._add(HOST, Namespace.current())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.clear()
-        self._stack.close()
+        for name in list(self._open):
+            self._forget(name)
 
     # ---- reading
 
@@ -140,10 +138,7 @@ class TopologyLinks:
 
     def remove_namespace(self, name: str) -> None:
         """Takes the name away; what is in the namespace ends with it, unless somebody else holds it."""
-        opened = self._open.pop(name, None)
-        if opened is not None:
-            opened[1].close()
-            opened[0].close()
+        self._forget(name)
         namespaces.remove(name)
 
     # ---- interfaces
@@ -231,9 +226,21 @@ class TopologyLinks:
 
     def _place(self, name: str) -> tuple[Namespace, Netlink]:
         if name not in self._open:
-            namespace = self._stack.enter_context(Namespace.by_name(name))
-            self._open[name] = namespace, self._stack.enter_context(Netlink(namespace))
+            self._add(name, Namespace.by_name(name))
         return self._open[name]
+
+    def _add(self, name: str, namespace: Namespace) -> None:
+        try:
+            self._open[name] = namespace, Netlink(namespace)
+        except BaseException:
+            namespace.close()
+            raise
+
+    def _forget(self, name: str) -> None:
+        if name in self._open:
+            namespace, netlink = self._open.pop(name)
+            netlink.close()
+            namespace.close()
 
 
 def _found(message: Message, namespace: str, names: dict[int, str]) -> Found:

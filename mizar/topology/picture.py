@@ -166,7 +166,7 @@ class _Drawing:
         boxes = [Shape(self._id("process", name, process), process, "process") for process in part.processes]
         boxes += [Shape(self._id("box", b.name), b.name, "box") for b in spec.boxes if b.namespace == name]
         state = self._objects.get(f"namespace {name}")
-        rows = _filled(eswitches, ports, bridges, boxes)
+        rows = _filled(eswitches, boxes, ports, bridges) if eswitches else _filled(ports, bridges, boxes)
         return Shape(self._id("namespace", name), f"netns {name}", "namespace", state, rows)
 
     def _wires(self, rows: Sequence[Sequence[Shape]]) -> tuple[tuple[str, str], ...]:

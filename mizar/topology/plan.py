@@ -64,9 +64,9 @@ def plan_removal(wishes: Wishes, present: Present) -> Plan:
     found = Plan()
     links = present.of(wishes.topology)
     wanted = [link.key for wish in wishes.links for link in wish.links]
-    half_made = [present.links[key] for key in wanted if key in present.links and half_made(present.links[key])]
+    abandoned = [present.links[key] for key in wanted if key in present.links and half_made(present.links[key])]
     found.steps += eswitches.removals(wishes, present)
-    found.steps += _removals([*links, *half_made], present, "the topology is deleted")
+    found.steps += _removals([*links, *abandoned], present, "the topology is deleted")
     _leftover_namespaces(wishes, present, found, _owned(wishes, present))
     return found
 

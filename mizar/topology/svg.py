@@ -60,6 +60,7 @@ def written(picture: Picture) -> str:
     """The whole document. What is absent is white, dashed and red, and says so."""
     rows = [[_measure(shape) for shape in row] for row in picture.rows]
     host = _stacked(Shape("host", "host", "host"), rows, _ROW_GAP)
+    _align(host, picture)
     notes = [(about, _wrapped(text)) for about, text in picture.notes]
     top = 90.0
     boxes: dict[str, _Box] = {}
@@ -107,6 +108,41 @@ def _stacked(shape: Shape, rows: Sequence[Sequence[_Placed]], gap: float) -> _Pl
         y += height + gap
     placed.height = y - gap + _PAD
     return placed
+
+
+def _align(host: _Placed, picture: Picture) -> None:
+    """Moves what is in the host's rows below what it is wired to, as far as nothing else is in the way."""
+    rows: dict[float, list[tuple[float, float, _Placed]]] = {}
+    for inner in host.inner:
+        rows.setdefault(inner[1], []).append(inner)
+    centres: dict[str, float] = {}
+    moved: list[tuple[float, float, _Placed]] = []
+    for row in rows.values():
+        x = _PAD
+        wanted: list[float] = []
+        for old_x, _, item in row:
+            own = _centres(item, 0.0)
+            pulls = [centres[upper] - own[lower] for upper, lower in picture.wires if upper in centres and lower in own]
+            x = max(x, sum(pulls) / len(pulls) if pulls else old_x)
+            wanted.append(x)
+            x += item.width + _GAP
+        right = host.width - _PAD + _GAP
+        for place in range(len(row) - 1, -1, -1):
+            right = min(right, wanted[place] + row[place][2].width + _GAP)
+            wanted[place] = right - row[place][2].width - _GAP
+            right = wanted[place]
+        for new_x, (_, y, item) in zip(wanted, row, strict=True):
+            moved.append((new_x, y, item))
+            centres |= _centres(item, new_x)
+    host.inner = moved
+
+
+def _centres(item: _Placed, x: float) -> dict[str, float]:
+    """Centres of a shape and of everything in it, by id."""
+    found = {item.shape.id: x + item.width / 2}
+    for inner_x, _, inner in item.inner:
+        found |= _centres(inner, x + inner_x)
+    return found
 
 
 def _drawn(item: _Placed, x: float, y: float, boxes: dict[str, _Box]) -> Iterator[str]:
