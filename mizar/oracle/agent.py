@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""agent: what becomes of a frame that an endpoint sends (docs/way-of-a-packet.md 1).
+
+Nothing that an endpoint sends is ever left to the host's own stack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mizar.model.addresses import ROUTER_MAC
+from mizar.oracle.flow import Hop, flow_source_port, pick
+from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
+from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
+from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
+from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
+from mizar.oracle.rewrite import decrement_ttl, from_router
+from mizar.oracle.tables import Agent, Droplet, in_prefix
+from mizar.oracle.tunnel import write_outer
+
+
+def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outcome:
+    """A frame comes in at the host side of a veth; `segments`: of a superpacket, as they will be on the wire."""
+    packet = Packet(frame, segments)
+    sender = here.agents.get(ifindex)
+    if sender is None:
+        return packet.refused("AGENT_UNCONFIGURED", always_drop=True)
+    packet.vni, packet.vpc_known = sender.vni, True
+    try:
+        return handle_frame(here, packet, sender)
+    except RefusedError as refused:
+        return packet.refused(refused.reason, uid=sender.uid, always_drop=True)
+
+
+def handle_frame(here: Droplet, packet: Packet, sender: Agent) -> Outcome:
+    """Who it says it is, then what it wants."""
+    inner = parse_inner(packet.frame)
+    if inner.ether_source != sender.mac:
+        raise RefusedError("SPOOFED_MAC")
+    if inner.kind is Kind.ARP:
+        return send_answer(packet, sender, answer_arp(inner, sender))
+    if inner.kind is Kind.ND:
+        return send_answer(packet, sender, answer_solicitation(inner, sender))
+    leg = sender.leg(4 if inner.kind is Kind.IPV4 else 6)
+    if leg is None or inner.source != leg.address:
+        raise RefusedError("SPOOFED_ADDRESS")
+    return route_packet(here, packet, inner, sender)
+
+
+def answer_arp(inner: Inner, sender: Agent) -> bytes:
+    """Every address of its network but its own is answered with the router's MAC."""
+    claimed_mac = inner.frame[ETHERNET + 8 : ETHERNET + 14]
+    probe = not any(inner.source)
+    own = sender.ipv4.address if sender.ipv4 else None
+    if claimed_mac != sender.mac or not (probe or inner.source == own):
+        raise RefusedError("SPOOFED_ARP")
+    if inner.destination == own:
+        raise RefusedError("DUPLICATE_ADDRESS_PROBE")
+    if probe or sender.ipv4 is None:  # it probes for an address that it was not given
+        raise RefusedError("SPOOFED_ARP")
+    if not in_prefix(inner.destination, sender.ipv4.gateway, sender.ipv4.prefix):
+        raise RefusedError("ARP_UNANSWERED")
+    return respond_arp(inner)
+
+
+def answer_solicitation(inner: Inner, sender: Agent) -> bytes:
+    """The same for IPv6. A link-local source is legitimate here, and nowhere else."""
+    target, macs = parse_solicitation(inner)
+    probe = not any(inner.source)
+    own = sender.ipv6.address if sender.ipv6 else None
+    if any(mac != sender.mac for mac in macs):
+        raise RefusedError("SPOOFED_ND")
+    if not (probe or is_link_local(inner.source) or inner.source == own):
+        raise RefusedError("SPOOFED_ND")
+    if target == own or (probe and is_link_local(target)):
+        raise RefusedError("DUPLICATE_ADDRESS_PROBE")
+    if probe:
+        raise RefusedError("SPOOFED_ND")
+    if sender.ipv6 is None or not in_prefix(target, sender.ipv6.gateway, sender.ipv6.prefix):
+        raise RefusedError("ND_UNANSWERED")
+    return respond_solicitation(inner, target, router=target == sender.ipv6.gateway)
+
+
+def is_link_local(address: bytes) -> bool:
+    """fe80::/10."""
+    return in_prefix(address, bytes.fromhex("fe80") + bytes(14), 10)
+
+
+def send_answer(packet: Packet, sender: Agent, frame: bytes) -> Outcome:
+    """Back out of the interface that the request came in by."""
+    packet.count("vpc", sender.vni, "answered")
+    packet.count("endpoint", sender.uid, "answered")
+    return packet.served(Verdict.ANSWER, frame)
+
+
+def locate(here: Droplet, packet: Packet, to: bytes, source_port: int, sender: Agent) -> Route:
+    """The virtual router, an endpoint known here, or, as this droplet's roles allow, the next droplet."""
+    if any(leg and leg.gateway == to for leg in (sender.ipv4, sender.ipv6)):
+        packet.step = Step.ROUTER
+        return Route(Step.ROUTER)
+    known = locate_endpoint(here, packet, to)
+    if known:
+        return known
+    if sender.bounced_here or sender.routed_here:
+        return locate_network(here, packet, to, source_port, final=False)
+    packet.step = Step.TO_BOUNCER
+    bouncer = pick(sender.bouncers, source_port, Hop.TO_BOUNCER)
+    if bouncer is None:
+        raise RefusedError("NO_BOUNCER")
+    return Route(Step.TO_BOUNCER, bouncer)
+
+
+def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> Outcome:
+    """To where `locate` says. Into another network without a divider, the hop is here."""
+    source_port = flow_source_port(inner)
+    route = locate(here, packet, inner.destination, source_port, sender)
+    if route.step is Step.ROUTER:
+        return send_answer(packet, sender, respond_echo(inner))
+    if route.network not in (0, sender.network):
+        inner = replace(inner, frame=decrement_ttl(inner))
+    if route.step is Step.DELIVER:
+        return deliver_here(packet, inner, sender, route)
+    return send_tunnel(here, packet, inner, source_port, sender, route)
+
+
+def deliver_here(packet: Packet, inner: Inner, sender: Agent, route: Route) -> Outcome:
+    """On this droplet: straight into the other endpoint's namespace."""
+    assert route.endpoint is not None
+    endpoint, size = route.endpoint, len(inner.frame)
+    packet.count("endpoint", sender.uid, "sent", size)
+    packet.count("vpc", sender.vni, "delivered", size)
+    packet.count("endpoint", endpoint.uid, "delivered", size)
+    handover = Handover(endpoint.ifindex, sender.vni, endpoint.uid)
+    return packet.served(Verdict.DELIVER, from_router(inner.frame, endpoint.mac), handover=handover)
+
+
+def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender: Agent, route: Route) -> Outcome:
+    """To another droplet: in the endpoint's tunnel and with its MAC when this is the last hop, else in the sender's."""
+    droplet, mac = locate_next_hop(here, route)
+    if route.endpoint:
+        tunnel, frame = route.endpoint.tunnel, from_router(inner.frame, route.endpoint.mac)
+    else:
+        tunnel, frame = sender.tunnel, ROUTER_MAC + inner.frame[6:]
+    packet.count("endpoint", sender.uid, "sent", len(frame))
+    packet.count("vpc", sender.vni, "sent", len(frame))
+    outer = write_outer(here, droplet, mac, tunnel, sender.vni, source_port, frame)
+    return packet.served(Verdict.SEND, outer, next_hop=droplet)

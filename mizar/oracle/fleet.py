@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole fleet: follows one packet from droplet to droplet until it is delivered, answered, dropped or gone.
+
+The substrate here is ideal: what is sent to a droplet arrives there as it was sent. Bounded: tables that contradict
+one another may let a packet circle until its TTL ends, and an answer may travel too, so `follow` counts hops itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from mizar.oracle.agent import agent
+from mizar.oracle.deliver import deliver
+from mizar.oracle.outcome import Handover, Outcome, Verdict
+from mizar.oracle.tables import Droplet
+from mizar.oracle.transit import transit
+
+MOST_HOPS = 300
+"""More than any TTL allows, an answer's way back included."""
+
+
+class End(Enum):
+    """How a packet's way ended."""
+
+    DELIVERED = "delivered to an endpoint"
+    ANSWERED = "answered by its own droplet"
+    DROPPED = "dropped"
+    PASSED = "left to a host's own stack"
+    LEFT = "sent to a tunnel end without a daemon"
+    CIRCLED = "still on its way after too many hops"
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One program on one droplet: `program` as in docs/way-of-a-packet.md."""
+
+    droplet: bytes
+    program: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """All hops of a packet, and its end."""
+
+    hops: tuple[Hop, ...]
+    end: End
+
+    @property
+    def frame(self) -> bytes:
+        """As it was at the end."""
+        return self.hops[-1].outcome.frame
+
+    @property
+    def reason(self) -> str:
+        """Why it was refused, if it was."""
+        return self.hops[-1].outcome.reason
+
+    @property
+    def receiver(self) -> Handover | None:
+        """The endpoint that it was delivered to."""
+        return self.hops[-1].outcome.handover if self.end is End.DELIVERED else None
+
+
+class Fleet:
+    """Droplets by their address. An address that is none of theirs is a tunnel end without a daemon."""
+
+    def __init__(self, droplets: Iterable[Droplet]) -> None:
+        self.droplets = {droplet.address: droplet for droplet in droplets}
+
+    def send(self, droplet: bytes, ifindex: int, frame: bytes) -> Way:
+        """The way of a frame that an endpoint sends."""
+        here = self.droplets[droplet]
+        outcome = agent(here, ifindex, frame)
+        ends = {Verdict.DELIVER: End.DELIVERED, Verdict.ANSWER: End.ANSWERED, Verdict.DROP: End.DROPPED}
+        first = Hop(droplet, "agent", outcome)
+        if outcome.verdict in ends:
+            return Way((first,), ends[outcome.verdict])
+        return self.follow(outcome, [first])
+
+    def inject(self, droplet: bytes, frame: bytes) -> Way:
+        """The way of a frame that somebody sent to a droplet over the substrate."""
+        return self.arrive(droplet, frame, [])
+
+    def follow(self, outcome: Outcome, hops: list[Hop]) -> Way:
+        """The way of a packet that a droplet has sent."""
+        assert outcome.next_hop is not None
+        if len(hops) >= MOST_HOPS:
+            return Way(tuple(hops), End.CIRCLED)
+        if outcome.next_hop not in self.droplets:
+            return Way(tuple(hops), End.LEFT)
+        return self.arrive(outcome.next_hop, outcome.frame, hops)
+
+    def arrive(self, droplet: bytes, frame: bytes, hops: list[Hop]) -> Way:
+        """At the interface of a droplet: transit, and then deliver where transit hands over."""
+        here = self.droplets[droplet]
+        outcome = transit(here, frame)
+        hops.append(Hop(droplet, "transit", outcome))
+        if outcome.verdict is Verdict.SEND:
+            return self.follow(outcome, hops)
+        if outcome.verdict is Verdict.DELIVER:
+            handed = deliver(here, outcome.frame, outcome.handover)
+            hops.append(Hop(droplet, "deliver", handed))
+            return Way(tuple(hops), End.DROPPED if handed.reason else End.DELIVERED)
+        return Way(tuple(hops), End.DROPPED if outcome.verdict is Verdict.DROP else End.PASSED)

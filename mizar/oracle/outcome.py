@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a packet at one program: the oracle's answer, and the notes that lead to it.
+
+`Packet` is what a program knows of the packet in its hands, as `struct packet` is in the data plane. A stage that
+refuses raises RefusedError; only the entry functions (agent.py, transit.py, deliver.py) turn it into an Outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mizar.model import drop_reasons
+
+Counted = dict[tuple[str, str | int], dict[str, int]]
+"""Counters that moved: ("vpc", VNI), ("endpoint", uid) or ("drop", reason) → field of dataplane.h → value."""
+
+
+class Verdict(Enum):
+    """Where the frame goes from this program."""
+
+    DROP = "dropped"
+    PASS = "left to the host's own stack"  # noqa: S105
+    SEND = "sent to another droplet"
+    ANSWER = "answered, back out of the endpoint's interface"
+    DELIVER = "handed to an endpoint of this droplet"
+
+
+class Step(Enum):
+    """Which question the tables answered, and how (docs/way-of-a-packet.md 2)."""
+
+    DELIVER = "to an endpoint of this droplet"
+    BOUNCE = "to the host of the endpoint"
+    DIVIDE = "to a bouncer of the destination's network"
+    TO_DIVIDER = "to a divider of the VPC"
+    TO_BOUNCER = "to a bouncer of the sender's network"
+    ROUTER = "for the virtual router itself"
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """The note that transit leaves for `deliver` in front of a decapsulated frame."""
+
+    ifindex: int
+    vni: int
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Verdict, the whole frame that comes out (as it came in for DROP and PASS), and all that moved."""
+
+    verdict: Verdict
+    frame: bytes
+    reason: str = ""
+    """Of contracts/drop_reasons.toml; empty when the packet was served or is none of ours."""
+    counted: Mapping[tuple[str, str | int], Mapping[str, int]] = field(default_factory=dict)
+    next_hop: bytes | None = None
+    """SEND: the droplet that it is addressed to."""
+    handover: Handover | None = None
+    """DELIVER: to whom."""
+    step: Step | None = None
+
+
+class RefusedError(Exception):
+    """A stage refuses the packet: the name of the reason. Never leaves this room."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass
+class Packet:
+    """One frame at one program: how far it has come, and what was counted."""
+
+    frame: bytes
+    segments: int = 1
+    """Packets on the wire: more than one in a superpacket."""
+    vni: int = 0
+    vpc_known: bool = False
+    """Whether a table has shown that the VPC is known here: only then is a refusal counted for it."""
+    step: Step | None = None
+    counted: Counted = field(default_factory=dict)
+
+    def count(self, kind: str, key: str | int, name: str, size: int | None = None) -> None:
+        """Adds to `name`_packets of a counter, and, with a size, to its bytes."""
+        fields = self.counted.setdefault((kind, key), {})
+        fields[f"{name}_packets"] = fields.get(f"{name}_packets", 0) + self.segments
+        if size is not None:
+            fields[f"{name}_bytes"] = fields.get(f"{name}_bytes", 0) + size
+
+    def refused(self, reason: str, *, uid: str = "", always_drop: bool = False) -> Outcome:
+        """The end of a refused packet; `uid`: of the endpoint whose agent refuses it."""
+        self.counted["drop", reason] = {"packets": self.segments, "bytes": len(self.frame)}
+        if self.vpc_known:
+            self.count("vpc", self.vni, "dropped")
+        if uid:
+            self.count("endpoint", uid, "dropped")
+        passes = drop_reasons.by_name()[reason].verdict == "pass" and not always_drop
+        return Outcome(Verdict.PASS if passes else Verdict.DROP, self.frame, reason, self.counted, step=self.step)
+
+    def served(
+        self, verdict: Verdict, frame: bytes, next_hop: bytes | None = None, handover: Handover | None = None
+    ) -> Outcome:
+        """The end of a packet that was served."""
+        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one droplet knows, as plain values: the tables of contracts/dataplane.h without slots.
+
+Filled by whoever asks the oracle (tests, a simulation, a trace); only read here. Addresses are 4 or 16 bytes as on the
+wire, droplets are named by their address, and an endpoint's counters by its uid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+PLACES = 16
+"""Of a hop set. Members are repeated evenly over them."""
+
+HopSet = tuple[bytes | None, ...]
+"""The droplet at each of the sixteen places; None where there is none. Empty: no set at all."""
+
+
+class Tunnel(Enum):
+    """The two tunnels of contracts/wire.md, by their UDP port."""
+
+    GENEVE = 6081
+    VXLAN = 4789
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint as its host and the bouncers of its network know it."""
+
+    network: int
+    mac: bytes
+    host: bytes
+    tunnel: Tunnel = Tunnel.GENEVE
+    """How packets reach its host."""
+    ifindex: int = 0
+    """Host side of its veth when it lives on this droplet, else 0."""
+    uid: str = ""
+    """Names its counters when it lives on this droplet, else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A prefix of a network, and this droplet's part in that network."""
+
+    id: int
+    gateway: bytes
+    bouncers: HopSet = ()
+    bounced_here: bool = False
+    routed_here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vpc:
+    """A VPC, and whether this droplet is one of its dividers."""
+
+    dividers: HopSet = ()
+    divided_here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """What an endpoint has of one family: its address, and gateway and prefix length of its network."""
+
+    address: bytes
+    gateway: bytes
+    prefix: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Who one endpoint of this droplet is: what it may send, and who answers it."""
+
+    uid: str
+    vni: int
+    network: int
+    mac: bytes
+    tunnel: Tunnel = Tunnel.GENEVE
+    """In which it sends."""
+    bouncers: HopSet = ()
+    bounced_here: bool = False
+    routed_here: bool = False
+    ipv4: Leg | None = None
+    ipv6: Leg | None = None
+
+    def leg(self, family: int) -> Leg | None:
+        """What it has of a family, 4 or 6."""
+        return self.ipv4 if family == 4 else self.ipv6
+
+
+@dataclass(frozen=True, slots=True)
+class Droplet:
+    """One droplet: who it is, and what it knows."""
+
+    address: bytes
+    mac: bytes
+    droplets: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    """Known senders and next hops → MAC of the next hop on the substrate; None until it is resolved."""
+    vpcs: Mapping[int, Vpc] = field(default_factory=dict)
+    networks: Mapping[tuple[int, bytes, int], Network] = field(default_factory=dict)
+    """VNI, prefix, its length in bits."""
+    endpoints: Mapping[tuple[int, bytes], Endpoint] = field(default_factory=dict)
+    """VNI, address."""
+    agents: Mapping[int, Agent] = field(default_factory=dict)
+    """By interface: the host side of the endpoint's veth."""
+
+    def find_network(self, vni: int, address: bytes) -> Network | None:
+        """The network that the address is in: of several, the one with the longest prefix."""
+        found = [
+            (length, network)
+            for (of, prefix, length), network in self.networks.items()
+            if of == vni and in_prefix(address, prefix, length)
+        ]
+        return max(found, key=lambda each: each[0])[1] if found else None
+
+
+def in_prefix(address: bytes, prefix: bytes, length: int) -> bool:
+    """Whether the first `length` bits of two addresses of one family agree."""
+    if len(address) != len(prefix):
+        return False
+    beyond = 8 * len(address) - length
+    return int.from_bytes(address, "big") >> beyond == int.from_bytes(prefix, "big") >> beyond

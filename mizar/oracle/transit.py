@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transit: what becomes of a frame that the substrate brings (docs/way-of-a-packet.md 2 and 3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mizar.model.addresses import ROUTER_MAC
+from mizar.oracle.frames import Inner, Kind, parse_inner
+from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
+from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
+from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
+from mizar.oracle.rewrite import decrement_ttl, from_router
+from mizar.oracle.tables import Droplet, Tunnel
+from mizar.oracle.tunnel import (
+    Outer,
+    Overlay,
+    parse_options,
+    parse_outer,
+    parse_tunnel,
+    turn_around,
+    write_outer,
+)
+
+_COUNTERS = {Step.BOUNCE: "bounced", Step.DIVIDE: "divided", Step.TO_DIVIDER: "to_divider"}
+
+
+def transit(here: Droplet, frame: bytes) -> Outcome:
+    """A frame comes in at the droplet's interface."""
+    packet = Packet(frame)
+    try:
+        outer = parse_outer(frame, here)
+        if outer is None:
+            return packet.served(Verdict.PASS, frame)
+        if outer.source not in here.droplets:
+            raise RefusedError("UNKNOWN_SENDER")
+        overlay = parse_tunnel(outer)
+    except RefusedError as refused:
+        return packet.refused(refused.reason)
+    packet.vni = overlay.vni
+    try:
+        return handle_overlay(here, packet, outer, overlay)
+    except RefusedError as refused:
+        return packet.refused(judge_vpc(here, packet, refused.reason))
+
+
+def judge_vpc(here: Droplet, packet: Packet, reason: str) -> str:
+    """A fault inside of a tunnel packet is ours to judge only if the VPC is: the VNI may be another system's."""
+    if not packet.vpc_known and packet.vni not in here.vpcs:
+        return "UNKNOWN_VNI"
+    packet.vpc_known = True
+    return reason
+
+
+def handle_overlay(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay) -> Outcome:
+    """What is inside of a tunnel packet whose VNI has been read."""
+    parse_options(overlay)
+    inner = parse_inner(overlay.rest[overlay.option_bytes :])
+    if inner.kind is Kind.ARP:
+        return send_answer(here, packet, outer, answer_arp(here, packet, inner))
+    if inner.kind is Kind.ND:
+        return send_answer(here, packet, outer, answer_solicitation(here, packet, inner))
+    return route_packet(here, packet, outer, overlay, inner)
+
+
+def answer_arp(here: Droplet, packet: Packet, inner: Inner) -> bytes:
+    """From a tunnel end without an agent: a bouncer of the network answers for any address in it."""
+    network = here.find_network(packet.vni, inner.destination)
+    packet.vpc_known = network is not None
+    if not any(inner.source) or inner.source == inner.destination:
+        raise RefusedError("DUPLICATE_ADDRESS_PROBE")
+    if network is None or not network.bounced_here:
+        raise RefusedError("ARP_UNANSWERED")
+    return respond_arp(inner)
+
+
+def answer_solicitation(here: Droplet, packet: Packet, inner: Inner) -> bytes:
+    """The same for IPv6."""
+    target, _ = parse_solicitation(inner)
+    network = here.find_network(packet.vni, target)
+    packet.vpc_known = network is not None
+    if not any(inner.source) or inner.source == target:
+        raise RefusedError("DUPLICATE_ADDRESS_PROBE")
+    if network is None or not network.bounced_here:
+        raise RefusedError("ND_UNANSWERED")
+    return respond_solicitation(inner, target, router=target == network.gateway)
+
+
+def send_answer(here: Droplet, packet: Packet, outer: Outer, frame: bytes) -> Outcome:
+    """Through the tunnel, back to the droplet that it came from."""
+    packet.count("vpc", packet.vni, "answered")
+    return packet.served(Verdict.SEND, turn_around(here, packet.frame, outer, frame), next_hop=outer.source)
+
+
+def route_packet(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, inner: Inner) -> Outcome:
+    """The first table that knows the destination decides."""
+    route = locate_endpoint(here, packet, inner.destination)
+    if route is None:
+        final = inner.ether_source == ROUTER_MAC
+        route = locate_network(here, packet, inner.destination, outer.source_port, final=final)
+    if route.step is Step.DELIVER:
+        return deliver_here(packet, outer, inner, route)
+    if route.step is Step.ROUTER:
+        return send_answer(here, packet, outer, respond_echo(inner))
+    return forward(here, packet, outer, overlay, inner, route)
+
+
+def deliver_here(packet: Packet, outer: Outer, inner: Inner, route: Route) -> Outcome:
+    """The frame without its outer headers, and a note to `deliver` for whom it is."""
+    assert route.endpoint is not None
+    endpoint = route.endpoint
+    packet.count("vpc", packet.vni, "delivered", len(inner.frame))
+    packet.count("endpoint", endpoint.uid, "delivered", len(inner.frame))
+    handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid)
+    frame = from_router(inner.frame, endpoint.mac) + outer.trailer
+    return packet.served(Verdict.DELIVER, frame, handover=handover)
+
+
+def forward(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, inner: Inner, route: Route) -> Outcome:
+    """To another droplet: one virtual hop, and outer headers written anew. VXLAN has no room for Geneve's options."""
+    droplet, mac = locate_next_hop(here, route)
+    inner = replace(inner, frame=decrement_ttl(inner))
+    tunnel, frame = outer.tunnel, inner.frame
+    if route.endpoint:
+        tunnel, frame = route.endpoint.tunnel, from_router(frame, route.endpoint.mac)
+    options = overlay.rest[: overlay.option_bytes] if tunnel is Tunnel.GENEVE else b""
+    packet.count("vpc", packet.vni, _COUNTERS[route.step], len(frame))
+    sent = write_outer(
+        here, droplet, mac, tunnel, packet.vni, outer.source_port, options + frame,
+        service=outer.service, words=len(options) // 4,
+    )  # fmt: skip
+    return packet.served(Verdict.SEND, sent + outer.trailer, next_hop=droplet)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Droplets for the differential tests: any tables, sound or not, over one small plan of addresses.
+
+Two VPCs have equal addresses. Each may have the networks 1 and 2 beside one another and 3, which holds both: the
+longest prefix wins. The endpoint under test sends at interface 1, the loopback of a test run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from hypothesis import strategies as st
+
+from mizar.oracle.tables import PLACES, Agent, Droplet, Endpoint, HopSet, Leg, Network, Tunnel, Vpc
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+def packed(text: str) -> bytes:
+    return ip_address(text).packed
+
+
+def mac_of(*numbers: int) -> bytes:
+    return b"\x02\0\0\0" + bytes(numbers)
+
+
+ME, BOUNCER, DIVIDER, HOST, UNRESOLVED, UNLISTED, STRANGER = (
+    packed(f"192.0.2.{number}") for number in (1, 2, 3, 4, 5, 6, 99)
+)
+MEMBERS = tuple(packed(f"192.0.2.{16 + place}") for place in range(PLACES))
+KNOWN: dict[bytes, bytes | None] = {
+    address: mac_of(2, address[-1]) for address in (ME, BOUNCER, DIVIDER, HOST, *MEMBERS)
+}
+KNOWN[UNRESOLVED] = None
+MY_MAC = mac_of(2, 1)
+
+RED, BLUE, GONE = 0x0A0B0C, 0x0A0B0D, 0x0A0B0E
+VNIS = (RED, BLUE)
+NUMBERS = (1, 2, 3)
+GATEWAY, HOSTS, GHOST = 1, (11, 12, 21), 99
+
+
+def address(family: int, number: int, host: int) -> bytes:
+    """An address of a network; those of network 3 are in no other."""
+    part = 7 if number == 3 else number
+    return packed(f"10.0.{part}.{host}") if family == 4 else packed(f"fd00:10:0:{part}::{host:x}")
+
+
+def prefix(family: int, number: int) -> tuple[bytes, int]:
+    """Prefix and length of a network."""
+    if number == 3:
+        return (packed("10.0.0.0"), 16) if family == 4 else (packed("fd00:10::"), 32)
+    return (packed(f"10.0.{number}.0"), 24) if family == 4 else (packed(f"fd00:10:0:{number}::"), 64)
+
+
+def even(*members: bytes | None) -> HopSet:
+    return tuple(members[place % len(members)] for place in range(PLACES))
+
+
+HOP_SETS: tuple[HopSet, ...] = (
+    *(even(BOUNCER), MEMBERS, even(HOST, DIVIDER, BOUNCER)) * 3,
+    even(ME), (), even(None), even(UNRESOLVED), even(UNLISTED), even(ME, HOST, DIVIDER),
+    even(UNRESOLVED, BOUNCER), (None, *MEMBERS[1:]),
+)  # fmt: skip
+
+hop_sets = st.sampled_from(HOP_SETS)
+families = st.sampled_from([(4, 6), (4,), (6,)])
+tunnels = st.sampled_from([Tunnel.GENEVE, Tunnel.VXLAN])
+flags = st.tuples(st.booleans(), st.booleans())
+sets = st.fixed_dictionaries({(vni, number): hop_sets for vni in VNIS for number in NUMBERS})
+networks = st.lists(st.tuples(st.sampled_from(VNIS), st.sampled_from(NUMBERS), families, flags), max_size=8)
+homes = st.sampled_from([None, HOST, None, BOUNCER, None, HOST, DIVIDER, UNRESOLVED, ME, UNLISTED])
+endpoints = st.lists(
+    st.tuples(st.sampled_from(VNIS), st.sampled_from(NUMBERS), st.sampled_from(HOSTS), homes, families, tunnels),
+    min_size=1,
+    max_size=10,
+)
+vpcs = st.fixed_dictionaries({vni: st.builds(Vpc, hop_sets, st.booleans()) for vni in VNIS})
+lengths = st.sampled_from([None, None, None, 0, 1, 31, 32])
+
+
+def mostly(draw: Draw) -> bool:
+    """Nine times of ten."""
+    return bool(draw(st.sampled_from([True] * 9 + [False])))
+
+
+@st.composite
+def agents(draw: Draw, bouncers: dict[tuple[int, int], HopSet]) -> Agent:
+    """The agent of an endpoint; its network's prefix may be anything."""
+    vni, number, host = draw(st.sampled_from(VNIS)), draw(st.sampled_from(NUMBERS)), draw(st.sampled_from(HOSTS))
+    bounced, routed = draw(flags)
+    legs: dict[int, Leg] = {}
+    for family in draw(families):
+        length = draw(lengths)
+        known = prefix(family, number)[1] if length is None else length * (1 if family == 4 else 4)
+        legs[family] = Leg(address(family, number, host), address(family, number, GATEWAY), known)
+    return Agent(
+        uid_of(vni, number, host), vni, number, mac_of(number, host), draw(tunnels), bouncers[vni, number],
+        bounced, routed, legs.get(4), legs.get(6),
+    )  # fmt: skip
+
+
+def uid_of(vni: int, number: int, host: int) -> str:
+    return f"{vni:x}-{number}-{host}"
+
+
+@st.composite
+def droplets(draw: Draw) -> Droplet:
+    """A droplet in any state."""
+    bouncers = draw(sets)
+    nets, ends = {}, {}
+    for vni, number, present, (bounced, routed) in draw(networks):
+        for family in present:
+            gateway = address(family, number, GATEWAY)
+            nets[vni, *prefix(family, number)] = Network(number, gateway, bouncers[vni, number], bounced, routed)
+    for vni, number, host, home, present, tunnel in draw(endpoints):
+        ifindex = 0 if home else 100 * (1 + VNIS.index(vni)) + 10 * number + HOSTS.index(host)
+        uid = "" if home else uid_of(vni, number, host)
+        row = Endpoint(number, mac_of(number, host), home or ME, tunnel, ifindex, uid)
+        for family in present:
+            ends[vni, address(family, number, host)] = row
+    known = draw(vpcs)
+    if mostly(draw):
+        sender = {1: draw(agents(bouncers))}
+    else:
+        sender, known = {}, dict(list(known.items())[: draw(st.sampled_from([0, 1, 2]))])
+    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender)

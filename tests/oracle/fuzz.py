@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The long run: `./run fuzz --minutes N [--seed S]`. Rounds of random cases on all cores, until time is out or one
+differs; then the smallest case that Hypothesis finds, and the command that repeats its round.
+
+A round is named by its seed: S, S+1, S+2 and so on. The same seed gives the same round on any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import secrets
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.queues import Queue
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.oracle.differential import Case, cases, check
+from tests.oracle.droplets import ME, MY_MAC
+from tests.oracle.real import RealDroplet
+
+CASES = 250
+WAY = settings(
+    max_examples=CASES,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+)
+Result = tuple[int, Counter[str], str]
+"""Seed, how packets ended, and what went wrong, if anything did."""
+
+
+def run_round(real: RealDroplet, number: int) -> Result:
+    """All cases of one seed."""
+    ended: Counter[str] = Counter()
+
+    @seed(number)
+    @WAY
+    @given(cases())
+    def each(case: Case) -> None:
+        ended.update(outcome.reason or outcome.verdict.name for outcome in check(real, case))
+
+    try:
+        each()
+    except AssertionError:
+        return number, ended, traceback.format_exc()
+    return number, ended, ""
+
+
+def worker(seeds: Sequence[int], until: float, results: Queue[Result | None]) -> None:
+    """One process: its rounds, one after the other, while there is time; then None."""
+    os.nice(5)
+    try:
+        real = RealDroplet(ME, MY_MAC)
+        for number in seeds:
+            if time.monotonic() > until:
+                break
+            results.put(run_round(real, number))
+        real.close()
+    finally:
+        results.put(None)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("./run fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5, help="how long (5); with --rounds: at most")
+    parser.add_argument("--seed", type=int, help="of the first round (random)")
+    parser.add_argument("--rounds", type=int, default=1 << 40, help="how many rounds (as many as time allows)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 1 when anything differs."""
+    options = parse(arguments)
+    first = secrets.randbelow(1 << 32) if options.seed is None else options.seed
+    cores = min(os.cpu_count() or 1, options.rounds)
+    print(f"fuzz: seed {first}, {cores} processes", flush=True)
+    begun = time.monotonic()
+    until = begun + 60 * options.minutes
+    results: Queue[Result | None] = multiprocessing.Queue()
+    shares = [range(first + core, first + options.rounds, cores) for core in range(cores)]
+    workers = [multiprocessing.Process(target=worker, args=(share, until, results)) for share in shares]
+    for each in workers:
+        each.start()
+    ended: Counter[str] = Counter()
+    running, rounds, shown = cores, 0, begun
+    while running:
+        result = results.get()
+        if result is None:
+            running -= 1
+            continue
+        number, found, problem = result
+        if problem:
+            for each in workers:
+                each.terminate()
+            print(f"{problem}\nfuzz: round {number} differs; repeat it with ./run fuzz --rounds 1 --seed {number}")
+            return 1
+        ended += found
+        rounds += 1
+        if time.monotonic() > shown + 60:
+            shown = time.monotonic()
+            print(f"fuzz: {ended.total():,} packets in {rounds} rounds, {(shown - begun) / 60:.0f} minutes", flush=True)
+    for each in workers:
+        each.join()
+    if any(each.exitcode for each in workers):
+        print("fuzz: a process ended early, for the reason above")
+        return 1
+    print("fuzz: how they ended:", ", ".join(f"{name} {count:,}" for name, count in ended.most_common()))
+    print(f"fuzz: {ended.total():,} packets in {rounds} rounds of {CASES} droplets, none differs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

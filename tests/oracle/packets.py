@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets for the differential tests: sound ones with a few oddities, and then bytes changed, cut off or added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from mizar.oracle.tables import Droplet
+from tests.oracle import build
+from tests.oracle.droplets import (
+    BLUE,
+    BOUNCER,
+    DIVIDER,
+    GATEWAY,
+    GHOST,
+    GONE,
+    HOST,
+    HOSTS,
+    ME,
+    MY_MAC,
+    NUMBERS,
+    RED,
+    STRANGER,
+    UNRESOLVED,
+    Draw,
+    address,
+    mac_of,
+    mostly,
+    packed,
+)
+
+BROADCAST = b"\xff" * 6
+MACS = (build.ROUTER, mac_of(1, 11), mac_of(2, 12), BROADCAST, bytes.fromhex("333300000001"), bytes(6))
+EVERYWHERE: dict[int, list[bytes]] = {
+    family: [address(family, number, host) for number in NUMBERS for host in (GATEWAY, *HOSTS, GHOST)]
+    for family in (4, 6)
+}
+SPECIAL: dict[int, list[bytes]] = {
+    4: [packed(text) for text in ("0.0.0.0", "224.0.0.251", "255.255.255.255", "240.0.0.1", "127.0.0.1", "10.9.0.1")],
+    6: [
+        packed(text)
+        for text in (
+            "::",
+            "ff02::1",
+            "fe80::1",
+            "::ffff:10.0.1.11",
+            "::1",
+            "fd00:99::1",
+            "::10.0.1.11",
+            "ff02::1:ff00:b",
+        )
+    ],
+}
+SIZES = (30, 0, 1, 3, 4, 8, 200, 1400, 3000)
+ODD_IPV4: list[tuple[str, Any]] = [
+    *(("ttl", value) for value in (0, 1, 2, 255)),
+    *(("fragment", value) for value in (0x2000, 0x2001, 0x0001, 0x1FFF, 0x4000, 0x8000, 0xC000)),
+    *(("options", bytes(4 * words)) for words in (1, 5, 10)),
+    *(("check", value) for value in (0, 0xFFFF, 0xFEFF, 0xFFFE, 0x0100, 0xFF00)),
+    *(("version", value) for value in (0, 5, 6)),
+    *(("ihl", value) for value in (0, 4, 6, 15)),
+    *(("total", value) for value in (0, 19, 20, 24, 28, 40, 0xFFFF)),
+    ("tos", 0xFF),
+    ("identification", 0xABCD),
+]
+ODD_IPV6: list[tuple[str, Any]] = [
+    *(("ttl", value) for value in (0, 1, 2, 255)),
+    *(("version", value) for value in (0, 4, 7)),
+    *(("total", value) for value in (0, 4, 7, 8, 24, 0xFFFF)),
+]
+ODD_OUTER: list[tuple[str, Any]] = [
+    *(("sport", value) for value in (0, 1, 0x0F, 0xF0, 0xF00, 0xFFFF, 4789)),
+    *(("tos", value) for value in (0x01, 0xB8, 0xFF)),
+    *(("ttl", value) for value in (0, 1, 255)),
+    *(("fragment", value) for value in (0, 0x2000, 0x0001, 0x8000, 0x6000, 0xC000)),
+    *(("identification", value) for value in (1, 0xFFFF)),
+    *(("ip_options", bytes(4 * words)) for words in (1, 10)),
+    *(("version", value) for value in (0, 6)),
+    *(("ihl", value) for value in (0, 4, 6)),
+    *(("total", value) for value in (0, 19, 20, 27, 28, 35, 36, 50, 0xFFFF)),
+    *(("protocol", value) for value in (6, 47)),
+    *(("port", value) for value in (53, 0, 8472, 6081, 4789)),
+    *(("udp_length", value) for value in (0, 8, 15, 16, 0xFFFF)),
+    ("udp_check", 0x1234),
+    *(("first", value) for value in (0, 1, 0x3F, 0x40, 0x80, 0xC0, 0x08, 0xFF, 0xF7)),
+    *(("second", value) for value in (0x80, 0x40, 0x3F)),
+    *(("inner_type", value) for value in (0, 0x0800, 0x6559)),
+    *(("last", value) for value in (1, 0xFF)),
+    *(("ethertype", value) for value in (0x86DD, 0x8100, 0x0806)),
+    *(("dst", value) for value in (BOUNCER, packed("255.255.255.255"))),
+]
+CLASSES, TYPES = (0x0102, 0xFF01, 0x0000), (0x01, 0x00, 0x7F, 0x80, 0xFF)
+
+
+def oddities(choices: Sequence[tuple[str, Any]], most: int = 2) -> st.SearchStrategy[dict[str, Any]]:
+    """Mostly none."""
+    some = st.lists(st.sampled_from(choices), max_size=most).map(dict)
+    return st.sampled_from([False, False, False, True]).flatmap(lambda odd: some if odd else st.just({}))
+
+
+def either(draw: Draw, likely: Any, others: Sequence[Any]) -> Any:
+    """The likely value, nine times of ten."""
+    return likely if mostly(draw) else draw(st.sampled_from(list(others)))
+
+
+options = st.one_of(
+    st.just(b""),
+    st.lists(
+        st.builds(
+            build.option,
+            st.sampled_from(CLASSES),
+            st.sampled_from([0x01, *TYPES]),
+            st.sampled_from([0, 1, 0xE1, 5, 31]),
+            st.sampled_from([None, None, None, 0, 2]),
+        ),
+        max_size=4,
+    ).map(lambda each: b"".join(each)[:252]),
+    st.integers(1, 63).map(lambda words: b"\x01\x02\x01\x00" * words),
+)
+ODD_ND_OPTIONS = [
+    bytes.fromhex(text)
+    for text in (
+        "0102 0000 0000 0000 0000 0000 0000 0000",  # a source MAC of two units
+        "0e00 0000 0000 0000",  # no length
+        "0503 0000 0000 05dc 0000 0000 0000 0000 0000 0000 0000 0000",
+        "0101 02",  # ends early
+        "0109 0000 0000 0000",  # longer than the message
+    )
+]
+nd_options = st.lists(
+    st.one_of(
+        st.sampled_from(MACS).map(lambda mac: b"\x01\x01" + mac),
+        st.sampled_from(MACS).map(lambda mac: b"\x0e\x01" + mac),
+        st.sampled_from(ODD_ND_OPTIONS),
+    ),
+    max_size=8,
+).map(b"".join)
+
+
+@st.composite
+def solicitations(draw: Draw, src: bytes, own_mac: bytes) -> tuple[bytes, bytes]:
+    """A solicitation or one of its neighbours: destination, message."""
+    target = draw(st.sampled_from([*EVERYWHERE[6], *SPECIAL[6]]))
+    group = packed("ff02::1:ff00:0")[:13] + target[13:]
+    dst = either(draw, group, [target, packed("ff02::1")])
+    kind = either(draw, 135, [133, 134, 136, 137])
+    tail = draw(st.one_of(st.just(b"\x01\x01" + own_mac), nd_options))
+    message = bytes([kind, either(draw, 0, [1]), 0, 0]) + bytes(4) + target + tail
+    return dst, build.icmpv6(src, dst, message, check=either(draw, None, [0, 0xFFFF]))
+
+
+@st.composite
+def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]]) -> bytes:
+    """What an endpoint with this MAC and these addresses sends, now and then under another name."""
+    own_mac, own_addresses = own
+    family: int = either(draw, draw(st.sampled_from(list(own_addresses) or [4, 6])), [4, 6])
+    reachable = [each for _, each in here.endpoints if len(each) == (4 if family == 4 else 16)]
+    src: bytes = either(
+        draw, own_addresses.get(family, EVERYWHERE[family][1]), [EVERYWHERE[family][2], *SPECIAL[family]]
+    )
+    dst: bytes = draw(st.sampled_from((reachable or EVERYWHERE[family]) * 9 + EVERYWHERE[family] + SPECIAL[family]))
+    src_mac = either(draw, own_mac, [build.ROUTER, mac_of(9, 9)])
+    dst_mac: bytes = either(draw, build.ROUTER, MACS)
+    what = draw(
+        st.sampled_from(["udp", "tcp", "echo", "discovery", "udp", "tcp", "echo", "other", "discovery", "noise"])
+    )
+    body = bytes(index * 7 & 0xFF for index in range(draw(st.sampled_from(SIZES))))
+    if what == "noise":
+        return build.ethernet(dst_mac, src_mac, draw(st.sampled_from([0x0800, 0x86DD, 0x0806, 0x8100, 0x88CC])), body)
+    if what == "discovery" and family == 4:
+        request = build.arp(either(draw, own_mac, MACS), src, dst, **draw(oddities(
+            [("operation", 2), ("operation", 0), ("hardware", 6), ("protocol", 0x86DD), ("sizes", 0x0606)], 1
+        )))  # fmt: skip
+        return build.ethernet(either(draw, BROADCAST, MACS), src_mac, 0x0806, request + body[:18])
+    protocols = {"udp": 17, "tcp": 6, "echo": 1 if family == 4 else 58}
+    protocol: int = protocols[what] if what in protocols else draw(st.sampled_from([0, 44, 50, 58, 1]))
+    if what in ("udp", "tcp"):
+        sport, dport = draw(st.integers(0, 0xFFFF)), 4002
+        body = build.udp(sport, dport, body) if what == "udp" else sport.to_bytes(2, "big") + bytes(18) + body
+    elif what == "echo":
+        kind = either(draw, 8 if family == 4 else 128, [0, 129, 3])
+        check = either(draw, None, [0, 0xFFFF, 0xF7FF])
+        body = build.echo(kind, either(draw, 0, [1]), body, check)
+        body = body if family == 4 else build.icmpv6(src, dst, body, check)
+    if family == 4:
+        fields = draw(oddities(ODD_IPV4))
+        return build.ethernet(dst_mac, src_mac, 0x0800, build.ipv4(src, dst, protocol, body, **fields))
+    fields = draw(oddities(ODD_IPV6))
+    if what == "discovery":
+        dst, body = draw(solicitations(src, own_mac))
+        protocol, fields = 58, {"ttl": 255} | draw(oddities(ODD_IPV6, 1))
+        dst_mac = either(draw, b"\x33\x33" + dst[12:], MACS)
+    return build.ethernet(dst_mac, src_mac, 0x86DD, build.ipv6(src, dst, protocol, body, **fields))
+
+
+@st.composite
+def mangled(draw: Draw, frames: st.SearchStrategy[bytes], shortest: int = 14) -> bytes:
+    """A frame, sometimes with a few bytes changed, with an end cut off or padded."""
+    frame = bytearray(draw(frames))
+    way = draw(st.sampled_from(["whole"] * 9 + ["poke", "poke", "cut", "pad"]))
+    if way == "poke" and frame:
+        for place, value in draw(st.lists(st.tuples(st.integers(0, 150), st.integers(0, 255)), min_size=1, max_size=3)):
+            frame[place % len(frame)] = value
+    elif way == "cut":
+        del frame[max(shortest, draw(st.integers(shortest, 160))) :]
+    elif way == "pad":
+        frame += b"\xa5" * draw(st.sampled_from([1, 2, 6, 18, 64]))
+    return bytes(frame)
+
+
+@st.composite
+def tunnel_frames(draw: Draw, here: Droplet) -> bytes:
+    """What the substrate may bring."""
+    vni = either(draw, draw(st.sampled_from([RED, BLUE])), [GONE])
+    own = mac_of(1, 21), {4: address(4, 1, 21), 6: address(6, 1, 21)}
+    inner = draw(mangled(inner_frames(here, own), shortest=0))
+    kind = draw(st.sampled_from(["geneve", "vxlan"]))
+    fields = {"src": either(draw, HOST, [BOUNCER, DIVIDER, UNRESOLVED, STRANGER, ME]), "dst": ME}
+    fields["options"] = draw(options) if kind == "geneve" else b""
+    fields |= draw(oddities(ODD_OUTER))
+    return build.tunnel(kind, inner, src_mac=mac_of(2, fields["src"][-1]), dst_mac=MY_MAC, vni=vni, **fields)
+
+
+def agent_frames(here: Droplet) -> st.SearchStrategy[bytes]:
+    """What the endpoint at interface 1 may send."""
+    agent = here.agents.get(1)
+    mac = agent.mac if agent else mac_of(1, 11)
+    legs = {family: agent.leg(family) for family in (4, 6)} if agent else {}
+    return mangled(inner_frames(here, (mac, {family: leg.address for family, leg in legs.items() if leg})))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fleets as the planner wants them: random objects → Topology → every droplet's entries → the oracle's tables.
+
+Entries become tables as a daemon makes them of its messages (mizar/transit/entries.py), written here once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from hypothesis import strategies as st
+
+from mizar.oracle.fleet import Fleet
+from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet, Leg, Network, Tunnel, Vpc, in_prefix
+from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
+from mizar.planner.facts import EndpointFact, VpcFact
+from tests.oracle.droplets import Draw, even, mac_of
+from tests.unit.planner.world import World, droplet, endpoint, network
+
+NAMES = ("d1", "d2", "d3", "d4", "f1")
+DAEMONS = NAMES[:4]
+VNIS = (0x0A0B0C, 0x0A0B0D)
+TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A fleet, and the facts behind it."""
+
+    fleet: Fleet
+    world: World
+    ifindexes: dict[str, int]
+    """By uid, of endpoints that a daemon attaches."""
+
+    def host(self, fact: EndpointFact) -> bytes:
+        """The address of the droplet that an endpoint lives on."""
+        return self.world.droplets[fact.host].address
+
+
+def mac_on_substrate(address: bytes) -> bytes:
+    return mac_of(*address[2:])
+
+
+def hop_set(members: tuple[bytes, ...]) -> HopSet:
+    return even(*members) if members else ()
+
+
+def tables(address: bytes, entries: Iterable[Entry], ifindexes: dict[str, int]) -> Droplet:
+    """A droplet that was told of these entries, in their order."""
+    droplets: dict[bytes, bytes | None] = {}
+    vpcs: dict[int, Vpc] = {}
+    networks: dict[tuple[int, bytes, int], Network] = {}
+    endpoints: dict[tuple[int, bytes], Endpoint] = {}
+    agents: dict[int, Agent] = {}
+    known: dict[tuple[int, int], NetworkEntry] = {}
+    for entry in entries:
+        match entry:
+            case DropletEntry():
+                droplets[entry.address] = mac_on_substrate(entry.address)
+            case VpcEntry():
+                vpcs[entry.vni] = Vpc(hop_set(entry.dividers), address in entry.dividers)
+            case NetworkEntry():
+                known[entry.vni, entry.id] = entry
+                bouncers, bounced, routed = (
+                    hop_set(entry.bouncers),
+                    address in entry.bouncers,
+                    vpcs[entry.vni].divided_here,
+                )
+                for prefix in entry.prefixes:
+                    row = Network(entry.id, prefix.gateway, bouncers, bounced, routed)
+                    networks[entry.vni, prefix.address, prefix.length] = row
+            case EndpointEntry():
+                endpoints |= endpoint_rows(entry)
+            case LocalEntry():
+                endpoints |= endpoint_rows(entry.endpoint, ifindexes[entry.uid], entry.uid)
+                own = known[entry.endpoint.vni, entry.endpoint.network_id]
+                agents[ifindexes[entry.uid]] = agent_row(entry, own, address, vpcs[own.vni].divided_here)
+    return Droplet(address, mac_on_substrate(address), droplets, vpcs, networks, endpoints, agents)
+
+
+def endpoint_rows(entry: EndpointEntry, ifindex: int = 0, uid: str = "") -> dict[tuple[int, bytes], Endpoint]:
+    row = Endpoint(entry.network_id, entry.mac, entry.host, TUNNELS[entry.tunnel], ifindex, uid)
+    return {(entry.vni, address): row for address in entry.addresses}
+
+
+def agent_row(entry: LocalEntry, own: NetworkEntry, here: bytes, divided_here: bool) -> Agent:
+    legs = {
+        len(address): Leg(address, prefix.gateway, prefix.length)
+        for address in entry.endpoint.addresses
+        for prefix in own.prefixes
+        if in_prefix(address, prefix.address, prefix.length)
+    }
+    return Agent(
+        entry.uid, own.vni, own.id, entry.endpoint.mac, TUNNELS[entry.endpoint.tunnel], hop_set(own.bouncers),
+        here in own.bouncers, divided_here, legs.get(4), legs.get(16),
+    )  # fmt: skip
+
+
+members = st.lists(st.sampled_from(DAEMONS), min_size=1, max_size=4, unique=True).map(tuple)
+hosts = st.sampled_from([*DAEMONS, *DAEMONS, "f1"])
+
+
+@st.composite
+def fleets(draw: Draw, tenants: int = 2) -> Planned:
+    """VPCs with equal addresses on the same droplets, two networks each, endpoints anywhere, some behind `f1`."""
+    world = World()
+    for name in NAMES:
+        world.droplets[name] = droplet(name)
+    for vni in VNIS[:tenants]:
+        world.vpcs[vni] = VpcFact(vni, draw(members))
+        for number in (1, 2):
+            world.networks[vni, number] = network(vni, number, draw(members))
+            for place, host in enumerate(draw(st.lists(hosts, min_size=1, max_size=3))):
+                fact = endpoint(vni, number, place, host, draw(st.sampled_from([1, 2])))
+                both = fact.addresses
+                kept = draw(st.sampled_from([both, both, both[:1], both[1:]]))
+                world.endpoints[fact.uid] = replace(fact, addresses=kept)
+    return plan(world)
+
+
+def plan(world: World) -> Planned:
+    """The tables that the planner wants for a world."""
+    topology = world.rebuilt()
+    ifindexes = {uid: number for number, uid in enumerate(sorted(world.endpoints), start=11)}
+    droplets = [
+        tables(fact.address, topology.desired_for(name), ifindexes)
+        for name, fact in world.droplets.items()
+        if fact.daemon
+    ]
+    return Planned(Fleet(droplets), world, ifindexes)

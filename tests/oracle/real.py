@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One droplet in the kernel, filled from the oracle's tables and answering in the oracle's words.
+
+Owns the translation between plain values and maps with slots; only what a run changed is cleared before the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mizar.kernel import layout, test_run
+from mizar.kernel.programs import load
+from mizar.kernel.tables import Tables, network_key
+from mizar.model import drop_reasons
+from mizar.model.addresses import to_mapped
+from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
+from mizar.oracle.tables import Droplet, HopSet, Tunnel
+
+SIZES = {
+    "endpoints": 256,
+    "networks": 64,
+    "vpcs": 16,
+    "hop_sets": 64,
+    "droplets": 64,
+    "droplet_slots": 64,
+    "agents": 32,
+    "endpoint_counters": 64,
+    "vpc_counters": 16,
+}
+UPLINK = 42
+TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
+DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE = 1, 1, 2
+MAGIC = 0x4D5A4F31
+XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
+TC_SHOT, TC_REDIRECT = 2, 7
+COUNTERS = ("endpoint_counters", "vpc_counters", "drop_counters")
+
+
+class Slots:
+    """Numbers for names, from 1 on, in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Any, int] = {}
+
+    def of(self, name: Any) -> int:
+        return self.numbers.setdefault(name, len(self.numbers) + 1)
+
+    def name(self, number: int) -> Any:
+        return next(name for name, each in self.numbers.items() if each == number)
+
+
+class RealDroplet:
+    """The compiled programs of one droplet, without interfaces."""
+
+    def __init__(self, address: bytes, mac: bytes, objects: Mapping[str, bytes] | None = None) -> None:
+        self.address, self.mac = address, mac
+        config = layout.struct("droplet_config", addr=to_mapped(address), mac=mac, ifindex=UPLINK)
+        self.programs = load(config, max_entries=SIZES, objects=objects)
+        self.tables = Tables.of(self.programs.maps)
+        self.written: list[tuple[Any, Any]] = []
+        self.forget()
+
+    def close(self) -> None:
+        """Frees programs and maps."""
+        self.programs.close()
+
+    def forget(self) -> None:
+        """Empties all tables."""
+        for table, key in self.written:
+            if table in (self.tables.hop_sets, self.tables.droplets):
+                table.put(key, {})
+            else:
+                table.delete(key)
+        self.written = []
+        self.droplet_slots, self.vpc_slots, self.uid_slots, self.sets = Slots(), Slots(), Slots(), Slots()
+
+    def write(self, table: Any, key: Any, value: Any) -> None:
+        """One entry, to be cleared later."""
+        table.put(key, value)
+        self.written.append((table, key))
+
+    def fill(self, here: Droplet) -> None:
+        """Makes the droplet's tables those of the oracle."""
+        assert (here.address, here.mac) == (self.address, self.mac)
+        self.forget()
+        tables = self.tables
+        for address, mac in here.droplets.items():
+            slot = self.droplet_slots.of(address)
+            self.write(tables.droplets, slot, {"addr": to_mapped(address), "next_hop_mac": mac or bytes(6)})
+            self.write(tables.droplet_slots, {"addr": to_mapped(address)}, slot)
+        for vni, vpc in here.vpcs.items():
+            slot = self.hop_set((vni, 0), vpc.dividers) if vpc.dividers else 0
+            flags = DIVIDED_HERE if vpc.divided_here else 0
+            self.write(tables.vpcs, vni, {"slot": self.vpc_slots.of(vni), "dividers": slot, "flags": flags})
+        for (vni, prefix, length), network in here.networks.items():
+            value = {
+                "slot": self.hop_set((vni, network.id), network.bouncers),
+                "vpc_slot": self.vpc_slots.of(vni),
+                "flags": network.bounced_here * BOUNCED_HERE + network.routed_here * ROUTED_HERE,
+                "gateway": to_mapped(network.gateway),
+            }
+            self.write(tables.networks, network_key(vni, to_mapped(prefix), length), value)
+        for (vni, address), endpoint in here.endpoints.items():
+            value = {
+                "droplet": self.droplet_slots.of(endpoint.host),
+                "ifindex": endpoint.ifindex,
+                "slot": self.uid_slots.of(endpoint.uid) if endpoint.ifindex else 0,
+                "vpc_slot": self.vpc_slots.of(vni),
+                "network": self.sets.of((vni, endpoint.network)),
+                "mac": endpoint.mac,
+                "tunnel": TUNNELS[endpoint.tunnel],
+            }
+            self.write(tables.endpoints, {"vni": vni, "addr": to_mapped(address)}, value)
+        self.fill_agents(here)
+
+    def fill_agents(self, here: Droplet) -> None:
+        """The agents of the droplet's endpoints."""
+        for ifindex, agent in here.agents.items():
+            value = {
+                "vni": agent.vni,
+                "slot": self.uid_slots.of(agent.uid),
+                "vpc_slot": self.vpc_slots.of(agent.vni),
+                "network": self.hop_set((agent.vni, agent.network), agent.bouncers),
+                "network_flags": agent.bounced_here * BOUNCED_HERE + agent.routed_here * ROUTED_HERE,
+                "mac": agent.mac,
+                "tunnel": TUNNELS[agent.tunnel],
+            }
+            for family in (4, 6):
+                leg = agent.leg(family)
+                if leg:
+                    value[f"addr{family}"] = to_mapped(leg.address)
+                    value[f"gateway{family}"] = to_mapped(leg.gateway)
+                    value[f"prefix{family}"] = leg.prefix
+            self.write(self.tables.agents, ifindex, value)
+
+    def hop_set(self, owner: tuple[int, int], members: HopSet) -> int:
+        """The slot of an owner's hop set, after writing it. A member that is no known droplet has an empty slot."""
+        slot = self.sets.of(owner)
+        places = tuple(self.droplet_slots.of(member) if member else 0 for member in members) or (0,) * 16
+        self.write(self.tables.hop_sets, slot, {"droplet": places})
+        return slot
+
+    # ---- runs
+
+    def transit(self, frame: bytes) -> Outcome:
+        """Runs Transit XDP on a frame from the substrate. `next_hop` and `step` cannot be seen from outside."""
+        result = test_run.run_xdp(self.programs.transit.fd, frame)
+        verdict, handover = XDP[result.retval], None
+        if result.metadata:
+            note = layout.parse("handover", result.metadata)
+            assert note["magic"] == MAGIC
+            assert verdict is Verdict.PASS
+            verdict = Verdict.DELIVER
+            handover = Handover(note["ifindex"], note["vni"], self.uid_slots.name(note["slot"]))
+        return self.outcome(verdict, result.frame, handover)
+
+    def agent(self, ifindex: int, frame: bytes, segments: int = 1) -> Outcome:
+        """Runs the agent on a frame from an endpoint. A redirect's target cannot be seen: SEND stands for all."""
+        result = test_run.run_tc(self.programs.agent.fd, frame, ifindex=ifindex, gso_segs=segments)
+        assert result.retval in (TC_SHOT, TC_REDIRECT)
+        return self.outcome(Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND, result.frame, None)
+
+    def outcome(self, verdict: Verdict, frame: bytes, handover: Handover | None) -> Outcome:
+        """What was seen of a run, its counters included, which start from zero again."""
+        counted = self.counted()
+        reasons = [str(key) for kind, key in counted if kind == "drop"]
+        assert len(reasons) <= 1, f"counted twice: {reasons}"
+        return Outcome(verdict, frame, reasons[0] if reasons else "", counted, handover=handover)
+
+    def counted(self) -> Counted:
+        """All counters that moved."""
+        found: Counted = {}
+        for name in COUNTERS:
+            table = getattr(self.tables, name)
+            for slot, fields in list(table.items()):
+                moved = {field: value for field, value in fields.items() if value}
+                if name == "vpc_counters":
+                    found["vpc", self.vpc_slots.name(slot)] = moved
+                elif name == "endpoint_counters":
+                    found["endpoint", self.uid_slots.name(slot)] = moved
+                else:
+                    found["drop", drop_reasons.by_number()[slot].name] = moved
+                table.zero([slot])
+        return found
