@@ -58,6 +58,7 @@ def make_app(manager: Manager) -> FastAPI:
         description="Virtual networks for many tenants over any set of Linux hosts, in eBPF.",
         redoc_url=None,
         docs_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(Limits)
     app.add_exception_handler(MizarError, _refuse)

@@ -11,20 +11,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from mizar.manager.registry import Registry
-from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
+from mizar.model.addresses import Address, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
 from mizar.model.errors import ConflictError, Problem
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
-
-
-@lru_cache(maxsize=4096)
-def _prefixes(cidrs: tuple[str, ...]) -> tuple[Prefix, ...]:
-    """A network's prefixes; kept, because each of its endpoints asks again."""
-    return tuple(parse_prefix(text) for text in cidrs)
 
 
 def now() -> datetime:
@@ -185,7 +178,7 @@ class Draft:
             return self.holder(Allocation(scope, str(address))) is not None
 
         addresses: list[Address] = []
-        prefixes = _prefixes(network.spec.cidrs)
+        prefixes = [parse_prefix(text) for text in network.spec.cidrs]
         if endpoint.spec.addresses:
             for place, text in enumerate(endpoint.spec.addresses):  # check_endpoint has found them usable
                 self._refuse_taken(Allocation(scope, text), f"the address {text}", f"spec.addresses[{place}]")

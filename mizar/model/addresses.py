@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -85,8 +86,9 @@ def parse_address(text: str) -> Address:
     return address
 
 
+@lru_cache(maxsize=4096)
 def parse_prefix(text: str) -> Prefix:
-    """Text `address/length` → prefix; host bits must be zero."""
+    """Text `address/length` → prefix; host bits must be zero. Kept: each endpoint asks for those of its network."""
     if "/" not in text:
         raise ValueError(f"expected a prefix as address/length, found {text!r}")
     address, _, length = text.partition("/")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from mizar.model.addresses import containing, is_reserved, overlap, parse_address, parse_prefix, within
@@ -24,7 +25,8 @@ def check_immutable(old: Resource, new: Resource) -> list[Problem]:
     problems = []
     for name in new.IMMUTABLE:
         before, after = getattr(old.spec, name), getattr(new.spec, name)
-        if after in (before, _chosen(old, name)) or (not after and _chosen(old, name)):
+        chosen = _chosen(old, name)
+        if after == before or (chosen is not None and (not after or after == chosen)):
             continue
         message = f"cannot change from {_text(before)} to {_text(after)}: delete the {new.kind} and make another"
         problems.append(Problem(message, f"spec.{to_camel(name)}", str(new.ref)))
@@ -93,4 +95,6 @@ def _text(value: object) -> str:
         return "nothing"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, BaseModel):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value if part is not None)
     return str(value)

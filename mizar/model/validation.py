@@ -50,14 +50,15 @@ def label(value: object) -> str:
     kind, tenant, name = value.get("kind"), value["metadata"].get("tenant"), value["metadata"].get("name")
     if not isinstance(kind, str) or not isinstance(name, str):
         return ""
-    return f"{kind} {tenant}/{name}" if isinstance(tenant, str) else f"{kind} {name}"
+    kind, name = _plain(kind), _plain(name)
+    return f"{kind} {_plain(tenant)}/{name}" if isinstance(tenant, str) else f"{kind} {name}"
 
 
 def path_text(path: Path) -> str:
     """`("spec", "cidrs", 0)` → `spec.cidrs[0]`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" if text else _plain(part)
     return text
 
 
@@ -106,6 +107,11 @@ def _near(word: object, known: Any) -> str:
     lower = {str(name).lower(): str(name) for name in known}
     close = difflib.get_close_matches(str(word).lower()[:64], lower, 1)
     return f" (did you mean {lower[close[0]]}?)" if close else ""
+
+
+def _plain(text: str) -> str:
+    """A word of a manifest as it may stand in a message: as it is, or quoted when it is empty, long or unprintable."""
+    return text if 0 < len(text) <= 64 and text.isprintable() else _shown(text)
 
 
 def _shown(value: object) -> str:

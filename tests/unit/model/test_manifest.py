@@ -283,3 +283,14 @@ def test_every_example_of_the_reference_is_right_and_every_kind_and_field_is_in_
         assert spec is not None
         for name, field in spec.model_fields.items():
             assert f"`{field.alias or name}" in section, f"{kind.name}: {name}"
+
+
+def test_what_a_manifest_says_cannot_write_on_the_terminal() -> None:
+    """Keys and names with control characters are quoted in the problem that they are part of."""
+    document = {"kind": "Tenant", "metadata": {"name": "a\x1b[2J", "": 1}, "spec": {"\n": 1, "k" * 500: 1}}
+    with pytest.raises(InvalidError) as caught:
+        parse_resource(document, 0)
+    for problem in caught.value.problems:
+        assert problem.resource == r"Tenant 'a\x1b[2J'"
+        assert str(problem).isprintable()
+        assert len(problem.field) < 100
