@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections as the gateway knows them: what a packet says of its own, and what tracking answers.
+
+`read` makes a Seen of a frame; a Conntrack answers it. NatTable is the one that comes with Mizar; another (the
+kernel's conntrack, a recorded one in a test) needs these two methods and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from mizar.pipeline.description import State
+from mizar.pipeline.headers import CONNECTIONS, IP
+from mizar.pipeline.interpreter.frame import PROTOCOLS, Part, field, headers
+
+ICMP_REQUESTS = {"icmp4": (8, 13), "icmp6": (128,)}
+ICMP_REPLIES = {"icmp4": (0, 14), "icmp6": (129,)}
+ICMP_ERRORS = {"icmp4": (3, 11, 12), "icmp6": (1, 2, 3, 4)}
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One direction of a connection, with addresses as numbers.
+
+    `meta` is the tenant's metadata, `version` IP's; ICMP queries have their id as both ports.
+    """
+
+    meta: int
+    version: int
+    protocol: str
+    source: int
+    destination: int
+    source_port: int
+    destination_port: int
+
+    def reversed(self) -> Flow:
+        """The other direction, with the same metadata."""
+        return replace(
+            self,
+            source=self.destination,
+            destination=self.source,
+            source_port=self.destination_port,
+            destination_port=self.source_port,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A packet: its flow, and what decides whether it may begin one.
+
+    An ICMP error's flow is that of the packet inside of it, turned round: the direction in which the error travels.
+    """
+
+    flow: Flow
+    is_error: bool = False
+    may_begin: bool = True
+    tcp_flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What tracking says, and the flow that the packet shall become; None where there is no translation."""
+
+    state: State
+    becomes: Flow | None = None
+
+
+class Conntrack(Protocol):
+    """Keeps connections."""
+
+    def look(self, seen: Seen, now_ns: int) -> Answer:
+        """What is known of a packet; refreshes what it belongs to."""
+
+    def allocate(self, flow: Flow, now_ns: int) -> Flow | None:
+        """Makes a connection that begins with this flow; what it becomes, or None where no rule or no room is left."""
+
+
+def read(frame: bytes, meta: int) -> Seen | None:
+    """The packet right behind eth; None when it is none that can be tracked."""
+    parts = headers(frame)
+    if len(parts) < 3 or parts[1].kind not in IP or parts[2].kind not in CONNECTIONS:
+        return None
+    ip, transport = parts[1], parts[2]
+    source, destination = field(frame, ip, "src"), field(frame, ip, "dst")
+    kind, version = transport.kind, int(ip.kind[-1])
+    if kind in ("tcp", "udp"):
+        ports = field(frame, transport, "src"), field(frame, transport, "dst")
+        flow = Flow(meta, version, kind, source, destination, *ports)
+        if kind == "udp":
+            return Seen(flow)
+        flags = field(frame, transport, "flags")
+        return Seen(flow, may_begin=flags & 0x17 == 0x02, tcp_flags=flags)  # SYN without FIN, RST, ACK
+    message = field(frame, transport, "type")
+    if message in ICMP_ERRORS[kind]:
+        inner = embedded(frame, transport)
+        if inner is None or inner.flow(frame, meta).source != destination:
+            return None
+        return Seen(inner.flow(frame, meta).reversed(), is_error=True, may_begin=False)
+    if message not in ICMP_REQUESTS[kind] + ICMP_REPLIES[kind]:
+        return None
+    number = int.from_bytes(frame[transport.begin + 4 : transport.begin + 6], "big")
+    return Seen(
+        Flow(meta, version, kind, source, destination, number, number), may_begin=message in ICMP_REQUESTS[kind]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The packet inside of an ICMP error: where its IP header and its first eight bytes behind it begin."""
+
+    ip: Part
+    transport: int
+    protocol: str
+
+    def flow(self, frame: bytes, meta: int) -> Flow:
+        """The flow of that packet."""
+        at = self.transport
+        if self.protocol in ("icmp4", "icmp6"):
+            first = second = int.from_bytes(frame[at + 4 : at + 6], "big")
+        else:
+            first, second = (int.from_bytes(frame[at + n : at + n + 2], "big") for n in (0, 2))
+        addresses = field(frame, self.ip, "src"), field(frame, self.ip, "dst")
+        return Flow(meta, int(self.ip.kind[-1]), self.protocol, *addresses, first, second)
+
+
+def embedded(frame: bytes, icmp: Part) -> Embedded | None:
+    """What an ICMP error carries, when it is enough to know its flow (RFC 792: header and eight bytes)."""
+    at = icmp.end
+    version = 4 if icmp.kind == "icmp4" else 6
+    if at + 20 > icmp.limit or frame[at] >> 4 != version:
+        return None
+    length = (frame[at] & 15) * 4 if version == 4 else 40
+    kind = f"ipv{version}"
+    protocol = PROTOCOLS.get((kind, frame[at + (9 if version == 4 else 6)]))
+    transport = at + length
+    if length < 20 or transport + 8 > icmp.limit or protocol is None:
+        return None
+    if version == 4 and int.from_bytes(frame[at + 6 : at + 8], "big") & 0x1FFF:
+        return None
+    if protocol in ICMP_REQUESTS and frame[transport] not in ICMP_REQUESTS[protocol] + ICMP_REPLIES[protocol]:
+        return None
+    return Embedded(Part(kind, at, transport, icmp.limit), transport, protocol)
