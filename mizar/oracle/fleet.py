@@ -38,6 +38,8 @@ class Hop:
 
     droplet: bytes
     program: str
+    arrived: bytes
+    """The frame that came to it."""
     outcome: Outcome
 
 
@@ -75,7 +77,7 @@ class Fleet:
         here = self.droplets[droplet]
         outcome = agent(here, ifindex, frame)
         ends = {Verdict.DELIVER: End.DELIVERED, Verdict.ANSWER: End.ANSWERED, Verdict.DROP: End.DROPPED}
-        first = Hop(droplet, "agent", outcome)
+        first = Hop(droplet, "agent", frame, outcome)
         if outcome.verdict in ends:
             return Way((first,), ends[outcome.verdict])
         return self.follow(outcome, [first])
@@ -97,11 +99,11 @@ class Fleet:
         """At the interface of a droplet: transit, and then deliver where transit hands over."""
         here = self.droplets[droplet]
         outcome = transit(here, frame)
-        hops.append(Hop(droplet, "transit", outcome))
+        hops.append(Hop(droplet, "transit", frame, outcome))
         if outcome.verdict is Verdict.SEND:
             return self.follow(outcome, hops)
         if outcome.verdict is Verdict.DELIVER:
             handed = deliver(here, outcome.frame, outcome.handover)
-            hops.append(Hop(droplet, "deliver", handed))
+            hops.append(Hop(droplet, "deliver", outcome.frame, handed))
             return Way(tuple(hops), End.DROPPED if handed.reason else End.DELIVERED)
         return Way(tuple(hops), End.DROPPED if outcome.verdict is Verdict.DROP else End.PASSED)

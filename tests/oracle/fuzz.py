@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.oracle.differential import Case, cases, check
 from tests.oracle.droplets import ME, MY_MAC
 from tests.oracle.real import RealDroplet
+from tests.oracle.real_fleet import Journey, RealFleet, journeys
 
 CASES = 250
 WAY = settings(
@@ -37,18 +38,24 @@ Result = tuple[int, Counter[str], str]
 """Seed, how packets ended, and what went wrong, if anything did."""
 
 
-def run_round(real: RealDroplet, number: int) -> Result:
-    """All cases of one seed."""
+def run_round(real: RealDroplet, fleet: RealFleet, number: int) -> Result:
+    """All cases of one seed: each fourth round walks over planned fleets, the others try single droplets."""
     ended: Counter[str] = Counter()
 
     @seed(number)
     @WAY
     @given(cases())
-    def each(case: Case) -> None:
+    def droplets(case: Case) -> None:
         ended.update(outcome.reason or outcome.verdict.name for outcome in check(real, case))
 
+    @seed(number)
+    @WAY
+    @given(journeys())
+    def fleets(journey: Journey) -> None:
+        ended.update(way.reason or way.end.name for way in fleet.check(journey))
+
     try:
-        each()
+        fleets() if number % 4 == 0 else droplets()
     except AssertionError:
         return number, ended, traceback.format_exc()
     return number, ended, ""
@@ -58,12 +65,13 @@ def worker(seeds: Sequence[int], until: float, results: Queue[Result | None]) ->
     """One process: its rounds, one after the other, while there is time; then None."""
     os.nice(5)
     try:
-        real = RealDroplet(ME, MY_MAC)
+        real, fleet = RealDroplet(ME, MY_MAC), RealFleet()
         for number in seeds:
             if time.monotonic() > until:
                 break
-            results.put(run_round(real, number))
+            results.put(run_round(real, fleet, number))
         real.close()
+        fleet.close()
     finally:
         results.put(None)
 
@@ -113,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fuzz: a process ended early, for the reason above")
         return 1
     print("fuzz: how they ended:", ", ".join(f"{name} {count:,}" for name, count in ended.most_common()))
-    print(f"fuzz: {ended.total():,} packets in {rounds} rounds of {CASES} droplets, none differs")
+    print(f"fuzz: {ended.total():,} packets in {rounds} rounds of {CASES} cases, none differs")
     return 0
 
 

@@ -11,31 +11,44 @@ from mizar.oracle.outcome import Outcome, Step, Verdict
 from mizar.oracle.tables import Droplet
 
 IPV6, UDP, ICMPV6 = b"\x86\xdd", 17, 58
-MAPPED_TARGET = bytes(10) + b"\xff\xff"
+SOLICITATION = 135
+MAPPED = bytes(10) + b"\xff\xff"
+NO_ADDRESS = bytes(16)
 
 
-def divergence(here: Droplet, door: str, frame: bytes, said: Outcome) -> str:
-    """The name of the known divergence that this packet runs into, or nothing."""
+def divergence(here: Droplet, door: str, frame: bytes, said: Outcome, seen: Outcome) -> str:
+    """The name of the known divergence that explains why the two differ, or nothing."""
+    if door == "transit" and said.verdict is seen.verdict is Verdict.PASS:
+        foreign = frame[30:34] != here.address and not said.reason
+        if foreign and seen.reason in ("OUTER_IP_HEADER", "OUTER_TRUNCATED"):
+            return "foreign-packet-is-judged"
+    answers = said.verdict is seen.verdict is Verdict.SEND and said.step in (Step.ROUTER, None)
+    without_df = door == "transit" and frame[20] & 0xC0 != 0x40
+    if answers and without_df and without_flags(said.frame) == without_flags(seen.frame):
+        return "answer-without-df"
+    inner = frame + bytes(80) if door == "agent" else inner_of(frame)
+    if inner[12:14] != IPV6:
+        return ""
     if door == "agent":
         sender = here.agents.get(1)
-        if sender and sender.ipv4 is None and frame[12:14] == IPV6 and frame[38:54] == bytes(16):
+        if sender and sender.ipv4 is None and inner[38:54] == NO_ADDRESS:
             return "unspecified-address-is-a-gateway"
-        if probe_that_rfc_4861_refuses(frame, said):
-            return "probe-with-source-mac"
-        return ""
-    if len(frame) >= 34 and frame[23] == UDP and frame[30:34] != here.address:
-        return "foreign-packet-is-judged"
-    if said.verdict is Verdict.SEND and said.step in (Step.ROUTER, None) and frame[20] & 0xC0 != 0x40:
-        return "answer-without-df"
-    if said.reason in ("ND_UNANSWERED", "UNKNOWN_VNI") and MAPPED_TARGET in frame:
-        return "solicitation-for-a-mapped-address"
-    start = 50 + (frame[42] & 0x3F) * 4 if len(frame) > 42 and frame[36:38] == b"\x17\xc1" else 50
-    if probe_that_rfc_4861_refuses(frame[start:], said):
-        return "probe-with-source-mac"
+    if inner[20] == ICMPV6 and inner[54] == SOLICITATION:
+        if inner[22:38] == NO_ADDRESS and said.reason in ("ND_MALFORMED", "UNKNOWN_VNI") and seen.reason in (
+            "SPOOFED_ND", "DUPLICATE_ADDRESS_PROBE",
+        ):  # fmt: skip
+            return "probe-that-is-malformed"
+        if door == "transit" and inner[62:74] == MAPPED:
+            return "solicitation-for-a-mapped-address"
     return ""
 
 
-def probe_that_rfc_4861_refuses(inner: bytes, said: Outcome) -> bool:
-    """A solicitation from the unspecified address that RFC 4861 7.1.1 calls malformed for that reason alone."""
-    probe = inner[12:14] == IPV6 and inner[20:21] == bytes([ICMPV6]) and inner[22:38] == bytes(16)
-    return probe and said.reason in ("ND_MALFORMED", "UNKNOWN_VNI")
+def without_flags(frame: bytes) -> bytes:
+    """All but the outer header's flags and checksum."""
+    return frame[:20] + frame[22:24] + frame[26:]
+
+
+def inner_of(frame: bytes) -> bytes:
+    """The inner frame of a tunnel packet, filled up so that any field can be looked at."""
+    options = (frame[42] & 0x3F) * 4 if len(frame) > 42 and frame[36:38] == b"\x17\xc1" else 0
+    return frame[50 + options :] + bytes(80)

@@ -119,10 +119,11 @@ def fleets(draw: Draw, tenants: int = 2) -> Planned:
     return plan(world)
 
 
-def plan(world: World) -> Planned:
-    """The tables that the planner wants for a world."""
+def plan(world: World, first: str = "") -> Planned:
+    """The tables that the planner wants for a world. The endpoint `first` has interface 1, as a test run wants it."""
     topology = world.rebuilt()
     ifindexes = {uid: number for number, uid in enumerate(sorted(world.endpoints), start=11)}
+    ifindexes |= {first: 1} if first else {}
     droplets = [
         tables(fact.address, topology.desired_for(name), ifindexes)
         for name, fact in world.droplets.items()

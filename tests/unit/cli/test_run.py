@@ -61,7 +61,7 @@ def test_help_lists_the_commands(machine: Machine) -> None:
     """Without a command, and with help: the usage."""
     done = machine.run()
     assert done.returncode == 0
-    for command in ("demo", "test", "check", "build", "wheel", "setup"):
+    for command in ("demo", "test", "fuzz", "check", "build", "wheel", "setup"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -90,7 +90,7 @@ def test_missing_packages_without_apt_are_one_sentence(machine: Machine) -> None
     assert "clang" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "test"])
+@pytest.mark.parametrize("command", ["demo", "test", "fuzz"])
 def test_a_missing_privilege_is_one_sentence(machine: Machine, command: str) -> None:
     """Without root and sudo: what needs it is named, before anything is done."""
     done = machine.run(command, user=NOBODY if os.geteuid() == 0 else None)
