@@ -26,6 +26,7 @@ from mizar.model.errors import NotFoundError
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _GROUP_LINK = 1  # RTMGRP_LINK
+_GROUP_IPV4_ADDRESS, _GROUP_IPV4_ROUTE = 0x10, 0x40  # RTMGRP_IPV4_*
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
 _IFF_UP = 1
 _IFA_F_NODAD = 2
@@ -207,6 +208,17 @@ class InterfaceEvent:
 def watch(namespace: Namespace | None = None) -> AsyncIterator[InterfaceEvent]:
     """Changes of interfaces from this call on. Raises TemporaryError when some were lost: watch and read all again."""
     return _events(Netlink(namespace, groups=_GROUP_LINK))
+
+
+def watch_ways(namespace: Namespace | None = None) -> AsyncIterator[None]:
+    """Something about IPv4 addresses or routes changed, from this call on: look again. Errors as watch()."""
+    return _ways(Netlink(namespace, groups=_GROUP_IPV4_ADDRESS | _GROUP_IPV4_ROUTE))
+
+
+async def _ways(netlink: Netlink) -> AsyncIterator[None]:
+    with netlink:
+        async for _ in netlink.events():
+            yield
 
 
 async def _events(netlink: Netlink) -> AsyncIterator[InterfaceEvent]:

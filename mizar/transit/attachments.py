@@ -153,10 +153,15 @@ class Attachments:
                     self._ledger.delete_local(found.wanted.uid)
             if found is not None:
                 await self._in_pool(lambda: self._unpin(found.host_interface, found.ifindex))
-                self.report_lost(found)
+                self._report_lost(found)
 
-    def report_lost(self, local: Local) -> None:
-        """Tell that an endpoint vanished with its interface."""
+    async def found_lost(self, local: Local) -> None:
+        """An endpoint was found to be gone when the tables were read, before its interface's end was heard of."""
+        async with self._lock:
+            await self._in_pool(lambda: self._unpin_dead(local.host_interface))
+        self._report_lost(local)
+
+    def _report_lost(self, local: Local) -> None:
         detail = f"its interface {local.host_interface} vanished, with namespace {local.wanted.workload} or without"
         event(_log, logging.WARNING, "endpoint_lost", uid=local.wanted.uid, interface=local.host_interface)
         self._hub.endpoint_changed(local.wanted.uid, "lost", detail)
@@ -267,6 +272,13 @@ class Attachments:
         removed = self._own_links().delete(name)
         self._unpin(name, 0)
         return removed
+
+    def _unpin_dead(self, name: str) -> None:
+        """The same uid may have been attached again meanwhile: its pin is another's, and holds its agent in place."""
+        pin = self._pins.links / f"{_PIN}{name}"
+        link = attach.attached(pin)
+        if link is not None and not link.ifindex:
+            pin.unlink()
 
     def _unpin(self, name: str, ifindex: int) -> None:
         attach.detach_tc(ifindex, self._pins.links / f"{_PIN}{name}")

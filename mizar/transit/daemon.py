@@ -22,7 +22,8 @@ from mizar.kernel.bpffs import Pins, instances
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.neighbours import Neighbours
 from mizar.kernel.netlink import Netlink
-from mizar.model.errors import InvalidError, MizarError
+from mizar.model.addresses import text_of
+from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit import programs, server
 from mizar.transit.attachments import Attachments
 from mizar.transit.events import Hub
@@ -88,11 +89,25 @@ def _own(options: Options) -> tuple[Interface, bytes]:
     if options.address is not None:
         if options.address not in [one.ip for one in found]:
             event(_log, logging.WARNING, "address_not_here", address=options.address, interface=uplink.name)
-        return uplink, options.address.packed
+        return uplink, _same_as_before(options, options.address.packed)
+    held = programs.held_address(options)
+    if held in [one.ip.packed for one in found]:
+        return uplink, held
     usable = [one for one in found if isinstance(one, IPv4Interface) and not one.is_link_local]
     if not usable:
         raise InvalidError(f"the interface {uplink.name} has no IPv4 address; give it one, or pass --address")
-    return uplink, usable[0].ip.packed
+    return uplink, _same_as_before(options, usable[0].ip.packed)
+
+
+def _same_as_before(options: Options, own: bytes) -> bytes:
+    """Refuse to be another droplet than the one whose endpoints are here: they would have to be ended."""
+    held = programs.held_address(options)
+    if held not in (None, own):
+        raise ConflictError(
+            f"the endpoints here belong to droplet {text_of(held)}, and this would be {text_of(own)}: give "
+            f"{options.interface} the address {text_of(held)} again, or end the endpoints by `mizar daemon --cleanup`"
+        )
+    return own
 
 
 def _raise_limits() -> None:
@@ -129,7 +144,7 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
         loop = asyncio.get_running_loop()
 
         def on_lost(local: Local) -> None:
-            loop.call_soon_threadsafe(attachments.report_lost, local)
+            asyncio.run_coroutine_threadsafe(ledger.whole(attachments.found_lost(local)), loop)
 
         ledger.on_lost = on_lost
         identity = Identity(

@@ -6,19 +6,21 @@ loses no packet. It must never leave half of a new droplet behind when it fails.
 """
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mizar.kernel import attach, features, interfaces, programs
+from mizar.kernel import attach, features, interfaces, libbpf, programs
 from mizar.kernel.bpffs import Pins, ensure_mounted
 from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
-from mizar.kernel.layout import struct
+from mizar.kernel.layout import U32, struct, struct_codec
 from mizar.kernel.links import Links
+from mizar.kernel.maps import Table
 from mizar.kernel.programs import Programs
 from mizar.kernel.tables import Tables
-from mizar.model.addresses import to_mapped
+from mizar.model.addresses import from_mapped, to_mapped
 from mizar.model.errors import MizarError
 from mizar.transit.logs import event
 from mizar.transit.options import Options
@@ -59,6 +61,29 @@ def load(options: Options, uplink: Interface, own: bytes) -> Loaded:
     )
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
     return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)
+
+
+def held_address(options: Options) -> bytes | None:
+    """The address of the droplet that this instance's endpoints belong to; None when there are none."""
+    folder = Pins.of(options.instance).maps
+    fds = [libbpf.open_pin(folder / name) for name in ("agents", "endpoints", "droplets")]
+    try:
+        agents_fd, endpoints_fd, droplets_fd = fds
+        if agents_fd is None or endpoints_fd is None or droplets_fd is None:
+            return None
+        agents = Table("agents", agents_fd, U32, struct_codec("agent"))
+        endpoints = Table("endpoints", endpoints_fd, struct_codec("endpoint_key"), struct_codec("endpoint"))
+        droplets = Table("droplets", droplets_fd, U32, struct_codec("droplet"))
+        keys = [
+            {"vni": agent["vni"], "addr": agent[name]} for _, agent in agents.items() for name in ("addr4", "addr6")
+        ]
+        found = (endpoints.get({"vni": vni, "addr": addr}) for vni, addr in addresses)
+        hosts = (droplets.get(endpoint["droplet"]) for endpoint in found if endpoint)
+        return next((from_mapped(host["addr"]) for host in hosts if host and any(host["addr"])), None)
+    finally:
+        for fd in fds:
+            if fd is not None:
+                os.close(fd)
 
 
 def _sizes(limits: Limits) -> dict[str, int]:

@@ -16,6 +16,7 @@ from mizar.kernel import interfaces
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.layout import constant
 from mizar.kernel.neighbours import Neighbours, NextHop
+from mizar.kernel.netlink import Netlink
 from mizar.model.addresses import text_of
 from mizar.model.errors import MizarError, TemporaryError
 from mizar.transit.attachments import Attachments
@@ -27,6 +28,8 @@ REFRESH_S = 30.0
 """How often routes are looked at again, and neighbours asked again where the kernel does not do it by itself."""
 GIVE_UP_S = 1.0
 """How long a lost neighbour keeps its MAC."""
+SETTLE_S = 0.2
+"""How long to wait for more changes of routes, which come in bursts, before all next hops are looked at again."""
 
 _NO_MAC = bytes(6)
 _log = logging.getLogger(__name__)
@@ -72,6 +75,8 @@ class Substrate:
         self._hops: dict[bytes, NextHop] = {}
         self._changed = asyncio.Event()
         self._giving_up: dict[NextHop, asyncio.TimerHandle] = {}
+        self._address_here = True
+        self._settling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def droplets_changed(self) -> None:
@@ -83,6 +88,7 @@ class Substrate:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._again(self._watch_links))
             group.create_task(self._again(self._watch_neighbours))
+            group.create_task(self._again(self._watch_ways))
             group.create_task(self._refresh_forever())
 
     async def _again(self, watch: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -117,6 +123,30 @@ class Substrate:
             self._hub.link_changed(facts.name, up=facts.up, mtu=facts.mtu)
             self._changed.set()
 
+    # ---- addresses and routes
+
+    async def _watch_ways(self) -> None:
+        self._check_address()
+        async for _ in interfaces.watch_ways():
+            if self._settling is None:
+                self._settling = asyncio.get_running_loop().call_later(SETTLE_S, self._ways_changed)
+
+    def _ways_changed(self) -> None:
+        self._settling = None
+        self._check_address()
+        self._hops.clear()
+        self._changed.set()
+
+    def _check_address(self) -> None:
+        """Say so when other droplets can no longer reach this one at its address, and when they can again."""
+        own = ip_address(self._ledger.state.own)
+        with Netlink() as netlink:
+            here = own in [one.ip for one in interfaces.addresses(netlink, self._uplink.facts.index)]
+        if here != self._address_here:
+            level, name = (logging.INFO, "address_back") if here else (logging.WARNING, "address_lost")
+            event(_log, level, name, address=own, interface=self._uplink.facts.name)
+        self._address_here = here
+
     # ---- neighbours
 
     async def _watch_neighbours(self) -> None:
@@ -127,7 +157,7 @@ class Substrate:
             if neighbour.mac is not None:
                 await self._learn(neighbour.next_hop, addresses, neighbour.mac)
             elif neighbour.next_hop not in self._giving_up:
-                self._lose(neighbour.next_hop)
+                self._lose(neighbour.next_hop, addresses)
                 self._ask_again(addresses)
 
     async def _learn(self, hop: NextHop, addresses: Iterable[bytes], mac: bytes) -> None:
@@ -136,17 +166,19 @@ class Substrate:
             timer.cancel()
         await self._ledger.set_macs(dict.fromkeys(addresses, mac))
 
-    def _lose(self, hop: NextHop) -> None:
+    def _lose(self, hop: NextHop, addresses: list[bytes]) -> None:
         def give_up() -> None:
-            task = asyncio.create_task(self._give_up(hop))
+            task = asyncio.create_task(self._give_up(hop, addresses))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         self._giving_up[hop] = asyncio.get_running_loop().call_later(GIVE_UP_S, give_up)
 
-    async def _give_up(self, hop: NextHop) -> None:
+    async def _give_up(self, hop: NextHop, lost: list[bytes]) -> None:
         self._giving_up.pop(hop, None)
-        addresses = [address for address, other in self._hops.items() if other == hop]
+        # Meanwhile an address may have got another next hop; others may have come to this one.
+        addresses = [address for address in lost if self._hops.get(address, hop) == hop]
+        addresses += [address for address, other in self._hops.items() if other == hop and address not in lost]
         found = await asyncio.to_thread(self._neighbours.read, hop)
         if found.mac is None and addresses:
             names = ",".join(map(text_of, addresses))
@@ -173,12 +205,15 @@ class Substrate:
         for address in self._hops.keys() - set(wanted):
             self._hops.pop(address)
         new = [address for address in wanted if address not in self._hops]
-        for resolved in await asyncio.to_thread(self._resolve, new):
+        found = await asyncio.to_thread(self._resolve, new)
+        lost = set(new) - {resolved.address for resolved in found}
+        await self._ledger.set_macs(dict.fromkeys(lost, _NO_MAC))
+        for resolved in found:
             self._hops[resolved.address] = resolved.next_hop
             if resolved.mac is not None:
                 await self._learn(resolved.next_hop, [resolved.address], resolved.mac)
             elif resolved.next_hop not in self._giving_up:
-                self._lose(resolved.next_hop)
+                self._lose(resolved.next_hop, [resolved.address])
 
     def _resolve(self, addresses: Iterable[bytes]) -> list[_Resolved]:
         found = []

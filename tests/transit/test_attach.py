@@ -137,3 +137,39 @@ def test_vanished_namespace_is_an_event(made: Rig) -> None:
     assert one.pins() == []
     with IPRoute(netns=one.namespace) as ip:
         assert not [link for link in ip.get_links() if str(link.get_attr("IFLA_IFNAME")).startswith("mz")]
+
+
+def test_vanished_endpoint_leaves_no_pin_whoever_sees_it_first(made: Rig) -> None:
+    """GetState reads the kernel and may be faster than the notification; the end is one event and no pin is left."""
+    one, places = alone(made, *(f"uid-{number}" for number in range(8)))
+    events = one.client.WatchEvents(pb.WatchEventsRequest(), timeout=20)
+    events.initial_metadata()
+    for number, place in enumerate(places):
+        made.remove_namespace(place)
+        until(lambda number=number: len(one.state().local_endpoints) == 7 - number, "the state shows it")  # type: ignore[misc]
+    until(lambda: one.pins() == [], "no pin is left")
+    lost = [next(events).endpoint_changed for _ in places]
+    assert {(event.uid, event.state) for event in lost} == {(f"uid-{number}", "lost") for number in range(8)}
+    events.cancel()
+
+
+def test_new_endpoint_starts_counting_from_zero(made: Rig) -> None:
+    """Whatever was counted in its slot before, and however the endpoint before it ended."""
+    one, (first, second) = alone(made, "uid-1", "uid-2")
+    one.stop()
+    one.start()  # slots are given out anew, the freed ones as well
+    for how in ("detached", "lost"):
+        assert ping(first, "10.0.1.12") is not None
+        assert all(found.sent_packets for found in one.client.GetCounters(pb.GetCountersRequest()).endpoints)
+        if how == "detached":
+            one.detach("uid-1", "uid-2")
+        else:
+            made.remove_namespace(first)
+            made.remove_namespace(second)
+            until(lambda: not one.state().local_endpoints, "they are gone")
+            first, second = made.make_namespace("e3"), made.make_namespace("e4")
+        one.attach_whole(
+            local("uid-1", endpoint(1, FRONT, one), name=first), local("uid-2", endpoint(2, FRONT, one), name=second)
+        )
+        found = one.client.GetCounters(pb.GetCountersRequest()).endpoints
+        assert [(each.sent_packets, each.delivered_packets) for each in found] == [(0, 0), (0, 0)]

@@ -15,7 +15,19 @@ from mizar.kernel.layout import U32, struct_codec
 from mizar.kernel.maps import Table
 from mizar.kernel.namespaces import Namespace
 from mizar.pki.authority import initialise
-from tests.transit.rig import Droplet, Rig, put_droplet, until
+from tests.transit.rig import (
+    FRONT,
+    Droplet,
+    Rig,
+    endpoint,
+    local,
+    packed,
+    put_droplet,
+    put_network,
+    put_vpc,
+    until,
+)
+from tests.transit.test_traffic import two_droplets
 from tests.transit.traffic import ping
 
 
@@ -91,3 +103,86 @@ def test_failed_first_start_leaves_nothing(made: Rig, tmp_path: Path) -> None:
     with IPRoute(netns=one.namespace) as ip:
         xdp = ip.link("get", ifname="sub0")[0].get_attr("IFLA_XDP")
     assert not xdp or not xdp.get_attr("IFLA_XDP_ATTACHED")
+
+
+def own_interface(droplet: Droplet, *command: str) -> None:
+    """An ip(8) command about the droplet's own interface."""
+    subprocess.run(["ip", "-n", droplet.namespace, *command], check=True, timeout=10)
+
+
+def test_own_interface_down_is_counted_and_up_again_heals(made: Rig) -> None:
+    """While it is down no next hop is resolved, and packets are refused for that reason. Then all is as before."""
+    one, two, first, second = two_droplets(made)
+    until(lambda: ping(second, "10.0.1.11", 0.2), "the first answer")
+    own_interface(one, "link", "set", "sub0", "down")
+    until(lambda: macs(one)[two.address] == bytes(6), "no next hop is resolved")
+    assert ping(first, "10.0.1.12", 0.2) is None
+    assert one.drops()["NEXT_HOP_UNRESOLVED"] >= 1
+    own_interface(one, "link", "set", "sub0", "up")
+    until(lambda: ping(first, "10.0.1.12", 0.2), "the first answer again")
+
+
+def test_lost_address_is_told(made: Rig) -> None:
+    """Nobody can reach the droplet without it; when it is back, so is the traffic."""
+    one, _, first, second = two_droplets(made)
+    until(lambda: ping(second, "10.0.1.11", 0.2), "the first answer")
+    own_interface(one, "addr", "del", "172.30.9.1/24", "dev", "sub0")
+    until(lambda: "event=address_lost address=172.30.9.1" in one.log.read_text(), "the loss is told")
+    own_interface(one, "addr", "add", "172.30.9.1/24", "dev", "sub0")
+    until(lambda: "event=address_back" in one.log.read_text(), "the return is told")
+    until(lambda: ping(first, "10.0.1.12", 0.2), "the first answer again")
+
+
+def test_endpoints_stay_with_their_droplets_address(made: Rig) -> None:
+    """A second address changes nothing. With another one instead, the daemon refuses to end what is there."""
+    one, _, first, second = two_droplets(made)
+    until(lambda: ping(second, "10.0.1.11", 0.2), "the first answer")
+    one.stop()
+    own_interface(one, "addr", "del", "172.30.9.1/24", "dev", "sub0")
+    own_interface(one, "addr", "add", "172.30.9.77/24", "dev", "sub0")
+    for more in ([], ["--address", "172.30.9.77"]):
+        found = subprocess.run(one.command(*more), capture_output=True, text=True, timeout=20, check=False)
+        assert found.returncode == 1
+        assert "the endpoints here belong to droplet 172.30.9.1, and this would be 172.30.9.77" in " ".join(
+            found.stderr.split()
+        )
+    own_interface(one, "addr", "add", "172.30.9.1/24", "dev", "sub0")
+    one.start()
+    assert [found.local.uid for found in one.state().local_endpoints] == ["uid-1"]
+    until(lambda: ping(first, "10.0.1.12", 0.2), "the first answer again")
+
+
+def test_droplets_behind_a_router(made: Rig) -> None:
+    """In different subnets: the MAC is the router's, also when the route comes late and changes."""
+    one, two = made.add_droplet(), made.add_droplet()
+    router, switch = made.make_namespace("router"), made.switch
+    for command in (
+        f"-n {switch} link add br1 up type bridge",
+        f"-n {switch} link set p2 master br1",
+        f"-n {switch} link add r0 master br0 up type veth peer name eth0 netns {router}",
+        f"-n {switch} link add r1 master br1 up type veth peer name eth1 netns {router}",
+        f"-n {router} link set eth0 up",
+        f"-n {router} link set eth1 up",
+        f"-n {router} addr add 172.30.9.254/24 dev eth0",
+        f"-n {router} addr add 172.30.9.253/24 dev eth0",
+        f"-n {router} addr add 172.30.10.254/24 dev eth1",
+        f"-n {two.namespace} addr del 172.30.9.2/24 dev sub0",
+        f"-n {two.namespace} addr add 172.30.10.2/24 dev sub0",
+        f"-n {two.namespace} route add default via 172.30.10.254",
+    ):
+        subprocess.run(["ip", *command.split()], check=True, timeout=10)
+    with Namespace.by_name(router) as entered:
+        entered.run(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
+    two.address = packed("172.30.10.2")
+    first, second = made.make_namespace("e1"), made.make_namespace("e2")
+    for droplet in (one, two):
+        droplet.start()
+        droplet.apply(put_droplet(one), put_droplet(two), put_vpc(two), put_network(FRONT, two))
+    one.attach_whole(local("uid-1", endpoint(1, FRONT, one), name=first))
+    two.attach_whole(local("uid-2", endpoint(2, FRONT, two), name=second))
+    two.apply(pb.Change(put_endpoint=endpoint(1, FRONT, one)))
+    assert ping(first, "10.0.1.12", 0.2) is None
+    own_interface(one, "route", "add", "172.30.10.0/24", "via", "172.30.9.254")
+    until(lambda: ping(first, "10.0.1.12", 0.2), "the first answer", 3)
+    own_interface(one, "route", "replace", "172.30.10.0/24", "via", "172.30.9.253")
+    assert ping(first, "10.0.1.12") is not None
