@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import signal
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ async def serve(
     ready: asyncio.Event | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Runs a server until `stop` is set, or SIGINT or SIGTERM comes. What is wrong is raised before it listens."""
+    """Runs a server until `stop` is set, or SIGINT or SIGTERM comes. What is wrong is raised before it listens; a
+    defect that ends the manager's work ends the server too."""
     places = [parse_listen(text, certificates=pki is not None) for text in listens]
     tls = _server_context(pki) if pki is not None and any(place.tls for place in places) else None
     stop = stop or _until_signal()
@@ -83,7 +84,7 @@ async def serve(
             async with _listening(make_app(manager), sockets, tls):
                 if ready is not None:
                     ready.set()
-                await stop.wait()
+                await _first(stop.wait(), manager.broken())
         finally:
             await manager.stop()
 
@@ -111,6 +112,18 @@ async def _listening(
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
+
+
+async def _first(*waits: Coroutine[object, object, object]) -> None:
+    """Returns when one of them does, or raises what it raises. A server whose manager is broken ends, so that whoever
+    watches over it starts another, which compares everything; it would not help anybody to answer and do nothing."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 def _certified(certificate: bytes | None) -> Caller | None:

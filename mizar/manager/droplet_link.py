@@ -71,7 +71,7 @@ class Owner(Protocol):
         ...
 
     def link_changed(self, droplet: str) -> None:
-        """It connected or disconnected."""
+        """It connected, disconnected, or did not answer at first."""
         ...
 
 
@@ -121,9 +121,10 @@ class Link:
         """Whether the daemon is reachable and holds, or is being given, what it should."""
         return self.info is not None
 
-    def start(self) -> None:
-        """Begins to connect."""
+    def start(self) -> asyncio.Task[None]:
+        """Begins to connect; the task ends by `stop` alone."""
         self._task = asyncio.create_task(self._run(), name=f"link to {self.name}")
+        return self._task
 
     async def stop(self) -> None:
         """Ends the connection for good; the daemon keeps what it holds."""
@@ -167,7 +168,7 @@ class Link:
         self._new_trouble.set()
 
     async def _run(self) -> None:
-        delay_s = self._timing.first_retry_s
+        delay_s, first = self._timing.first_retry_s, True
         while True:
             try:
                 await self._session()
@@ -178,7 +179,9 @@ class Link:
             was_connected, self.info, self._delivery = self.connected, None, None
             if was_connected:
                 log.warning("droplet_unreachable droplet=%s target=%s reason=%s", self.name, self.target, self.reason)
+            if was_connected or first:
                 self._owner.link_changed(self.name)
+            first = False
             if self._settled:
                 delay_s = self._timing.first_retry_s
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, keeps no secret

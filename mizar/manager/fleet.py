@@ -38,10 +38,16 @@ class Fleet:
     """Every droplet, and the work that is under way."""
 
     def __init__(
-        self, registry: Registry, changed: Callable[[Item], None], credentials: Credentials, timing: Timing
+        self,
+        registry: Registry,
+        changed: Callable[[Item], None],
+        reached: Callable[[str, bool], None],
+        credentials: Credentials,
+        timing: Timing,
     ) -> None:
         self._registry = registry
         self._changed = changed
+        self._reached = reached
         self._credentials = credentials
         self._timing = timing
         self._topology = Topology()
@@ -58,7 +64,13 @@ class Fleet:
     def start(self) -> None:
         """Begins to work; links may be opened before and after."""
         self._worker = asyncio.create_task(self._work(), name="fleet")
-        self._worker.add_done_callback(_report)
+
+    async def broken(self) -> None:
+        """Returns when the work has ended, as it does by `stop` alone; raises the defect that ended it otherwise."""
+        assert self._worker is not None
+        await asyncio.wait([self._worker])
+        if not self._worker.cancelled():
+            self._worker.result()
 
     async def stop(self) -> None:
         """Ends all work; nothing is lost, because the next start compares."""
@@ -66,6 +78,10 @@ class Fleet:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
         await asyncio.gather(*(link.stop() for link in self._links.values()), *self._closing)
+
+    def unreachable(self) -> set[str]:
+        """Names of the droplets whose daemon does not answer now."""
+        return {name for name, link in self._links.items() if not link.connected}
 
     def link(self, name: str) -> Link | None:
         """The connection to one droplet's daemon."""
@@ -82,7 +98,7 @@ class Fleet:
             credentials = None if target.startswith("unix:") else self._credentials()
             link = Link(droplet.name, droplet.spec.address, target, credentials, self, self._timing)
             self._links[droplet.name] = link
-            link.start()
+            link.start().add_done_callback(_report)
 
     def close_link(self, name: str) -> None:
         """Ends the connection; whoever waited for the droplet waits no more."""
@@ -246,9 +262,10 @@ class Fleet:
 
     def link_changed(self, droplet: str) -> None:
         """It connected or disconnected."""
-        item = self._registry.find_droplet(droplet)
-        if item is not None:
+        item, link = self._registry.find_droplet(droplet), self._links.get(droplet)
+        if item is not None and link is not None:
             self._changed(item)
+            self._reached(droplet, link.connected)
 
     def _done(self, uid: str, droplet: str) -> None:
         item = self._registry.by_uid(uid)

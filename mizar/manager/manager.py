@@ -8,6 +8,7 @@ droplets is asynchronous and comes back through `progress`. Must be used from on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,14 @@ from mizar.manager.recovery import recover
 from mizar.manager.registry import Item, Registry, members_of
 from mizar.manager.status import view
 from mizar.manager.watch import Watchers
-from mizar.model.errors import InvalidError, NotFoundError, Problem, TemporaryError
+from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.resources import KINDS, Droplet, Network, Ref, Resource
 from mizar.store.protocol import Commit, Store
 
 if TYPE_CHECKING:
     from mizar._built.transit_pb2_grpc import TransitAsyncStub
+
+log = logging.getLogger(__name__)
 
 Visible = Callable[[Ref], bool]
 """What the caller may be told of."""
@@ -63,7 +66,7 @@ class Manager:
         self._registry = Registry()
         self._cursors = Cursors()
         self._progress = Progress(self._registry, store, self.watchers, self._forget)
-        self._fleet = Fleet(self._registry, self._progress.note, credentials, timing or Timing())
+        self._fleet = Fleet(self._registry, self._progress.note, self._reached, credentials, timing or Timing())
         self._progress.links = self._fleet.link
         self._members = Members(())
 
@@ -76,6 +79,10 @@ class Manager:
             if isinstance(item.resource, Droplet) and not item.forced:
                 self._fleet.open_link(item.resource)
         self._fleet.start()
+
+    async def broken(self) -> None:
+        """Lasts as long as the manager works; raises the defect that ended its work."""
+        await self._fleet.broken()
 
     async def stop(self) -> None:
         """Ends all work; daemons keep what they hold, and the next start goes on from there."""
@@ -181,6 +188,16 @@ class Manager:
             return self._members.add_droplet(resource.name)
         return self._members.remove_droplet(resource.name) if had and not resource.spec.has_daemon else {}
 
+    def _reached(self, droplet: str, connected: bool) -> None:
+        """A droplet's daemon answers, or no more: places are given only to those that can be told of them."""
+        if not connected:
+            self._members.leave(droplet)
+            return
+        try:
+            self._keep((), (), self._members.come_back(droplet))
+        except MizarError as error:  # the members were made anew: the next connection tries again
+            log.error("places_not_kept droplet=%s reason=%s", droplet, error)
+
     def _keep(
         self, created: Sequence[Item], changed: Sequence[_State], moved: Moved, forced: Item | None = None
     ) -> None:
@@ -229,7 +246,8 @@ class Manager:
             if commit:
                 self._store.commit(commit)
         except BaseException:
-            self._members = Members(item for kind in KINDS for item in self._registry.of_kind(kind))
+            items = [item for kind in KINDS for item in self._registry.of_kind(kind)]
+            self._members = Members(items, self._fleet.unreachable())
             raise
 
     def _check_reachable(self, draft: Draft) -> None:

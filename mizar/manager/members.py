@@ -7,7 +7,7 @@ away and made anew from the registry. A group is an object, by its uid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TypeVar
 
 from mizar.manager.registry import Item
@@ -22,11 +22,14 @@ Moved = dict[str, tuple[str, ...]]
 class Members:
     """The bouncers of all networks and the dividers of all VPCs."""
 
-    def __init__(self, items: Iterable[Item]) -> None:
-        """Takes all objects as they are, droplets first."""
+    def __init__(self, items: Iterable[Item], away: Container[str] = ()) -> None:
+        """Takes all objects as they are, droplets first; `away`: droplets that cannot be told of a place now."""
         kept = [item for item in items if not item.deleting]
         eligible = [i.resource.name for i in kept if isinstance(i.resource, Droplet) and i.resource.spec.has_daemon]
         self._bouncers, self._dividers = Placement(eligible), Placement(eligible)
+        for name in eligible:
+            if name in away:
+                self.leave(name)
         for item in kept:
             if (placement := self._of(item.resource)) is not None:
                 placement.restore(item.uid, _count(item.resource), item.placement)
@@ -48,8 +51,17 @@ class Members:
             placement.remove(item.uid)
 
     def add_droplet(self, name: str) -> Moved:
-        """A droplet with a daemon comes."""
-        return _joined(self._bouncers.add_droplet(name), self._dividers.add_droplet(name))
+        """A droplet with a daemon comes; it is away until the daemon has answered."""
+        return _joined(self._bouncers.reserve(name), self._dividers.reserve(name))
+
+    def leave(self, name: str) -> None:
+        """A droplet cannot be told of a place now. It keeps those that it has: its programs go on."""
+        self._bouncers.leave(name)
+        self._dividers.leave(name)
+
+    def come_back(self, name: str) -> Moved:
+        """A droplet can be told of places, for the first time or again."""
+        return _joined(self._bouncers.come_back(name), self._dividers.come_back(name))
 
     def remove_droplet(self, name: str) -> Moved:
         """A droplet goes, or loses its daemon."""

@@ -19,7 +19,8 @@ from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase,
 def recover(registry: Registry, cursors: Cursors, fleet: Fleet) -> Members:
     """Feeds the fleet with all objects, sets the cursors, and returns the members of all groups."""
     items = [item for kind in KINDS for item in registry.of_kind(kind)]
-    members = Members(items)
+    seated = {name for item in items for name in item.placement}
+    members = Members(items, {i.resource.name for i in registry.of_kind("Droplet") if i.resource.name not in seated})
     for item in items:
         _drop_vanished_members(registry, item)
         network, vpc = _inside_of(registry, item)

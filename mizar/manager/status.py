@@ -38,7 +38,13 @@ def explain(item: Item, links: Links, children: int) -> tuple[str, str]:
     if away:
         more = f", and {len(away) - 1} more" if len(away) > 1 else ""
         name, link = away[0]
-        return "Unreachable", f"droplet {name} is unreachable{more}: {link.reason if link else 'it has no connection'}"
+        hint = (
+            "; if it will never answer again, delete it with force"
+            if item.deleting and item.ref.kind == "Droplet"
+            else ""
+        )
+        reason = link.reason if link else "it has no connection"
+        return "Unreachable", f"droplet {name} is unreachable{more}: {reason}{hint}"
     if item.waiting:
         return "Waiting", f"waits for droplets {_names(sorted(item.waiting))}"
     if item.deleting and children:

@@ -40,6 +40,7 @@ class Placement:
     def __init__(self, droplets: Collection[str] = ()) -> None:
         self._groups: dict[str, _Group] = {}
         self._of_droplet: dict[str, set[str]] = {name: set() for name in droplets}
+        self._away: set[str] = set()
         self._places = 0
         """Sum of the counts of all groups."""
 
@@ -57,7 +58,10 @@ class Placement:
         return self._fill(list(self._groups))
 
     def put(self, group: str, count: int) -> tuple[str, ...]:
-        """A group comes or wants another count. Members: min(count, eligible droplets) distinct names."""
+        """A group comes or wants another count. Members: as many distinct droplets as it wants, or as there are.
+
+        One that is away keeps the places that it has, and is given none, except in a group that would have nobody.
+        """
         placed = self._groups.setdefault(group, _Group(0))
         self._places += count - placed.count
         placed.count = count
@@ -81,10 +85,38 @@ class Placement:
         if name in self._of_droplet:
             return {}
         self._of_droplet[name] = set()
+        return self._welcome(name)
+
+    def reserve(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        """A droplet becomes eligible that nobody can tell anything yet: it is away."""
+        self._of_droplet.setdefault(name, set())
+        self._away.add(name)
+        return self._fill([group for group, placed in self._groups.items() if not placed.members])
+
+    def leave(self, name: str) -> None:
+        """A droplet is away: nobody can tell it what a place asks of it. Nothing moves; it may come back at once."""
+        if name in self._of_droplet:
+            self._away.add(name)
+
+    def come_back(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        """A droplet is away no more. One that holds no place is treated like a new one."""
+        if name not in self._away:
+            return {}
+        self._away.discard(name)
+        return self._welcome(name, share=not self._of_droplet[name])
+
+    def _welcome(self, name: str, share: bool = True) -> dict[str, tuple[str, ...]]:
         limit = self._limit()
-        changed = {group for group, placed in self._groups.items() if len(placed.members) < placed.count}
+        changed = {
+            g for g, placed in self._groups.items() if len(placed.members) < placed.count and not placed.has(name)
+        }
         for group in changed:
             self._join(group, self._groups[group], name)
+        if share:
+            self._take_share(name, limit, changed)
+        return {group: self._groups[group].names() for group in sorted(changed)}
+
+    def _take_share(self, name: str, limit: int, changed: set[str]) -> None:
         for other, groups in self._of_droplet.items():
             if other == name or len(groups) <= limit:
                 continue
@@ -98,11 +130,11 @@ class Placement:
         for _, group in sorted(better, reverse=True)[: max(0, room)]:
             self._replace(group, self._groups[group].members[-1][1], name)
             changed.add(group)
-        return {group: self._groups[group].names() for group in sorted(changed)}
 
     def remove_droplet(self, name: str) -> Mapping[str, tuple[str, ...]]:
         """A droplet is eligible no more: only the groups that it was a member of change."""
         groups = self._of_droplet.pop(name, set())
+        self._away.discard(name)
         for group in groups:
             placed = self._groups[group]
             placed.members = [member for member in placed.members if member[1] != name]
@@ -131,7 +163,7 @@ class Placement:
             for _, name in placed.members[placed.count :]:
                 self._of_droplet[name].discard(group)
             del placed.members[placed.count :]
-            missing = min(placed.count, len(self._of_droplet)) - len(placed.members)
+            missing = placed.count - len(placed.members)
             if missing > 0:
                 for name in self._candidates(group, placed)[:missing]:
                     self._join(group, placed, name)
@@ -141,8 +173,12 @@ class Placement:
 
     def _candidates(self, group: str, placed: _Group) -> list[str]:
         """Droplets that are no members: the highest scores first, but those with their share already come last."""
+        if not self._of_droplet:
+            return []
         limit = self._limit()
-        free = [name for name in self._of_droplet if not placed.has(name)]
+        free = [name for name in self._of_droplet if not placed.has(name) and name not in self._away]
+        if not free and not placed.members:
+            free = list(self._of_droplet)
         scores = {name: _score(group, name) for name in free}
         return sorted(free, key=lambda name: (max(0, len(self._of_droplet[name]) + 1 - limit), -scores[name]))
 

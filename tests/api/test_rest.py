@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from mizar.api.client import Client
 from mizar.api.limits import BODY_BYTES
+from mizar.api.serve import serve
+from mizar.manager.fleet import Fleet
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError, TemporaryError
 from mizar.model.resources import Ref
 from tests.api.conftest import Site, aside
@@ -165,6 +168,19 @@ async def test_openapi_describes_every_path(site: Site) -> None:
 async def test_the_socket_is_the_owners_alone(site: Site) -> None:
     """Mode 0600, and gone with the server."""
     assert stat.S_IMODE(Path(f"{site.directory}/server.sock").stat().st_mode) == 0o600
+
+
+async def test_a_server_whose_manager_is_broken_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not go on answering while nothing is carried out."""
+
+    async def defective(fleet: Fleet) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Fleet, "_work", defective)
+    with pytest.raises(RuntimeError, match="a defect"):
+        async with asyncio.timeout(10):
+            await serve(tmp_path / "db", [f"unix://{tmp_path}/server.sock"])
+    assert not (tmp_path / "server.sock").exists()
 
 
 async def test_nobody_there_is_a_passing_error(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ async def test_a_dead_droplet_can_be_forced_out(world: World) -> None:
     await world.restart()
     await until(lambda: world.status("Droplet", "d2")["connected"])
     assert world.phase("Droplet", "d1") == "Deleting"
+    assert "delete it with force" in world.status("Droplet", "d1")["message"]
     world.manager.delete(Ref("Droplet", "", "d1"), force=True)
     await until(lambda: not world.exists("Droplet", "d1") and not world.exists("Endpoint", "e1", "red"))
     await world.settled()

@@ -25,6 +25,7 @@ class Moves(RuleBasedStateMachine):
         super().__init__()
         self.placement = Placement()
         self.droplets: set[str] = set()
+        self.away: set[str] = set()
         self.groups: dict[str, int] = {}
 
     def now(self) -> dict[str, tuple[str, ...]]:
@@ -53,14 +54,44 @@ class Moves(RuleBasedStateMachine):
         self.droplets.add(name)
 
     @rule(name=st.sampled_from(DROPLETS))
+    def reserve(self, name: str) -> None:
+        before = self.now()
+        for come, gone in self.reported(before, self.placement.reserve(name)).values():
+            assert not gone
+            assert come
+        assert all(self.placement.members(group) == members for group, members in before.items() if members)
+        self.droplets.add(name)
+        self.away.add(name)
+
+    @rule(name=st.sampled_from(DROPLETS))
+    def leave(self, name: str) -> None:
+        before = self.now()
+        self.placement.leave(name)
+        self.away |= self.droplets & {name}
+        assert self.now() == before
+
+    @rule(name=st.sampled_from(DROPLETS))
+    def come_back(self, name: str) -> None:
+        """It joins where members lack, and moves others only when it has no place at all."""
+        before = self.now()
+        idle = not any(name in members for members in before.values())
+        changed = self.placement.come_back(name)
+        for come, gone in self.reported(before, changed).values():
+            assert come == {name}
+            assert len(gone) <= int(idle)
+        self.away.discard(name)
+
+    @rule(name=st.sampled_from(DROPLETS))
     def remove_droplet(self, name: str) -> None:
         before = self.now()
         changed = self.placement.remove_droplet(name)
         self.droplets.discard(name)
+        self.away.discard(name)
         assert set(changed) == {group for group, members in before.items() if name in members}
         for come, gone in self.reported(before, changed).values():
             assert gone == {name}
-            assert len(come) <= 1
+            assert len(come) <= 1 or not self.droplets - self.away
+        self.only_who_is_here(before, exception=name)
 
     @rule(group=st.sampled_from(GROUPS), count=st.integers(1, 4))
     def put(self, group: str, count: int) -> None:
@@ -70,6 +101,7 @@ class Moves(RuleBasedStateMachine):
         self.groups[group] = count
         assert set(before) <= set(after) or set(after) <= set(before)
         assert others == {name: members for name, members in self.now().items() if name != group}
+        self.only_who_is_here({group: before, **others})
         assert self.placement.put(group, count) == after
 
     @rule(group=st.sampled_from(GROUPS))
@@ -81,18 +113,28 @@ class Moves(RuleBasedStateMachine):
     def restart(self) -> None:
         """A placement that is rebuilt from what was stored is the same."""
         rebuilt = Placement(self.droplets)
+        for name in self.away:
+            rebuilt.leave(name)
         for group, members in self.now().items():
             rebuilt.restore(group, self.groups[group], members)
         assert rebuilt.settle() == {}
         assert self.now() == {group: rebuilt.members(group) for group in self.groups}
         self.placement = rebuilt
 
+    def only_who_is_here(self, before: dict[str, tuple[str, ...]], exception: str = "") -> None:
+        """New places went to droplets that can be told of them; all others only where nobody else was."""
+        for group, members in self.now().items():
+            new = set(members) - set(before[group])
+            assert not new & self.away or not ({*before[group], *self.droplets} - self.away - {exception})
+
     @invariant()
     def every_group_has_as_many_distinct_members_as_it_can(self) -> None:
         for group, count in self.groups.items():
             members = self.placement.members(group)
-            assert len(members) == len(set(members)) == min(count, len(self.droplets))
+            assert len(members) == len(set(members)) <= count
             assert set(members) <= self.droplets
+            assert len(members) == count or self.droplets - self.away <= set(members)
+            assert members or not self.droplets
 
     @invariant()
     def load_counts_members(self) -> None:
