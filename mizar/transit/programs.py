@@ -74,10 +74,8 @@ def held_address(options: Options) -> bytes | None:
         agents = Table("agents", agents_fd, U32, struct_codec("agent"))
         endpoints = Table("endpoints", endpoints_fd, struct_codec("endpoint_key"), struct_codec("endpoint"))
         droplets = Table("droplets", droplets_fd, U32, struct_codec("droplet"))
-        keys = [
-            {"vni": agent["vni"], "addr": agent[name]} for _, agent in agents.items() for name in ("addr4", "addr6")
-        ]
-        found = (endpoints.get({"vni": vni, "addr": addr}) for vni, addr in addresses)
+        keys = [{"vni": one["vni"], "addr": one[name]} for _, one in agents.items() for name in ("addr4", "addr6")]
+        found = (endpoints.get(key) for key in keys)
         hosts = (droplets.get(endpoint["droplet"]) for endpoint in found if endpoint)
         return next((from_mapped(host["addr"]) for host in hosts if host and any(host["addr"])), None)
     finally:
