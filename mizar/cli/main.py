@@ -31,6 +31,7 @@ COMMANDS = {
     "lab": "mizar.cli.lab:app",
     "demo": "mizar.cli.demo:demo",
     "doctor": "mizar.cli.doctor:doctor",
+    "pipeline": "mizar.cli.pipeline:app",
     "server": "mizar.cli.server:server",
     "daemon": "mizar.cli.daemon:daemon",
     "pki": "mizar.cli.pki:app",

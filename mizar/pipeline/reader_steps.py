@@ -155,13 +155,15 @@ def _from_meta(kind: type[Step]) -> Callable[[Notes, Path, Any], Made]:
 
 
 def _table(value: Any) -> Table:
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a mapping of numbers, found {shown(value)}")
-    return Table(tuple((number(_key(key)), number(entry)) for key, entry in value.items()))
-
-
-def _key(key: str) -> int | str:
-    return int(key) if key.isascii() and key.isdecimal() and len(key) < 20 else key
+    """`[[5, 0x100], [6, 0x200]]`: keys of a YAML mapping would have to be text."""
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of pairs of numbers, found {shown(value)}")
+    pairs = []
+    for entry in value:
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise ValueError(f"expected pairs of numbers, found {shown(entry)}")
+        pairs.append((number(entry[0]), number(entry[1])))
+    return Table(tuple(pairs))
 
 
 def _tunnel_headers(notes: Notes, path: Path, value: Any) -> Arguments | None:

@@ -133,4 +133,4 @@ def _headers(step: Decap | Encap) -> str | list[str]:
 
 
 def _table(table: Table | None) -> Plain:
-    return {} if table is None else {"table": {str(key): value for key, value in table.entries}}
+    return {} if table is None else {"table": [list(entry) for entry in table.entries]}

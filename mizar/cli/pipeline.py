@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar pipeline`: checks, draws and compiles the gateway's pipelines; thin over mizar.pipeline.
+
+Registered by mizar.cli.main, which turns MizarError into a message and an exit code. Touches no device.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from mizar.cli.output import Format, Output, columns, emit
+from mizar.model.errors import InvalidError
+from mizar.pipeline.description import Pipeline, blocks
+from mizar.pipeline.fields import number
+from mizar.pipeline.plantuml import plantuml
+from mizar.pipeline.reader import read_pipeline
+from mizar.pipeline.report import Row, report
+from mizar.pipeline.rte_flow.compile import compile_rules
+from mizar.pipeline.rte_flow.example import example_connection
+from mizar.pipeline.rte_flow.lowering import Ports
+from mizar.pipeline.svg import svg
+
+app = typer.Typer(help="The gateway's flow pipelines: check, draw, compile.", no_args_is_help=True)
+
+File = Annotated[str, typer.Argument(help="Description in YAML, - for stdin.", metavar="FILE")]
+Tenants = Annotated[
+    list[str] | None,
+    typer.Option("--tenant", help="Metadata value with counters and meters of its own; repeatable.", metavar="META"),
+]
+
+
+class Picture(StrEnum):
+    """What `draw` writes."""
+
+    SVG = "svg"
+    PLANTUML = "plantuml"
+
+
+@app.command()
+def check(file: File, output: Output = Format.TABLE) -> None:
+    """Read a description and say every problem at once; exit 1 when there is one."""
+    pipeline = _read(file)
+    switches = sum(1 for _, block in blocks(pipeline) if block.switch is not None)
+    found = {"pipeline": pipeline.name, "groups": len(pipeline.groups), "switches": switches, "problems": 0}
+    emit(found, output, lambda: Text(f"{pipeline.name}: {found['groups']} groups, {switches} switches, no problem"))
+
+
+@app.command()
+def draw(
+    file: File,
+    form: Annotated[Picture, typer.Option("--format", "-F", help="The picture's form.")] = Picture.SVG,
+    output: Output = Format.TABLE,
+) -> None:
+    """Draw a pipeline, as SVG or as PlantUML, to stdout."""
+    pipeline = _read(file)
+    picture = svg(pipeline) if form is Picture.SVG else plantuml(pipeline)
+    if output is Format.TABLE:
+        print(picture, end="")
+    else:
+        emit({"pipeline": pipeline.name, "format": str(form), "picture": picture}, output, Table)
+
+
+@app.command("report")
+def report_command(file: File, tenant: Tenants = None, output: Output = Format.TABLE) -> None:
+    """Say of each rule and each target: taken, or what forces it elsewhere, with an estimated cost."""
+    rows = report(_read(file), _tenants(tenant))
+    emit([asdict(row) for row in rows], output, lambda: _table(rows))
+
+
+@app.command("rte-flow")
+def rte_flow(
+    file: File,
+    tenant: Tenants = None,
+    uplink: Annotated[int, typer.Option(min=0, help="DPDK's number of the uplink's port.")] = 0,
+    kernel: Annotated[int, typer.Option(min=0, help="DPDK's number of the kernel's representor.")] = 1,
+    output: Output = Format.TABLE,
+) -> None:
+    """Print a pipeline as testpmd's commands, or with -o json as rules; nothing is sent to a device."""
+    plan = compile_rules(_read(file), Ports(uplink, kernel), _tenants(tenant))
+    example = example_connection(plan, uplink)
+    if output is Format.TABLE:
+        for note in plan.notes:
+            print(f"# {note}")
+        print("\n".join(plan.commands()))
+        if example:
+            print("# for each direction of a connection, for example:")
+            print("\n".join(rule.command() for rule in example))
+    else:
+        emit(plan.plain() | {"exampleConnection": [rule.plain() for rule in example]}, output, Table)
+
+
+def _read(name: str) -> Pipeline:
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"{name} cannot be read: {error}") from error
+    return read_pipeline(text, "stdin" if name == "-" else name)
+
+
+def _tenants(values: list[str] | None) -> tuple[int, ...]:
+    found = []
+    for value in values or ():
+        try:
+            meta = number(int(value) if value.isascii() and value.isdecimal() and len(value) < 12 else value)
+            if not 0 <= meta < 1 << 32:
+                raise ValueError(f"expected a number of 32 bits, found {value}")
+        except ValueError as error:
+            raise typer.BadParameter(f"--tenant: {error}") from error
+        found.append(meta)
+    return tuple(found)
+
+
+def _table(rows: list[Row]) -> Table:
+    lines = []
+    for row in rows:
+        for place, one in enumerate(row.judgements):
+            rule = f"{row.spot}: {row.when}" if place == 0 else ""
+            cost = "" if one.estimated_ns is None else f"~{one.estimated_ns} ns"
+            lines.append((rule, one.target, str(one.verdict), cost, "; ".join(one.reasons)))
+    table = columns(("RULE", "TARGET", "VERDICT", "ESTIMATE", "WHY"), lines)
+    table.caption = (
+        "Estimates are of one packet on one core. XDP and tc are judged by what they can do: not generated yet."
+    )
+    table.caption_justify = "left"
+    return table

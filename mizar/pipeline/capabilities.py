@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tc (flower, Linux 6.1) and rte_flow (DPDK 22.11) can do with a rule, and what they lack. Called by the report.
+
+Every sentence here names one thing that forces a rule apart (`split`) or out of the target (`fallback`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mizar.pipeline.description import Block, Case, On, Otherwise, State
+from mizar.pipeline.pattern import Pattern
+from mizar.pipeline.ranges import Ranges
+from mizar.pipeline.rte_flow.match import unknown_field
+from mizar.pipeline.steps import (
+    Count,
+    Decap,
+    Encap,
+    Limit,
+    Nat,
+    Queue,
+    SetMeta,
+    SetVid,
+    SetVni,
+    Step,
+)
+
+
+@dataclass(slots=True)
+class Reasons:
+    """Why a rule is not simply taken."""
+
+    fallback: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
+
+
+def tc_reasons(block: Block, case: Case | None) -> Reasons:
+    """tc: chains, flower, ct, tunnel_key, vlan, police."""
+    found = Reasons()
+    if block.switch is not None and block.switch.on is On.CONNTRACK:
+        found.split.append("ct: a filter for each metadata value, its zone (16 bits) is fixed in the action")
+    if case is not None and isinstance(case.when, Ranges):
+        found.split.append("metadata is skb mark, which a basic filter matches and flower does not: no NIC takes it")
+    if case is not None and isinstance(case.when, Pattern) and _excludes(case.when):
+        found.split.append("flower has no !=: a filter of higher priority takes the excluded values out")
+    for step in block.steps:
+        match step:
+            case Queue():
+                found.fallback.append("tc has no queue of a user-space program")
+            case Decap():
+                found.split.append(
+                    f"a {step.tunnel} device in external mode decapsulates, before the filter sees the VNI"
+                )
+            case Encap():
+                found.split.append(f"tunnel_key and a {step.tunnel} device in external mode instead of raw headers")
+                if step.vlan:
+                    found.split.append("the outer tag is that of the device below")
+            case SetMeta() | SetVni() | SetVid():
+                found.split.append(
+                    f"{_word(step)}: a filter for each value, tc cannot copy a field to or from the mark"
+                )
+            case Count() | Limit() if step.per_meta:
+                found.split.append(f"{step.name}: a filter for each metadata value")
+    return found
+
+
+def rte_flow_reasons(steps: Iterable[Step], case: Case | None, tenants: tuple[int, ...]) -> Reasons:
+    """rte_flow in the embedded switch."""
+    found = Reasons()
+    if case is not None:
+        _case(found, case)
+    for step in steps:
+        match step:
+            case Nat():
+                if step.allocate:
+                    found.fallback.append("rte_flow cannot allocate a translation")
+                found.split.append("two rules for each direction of a connection, made when it is established")
+                found.split.append("ICMP: no action changes its id, software translates it")
+            case Queue():
+                found.split.append(
+                    "the switch hands over to the application's port, an ingress rule there picks the queue"
+                )
+            case Count() | Limit() if step.per_meta:
+                known = f"{len(tenants)} metadata values have their own" if tenants else "no metadata value was named"
+                found.split.append(f"{step.name}: {known}, all others share one")
+            case SetMeta() | SetVni() | SetVid() if step.table is not None:
+                found.split.append(f"{_word(step)}: a rule for each entry of the table")
+    return found
+
+
+def _case(found: Reasons, case: Case) -> None:
+    if isinstance(case.when, Pattern):
+        unknown = next((name for name in map(unknown_field, case.when.boxes) if name), None)
+        if unknown is not None:
+            found.fallback.append(f"rte_flow cannot match {unknown}")
+    states = frozenset(State) if isinstance(case.when, Otherwise) else case.when
+    if isinstance(states, frozenset) and State.RELATED in states and not isinstance(case.when, Otherwise):
+        found.split.append("related is unknown to hardware: ICMP errors take the way of new")
+
+
+def _excludes(pattern: Pattern) -> bool:
+    """Whether a field other than a port is limited to more than one range."""
+    return any(
+        len(ranges.spans) > 1 or (ranges.single is None and place[1] in ("vid", "vni", "pcp"))
+        for box in pattern.boxes
+        for place, ranges in box.limits
+    )
+
+
+def _word(step: Step) -> str:
+    return {SetMeta: "set_meta", SetVni: "set_vni", SetVid: "set_vid"}[type(step)]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which values of metadata, VNI or VLAN id need a rule of their own: hardware has no tables and no per-value counters.
+
+Called by `compile`. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mizar.pipeline.box import Box
+from mizar.pipeline.description import Block
+from mizar.pipeline.headers import TUNNELS
+from mizar.pipeline.ranges import Ranges
+from mizar.pipeline.steps import META_BITS, SOURCE_BITS, Count, Limit, Nat, SetMeta, SetVid, SetVni, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One value of a source (`meta`, `vni`, `vlan`), and the metadata that the block's steps then have."""
+
+    source: str
+    number: int
+    meta: int
+
+
+def keys(block: Block, tenants: tuple[int, ...]) -> list[Key]:
+    """The values that the block's steps treat each by itself."""
+    steps = _before_nat(block)
+    setter = next((step for step in steps if isinstance(step, SetMeta)), None)
+    tables = [step.table for step in steps if isinstance(step, SetVni | SetVid) and step.table is not None]
+    per_meta = any(isinstance(step, Count | Limit) and step.per_meta for step in steps)
+    if setter is not None and setter.table is not None:
+        return [Key(setter.source, number, meta) for number, meta in setter.table.entries]
+    wanted = dict.fromkeys(tenants if per_meta else ())
+    if tables:
+        wanted = dict.fromkeys(number for table in tables for number, _ in table.entries)
+    if setter is None:
+        return [Key("meta", meta, meta) for meta in wanted]
+    top = 1 << SOURCE_BITS[setter.source]
+    return [Key(setter.source, meta - setter.add, meta) for meta in wanted if 0 <= meta - setter.add < top]
+
+
+def keyed(box: Box, meta: Ranges | None, key: Key | None) -> tuple[Box, Ranges | None] | None:
+    """The box and the metadata of a key's rules; None where the key cannot be."""
+    if key is None:
+        return box, meta
+    if key.source == "meta":
+        one = Ranges.of(META_BITS, [key.number])
+        found = one if meta is None else one & meta
+        return None if found.is_empty else (box, found)
+    index, field = _place(box, key.source)
+    limit = box.limit(index, field) & Ranges.of(SOURCE_BITS[key.source], [key.number])
+    return None if limit.is_empty else (box.with_limit(index, field, limit), meta)
+
+
+def _place(box: Box, source: str) -> tuple[int, str]:
+    if source == "vlan":
+        return box.shape.index("vlan"), "vid"
+    return next(index for index, kind in enumerate(box.shape) if kind in TUNNELS), "vni"
+
+
+def _before_nat(block: Block) -> list[Step]:
+    found = []
+    for step in block.steps:
+        if isinstance(step, Nat):
+            break
+        found.append(step)
+    return found
