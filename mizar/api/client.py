@@ -200,7 +200,10 @@ class Client:
     def _unreachable(self, error: httpx.HTTPError) -> MizarError:
         if isinstance(error, httpx.ReadTimeout):
             return TemporaryError(f"the server at {self._url} did not answer in time")
-        return TemporaryError(f"no server can be reached at {self._url} ({error}); start one with `mizar server`")
+        return TemporaryError(
+            f"no server can be reached at {self._url} ({error}): "
+            "start one with `mizar server`, or a lab with `mizar lab up -f FILE`"
+        )
 
 
 def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:

@@ -9,6 +9,8 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
+from mizar.api.client import Client
+from mizar.cli.connection import COMPLETION_TIMEOUT_S, object_name
 from mizar.cli.objects import Files, read_manifests
 from mizar.cli.output import FAILED, Format, Output, columns, emit, stderr
 from mizar.cli.progress import steps
@@ -16,7 +18,7 @@ from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.lab.names import labs as all_labs
 from mizar.lab.plan import plan
-from mizar.model.errors import InvalidError, NotFoundError
+from mizar.model.errors import InvalidError, MizarError, NotFoundError
 
 COMMAND_NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells say it
 
@@ -27,6 +29,18 @@ def _complete_lab(incomplete: str) -> list[str]:
     return [lab.name for lab in all_labs() if lab.name.startswith(incomplete)]
 
 
+def _complete_endpoint(ctx: typer.Context, incomplete: str) -> list[str]:
+    try:
+        with Client(_chosen(ctx.params.get("name")).server_url, timeout_s=COMPLETION_TIMEOUT_S) as client:
+            names = [object_name(item, qualified=True) for item in client.list("Endpoint")]
+    except (MizarError, OSError):
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+LabArgument = Annotated[
+    str | None, typer.Argument(help="Which lab, when there are several.", autocompletion=_complete_lab)
+]
 Name = Annotated[
     str | None,
     typer.Option("--name", "-n", help="Which lab, when there are several.", autocompletion=_complete_lab),
@@ -44,9 +58,9 @@ def up(filename: Files = None, output: Output = Format.TABLE) -> None:
 
 
 @app.command()
-def status(name: Name = None, output: Output = Format.TABLE) -> None:
+def status(lab: LabArgument = None, name: Name = None, output: Output = Format.TABLE) -> None:
     """Show processes, droplets, endpoints and problems; exit 1 when there is a problem."""
-    found = labs.status(_chosen(name))
+    found = labs.status(_chosen(lab or name))
     emit(found, output, lambda: _table(found))
     if found["problems"]:
         raise typer.Exit(FAILED)
@@ -54,7 +68,10 @@ def status(name: Name = None, output: Output = Format.TABLE) -> None:
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
 def execute(
-    endpoint: Annotated[str, typer.Argument(help="tenant/name, or a name that only one tenant has.")],
+    endpoint: Annotated[
+        str,
+        typer.Argument(help="tenant/name, or a name that only one tenant has.", autocompletion=_complete_endpoint),
+    ],
     command: Annotated[list[str], typer.Argument(help="What to run, behind --.")],
     name: Name = None,
 ) -> None:
@@ -71,7 +88,8 @@ def execute(
 
 @app.command()
 def down(
-    name: Annotated[str | None, typer.Argument(help="Which lab.", autocompletion=_complete_lab)] = None,
+    lab: LabArgument = None,
+    name: Name = None,
     filename: Files = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -79,8 +97,8 @@ def down(
     if filename:
         chosen = [plan(read_manifests(filename)).lab]
     else:
-        chosen = [LabName(name)] if name else all_labs()[:1] if len(all_labs()) < 2 else [_chosen(None)]
-    removed = [lab.name for lab in chosen if labs.down(lab)]
+        chosen = [_chosen(lab or name)] if lab or name or all_labs() else []
+    removed = [found.name for found in chosen if labs.down(found)]
     emit(
         {"removed": removed}, output, lambda: f"lab {removed[0]} is gone" if removed else "there was nothing to remove"
     )
@@ -94,7 +112,7 @@ def _chosen(name: str | None) -> LabName:
         return found[0]
     if not found:
         raise NotFoundError("no lab is up: bring one up with `mizar lab up -f FILE`")
-    raise InvalidError(f"several labs are up ({', '.join(lab.name for lab in found)}): choose one with --name")
+    raise InvalidError(f"several labs are up ({', '.join(lab.name for lab in found)}): choose one with -n NAME")
 
 
 def _table(found: dict[str, Any]) -> Group:

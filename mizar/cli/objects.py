@@ -24,7 +24,7 @@ from mizar.cli.connection import (
     object_name,
 )
 from mizar.cli.output import Format, Output, columns, emit, stderr
-from mizar.model.errors import InvalidError, MizarError, Problem
+from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
 from mizar.model.manifest import parse_manifests
 from mizar.model.resources import KINDS, Kind, Ref, Resource, Scope, kind_named
 
@@ -121,7 +121,10 @@ def delete(
     server: Server = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Delete one object, or all objects of manifests in the order that their dependence asks for."""
+    """Delete one object, or all objects of manifests in the order that their dependence asks for.
+
+    Of manifests, what is gone already is passed by.
+    """
     if (kind is None or name is None) == (filename is None):
         raise typer.BadParameter("give either KIND and NAME, or -f FILE")
     if kind is not None and name is not None:
@@ -129,13 +132,20 @@ def delete(
     else:
         order = list(KINDS)
         manifests = sorted(read_manifests(filename), key=lambda resource: order.index(resource.kind), reverse=True)
-        refs = [resource.ref for resource in manifests]
+        refs = [resource.ref for resource in manifests if KINDS[resource.kind].served]
+    deleted: dict[Ref, Manifest] = {}
     with connect(server) as client:
-        deleted = [client.delete(ref.kind, ref.name, ref.tenant or None, cascade=cascade, force=force) for ref in refs]
-        if wait:
-            wait_for(client, refs, timeout, gone=True)
-    rows = [(ref.kind, _qualified(ref.tenant, ref.name), "gone" if wait else "deleting") for ref in refs]
-    emit(deleted, output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
+        for ref in refs:
+            try:
+                deleted[ref] = client.delete(ref.kind, ref.name, ref.tenant or None, cascade=cascade, force=force)
+            except NotFoundError:
+                if filename is None:
+                    raise
+        if wait and deleted:
+            wait_for(client, list(deleted), timeout, gone=True)
+    now = "gone" if wait else "deleting"
+    rows = [(ref.kind, _qualified(ref.tenant, ref.name), now if ref in deleted else "not there") for ref in refs]
+    emit(list(deleted.values()), output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
 
 
 def read_manifests(names: list[str] | None) -> list[Resource]:
@@ -150,10 +160,14 @@ def read_manifests(names: list[str] | None) -> list[Resource]:
             resources += parse_manifests(text, "stdin" if name == "-" else name)
         except InvalidError as error:
             problems += error.problems
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidError(f"{name} cannot be read: {error}") from error
+        except OSError as error:
+            problems.append(Problem(f"{name} cannot be read: {error.strerror or error}"))
+        except UnicodeDecodeError as error:
+            problems.append(Problem(f"{name} is no text in UTF-8: {error}"))
     if problems:
         raise InvalidError(problems)
+    if not resources:
+        raise InvalidError(f"there is no object in {', '.join(names)}")
     return resources
 
 
@@ -181,7 +195,7 @@ def _named(kind: Kind, name: str, tenant: str | None) -> Ref:
     if slash:
         return Ref(kind.name, before, after)
     if not tenant:
-        raise typer.BadParameter(f"a {kind.name} belongs to a tenant: write TENANT/{name}, or give -t TENANT")
+        raise typer.BadParameter(f"{kind.plural} belong to a tenant: write TENANT/{name}, or give -t TENANT")
     return Ref(kind.name, tenant, name)
 
 

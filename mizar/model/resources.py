@@ -330,7 +330,7 @@ def kind_named(text: str) -> Kind:
     for kind in KINDS.values():
         if wanted in (kind.name.lower(), kind.plural, kind.singular, *kind.short):
             return kind
-    known = ", ".join(kind.plural for kind in KINDS.values())
+    known = ", ".join(kind.plural for kind in KINDS.values() if kind.served)
     raise NotFoundError(f"no kind is called {text!r}; known are {known}")
 
 

@@ -24,6 +24,7 @@ class FakeClient:
     objects: list[dict[str, Any]] = field(default_factory=list)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     error: Exception | None = None
+    missing: set[str] = field(default_factory=set)
 
     def __enter__(self) -> FakeClient:
         return self
@@ -55,6 +56,8 @@ class FakeClient:
         self, kind: str, name: str, tenant: str | None = None, *, cascade: bool = False, force: bool = False
     ) -> dict[str, Any]:
         self._note("delete", kind, name, tenant, cascade, force)
+        if name in self.missing:
+            raise NotFoundError(f"no {kind} {name}")
         return {"kind": kind, "metadata": {"name": name}}
 
     def wait(self, refs: Sequence[Ref], timeout_s: float, until: str = "Provisioned") -> Objects:

@@ -147,6 +147,25 @@ def test_delete_of_a_file_begins_with_what_depends(mizar: Run, client: FakeClien
     ]
 
 
+def test_delete_of_a_file_passes_by_what_is_gone(mizar: Run, client: FakeClient, manifest: Path) -> None:
+    """A deletion that was interrupted can be repeated; by name, what is not there is an error."""
+    client.missing = {"main"}
+    done = mizar("delete", "-f", str(manifest), "--wait")
+    assert done.code == 0
+    assert [line.split()[-2:] for line in done.out.splitlines()[1:]] == [["not", "there"], ["blue", "gone"]]
+    assert client.asked[-1] == ("wait", ["Tenant blue"], 60.0, "gone")
+    assert mizar("delete", "vpc", "blue/main").code == 1
+
+
+def test_a_file_without_objects_is_a_failure(mizar: Run, client: FakeClient, tmp_path: Path) -> None:
+    """Most likely it is not the file that was meant."""
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("# nothing\n---\n")
+    done = mizar("apply", "-f", str(empty))
+    assert (done.code, client.asked) == (1, [])
+    assert "there is no object in" in done.err
+
+
 def test_a_server_that_is_away_is_named(mizar: Run, client: FakeClient) -> None:
     """A temporary error says so."""
     client.error = TemporaryError("no server answers")

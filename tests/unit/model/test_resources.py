@@ -34,7 +34,7 @@ def test_a_kind_is_found_by_any_of_its_names(typed: str, kind: str) -> None:
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(NotFoundError, match="known are labs, droplets, tenants, vpcs, networks, endpoints"):
+    with pytest.raises(NotFoundError, match="known are droplets, tenants, vpcs, networks, endpoints"):
         kind_named("pods")
 
 
