@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address
 from typing import Literal, TypeVar
 
 from mizar.model.errors import InvalidError, Problem
 from mizar.pipeline import description, steps
 from mizar.pipeline.description import Block, Case, Group, On, Pipeline, Switch, TunnelEnd
-from mizar.pipeline.fields import mac
+from mizar.pipeline.fields import address, mac
 from mizar.pipeline.steps import Note, Step, Style, Table, Where
 from mizar.pipeline.validation import check
 from mizar.pipeline.whens import parse_when
@@ -53,8 +52,8 @@ def tunnel(
     return _make(
         lambda where: TunnelEnd(
             name=name,
-            source=IPv4Address(source),
-            destination=IPv4Address(destination),
+            source=address(source),
+            destination=address(destination),
             source_mac=mac(source_mac),
             destination_mac=mac(destination_mac),
             vid=vid,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any, TypeVar
 
 from mizar.model.document import Path
@@ -118,6 +119,14 @@ def mac(value: Any) -> int:
     if len(parts) != 6 or not all(len(part) == 2 and set(part) <= set("0123456789abcdefABCDEF") for part in parts):
         raise ValueError(f"expected a MAC address, found {shown(value)}")
     return int("".join(parts), 16)
+
+
+def address(value: Any) -> IPv4Address:
+    """An IPv4 address. Raises ValueError."""
+    try:
+        return IPv4Address(text(value))
+    except AddressValueError as error:
+        raise ValueError(f"expected an IPv4 address, found {shown(value)}") from error
 
 
 def near(word: object, known: Iterable[str]) -> str:

@@ -6,13 +6,12 @@ Called by the command line and by whoever ships a pipeline as a file. Pure: the 
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
 from typing import Any
 
 from mizar.model.document import DocumentError, Path, read
 from mizar.model.errors import InvalidError, Problem
 from mizar.pipeline.description import Block, Case, Group, On, Pipeline, Switch, TunnelEnd, When
-from mizar.pipeline.fields import Notes, mac, near, number, shown, text
+from mizar.pipeline.fields import Notes, address, mac, near, number, shown, text
 from mizar.pipeline.reader_steps import read_note, read_step
 from mizar.pipeline.steps import Step
 from mizar.pipeline.validation import problems_of
@@ -58,12 +57,12 @@ def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
     items = notes.items(("groups",), found.get("groups", []), "groups")
     groups = [_group(notes, path, item) for path, item in items]
     kept = tuple(group for group in groups if group is not None)
-    if items and not kept:
+    if not kept and notes.problems:
         return None
     return notes.attempt(
         (),
         lambda: Pipeline(
-            name=name or "unnamed",
+            name="unnamed" if name is None else name,
             title=title or "",
             tunnels=tuple(end for end in tunnels if end is not None),
             groups=kept,
@@ -74,8 +73,8 @@ def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
 
 def _tunnel(notes: Notes, path: Path, name: str, value: Any) -> TunnelEnd | None:
     takers = {
-        "source": lambda item: IPv4Address(text(item)),
-        "destination": lambda item: IPv4Address(text(item)),
+        "source": address,
+        "destination": address,
         "source_mac": mac,
         "destination_mac": mac,
         "vid": number,
@@ -91,7 +90,9 @@ def _group(notes: Notes, path: Path, value: Any) -> Group | None:
     found = notes.mapping(path, value, ("name", "steps"), ("name", "steps"))
     name = notes.attempt((*path, "name"), lambda: text(found.get("name", "unnamed")))
     block = _block(notes, (*path, "steps"), found.get("steps", []))
-    return notes.attempt(path, lambda: Group(name=name or "unnamed", block=block, where=notes.where(path)))
+    return notes.attempt(
+        path, lambda: Group(name="unnamed" if name is None else name, block=block, where=notes.where(path))
+    )
 
 
 def _block(notes: Notes, path: Path, value: Any) -> Block:
