@@ -10,8 +10,8 @@ or a namespace that it is not told to.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 from types import TracebackType
 
@@ -27,6 +27,19 @@ from mizar.model.errors import InvalidError, NotFoundError
 
 _RTM_GETNSID = 90
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is."""
+
+    namespaces: Mapping[str, Mark | None]
+    """Every name under /run/netns, and whose it is: None for what no topology made, for a name of the host's own
+    namespace, and for a file that is no namespace."""
+    enterable: frozenset[str]
+    """Those that are namespaces other than the host's own."""
+    links: tuple[Found, ...]
+    """Without the `lo`s."""
 
 
 class TopologyLinks:
@@ -47,40 +60,46 @@ class TopologyLinks:
 
     # ---- reading
 
-    def namespaces(self) -> dict[str, Mark | None]:
-        """Every name under /run/netns, and whose it is: None for what no topology made, for a name of the host's own
-        namespace, and for a file that is no namespace."""
-        found: dict[str, Mark | None] = {}
+    def read(self) -> Seen:
+        """Everything on the host and in all named namespaces, one after the other, so that thousands of them need no
+        more file descriptors than one. Details (addresses, VNIs, VLANs, other ends) are of what a topology made."""
+        marks: dict[str, Mark | None] = {}
+        enterable: set[str] = set()
+        found = _listed(self._open[HOST][1], HOST)
         for name in namespaces.names():
+            try:
+                namespace = Namespace.by_name(name)
+            except NotFoundError:
+                continue  # gone since the names were read
+            except InvalidError:
+                marks[name] = None  # a file without a namespace: its maker was killed in between
+                continue
+            with namespace:
+                marks[name] = None
+                if namespace.identity == self._open[HOST][0].identity:
+                    continue
+                enterable.add(name)
+                with Netlink(namespace) as netlink:
+                    inside = _listed(netlink, name)
+            marks[name] = next((item.mark for item in inside if item.link.name == "lo" and item.alias), None)
+            found += inside
+        found = [item for item in found if item.link.name != "lo"]
+        names = {(item.link.namespace, item.index): item.link.name for item in found}
+        ours = {item.link.namespace for item in found if item.group == GROUP}
+        links: list[Found] = []
+        for item in found:
             with contextlib.suppress(NotFoundError):  # gone since the list was read
-                found[name] = self._mark_of(name)
-        return found
+                links.append(self._detailed(item, names, ours) if item.group == GROUP else item)
+        return Seen(marks, frozenset(enterable), tuple(links))
 
-    def enterable(self, name: str) -> bool:
-        """Whether the name is that of another namespace than the host's own."""
-        try:
-            return self._place(name)[0].identity != self._open[HOST][0].identity
-        except InvalidError:
-            return False
+    def find(self, key: tuple[str, str]) -> Link:
+        """One link that a topology made, without its other end. Raises NotFoundError."""
+        for item in _listed(self._place(key[0])[1], key[0]):
+            if item.link.key == key:
+                return self._detailed(item, {}, ()).link
+        raise NotFoundError(f"there is no interface {key[1]} in {_words(key[0])}")
 
-    def links(self, names: Collection[str]) -> list[Found]:
-        """Interfaces of the host and of the named namespaces, without the `lo`s. Details (addresses, VNIs, VLANs,
-        other ends) are read of those that a topology made."""
-        found: list[Found] = []
-        for name in (HOST, *names):
-            found += self._links_of(name)
-        names_of = {(item.link.namespace, item.index): item.link.name for item in found}
-        return [self._detailed(item, names_of) if item.group == GROUP else item for item in found]
-
-    def _links_of(self, namespace: str) -> list[Found]:
-        netlink = self._place(namespace)[1]
-        message = ifinfmsg()
-        message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATS)]
-        answers = netlink.ask(message, RTM_GETLINK, f"list the interfaces of {_words(namespace)}", dump=True)
-        names = {answer["index"]: answer.get_attr("IFLA_IFNAME") for answer in answers}
-        return [_found(answer, namespace, names) for answer in answers if names[answer["index"]] != "lo"]
-
-    def _detailed(self, found: Found, names: dict[tuple[str, int], str]) -> Found:
+    def _detailed(self, found: Found, names: dict[tuple[str, int], str], places: Collection[str]) -> Found:
         namespace, link = found.link.namespace, found.link
         netlink = self._place(namespace)[1]
         addresses = interfaces.addresses(netlink, found.index)
@@ -88,22 +107,19 @@ class TopologyLinks:
         if link.vxlan is not None and link.vxlan.vnifilter:
             link = replace(link, vnis=vxlan.vnis(netlink, found.index))
         if link.kind == "veth":
-            link = replace(link, peer=self._peer(namespace, interfaces.get(netlink, found.index), names))
+            link = replace(link, peer=self._peer(namespace, interfaces.get(netlink, found.index), names, places))
         if link.master:
             link = replace(link, vlans=bridge_vlans.read(netlink, found.index))
         return replace(found, link=link)
 
     def _peer(
-        self, namespace: str, end: interfaces.Interface, names: dict[tuple[str, int], str]
+        self, namespace: str, end: interfaces.Interface, names: dict[tuple[str, int], str], places: Collection[str]
     ) -> tuple[str, str] | None:
-        where = (
-            [namespace]
-            if end.peer_nsid is None
-            else [n for n in self._open if self._nsid(namespace, n) == end.peer_nsid]
-        )
-        for place in where:
-            if (place, end.peer_index) in names:
-                return place, names[place, end.peer_index]
+        """The other end of a veth, when it is in one of the places: both ends of what a topology made are."""
+        for place in (namespace,) if end.peer_nsid is None else places:
+            key = place, end.peer_index
+            if key in names and (end.peer_nsid is None or self._nsid(namespace, place) == end.peer_nsid):
+                return place, names[key]
         return None
 
     def _nsid(self, namespace: str, other: str) -> int | None:
@@ -112,13 +128,6 @@ class TopologyLinks:
         answers = self._place(namespace)[1].ask(message, _RTM_GETNSID, f"find the id of {_words(other)}")
         nsid = answers[0].get_attr("NETNSA_NSID")
         return None if nsid in (None, -1, 0xFFFFFFFF) else int(nsid)
-
-    def _mark_of(self, name: str) -> Mark | None:
-        if not self.enterable(name):
-            return None
-        lo = interfaces.get(self._place(name)[1], "lo")
-        mark = Mark.of(lo.group, lo.alias)
-        return mark if mark is not None and mark.topology else None
 
     # ---- namespaces
 
@@ -241,6 +250,14 @@ class TopologyLinks:
             namespace, netlink = self._open.pop(name)
             netlink.close()
             namespace.close()
+
+
+def _listed(netlink: Netlink, namespace: str) -> list[Found]:
+    message = ifinfmsg()
+    message["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATS)]
+    answers = netlink.ask(message, RTM_GETLINK, f"list the interfaces of {_words(namespace)}", dump=True)
+    names = {answer["index"]: answer.get_attr("IFLA_IFNAME") for answer in answers}
+    return [_found(answer, namespace, names) for answer in answers]
 
 
 def _found(message: Message, namespace: str, names: dict[int, str]) -> Found:

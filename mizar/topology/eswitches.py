@@ -2,7 +2,7 @@
 """The part of a plan that is about eswitches: which device, its mode, functions and representors. Pure.
 
 Called by plan. Where no device fits, the steps are still planned, for the handle that the description names or for
-`the eswitch`, so that they can be read; the refusal says why they are not done.
+its name, so that they can be read; the refusal says why they are not done.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def plan_eswitches(wishes: Wishes, present: Present, found: Plan) -> None:
     for wish in wishes.eswitches:
         spec, count = wish.spec, len(wish.spec.functions)
         device, reason = chosen(spec, present)
-        handle = spec.device or "the eswitch"
+        handle = spec.device or spec.name
         mode, functions = "", 0
         if device is None:
             found.refusals.append(f"{wish.object}: {reason}")

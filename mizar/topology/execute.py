@@ -6,6 +6,7 @@ Called by host. It must never do anything that no step says, nor decide anything
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -49,7 +50,8 @@ class Execution:
             try:
                 self.do(step)
             except MizarError as error:
-                problems = [*(replace(p, resource=step.object) for p in error.problems), *self._undo(finished)]
+                problems = [replace(problem, resource=step.object) for problem in error.problems]
+                problems += [*self._restore(step), *self._undo(finished)]
                 raise type(error)(problems) from error
             finished.append(step)
             done(step)
@@ -65,7 +67,8 @@ class Execution:
             case MakeLink():
                 self._make(step.links, mark)
             case RemoveLink():
-                links.remove(step.links[0].key)
+                with contextlib.suppress(NotFoundError):  # the other end was removed before it, and took it along
+                    links.remove(step.links[0].key)
             case SetLink():
                 links.settle(step.before, step.after, [step.field])
             case MarkLink():
@@ -89,6 +92,16 @@ class Execution:
                     links.move((HOST, step.name), step.namespace)
                     _raise(links, (step.namespace, step.name))
 
+    def _restore(self, step: Step) -> list[Problem]:
+        """Undoes what a step did before it failed: several VNIs or addresses are one step here, not for the kernel."""
+        if not isinstance(step, SetLink):
+            return []
+        try:
+            self._links.settle(self._links.find(step.before.key), step.before, [step.field])
+        except MizarError as error:
+            return [Problem(f"could not be undone ({step}): {error}", resource=step.object)]
+        return []
+
     def _undo(self, finished: Sequence[Step]) -> list[Problem]:
         """Undoes steps backwards; returns what failed, after which the rest is still tried."""
         stands: list[Problem] = []
@@ -99,8 +112,8 @@ class Execution:
                 undone += 1
             except MizarError as error:
                 stands.append(Problem(f"could not be undone ({step}): {error}", resource=step.object))
-        if finished and not stands:
-            stands.append(Problem(f"the {undone} steps before it were undone: the host is as it was"))
+        if not stands:
+            stands.append(Problem(f"{undone} steps before it were undone: the host is as it was"))
         return stands
 
     def undo(self, step: Step) -> None:

@@ -12,13 +12,12 @@ from mizar.topology.wishes import Wishes
 def look(links: TopologyLinks, wishes: Wishes) -> Present:
     """Everything that a plan for these wishes depends on: all named namespaces too, since what a topology once made
     may be in one that it no longer names."""
-    marks = links.namespaces()
-    enterable = frozenset(name for name in marks if links.enterable(name))
+    seen = links.read()
     devices, no_devices = topology_features.devices() if wishes.eswitches else ([], "")
     return Present(
-        namespaces=marks,
-        enterable=enterable,
-        links={found.link.key: found for found in links.links(sorted(enterable))},
+        namespaces=seen.namespaces,
+        enterable=seen.enterable,
+        links={found.link.key: found for found in seen.links},
         devices=tuple(devices),
         no_devices=no_devices,
         missing=topology_features.missing(wishes.features),

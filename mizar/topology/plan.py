@@ -48,11 +48,15 @@ def plan(wishes: Wishes, present: Present) -> Plan:
         found.steps += _removals(there, present, "it is not as wanted")
     found.steps += _removals(stale, present, "it is no longer wanted")
     gone = {link.key for step in found.steps if isinstance(step, RemoveLink) for link in step.links}
+    kept_links = [wish for wish in wishes.links if wish not in remade]
+    repairs = {wish.object: list(_settled(wish, wishes, present, gone)) for wish in kept_links}
+    for steps in repairs.values():  # no two devices may have a VNI at once: first all give theirs up
+        found.steps += [step for step in steps if _gives_up(step)]
     for wish in wishes.links:
         if wish in remade:
             found.steps.append(MakeLink(wish.object, wish.links))
         else:
-            found.steps += _settled(wish, wishes, present, gone)
+            found.steps += [step for step in repairs[wish.object] if not _gives_up(step)]
     _ports(wishes, present, found)
     kept = {*wishes.namespaces, *wishes.existing}
     _leftover_namespaces(wishes, present, found, [name for name in _owned(wishes, present) if name not in kept])
@@ -129,7 +133,16 @@ def _settled(wish: LinkWish, wishes: Wishes, present: Present, gone: set[Key]) -
         if item.alias != str(wishes.mark(wish.object)):
             yield MarkLink(wish.object, link.key, item.group, item.alias)
         for name in differences(now, link):
-            yield SetLink(wish.object, now, link, name)
+            if name == "vnis" and now.vnis - link.vnis:
+                fewer = replace(now, vnis=now.vnis & link.vnis)
+                yield SetLink(wish.object, now, fewer, name)
+                now = fewer
+            if getattr(now, name) != getattr(link, name):
+                yield SetLink(wish.object, now, link, name)
+
+
+def _gives_up(step: Step) -> bool:
+    return isinstance(step, SetLink) and step.field == "vnis" and step.after.vnis < step.before.vnis
 
 
 def _removals(items: Iterable[Found], present: Present, why: str) -> list[Step]:
@@ -145,7 +158,8 @@ def _removals(items: Iterable[Found], present: Present, why: str) -> list[Step]:
             steps.append(GivePort(subject, link.name, link.namespace))
         elif kind not in ("representor", "function"):
             other = present.links.get(link.peer) if link.peer is not None else None
-            links = (link, other.link) if other is not None and other.group == GROUP else (link,)
+            whole = other is not None and other.group == GROUP and other.link.key not in gone
+            links = (link, other.link) if other is not None and whole else (link,)
             gone.update(end.key for end in links)
             steps.append(RemoveLink(subject, links, why))
     return steps

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mizar.model.document import DocumentError, Path, read
 from mizar.model.errors import ManifestErrors, Problem
@@ -60,11 +60,24 @@ def validate(value: object) -> tuple[HostTopology | None, list[Finding]]:
     try:
         topology = HostTopology.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
-        findings += [sentence(HostTopology, details) for details in error.errors(include_url=False)]
-        deeper = {path[:-1] for path, _ in findings}
-        findings = [finding for finding in findings if finding[0] not in deeper]
+        findings += [_finding(details) for details in error.errors(include_url=False)]
+        # A list whose items are refused is reported by pydantic as too short as well: say it once.
+        around = {path[:depth] for path, _ in findings for depth in range(len(path))}
+        findings = [finding for finding in findings if finding[0] not in around]
     findings += check(_parts(value.get("spec")))
     return None if findings else topology, findings
+
+
+def _finding(details: Any) -> Finding:
+    """One of pydantic's errors. The sentence comes from the part that it is in: of lists, mizar.model knows none."""
+    path: Path = tuple(details["loc"])
+    model: type[BaseModel] = HostTopology
+    for name in path[:-1]:
+        info = next((i for n, i in model.model_fields.items() if name in (n, i.alias)), None)
+        inner = (info.annotation, *get_args(info.annotation)) if info is not None else ()
+        model = next((part for part in inner if isinstance(part, type) and issubclass(part, BaseModel)), model)
+    below, message = sentence(model, {**details, "loc": path[-1:]})
+    return (*path[:-1], *below), message
 
 
 def _documents(text: str, source: str) -> Iterator[tuple[Any, Mapping[Path, int]]]:
