@@ -52,7 +52,6 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("NETWORK", "spec.network"),
         ("DROPLET", "spec.droplet"),
         ("ADDRESSES", "status.addresses"),
-        ("MAC", "status.mac"),
     ),
     "Droplet": (("ADDRESS", "spec.address"), ("CONNECTED", "status.connected"), ("XDP", "status.xdpMode")),
 }
@@ -214,7 +213,9 @@ def _table(kind: Kind, found: list[Manifest]) -> Table:
         )
         for item in found
     ]
-    return columns(("NAME", *(heading for heading, _ in shown), "PHASE", "MESSAGE"), rows)
+    headings = ("NAME", *(heading for heading, _ in shown), "PHASE", "MESSAGE")
+    silent = all(not row[-1] for row in rows)  # mostly nothing is wrong, and a line has few characters
+    return columns(headings[:-1], (row[:-1] for row in rows)) if silent else columns(headings, rows)
 
 
 def _at(item: Any, path: str) -> Any:

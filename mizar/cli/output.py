@@ -79,8 +79,10 @@ def emit(value: Any, form: Format, table: Callable[[], RenderableType]) -> None:
 
 
 def columns(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table without lines; a phase is coloured, None is empty."""
-    table = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    """A table without lines; a phase is coloured, None is empty. What is too wide is folded, never cut."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     return table

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,21 @@ def test_get_prints_json_and_yaml(mizar: Run, client: FakeClient) -> None:
     assert json.loads(mizar("get", "ep", "blue/web", "-o", "json").out) == ENDPOINT
     assert yaml.safe_load(mizar("get", "ep", "web", "-t", "blue", "-o", "yaml").out) == ENDPOINT
     assert json.loads(mizar("get", "ep", "-o", "json").out) == [ENDPOINT]
+
+
+def test_a_table_on_a_narrow_terminal_cuts_nothing(
+    mizar: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Addresses that do not fit are folded; a column without a word in it is left out."""
+    monkeypatch.setattr("mizar.cli.output.WIDE", 50)
+    client.objects = [copy.deepcopy(ENDPOINT)]
+    client.objects[0]["status"] |= {"addresses": ["10.0.1.2", "fd00:10:0:1:aaaa:bbbb:cccc:dddd"], "message": ""}
+    out = mizar("get", "ep").out
+    assert "…" not in out
+    assert "MESSAGE" not in out
+    client.objects[0]["status"]["message"] = "word " * 20
+    out = mizar("get", "ep").out
+    assert out.split().count("word") == 20
 
 
 def test_what_is_misused_exits_2(mizar: Run, client: FakeClient) -> None:
