@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -98,3 +99,13 @@ def test_a_missing_privilege_is_one_sentence(machine: Machine, command: str) -> 
     assert len(done.stderr.splitlines()) == 1
     assert "needs root, and sudo is not installed" in done.stderr
     assert not (machine.folder / ".venv").exists()
+
+
+def test_the_demo_brings_ping_where_it_can(machine: Machine) -> None:
+    """The tour types it; a machine without it gets it with the rest, and one without apt-get is not held up for it."""
+    machine.has("python3", f'exec {sys.executable} "$@"')
+    machine.has("sudo", "exit 0" if os.geteuid() else "")
+    assert "iputils-ping" not in machine.run("demo").stderr
+    machine.has("apt-get", "echo apt-get $*; test $1 = update")
+    done = machine.run("demo")
+    assert re.search("installing .*iputils-ping failed", done.stderr)
