@@ -40,6 +40,9 @@ _XDP_MODES: dict[str | None, str] = {
 }  # as pyroute2 calls them
 _SIOCETHTOOL = 0x8946
 _GET_GRO, _SET_GRO, _GET_TX_CHECKSUM, _SET_TX_CHECKSUM = 0x2B, 0x2C, 0x16, 0x17  # ETHTOOL_[GS]GRO, [GS]TXCSUM
+_GET_STRINGS, _GET_FEATURES, _SET_FEATURES, _COUNT_STRINGS = 0x1B, 0x3A, 0x3B, 0x37
+_FEATURE_STRINGS, _STRING_BYTES = 4, 32  # ETH_SS_FEATURES, ETH_GSTRING_LEN
+_ENCAPSULATED = ("tx-gre-", "tx-ipxip", "tx-udp_tnl-", "tx-esp-")
 
 
 @dataclass(frozen=True)
@@ -186,15 +189,54 @@ def tx_checksum(name: str) -> bool:
     return bool(_ethtool(name, _GET_TX_CHECKSUM, 0, "read TX checksum offload"))
 
 
+def encapsulated_segmentation(name: str) -> set[str]:
+    """The kinds of segmentation offload of packets inside of a tunnel that are on, by ethtool's names."""
+    _, features = _features(name)
+    return {feature for feature, (_, active) in features.items() if active}
+
+
+def end_encapsulated_segmentation(name: str) -> None:
+    """The kernel cuts superpackets of tunnels before they leave this interface. Those that go into another tunnel
+    behind it need that: the kernel has no way to wrap one twice."""
+    blocks, features = _features(name)
+    request = array.array("I", [_SET_FEATURES, blocks] + 2 * blocks * [0])  # struct ethtool_sfeatures
+    for bit, active in features.values():
+        if active:
+            request[2 + 2 * (bit // 32)] |= 1 << bit % 32  # valid; not requested
+    _ioctl(name, request, "end segmentation offload for tunnels")
+
+
+def _features(name: str) -> tuple[int, dict[str, tuple[int, bool]]]:
+    """How many words of features there are; number and state of those for packets inside of a tunnel."""
+    what = "read the features"
+    count = array.array("I", [_COUNT_STRINGS, 0, 1 << _FEATURE_STRINGS, 0, 0])  # struct ethtool_sset_info
+    _ioctl(name, count, what)
+    number = count[4]
+    strings = array.array("I", [_GET_STRINGS, _FEATURE_STRINGS, number] + number * (_STRING_BYTES // 4) * [0])
+    _ioctl(name, strings, what)
+    text = strings[3:].tobytes()
+    names = [text[i : i + _STRING_BYTES].split(b"\0")[0].decode() for i in range(0, len(text), _STRING_BYTES)]
+    blocks = (number + 31) // 32
+    state = array.array("I", [_GET_FEATURES, blocks] + 4 * blocks * [0])  # available, requested, active, never_changed
+    _ioctl(name, state, what)
+    active = [state[2 + 4 * block + 2] for block in range(blocks)]
+    found = {one: (bit, bool(active[bit // 32] >> bit % 32 & 1)) for bit, one in enumerate(names)}
+    return blocks, {one: facts for one, facts in found.items() if one.startswith(_ENCAPSULATED)}
+
+
 def _ethtool(name: str, command: int, value: int, what: str) -> int:
     request = array.array("I", [command, value])  # struct ethtool_value
+    _ioctl(name, request, what)
+    return request[1]
+
+
+def _ioctl(name: str, request: array.array[int], what: str) -> None:
     address, _ = request.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
             fcntl.ioctl(sock, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), address))
         except OSError as error:
             raise libbpf.error_of(error.errno or 0, f"{what} of {name}") from error
-    return request[1]
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
 def _prepare(link: EndpointLink) -> None:
     """In the workload's namespace, while the interface is down."""
     interfaces.set_gro(link.inner_name, True)
+    interfaces.end_encapsulated_segmentation(link.inner_name)
     if any(address.version == 6 for address in link.addresses):
         # Container runtimes switch IPv6 off where they gave no address; this interface gets one.
         switch = Path(f"/proc/sys/net/ipv6/conf/{link.inner_name}/disable_ipv6")

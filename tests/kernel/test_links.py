@@ -58,6 +58,8 @@ def test_a_link_is_made_whole(links: Links, host: Namespace, workload: Namespace
     assert interfaces.addresses(links.netlink, made.index) == []
     assert host.run(lambda: interfaces.gro("mz1"))
     assert workload.run(lambda: interfaces.gro("eth0"))
+    assert workload.run(lambda: interfaces.encapsulated_segmentation("eth0")) == set()
+    assert "tx-udp_tnl-segmentation" in host.run(lambda: interfaces.encapsulated_segmentation("mz1"))
 
 
 def test_the_guard_stands_before_the_link_is_up(links: Links, workload: Namespace) -> None:

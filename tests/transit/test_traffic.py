@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import subprocess
 
 import pytest
 
@@ -76,3 +77,25 @@ def test_other_network_is_reached_through_bouncer_and_divider(made: Rig) -> None
     assert ping(first, "10.0.3.1", 0.3) is None
     assert until(lambda: three.drops().get("NETWORK_UNKNOWN"), "the divider drops what no network holds")
     assert two.counters().to_divider_packets >= 1
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_tunnel_of_the_endpoints_own_carries_bulk_data(made: Rig, family: int) -> None:
+    """TCP inside of a vxlan device of the endpoint inside of the VPC's tunnel: cut before it enters the second."""
+    one, _, first, second = two_droplets(made)
+    until(lambda: ping(second, "10.0.1.11", 0.2), "the first answer")
+    ends = {first: ("10.0.1.11", "fd00:10:0:1::11"), second: ("10.0.1.12", "fd00:10:0:1::12")}
+    for number, (place, other) in enumerate(((first, second), (second, first)), 1):
+        way = ["local", ends[place][family == 6], "remote", ends[other][family == 6], "dstport", "4789"]
+        for command in (
+            ["link", "add", "own0", "type", "vxlan", "id", "9", *way],
+            ["addr", "add", f"172.20.0.{number}/24", "dev", "own0"],
+            ["link", "set", "own0", "up"],
+        ):
+            subprocess.run(["ip", "-n", place, *command], check=True, timeout=10)
+    until(lambda: ping(first, "172.20.0.2", 0.2), "the first answer inside")
+    data = os.urandom(1_000_000)
+    with sink(second, "172.20.0.2", 5001) as received:
+        send_tcp(first, "172.20.0.2", 5001, data)
+    assert b"".join(received) == data
+    assert "REWRITE_FAILED" not in one.drops()
