@@ -43,6 +43,9 @@ from mizar.pipeline.steps import (
 )
 
 
+NO_ETHERNET = "no Ethernet header"
+
+
 class Verdict(StrEnum):
     """Where a frame ended."""
 
@@ -96,9 +99,11 @@ class Machine:
     _buckets: Buckets = field(default_factory=Buckets)
 
     def run(self, frame: bytes, now_ns: int = 0) -> Outcome:
-        """What becomes of a frame that enters at the first group at a time."""
+        """What becomes of a frame that enters at the first group at a time; one without Ethernet header is dropped."""
         packet = Packet(bytes(frame))
         try:
+            if not headers(packet.frame):
+                raise _Ended(Verdict.DROP, NO_ETHERNET)
             self._groups(packet, now_ns)
         except _Ended as end:
             if end.verdict is Verdict.DROP:
