@@ -117,7 +117,9 @@ static __always_inline int send_answer(struct __sk_buff *skb, const struct packe
 static __always_inline __must_check enum drop_reason locate(struct packet *packet, uint16_t source_port,
 							    const struct agent *agent, struct route *route)
 {
-	if (same_address(packet->to.addr, agent->gateway4) || same_address(packet->to.addr, agent->gateway6)) {
+	/* A gateway that is missing is zero, and so is the unspecified address. */
+	if ((same_address(packet->to.addr, agent->gateway4) || same_address(packet->to.addr, agent->gateway6)) &&
+	    !is_zero(packet->to.addr)) {
 		route->step = STEP_ROUTER;
 		return REASON_NONE;
 	}

@@ -46,7 +46,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 	if (reason)
 		return reason;
 	copy_address(packet->to.addr, asked.target);
-	network = find_network(packet);
+	network = is_mapped(asked.target) ? NULL : find_network(packet);
 	if (network)
 		packet->vpc_slot = network->vpc_slot;
 	if (!(packet->src[0] | packet->src[1] | packet->src[2] | packet->src[3]) ||

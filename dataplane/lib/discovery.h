@@ -21,6 +21,13 @@ enum nd_size {
 	ND_SOURCE_MAC = 1,
 };
 
+/* ff02::1:ffXX:XXXX (RFC 4291 2.7.1). */
+static __always_inline bool is_solicited_group(const struct in6_addr *address)
+{
+	return address->s6_addr32[0] == bpf_htonl(0xff020000) && !address->s6_addr32[1] &&
+	       address->s6_addr32[2] == bpf_htonl(1) && address->s6_addr[12] == 0xff;
+}
+
 /* A neighbour solicitation with all checks of RFC 4861 7.1.1, the checksum included. */
 static __always_inline __must_check enum drop_reason parse_solicitation(struct cursor *cursor, const struct inner *inner,
 									 struct solicitation *found)
@@ -56,14 +63,21 @@ static __always_inline __must_check enum drop_reason parse_solicitation(struct c
 		if (unit[1] == 0)
 			return REASON_ND_MALFORMED;
 		skip = unit[1] - 1;
-		if (unit[0] == ND_SOURCE_MAC)
-			found->source_mac = unit + 2;
+		if (unit[0] != ND_SOURCE_MAC)
+			continue;
+		if (found->source_mac && !same_mac(found->source_mac, unit + 2))
+			return REASON_ND_MALFORMED;
+		found->source_mac = unit + 2;
 	}
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	if (skip || cursor->left || sum != 0xffff)
+		return REASON_ND_MALFORMED;
+	/* A probe, from the unspecified address, tells no MAC, and asks only those who may have the target. */
+	if (!(ip->saddr.s6_addr32[0] | ip->saddr.s6_addr32[1] | ip->saddr.s6_addr32[2] | ip->saddr.s6_addr32[3]) &&
+	    (found->source_mac || !is_solicited_group(&ip->daddr)))
 		return REASON_ND_MALFORMED;
 	return REASON_NONE;
 }

@@ -97,7 +97,7 @@ static __always_inline __must_check enum drop_reason parse_outer(struct cursor *
 	ip = take(cursor, sizeof(*ip));
 	if (!ip)
 		return REASON_OUTER_TRUNCATED;
-	if (ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET))
+	if (ip->daddr != own_ipv4_be() || ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET))
 		return REASON_NONE;
 	map_address(packet->src, ip->saddr);
 	map_address(packet->to.addr, ip->daddr);
@@ -108,8 +108,6 @@ static __always_inline __must_check enum drop_reason parse_outer(struct cursor *
 	udp = take(cursor, sizeof(*udp));
 	if (!udp)
 		return REASON_OUTER_TRUNCATED;
-	if (ip->daddr != own_ipv4_be())
-		return REASON_NONE;
 	if (udp->dest == bpf_htons(GENEVE_PORT))
 		outer->tunnel = TUNNEL_GENEVE;
 	else if (udp->dest == bpf_htons(VXLAN_PORT))
@@ -262,6 +260,61 @@ enum icmpv6_type {
 	ND_LAST = 137,		/* redirect */
 };
 
+static __always_inline bool is_discovery(uint8_t type)
+{
+	return type >= ND_FIRST && type <= ND_LAST;
+}
+
+/* An IPv4-mapped address belongs on no wire (RFC 4291 2.5.5.2), and in the tables it would mean IPv4. */
+static __always_inline bool is_mapped(const void *address)
+{
+	const word32 *words = address;
+
+	return !(words[0] | words[1]) && words[2] == bpf_htonl(0xffff);
+}
+
+enum ipv6_extension {
+	EXTENSIONS = 8,		/* more in one packet than any use of them needs */
+	FRAGMENT_BYTES = 8,
+};
+
+struct extension {		/* RFC 8200 4.3, 4.4, 4.6; of a fragment header (4.5) the same places but the length */
+	uint8_t next;
+	uint8_t units;		/* of 8 bytes, without the first */
+	__be16 fragment;	/* of a fragment header: its offset in the upper 13 bits */
+};
+
+/*
+ * Behind extension headers stands a message of neighbour discovery. Nobody sends one so but to get past those who look
+ * at the first header only: an endpoint would believe it, for its hop limit may be 255 on the same droplet.
+ */
+static __always_inline __must_check enum drop_reason refuse_hidden_discovery(struct cursor cursor, uint8_t next)
+{
+	for (int i = 0; i < EXTENSIONS; i++) {
+		struct extension *extension;
+
+		if (next == IPPROTO_ICMPV6) {
+			uint8_t *type = take(&cursor, sizeof(*type));
+
+			return type && is_discovery(*type) ? REASON_ND_MALFORMED : REASON_NONE;
+		}
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_FRAGMENT)
+			return REASON_NONE;
+		extension = take(&cursor, sizeof(*extension));
+		if (!extension)
+			return REASON_INNER_TRUNCATED;
+		/* Later fragments bear no header; a host ignores discovery in fragments (RFC 6980 5). */
+		if (next == IPPROTO_FRAGMENT && extension->fragment & bpf_htons(0xfff8))
+			return REASON_NONE;
+		if (!take(&cursor, next == IPPROTO_FRAGMENT ? FRAGMENT_BYTES - sizeof(*extension) :
+				   (extension->units + 1) * 8 - sizeof(*extension)))
+			return REASON_INNER_TRUNCATED;
+		next = extension->next;
+	}
+	return REASON_INNER_IP_HEADER;
+}
+
 static __always_inline __must_check enum drop_reason parse_ipv6(struct cursor *cursor, struct packet *packet,
 								struct inner *inner)
 {
@@ -277,9 +330,7 @@ static __always_inline __must_check enum drop_reason parse_ipv6(struct cursor *c
 	inner->fragment = false;
 	copy_address(packet->src, &ip->saddr);
 	copy_address(packet->to.addr, &ip->daddr);
-	/* An IPv4-mapped address belongs on no wire (RFC 4291 2.5.5.2), and in the tables it would mean IPv4. */
-	if (ip->version != 6 || (!ip->daddr.s6_addr32[0] && !ip->daddr.s6_addr32[1] &&
-				 ip->daddr.s6_addr32[2] == bpf_htonl(0xffff)))
+	if (ip->version != 6 || is_mapped(&ip->daddr))
 		return REASON_INNER_IP_HEADER;
 	payload = bpf_ntohs(ip->payload_len);
 	if (payload > cursor->left)
@@ -292,14 +343,14 @@ static __always_inline __must_check enum drop_reason parse_ipv6(struct cursor *c
 		icmp = take(&peek, sizeof(*icmp));
 		if (!icmp)
 			return REASON_INNER_TRUNCATED;
-		if (icmp->icmp6_type >= ND_FIRST && icmp->icmp6_type <= ND_LAST) {
+		if (is_discovery(icmp->icmp6_type)) {
 			inner->kind = INNER_ND;
 			return REASON_NONE;
 		}
 	}
 	if (inner->eth->h_dest[0] & 1 || ip->daddr.s6_addr[0] == 0xff)
 		return REASON_INNER_MULTICAST;
-	return REASON_NONE;
+	return ip->nexthdr == IPPROTO_ICMPV6 ? REASON_NONE : refuse_hidden_discovery(*cursor, ip->nexthdr);
 }
 
 /* The inner frame up to its IP header; the cursor is left at what the IP header carries. */

@@ -138,6 +138,7 @@ static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *
 	source = ip->saddr;
 	ip->saddr = ip->daddr;
 	ip->daddr = source;
+	ip->frag_off = bpf_htons(IP_DONT_FRAGMENT);
 	ip->ttl = OUTER_TTL;
 	ip->check = 0;
 	ip->check = ipv4_checksum(ip);

@@ -16,6 +16,8 @@ ETHERNET = 14
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 ICMP, ICMPV6 = 1, 58
 _ND_MESSAGES = range(133, 138)
+_FRAGMENT = 44
+_EXTENSIONS = (0, 43, _FRAGMENT, 60)
 
 
 class Kind(Enum):
@@ -40,7 +42,7 @@ class Inner:
     """IPv4's protocol, or IPv6's first next header."""
     ttl: int = 0
     fragment: bool = False
-    """IPv4 only: IPv6's extension headers are not looked into."""
+    """IPv4 only: IPv6's fragment header is not looked into."""
     header: int = 0
     """Where the IP header ends and its payload begins, in the frame."""
     payload: bytes = b""
@@ -114,7 +116,27 @@ def parse_ipv6(frame: bytes, packet: bytes) -> Inner:
             kind = Kind.ND
     if kind is not Kind.ND and (is_group(frame) or destination[0] == 0xFF):
         raise RefusedError("INNER_MULTICAST")
+    if protocol != ICMPV6:
+        refuse_hidden_discovery(protocol, payload)
     return Inner(kind, frame, source, destination, protocol, ttl, header=ETHERNET + 40, payload=payload)
+
+
+def refuse_hidden_discovery(protocol: int, rest: bytes) -> None:
+    """Neighbour discovery behind extension headers (RFC 8200 4) is malformed; of these a packet bears at most eight."""
+    for _ in range(8):
+        if protocol == ICMPV6 and rest and rest[0] in _ND_MESSAGES:
+            raise RefusedError("ND_MALFORMED")
+        if protocol not in _EXTENSIONS:
+            return
+        if len(rest) < 4:
+            raise RefusedError("INNER_TRUNCATED")
+        if protocol == _FRAGMENT and struct.unpack_from("!H", rest, 2)[0] & 0xFFF8:
+            return  # a later fragment
+        size = 8 if protocol == _FRAGMENT else (rest[1] + 1) * 8
+        if len(rest) < size:
+            raise RefusedError("INNER_TRUNCATED")
+        protocol, rest = rest[0], rest[size:]
+    raise RefusedError("INNER_IP_HEADER")
 
 
 def is_group(frame: bytes) -> bool:

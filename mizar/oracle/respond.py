@@ -53,6 +53,8 @@ def parse_solicitation(inner: Inner) -> tuple[bytes, list[bytes]]:
         if options[0] == SOURCE_MAC:
             macs.append(options[2:8])
         options = options[size:]
+    if len(set(macs)) > 1:
+        raise RefusedError("ND_MALFORMED")
     if not any(inner.source) and (macs or not is_solicited_group(inner.destination)):
         raise RefusedError("ND_MALFORMED")
     return target, macs

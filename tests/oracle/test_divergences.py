@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the data plane does not do what the contracts say: found by the differential tests, each at its smallest.
-
-A test here states what is right. While the data plane is not mended it is marked as failing, strictly: whoever mends it
-takes the mark away, and the name in known.py. Then it stays as a test of regression.
-"""
+"""Where the data plane once did not do what the contracts say, each at its smallest."""
 
 from __future__ import annotations
 
@@ -24,13 +20,8 @@ A, R = mac_of(1, 11), mac_of(1, 21)
 GATEWAY = address(6, 1, 1)
 
 
-def not_yet(reason: str) -> pytest.MarkDecorator:
-    """The data plane does not do so yet."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
 def agree(real: RealDroplet, here: Droplet, door: str, frame: bytes) -> None:
-    """Both, compared without regard to what is known."""
+    """Both, compared."""
     real.fill(here)
     arrival = Arrival(door, frame)
     assert visible(observe(real, arrival), door) == visible(predict(here, arrival), door)
@@ -57,13 +48,11 @@ def from_host(inner: bytes, **fields: object) -> bytes:
     return build.tunnel("geneve", inner, **(known | fields))  # type: ignore[arg-type]
 
 
-@not_yet("a missing gateway is zero, and so is ::")
 def test_the_unspecified_address_is_no_gateway(real: RealDroplet) -> None:
     """An endpoint without IPv4 pings ::, and the router answers from ::. No network holds ::, so nobody ought to."""
     agree(real, only_ipv6(), "agent", echo_request(A, address(6, 1, 11), packed("::")))
 
 
-@not_yet("a target is not checked as a destination is")
 def test_nobody_answers_for_a_mapped_address(real: RealDroplet) -> None:
     """IPv6's ::ffff:10.0.1.11 means IPv4 in the tables and belongs on no wire: no solicitation for it is answered."""
     target = packed("::ffff:10.0.1.11")
@@ -71,7 +60,6 @@ def test_nobody_answers_for_a_mapped_address(real: RealDroplet) -> None:
     agree(real, droplet(), "transit", from_host(frame))
 
 
-@not_yet("the two checks for the unspecified source are not made")
 @pytest.mark.parametrize(
     ("destination", "option"), [("ff02::1:ff00:b", True), ("ff02::1", False)], ids=["source MAC", "all nodes"]
 )
@@ -84,7 +72,6 @@ def test_a_probe_is_checked_as_rfc_4861_7_1_1_says(
     agree(real, droplet(), door, frame if door == "agent" else from_host(frame))
 
 
-@not_yet("the request's flags are kept")
 @pytest.mark.parametrize("fragment", [0x0000, 0x8000])
 def test_an_answer_bears_df(real: RealDroplet, fragment: int) -> None:
     """contracts/wire.md: DF set. A tunnel end that sends without it gets answers without it, or with a reserved bit."""
@@ -92,14 +79,12 @@ def test_an_answer_bears_df(real: RealDroplet, fragment: int) -> None:
     agree(real, droplet(), "transit", from_host(request, fragment=fragment))
 
 
-@not_yet("the header is judged before its destination")
 @pytest.mark.parametrize("fields", [{"ip_options": bytes(4)}, {"total": 20}], ids=["options", "short"])
 def test_what_is_sent_to_others_is_not_counted(real: RealDroplet, fields: dict[str, object]) -> None:
     """A UDP packet for another host (broadcast, routed through) is none of ours, whatever its header looks like."""
     agree(real, droplet(), "transit", from_host(b"", dst=BOUNCER, **fields))
 
 
-@not_yet("IPv6's extension headers are not looked into")
 @pytest.mark.parametrize("kind", [134, 136, 137], ids=["router advertisement", "advertisement", "redirect"])
 def test_discovery_behind_an_extension_header_is_not_carried(real: RealDroplet, kind: int) -> None:
     """contracts/wire.md: neighbour discovery is not carried. Behind empty destination options it is, with hop limit
