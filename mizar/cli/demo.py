@@ -39,9 +39,9 @@ def demo(
     quiet = output is not Format.TABLE
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: clean up first
         signal.signal(number, signal.default_int_handler)
-    with steps(quiet) as progress:
+    with manifests.blamed(), steps(quiet) as progress:
         screen = QuietScreen(progress) if quiet else TextScreen(progress, stdout())
-        result = demos.run(manifests, screen, keep)
+        result = demos.run(manifests.resources, screen, keep)
     emit(_as_data(result), output, lambda: _verdict(result))
     if not result.ok:
         raise typer.Exit(FAILED)

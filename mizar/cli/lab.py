@@ -50,9 +50,9 @@ Name = Annotated[
 @app.command()
 def up(filename: Files = None, output: Output = Format.TABLE) -> None:
     """Bring up the lab of manifests, or repair and change the one that is up; wait until all is provisioned."""
-    resources = read_manifests(filename)
-    with steps(quiet=output is not Format.TABLE) as progress:
-        made = labs.up(resources, progress)
+    manifests = read_manifests(filename)
+    with manifests.blamed(), steps(quiet=output is not Format.TABLE) as progress:
+        made = labs.up(manifests.resources, progress)
     result = {"lab": made.lab.name, "server": made.lab.server_url, "droplets": [host.name for host in made.hosts]}
     emit(result, output, lambda: f"lab {made.lab.name} is up: `mizar lab status`, `mizar get endpoints -A`")
 
@@ -95,7 +95,7 @@ def down(
 ) -> None:
     """Remove a lab and everything that belongs to it, also what a crash left behind."""
     if filename:
-        chosen = [plan(read_manifests(filename)).lab]
+        chosen = [plan(read_manifests(filename).resources).lab]
     else:
         chosen = [_chosen(lab or name)] if lab or name or all_labs() else []
     removed = [found.name for found in chosen if labs.down(found)]

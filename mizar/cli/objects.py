@@ -25,8 +25,8 @@ from mizar.cli.connection import (
 )
 from mizar.cli.output import Format, Output, columns, emit, stderr
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
-from mizar.model.manifest import parse_manifests
-from mizar.model.resources import KINDS, Kind, Ref, Resource, Scope, kind_named
+from mizar.model.manifest import Manifests, parse_texts
+from mizar.model.resources import KINDS, Kind, Ref, Scope, kind_named
 
 Manifest = dict[str, Any]
 
@@ -66,11 +66,11 @@ def apply(
     output: Output = Format.TABLE,
 ) -> None:
     """Create or change the objects of manifests: all of them, or on any error none."""
-    resources = read_manifests(filename)
-    with connect(server) as client:
-        results = client.apply(resources, dry_run)
+    manifests = read_manifests(filename)
+    with connect(server) as client, manifests.blamed():
+        results = client.apply(manifests.resources, dry_run)
         if wait and not dry_run:
-            wait_for(client, [resource.ref for resource in resources], timeout)
+            wait_for(client, [resource.ref for resource in manifests.resources], timeout)
     rows = [(row["kind"], _qualified(row.get("tenant"), row["name"]), row["change"]) for row in results]
     emit(results, output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
 
@@ -130,8 +130,8 @@ def delete(
         refs = [_named(_served(kind), name, tenant)]
     else:
         order = list(KINDS)
-        manifests = sorted(read_manifests(filename), key=lambda resource: order.index(resource.kind), reverse=True)
-        refs = [resource.ref for resource in manifests if KINDS[resource.kind].served]
+        found = sorted(read_manifests(filename).resources, key=lambda item: order.index(item.kind), reverse=True)
+        refs = [resource.ref for resource in found if KINDS[resource.kind].served]
     deleted: dict[Ref, Manifest] = {}
     with connect(server) as client:
         for ref in refs:
@@ -147,27 +147,29 @@ def delete(
     emit(list(deleted.values()), output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
 
 
-def read_manifests(names: list[str] | None) -> list[Resource]:
-    """The resources of all files; every error of every file at once. Raises InvalidError."""
+def read_manifests(names: list[str] | None) -> Manifests:
+    """The objects of all files; every error of every file at once. Raises InvalidError."""
     if not names:
         raise typer.BadParameter("give at least one -f FILE")
-    resources: list[Resource] = []
+    texts: list[tuple[str, str]] = []
     problems: list[Problem] = []
     for name in names:
         try:
             text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-            resources += parse_manifests(text, "stdin" if name == "-" else name)
-        except InvalidError as error:
-            problems += error.problems
+            texts.append(("stdin" if name == "-" else name, text))
         except OSError as error:
             problems.append(Problem(f"{name} cannot be read: {error.strerror or error}"))
         except UnicodeDecodeError as error:
             problems.append(Problem(f"{name} is no text in UTF-8: {error}"))
+    try:
+        found = parse_texts(texts)
+    except InvalidError as error:
+        raise InvalidError([*problems, *error.problems]) from error
     if problems:
         raise InvalidError(problems)
-    if not resources:
+    if not found.resources:
         raise InvalidError(f"there is no object in {', '.join(names)}")
-    return resources
+    return found
 
 
 def wait_for(client: Client, refs: list[Ref], timeout_s: float, gone: bool = False) -> None:

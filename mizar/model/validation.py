@@ -7,6 +7,7 @@ Maps pydantic's errors once: to sentences of the form "expected ..., found ...".
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 from mizar.model.document import Path
 from mizar.model.errors import Problem
 from mizar.model.resources import KINDS, Resource
+
+_PARTS = re.compile(r"\[[0-9]+|[^.\[\]]+")
 
 
 def validate(value: object) -> Resource | list[tuple[Path, str]]:
@@ -60,6 +63,11 @@ def path_text(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" if text else _plain(part)
     return text
+
+
+def path_of(text: str) -> Path:
+    """`spec.cidrs[0]` → `("spec", "cidrs", 0)`: of fields that the model has, the reverse of `path_text`."""
+    return tuple(int(part[1:]) if part[0] == "[" else part for part in _PARTS.findall(text))
 
 
 def problem(value: object, path: Path, message: str, index: int | None = None) -> Problem:

@@ -84,7 +84,7 @@ def test_a_conflict_is_one_block_on_stderr(mizar: Run, client: FakeClient, manif
     assert done.out == ""
     assert done.err.splitlines() == [
         "mizar: conflict: ",
-        "  VPC blue/main: spec.vni: the VNI 7 is taken",
+        f"  {manifest}:7: VPC blue/main: spec.vni: the VNI 7 is taken",
         "  so is 8",
     ]
 

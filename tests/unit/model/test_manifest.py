@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mizar.model.errors import InvalidError, ManifestErrors
+from mizar.model.errors import ConflictError, InvalidError, ManifestErrors, Problem
 from mizar.model.manifest import MAX_CHARACTERS, parse_manifests, parse_resource, parse_texts
 from mizar.model.resources import KINDS, VPC, Tenant, dump
 from tests.unit.planner.budget import examples
@@ -275,7 +275,7 @@ def test_status_and_server_fields_may_stand_in_a_manifest() -> None:
 def test_every_example_of_the_reference_is_right_and_every_kind_and_field_is_in_it() -> None:
     page = (Path(__file__).parents[3] / "docs" / "manifests.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    resources = parse_texts([(f"example {number}", block) for number, block in enumerate(blocks)])
+    resources = parse_texts([(f"example {number}", block) for number, block in enumerate(blocks)]).resources
     assert {resource.kind for resource in resources} == set(KINDS)
     for kind in KINDS.values():
         section = page.split(f"\n## {kind.name}\n")[1].split("\n## ")[0]
@@ -294,3 +294,23 @@ def test_what_a_manifest_says_cannot_write_on_the_terminal() -> None:
         assert problem.resource == r"Tenant 'a\x1b[2J'"
         assert str(problem).isprintable()
         assert len(problem.field) < 100
+
+
+def test_what_others_find_wrong_gets_its_file_and_line() -> None:
+    """A server knows objects and fields; who applies them wants to know where they stand."""
+    text = "---\n" + TENANT % "x" + "\n---\nkind: Network\napiVersion: mizar/v1\nmetadata: {name: n, tenant: x}\n"
+    text += "spec:\n  vpc: v\n  cidrs:\n  - 10.0.0.0/24\n  - fd00::/64\n"
+    manifests = parse_texts([("a.yaml", text)])
+    problems = [
+        Problem("bad", "spec.cidrs[1]", "Network x/n"),
+        Problem("bad", "spec.bouncers", "Network x/n"),
+        Problem("bad", resource="Network x/n"),
+        Problem("bad", resource="Network x/other"),
+        Problem("bad"),
+    ]
+    with pytest.raises(ConflictError) as caught, manifests.blamed():
+        raise ConflictError(problems)
+    begin = text.splitlines().index("kind: Network") + 1
+    assert [(p.file, p.line) for p in caught.value.problems] == [
+        ("a.yaml", begin + 7), ("a.yaml", begin + 3), ("a.yaml", begin), ("", 0), ("", 0),
+    ]  # fmt: skip
