@@ -105,6 +105,11 @@ def traffic(lab: LabName, screen: Screen, limit_s: float = LIMIT_S) -> Result:
     return Result(lab.name, tuple(cells), separate, paths, time.monotonic() - begun)
 
 
+def members(client: Client) -> list[Member]:
+    """Endpoints that can take part: those that a server knows and whose namespace has a name here."""
+    return _View(client).members()
+
+
 def _unheard(cells: Sequence[Cell], probes: Probes) -> list[Cell]:
     """Marks the echo requests that were answered but that their destination never heard: somebody else answered."""
     heard = {probe.member: probes.heard(probe) for probe in probes}
