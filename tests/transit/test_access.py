@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may call: the mode of the socket, mutual TLS on TCP, and the role that a certificate names."""
 
+import datetime
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mizar.pki.authority import initialise, issue
 from mizar.pki.identity import Identity, Role
@@ -57,6 +62,39 @@ def test_tcp_takes_servers_and_admins_only(made: Rig, tmp_path: Path) -> None:
     assert ask(one, folder, "nobody") == "UNAVAILABLE"
     assert ask(one, folder, "plain") == "UNAVAILABLE"
     assert ask(one, stranger, "admin") == "UNAVAILABLE"
+
+
+def sign(folder: Path, stem: str, subject: x509.Name, days: int) -> None:
+    """A certificate of the folder's authority whose time is over in `days`; the key as well."""
+    authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    signer = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    key, end = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC) + datetime.timedelta(days)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(authority.subject)
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(end - datetime.timedelta(30)).not_valid_after(end)
+    (folder / f"{stem}.crt").write_bytes(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / f"{stem}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+
+
+def test_tcp_refuses_what_is_expired_or_foreign_or_without_a_role(made: Rig, tmp_path: Path) -> None:
+    """An administrator's certificate that ended yesterday, one of another authority, and one that names nobody."""
+    folder, stranger = tmp_path / "pki", tmp_path / "stranger"
+    initialise(folder, ["172.30.9.1"])
+    initialise(stranger, ["172.30.9.1"])
+    sign(folder, "expired", Identity(Role.ADMIN, "admin").subject, -1)
+    sign(folder, "valid", Identity(Role.ADMIN, "admin").subject, 1)
+    sign(folder, "anybody", x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "admin")]), 1)
+    one = made.add_droplet()
+    arguments = [*one.command()[:6], "--interface", "sub0", "--name", one.name, "--listen", TARGET]
+    with one.log.open("ab") as log:
+        one.process = subprocess.Popen([*arguments, "--pki", str(folder)], stdout=log, stderr=log)
+    until(lambda: "listening" in one.log.read_text(), "the daemon listens")
+    assert ask(one, folder, "valid") == "sub0"
+    assert ask(one, folder, "expired") == "UNAVAILABLE"
+    assert ask(one, folder, "anybody") == "PERMISSION_DENIED"
+    assert ask(one, stranger, "admin") == "UNAVAILABLE", "neither believes the other"
 
 
 def test_socket_belongs_to_its_owner(made: Rig) -> None:
