@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from mizar.kernel.interfaces import RTM_DELLINK, RTM_GETLINK, RTM_SETLINK
+from mizar.kernel.interfaces import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK
 from mizar.kernel.netlink import Message, Netlink, Order
 
 Vlans = frozenset[tuple[int, int]]
@@ -47,7 +47,7 @@ def orders(index: int, name: str, before: Vlans, after: Vlans) -> list[Order]:
         what = f"take VLANs from {name}"
         found.append((_message(index, _entries(before - after)), RTM_DELLINK, 0, what))
     if any(vni for _, vni in after):
-        found.append((_tunnelling(index), RTM_SETLINK, 0, f"let VLANs of {name} stand for VNIs"))
+        found.append((_tunnelling(index), RTM_NEWLINK, 0, f"let VLANs of {name} stand for VNIs"))
     if after - before:
         found.append((_message(index, _entries(after - before)), RTM_SETLINK, 0, f"give VLANs to {name}"))
     return found
@@ -70,6 +70,7 @@ def _message(index: int, entries: Iterable[tuple[str, object]]) -> Message:
 
 def _tunnelling(index: int) -> Message:
     message = ifinfmsg()
-    message["family"], message["index"] = socket.AF_BRIDGE, index
-    message["attrs"] = [("IFLA_PROTINFO", {"attrs": [("IFLA_BRPORT_VLAN_TUNNEL", 1)]})]
+    message["index"] = index
+    port = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": [("IFLA_BRPORT_VLAN_TUNNEL", 1)]})]
+    message["attrs"] = [("IFLA_LINKINFO", {"attrs": port})]
     return message

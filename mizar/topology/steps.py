@@ -118,7 +118,7 @@ class SwitchMode:
     after: str
 
     def __str__(self) -> str:
-        return f"put the eswitch of {self.handle} into {self.after} mode"
+        return f"put {self.handle} into {self.after} mode"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,27 @@ def test_vlans_of_ports(gateway: Host) -> None:
     assert links["", "vx0"].link.vlans == frozenset({(10, 200), (11, 100)})
     assert links["", "v0-br"].link.vlans == frozenset({(11, 0)})
     assert gateway.apply(changed).steps == []
+
+
+def test_a_vlan_is_a_vni_on_the_wire(gateway: Host) -> None:
+    """Frames of an access port leave in the VNI of their VLAN, to a peer that was made by hand, and come back."""
+    if missing({VLAN_FILTERING}):
+        pytest.skip(f"this kernel lacks {VLAN_FILTERING}")
+    text = VLANS.replace("{interface: eth0}", "{interface: eth0, namespace: NS-a, addresses: [10.5.0.1/24]}")
+    text = text.replace("  bridges:", "  namespaces: [{name: NS-a}]\n  bridges:").replace(
+        "external:", "local: 192.0.2.1, external:"
+    )
+    gateway.apply(text)
+    subprocess.run(["ip", "netns", "add", f"{gateway.prefix}-p"], check=True)
+    gateway.ip(*f"link add wire type veth peer name wire netns {gateway.prefix}-p".split())
+    for namespace, address in (("", "192.0.2.1/30"), ("p", "192.0.2.2/30")):
+        gateway.ip("addr", "add", address, "dev", "wire", namespace=namespace)
+        gateway.ip("link", "set", "wire", "up", namespace=namespace)
+    peer = "link add vx type vxlan id 100 local 192.0.2.2 remote 192.0.2.1 dstport 4789"
+    gateway.ip(*peer.split(), namespace="p")
+    gateway.ip("addr", "add", "10.5.0.2/24", "dev", "vx", namespace="p")
+    gateway.ip("link", "set", "vx", "up", namespace="p")
+    flood = "fdb append 00:00:00:00:00:00 dev vx0 src_vni 100 dst 192.0.2.2 vni 100"
+    subprocess.run(["bridge", "-n", gateway.name, *flood.split()], check=True)
+    ping = ["ip", "netns", "exec", f"{gateway.prefix}-a", "ping", "-c", "1", "-W", "20", "10.5.0.2"]
+    assert subprocess.run(ping, capture_output=True, check=False).returncode == 0

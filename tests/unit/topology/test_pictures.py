@@ -62,6 +62,13 @@ def test_no_shape_of_an_svg_covers_another(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_pictures_in_the_documentation_are_these(path: Path) -> None:
+    """Else: mizar topology draw -f examples/topologies/X.yaml --as svg --described --to docs/topologies/X.svg."""
+    shown = path.parents[2] / "docs" / "topologies" / f"{path.stem}.svg"
+    assert shown.read_text() == svg.written(example(path))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_plantuml_names_every_shape_once(path: Path) -> None:
     """And every wire; braces close."""
     drawn = example(path)
