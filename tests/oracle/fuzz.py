@@ -20,12 +20,12 @@ from multiprocessing.queues import Queue
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.oracle.differential import Case, cases, check
+from tests.oracle.differential import Case, cases, check_case
 from tests.oracle.droplets import ME, MY_MAC
 from tests.oracle.real import RealDroplet
 from tests.oracle.real_fleet import Journey, RealFleet, journeys
 
-CASES = 250
+CASES, VARIANTS = 250, 30
 WAY = settings(
     max_examples=CASES,
     deadline=None,
@@ -46,7 +46,7 @@ def run_round(real: RealDroplet, fleet: RealFleet, number: int) -> Result:
     @WAY
     @given(cases())
     def droplets(case: Case) -> None:
-        ended.update(outcome.reason or outcome.verdict.name for outcome in check(real, case))
+        ended.update(outcome.reason or outcome.verdict.name for outcome in check_case(real, case, VARIANTS))
 
     @seed(number)
     @WAY

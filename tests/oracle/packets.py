@@ -54,9 +54,10 @@ SPECIAL: dict[int, list[bytes]] = {
         )
     ],
 }
+EXTENSIONS = (0, 43, 44, 60)
 SIZES = (30, 0, 1, 3, 4, 8, 200, 1400, 3000)
+ODD_TTLS = (1, 0, 2, 255)
 ODD_IPV4: list[tuple[str, Any]] = [
-    *(("ttl", value) for value in (0, 1, 2, 255)),
     *(("fragment", value) for value in (0x2000, 0x2001, 0x0001, 0x1FFF, 0x4000, 0x8000, 0xC000)),
     *(("options", bytes(4 * words)) for words in (1, 5, 10)),
     *(("check", value) for value in (0, 0xFFFF, 0xFEFF, 0xFFFE, 0x0100, 0xFF00)),
@@ -67,13 +68,10 @@ ODD_IPV4: list[tuple[str, Any]] = [
     ("identification", 0xABCD),
 ]
 ODD_IPV6: list[tuple[str, Any]] = [
-    *(("ttl", value) for value in (0, 1, 2, 255)),
     *(("version", value) for value in (0, 4, 7)),
     *(("total", value) for value in (0, 4, 7, 8, 24, 0xFFFF)),
 ]
 ODD_OUTER: list[tuple[str, Any]] = [
-    *(("sport", value) for value in (0, 1, 0x0F, 0xF0, 0xF00, 0xFFFF, 4789)),
-    *(("tos", value) for value in (0x01, 0xB8, 0xFF)),
     *(("ttl", value) for value in (0, 1, 255)),
     *(("fragment", value) for value in (0, 0x2000, 0x0001, 0x8000, 0x6000, 0xC000)),
     *(("identification", value) for value in (1, 0xFFFF)),
@@ -128,6 +126,7 @@ ODD_ND_OPTIONS = [
         "0503 0000 0000 05dc 0000 0000 0000 0000 0000 0000 0000 0000",
         "0101 02",  # ends early
         "0109 0000 0000 0000",  # longer than the message
+        6 * "0e01 0102 0304 0506" + "0000 0000 0000 0000",  # more than are read
     )
 ]
 nd_options = st.lists(
@@ -153,6 +152,21 @@ def solicitations(draw: Draw, src: bytes, own_mac: bytes) -> tuple[bytes, bytes]
 
 
 @st.composite
+def extended(draw: Draw, protocol: int, body: bytes) -> tuple[int, bytes]:
+    """Extension headers of IPv6 in front: protocol, and bytes. Mostly none, now and then more than anybody reads."""
+    count = either(draw, 0, [1, 1, 1, 2, 7, 8, 9])
+    for kind in draw(st.lists(st.sampled_from(EXTENSIONS), min_size=count, max_size=count)):
+        if kind == 44:
+            rest = either(draw, bytes(6), [b"\x00\x01" + bytes(4), b"\x00\x08" + bytes(4)])
+            body = bytes([protocol, either(draw, 0, [9])]) + rest + body
+        else:
+            units = either(draw, 0, [1, 3])
+            body = bytes([protocol, either(draw, units, [30, 255])]) + bytes(6 + 8 * units) + body
+        protocol = kind
+    return protocol, body
+
+
+@st.composite
 def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]]) -> bytes:
     """What an endpoint with this MAC and these addresses sends, now and then under another name."""
     own_mac, own_addresses = own
@@ -162,11 +176,13 @@ def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]])
         draw, own_addresses.get(family, EVERYWHERE[family][1]), [EVERYWHERE[family][2], *SPECIAL[family]]
     )
     dst: bytes = draw(st.sampled_from((reachable or EVERYWHERE[family]) * 9 + EVERYWHERE[family] + SPECIAL[family]))
-    src_mac = either(draw, own_mac, [build.ROUTER, mac_of(9, 9)])
+    src_mac = either(draw, own_mac, [build.ROUTER, build.ROUTER, mac_of(9, 9)])
     dst_mac: bytes = either(draw, build.ROUTER, MACS)
-    what = draw(
+    what: str = draw(
         st.sampled_from(["udp", "tcp", "echo", "discovery", "udp", "tcp", "echo", "other", "discovery", "noise"])
     )
+    if what == "discovery":
+        src = either(draw, src, [bytes(len(src)), bytes(len(src)), packed("fe80::1") if family == 6 else src])
     body = bytes(index * 7 & 0xFF for index in range(draw(st.sampled_from(SIZES))))
     if what == "noise":
         return build.ethernet(dst_mac, src_mac, draw(st.sampled_from([0x0800, 0x86DD, 0x0806, 0x8100, 0x88CC])), body)
@@ -185,14 +201,16 @@ def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]])
         check = either(draw, None, [0, 0xFFFF, 0xF7FF])
         body = build.echo(kind, either(draw, 0, [1]), body, check)
         body = body if family == 4 else build.icmpv6(src, dst, body, check)
+    ttl: int = either(draw, 64, ODD_TTLS)
     if family == 4:
-        fields = draw(oddities(ODD_IPV4))
+        fields = {"ttl": ttl, "fragment": either(draw, 0x4000, [0x2000, 0x00B9])} | draw(oddities(ODD_IPV4))
         return build.ethernet(dst_mac, src_mac, 0x0800, build.ipv4(src, dst, protocol, body, **fields))
-    fields = draw(oddities(ODD_IPV6))
     if what == "discovery":
         dst, body = draw(solicitations(src, own_mac))
-        protocol, fields = 58, {"ttl": 255} | draw(oddities(ODD_IPV6, 1))
+        protocol, ttl = 58, either(draw, 255, [64, 254])
         dst_mac = either(draw, b"\x33\x33" + dst[12:], MACS)
+    fields = {"ttl": ttl} | draw(oddities(ODD_IPV6))
+    protocol, body = draw(extended(protocol, body))
     return build.ethernet(dst_mac, src_mac, 0x86DD, build.ipv6(src, dst, protocol, body, **fields))
 
 
@@ -218,7 +236,8 @@ def tunnel_frames(draw: Draw, here: Droplet) -> bytes:
     own = mac_of(1, 21), {4: address(4, 1, 21), 6: address(6, 1, 21)}
     inner = draw(mangled(inner_frames(here, own), shortest=0))
     kind = draw(st.sampled_from(["geneve", "vxlan"]))
-    fields = {"src": either(draw, HOST, [BOUNCER, DIVIDER, UNRESOLVED, STRANGER, ME]), "dst": ME}
+    fields: dict[str, Any] = {"src": either(draw, HOST, [BOUNCER, DIVIDER, UNRESOLVED, STRANGER, ME]), "dst": ME}
+    fields |= {"sport": draw(st.integers(0, 0xFFFF)), "tos": draw(st.sampled_from([0, 1, 0xB8, 0xFF]))}
     fields["options"] = draw(options) if kind == "geneve" else b""
     fields |= draw(oddities(ODD_OUTER))
     return build.tunnel(kind, inner, src_mac=mac_of(2, fields["src"][-1]), dst_mac=MY_MAC, vni=vni, **fields)

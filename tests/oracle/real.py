@@ -31,7 +31,7 @@ SIZES = {
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
 DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE = 1, 1, 2
-MAGIC = 0x4D5A4F31
+MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
 TC_SHOT, TC_REDIRECT = 2, 7
 COUNTERS = ("endpoint_counters", "vpc_counters", "drop_counters")
@@ -47,15 +47,18 @@ class Slots:
         return self.numbers.setdefault(name, len(self.numbers) + 1)
 
     def name(self, number: int) -> Any:
-        return next(name for name, each in self.numbers.items() if each == number)
+        return next((name for name, each in self.numbers.items() if each == number), f"slot {number}")
 
 
 class RealDroplet:
     """The compiled programs of one droplet, without interfaces."""
 
-    def __init__(self, address: bytes, mac: bytes, objects: Mapping[str, bytes] | None = None) -> None:
+    def __init__(
+        self, address: bytes, mac: bytes, *, send_by_tc: bool = False, objects: Mapping[str, bytes] | None = None
+    ) -> None:
         self.address, self.mac = address, mac
-        config = layout.struct("droplet_config", addr=to_mapped(address), mac=mac, ifindex=UPLINK)
+        own = {"addr": to_mapped(address), "mac": mac, "ifindex": UPLINK, "send_by_tc": int(send_by_tc)}
+        config = layout.struct("droplet_config", **own)
         self.programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
         self.written: list[tuple[Any, Any]] = []
@@ -143,26 +146,33 @@ class RealDroplet:
 
     # ---- runs
 
-    def transit(self, frame: bytes) -> Outcome:
+    def transit(self, frame: bytes, *, counting: bool = True) -> Outcome:
         """Runs Transit XDP on a frame from the substrate. `next_hop` and `step` cannot be seen from outside."""
         result = test_run.run_xdp(self.programs.transit.fd, frame)
         verdict, handover = XDP[result.retval], None
         if result.metadata:
-            note = layout.parse("handover", result.metadata)
-            assert note["magic"] == MAGIC
             assert verdict is Verdict.PASS
-            verdict = Verdict.DELIVER
-            handover = Handover(note["ifindex"], note["vni"], self.uid_slots.name(note["slot"]))
-        return self.outcome(verdict, result.frame, handover)
+            verdict, handover = self.note(layout.parse("handover", result.metadata))
+        return self.outcome(verdict, result.frame, handover, counting)
 
-    def agent(self, ifindex: int, frame: bytes, segments: int = 1) -> Outcome:
+    def note(self, note: Mapping[str, int]) -> tuple[Verdict, Handover | None]:
+        """What a note tells `deliver` to do."""
+        if note["magic"] == SEND_MAGIC:
+            assert (note["ifindex"], note["vni"], note["slot"]) == (UPLINK, 0, 0)
+            return Verdict.SEND, None
+        assert note["magic"] == MAGIC
+        return Verdict.DELIVER, Handover(note["ifindex"], note["vni"], self.uid_slots.name(note["slot"]))
+
+    def agent(self, ifindex: int, frame: bytes, segments: int = 1, *, counting: bool = True) -> Outcome:
         """Runs the agent on a frame from an endpoint. A redirect's target cannot be seen: SEND stands for all."""
         result = test_run.run_tc(self.programs.agent.fd, frame, ifindex=ifindex, gso_segs=segments)
         assert result.retval in (TC_SHOT, TC_REDIRECT)
-        return self.outcome(Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND, result.frame, None)
+        return self.outcome(Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND, result.frame, None, counting)
 
-    def outcome(self, verdict: Verdict, frame: bytes, handover: Handover | None) -> Outcome:
-        """What was seen of a run, its counters included, which start from zero again."""
+    def outcome(self, verdict: Verdict, frame: bytes, handover: Handover | None, counting: bool) -> Outcome:
+        """What was seen of a run; `counting`: its counters included, which start from zero again."""
+        if not counting:
+            return Outcome(verdict, frame, handover=handover)
         counted = self.counted()
         reasons = [str(key) for kind, key in counted if kind == "drop"]
         assert len(reasons) <= 1, f"counted twice: {reasons}"

@@ -40,11 +40,16 @@ def journeys(draw: Draw) -> Journey:
 
 
 class RealFleet:
-    """The droplets that have a daemon, loaded once and filled anew for each journey."""
+    """The droplets that have a daemon, loaded once and filled anew for each journey.
+
+    Here XDP leaves to `deliver` what it sends, as on a veth; the single droplet of droplets.py sends by XDP_TX.
+    """
 
     def __init__(self) -> None:
         addresses = [droplet(name).address for name in DAEMONS]
-        self.droplets = {address: RealDroplet(address, mac_on_substrate(address)) for address in addresses}
+        self.droplets = {
+            address: RealDroplet(address, mac_on_substrate(address), send_by_tc=True) for address in addresses
+        }
 
     def close(self) -> None:
         """Frees all programs."""

@@ -4,26 +4,90 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from mizar.model import drop_reasons
 from mizar.oracle.outcome import Step
-from tests.oracle.differential import Case, cases, check
+from mizar.oracle.tables import Droplet, Vpc
+from tests.oracle import golden
+from tests.oracle.differential import Arrival, Case, cases, check, check_case
+from tests.oracle.droplets import HOST, ME, RED, even
+from tests.oracle.golden import Golden
+from tests.oracle.havoc import BYTES, mend
 from tests.oracle.real import RealDroplet
+from tests.oracle.seeds import seeds
+from tests.oracle.test_golden import droplet
 
 pytestmark = pytest.mark.root
 NOT_IN_A_TEST_RUN = {"DELIVERY_FAILED", "REWRITE_FAILED"}
 """The kernel's own refusals, and a frame whose endpoint leaves between two programs."""
 
 
+def hosting() -> Droplet:
+    """It merely hosts 10.0.1.11; a divider is elsewhere."""
+    here = droplet()
+    mine = {key: row for key, row in here.endpoints.items() if row.ifindex}
+    nets = {key: replace(row, bouncers=even(HOST), bounced_here=False) for key, row in here.networks.items()}
+    agent = replace(here.agents[1], bounced_here=False, bouncers=even(HOST))
+    return replace(here, endpoints=mine, networks=nets, agents={1: agent})
+
+
+def dividing() -> Droplet:
+    """It divides the VPC, and hosts 10.0.1.11."""
+    here = hosting()
+    nets = {key: replace(row, routed_here=True) for key, row in here.networks.items()}
+    agent = replace(here.agents[1], routed_here=True)
+    return replace(here, networks=nets, agents={1: agent}, vpcs={RED: Vpc(even(ME), divided_here=True)})
+
+
+def octet_by_octet(each: Arrival, values: frozenset[int]) -> Iterator[Arrival]:
+    """Each octet with other values, each length; with outer lengths and checksums as they were, and mended."""
+    for at in range(len(each.frame)):
+        for value in values | {each.frame[at] ^ 1, each.frame[at] ^ 0x80, (each.frame[at] + 1) % 256}:
+            data = bytearray(each.frame)
+            data[at] = value
+            yield from as_it_is_and_mended(each, data)
+    for length in range(14, len(each.frame)):
+        yield from as_it_is_and_mended(each, bytearray(each.frame[:length]))
+
+
+def as_it_is_and_mended(each: Arrival, data: bytearray) -> Iterator[Arrival]:
+    yield replace(each, frame=bytes(data))
+    mend(data)
+    yield replace(each, frame=bytes(data))
+
+
+@pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("each", golden.ALL, ids=str)
+def test_every_octet_and_every_length_of_a_golden_frame(
+    real: RealDroplet, each: Golden, here: Callable[[], Droplet]
+) -> None:
+    """Whatever one octet of a good frame is changed to."""
+    tables = here()
+    real.fill(tables)
+    assert len(check(real, tables, octet_by_octet(Arrival(each.door, each.comes), frozenset(BYTES)))) > 1000
+
+
+@pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
+def test_everything_that_a_droplet_does_or_refuses(real: RealDroplet, here: Callable[[], Droplet]) -> None:
+    """Every octet a little different, and every length."""
+    tables = here()
+    real.fill(tables)
+    for each in seeds():
+        check(real, tables, [each])
+        check(real, tables, octet_by_octet(each, frozenset()))
+
+
 def test_the_programs_do_what_the_oracle_says(real: RealDroplet) -> None:
-    """The same cases every time. Also: the cases reach every step of the procedure and nearly every reason."""
+    """Any droplets and packets, the same every time; they reach nearly every step and reason."""
     seen: Counter[object] = Counter()
 
     @settings(
-        max_examples=1000,
+        max_examples=300,
         derandomize=True,
         database=None,
         deadline=None,
@@ -32,7 +96,7 @@ def test_the_programs_do_what_the_oracle_says(real: RealDroplet) -> None:
     )
     @given(cases())
     def each(case: Case) -> None:
-        for outcome in check(real, case):
+        for outcome in check_case(real, case, count=10):
             seen.update([outcome.reason, outcome.step])
 
     each()
