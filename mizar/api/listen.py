@@ -7,10 +7,10 @@ trusts the user that it belongs to, loopback trusts every user of the machine. A
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 import socket
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +66,7 @@ def open_socket(listen: Listen) -> socket.socket:
 
 def _unix(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            with contextlib.suppress(FileNotFoundError):  # left behind by a server that died
-                path.unlink()
-        else:
-            raise ConflictError(f"another server listens at unix://{path}")
+    _remove_dead(path)
     found = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)  # the socket must never be open to others, not even for a moment
     try:
@@ -82,6 +75,23 @@ def _unix(path: Path) -> socket.socket:
         os.umask(before)
     found.listen(1024)
     return found
+
+
+def _remove_dead(path: Path) -> None:
+    """Takes away a socket that a dead server left behind, and nothing else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise InvalidError(f"cannot listen at unix://{path}: it is there already and is no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+        else:
+            raise ConflictError(f"another server listens at unix://{path}")
 
 
 def _tcp(listen: Listen) -> socket.socket:

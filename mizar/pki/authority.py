@@ -42,7 +42,10 @@ def initialise(directory: Path, hosts: Sequence[str] = ()) -> list[Path]:
     server's and the daemon's certificates next to this machine's name and loopback. ConflictError when half of a pair
     is missing, because the other half would have to be overwritten.
     """
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidError(f"{directory} cannot be made: {error.strerror}") from error
     made: list[Path] = []
     if not _pair_exists(directory, "ca"):
         key = ec.generate_private_key(ec.SECP256R1())

@@ -33,9 +33,12 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the file (mode 0600); ConflictError when another process holds it."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # SQLite gives the write-ahead log the mode of the file itself.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # SQLite gives the write-ahead log the mode of the file itself.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise InvalidError(f"the database {path} cannot be opened: {error.strerror}") from error
         self._path = path
         self._connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
         try:

@@ -213,6 +213,23 @@ async def test_a_socket_left_behind_is_taken_over(tmp_path: Path) -> None:
     assert not (tmp_path / "server.sock").exists()
 
 
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+async def test_what_is_no_socket_is_never_taken_away(tmp_path: Path, kind: str) -> None:
+    """A mistyped --listen costs nobody a file."""
+    path, other = tmp_path / "precious", tmp_path / "other"
+    other.write_text("precious")
+    match kind:
+        case "file":
+            path.write_text("precious")
+        case "link":
+            path.symlink_to(other)
+        case "folder":
+            path.mkdir()
+    with pytest.raises(InvalidError, match="no socket"):
+        await serve(tmp_path / "db", [f"unix://{path}"])
+    assert path.is_dir() if kind == "folder" else path.read_text() == "precious"
+
+
 async def test_missing_certificates_are_named(tmp_path: Path) -> None:
     """A folder without certificates ends in a sentence that says how to make them."""
     with pytest.raises(InvalidError, match="mizar pki init"):

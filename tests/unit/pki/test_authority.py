@@ -130,3 +130,9 @@ def test_the_command_prints_names_and_never_keys(tmp_path: Path) -> None:
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "PRIVATE" not in first.output + second.output
     assert str(tmp_path / "pki" / "tenant-red.crt") in second.output
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidError, match="cannot be made"):
+        initialise(tmp_path / "file" / "pki")

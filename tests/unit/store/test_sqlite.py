@@ -148,3 +148,11 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "db").write_text("this is no database, but long enough to look like a header of one " * 20)
     with pytest.raises(InvalidError, match="is no database of"):
         SqliteStore(tmp_path / "db")
+
+
+def test_a_place_that_cannot_hold_a_file_is_one_sentence(tmp_path: Path) -> None:
+    """A folder, or below a file."""
+    (tmp_path / "file").touch()
+    for path, words in ((tmp_path, "Is a directory"), (tmp_path / "file" / "db", "Not a directory|File exists")):
+        with pytest.raises(InvalidError, match=words):
+            SqliteStore(path)
