@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from mizar.model import fields
+from mizar.model.addresses import parse_address
 from mizar.model.fields import Value
 from mizar.model.resources import Resource, Scope
 
@@ -25,11 +26,19 @@ _HANDLE = re.compile(r"[a-z0-9_]{1,32}/[A-Za-z0-9:.@_-]{1,64}")
 
 def _host_address(text: str) -> str:
     try:
-        if "/" in text:
-            return str(ip_interface(text))
+        address = ip_interface(text if "/" in text else "")
     except ValueError:
-        pass
-    raise ValueError(f"expected an address with its prefix length, such as 192.0.2.1/24, found {text!r}")
+        raise ValueError(f"expected an address with its prefix length, such as 192.0.2.1/24, found {text!r}") from None
+    if address.version == 6 and address.is_link_local:
+        raise ValueError(f"expected no link-local address, which the kernel gives and takes itself, found {text!r}")
+    return str(address)
+
+
+def _local(text: str) -> str:
+    address = parse_address(text)
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"expected a unicast address, or none for whatever the route says, found {text!r}")
+    return str(address)
 
 
 def _vnis(value: Any) -> tuple[int, int]:
@@ -101,7 +110,7 @@ class VtepSpec(Value):
     vnis: tuple[VniRange, ...] = ()
     vlan: Vlan | None = None
     vlans: tuple[VlanVni, ...] = ()
-    local: fields.AddressText | None = None
+    local: Annotated[str, AfterValidator(_local)] | None = None
     port: UdpPort = 4789
     learning: bool | None = None
     mtu: Mtu | None = None

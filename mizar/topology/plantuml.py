@@ -29,7 +29,7 @@ def written(picture: Picture) -> str:
             lines += _shape(shape, "\t")
     lines += ["}", ""]
     for about, text in picture.notes:
-        lines += [f"note right of {about}", *(f"\t{line}" for line in text.splitlines()), "end note", ""]
+        lines += [f"note right of {about}", *(f"\t{_text(line)}" for line in text.splitlines()), "end note", ""]
     lines += [f"{upper} -- {lower}" for upper, lower in picture.wires]
     lines += _below(picture)
     return _HEAD + "\n".join(lines) + "\n@enduml\n"
@@ -64,4 +64,7 @@ def _leaf(shape: Shape, row: int) -> str:
 
 
 def _text(text: str) -> str:
+    """Text that ends neither a string nor a remark nor the diagram."""
+    for word in ("end note", "endnote", "@enduml"):
+        text = text.replace(word, f"{word[0]}\u200b{word[1:]}")
     return text.replace('"', "'").replace("\n", "\\n")

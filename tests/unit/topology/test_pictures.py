@@ -117,7 +117,7 @@ def test_hostile_text_stays_text() -> None:
         + """
   namespaces: [{name: "a", processes: ['<script>"x"', "two\\nlines"]}]
   boxes: [{name: 'a"b'}, {name: 'a''b'}]
-  notes: [{about: a, text: "]]> & <b>"}]
+  notes: [{about: a, text: "]]> & <b>"}, {about: a, text: "end note"}]
 """
     )
     drawn = picture(described(text), None)
@@ -126,6 +126,7 @@ def test_hostile_text_stays_text() -> None:
     assert '<script>"x"' in words
     assert "]]> & <b>" in words
     assert '"a\'b"' in plantuml.written(drawn)
+    assert plantuml.written(drawn).count("end note") == 2
     assert len({shape.id for shape in everything(drawn)}) == len(everything(drawn))
 
 
