@@ -13,6 +13,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_RS, ICMPv6NDOptSrcLLAddr, I
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
+from mizar.kernel import test_run
 from mizar.model import drop_reasons
 
 from .frames import arp_request, datagram, option, ping, tunnel
@@ -406,6 +407,22 @@ def test_agent_refuses_what_the_kernel_will_not_encapsulate(droplet: Testbed) ->
     result = droplet.send(FROM_A[4], gso_size=20)
     assert result.retval == TC_SHOT
     assert droplet.counted()["drop", "REWRITE_FAILED"]["packets"] == 1
+
+
+def test_a_frame_whose_note_finds_no_room_is_dropped() -> None:
+    """XDP: what is in front of the frame is full already. It must not go on to the host's stack without its note."""
+    droplet = Testbed(send_by_tc=1)
+    try:
+        droplet.as_bouncer()
+        frame = tunnel("geneve", datagram(4, A, R.address(4)), src=HOST)
+        result = test_run.run_xdp(droplet.programs.transit.fd, frame, metadata=bytes(208))
+        assert result.retval == XDP_DROP
+        assert droplet.counted() == {
+            ("drop", "REWRITE_FAILED"): {"packets": 1, "bytes": len(frame)},
+            ("vpc", RED.slot): {"dropped_packets": 1},
+        }
+    finally:
+        droplet.close()
 
 
 SEPARATE = {"REWRITE_FAILED": "above", "DELIVERY_FAILED": "test_live.py"}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -35,6 +36,7 @@ from .plan import (
 )
 
 UDP_SEGMENT = 103
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,28 @@ def test_a_superpacket_is_cut_into_right_segments(live: LiveDroplet, kind: str, 
         ports.add(outer[UDP].sport)
     assert len(ports) == 1
     assert live.testbed.counted()["vpc", RED.slot]["sent_packets"] == 5
+
+
+@pytest.mark.parametrize("linear", [14, 30, 60])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_headers_outside_of_the_linear_part_are_found(live: LiveDroplet, family: int, linear: int) -> None:
+    """A packet socket may put any part of a jumbo frame's headers into pages, where programs cannot look at first."""
+    for namespace, names in ((live.droplet, ("u0", "h0")), (live.wire, ("w0",)), (live.workload, ("e0",))):
+        for name in names:
+            namespace.run(partial(set_mtu, name, 6000))
+    payload = bytes(range(250)) * 20
+    sent = datagram(family, A, R.address(family), payload=payload)
+    wire = live.raw(live.wire, "w0")
+    outbox = live.raw(live.workload, "e0")
+    outbox.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    vnet = struct.pack("=BBHHHH", 0, 0, linear, 0, 0, 0)  # struct virtio_net_hdr: hdr_len alone
+    outbox.send(vnet + bytes(sent))
+    assert receive(wire, is_tunnel)[50:] == bytes(sent)
+
+
+def set_mtu(name: str, mtu: int) -> None:
+    with IPRoute() as netlink:
+        netlink.link("set", index=netlink.link_lookup(ifname=name)[0], mtu=mtu)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
