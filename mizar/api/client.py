@@ -200,6 +200,8 @@ class Client:
     def _unreachable(self, error: httpx.HTTPError) -> MizarError:
         if isinstance(error, httpx.ReadTimeout):
             return TemporaryError(f"the server at {self._url} did not answer in time")
+        if isinstance(_root_of(error), PermissionError):
+            return MizarError(f"the server at {self._url} is another user's: run this as root, or as that user")
         return TemporaryError(
             f"no server can be reached at {self._url} ({error}): "
             "start one with `mizar server`, or a lab with `mizar lab up -f FILE`"
@@ -215,6 +217,13 @@ def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSL
     except (OSError, ssl.SSLError) as error:
         raise InvalidError(f"the certificates {ca}, {certificate} cannot be used: {error}") from error
     return context
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """What the system said, below what the HTTP library made of it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 def _json_of(reply: httpx.Response) -> object:

@@ -77,6 +77,7 @@ def up(resources: Sequence[Resource], progress: Progress = silent) -> LabPlan:
 
 def down(lab: LabName) -> bool:
     """Removes everything that carries the lab's name; False when there was nothing. Raises ConflictError when busy."""
+    _require_root()
     with _locked(lab, gone=True):
         found = processes.stop(lab.name) > 0
         found |= substrate.remove(lab.namespace_prefix) > 0
@@ -111,6 +112,7 @@ def stored_plan(lab: LabName) -> LabPlan:
 
 def status(lab: LabName) -> dict[str, Any]:
     """What there is of the lab: {"lab", "processes", "droplets", "endpoints", "problems"}. Raises NotFoundError."""
+    _require_root()
     wanted = stored_plan(lab)
     alive = {process.name: process.pid for process in processes.marked(lab.name)}
     names = [_SERVER, *(host.name for host in wanted.hosts)]
@@ -162,17 +164,24 @@ def execute(lab: LabName, endpoint: str, command: Sequence[str]) -> NoReturn:
 
     Raises OSError when the command cannot be run, else what endpoint_namespace() raises.
     """
+    _require_root()
     with Namespace.by_name(endpoint_namespace(lab, endpoint)) as namespace:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so across exec
         enter(namespace.fd)  # this thread's only; it is the one that survives exec
         os.execvpe(command[0], list(command), processes.environment(lab.name, "exec"))  # noqa: S606
 
 
+def _require_root() -> None:
+    """Raises MizarError for others: they cannot see the lab's processes, and would take them for dead."""
+    if os.geteuid() != 0:
+        raise MizarError("a lab belongs to root: run this as root, or with sudo")
+
+
 def _require_features() -> None:
     """Raises MizarError that names the first thing that this machine or user lacks."""
     for feature in features.probe():
         if feature.needed and not feature.present:
-            raise MizarError(f"{feature.name} is missing ({feature.detail}): {feature.how_to_fix}; see `mizar doctor`")
+            raise MizarError(f"{feature.name}: {feature.detail}; {feature.how_to_fix}; `mizar doctor` tells all")
 
 
 def _refuse_other_hosts(wanted: LabPlan) -> None:

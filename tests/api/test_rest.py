@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import socket
 import stat
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mizar.api.client import Client
 from mizar.api.limits import BODY_BYTES
 from mizar.api.serve import serve
 from mizar.manager.fleet import Fleet
-from mizar.model.errors import ConflictError, InvalidError, NotFoundError, TemporaryError
+from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
 from mizar.model.resources import Ref
 from tests.api.conftest import Site, aside
 from tests.unit.manager.world import endpoint, network, tenant, vpc
@@ -181,6 +183,17 @@ async def test_a_server_whose_manager_is_broken_ends(tmp_path: Path, monkeypatch
         async with asyncio.timeout(10):
             await serve(tmp_path / "db", [f"unix://{tmp_path}/server.sock"])
     assert not (tmp_path / "server.sock").exists()
+
+
+def test_another_users_socket_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not help to start a server."""
+
+    def refuse(_socket: socket.socket, _address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(MizarError, match="another user's: run this as root"):
+        Client(f"unix://{tmp_path}/server.sock").health()
 
 
 async def test_nobody_there_is_a_passing_error(tmp_path: Path) -> None:

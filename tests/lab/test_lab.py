@@ -18,7 +18,7 @@ from mizar.lab import lab as labs
 from mizar.lab import processes
 from mizar.lab.demo import traffic
 from mizar.lab.names import LabName
-from mizar.model.errors import ConflictError, NotFoundError
+from mizar.model.errors import ConflictError, MizarError, NotFoundError
 from tests.lab.conftest import SMALL, leftovers, manifests, wait_until
 from tests.lab.screen import Recorder
 
@@ -243,3 +243,12 @@ def test_status_shows_a_table_and_json(up: LabName) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "d2 does not run" in done.stdout
+
+
+def test_a_lab_belongs_to_root(lab: LabName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others could not see its processes, and would be told that they are dead."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for use in (lambda: labs.status(lab), lambda: labs.down(lab), lambda: labs.execute(lab, "blue/db", ["true"])):
+        with pytest.raises(MizarError, match="run this as root"):
+            use()
+    monkeypatch.undo()
