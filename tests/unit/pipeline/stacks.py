@@ -16,7 +16,8 @@ from mizar.pipeline.box import Box
 from mizar.pipeline.description import Block, Case, Group, On, Otherwise, Pipeline, State, Switch, TunnelEnd
 from mizar.pipeline.effects import Known, Refusal, apply, leaving
 from mizar.pipeline.headers import HEADERS
-from mizar.pipeline.pattern import Pattern, Term
+from mizar.pipeline.pattern import Condition, Pattern, Term
+from mizar.pipeline.ranges import Ranges
 from mizar.pipeline.steps import (
     Count,
     Decap,
@@ -50,9 +51,9 @@ _V6 = {"src": "2001:db8:a::1", "dst": "2001:db8:9::7"}
 
 
 @st.composite
-def chains(draw: st.DrawFn, most: int = 9) -> tuple[str, ...]:
+def chains(draw: st.DrawFn, most: int = 9, begin: tuple[str, ...] = ("eth",)) -> tuple[str, ...]:
     """Kinds as they may follow one another."""
-    kinds = ["eth"]
+    kinds = list(begin)
     while len(kinds) < most and HEADERS[kinds[-1]].followers and draw(st.integers(0, 5)):
         kinds.append(draw(st.sampled_from(HEADERS[kinds[-1]].followers)))
     return tuple(kinds)
@@ -83,10 +84,10 @@ def _layer(draw: st.DrawFn, kind: str, following: str) -> Any:
 
 
 @st.composite
-def stacks(draw: st.DrawFn) -> bytes:
+def stacks(draw: st.DrawFn, begin: tuple[str, ...] = ("eth",)) -> bytes:
     """A frame with the headers of a chain, small numbers in its fields, and sometimes cut or with a byte changed."""
     packet: Any = None
-    kinds = draw(chains())
+    kinds = draw(chains(begin=begin))
     for place, kind in enumerate(kinds):
         layer = draw(_layer(kind, kinds[place + 1] if place + 1 < len(kinds) else ""))
         packet = layer if packet is None else packet / layer
@@ -123,10 +124,18 @@ STEPS: tuple[Step, ...] = (
 ENDS: tuple[Step, ...] = (Stop(), Drop(), Trap(), Queue(number=2))
 
 
+def _conditions(kind: str) -> st.SearchStrategy[tuple[Condition, ...]]:
+    """Sometimes a condition that the small numbers of frames often satisfy."""
+    small = Ranges(16, ((1, 2),))
+    if kind not in ("tcp", "udp"):
+        return st.just(())
+    return st.sampled_from([(), (), (Condition("src", small),), (Condition("src", ~Ranges.of(16, [1])),)])
+
+
 @st.composite
 def pipelines(draw: st.DrawFn) -> Pipeline:
     """A valid pipeline: a pattern, steps that may stand behind it, sometimes connections and NAT, steps, an end."""
-    pattern = Pattern(tuple(Term(kind) for kind in draw(chains(6))))
+    pattern = Pattern(tuple(Term(kind, draw(_conditions(kind))) for kind in draw(chains(6))))
     known = frozenset(Known(box) for box in pattern.boxes)
     steps, known = _steps(draw, known)
     groups = []

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar pipeline`: each command in each form, refusals, and that nothing but the model is loaded for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from tests.unit.cli.conftest import Done
+
+Run = Callable[..., Done]
+TRAP = str(Path(__file__).parents[3] / "examples" / "pipelines" / "gateway-trap.yaml")
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    """A description with two mistakes."""
+    path = tmp_path / "broken.yaml"
+    path.write_text(Path(TRAP).read_text().replace("goto: Decap", "goto: Decapp").replace("- pop_vlan", "- popvlan"))
+    return str(path)
+
+
+def test_check(mizar: Run, broken: str) -> None:
+    """What is right is said in a line; everything that is wrong at once, with exit code 1."""
+    done = mizar("pipeline", "check", TRAP)
+    assert (done.code, done.out.strip()) == (0, "gateway-trap: 5 groups, 4 switches, no problem")
+    assert json.loads(mizar("pipeline", "check", TRAP, "-o", "json").out)["problems"] == 0
+    assert yaml.safe_load(mizar("pipeline", "check", TRAP, "-o", "yaml").out)["groups"] == 5
+    done = mizar("pipeline", "check", broken)
+    assert done.code == 1
+    assert done.out == ""
+    assert "broken.yaml:25:" in done.err
+    assert "did you mean Decap?" in done.err
+    assert "did you mean pop_vlan?" in done.err
+
+
+def test_draw(mizar: Run) -> None:
+    """SVG is XML; PlantUML is PlantUML; JSON has either as text."""
+    ElementTree.fromstring(mizar("pipeline", "draw", TRAP).out)
+    assert mizar("pipeline", "draw", TRAP, "--format", "plantuml").out.startswith("@startuml")
+    assert json.loads(mizar("pipeline", "draw", TRAP, "-o", "json").out)["picture"].startswith("<svg")
+
+
+def test_report(mizar: Run) -> None:
+    """A table says that its figures are estimates; JSON has every rule."""
+    done = mizar("pipeline", "report", TRAP, "--tenant", "0x01000005")
+    assert "NAT, case 1, case 2: established | related" in done.out
+    assert "Estimates are of one packet on one core" in done.out
+    rows = json.loads(mizar("pipeline", "report", TRAP, "-o", "json").out)
+    assert len(rows) == 11
+    assert {one["target"] for one in rows[0]["judgements"]} == {"xdp", "tc", "rte_flow", "interpreter"}
+
+
+def test_rte_flow(mizar: Run) -> None:
+    """Commands, one a line, remarks behind #; JSON has rules and an example of a connection's."""
+    done = mizar("pipeline", "rte-flow", TRAP, "--uplink", "4", "--kernel", "5", "--tenant", "16777221")
+    lines = [line for line in done.out.splitlines() if not line.startswith("#")]
+    assert {line.split()[0] for line in lines} == {"set", "add", "create", "flow"}
+    assert any("ethdev_port_id 5" in line for line in lines)
+    assert all(line.startswith("flow create 4 ") for line in lines if line.startswith("flow"))
+    found = json.loads(mizar("pipeline", "rte-flow", TRAP, "-o", "json").out)
+    assert len(found["exampleConnection"]) == 4
+    assert found["rules"][0]["actions"] == [{"type": "jump", "conf": {"group": 1}}]
+
+
+def test_stdin_and_what_cannot_be_read(mizar: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """- is stdin; a file that is not there is a refusal; a tenant that is no number is misuse."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(Path(TRAP).read_text()))
+    assert mizar("pipeline", "check", "-").code == 0
+    done = mizar("pipeline", "check", str(tmp_path / "none.yaml"))
+    assert (done.code, "none.yaml cannot be read" in done.err) == (1, True)
+    for wrong in ("many", "-1", str(1 << 32)):
+        assert mizar("pipeline", "report", TRAP, "--tenant", wrong).code == 2
+
+
+def test_only_the_model_is_loaded() -> None:
+    """No kernel, no server, no gRPC for a description."""
+    script = (
+        f"import sys\nfrom mizar.cli import main\nsys.argv = ['mizar', 'pipeline', 'check', {TRAP!r}]\n"
+        "try:\n    main.main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('grpc', 'fastapi', 'pyroute2', 'mizar.kernel') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
