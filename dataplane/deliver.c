@@ -2,7 +2,8 @@
 /*
  * deliver: tc ingress of the droplet's interface. Hands the frames that Transit XDP decapsulated to their endpoint,
  * after the kernel's GRO has merged what belongs together; sends on what XDP cannot send itself (config.send_by_tc).
- * Every other frame goes on untouched.
+ * Every other frame goes on untouched. It must never write to a frame: where a packet socket looks on, the kernel would
+ * copy the frame first, and forget its note.
  */
 #include "lib/verdict.h"
 
@@ -16,11 +17,8 @@ int deliver(struct __sk_buff *skb)
 	if ((void *)(note + 1) > (void *)(long)skb->data)
 		return TC_ACT_UNSPEC;
 	ifindex = note->ifindex;
-	if (note->magic == HANDOVER_SEND && ifindex == skb->ifindex) {
-		/* Over a veth the skb itself goes on, with its metadata: nobody else shall act on the note. */
-		note->magic = 0;
+	if (note->magic == HANDOVER_SEND)
 		return bpf_redirect(ifindex, 0);
-	}
 	if (note->magic != HANDOVER_MAGIC)
 		return TC_ACT_UNSPEC;
 	agent = bpf_map_lookup_elem(&agents, &ifindex);

@@ -20,6 +20,17 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
 	return config.send_by_tc ? leave_note(ctx, &note) : REASON_NONE;
 }
 
+/*
+ * Over a veth comes the sender's own skb, and with it the note that another droplet's Transit XDP may have left there.
+ * One of our own replaces it: `deliver` acting on a strange note would send frames back and forth.
+ */
+static __always_inline int leave_blank_note(struct xdp_md *ctx)
+{
+	const struct handover blank = {};
+
+	return leave_note(ctx, &blank) ? XDP_DROP : XDP_PASS;
+}
+
 /* An ARP request from a tunnel end that has no agent: answered by a bouncer of the network, for any address in it. */
 static __always_inline __must_check enum drop_reason answer_arp(struct packet *packet, const struct inner *inner)
 {
@@ -231,7 +242,11 @@ int transit(struct xdp_md *ctx)
 	int verdict = XDP_PASS;
 	enum drop_reason reason = handle_frame(ctx, &packet, &verdict);
 
-	return reason ? refuse_transit(ctx, reason, &packet) : verdict;
+	if (reason)
+		verdict = refuse_transit(ctx, reason, &packet);
+	if (config.send_by_tc && verdict == XDP_PASS && ctx->data_meta == ctx->data)
+		verdict = leave_blank_note(ctx);
+	return verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

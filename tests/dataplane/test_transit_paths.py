@@ -125,6 +125,10 @@ def test_on_a_veth_a_note_asks_deliver_to_send(kind: str, family: int) -> None:
         )
         result = droplet.transit(asked)
         assert (result.retval, result.metadata) == (XDP_PASS, note)
+        foreign = bytes(datagram(family, A, R.address(family)))
+        result = droplet.transit(foreign)
+        assert (result.retval, result.frame) == (XDP_PASS, foreign)
+        assert result.metadata == bytes(len(note)), "a note that another droplet left in the skb is overwritten"
     finally:
         droplet.close()
 

@@ -2,7 +2,10 @@
 """Every way to attach the programs, and substrates as anybody may make them: plain veths, odd queues, jumbo frames."""
 
 import os
+import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from pyroute2 import IPRoute
@@ -69,12 +72,30 @@ def talk(places: list[str]) -> None:
             assert b"".join(received) == data
 
 
+@contextmanager
+def onlookers(droplets: list[Droplet]) -> Iterator[None]:
+    """Packet sockets on the droplets' interfaces, as of tcpdump: the kernel then shares each frame with them."""
+
+    def look() -> socket.socket:
+        one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+        one.bind(("sub0", 0))
+        return one
+
+    with ExitStack() as stack:
+        for droplet in droplets:
+            with Namespace.by_name(droplet.namespace) as namespace:
+                stack.enter_context(namespace.run(look))
+        yield
+
+
 @pytest.mark.parametrize(("xdp", "tc"), MODES)
 def test_every_mode_carries_everything(made: Rig, xdp: str, tc: str) -> None:
     """Also after all daemons were killed and started again, and nothing is left at the end."""
     droplets, places = three_droplets(made, *flags(xdp, tc))
     assert {modes_of(droplet) for droplet in droplets} == {(xdp, tc)}
     talk(places)
+    with onlookers(droplets):
+        talk(places)
     for droplet in droplets:
         droplet.stop(9)
         droplet.start(*flags(xdp, tc))
