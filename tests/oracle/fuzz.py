@@ -15,7 +15,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from multiprocessing.queues import Queue
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -38,7 +39,7 @@ Result = tuple[int, Counter[str], str]
 """Seed, how packets ended, and what went wrong, if anything did."""
 
 
-def run_round(real: RealDroplet, fleet: RealFleet, number: int) -> Result:
+def run_round(droplet: Callable[[], RealDroplet], fleet: Callable[[], RealFleet], number: int) -> Result:
     """All cases of one seed: each fourth round walks over planned fleets, the others try single droplets."""
     ended: Counter[str] = Counter()
 
@@ -46,13 +47,13 @@ def run_round(real: RealDroplet, fleet: RealFleet, number: int) -> Result:
     @WAY
     @given(cases())
     def droplets(case: Case) -> None:
-        ended.update(outcome.reason or outcome.verdict.name for outcome in check_case(real, case, VARIANTS))
+        ended.update(outcome.reason or outcome.verdict.name for outcome in check_case(droplet(), case, VARIANTS))
 
     @seed(number)
     @WAY
     @given(journeys())
     def fleets(journey: Journey) -> None:
-        ended.update(way.reason or way.end.name for way in fleet.check(journey))
+        ended.update(way.reason or way.end.name for way in fleet().check(journey))
 
     try:
         fleets() if number % 4 == 0 else droplets()
@@ -65,13 +66,11 @@ def worker(seeds: Sequence[int], until: float, results: Queue[Result | None]) ->
     """One process: its rounds, one after the other, while there is time; then None."""
     os.nice(5)
     try:
-        real, fleet = RealDroplet(ME, MY_MAC), RealFleet()
+        droplet, fleet = cache(lambda: RealDroplet(ME, MY_MAC)), cache(lambda: RealFleet())
         for number in seeds:
             if time.monotonic() > until:
                 break
-            results.put(run_round(real, fleet, number))
-        real.close()
-        fleet.close()
+            results.put(run_round(droplet, fleet, number))
     finally:
         results.put(None)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mizar.oracle.fleet import End, Way
+from mizar.oracle.fleet import End, Fleet, Way
 from mizar.oracle.outcome import Step
 from mizar.oracle.tables import Tunnel
 from mizar.planner.facts import EndpointFact
@@ -124,6 +124,26 @@ def test_no_packet_of_a_vpc_comes_out_at_an_endpoint_of_another(data: st.DataObj
             assert {key for kind, key in hop.outcome.counted if kind == "vpc"} <= {source.vni}
         if way.end is End.LEFT:
             assert way.frame[46:49] == source.vni.to_bytes(3, "big")
+
+
+@examples(100)
+@given(fleets(), fleets(), st.lists(st.booleans(), min_size=4, max_size=4), st.data())
+def test_isolation_holds_while_droplets_hold_tables_of_different_times(
+    one: Planned, other: Planned, choices: list[bool], data: st.DataObject
+) -> None:
+    """Some droplets were told of a change and others were not: packets may be lost, but never end in another VPC or
+    circle beyond their TTL."""
+    plans = [one if choice else other for choice in choices]
+    hosts = list(one.fleet.droplets)
+    mixed = Fleet(planned.fleet.droplets[host] for host, planned in zip(hosts, plans, strict=True))
+    for host, planned in zip(hosts, plans, strict=True):
+        for source in planned.world.endpoints.values():
+            if planned.host(source) == host:
+                way = mixed.send(host, planned.ifindexes[source.uid], data.draw(hostile(planned, source)))
+                assert way.end is not End.CIRCLED
+                assert way.receiver is None or way.receiver.vni == source.vni
+                for hop in way.hops:
+                    assert {key for kind, key in hop.outcome.counted if kind == "vpc"} <= {source.vni}
 
 
 @examples(100)
