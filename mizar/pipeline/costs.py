@@ -46,23 +46,23 @@ PER_META = Cost(30, 0, 500)
 """More, for a counter or limit of each metadata value; tc has a filter for each instead."""
 
 SWITCHES: Mapping[str, Cost] = {
-    "parse": Cost(12, 60, 20_000),
-    "conntrack": Cost(40, 180, 15_000),
+    "parse": Cost(12, 60, 70_000),
+    "conntrack": Cost(40, 180, 25_000),
     "metadata": Cost(2, 40, 500),
 }
 
 STEPS: Mapping[type[Step], Cost] = {
-    Goto: Cost(0, 20, 200),
-    SetMeta: Cost(1, 20, 5_000),
+    Goto: Cost(0, 20, 500),
+    SetMeta: Cost(1, 20, 15_000),
     PopVlan: Cost(22, 30, 500),
     PushVlan: Cost(22, 30, 500),
-    Decap: Cost(20, 120, 8_000),
-    Encap: Cost(30, 150, 3_000),
-    SetVni: Cost(2, 0, 8_000),
-    SetVid: Cost(2, 0, 3_000),
-    Nat: Cost(25, 60, 20_000),
-    Count: Cost(6, 5, 500),
-    Limit: Cost(42, 45, 1_500),
+    Decap: Cost(20, 120, 15_000),
+    Encap: Cost(30, 150, 8_000),
+    SetVni: Cost(2, 0, 20_000),
+    SetVid: Cost(2, 0, 10_000),
+    Nat: Cost(25, 60, 60_000),
+    Count: Cost(6, 5, 1_000),
+    Limit: Cost(42, 45, 2_000),
     Trap: Cost(5, 20, 500),
     Queue: Cost(30, 0, 500),
     Drop: Cost(2, 10, 500),

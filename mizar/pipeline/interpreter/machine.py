@@ -42,7 +42,6 @@ from mizar.pipeline.steps import (
     Trap,
 )
 
-
 NO_ETHERNET = "no Ethernet header"
 
 

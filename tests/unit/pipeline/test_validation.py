@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from mizar.model.errors import InvalidError
 from mizar.pipeline import builder as b
+from mizar.pipeline.description import Spot
 from mizar.pipeline.reader import read_pipeline
+from mizar.pipeline.ways import follow
 from tests.unit.pipeline.frames import EXAMPLES
 
 SET = "set_meta: {from: vlan, add: 0x1000}"
@@ -144,6 +146,22 @@ def test_nat_needs_a_connection(state: str, step: str, message: str) -> None:
     """NAT of a packet that has no translation is refused."""
     groups = "  - name: Track\n    steps:" + TRACKED % (state, step)
     assert any(message in line for line in refusal(tagged(SET, "pop_vlan", groups=groups)))
+
+
+def test_behind_nat_nothing_is_known_of_addresses_and_ports() -> None:
+    """What a case before it asked for does not hold any more: the translation may be anything."""
+    made = b.pipeline(
+        "p",
+        b.group("In", b.parse(b.case("eth / vlan / ipv4 / udp src 1-2", b.set_meta("vlan"), b.pop_vlan()))),
+        b.group(
+            "NAT",
+            b.parse(
+                b.case("eth / ip / udp", b.conntrack(b.case("established", b.nat()), b.case("otherwise", b.drop())))
+            ),
+        ),
+        b.group("Out", b.parse(b.case("eth / ip / udp src 1-2", b.stop()), b.case("otherwise", b.stop()))),
+    )
+    assert follow(made).before[Spot("Out", (2,), 1)]
 
 
 def test_nat_without_a_switch_on_conntrack() -> None:
