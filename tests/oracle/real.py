@@ -56,7 +56,7 @@ class RealDroplet:
     def __init__(
         self, address: bytes, mac: bytes, *, send_by_tc: bool = False, objects: Mapping[str, bytes] | None = None
     ) -> None:
-        self.address, self.mac = address, mac
+        self.address, self.mac, self.send_by_tc = address, mac, send_by_tc
         own = {"addr": to_mapped(address), "mac": mac, "ifindex": UPLINK, "send_by_tc": int(send_by_tc)}
         config = layout.struct("droplet_config", **own)
         self.programs = load(config, max_entries=SIZES, objects=objects)
@@ -150,13 +150,16 @@ class RealDroplet:
         """Runs Transit XDP on a frame from the substrate. `next_hop` and `step` cannot be seen from outside."""
         result = test_run.run_xdp(self.programs.transit.fd, frame)
         verdict, handover = XDP[result.retval], None
+        assert bool(result.metadata) == (verdict is Verdict.PASS) or not self.send_by_tc
         if result.metadata:
             assert verdict is Verdict.PASS
             verdict, handover = self.note(layout.parse("handover", result.metadata))
         return self.outcome(verdict, result.frame, handover, counting)
 
     def note(self, note: Mapping[str, int]) -> tuple[Verdict, Handover | None]:
-        """What a note tells `deliver` to do."""
+        """What a note tells `deliver` to do: nothing, where it is blank."""
+        if not any(note.values()):
+            return Verdict.PASS, None
         if note["magic"] == SEND_MAGIC:
             assert (note["ifindex"], note["vni"], note["slot"]) == (UPLINK, 0, 0)
             return Verdict.SEND, None
