@@ -71,7 +71,7 @@ def test_every_octet_and_every_length_of_a_golden_frame(
     """Whatever one octet of a good frame is changed to."""
     tables = here()
     real.fill(tables)
-    assert len(check(real, tables, octet_by_octet(Arrival(each.door, each.comes), frozenset(BYTES)))) > 1000
+    assert len(check(real, tables, octet_by_octet(Arrival(each.door, each.comes), frozenset(BYTES)))) > 500
 
 
 @pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
