@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -45,6 +47,13 @@ def test_exactly_one_end_is_counted(case: Case) -> None:
         assert len([key for kind, key in outcome.counted if kind == "vpc"]) <= 1
         assert (outcome.next_hop is not None) == (outcome.verdict is Verdict.SEND)
         assert (outcome.handover is not None) == (outcome.verdict is Verdict.DELIVER)
+
+
+def test_the_oracle_needs_no_linux() -> None:
+    """Only Python's own modules and the model: it runs where no program could be loaded."""
+    code = "import sys, mizar.oracle.fleet; print(*(name for name in sys.modules if not name.startswith('mizar.')))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"cffi", "pyroute2", "grpc", "pydantic"} & set(done.stdout.split())
 
 
 def test_deliver_hands_over_to_the_endpoint_that_the_note_names() -> None:
