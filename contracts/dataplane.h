@@ -150,11 +150,12 @@ struct drop_counter {
  * GRO merges frames only where it is equal, which keeps tenants apart. */
 enum handover_magic {
 	HANDOVER_MAGIC = 0x4d5a4f31,	/* "MZO1": decapsulated, for an endpoint */
-	HANDOVER_SEND = 0x4d5a5331,	/* "MZS1": ready to be sent out of `ifindex`; nothing else is set */
+	HANDOVER_SEND = 0x4d5a5331,	/* "MZS1": ready to be sent out of `ifindex`; vni and slot are 0 */
 };
 
 struct handover {
 	uint32_t magic;
+	uint32_t droplet_be;	/* IPv4 address of the droplet that wrote it: over a veth, a note may come along */
 	uint32_t ifindex;	/* host side of the endpoint's veth */
 	uint32_t vni;
 	uint32_t slot;		/* slot in endpoint_counters */

@@ -13,6 +13,7 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
 {
 	const struct handover note = {
 		.magic = HANDOVER_SEND,
+		.droplet_be = own_ipv4_be(),
 		.ifindex = config.ifindex,
 	};
 
@@ -21,8 +22,8 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
 }
 
 /*
- * Over a veth comes the sender's own skb, and with it the note that another droplet's Transit XDP may have left there.
- * One of our own replaces it: `deliver` acting on a strange note would send frames back and forth.
+ * Over a veth comes the sender's own skb, and with it the note that a Transit XDP may have left there. One of our own
+ * replaces it: `deliver` acts on the notes of this run only.
  */
 static __always_inline int leave_blank_note(struct xdp_md *ctx)
 {
@@ -89,6 +90,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 {
 	const struct handover note = {
 		.magic = HANDOVER_MAGIC,
+		.droplet_be = own_ipv4_be(),
 		.ifindex = endpoint->ifindex,
 		.vni = packet->to.vni,
 		.slot = endpoint->slot,

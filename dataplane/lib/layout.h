@@ -20,7 +20,7 @@ _Static_assert(sizeof(struct agent) == 100, "agent");
 _Static_assert(sizeof(struct endpoint_counters) == 6 * 8, "endpoint_counters");
 _Static_assert(sizeof(struct vpc_counters) == 12 * 8, "vpc_counters");
 _Static_assert(sizeof(struct drop_counter) == 2 * 8, "drop_counter");
-_Static_assert(sizeof(struct handover) == 16, "handover: at most 32 bytes of XDP metadata");
+_Static_assert(sizeof(struct handover) == 20, "handover: at most 32 bytes of XDP metadata");
 _Static_assert(sizeof(struct event) == 64, "event");
 _Static_assert(sizeof(struct droplet_config) == 32, "droplet_config");
 _Static_assert(sizeof(struct droplet_switches) == 8, "droplet_switches");

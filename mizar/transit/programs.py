@@ -120,6 +120,9 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
     for attachment in (deliver, transit):
         if attachment.fallback_reason:
             event(_log, logging.WARNING, "mode_fallback", mode=attachment.mode, reason=attachment.fallback_reason)
+    if transit.mode == "generic" and uplink.kind == "veth":
+        why = "generic XDP sees nothing that a droplet at the other end of this very veth sends; a bridge between helps"
+        event(_log, logging.WARNING, "generic_on_veth", interface=uplink.name, reason=why)
     event(_log, logging.INFO, "attached", interface=uplink.name, xdp=transit.mode, tc=deliver.mode)
     return Modes(transit.mode, deliver.mode)
 
