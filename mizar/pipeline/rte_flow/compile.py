@@ -14,16 +14,25 @@ from dataclasses import dataclass, field
 from mizar.model.errors import InvalidError, Problem
 from mizar.pipeline.box import Box
 from mizar.pipeline.description import Block, Case, On, Pipeline, Spot, Switch
-from mizar.pipeline.headers import TUNNELS
 from mizar.pipeline.pattern import Pattern
 from mizar.pipeline.ranges import Ranges
 from mizar.pipeline.rte_flow.keys import Key, keyed, keys
 from mizar.pipeline.rte_flow.lookup import StateBlocks, lookup_rules, notes
-from mizar.pipeline.rte_flow.lowering import QUEUE_TAG, Context, NotInTable, Ports, Resources, queue_tag
+from mizar.pipeline.rte_flow.lowering import (
+    QUEUE_TAG,
+    CannotError,
+    Context,
+    NotInTableError,
+    Ports,
+    Resources,
+    queue_tag,
+)
 from mizar.pipeline.rte_flow.match import patterns, rules_needed, unknown_field
+from mizar.pipeline.rte_flow.outer import Shape, outer_headers, shape_after
 from mizar.pipeline.rte_flow.rules import Action, Item, Lookup, Match, Plan, Rule, Translation, action
-from mizar.pipeline.steps import Encap, Ending, Goto, Nat, Step
+from mizar.pipeline.steps import Ending, Goto, Nat
 from mizar.pipeline.structure import problem
+from mizar.pipeline.ways import follow
 
 MAX_RULES = 100_000
 ANY = Box(("eth",))
@@ -45,7 +54,7 @@ def compile_rules(pipeline: Pipeline, ports: Ports = Ports(), tenants: Iterable[
         work.problems.append(Problem(f"{len(work.rules)} rules are too many: at most {MAX_RULES}", file=""))
     if work.problems:
         raise InvalidError(work.problems)
-    found = [*work.notes, *notes(bool(work.lookups), bool(work.resources.queues))]
+    found = [*work.notes, *notes(bool(work.lookups), bool(work.resources.queues), work.resources.decapsulates)]
     return Plan(
         setup=tuple(work.resources.setup),
         rules=tuple(sorted(work.rules, key=lambda rule: (rule.domain != "transfer", rule.group, rule.priority))),
@@ -71,6 +80,7 @@ class _Compiler:
 
     def __post_init__(self) -> None:
         self.resources = Resources(self.pipeline, self.ports)
+        self.ways = follow(self.pipeline)
         self.free_group = len(self.pipeline.groups)
 
     def block(self, spot: Spot, block: Block, group: int, number: int) -> None:
@@ -104,8 +114,11 @@ class _Compiler:
             entries[place] = self.new_group()
             self.block(here, case.block, entries[place], number)
         blocks = StateBlocks.of(switch, entries)
-        check = self.new_group()
-        self.lookups.append(Lookup(str(spot), group, check, blocks.established or check))
+        check, established = self.new_group(), blocks.established
+        if established is None:
+            established = self.new_group()
+            self.missed(spot, established, 0)
+        self.lookups.append(Lookup(str(spot), group, check, established))
         self.rules += lookup_rules(str(spot), self.ports.uplink, group, check, blocks, self.resources)
 
     def leaf(
@@ -116,56 +129,59 @@ class _Compiler:
         if block.switch is not None:
             inner = self.new_group()
             self.switch(spot, block.switch, inner, number)
-        for key in (*keys(block, self.tenants), None):
-            for box in boxes:
+        for box in boxes:
+            try:
+                several = keys(block, self.tenants, box)
+            except CannotError as error:
+                self.problems.append(problem(self.pipeline, spot, block.steps[0].where, str(error)))
+                continue
+            for key in (*several, None):
                 place = keyed(box, meta, key)
                 if place is None:
                     continue
-                actions = self.actions(spot, block, inner, number, box, key)
                 if rules_needed(*place) > MAX_RULES:
                     self.problems.append(problem(self.pipeline, spot, self.pipeline.where, "needs too many rules"))
                     return
+                actions = tuple(self.actions(spot, block, inner, number, box.shape, key))
                 for items in patterns(*place):
-                    rule = Rule(str(spot), self.ports.uplink, group, priority + (key is None), items, tuple(actions))
+                    rule = Rule(str(spot), self.ports.uplink, group, priority + (key is None), items, actions)
                     self.rules.append(rule)
 
     def actions(
-        self, spot: Spot, block: Block, inner: int | None, number: int, box: Box, key: Key | None
+        self, spot: Spot, block: Block, inner: int | None, number: int, shape: Shape, key: Key | None, done: int = 0
     ) -> list[Action]:
-        """What a rule of a block does; up to a NAT, from where each connection has its own rule."""
+        """What a rule does of a block whose first `done` steps are done; up to a NAT, which has rules of its own."""
         found: list[Action] = []
-        known = Context(_tunnel(box), None if key is None else key.meta)
-        for place, step in enumerate(block.steps, 1):
+        for place, step in enumerate(block.steps[done:], done + 1):
             here = Spot(spot.group, spot.cases, place)
             if isinstance(step, Nat):
-                return [*found, action("jump", group=self.translation(here, step, block, inner, number, place))]
-            if isinstance(step, Encap):
-                known = Context(step.tunnel, known.meta)
+                return [*found, action("jump", group=self.translation(spot, step, block, inner, number, place))]
+            if isinstance(step, Goto):
+                return [*found, action("jump", group=self.pipeline.number(step.group))]
+            known = Context(outer_headers(shape, self.ways, here), None if key is None else key.meta)
             try:
-                found += self.step(here, step, known)
-            except NotInTable as error:
+                found += self.resources.lower(here, step, known)
+            except NotInTableError as error:
                 return self.resources.dropped(str(error))
+            except CannotError as error:
+                self.problems.append(problem(self.pipeline, here, step.where, str(error)))
+            shape = shape_after(shape, step)
         if not (block.steps and isinstance(block.steps[-1], Ending)):
             found.append(action("jump", group=number + 1 if inner is None else inner))
         return found
 
-    def step(self, here: Spot, step: Step, known: Context) -> list[Action]:
-        if isinstance(step, Goto):
-            return [action("jump", group=self.pipeline.number(step.group))]
-        return self.resources.lower(here, step, known)
-
-    def translation(self, here: Spot, step: Nat, block: Block, inner: int | None, number: int, place: int) -> int:
+    def translation(self, spot: Spot, step: Nat, block: Block, inner: int | None, number: int, place: int) -> int:
         """The group in which each connection has its translating rule; what follows NAT is part of that rule."""
+        here = Spot(spot.group, spot.cases, place)
         known = next((one for one in self.translations if one.spot == str(here)), None)
         if known is not None:
             return known.group
         if step.allocate:
             self.problems.append(problem(self.pipeline, here, step.where, "rte_flow cannot allocate a translation"))
         group = self.new_group()
-        rest = Block(block.steps[place:], block.switch)
-        then = self.actions(Spot(here.group, here.cases), rest, inner, number, ANY, None)
+        then = self.actions(spot, block, inner, number, ANY.shape, None, done=place)
         self.translations.append(Translation(str(here), group, tuple(then)))
-        self.missed(Spot(here.group, here.cases, here.step), group, 1)
+        self.missed(here, group, 1)
         return group
 
     def missed(self, spot: Spot, group: int, priority: int) -> None:
@@ -179,7 +195,3 @@ class _Compiler:
 
     def refuse(self, spot: Spot, case: Case, message: str) -> None:
         self.problems.append(problem(self.pipeline, spot, case.where, message))
-
-
-def _tunnel(box: Box) -> str | None:
-    return next((kind for kind in box.shape if kind in TUNNELS), None)

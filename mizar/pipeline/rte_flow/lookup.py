@@ -136,7 +136,7 @@ def _changes(flow: Flow, becomes: Flow) -> Iterator[Action]:
         yield action("set_meta", data=hex(becomes.meta), mask=ALL_ONES)
 
 
-def notes(has_lookups: bool, has_queues: bool) -> Iterator[str]:
+def notes(has_lookups: bool, has_queues: bool, has_decap: bool) -> Iterator[str]:
     """What hardware does otherwise than the interpreter."""
     if has_lookups:
         yield "a TCP or UDP connection has two rules for each direction: one finds it, one translates it"
@@ -144,3 +144,5 @@ def notes(has_lookups: bool, has_queues: bool) -> Iterator[str]:
         yield "UDP connections are not checked; TCP is, by the conntrack action, which the program has to set up"
     if has_queues:
         yield "a queue is chosen on the application's port, by the tag register: registers must survive that way"
+    if has_decap:
+        yield "outer IPv4 options and Geneve options are not matched: raw decap takes off headers of a fixed length"

@@ -40,7 +40,11 @@ def queue_tag(queue: int) -> int:
     return queue + 1
 
 
-class NotInTable(Exception):  # noqa: N818 - the packet's fault
+class CannotError(Exception):
+    """Rules cannot say this; the text says why, for the one who wrote the description."""
+
+
+class NotInTableError(Exception):
     """For these packets a table has no value: they are dropped."""
 
 
@@ -54,10 +58,16 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known where a step is lowered: the tunnel that the frame is in, and the metadata if it is one value."""
+    """What is known where a step is done: the headers up to the tunnel, and the metadata if it is one value."""
 
-    tunnel: str | None
+    outer: tuple[str, ...] | None
     meta: int | None
+
+    def tunnel(self) -> tuple[str, ...]:
+        """The headers up to the tunnel. Raises CannotError where ways differ."""
+        if self.outer is None:
+            raise CannotError("ways lead here with different outer headers: do it in the case that asks for them")
+        return self.outer
 
 
 @dataclass
@@ -77,6 +87,11 @@ class Resources:
     def counters(self) -> tuple[Counter, ...]:
         """All counters so far."""
         return tuple(Counter(number, name, meta) for (name, meta), number in self._counters.items())
+
+    @property
+    def decapsulates(self) -> bool:
+        """Whether any rule takes a tunnel off."""
+        return any(kind == "raw_decap" for kind, *_ in self._raw)
 
     def count(self, name: str, meta: int | None = None) -> Action:
         """Counting under a name."""
@@ -121,12 +136,11 @@ class Resources:
             case PushVlan():
                 return [action("of_push_vlan", ethertype="0x8100")]
             case Decap():
-                tags = ["vlan"] if step.vlan else []
-                return [self.raw("raw_decap", ["eth", *tags, "ipv4", "udp", step.tunnel])]
+                return [self.raw("raw_decap", list(known.tunnel()))]
             case Encap():
                 return [self.raw("raw_encap", _headers(step, self.pipeline.tunnel(step.to)))]
             case SetVni():
-                return [_from_meta(spot, f"{known.tunnel}_vni", 24, step.table, known)]
+                return [_from_meta(spot, f"{known.tunnel()[-1]}_vni", 24, step.table, known)]
             case SetVid():
                 return [_from_meta(spot, "vlan_id", 12, step.table, known)]
             case Count():
@@ -149,10 +163,10 @@ class Resources:
 def _set_meta(spot: Spot, step: SetMeta, known: Context) -> list[Action]:
     if step.table is not None:
         if known.meta is None:
-            raise NotInTable(f"{spot}: not in the table")
+            raise NotInTableError(f"{spot}: not in the table")
         return [action("set_meta", data=hex(known.meta), mask=ALL_ONES)]
     width = SOURCE_BITS[step.source]
-    source = "vlan_id" if step.source == "vlan" else f"{known.tunnel}_vni"
+    source = "vlan_id" if step.source == "vlan" else f"{known.tunnel()[-1]}_vni"
     rest = ((1 << 32) - 1) & ~((1 << width) - 1)
     return [_copy("meta", source, width), action("set_meta", data=hex(step.add), mask=hex(rest))]
 
@@ -162,7 +176,7 @@ def _from_meta(spot: Spot, target: str, width: int, table: Table | None, known: 
         return _copy(target, "meta", width)
     value = None if known.meta is None else table.get(known.meta)
     if value is None:
-        raise NotInTable(f"{spot}: not in the table")
+        raise NotInTableError(f"{spot}: not in the table")
     octets = value.to_bytes((width + 7) // 8, "big").hex()
     return action(
         "modify_field",

@@ -71,7 +71,7 @@ def _items(box: Box, placed: list[tuple[int, str, Span]]) -> Iterator[Item]:
     for index, kind in enumerate(box.shape):
         following = box.shape[index + 1] if index + 1 < len(box.shape) else None
         fields = [_match(kind, field, span) for at, field, span in placed if at == index]
-        yield Item(_ITEMS.get(kind, kind), (*fields, *_next(kind, following)))
+        yield Item(_ITEMS.get(kind, kind), (*fields, *_next(kind, following, index < (box.tunnel or 0))))
 
 
 def _match(kind: str, field: str, span: Span) -> Match:
@@ -81,8 +81,11 @@ def _match(kind: str, field: str, span: Span) -> Match:
     return Match(name, spec << shift, mask << shift, 8 if shift else width, notation)
 
 
-def _next(kind: str, following: str | None) -> tuple[Match, ...]:
-    """That the next header is there and no tag between; of fragments, only the first has a transport header."""
+def _next(kind: str, following: str | None, tunnelled: bool) -> tuple[Match, ...]:
+    """That the next header is there and no tag between; of fragments, only the first has a transport header.
+
+    Outer headers have no options: raw decap takes off what it knows the length of.
+    """
     if kind == "eth" and following == "vlan":
         return (Match("type", 0x8100, 0xFFFF, 16, Notation.NUMBER),)
     if kind == "vlan" and following == "vlan":
@@ -90,5 +93,8 @@ def _next(kind: str, following: str | None) -> tuple[Match, ...]:
     if kind in ("eth", "vlan") and following is not None:
         return (Match("has_vlan" if kind == "eth" else "has_more_vlan", 0, 1, 1),)
     if kind == "ipv4" and following in CONNECTIONS:
-        return (Match("fragment_offset", 0, 0x1FFF, 16),)
+        whole = Match("fragment_offset", 0, 0x1FFF, 16)
+        return (Match("version_ihl", 0x45, 0xFF, 8), whole) if tunnelled else (whole,)
+    if kind == "geneve":
+        return (Match("optlen", 0, 0x3F, 6),)
     return ()

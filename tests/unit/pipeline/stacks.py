@@ -84,15 +84,15 @@ def _layer(draw: st.DrawFn, kind: str, following: str) -> Any:
 
 
 @st.composite
-def stacks(draw: st.DrawFn, begin: tuple[str, ...] = ("eth",)) -> bytes:
-    """A frame with the headers of a chain, small numbers in its fields, and sometimes cut or with a byte changed."""
+def stacks(draw: st.DrawFn, begin: tuple[str, ...] = ("eth",), whole: bool = False) -> bytes:
+    """A frame with the headers of a chain and small numbers in its fields; unless `whole`, sometimes cut or damaged."""
     packet: Any = None
     kinds = draw(chains(begin=begin))
     for place, kind in enumerate(kinds):
         layer = draw(_layer(kind, kinds[place + 1] if place + 1 < len(kinds) else ""))
         packet = layer if packet is None else packet / layer
     frame = bytes(packet / Raw(draw(st.binary(max_size=30))))
-    damage = draw(st.integers(0, 9))
+    damage = 2 if whole else draw(st.integers(0, 9))
     if damage == 0:
         return frame[: draw(st.integers(0, len(frame)))]
     if damage == 1:
@@ -133,7 +133,7 @@ def _conditions(kind: str) -> st.SearchStrategy[tuple[Condition, ...]]:
 
 
 @st.composite
-def pipelines(draw: st.DrawFn) -> Pipeline:
+def pipelines(draw: st.DrawFn, connections: bool = True) -> Pipeline:
     """A valid pipeline: a pattern, steps that may stand behind it, sometimes connections and NAT, steps, an end."""
     pattern = Pattern(tuple(Term(kind, draw(_conditions(kind))) for kind in draw(chains(6))))
     known = frozenset(Known(box) for box in pattern.boxes)
@@ -143,7 +143,7 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     if draw(st.booleans()):
         cases.append(Case(when=Otherwise(), block=Block((Drop(),))))
     groups.append(Group(name="first", block=Block((), Switch(on=On.PARSE, cases=tuple(cases)))))
-    if all(one.meta is not None for one in known) and draw(st.booleans()):
+    if connections and all(one.meta is not None for one in known) and draw(st.booleans()):
         groups.append(Group(name="track", block=_tracked()))
         known = frozenset(
             done

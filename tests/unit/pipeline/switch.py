@@ -12,10 +12,12 @@ from ipaddress import ip_address
 from typing import Any
 
 from scapy.all import ARP, ICMP, IP, TCP, UDP, VXLAN, Dot1Q, Ether, IPv6, Raw
+from scapy.contrib.geneve import GENEVE
 
 from mizar.pipeline.rte_flow.rules import Action, Item, Plan, Rule
 
-_VNI = "vxlan_vni"
+_VNI = {"vxlan_vni": VXLAN, "geneve_vni": GENEVE}
+_LENGTHS = {"eth": 14, "vlan": 4, "ipv4": 20, "ipv6": 40, "udp": 8, "vxlan": 8, "geneve": 8}
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Switch:
             packet.add_payload(Dot1Q(type=kind, vlan=0) / inner)
             packet.type = 0x8100
         elif action.type == "raw_decap":
-            state.packet = Ether(bytes(packet[VXLAN].payload))
+            state.packet = Ether(bytes(packet)[_length(self.plan, conf["index"]) :])
         elif action.type == "raw_encap":
             state.packet = Ether(bytes(_headers(self.plan, conf["index"]) / Raw(bytes(packet))))
         elif action.type in ("set_ipv4_src", "set_ipv4_dst"):
@@ -133,7 +135,13 @@ def _values(kind: str, layer: Any) -> dict[str, int] | None:
         return {}
     if kind == "ipv4" and isinstance(layer, IP):
         flags = int(layer.flags) << 13 | layer.frag
-        return {"fragment_offset": flags, "src": int(ip_address(layer.src)), "dst": int(ip_address(layer.dst))}
+        first = 4 << 4 | (layer.ihl or 5)
+        return {
+            "version_ihl": first,
+            "fragment_offset": flags,
+            "src": int(ip_address(layer.src)),
+            "dst": int(ip_address(layer.dst)),
+        }
     if kind == "ipv6" and isinstance(layer, IPv6):
         return {"src": int(ip_address(layer.src)), "dst": int(ip_address(layer.dst))}
     if kind == "tcp" and isinstance(layer, TCP):
@@ -142,6 +150,8 @@ def _values(kind: str, layer: Any) -> dict[str, int] | None:
         return {"src": layer.sport, "dst": layer.dport}
     if kind == "vxlan" and isinstance(layer, VXLAN):
         return {"vni": layer.vni}
+    if kind == "geneve" and isinstance(layer, GENEVE):
+        return {"vni": layer.vni, "optlen": layer.optionlen or 0}
     if kind == "icmp" and isinstance(layer, ICMP):
         return {"type": layer.type}
     return {"type": bytes(layer)[0]} if kind == "icmp6" and name.startswith("ICMPv6") else None
@@ -155,15 +165,20 @@ def _modify(state: _State, conf: dict[str, Any]) -> None:
     elif conf["src_type"] == "meta":
         value = state.meta
     else:
-        value = packet[Dot1Q].vlan if conf["src_type"] == "vlan_id" else packet[VXLAN].vni
+        value = packet[Dot1Q].vlan if conf["src_type"] == "vlan_id" else packet[_VNI[conf["src_type"]]].vni
     value &= mask
     if conf["dst_type"] == "meta":
         state.meta = state.meta & ~mask | value
     elif conf["dst_type"] == "vlan_id":
         packet[Dot1Q].vlan = value
     else:
-        assert conf["dst_type"] == _VNI
-        packet[VXLAN].vni = value
+        packet[_VNI[conf["dst_type"]]].vni = value
+
+
+def _length(plan: Plan, index: int) -> int:
+    """How many bytes `set raw_decap` names."""
+    command = next(one for one in plan.setup if one.startswith(f"set raw_decap {index} "))
+    return sum(_LENGTHS[kind] for kind in command.split(" ", 3)[3].removesuffix(" / end_set").split(" / "))
 
 
 def _headers(plan: Plan, index: int) -> Any:
@@ -186,5 +201,7 @@ def _layer(kind: str, has: dict[str, str]) -> Any:
         return IP(src=has["src"], dst=has["dst"], ttl=int(has["ttl"]), flags="DF", id=0)
     if kind == "udp":
         return UDP(sport=int(has["src"]), dport=int(has["dst"]), chksum=0)
+    if kind == "geneve":
+        return GENEVE(vni=int(has["vni"]), proto=0x6558)
     assert kind == "vxlan", kind
     return VXLAN(vni=int(has["vni"]), flags=8)

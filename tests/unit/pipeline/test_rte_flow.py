@@ -7,12 +7,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 from scapy.all import Ether
 
 from mizar.model.errors import InvalidError
 from mizar.pipeline import builder as b
 from mizar.pipeline.box import Box
+from mizar.pipeline.description import Group, Pipeline
 from mizar.pipeline.interpreter.connection import read
 from mizar.pipeline.interpreter.frame import field, headers
 from mizar.pipeline.interpreter.machine import Machine, Outcome, Verdict
@@ -23,6 +25,7 @@ from mizar.pipeline.rte_flow.lookup import flow_rules
 from mizar.pipeline.rte_flow.lowering import Ports
 from mizar.pipeline.rte_flow.match import patterns, rules_needed, unknown_field
 from tests.unit.pipeline import frames as f
+from tests.unit.pipeline.stacks import pipelines, stacks
 from tests.unit.pipeline.switch import Switch
 from tests.unit.pipeline.test_interpreter import NEW, SHIPPED, encapsulated, machine
 from tests.unit.pipeline.test_pattern import chains
@@ -132,6 +135,32 @@ def test_tables_are_rules() -> None:
     assert agree(switch, run, f.in_vlan(f.tcp(), 99)).reason == "In: no case"
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(pipelines(connections=False), st.data())
+def test_drawn_pipelines(pipeline: Pipeline, data: st.DataObject) -> None:
+    """Any valid pipeline without connections, on frames that its first case often takes; or a refusal by name."""
+    try:
+        plan = compile_rules(pipeline, tenants=(0x01000001, 0x02FF0002, 11))
+    except InvalidError:
+        event("refused")
+        return
+    first = pipeline.groups[0].block.switch
+    assert first is not None
+    pattern = first.cases[0].when
+    assert isinstance(pattern, Pattern)
+    shapes = st.sampled_from([*(box.shape for box in pattern.boxes), ("eth",)])
+    for _ in range(3):
+        frame = data.draw(stacks(begin=data.draw(shapes), whole=True))
+        expected = Machine(pipeline).run(frame)
+        if expected.reason == "slow exceeded":  # the switch of these tests has no meters
+            continue
+        kind, _port, out, meta = Switch(plan).run(frame)
+        assert kind == ENDS[expected.verdict][0]
+        if expected.verdict is not Verdict.DROP:
+            assert f.same(out) == f.same(expected.frame)
+            assert meta == (expected.meta or 0)
+
+
 def test_every_group_that_a_rule_jumps_to_has_rules() -> None:
     """And every group has a rule that takes whatever comes."""
     for name in SHIPPED:
@@ -211,6 +240,80 @@ def test_what_a_switch_cannot_do_is_refused_by_name(made: Any, message: str) -> 
     """With file, line and rule."""
     with pytest.raises(InvalidError, match=message):
         compile_rules(made())
+
+
+FAR = b.tunnel("far", "192.0.2.1", "192.0.2.9", "02:00:00:00:02:01", "02:00:00:00:02:09", vid=2)
+
+
+def test_outer_headers_are_known_from_the_ways() -> None:
+    """A step in a later group than its header; an underlay of either IP version, each with its own raw decap."""
+    made = b.pipeline(
+        "later",
+        FAR,
+        b.group("In", b.parse(b.case("eth / ip / udp / vxlan", b.set_meta("vni", add=0x01000000), b.decap("vxlan")))),
+        b.group("Encap", b.encap("geneve", "far")),
+        b.group("Fill", b.set_vni(), b.stop()),
+    )
+    plan = compile_rules(made)
+    for version in ("ipv4", "ipv6"):
+        assert any(f"eth / {version} / udp / vxlan / end_set" in command for command in plan.setup)
+    assert any("dst_type geneve_vni" in rule.command() for rule in plan.rules)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (
+            [
+                b.group("A", b.parse(b.case("eth / vlan", b.count("a")))),
+                b.group("B", b.set_meta("vlan", table={1: 2}), b.drop()),
+            ],
+            "a table has to stand in the case that asks for the header",
+        ),
+        (
+            [
+                b.group("A", b.parse(b.case("eth / ip / udp / vxlan", b.count("a")))),
+                b.group("B", b.decap("vxlan"), b.drop()),
+            ],
+            "ways lead here with different outer headers",
+        ),
+        (
+            [
+                b.group(
+                    "A",
+                    b.parse(
+                        b.case(
+                            "eth / vlan", b.set_meta("vlan"), b.count("c", per_meta=True), b.set_meta("vlan"), b.drop()
+                        )
+                    ),
+                )
+            ],
+            "set_meta beside steps that look metadata up",
+        ),
+    ],
+)
+def test_what_rules_cannot_say_is_refused(groups: list[Group], message: str) -> None:
+    """Descriptions that are valid and have no rules; with the way out."""
+    with pytest.raises(InvalidError, match=message):
+        compile_rules(b.pipeline("p", *groups))
+
+
+def test_established_without_a_case_is_dropped() -> None:
+    """A connection's rule leads to a drop that is counted."""
+    tracked = b.conntrack(b.case("new", b.trap()), b.case("invalid", b.drop()))
+    made = b.pipeline(
+        "p",
+        b.group("A", b.parse(b.case("eth / vlan", b.set_meta("vlan", add=0x02FF0000), b.pop_vlan()))),
+        b.group("B", b.parse(b.case("eth / ip / udp", tracked))),
+    )
+    plan = compile_rules(made)
+    seen = read(bytes(f.udp()), f.WORLD)
+    assert seen is not None
+    switch = Switch(plan, flow_rules(plan, seen.flow, seen.flow, 1))
+    assert switch.run(f.in_vlan(f.udp()))[0] == "drop"
+    assert switch.run(f.in_vlan(f.udp(sport=9)))[0] == "represented_port"
+    names = {one.number: one.name for one in plan.counters}
+    assert [names[number] for number in switch.counted] == ["B, case 1: no case"]
 
 
 def test_icmp_has_no_rules_of_its_own() -> None:
