@@ -6,6 +6,7 @@ Owns the translation between plain values and maps with slots; only what a run c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,6 +161,7 @@ class RealDroplet:
         """What a note tells `deliver` to do: nothing, where it is blank."""
         if not any(note.values()):
             return Verdict.PASS, None
+        assert note["droplet_be"] == int.from_bytes(self.address, sys.byteorder)
         if note["magic"] == SEND_MAGIC:
             assert (note["ifindex"], note["vni"], note["slot"]) == (UPLINK, 0, 0)
             return Verdict.SEND, None
