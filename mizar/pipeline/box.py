@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mizar.pipeline.headers import HEADERS, TUNNELS
 from mizar.pipeline.ranges import Ranges
 
+MAX_PIECES = 2000
 Place = tuple[int, str]
 """A field of the frame: the header's index from the outside, and the field's name."""
 
@@ -72,9 +73,11 @@ class Box:
         return rest
 
     def left_by(self, others: Iterable[Box]) -> list[Box]:
-        """What is left of this box after all others have taken theirs."""
+        """What is left of this box after all others have taken theirs; too large when it falls into too many pieces."""
         rest = [self]
         for other in others:
+            if len(rest) > MAX_PIECES:
+                break
             rest = [piece for box in rest for piece in box.minus(other)]
         return rest
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice
 
 from mizar.pipeline.box import Box
 from mizar.pipeline.headers import HEADERS, TUNNELS, fields_of, kinds, may_follow
 from mizar.pipeline.ranges import Ranges
 
 MAX_BOXES = 256
+MAX_HEADERS = 16
+"""As many as the interpreter looks at."""
+_MAX_CHAINS = 4096
 _Chain = tuple["Term", ...]
 
 
@@ -75,8 +78,12 @@ class Pattern:
     def boxes(self) -> tuple[Box, ...]:
         """All frames that match, as boxes; in the order of writing."""
         found: list[Box] = []
-        for chain in _chains(self.parts):
-            for shape in product(*(kinds(term.name) for term in chain)):
+        for number, chain in enumerate(_chains(self.parts)):
+            if number == _MAX_CHAINS:
+                raise ValueError(f"expected at most {_MAX_CHAINS} ways to choose among alternatives")
+            if len(chain) > MAX_HEADERS:
+                raise ValueError(f"expected at most {MAX_HEADERS} headers, found {len(chain)}")
+            for shape in _shapes(chain):
                 box = _box(shape, chain)
                 if box is not None and box not in found:
                     found.append(box)
@@ -98,14 +105,23 @@ def _chains(parts: tuple[Term | Either, ...]) -> Iterator[_Chain]:
                 yield head + tail
 
 
+def _shapes(chain: _Chain) -> list[tuple[str, ...]]:
+    """The kinds that a chain may stand for, where each may follow the one before."""
+    shapes: list[tuple[str, ...]] = [()]
+    for term in chain:
+        shapes = [
+            (*shape, kind)
+            for shape in shapes
+            for kind in kinds(term.name)
+            if may_follow(shape[-1] if shape else None, kind)
+        ]
+    return shapes
+
+
 def _box(shape: tuple[str, ...], chain: _Chain) -> Box | None:
-    """The frames of one shape, or None when it cannot stand on a wire or is recognised by another port."""
+    """The frames of one shape, or None when a tunnel in it is recognised by another port."""
     limits: dict[tuple[int, str], Ranges] = {}
-    before = None
     for index, (kind, term) in enumerate(zip(shape, chain, strict=True)):
-        if not may_follow(before, kind):
-            return None
-        before = kind
         for condition in term.conditions:
             limits[index, condition.field] = condition.ranges
         if kind in TUNNELS:
@@ -118,7 +134,7 @@ def _box(shape: tuple[str, ...], chain: _Chain) -> Box | None:
 
 def _contradiction(parts: tuple[Term | Either, ...]) -> str:
     """Why no frame matches: the first neighbours that never meet, or a tunnel's port."""
-    for chain in _chains(parts):
+    for chain in islice(_chains(parts), _MAX_CHAINS):
         before: tuple[str | None, ...] = (None,)
         for term in chain:
             if not any(may_follow(one, kind) for one in before for kind in kinds(term.name)):

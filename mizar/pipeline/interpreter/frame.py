@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mizar.pipeline.headers import GENEVE_PORT, HEADERS, ND_TYPES, VXLAN_PORT
+from mizar.pipeline.pattern import MAX_HEADERS
 
-MAX_HEADERS = 16
 ETHERTYPES = {0x8100: "vlan", 0x0800: "ipv4", 0x86DD: "ipv6", 0x0806: "arp"}
 PROTOCOLS = {("ipv4", 6): "tcp", ("ipv4", 17): "udp", ("ipv4", 1): "icmp4"} | {
     ("ipv6", 6): "tcp",

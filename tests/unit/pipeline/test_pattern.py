@@ -50,6 +50,9 @@ REFUSED = [
     ("eth eth", "no field 'eth'"),
     ("(" * 20 + "eth" + ")" * 20, "at most 8 levels"),
     ("eth" + " / vlan" * 2000, "at most 4096 characters"),
+    ("eth" + " / vlan" * 16, "at most 16 headers, found 17"),
+    ("eth" + " / (vlan | vlan)" * 14 + " / ipv4", "at most 4096 ways to choose"),
+    ("eth" + " / (vlan | arp)" * 200, "headers|ways to choose"),
     ("eth / ip" + "/ (tcp | udp)" * 9, "never follows"),
 ]
 
