@@ -190,7 +190,7 @@ def test_value_and_mask_match_what_the_pattern_matches(pattern: Pattern) -> None
 
 def _share(items: tuple[Any, ...]) -> float:
     """Of all values of the limited fields, the share that one rule matches."""
-    implied = ("inner_type", "has_vlan", "has_more_vlan", "fragment_offset")
+    implied = ("inner_type", "has_vlan", "has_more_vlan", "fragment_offset", "version_ihl", "optlen")
     bits = 0
     for item in items:
         for one in item.fields:
