@@ -95,7 +95,7 @@ def test_a_dry_run_changes_nothing(gateway: Host) -> None:
         ([("", "link del br0")], {("", "br0")}),
         ([("", "link del vx1"), ("", "link add vx1 group 19796 type vxlan id 5 dstport 9")], {("", "vx1")}),
         ([("a", "link set eth0 netns NS-b name moved")], {("", "v0-br"), ("a", "eth0")}),
-        ([("b", "link set br1 name br9")], {("b", "br1")}),
+        ([("b", "link set br1 down"), ("b", "link set br1 name br9")], {("b", "br1")}),
     ],
     ids=lambda value: "; ".join(command for _, command in value) if isinstance(value, list) else "",
 )
