@@ -11,6 +11,7 @@ import argparse
 import multiprocessing
 import os
 import secrets
+import signal
 import sys
 import time
 import traceback
@@ -65,12 +66,17 @@ def run_round(droplet: Callable[[], RealDroplet], fleet: Callable[[], RealFleet]
 def worker(seeds: Sequence[int], until: float, results: Queue[Result | None]) -> None:
     """One process: its rounds, one after the other, while there is time; then None."""
     os.nice(5)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends all of them
     try:
         droplet, fleet = cache(lambda: RealDroplet(ME, MY_MAC)), cache(lambda: RealFleet())
         for number in seeds:
             if time.monotonic() > until:
                 break
-            results.put(run_round(droplet, fleet, number))
+            try:
+                results.put(run_round(droplet, fleet, number))
+            except Exception as error:
+                error.add_note(f"in the round of seed {number}")
+                raise
     finally:
         results.put(None)
 
@@ -89,15 +95,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = secrets.randbelow(1 << 32) if options.seed is None else options.seed
     cores = min(os.cpu_count() or 1, options.rounds)
     print(f"fuzz: seed {first}, {cores} processes", flush=True)
-    begun = time.monotonic()
-    until = begun + 60 * options.minutes
+    until = time.monotonic() + 60 * options.minutes
     results: Queue[Result | None] = multiprocessing.Queue()
     shares = [range(first + core, first + options.rounds, cores) for core in range(cores)]
     workers = [multiprocessing.Process(target=worker, args=(share, until, results)) for share in shares]
     for each in workers:
         each.start()
+    try:
+        same = collect(results, cores)
+    except KeyboardInterrupt:
+        print("fuzz: interrupted")
+        same = False
+    for each in workers:
+        if not same:
+            each.terminate()
+        each.join()
+    if same and any(each.exitcode for each in workers):
+        print("fuzz: a process ended early, for the reason above")
+        return 1
+    return 0 if same else 1
+
+
+def collect(results: Queue[Result | None], running: int) -> bool:
+    """Shows how it goes, until all processes are through or a round differs; False: one does."""
     ended: Counter[str] = Counter()
-    running, rounds, shown = cores, 0, begun
+    begun = shown = time.monotonic()
+    rounds = 0
     while running:
         result = results.get()
         if result is None:
@@ -105,23 +128,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         number, found, problem = result
         if problem:
-            for each in workers:
-                each.terminate()
             print(f"{problem}\nfuzz: round {number} differs; repeat it with ./run fuzz --rounds 1 --seed {number}")
-            return 1
+            return False
         ended += found
         rounds += 1
         if time.monotonic() > shown + 60:
             shown = time.monotonic()
             print(f"fuzz: {ended.total():,} packets in {rounds} rounds, {(shown - begun) / 60:.0f} minutes", flush=True)
-    for each in workers:
-        each.join()
-    if any(each.exitcode for each in workers):
-        print("fuzz: a process ended early, for the reason above")
-        return 1
     print("fuzz: how they ended:", ", ".join(f"{name} {count:,}" for name, count in ended.most_common()))
     print(f"fuzz: {ended.total():,} packets in {rounds} rounds of {CASES} cases, none differs")
-    return 0
+    return True
 
 
 if __name__ == "__main__":
