@@ -25,11 +25,11 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
  * Over a veth comes the sender's own skb, and with it the note that a Transit XDP may have left there. One of our own
  * replaces it: `deliver` acts on the notes of this run only.
  */
-static __always_inline int leave_blank_note(struct xdp_md *ctx)
+static __always_inline __must_check enum drop_reason leave_blank_note(struct xdp_md *ctx)
 {
 	const struct handover blank = {};
 
-	return leave_note(ctx, &blank) ? XDP_DROP : XDP_PASS;
+	return leave_note(ctx, &blank);
 }
 
 /* An ARP request from a tunnel end that has no agent: answered by a bouncer of the network, for any address in it. */
@@ -246,8 +246,11 @@ int transit(struct xdp_md *ctx)
 
 	if (reason)
 		verdict = refuse_transit(ctx, reason, &packet);
-	if (config.send_by_tc && verdict == XDP_PASS && ctx->data_meta == ctx->data)
-		verdict = leave_blank_note(ctx);
+	if (config.send_by_tc && verdict == XDP_PASS && ctx->data_meta == ctx->data) {
+		reason = leave_blank_note(ctx);
+		if (reason)
+			verdict = refuse_transit(ctx, reason, &packet);
+	}
 	return verdict;
 }
 

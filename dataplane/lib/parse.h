@@ -290,7 +290,7 @@ struct extension {		/* RFC 8200 4.3, 4.4, 4.6; of a fragment header (4.5) the sa
  */
 static __always_inline __must_check enum drop_reason refuse_hidden_discovery(struct cursor cursor, uint8_t next)
 {
-	for (int i = 0; i < EXTENSIONS; i++) {
+	for (int i = 0; i <= EXTENSIONS; i++) {
 		struct extension *extension;
 
 		if (next == IPPROTO_ICMPV6) {

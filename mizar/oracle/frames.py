@@ -123,7 +123,7 @@ def parse_ipv6(frame: bytes, packet: bytes) -> Inner:
 
 def refuse_hidden_discovery(protocol: int, rest: bytes) -> None:
     """Neighbour discovery behind extension headers (RFC 8200 4) is malformed; of these a packet bears at most seven."""
-    for _ in range(8):
+    for _ in range(9):
         if protocol == ICMPV6 and rest and rest[0] in _ND_MESSAGES:
             raise RefusedError("ND_MALFORMED")
         if protocol not in _EXTENSIONS:

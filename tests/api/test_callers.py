@@ -251,7 +251,8 @@ async def test_daemons_over_tcp_are_reached_with_certificates(site: Site, tmp_pa
             for change in client.watch(10.0):
                 phases = {o["metadata"]["name"]: o["status"] for o in client.list("Droplet")}
                 reason = phases["theirs"]["message"]
-                if phases["ours"]["connected"] and "UNAVAILABLE" in reason and change["type"] != "ready":
+                known = phases["ours"]["connected"] and phases["ours"]["phase"] == "Provisioned"
+                if known and "UNAVAILABLE" in reason and change["type"] != "ready":
                     break
             assert not phases["theirs"]["connected"]
 
