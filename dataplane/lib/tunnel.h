@@ -5,7 +5,7 @@
  */
 #ifndef MIZAR_TUNNEL_H
 #define MIZAR_TUNNEL_H
-#include "parse.h"
+#include "outer.h"
 
 enum outer_layout {
 	OUTER_IP = ETH_HLEN,
