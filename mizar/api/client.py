@@ -105,8 +105,8 @@ class Client:
     ) -> Manifests:
         """Waits until all objects (`resource.ref`) are there, or gone; returns them as they then are.
 
-        Raises InvalidError as soon as one has Failed (with its reason), TemporaryError when the time is up (with what
-        each unfinished object waits for), NotFoundError when one that should be provisioned does not exist.
+        Raises InvalidError as soon as one has Failed for good (with its reason), TemporaryError when the time is up
+        (with what each unfinished object waits for), NotFoundError when one that should be provisioned does not exist.
         """
         order = tuple(refs)
         found: dict[Ref, Manifest | None] = {}
@@ -245,7 +245,7 @@ def _reached(key: Ref, manifest: Manifest | None, until: str) -> bool:
     if manifest is None:
         raise NotFoundError(Problem("there is no such object", resource=str(key)))
     status = manifest["status"]
-    if status["phase"] == "Failed":
+    if status["phase"] == "Failed" and status["reason"] != "Retrying":
         raise InvalidError(Problem(status["message"] or status["reason"], resource=str(key)))
     return bool(status["phase"] == until)
 

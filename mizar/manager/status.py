@@ -22,9 +22,9 @@ def phase_of(item: Item, links: Links) -> Phase:
     """Where the object is on its way."""
     if item.deleting:
         return Phase.DELETING
-    if any(trouble.permanent for trouble in item.troubles.values()):
-        return Phase.FAILED
-    if item.troubles or item.waiting or _daemon_away(item, links):
+    if item.troubles:
+        return Phase.FAILED  # also while it is tried again: the reason tells which
+    if item.waiting or _daemon_away(item, links):
         return Phase.INIT
     return Phase.PROVISIONED
 

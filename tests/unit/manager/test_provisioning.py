@@ -185,7 +185,8 @@ async def test_a_lost_endpoint_is_made_again(world: World) -> None:
     gone = True
     daemon.refuse_attach = lambda _: ("its namespace has vanished", False) if gone else None
     daemon.lose(next(iter(daemon.tables.locals)), "its namespace has vanished")
-    await until(lambda: world.phase("Endpoint", "e1", "red") == "Init")
+    await until(lambda: world.phase("Endpoint", "e1", "red") == "Failed")
+    assert world.status("Endpoint", "e1", "red")["reason"] == "Retrying"
     assert "its namespace has vanished" in world.status("Endpoint", "e1", "red")["message"]
     gone = False
     await world.settled()
