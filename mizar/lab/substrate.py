@@ -4,14 +4,12 @@
 Called by mizar.lab.lab. Everything is made when missing and adjusted when there, so that a lab which was interrupted
 at any point is completed by the same calls.
 
-A veth is not quite a wire: what XDP sends into it is lost unless the other end runs NAPI, and XDP is refused unless
-both ends have equally many queues. So the bridge's ends have GRO on and as many queues as the other ends.
+A veth is not quite a wire: XDP is refused unless both ends have equally many queues.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from ipaddress import IPv4Interface
 
 from mizar.kernel import interfaces, namespaces
@@ -32,7 +30,7 @@ def ensure(plan: LabPlan) -> None:
         _ensure_bridge(netlink, plan.substrate.mtu)
         for host in plan.hosts:
             with ensure_namespace(host.namespace) as namespace:
-                _ensure_wire(netlink, substrate, namespace, host, plan.substrate.mtu)
+                _ensure_wire(netlink, namespace, host, plan.substrate.mtu)
     for name in plan.endpoint_namespaces:
         ensure_namespace(name).close()
 
@@ -68,7 +66,7 @@ def _ensure_bridge(netlink: Netlink, mtu: int) -> None:
     netlink.tell(_raise(interfaces.set_link(_BRIDGE, mtu=mtu), _BRIDGE, "configure the substrate's bridge"))
 
 
-def _ensure_wire(netlink: Netlink, substrate: Namespace, namespace: Namespace, host: HostPlan, mtu: int) -> None:
+def _ensure_wire(netlink: Netlink, namespace: Namespace, host: HostPlan, mtu: int) -> None:
     """A veth between the bridge (named like the droplet) and the droplet's namespace (eth0)."""
     bridge = interfaces.get(netlink, _BRIDGE)
     if interfaces.find(netlink, host.name) is None:
@@ -80,7 +78,6 @@ def _ensure_wire(netlink: Netlink, substrate: Namespace, namespace: Namespace, h
     outer = interfaces.set_link(host.name, mtu=mtu)
     outer["attrs"].append(("IFLA_MASTER", bridge.index))
     netlink.tell(_raise(outer, host.name, f"plug {host.name} into the substrate"))
-    substrate.run(_gro_on(host.name))
     with Netlink(namespace) as inside:
         what = f"raise {INTERFACE} of {host.name}"
         inside.tell(_raise(interfaces.set_link(INTERFACE, mtu=mtu), INTERFACE, what))
@@ -95,10 +92,6 @@ def _raise(message: Message, name: str, what: str) -> list[Order]:
         (interfaces.no_link_local(name), RTM_SETLINK, 0, what),
         (interfaces.set_link(name, up=True), RTM_SETLINK, 0, what),
     ]
-
-
-def _gro_on(name: str) -> Callable[[], None]:
-    return lambda: interfaces.set_gro(name, True)
 
 
 def _queues() -> list[tuple[str, int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One YAML document → plain values, and the line of each of them. Called by `manifest` alone.
+"""One YAML document → plain values, and the line of each of them. Called by `manifest` and by the pipelines' reader.
 
 Reads events instead of letting PyYAML build objects, for three reasons: aliases are charged for what they expand to,
 nesting is bounded, and scalars follow the core schema of YAML 1.2, of which JSON is a part: a MAC such as

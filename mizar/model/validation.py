@@ -36,7 +36,7 @@ def validate(value: object) -> Resource | list[tuple[Path, str]]:
     try:
         resource = kind.model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems.extend(_problem(kind.model, details) for details in error.errors(include_url=False))
+        problems.extend(sentence(kind.model, details) for details in error.errors(include_url=False))
         # A list whose items are refused is reported by pydantic as too short as well: say it once.
         deeper = {path[:-1] for path, _ in problems}
         problems = [(path, message) for path, message in problems if path not in deeper]
@@ -75,7 +75,8 @@ def problem(value: object, path: Path, message: str, index: int | None = None) -
     return Problem(message, field=path_text(path), resource=label(value), index=index)
 
 
-def _problem(model: type[BaseModel], details: Any) -> tuple[Path, str]:
+def sentence(model: type[BaseModel], details: Any) -> tuple[Path, str]:
+    """Where one of pydantic's errors lies, and what was expected there."""
     path: Path = tuple(details["loc"])
     kind, context, found = details["type"], details.get("ctx", {}), details["input"]
     if "field" in context:

@@ -17,8 +17,7 @@ from mizar.model.document import DocumentError, Path, read
 from mizar.model.errors import ManifestErrors, Problem
 from mizar.model.fields import Value
 from mizar.model.manifest import MAX_CHARACTERS
-from mizar.model.validation import _problem as sentence
-from mizar.model.validation import problem
+from mizar.model.validation import problem, sentence
 from mizar.topology.checks import Finding, Parts, check
 from mizar.topology.description import HostTopology, HostTopologySpec
 
