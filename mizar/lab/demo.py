@@ -200,7 +200,6 @@ _NOTHING = dict.fromkeys(
         "dividedPackets",
         "bouncedPackets",
         "deliveredPackets",
-        "droppedPackets",
     ),
     0,
 )

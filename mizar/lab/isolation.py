@@ -43,7 +43,7 @@ def isolation(probes: Probes, delivered: Callable[[], Mapping[Group, int]], limi
     for probe in probes:
         probe.ask("sniff")
     before = {probe.member: probes.heard(probe) for probe in probes}
-    delivered_before = delivered()
+    delivered_before = _at_rest(delivered, limit_s)
     for probe in probes:
         for address in sent[probe.member]:
             probe.ask("send", address=address, count=1, bytes=PAYLOAD_BYTES, icmp=True)
@@ -107,6 +107,18 @@ def _await(
         if not missing or time.monotonic() > end:
             return missing
         time.sleep(0.02)
+
+
+def _at_rest(delivered: Callable[[], Mapping[Group, int]], limit_s: float) -> Mapping[Group, int]:
+    """What was delivered once two readings agree: the ends of the connections before may still be on their way."""
+    end = time.monotonic() + limit_s
+    before = delivered()
+    while True:
+        time.sleep(0.05)
+        now = delivered()
+        if now == before or time.monotonic() > end:
+            return now
+        before = now
 
 
 def _delivered_problems(
