@@ -4,6 +4,7 @@
  * known VPCs are delivered, bounced, divided or answered here; everything else belongs to the host's stack.
  */
 #include "lib/locate.h"
+#include "lib/options.h"
 #include "lib/respond.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
@@ -170,21 +171,39 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	return REASON_NONE;
 }
 
+/* Without any, all that is known is that there are none. Nobody here takes control packets, or
+ * knows a VPC by more than its VNI. */
+static __always_inline __must_check enum drop_reason read_options(struct xdp_md *ctx, struct cursor *cursor,
+								  const struct outer *outer, struct options *options)
+{
+	enum drop_reason reason;
+
+	options->present = 0;
+	if (outer->option_bytes) {
+		uint32_t begin = cursor->at - (void *)(long)ctx->data;
+
+		if (!take(cursor, outer->option_bytes))
+			return REASON_GENEVE_OPTIONS_TRUNCATED;
+		reason = walk_options(ctx, begin, outer->option_bytes, options);
+		if (reason)
+			return reason;
+	}
+	if (options->present & HAS_IDENTITY)
+		return REASON_GENEVE_CRITICAL_OPTION;
+	return outer->control || options->present & HAS_CONTROL ? REASON_GENEVE_CONTROL : REASON_NONE;
+}
+
 /* What is inside of a tunnel packet whose VNI has been read. */
 static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_md *ctx, struct cursor *cursor,
 								    struct packet *packet, const struct outer *outer,
 								    int *verdict)
 {
+	struct options options;
 	struct inner inner;
-	enum drop_reason reason;
+	enum drop_reason reason = read_options(ctx, cursor, outer, &options);
 
-	if (outer->option_bytes) {
-		reason = parse_options(cursor, outer->option_bytes);
-		if (reason)
-			return reason;
-		if (!take(cursor, outer->option_bytes))
-			return REASON_GENEVE_OPTIONS_TRUNCATED;
-	}
+	if (reason)
+		return reason;
 	reason = parse_inner(cursor, packet, &inner);
 	if (reason)
 		return reason;

@@ -20,7 +20,6 @@ enum tunnel_constant {
 	GENEVE_VERSION_MASK = 0xc0,
 	GENEVE_LENGTH_MASK = 0x3f,
 	GENEVE_CONTROL_BIT = 0x80,
-	GENEVE_CRITICAL_BIT = 0x80,
 	GENEVE_ETHERNET = 0x6558,
 	VXLAN_PORT = 4789,
 	VXLAN_VNI_FLAG = 0x08,
@@ -32,6 +31,7 @@ struct outer {
 	uint16_t source_port;		/* carries the flow's hash */
 	uint8_t service;		/* TOS */
 	bool fragment;
+	bool control;			/* Geneve: the O bit */
 	bool partial;			/* the UDP checksum is left to hardware: what stands there is a sum to begin with */
 	uint32_t option_bytes;		/* Geneve */
 };
@@ -88,7 +88,7 @@ static __always_inline __must_check enum drop_reason parse_outer(struct cursor *
 	return REASON_NONE;
 }
 
-/* UDP's length, and the tunnel header up to the Geneve options, which are left to walk_options. */
+/* UDP's length, and the tunnel header up to the Geneve options, which are left to walk_options(). */
 static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor *cursor, struct packet *packet,
 								  struct outer *outer)
 {
@@ -103,11 +103,11 @@ static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor 
 	if (!tunnel)
 		return REASON_TUNNEL_TRUNCATED;
 	outer->option_bytes = 0;
+	outer->control = false;
 	if (outer->tunnel == TUNNEL_GENEVE) {
 		if (tunnel->first & GENEVE_VERSION_MASK)
 			return REASON_GENEVE_VERSION;
-		if (tunnel->second & GENEVE_CONTROL_BIT)
-			return REASON_GENEVE_CONTROL;
+		outer->control = tunnel->second & GENEVE_CONTROL_BIT;
 		if (tunnel->protocol != bpf_htons(GENEVE_ETHERNET))
 			return REASON_GENEVE_PROTOCOL;
 		outer->option_bytes = (tunnel->first & GENEVE_LENGTH_MASK) * 4;
@@ -118,28 +118,4 @@ static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor 
 	return REASON_NONE;
 }
 
-struct geneve_option {
-	__be16 class;
-	uint8_t type;	/* the upper bit: critical */
-	uint8_t words;	/* of its data, in the lower five bits */
-};
-
-/* Walks the Geneve options. This version knows no option of its own yet: a critical one is refused, others skipped. */
-static __always_inline __must_check enum drop_reason parse_options(struct cursor *cursor, uint32_t option_bytes)
-{
-	struct cursor options = *cursor;
-
-	if (option_bytes > cursor->left || cursor->at + option_bytes > cursor->end)
-		return REASON_GENEVE_OPTIONS_TRUNCATED;
-	options.left = option_bytes;
-	for (int i = 0; i < GENEVE_LENGTH_MASK && options.left; i++) {
-		struct geneve_option *option = take(&options, sizeof(*option));
-
-		if (!option || !take(&options, (option->words & 0x1f) * 4))
-			return REASON_GENEVE_OPTION_LENGTH;
-		if (option->type & GENEVE_CRITICAL_BIT)
-			return REASON_GENEVE_CRITICAL_OPTION;
-	}
-	return REASON_NONE;
-}
 #endif

@@ -8,6 +8,7 @@ from dataclasses import replace
 from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
+from mizar.oracle.options import walk_options
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
@@ -15,7 +16,6 @@ from mizar.oracle.tables import Droplet, Tunnel
 from mizar.oracle.tunnel import (
     Outer,
     Overlay,
-    parse_options,
     parse_outer,
     parse_tunnel,
     turn_around,
@@ -54,7 +54,7 @@ def judge_vpc(here: Droplet, packet: Packet, reason: str) -> str:
 
 def handle_overlay(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay) -> Outcome:
     """What is inside of a tunnel packet whose VNI has been read."""
-    parse_options(overlay)
+    walk_options(overlay)
     inner = parse_inner(overlay.rest[overlay.option_bytes :])
     if inner.kind is Kind.ARP:
         return send_answer(here, packet, outer, answer_arp(here, packet, inner))

@@ -45,6 +45,8 @@ class Overlay:
     option_bytes: int
     rest: bytes
     """Options and inner frame."""
+    control: bool = False
+    """Geneve's O bit."""
 
 
 def parse_outer(frame: bytes, here: Droplet) -> Outer | None:
@@ -71,7 +73,7 @@ def parse_outer(frame: bytes, here: Droplet) -> Outer | None:
 
 
 def parse_tunnel(outer: Outer) -> Overlay:
-    """UDP's length and the tunnel's header. Options are left to parse_options."""
+    """UDP's length and the tunnel's header. Options are left to options.py."""
     if outer.fragment:
         raise RefusedError("OUTER_FRAGMENT")
     if outer.udp_length != 8 + len(outer.body):
@@ -79,33 +81,16 @@ def parse_tunnel(outer: Outer) -> Overlay:
     if len(outer.body) < 8:
         raise RefusedError("TUNNEL_TRUNCATED")
     first, second, protocol, last = struct.unpack_from("!BBHI", outer.body)
-    option_bytes = 0
+    option_bytes, control = 0, False
     if outer.tunnel is Tunnel.GENEVE:  # RFC 8926 3.4
         if first >> 6:
             raise RefusedError("GENEVE_VERSION")
-        if second & 0x80:
-            raise RefusedError("GENEVE_CONTROL")
         if protocol != GENEVE_ETHERNET:
             raise RefusedError("GENEVE_PROTOCOL")
-        option_bytes = (first & 0x3F) * 4
+        option_bytes, control = (first & 0x3F) * 4, second & 0x80 != 0
     elif not first & VXLAN_VNI_FLAG:  # RFC 7348 5
         raise RefusedError("VXLAN_FLAGS")
-    return Overlay(last >> 8, option_bytes, outer.body[8:])
-
-
-def parse_options(overlay: Overlay) -> None:
-    """RFC 8926 3.5. Droplets have no options of their own yet: a critical one is refused, any other skipped."""
-    options = overlay.rest[: overlay.option_bytes]
-    if len(options) < overlay.option_bytes:
-        raise RefusedError("GENEVE_OPTIONS_TRUNCATED")
-    while options:
-        _, kind, words = struct.unpack_from("!HBB", options)
-        size = 4 + (words & 0x1F) * 4
-        if size > len(options):
-            raise RefusedError("GENEVE_OPTION_LENGTH")
-        if kind & 0x80:
-            raise RefusedError("GENEVE_CRITICAL_OPTION")
-        options = options[size:]
+    return Overlay(last >> 8, option_bytes, outer.body[8:], control)
 
 
 def write_outer(

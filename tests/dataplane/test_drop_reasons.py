@@ -150,12 +150,23 @@ OUTER_CASES = [
     Case("shorter-than-udp", "OUTER_UDP_LENGTH", edited(GENEVE, b38=0, b39=7), vpc_known=False),
     Case("seven-bytes", "TUNNEL_TRUNCATED", SEVEN_BYTES, vpc_known=False),
     Case("version", "GENEVE_VERSION", edited(GENEVE, b42=0x40), vpc_known=False),
-    Case("o-bit", "GENEVE_CONTROL", edited(GENEVE, b43=0x80), vpc_known=False),
+    Case("o-bit", "GENEVE_CONTROL", edited(GENEVE, b43=0x80)),
+    Case("o-bit-of-another", "UNKNOWN_VNI", edited(inside(GOOD[4], vni=UNKNOWN_VNI), b43=0x80), vpc_known=False),
+    Case("option", "GENEVE_CONTROL", inside(GOOD[4], options=option(0xFF01, 0x85, b"\1\0\0\0"))),
     Case("ipv4-payload", "GENEVE_PROTOCOL", edited(GENEVE, b44=0x08, b45=0x00), vpc_known=False),
     Case("beyond-packet", "GENEVE_OPTIONS_TRUNCATED", edited(GENEVE, b42=0x3F)),
     Case("beyond-options", "GENEVE_OPTION_LENGTH", inside(GOOD[4], options=option(0x0102, 1)[:3] + b"\x01")),
     Case("critical", "GENEVE_CRITICAL_OPTION", inside(GOOD[4], options=option(0x0102, 0x81, b"abcd"))),
     Case("critical-second", "GENEVE_CRITICAL_OPTION", inside(GOOD[4], options=option(1, 1) + option(0xFF01, 0x80))),
+    Case("identity", "GENEVE_CRITICAL_OPTION", inside(GOOD[4], options=option(0xFF01, 0x83, bytes(16)))),
+    *(
+        Case(f"{kind:x}-{size}", "OPTION_MALFORMED", inside(GOOD[4], options=option(0xFF01, kind, bytes(size))))
+        for kind, size in ((1, 0), (1, 8), (1, 20), (2, 0), (0x83, 12), (0x83, 20), (0x85, 0))
+    ),
+    *(
+        Case(f"{kind:x}-twice", "OPTION_MALFORMED", inside(GOOD[4], options=option(0xFF01, kind, bytes(size)) * 2))
+        for kind, size in ((1, 4), (1, 16), (2, 8), (4, 8), (0x83, 16))
+    ),
     Case("no-i-flag", "VXLAN_FLAGS", edited(ON["vxlan"], b42=0xF7), vpc_known=False),
     Case("geneve", "UNKNOWN_VNI", inside(GOOD[4], vni=UNKNOWN_VNI), vpc_known=False),
     Case("vxlan", "UNKNOWN_VNI", inside(GOOD[6], "vxlan", vni=UNKNOWN_VNI), vpc_known=False),

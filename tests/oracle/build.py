@@ -72,6 +72,11 @@ def option(option_class: int, kind: int, words: int, data: int | None = None) ->
     return struct.pack("!HBB", option_class, kind, words) + bytes(range(4 * (words & 31 if data is None else data)))
 
 
+def ours(kind: int, data: bytes) -> bytes:
+    """An option of the droplets' own class."""
+    return struct.pack("!HBB", 0xFF01, kind, len(data) // 4) + data
+
+
 def tunnel(
     kind: str, inner: bytes, *, src: bytes, dst: bytes, src_mac: bytes, dst_mac: bytes, vni: int, sport: int = 0xC123,
     tos: int = 0, ttl: int = 64, fragment: int = 0x4000, identification: int = 0, ip_options: bytes = b"",

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from mizar.model.addresses import to_mapped as mapped
 from mizar.oracle.tables import Droplet
 from tests.oracle import build
 from tests.oracle.droplets import (
@@ -58,8 +59,22 @@ SIZES = (30, 0, 1, 3, 4, 8, 200, 1400, 3000)
 CLASSES, TYPES = (0x0102, 0xFF01, 0x0000), (0x01, 0x00, 0x7F, 0x80, 0xFF)
 
 
+own_options = st.lists(
+    st.one_of(
+        st.sampled_from([HOST, STRANGER, bytes(4), bytes(16), mapped(HOST)]).map(lambda data: build.ours(0x01, data)),
+        st.sampled_from([0, 1, 7, 0xFFFF, 0x10001]).map(lambda number: build.ours(0x02, number.to_bytes(4, "big"))),
+        st.integers(0, 5).map(lambda words: build.ours(0x04, bytes(4 * words))),
+        st.just(build.option(0x0102, 0x01, 2)),
+        st.sampled_from([(0x02, 0), (0x01, 8), (0x83, 16), (0x83, 12), (0x85, 4), (0x85, 0)]).map(
+            lambda odd: build.ours(odd[0], bytes(odd[1]))
+        ),
+    ),
+    max_size=3,
+).map(b"".join)
+"""Those of the wire's contract, now and then of a size that they cannot have."""
 options = st.one_of(
     st.just(b""),
+    own_options,
     st.lists(
         st.builds(
             build.option,
