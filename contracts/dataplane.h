@@ -44,7 +44,8 @@ struct endpoint {
 };
 
 /* ---- networks: LPM_TRIE, network_key -> network. One entry per prefix of a network that this droplet bounces,
- * routes (it is a divider of the VPC) or hosts endpoints of. */
+ * routes (it is a divider of the VPC) or hosts endpoints of, and of each that lies inside of one that it bounces: with no
+ * flag, so that its packets go to a divider instead of being taken for those of the network around it. */
 struct network_key {
 	uint32_t prefix_bits;	/* 32 (the VNI) + prefix length of the mapped address (IPv4: + 96) */
 	uint32_t vni_be;	/* network order: a trie compares from the most significant bit */

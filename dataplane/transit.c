@@ -33,6 +33,22 @@ static __always_inline __must_check enum drop_reason leave_blank_note(struct xdp
 	return leave_note(ctx, &blank);
 }
 
+/*
+ * Whether this droplet answers for the address that is asked for: as a bouncer of its network, or as one of the network of
+ * who asks, which may be around the other.
+ */
+static __always_inline bool answers_for(const struct network *network, const struct packet *packet)
+{
+	const struct network *asking;
+
+	if (!network)
+		return false;
+	if (network->flags & NETWORK_BOUNCED_HERE)
+		return true;
+	asking = network_of(packet->to.vni, packet->src);
+	return asking && asking->flags & NETWORK_BOUNCED_HERE;
+}
+
 /* An ARP request from a tunnel end that has no agent: answered by a bouncer of the network, for any address in it. */
 static __always_inline __must_check enum drop_reason answer_arp(struct packet *packet, const struct inner *inner)
 {
@@ -42,7 +58,7 @@ static __always_inline __must_check enum drop_reason answer_arp(struct packet *p
 		packet->vpc_slot = network->vpc_slot;
 	if (!address_ipv4_be(packet->src) || same_address(packet->src, packet->to.addr))
 		return REASON_DUPLICATE_ADDRESS_PROBE;
-	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
+	if (!answers_for(network, packet))
 		return REASON_ARP_UNANSWERED;
 	respond_arp(inner);
 	return REASON_NONE;
@@ -65,7 +81,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 	if (!(packet->src[0] | packet->src[1] | packet->src[2] | packet->src[3]) ||
 	    same_address(packet->src, packet->to.addr))
 		return REASON_DUPLICATE_ADDRESS_PROBE;
-	if (!network || !(network->flags & NETWORK_BOUNCED_HERE))
+	if (!answers_for(network, packet))
 		return REASON_ND_UNANSWERED;
 	respond_solicitation(inner, &asked, same_address(network->gateway, packet->to.addr));
 	return REASON_NONE;

@@ -24,15 +24,21 @@ struct route {
 	struct endpoint *endpoint;	/* of STEP_DELIVER and STEP_BOUNCE, else NULL */
 };
 
-static __always_inline struct network *find_network(const struct packet *packet)
+/* Of the networks that hold the address, the one with the longest prefix. */
+static __always_inline struct network *network_of(uint32_t vni, const void *address)
 {
 	struct network_key key = {
 		.prefix_bits = 32 + 128,
-		.vni_be = bpf_htonl(packet->to.vni),
+		.vni_be = bpf_htonl(vni),
 	};
 
-	copy_address(key.addr, packet->to.addr);
+	copy_address(key.addr, address);
 	return bpf_map_lookup_elem(&networks, &key);
+}
+
+static __always_inline struct network *find_network(const struct packet *packet)
+{
+	return network_of(packet->to.vni, packet->to.addr);
 }
 
 /* The member of a hop set that takes this flow, or 0. */
@@ -100,7 +106,8 @@ static __always_inline __must_check enum drop_reason locate_network(struct packe
 			route->droplet = pick_hop(network->slot, source_port >> HASH_DIVIDE);
 			return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
 		}
-		/* Endpoints of it live here, no more. This droplet acts for the sender's network: ask a divider. */
+		/* Endpoints of it live here, or it lies inside of a network that is bounced here, no more. This droplet acts for
+		 * the sender's network: ask a divider. */
 	}
 	return locate_divider(packet, source_port, final, route);
 }

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mizar.manager.registry import Registry
-from mizar.model.addresses import Address, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
+from mizar.manager.registry import Registry, vpc_of
+from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
 from mizar.model.errors import ConflictError, Problem
+from mizar.model.prefixes import PrefixTable
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
@@ -80,6 +81,7 @@ class Draft:
         self.planned: dict[Ref, Planned] = {}
         self._holders: dict[Allocation, Ref] = {}
         self._networks: dict[Ref, list[Network]] = {}
+        self._prefixes: dict[Ref, PrefixTable[Ref]] = {}  # of networks that are new
 
     def find(self, ref: Ref) -> Resource | None:
         """An object by name, as it would be; one that is being deleted is none."""
@@ -95,6 +97,24 @@ class Draft:
             if child.ref not in self.planned and isinstance(child.resource, Network):
                 yield child.resource
         yield from self._networks.get(vpc.ref, ())
+
+    def network_at(self, vpc: Ref, address: Address) -> tuple[Prefix, Ref] | None:
+        """The network of a VPC that an address belongs to: of several, the one with the longest prefix."""
+        tables = self._registry.prefixes(vpc), self._prefixes.get(vpc)
+        found = [one for table in tables if table is not None and (one := table.longest(address)) is not None]
+        return max(found, key=lambda one: one[0].prefixlen, default=None)
+
+    def squatters(self, network: Network) -> Iterator[Endpoint]:
+        """Endpoints of a shorter prefix around a new network whose addresses would belong to that network."""
+        table = self._registry.prefixes(vpc_of(network))
+        for prefix in map(parse_prefix, network.spec.cidrs):
+            around = next(table.around(prefix), None)
+            item = self._registry.find(around[1]) if around else None
+            for child in self._registry.children(item) if item else ():
+                if isinstance(child.resource, Endpoint) and any(
+                    parse_address(text) in prefix for text in child.resource.status.addresses
+                ):
+                    yield child.resource
 
     def holder(self, allocation: Allocation) -> Ref | None:
         """Who would hold a value."""
@@ -136,6 +156,9 @@ class Draft:
         self.cursors.note(resource, network, vpc)
         if network is resource and isinstance(resource, Network) and vpc is not None:
             self._networks.setdefault(vpc.ref, []).append(resource)
+            table = self._prefixes.setdefault(vpc.ref, PrefixTable())
+            for cidr in resource.spec.cidrs:
+                table.put(parse_prefix(cidr), resource.ref)
 
     def _allocate(self, resource: Resource) -> tuple[Resource, tuple[Allocation, ...]]:
         network, vpc = self.parent(resource)
@@ -177,6 +200,10 @@ class Draft:
         def taken(address: Address) -> bool:
             return self.holder(Allocation(scope, str(address))) is not None
 
+        def other(address: Address) -> Prefix | None:
+            found = self.network_at(vpc.ref, address)
+            return found[0] if found and found[1] != network.ref else None
+
         addresses: list[Address] = []
         prefixes = [parse_prefix(text) for text in network.spec.cidrs]
         if endpoint.spec.addresses:
@@ -186,7 +213,7 @@ class Draft:
         else:
             for prefix in prefixes:
                 cursor = self.cursors.address(network.metadata.uid or "", str(prefix))
-                addresses.append(ipam.allocate(prefix, taken, cursor=cursor))
+                addresses.append(ipam.allocate(prefix, taken, cursor=cursor, other=other))
         if endpoint.spec.mac:
             mac = parse_mac(endpoint.spec.mac)
             self._refuse_taken(Allocation(mac_scope, mac_text(mac)), f"the MAC {mac_text(mac)}", "spec.mac")

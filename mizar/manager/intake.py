@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mizar.manager.draft import Cursors, Draft
+from mizar.manager.nesting import outside, squatters
 from mizar.manager.registry import Registry, parent_refs
 from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
@@ -143,9 +144,11 @@ class _Intake:
     def _relations(self, resource: Resource) -> Iterable[Problem]:
         network, vpc = self.draft.parent(resource)
         if isinstance(resource, Network) and isinstance(vpc, VPC):
-            return check_network(resource, vpc, self.draft.networks_of(vpc))
+            found = check_network(resource, vpc, self.draft.networks_of(vpc))
+            return found or squatters(resource, self.draft)
         if isinstance(resource, Endpoint) and network is not None:
             droplet = self.draft.find(Ref("Droplet", "", resource.spec.droplet))
             assert isinstance(droplet, Droplet)
-            return check_endpoint(resource, network, droplet)
+            found = check_endpoint(resource, network, droplet)
+            return found or outside(resource, network, self.draft)
         return ()

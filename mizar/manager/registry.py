@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from mizar.model.addresses import parse_prefix
+from mizar.model.prefixes import PrefixTable
 from mizar.model.resources import KINDS, VPC, Network, Phase, Ref, Resource, dump
 from mizar.store.protocol import Allocation, Record
 
@@ -140,6 +142,7 @@ class Registry:
         """uid of the object that holds a value."""
         self.troubled: dict[str, Item] = {}
         """Objects that some droplet could not take, by uid."""
+        self._prefixes: dict[Ref, PrefixTable[Ref]] = {}
 
     def find(self, ref: Ref) -> Item | None:
         """By name."""
@@ -174,6 +177,10 @@ class Registry:
         """A droplet by name."""
         return self._by_ref.get(Ref("Droplet", "", name))
 
+    def prefixes(self, vpc: Ref) -> PrefixTable[Ref]:
+        """The prefixes of a VPC's networks, those of networks that are being deleted included."""
+        return self._prefixes.get(vpc) or PrefixTable()
+
     def put(self, item: Item) -> None:
         """Takes a new object, or the next state of one whose name, parents and allocations stay."""
         self._by_ref[item.ref] = self._by_uid[item.uid] = self._by_kind[item.resource.kind][item.uid] = item
@@ -181,6 +188,10 @@ class Registry:
             self.holders[allocation] = item.uid
         for parent in self.parents(item.resource):
             self._children.setdefault(parent.uid, {})[item.uid] = item
+        if isinstance(item.resource, Network):
+            table = self._prefixes.setdefault(vpc_of(item.resource), PrefixTable())
+            for cidr in item.resource.spec.cidrs:
+                table.put(parse_prefix(cidr), item.ref)
 
     def remove(self, item: Item) -> None:
         """Forgets an object that has no children."""
@@ -191,6 +202,10 @@ class Registry:
             del self.holders[allocation]
         for parent in self.parents(item.resource):
             self._children.get(parent.uid, {}).pop(item.uid, None)
+        if isinstance(item.resource, Network):
+            for cidr in item.resource.spec.cidrs:
+                self._prefixes[vpc_of(item.resource)].remove(parse_prefix(cidr))
+        self._prefixes.pop(item.ref, None)
 
     def load(self, records: Iterable[Record]) -> None:
         """Takes everything that a store kept."""
@@ -198,6 +213,11 @@ class Registry:
         order = {name: number for number, name in enumerate(KINDS)}
         for item in sorted(items, key=lambda item: order[item.resource.kind]):  # stable: creation order stays
             self.put(item)
+
+
+def vpc_of(network: Network) -> Ref:
+    """The VPC that a network is in."""
+    return Ref("VPC", network.tenant, network.spec.vpc)
 
 
 def parent_refs(resource: Resource) -> Iterator[Ref]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from mizar.model.addresses import containing, is_reserved, overlap, parse_address, parse_prefix, within
+from mizar.model.addresses import containing, is_reserved, parse_address, parse_prefix, within
 from mizar.model.errors import Problem
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource
 
@@ -37,7 +37,10 @@ def check_immutable(old: Resource, new: Resource) -> list[Problem]:
 
 
 def check_network(network: Network, vpc: VPC, siblings: Iterable[Network]) -> list[Problem]:
-    """Within the VPC's CIDRs, and no overlap with other networks of the VPC (`siblings`; itself is skipped)."""
+    """Within the VPC's CIDRs, and no prefix that another network of the VPC has (`siblings`; itself is skipped).
+
+    A prefix may lie in another network's: an address belongs to the network with the longest one.
+    """
     problems = []
     outer = [parse_prefix(text) for text in vpc.spec.cidrs]
     others = [
@@ -52,8 +55,8 @@ def check_network(network: Network, vpc: VPC, siblings: Iterable[Network]) -> li
             message = f"expected a prefix within {vpc.ref} ({', '.join(vpc.spec.cidrs)}), found {text}"
             problems.append(Problem(message, field, str(network.ref)))
         for name, other in others:
-            if overlap(prefix, other):
-                message = f"{text} overlaps {other} of network {name} in the same VPC"
+            if prefix == other:
+                message = f"{text} is network {name}'s in the same VPC already; choose a longer or a shorter one"
                 problems.append(Problem(message, field, str(network.ref)))
     return problems
 

@@ -12,7 +12,7 @@ from mizar.oracle.options import walk_options
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
-from mizar.oracle.tables import Droplet, Tunnel
+from mizar.oracle.tables import Droplet, Network, Tunnel
 from mizar.oracle.tunnel import (
     Outer,
     Overlay,
@@ -69,7 +69,7 @@ def answer_arp(here: Droplet, packet: Packet, inner: Inner) -> bytes:
     packet.vpc_known = network is not None
     if not any(inner.source) or inner.source == inner.destination:
         raise RefusedError("DUPLICATE_ADDRESS_PROBE")
-    if network is None or not network.bounced_here:
+    if network is None or not answers_for(here, packet, network, inner.source):
         raise RefusedError("ARP_UNANSWERED")
     return respond_arp(inner)
 
@@ -81,9 +81,17 @@ def answer_solicitation(here: Droplet, packet: Packet, inner: Inner) -> bytes:
     packet.vpc_known = network is not None
     if not any(inner.source) or inner.source == target:
         raise RefusedError("DUPLICATE_ADDRESS_PROBE")
-    if network is None or not network.bounced_here:
+    if network is None or not answers_for(here, packet, network, inner.source):
         raise RefusedError("ND_UNANSWERED")
     return respond_solicitation(inner, target, router=target == network.gateway)
+
+
+def answers_for(here: Droplet, packet: Packet, network: Network, source: bytes) -> bool:
+    """Whether this droplet bounces the network that is asked about, or that of who asks, which may be around it."""
+    if network.bounced_here:
+        return True
+    asking = here.find_network(packet.vni, source)
+    return asking is not None and asking.bounced_here
 
 
 def send_answer(here: Droplet, packet: Packet, outer: Outer, frame: bytes) -> Outcome:

@@ -17,21 +17,34 @@ _RESERVED_FIRST = 2
 """The network (IPv6: the subnet-router anycast) address and the gateway come first in every prefix."""
 
 
-def allocate(prefix: Prefix, taken: Callable[[Address], bool], *, cursor: Address | None = None) -> Address:
+def _nothing(_: Address) -> Prefix | None:
+    return None
+
+
+def allocate(
+    prefix: Prefix,
+    taken: Callable[[Address], bool],
+    *,
+    cursor: Address | None = None,
+    other: Callable[[Address], Prefix | None] = _nothing,
+) -> Address:
     """The next free address after `cursor` (the last one allocated; None: from the beginning), wrapping at the end.
 
-    One call costs O(1) amortised: an address is looked at again only after all others have been. An address that was
-    given back rests as long as possible. Raises ExhaustedError when every address is taken or reserved.
+    `other` tells the prefix of another network, inside of this one, that an address belongs to; it is passed over as a
+    whole. One call costs O(1) amortised: an address is looked at again only after all others have been. An address
+    that was given back rests as long as possible. Raises ExhaustedError when every address is taken or reserved.
     """
     end = capacity(prefix) + _RESERVED_FIRST
     start = _RESERVED_FIRST
     if cursor is not None and cursor in prefix:
         start = max(start, int(cursor) - int(prefix.network_address) + 1)
-    for places in (range(start, end), range(_RESERVED_FIRST, min(start, end))):
-        for place in places:
+    for place, stop in ((start, end), (_RESERVED_FIRST, min(start, end))):
+        while place < stop:
             address = prefix[place]
-            if not taken(address):
+            hole = other(address)
+            if hole is None and not taken(address):
                 return address
+            place = place + 1 if hole is None else int(hole.broadcast_address) - int(prefix.network_address) + 1
     raise ExhaustedError(f"no address is free in {prefix}: all {capacity(prefix)} are taken")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from mizar.model.prefixes import PrefixTable
 from mizar.planner.entries import DropletEntry, EndpointEntry, LocalEntry, NetworkEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
 
@@ -40,6 +41,7 @@ class VpcRecord:
     fact: VpcFact
     entry: VpcEntry
     networks: dict[int, NetworkRecord] = field(default_factory=dict)
+    prefixes: PrefixTable[NetworkRecord] = field(default_factory=PrefixTable)
     users: Counter[str] = field(default_factory=Counter)
 
     def held_by(self, droplet: str) -> bool:
@@ -57,15 +59,18 @@ class VpcRecord:
             del self.users[droplet]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class NetworkRecord:
-    """A network. `hosts`: how many of its endpoints each droplet hosts."""
+    """A network. `hosts`: how many of its endpoints each droplet hosts; `around` and `inside`: networks of the VPC with
+    a shorter prefix that holds one of its own, and with a longer one in one of its own."""
 
     fact: NetworkFact
     entry: NetworkEntry
     vpc: VpcRecord
     endpoints: dict[str, EndpointRecord] = field(default_factory=dict)
     hosts: Counter[str] = field(default_factory=Counter)
+    around: list[NetworkRecord] = field(default_factory=list)
+    inside: list[NetworkRecord] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[int, int]:
@@ -74,7 +79,17 @@ class NetworkRecord:
 
     def held_by(self, droplet: str) -> bool:
         """Whether the droplet must know the network."""
-        return droplet in self.fact.bouncers or droplet in self.vpc.fact.dividers or droplet in self.hosts
+        return (
+            droplet in self.fact.bouncers
+            or droplet in self.vpc.fact.dividers
+            or droplet in self.hosts
+            or any(droplet in outer.fact.bouncers for outer in self.around)
+        )
+
+    def holders(self) -> set[str]:
+        """All droplets that must know the network."""
+        outer = (name for network in self.around for name in network.fact.bouncers)
+        return {*self.hosts, *self.fact.bouncers, *self.vpc.fact.dividers, *outer}
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ network), whatever the size of the VPC; a change of a network's bouncers touches
 Who holds what, on droplets that have a daemon:
     droplets    everybody, all of them
     VPC         its dividers, the bouncers of its networks, the hosts of its endpoints
-    network     its bouncers, the dividers of its VPC, the hosts of its endpoints
+    network     its bouncers, the dividers of its VPC, the hosts of its endpoints, the bouncers of networks around it
     endpoint    the bouncers of its network, except its own host
     local       its host
 """
@@ -16,9 +16,19 @@ Who holds what, on droplets that have a daemon:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from ipaddress import ip_network
 
+from mizar.model.addresses import Prefix
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
-from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
+from mizar.planner.entries import (
+    DropletEntry,
+    EndpointEntry,
+    Entry,
+    LocalEntry,
+    NetworkEntry,
+    PrefixEntry,
+    VpcEntry,
+)
 from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, VpcFact
 from mizar.planner.plan import Change
 from mizar.planner.records import DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
@@ -116,13 +126,15 @@ class Topology:
             before: set[str] = set()
             network = NetworkRecord(NetworkFact(fact.vni, fact.id, fact.prefixes, ()), entry, vpc)
             vpc.networks[fact.id] = network
+            self._nest(network)
         elif network.fact.prefixes != fact.prefixes:
             raise ConflictError(f"the prefixes of network {fact.id} of VPC {fact.vni} cannot change")
         else:
-            before = {*network.hosts, *network.fact.bouncers, *vpc.fact.dividers}
+            before = network.holders()
         old, old_entry = network.fact.bouncers, network.entry
         moving = set(old) ^ set(fact.bouncers)
         vpc_before = _holders(vpc, moving)
+        inside_before = [_holders(inner, moving) for inner in network.inside]
         network.fact, network.entry = fact, entry
         for name in moving:
             if name in old:
@@ -132,8 +144,9 @@ class Topology:
                 vpc.use(name)
                 self._droplets[name].bounces[network.key] = network
         changes = self._shift(vpc.entry, vpc_before, vpc.entry, _holders(vpc, moving))
-        after = {*network.hosts, *fact.bouncers, *vpc.fact.dividers}
-        changes.extend(self._shift(old_entry, before, entry, after))
+        changes.extend(self._shift(old_entry, before, entry, network.holders()))
+        for inner, held in zip(network.inside, inside_before, strict=True):
+            changes.extend(self._shift(inner.entry, held, inner.entry, _holders(inner, moving)))
         for name in moving:
             for endpoint in network.endpoints.values():
                 if endpoint.fact.host != name:
@@ -149,13 +162,39 @@ class Topology:
         if network.endpoints:
             raise ConflictError(f"network {network_id} of VPC {vni} still has {len(network.endpoints)} endpoints")
         bouncers = network.fact.bouncers
-        changes = self._shift(network.entry, {*bouncers, *vpc.fact.dividers}, network.entry, ())
+        changes = self._shift(network.entry, network.holders(), network.entry, ())
+        inside_before = [_holders(inner, bouncers) for inner in network.inside]
+        self._unnest(network)
+        for inner, held in zip(network.inside, inside_before, strict=True):
+            changes.extend(self._shift(inner.entry, held, inner.entry, _holders(inner, bouncers)))
         for name in bouncers:
             vpc.leave(name)
             del self._droplets[name].bounces[network.key]
         changes.extend(self._shift(vpc.entry, bouncers, vpc.entry, _holders(vpc, bouncers)))
         del vpc.networks[network_id]
         return self._told(changes)
+
+    def _nest(self, network: NetworkRecord) -> None:
+        """A new network finds its place among those around it and inside of it."""
+        table = network.vpc.prefixes
+        for prefix in map(_prefix, network.fact.prefixes):
+            for _, outer in table.around(prefix):
+                if outer not in network.around:
+                    network.around.append(outer)
+                    outer.inside.append(network)
+            for _, inner in table.inside(prefix):
+                if inner not in network.inside:
+                    network.inside.append(inner)
+                    inner.around.append(network)
+            table.put(prefix, network)
+
+    def _unnest(self, network: NetworkRecord) -> None:
+        for prefix in map(_prefix, network.fact.prefixes):
+            network.vpc.prefixes.remove(prefix)
+        for outer in network.around:
+            outer.inside.remove(network)
+        for inner in network.inside:
+            inner.around.remove(network)
 
     # ---- endpoints
 
@@ -228,6 +267,8 @@ class Topology:
             return
         yield from (other.entry for other in self._droplets.values())
         networks = dict(me.bounces)
+        for network in me.bounces.values():
+            networks.update((inner.key, inner) for inner in network.inside)
         networks.update((e.network.key, e.network) for e in me.hosts.values())
         for vpc in me.divides.values():
             networks.update((network.key, network) for network in vpc.networks.values())
@@ -288,6 +329,10 @@ class Topology:
     def _told(self, changes: Iterable[Change]) -> list[Change]:
         """The changes of droplets that can be told."""
         return [change for change in changes if self._droplets[change.droplet].fact.daemon]
+
+
+def _prefix(entry: PrefixEntry) -> Prefix:
+    return ip_network((entry.address, entry.length))
 
 
 def _refuse_in_use(droplet: DropletRecord) -> None:

@@ -204,3 +204,16 @@ def test_a_bouncer_answers_solicitations_from_a_peer_without_agent(droplet: Test
     assert result.retval == XDP_TX
     assert result.frame == tunnel(kind, advertisement(R, target, router=host == 1), src=ME, dst=HOST)
     assert droplet.counted() == ANSWERED_THROUGH_TUNNEL
+
+
+@pytest.mark.parametrize("kind", TUNNELS)
+def test_a_bouncer_answers_for_networks_inside_of_the_one_that_it_bounces(droplet: Testbed, kind: str) -> None:
+    """For a peer of its own network: that peer takes every address of it for a neighbour's."""
+    droplet.as_bouncer()
+    droplet.network(BACK)
+    target = BACK.address(4, 11)
+    result = droplet.transit(tunnel(kind, arp_request(R, target), src=HOST))
+    assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, arp_reply(R, target), src=ME, dst=HOST))
+    result = droplet.transit(tunnel(kind, solicitation(R, BACK.address(6, 11)), src=HOST))
+    answer = advertisement(R, BACK.address(6, 11), router=False)
+    assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, answer, src=ME, dst=HOST))

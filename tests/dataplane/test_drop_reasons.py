@@ -208,6 +208,7 @@ INNER_CASES = [
     Case("no-ipv4", "ARP_MALFORMED", inside(arp_request(R, FRONT.gateway(4), ptype=0x86DD))),
     Case("sizes", "ARP_MALFORMED", inside(edited(arp_request(R, FRONT.gateway(4)), b18=8))),
     Case("other-network", "ARP_UNANSWERED", inside(arp_request(R, BACK.gateway(4)))),
+    Case("stranger-to-networks", "ARP_UNANSWERED", inside(arp_request(S, BACK.gateway(4))), divider),
     Case("no-bouncer", "ARP_UNANSWERED", inside(arp_request(R, FRONT.gateway(4))), host),
     Case("other-network", "ND_UNANSWERED", inside(solicitation(R, BACK.gateway(6)))),
     Case("no-bouncer", "ND_UNANSWERED", inside(solicitation(R, FRONT.gateway(6))), host),

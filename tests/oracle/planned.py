@@ -16,7 +16,7 @@ from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet, Leg, Network, 
 from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
 from mizar.planner.facts import EndpointFact, VpcFact
 from tests.oracle.droplets import Draw, even, mac_of
-from tests.unit.planner.world import World, droplet, endpoint, network
+from tests.unit.planner.world import AROUND, World, droplet, endpoint, network
 
 NAMES = ("d1", "d2", "d3", "d4", "f1")
 DAEMONS = NAMES[:4]
@@ -103,13 +103,14 @@ hosts = st.sampled_from([*DAEMONS, *DAEMONS, "f1"])
 
 @st.composite
 def fleets(draw: Draw, tenants: int = 2) -> Planned:
-    """VPCs with equal addresses on the same droplets, two networks each, endpoints anywhere, some behind `f1`."""
+    """VPCs with equal addresses on the same droplets, two networks each, and maybe one around both; endpoints anywhere,
+    some behind `f1`."""
     world = World()
     for name in NAMES:
         world.droplets[name] = droplet(name)
     for vni in VNIS[:tenants]:
         world.vpcs[vni] = VpcFact(vni, draw(members))
-        for number in (1, 2):
+        for number in draw(st.sampled_from([(1, 2), (1, 2, AROUND)])):
             world.networks[vni, number] = network(vni, number, draw(members))
             for place, host in enumerate(draw(st.lists(hosts, min_size=1, max_size=3))):
                 fact = endpoint(vni, number, place, host, draw(st.sampled_from([1, 2])))

@@ -45,13 +45,21 @@ def test_a_network_within_its_vpc_beside_others_is_right() -> None:
 
 
 def test_a_network_outside_its_vpc_or_across_another_is_told_of_each_prefix() -> None:
-    siblings = [network("m", "fd00:10:0:2::/63")]
+    siblings = [network("m", "fd00:10:0:3::/64")]
     problems = check_network(network("n", "10.1.0.0/24", "fd00:10:0:3::/64"), VPC_A, siblings)
     assert found(problems) == [
         ("spec.cidrs[0]", "expected a prefix within VPC t/a (10.0.0.0/16, fd00:10::/48), found 10.1.0.0/24"),
-        ("spec.cidrs[1]", "fd00:10:0:3::/64 overlaps fd00:10:0:2::/63 of network m in the same VPC"),
+        (
+            "spec.cidrs[1]",
+            "fd00:10:0:3::/64 is network m's in the same VPC already; choose a longer or a shorter one",
+        ),
     ]
     assert {problem.resource for problem in problems} == {"Network t/n"}
+
+
+def test_a_network_may_lie_inside_of_another_and_around_others() -> None:
+    siblings = [network("m", "10.0.0.0/20", "fd00:10:0:2::/63"), network("o", "10.0.2.128/25")]
+    assert check_network(network("n", "10.0.2.0/24", "fd00:10:0:3::/64"), VPC_A, siblings) == []
 
 
 def test_a_network_wider_than_its_vpc_is_not_within_it() -> None:

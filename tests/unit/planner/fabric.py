@@ -75,12 +75,14 @@ class Droplet:
         return None
 
     def network(self, vni: int, address: bytes) -> NetworkEntry | None:
-        for entry in self.table.values():
-            if isinstance(entry, NetworkEntry) and entry.vni == vni:
-                for prefix in entry.prefixes:
-                    if ip_address(address) in ip_network((prefix.address, prefix.length)):
-                        return entry
-        return None
+        found = [
+            (prefix.length, entry)
+            for entry in self.table.values()
+            if isinstance(entry, NetworkEntry) and entry.vni == vni
+            for prefix in entry.prefixes
+            if ip_address(address) in ip_network((prefix.address, prefix.length))
+        ]
+        return max(found, key=lambda each: each[0])[1] if found else None
 
     def vpc(self, vni: int) -> VpcEntry | None:
         entry = self.table.get((1, vni))

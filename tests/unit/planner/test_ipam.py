@@ -108,3 +108,20 @@ def test_a_gateway_is_reserved_in_both_families() -> None:
 def test_no_mac_free_is_exhaustion() -> None:
     with pytest.raises(ExhaustedError, match="no MAC"):
         derive_mac("x", taken=lambda _: True)
+
+
+def test_addresses_of_a_network_inside_are_passed_over_as_a_whole() -> None:
+    """All others are given once, whatever the cursor; a prefix that lies inside costs one question."""
+    prefix, inner = ip_network("10.0.0.0/16"), ip_network("10.0.0.128/25")
+    asked: list[Address] = []
+
+    def other(address: Address) -> Prefix | None:
+        asked.append(address)
+        return inner if address in inner else None
+
+    assert allocate(prefix, lambda _: False, cursor=ip_address("10.0.0.127"), other=other) == ip_address("10.0.1.0")
+    assert asked == [ip_address("10.0.0.128"), ip_address("10.0.1.0")]
+    whole = ip_network("10.0.0.0/29")
+    parts = {first: ip_network(f"10.0.0.{first}/30") for first in (0, 4)}
+    with pytest.raises(ExhaustedError):
+        allocate(whole, lambda _: False, other=lambda address: parts[int(address) & 4])

@@ -21,7 +21,7 @@ from tests.unit.planner.world import World, droplet, endpoint, network
 
 NAMES = ["d1", "d2", "d3", "d4", "d5", "f1"]
 VNIS = [1, 2]
-NUMBERS = [1, 2, 3]
+NUMBERS = [1, 2, 3, 4]
 PLACES = [0, 1, 2]
 
 

@@ -2,7 +2,7 @@
 """Facts for tests, all from one plan, and the tables that they call for, computed in the plainest way.
 
 Droplet dN is 172.31.0.N; foreign droplets (no daemon) are fN, 172.31.1.N. Network N of every VPC is 10.0.N.0/24 and
-fd00:0:0:N::/64, so that all VPCs have equal addresses; its K-th endpoint is 10.0.N.(K+2).
+fd00:0:0:N::/64, so that all VPCs have equal addresses; its K-th endpoint is 10.0.N.(K+2). Network 4 is around them all.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
 from mizar.planner.ipam import derive_mac
 from mizar.planner.topology import Topology
 
+AROUND = 4
+
 
 def droplet(name: str) -> DropletFact:
     address = f"172.31.{'0' if name[0] == 'd' else '1'}.{name[1:]}"
@@ -33,9 +35,10 @@ def droplet(name: str) -> DropletFact:
 
 
 def network(vni: int, number: int, bouncers: tuple[str, ...]) -> NetworkFact:
+    cidrs = (f"10.0.{number}.0/24", f"fd00:0:0:{number}::/64") if number != AROUND else ("10.0.0.0/16", "fd00::/48")
     prefixes = tuple(
         PrefixEntry(prefix.network_address.packed, prefix.prefixlen, gateway_of(prefix).packed)
-        for prefix in (ip_network(f"10.0.{number}.0/24"), ip_network(f"fd00:0:0:{number}::/64"))
+        for prefix in map(ip_network, cidrs)
     )
     return NetworkFact(vni, number, prefixes, bouncers)
 
@@ -45,6 +48,16 @@ def endpoint(vni: int, number: int, place: int, host: str, tunnel: int = 1) -> E
     addresses = ip_address(f"10.0.{number}.{place + 2}").packed, ip_address(f"fd00:0:0:{number}::{place + 2:x}").packed
     workload = WorkloadEntry(namespace=uid) if host[0] == "d" else None
     return EndpointFact(uid, vni, number, addresses, derive_mac(uid), host, tunnel, workload)
+
+
+def _is_around(outer: NetworkFact, inner: NetworkFact) -> bool:
+    return outer.vni == inner.vni and any(
+        len(one.address) == len(other.address)
+        and one.length < other.length
+        and ip_address(other.address) in ip_network((one.address, one.length))
+        for one in outer.prefixes
+        for other in inner.prefixes
+    )
 
 
 @dataclass
@@ -73,7 +86,8 @@ class World:
                 entries.append(VpcEntry(vni, self._addresses(vpc.dividers)))
         for (vni, number), net in self.networks.items():
             hosted = any(e.host == name for e in self.endpoints.values() if (e.vni, e.network_id) == (vni, number))
-            if name in net.bouncers or name in self.vpcs[vni].dividers or hosted:
+            around = any(name in outer.bouncers for outer in self.networks.values() if _is_around(outer, net))
+            if name in net.bouncers or name in self.vpcs[vni].dividers or hosted or around:
                 entries.append(NetworkEntry(vni, number, net.prefixes, self._addresses(net.bouncers)))
         for e in self.endpoints.values():
             host = self.droplets[e.host].address
