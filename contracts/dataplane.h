@@ -86,11 +86,20 @@ struct hop_set {
 	uint32_t network_id;	/* owner, for the daemon: the network, 0 = the VPC's dividers */
 };
 
-/* ---- droplets: ARRAY, slot -> droplet; droplet_slots: HASH, address -> slot (who is a known sender). */
+/* ---- droplets: ARRAY, slot -> droplet; droplet_slots: HASH, address -> known_sender (who may send to us). */
 struct droplet {
 	uint8_t addr[16];
 	uint8_t next_hop_mac[6];	/* on the substrate; zero until the daemon has resolved it */
-	uint8_t pad[2];
+	uint8_t down;		/* 1: it answers no probe; passed over wherever another droplet will do */
+	uint8_t pad;
+};
+
+/* The stamps are the data plane's own, in ticks of the kernel's coarse clock: they are written in place, and only when
+ * the clock has moved on. The daemon compares them with what they were. */
+struct known_sender {
+	uint32_t slot;		/* in droplets */
+	uint32_t heard;		/* when a tunnel packet last came from it */
+	uint32_t answered;	/* when it last answered a probe; 0: never, it may be an end that knows no probes */
 };
 
 struct droplet_key {

@@ -3,6 +3,7 @@
  * transit: XDP on the droplet's interface; sees all that the substrate brings. Tunnel packets from known droplets for
  * known VPCs are delivered, bounced, divided or answered here; everything else belongs to the host's stack.
  */
+#include "lib/control.h"
 #include "lib/locate.h"
 #include "lib/options.h"
 #include "lib/respond.h"
@@ -187,8 +188,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	return REASON_NONE;
 }
 
-/* Without any, all that is known is that there are none. Nobody here takes control packets, or
- * knows a VPC by more than its VNI. */
+/* Without any, all that is known is that there are none. Nobody here knows a VPC by more than its VNI. */
 static __always_inline __must_check enum drop_reason read_options(struct xdp_md *ctx, struct cursor *cursor,
 								  const struct outer *outer, struct options *options)
 {
@@ -204,15 +204,26 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 		if (reason)
 			return reason;
 	}
-	if (options->present & HAS_IDENTITY)
-		return REASON_GENEVE_CRITICAL_OPTION;
-	return outer->control || options->present & HAS_CONTROL ? REASON_GENEVE_CONTROL : REASON_NONE;
+	return options->present & HAS_IDENTITY ? REASON_GENEVE_CRITICAL_OPTION : REASON_NONE;
+}
+
+/* A droplet speaks to this one. */
+static __always_inline __must_check enum drop_reason obey(struct xdp_md *ctx, const struct outer *outer,
+							  const struct options *options, struct known_sender *sender, int *verdict)
+{
+	void *options_at = (void *)(long)ctx->data + OVERHEAD_BYTES;
+	enum drop_reason reason;
+	bool answered;
+
+	reason = handle_control(ctx, options_at, outer, options, sender, &answered);
+	*verdict = XDP_DROP;
+	return reason || !answered ? reason : send_back(ctx, verdict);
 }
 
 /* What is inside of a tunnel packet whose VNI has been read. */
 static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_md *ctx, struct cursor *cursor,
 								    struct packet *packet, const struct outer *outer,
-								    int *verdict)
+								    struct known_sender *sender, int *verdict)
 {
 	struct options options;
 	struct inner inner;
@@ -220,6 +231,8 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 
 	if (reason)
 		return reason;
+	if (outer->control || options.present & HAS_CONTROL)
+		return obey(ctx, outer, &options, sender, verdict);
 	reason = parse_inner(cursor, packet, &inner);
 	if (reason)
 		return reason;
@@ -255,19 +268,20 @@ static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md 
 		.end = (void *)(long)ctx->data_end,
 		.left = packet->length,
 	};
+	struct known_sender *sender;
 	struct outer outer;
 	enum drop_reason reason;
 
 	reason = parse_outer(&cursor, packet, &outer);
 	if (reason || !outer.tunnel)
 		return reason;
-	reason = locate_sender(packet);
+	reason = locate_sender(packet, &sender);
 	if (reason)
 		return reason;
 	reason = parse_tunnel(&cursor, packet, &outer);
 	if (reason)
 		return reason;
-	reason = handle_overlay(ctx, &cursor, packet, &outer, verdict);
+	reason = handle_overlay(ctx, &cursor, packet, &outer, sender, verdict);
 	return reason && !packet->vpc_slot ? judge_vpc(reason, packet) : reason;
 }
 

@@ -16,6 +16,7 @@ _Static_assert(sizeof(struct vpc) == 16, "vpc");
 _Static_assert(sizeof(struct hop_set) == 4 * HOPS + 8, "hop_set");
 _Static_assert(sizeof(struct droplet) == 24, "droplet");
 _Static_assert(sizeof(struct droplet_key) == 16, "droplet_key");
+_Static_assert(sizeof(struct known_sender) == 12, "known_sender");
 _Static_assert(sizeof(struct agent) == 100, "agent");
 _Static_assert(sizeof(struct endpoint_counters) == 6 * 8, "endpoint_counters");
 _Static_assert(sizeof(struct vpc_counters) == 12 * 8, "vpc_counters");

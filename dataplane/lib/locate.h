@@ -7,6 +7,7 @@
 #ifndef MIZAR_LOCATE_H
 #define MIZAR_LOCATE_H
 #include "hash.h"
+#include "health.h"
 
 enum step {
 	STEP_DELIVER = 1,	/* to an endpoint of this droplet */
@@ -41,12 +42,16 @@ static __always_inline struct network *find_network(const struct packet *packet)
 	return network_of(packet->to.vni, packet->to.addr);
 }
 
-/* The member of a hop set that takes this flow, or 0. */
+/* The member of a hop set that takes this flow, or 0. One that is down is passed over: see health.h. */
 static __always_inline uint32_t pick_hop(uint32_t hop_set_slot, uint32_t hash_bits)
 {
 	struct hop_set *set = bpf_map_lookup_elem(&hop_sets, &hop_set_slot);
+	uint32_t member;
 
-	return set ? set->droplet[hash_bits & (HOPS - 1)] : 0;
+	if (!set)
+		return 0;
+	member = set->droplet[hash_bits & (HOPS - 1)];
+	return is_down(member) ? pick_other(hop_set_slot, hash_bits) : member;
 }
 
 /* Step 1: is it an endpoint that this droplet knows? */
@@ -131,8 +136,13 @@ static __always_inline __must_check enum drop_reason locate_next_hop(const struc
 }
 
 /* Whether a droplet of this system has the address that the packet says it comes from. */
-static __always_inline __must_check enum drop_reason locate_sender(const struct packet *packet)
+static __always_inline __must_check enum drop_reason locate_sender(const struct packet *packet,
+								   struct known_sender **sender)
 {
-	return bpf_map_lookup_elem(&droplet_slots, packet->src) ? REASON_NONE : REASON_UNKNOWN_SENDER;
+	*sender = bpf_map_lookup_elem(&droplet_slots, packet->src);
+	if (!*sender)
+		return REASON_UNKNOWN_SENDER;
+	note_time(&(*sender)->heard);
+	return REASON_NONE;
 }
 #endif

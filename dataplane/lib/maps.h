@@ -3,7 +3,7 @@
  * Owns the maps and the configuration that all programs of a droplet share. Every object file declares all of them; the
  * loader makes each once, pins it by its name, and gives the same map to every object. The sizes are defaults that the
  * loader may change. Keys, values and meanings: contracts/dataplane.h. The daemon writes them; programs only read,
- * except for the counters, the ring and event_times.
+ * except for the counters, the ring, event_times and the stamps in values.
  */
 #ifndef MIZAR_MAPS_H
 #define MIZAR_MAPS_H
@@ -30,7 +30,7 @@ MAP(BPF_MAP_TYPE_LPM_TRIE, networks, struct network_key, struct network, 65536, 
 MAP(BPF_MAP_TYPE_HASH, vpcs, uint32_t, struct vpc, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, hop_sets, uint32_t, struct hop_set, 131072, 0);
 MAP(BPF_MAP_TYPE_ARRAY, droplets, uint32_t, struct droplet, 131072, 0);
-MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, uint32_t, 131072, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, struct known_sender, 131072, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, agents, uint32_t, struct agent, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);

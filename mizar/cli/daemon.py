@@ -17,10 +17,11 @@ import typer
 from mizar.kernel.attach import TcMode, XdpMode
 from mizar.transit import daemon as transit_daemon
 from mizar.transit.logs import to_stderr
-from mizar.transit.options import Options
+from mizar.transit.options import Options, ProbeTiming
 from mizar.transit.state import Limits
 
 _SIZES = Limits()
+_PROBES = ProbeTiming()
 
 
 class _Xdp(StrEnum):
@@ -54,6 +55,12 @@ def daemon(
     max_networks: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.networks,
     max_endpoints: Annotated[int, typer.Option(min=2, help="Addresses of endpoints known here.")] = _SIZES.endpoints,
     max_local_endpoints: Annotated[int, typer.Option(min=2, help="Endpoints that live here.")] = _SIZES.local_endpoints,
+    probe_interval: Annotated[
+        int, typer.Option(min=10, max=60000, help="Milliseconds of a droplet's silence until it is probed.")
+    ] = round(_PROBES.interval_s * 1000),
+    probe_count: Annotated[
+        int, typer.Option(min=1, max=100, help="Probes without an answer until a droplet is passed over.")
+    ] = _PROBES.count,
     detach_on_exit: Annotated[
         bool, typer.Option("--detach-on-exit", help="On SIGTERM, remove programs, pins and endpoints.")
     ] = False,
@@ -73,6 +80,7 @@ def daemon(
         limits=Limits(max_droplets, max_vpcs, max_networks, max_endpoints, max_local_endpoints),
         xdp=_XDP[xdp],
         tc=_TC[tc],
+        probes=ProbeTiming(probe_interval / 1000, probe_count),
         detach_on_exit=detach_on_exit,
     )
     if cleanup:

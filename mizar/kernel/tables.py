@@ -25,7 +25,7 @@ class Tables:
     vpcs: Table[int, Fields]
     hop_sets: Table[int, Fields]
     droplets: Table[int, Fields]
-    droplet_slots: Table[Fields, int]
+    droplet_slots: Table[Fields, Fields]
     agents: Table[int, Fields]
     droplet_switches: Table[int, Fields]
     endpoint_counters: CounterTable
@@ -54,7 +54,7 @@ class Tables:
             vpcs=numbered("vpcs", "vpc"),
             hop_sets=numbered("hop_sets", "hop_set"),
             droplets=numbered("droplets", "droplet"),
-            droplet_slots=Table("droplet_slots", maps["droplet_slots"], struct_codec("droplet_key"), U32),
+            droplet_slots=keyed("droplet_slots", "droplet_key", "known_sender"),
             agents=numbered("agents", "agent"),
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),

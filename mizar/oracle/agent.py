@@ -104,7 +104,7 @@ def locate(here: Droplet, packet: Packet, to: bytes, source_port: int, sender: A
     if sender.bounced_here or sender.routed_here:
         return locate_network(here, packet, to, source_port, final=False)
     packet.step = Step.TO_BOUNCER
-    bouncer = pick(sender.bouncers, source_port, Hop.TO_BOUNCER)
+    bouncer = pick(sender.bouncers, source_port, Hop.TO_BOUNCER, here.down)
     if bouncer is None:
         raise RefusedError("NO_BOUNCER")
     return Route(Step.TO_BOUNCER, bouncer)

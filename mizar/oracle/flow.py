@@ -38,9 +38,16 @@ def flow_source_port(inner: Inner) -> int:
     return 0xC000 | _mix(value) & 0x3FFF
 
 
-def pick(hop_set: HopSet, source_port: int, hop: Hop) -> bytes | None:
-    """The member of a hop set that takes a flow."""
-    return hop_set[(source_port >> hop) % PLACES] if hop_set else None
+def pick(hop_set: HopSet, source_port: int, hop: Hop, down: frozenset[bytes]) -> bytes | None:
+    """The member of a hop set that takes a flow: of those that are not down, unless all are."""
+    if not hop_set:
+        return None
+    bits = source_port >> hop
+    member = hop_set[bits % PLACES]
+    if member not in down:
+        return member
+    others = (hop_set[(bits + turn * (bits >> 4 | 1)) % PLACES] for turn in range(1, PLACES))
+    return next((other for other in others if other and other not in down), member)
 
 
 def _words(address: bytes) -> list[int]:

@@ -48,7 +48,7 @@ def locate_network(here: Droplet, packet: Packet, to: bytes, source_port: int, *
             raise RefusedError("ENDPOINT_UNKNOWN")
         if network.routed_here:
             packet.step = Step.DIVIDE
-            bouncer = pick(network.bouncers, source_port, Hop.DIVIDE)
+            bouncer = pick(network.bouncers, source_port, Hop.DIVIDE, here.down)
             if bouncer is None:
                 raise RefusedError("NO_BOUNCER")
             return Route(Step.DIVIDE, bouncer, network.id)
@@ -66,7 +66,7 @@ def locate_divider(here: Droplet, packet: Packet, source_port: int, *, final: bo
     if final:
         raise RefusedError("ENDPOINT_UNKNOWN")
     packet.step = Step.TO_DIVIDER
-    divider = pick(vpc.dividers, source_port, Hop.TO_DIVIDER)
+    divider = pick(vpc.dividers, source_port, Hop.TO_DIVIDER, here.down)
     if divider is None:
         raise RefusedError("NO_DIVIDER")
     return Route(Step.TO_DIVIDER, divider)

@@ -32,6 +32,8 @@ class Options:
     """Tenant and VPC."""
     control: bytes | None = None
     """CONTROL: kind, and what follows it."""
+    control_at: int = 0
+    """Where that stands, counted from the first option."""
     trace: bytes | None = None
 
 
@@ -41,6 +43,7 @@ def walk_options(overlay: Overlay) -> Options:
     if len(raw) < overlay.option_bytes:
         raise RefusedError("GENEVE_OPTIONS_TRUNCATED")
     ours: dict[int, bytes] = {}
+    places: dict[int, int] = {}
     while raw:
         of, kind, words = struct.unpack_from("!HBB", raw)
         size = 4 + (words & 0x1F) * 4
@@ -51,17 +54,17 @@ def walk_options(overlay: Overlay) -> Options:
             if kind in ours or len(data) not in SIZES[kind]:
                 raise RefusedError("OPTION_MALFORMED")
             ours[kind] = data
+            places[kind] = overlay.option_bytes - len(raw) - len(data)
         elif kind & CRITICAL:
             raise RefusedError("GENEVE_CRITICAL_OPTION")
     if IDENTITY in ours:
         raise RefusedError("GENEVE_CRITICAL_OPTION")
-    if overlay.control or CONTROL in ours:
-        raise RefusedError("GENEVE_CONTROL")
     identity = ours.get(IDENTITY)
     return Options(
         ours.get(RETURN_TO_SENDER),
         int.from_bytes(ours[GROUPS][2:4], "big") if GROUPS in ours else None,
         (int.from_bytes(identity[:8], "big"), int.from_bytes(identity[8:], "big")) if identity else None,
         ours.get(CONTROL),
+        places.get(CONTROL, 0),
         ours.get(TRACE),
     )

@@ -54,7 +54,8 @@ class Outcome:
     verdict: Verdict
     frame: bytes
     reason: str = ""
-    """Of contracts/drop_reasons.toml; empty when the packet was served or is none of ours."""
+    """Of contracts/drop_reasons.toml; empty when the packet was served or is none of ours. (A control packet that has
+    said what it had to say is dropped without a reason.)"""
     counted: Mapping[tuple[str, str | int], Mapping[str, int]] = field(default_factory=dict)
     next_hop: bytes | None = None
     """SEND: the droplet that it is addressed to."""

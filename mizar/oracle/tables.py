@@ -104,6 +104,8 @@ class Droplet:
     """VNI, address."""
     agents: Mapping[int, Agent] = field(default_factory=dict)
     """By interface: the host side of the endpoint's veth."""
+    down: frozenset[bytes] = frozenset()
+    """Droplets that answer no probe: passed over wherever another will do."""
 
     def find_network(self, vni: int, address: bytes) -> Network | None:
         """The network that the address is in: of several, the one with the longest prefix."""

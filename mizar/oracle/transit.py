@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mizar.model.addresses import ROUTER_MAC
+from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.options import walk_options
@@ -54,7 +55,9 @@ def judge_vpc(here: Droplet, packet: Packet, reason: str) -> str:
 
 def handle_overlay(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay) -> Outcome:
     """What is inside of a tunnel packet whose VNI has been read."""
-    walk_options(overlay)
+    options = walk_options(overlay)
+    if overlay.control or options.control is not None:
+        return obey(here, packet, outer, overlay, options)
     inner = parse_inner(overlay.rest[overlay.option_bytes :])
     if inner.kind is Kind.ARP:
         return send_answer(here, packet, outer, answer_arp(here, packet, inner))

@@ -13,12 +13,13 @@ import logging
 import resource
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib import metadata
 from ipaddress import IPv4Interface
 
 from mizar.kernel import interfaces
 from mizar.kernel.bpffs import Pins, instances
+from mizar.kernel.control import ControlSocket
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.neighbours import Neighbours
 from mizar.kernel.netlink import Netlink
@@ -27,6 +28,7 @@ from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit import programs, server
 from mizar.transit.attachments import Attachments
 from mizar.transit.events import Hub
+from mizar.transit.health import Health
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.options import Options
@@ -139,6 +141,8 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
     attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, uplink.room)
     neighbours = Neighbours()
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
+    sender = ControlSocket(own)
+    health = Health(ledger, sender, hub, options.probes)
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
         loop = asyncio.get_running_loop()
@@ -155,11 +159,17 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
             xdp_mode=modes.xdp,
             tc_mode=modes.tc,
         )
-        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, substrate.droplets_changed)
-        await _until_told(servicer, options, ledger, hub, substrate)
+
+        def tables_changed() -> None:
+            substrate.droplets_changed()
+            health.tables_changed()
+
+        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
+        await _until_told(servicer, options, ledger, hub, [substrate.run, health.run])
     finally:
         attachments.close()
         neighbours.close()
+        sender.close()
         drops.close()
 
 
@@ -179,13 +189,15 @@ def _take_over(ledger: Ledger, attachments: Attachments) -> None:
     )
 
 
-async def _until_told(servicer: Servicer, options: Options, ledger: Ledger, hub: Hub, substrate: Substrate) -> None:
-    """Serve until a signal comes, or the droplet's interface vanishes."""
+async def _until_told(
+    servicer: Servicer, options: Options, ledger: Ledger, hub: Hub, watches: Sequence[Callable[[], Awaitable[None]]]
+) -> None:
+    """Serve until a signal comes, or a watch ends: the droplet's interface has vanished."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    watching = asyncio.create_task(substrate.run())
+    watching = asyncio.create_task(_watch(watches))
     watching.add_done_callback(lambda _: told.set())
     listener = server.make(servicer, options)
     await listener.start()
@@ -203,6 +215,16 @@ async def _until_told(servicer: Servicer, options: Options, ledger: Ledger, hub:
             await watching
         except ExceptionGroup as group:  # not `except*`: Python before 3.11.4 wraps again what is raised in it
             raise _first(group) from group
+
+
+async def _watch(watches: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for watch in watches:
+            group.create_task(_of(watch))
+
+
+async def _of(watch: Callable[[], Awaitable[None]]) -> None:
+    await watch()
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

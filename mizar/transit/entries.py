@@ -30,8 +30,8 @@ def droplet_put(droplet: Droplet) -> list[Op]:
     """The droplet's address and MAC, then its place among the known senders."""
     addr = to_mapped(droplet.address)
     return [
-        Op("droplets", droplet.slot, {"addr": addr, "next_hop_mac": droplet.mac}),
-        Op("droplet_slots", {"addr": addr}, droplet.slot),
+        Op("droplets", droplet.slot, {"addr": addr, "next_hop_mac": droplet.mac, "down": int(droplet.down)}),
+        Op("droplet_slots", {"addr": addr}, {"slot": droplet.slot}),
     ]
 
 

@@ -81,6 +81,10 @@ class Hub:
         """Publish that an endpoint is "attached", "detached" or "lost"."""
         self._publish(pb.Event(endpoint_changed=pb.EndpointChanged(uid=uid, state=state, detail=detail)))
 
+    def droplet_changed(self, address: bytes, down: bool) -> None:
+        """Publish that another droplet answers probes no more, or again."""
+        self._publish(pb.Event(droplet_changed=pb.DropletChanged(address=address, down=down)))
+
     def link_changed(self, interface: str, up: bool, mtu: int) -> None:
         """Publish a change of the droplet's own interface."""
         self._publish(pb.Event(link_changed=pb.LinkChanged(interface=interface, up=up, mtu=mtu)))

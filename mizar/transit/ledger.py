@@ -141,6 +141,19 @@ class Ledger:
                     execute(self.maps, entries.droplet_put(resolved)[:1])
                     self.state.droplets[address] = resolved
 
+    async def set_down(self, verdicts: Mapping[bytes, bool]) -> list[bytes]:
+        """Mark droplets as down or up, by their address; returns those whose mark has changed."""
+        changed = []
+        async with self.lock:
+            for address, down in verdicts.items():
+                droplet = self.state.droplets.get(address)
+                if droplet and droplet.down != down:
+                    marked = replace(droplet, down=down)
+                    execute(self.maps, entries.droplet_put(marked)[:1])
+                    self.state.droplets[address] = marked
+                    changed.append(address)
+        return changed
+
 
 def of_change(error: MizarError, index: int, name: str) -> MizarError:
     """The same error, saying which change of the batch it is about."""

@@ -16,6 +16,14 @@ RUN_FOLDER = Path("/run/mizar")
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeTiming:
+    """How soon a silent droplet is probed, and after how many probes without an answer it is down."""
+
+    interval_s: float = 0.1
+    count: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """One droplet: its interface, its name on this host, where it listens, how large its tables are.
 
@@ -30,6 +38,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     xdp: XdpMode | None = None
     tc: TcMode | None = None
+    probes: ProbeTiming = field(default_factory=ProbeTiming)
     detach_on_exit: bool = False
     run_folder: Path = RUN_FOLDER
 

@@ -31,6 +31,8 @@ from mizar.transit.values import (
     Workload,
 )
 
+_STAMPS = frozenset({"heard", "answered"})
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -67,13 +69,14 @@ class _Reader:
 
     def droplets(self) -> None:
         taken: set[int] = set()
-        for key, slot in self.items("droplet_slots"):
+        for key, sender in self.items("droplet_slots"):
+            slot = sender["slot"]
             entry = self.maps.droplets.get(slot)
             if entry is None or entry["addr"] != key["addr"] or not slot or slot in taken:
                 continue
             taken.add(slot)
             address = from_mapped(key["addr"])
-            droplet = Droplet(address, slot=slot, mac=entry["next_hop_mac"])
+            droplet = Droplet(address, slot=slot, mac=entry["next_hop_mac"], down=bool(entry["down"]))
             self.state.droplets[address] = droplet
             self.addresses[droplet.slot] = address
 
@@ -203,10 +206,13 @@ def _hashable(key: Any) -> Any:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Whether an entry is as wanted; fields that are not named are zero."""
+    """Whether an entry is as wanted; fields that are not named are zero, but for the data plane's own stamps."""
     if not isinstance(wanted, dict) or found is None:
         return bool(found == wanted)
-    return all(value == wanted.get(name, value if not any(_bits(value)) else None) for name, value in found.items())
+    return all(
+        value == wanted.get(name, value if name in _STAMPS or not any(_bits(value)) else None)
+        for name, value in found.items()
+    )
 
 
 def _bits(value: Any) -> Any:

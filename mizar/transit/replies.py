@@ -20,7 +20,7 @@ CHUNK = 1000
 
 def droplet(value: Droplet) -> pb.Droplet:
     """A droplet."""
-    return pb.Droplet(address=value.address, name=value.name)
+    return pb.Droplet(address=value.address, name=value.name, down=value.down)
 
 
 def vpc(value: Vpc) -> pb.Vpc:

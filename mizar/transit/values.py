@@ -42,12 +42,13 @@ class VpcFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Droplet:
-    """A known sender and possible next hop. `slot` and `mac` are this daemon's; zero in a request."""
+    """A known sender and possible next hop. `slot`, `mac` and `down` are this daemon's; zero in a request."""
 
     address: bytes
     name: str = field(default="", compare=False)
     slot: int = 0
     mac: bytes = bytes(6)
+    down: bool = False
 
     def __str__(self) -> str:
         return f"droplet {text_of(self.address)}"

@@ -101,12 +101,12 @@ class Testbed:
 
     # ---- tables
 
-    def droplets(self, *droplets: DropletPlan) -> None:
+    def droplets(self, *droplets: DropletPlan, down: bool = False) -> None:
         """Makes droplets known: senders, and next hops."""
         for droplet in droplets:
-            value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac)}
+            value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac), "down": int(down)}
             self.tables.droplets.put(droplet.slot, value)
-            self.tables.droplet_slots.put({"addr": mapped(droplet.address)}, droplet.slot)
+            self.tables.droplet_slots.put({"addr": mapped(droplet.address)}, {"slot": droplet.slot})
 
     def vpc(self, vpc: VpcPlan, *dividers: DropletPlan) -> None:
         """Makes a VPC known, with its dividers."""

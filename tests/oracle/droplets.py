@@ -78,6 +78,7 @@ endpoints = st.lists(
     max_size=10,
 )
 vpcs = st.fixed_dictionaries({vni: st.builds(Vpc, hop_sets, st.booleans()) for vni in VNIS})
+downs = st.sampled_from([(), (), (BOUNCER,), (HOST, DIVIDER), MEMBERS[1::3], MEMBERS])
 lengths = st.sampled_from([None, None, None, 0, 1, 31, 32])
 
 
@@ -126,4 +127,4 @@ def droplets(draw: Draw) -> Droplet:
         sender = {1: draw(agents(bouncers))}
     else:
         sender, known = {}, dict(list(known.items())[: draw(st.sampled_from([0, 1, 2]))])
-    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender)
+    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, frozenset(draw(downs)))

@@ -28,6 +28,7 @@ from tests.oracle.droplets import (
     Draw,
     address,
     mac_of,
+    mostly,
     packed,
 )
 from tests.oracle.oddities import ODD_IPV4, ODD_IPV6, ODD_ND_OPTIONS, ODD_OUTER, ODD_TTLS, either, oddities
@@ -86,6 +87,12 @@ options = st.one_of(
         max_size=4,
     ).map(lambda each: b"".join(each)[:252]),
     st.integers(1, 63).map(lambda words: b"\x01\x02\x01\x00" * words),
+)
+controls = st.builds(
+    lambda before, kind, words: before + bytes.fromhex("ff0185") + bytes([words, kind]) + bytes(3 + 4 * (words - 1)),
+    st.sampled_from([b"", b"", build.option(0x0102, 1, 2)]),
+    st.integers(0, 3),
+    st.sampled_from([1, 1, 1, 17]),
 )
 nd_options = st.lists(
     st.one_of(
@@ -197,6 +204,8 @@ def tunnel_frames(draw: Draw, here: Droplet) -> bytes:
     fields: dict[str, Any] = {"src": either(draw, HOST, [BOUNCER, DIVIDER, UNRESOLVED, STRANGER, ME]), "dst": ME}
     fields |= {"sport": draw(st.integers(0, 0xFFFF)), "tos": draw(st.sampled_from([0, 1, 0xB8, 0xFF]))}
     fields["options"] = draw(options) if kind == "geneve" else b""
+    if kind == "geneve" and not mostly(draw):
+        fields |= {"second": 0x80, "options": draw(controls)}
     fields |= draw(oddities(ODD_OUTER))
     return build.tunnel(kind, inner, src_mac=mac_of(2, fields["src"][-1]), dst_mac=MY_MAC, vni=vni, **fields)
 

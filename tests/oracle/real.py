@@ -91,8 +91,9 @@ class RealDroplet:
         tables = self.tables
         for address, mac in here.droplets.items():
             slot = self.droplet_slots.of(address)
-            self.write(tables.droplets, slot, {"addr": to_mapped(address), "next_hop_mac": mac or bytes(6)})
-            self.write(tables.droplet_slots, {"addr": to_mapped(address)}, slot)
+            value = {"addr": to_mapped(address), "next_hop_mac": mac or bytes(6), "down": int(address in here.down)}
+            self.write(tables.droplets, slot, value)
+            self.write(tables.droplet_slots, {"addr": to_mapped(address)}, {"slot": slot})
         for vni, vpc in here.vpcs.items():
             slot = self.hop_set((vni, 0), vpc.dividers) if vpc.dividers else 0
             flags = DIVIDED_HERE if vpc.divided_here else 0

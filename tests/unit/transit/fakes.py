@@ -13,7 +13,7 @@ SCHEMA = {
     "vpcs": (None, "vpc"),
     "hop_sets": (None, "hop_set"),
     "droplets": (None, "droplet"),
-    "droplet_slots": ("droplet_key", None),
+    "droplet_slots": ("droplet_key", "known_sender"),
     "agents": (None, "agent"),
 }
 ARRAYS = {"hop_sets", "droplets"}

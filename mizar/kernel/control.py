@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends control packets (contracts/wire.md) to other droplets: Geneve with the O bit and a CONTROL option.
+
+Owns one UDP socket per daemon. What comes back is never read here: Transit XDP takes it in front of the host's stack.
+It must never wait, and never fail because of the other end: a packet that cannot be sent is one that was lost.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+GENEVE_PORT = 6081
+PROBE = 1
+_GENEVE_ETHERNET, _CONTROL_BIT = 0x6558, 0x80
+_CLASS, _TYPE = 0xFF01, 0x85
+
+
+class ControlSocket:
+    """Control packets of the droplet with the address `own` (4 or 16 bytes)."""
+
+    def __init__(self, own: bytes) -> None:
+        self._own = own
+        self._socket: socket.socket | None = None
+
+    def send(self, to: bytes, data: bytes, vni: int = 0) -> bool:
+        """Sends the data of one CONTROL option (whole words); False when the host would not take it."""
+        try:
+            if self._socket is None:
+                self._socket = self._open()
+            self._socket.sendto(packet(data, vni), (_text(to), GENEVE_PORT))
+        except OSError:  # no address, no route, no neighbour, no buffer: all of them pass
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Closes the socket; the next packet opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _open(self) -> socket.socket:
+        opened = socket.socket(_family(self._own), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            opened.bind((_text(self._own), 0))
+        except OSError:
+            opened.close()
+            raise
+        return opened
+
+
+def packet(data: bytes, vni: int) -> bytes:
+    """From the Geneve header on."""
+    option = struct.pack("!HBB", _CLASS, _TYPE, len(data) // 4) + data
+    return struct.pack("!BBHI", len(option) // 4, _CONTROL_BIT, _GENEVE_ETHERNET, vni << 8) + option
+
+
+def _family(address: bytes) -> socket.AddressFamily:
+    return socket.AF_INET if len(address) == 4 else socket.AF_INET6
+
+
+def _text(address: bytes) -> str:
+    return socket.inet_ntop(_family(address), address)

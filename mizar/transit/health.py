@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the droplets that matter to this one are alive.
+
+Runs beside the server. The data plane stamps when it heard from a droplet; one that has been silent for an interval is
+probed, and one that leaves so many probes in a row unanswered is marked down, which the data plane honours with the
+next packet. A probe is answered by the other's Transit XDP: a droplet whose daemon is dead is not down. It must never
+mark an end that knows no probes, unless its role says that it does.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mizar.kernel import control
+from mizar.model.addresses import text_of, to_mapped
+from mizar.transit.events import Hub
+from mizar.transit.ledger import Ledger
+from mizar.transit.logs import event
+from mizar.transit.options import ProbeTiming
+
+_PROBE = bytes([control.PROBE, 0, 0, 0])
+_log = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """What is needed of kernel.control.ControlSocket."""
+
+    def send(self, to: bytes, data: bytes, vni: int = 0) -> bool:
+        """Send the data of a CONTROL option."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One droplet: the stamps as last seen, and how many probes it owes."""
+
+    heard: int
+    unanswered: int = 0
+    probed: bool = False
+
+
+class Health:
+    """Watches droplets. `also` names those that matter besides members of hop sets, and may be ends without probes."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sender: Sender,
+        hub: Hub,
+        timing: ProbeTiming,
+        also: Callable[[], Iterable[bytes]] = tuple,
+    ) -> None:
+        self._ledger = ledger
+        self._sender = sender
+        self._hub = hub
+        self._timing = timing
+        self._also = also
+        self._watched: dict[bytes, _Watched] = {}
+        self._members: set[bytes] = set()
+        self._changed = True
+
+    def tables_changed(self) -> None:
+        """Hop sets or droplets may be others now."""
+        self._changed = True
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await self.tick()
+            await asyncio.sleep(self._timing.interval_s)
+
+    async def tick(self) -> None:
+        """One look at every droplet that matters; an interval lies between two."""
+        if self._changed:
+            self._changed = False
+            self._members = self._find_members()
+        verdicts: dict[bytes, bool] = {}
+        state = self._ledger.state
+        matter = {*self._members, *self._also()} - {state.own}
+        for address in self._watched.keys() - matter:
+            del self._watched[address]
+        for address in matter:
+            droplet = state.droplets.get(address)
+            verdict = self._look(address) if droplet else None
+            if droplet and verdict not in (None, droplet.down):
+                verdicts[address] = bool(verdict)
+        verdicts |= {one.address: False for one in state.droplets.values() if one.down and one.address not in matter}
+        if verdicts:
+            await self._tell(verdicts)
+
+    def _look(self, address: bytes) -> bool | None:
+        """Whether a droplet is down; None where nothing new can be said."""
+        stamps = self._ledger.maps.droplet_slots.get({"addr": to_mapped(address)})
+        if stamps is None:
+            return None
+        watched = self._watched.get(address)
+        if watched is None:
+            self._watched[address] = _Watched(stamps["heard"])
+            return None
+        if stamps["heard"] != watched.heard:
+            watched.heard, watched.unanswered, watched.probed = stamps["heard"], 0, False
+            return False
+        watched.unanswered += watched.probed
+        watched.probed = True
+        self._sender.send(address, _PROBE)
+        knows_probes = address in self._members or stamps["answered"]
+        return True if knows_probes and watched.unanswered >= self._timing.count else None
+
+    async def _tell(self, verdicts: dict[bytes, bool]) -> None:
+        for address in await self._ledger.set_down(verdicts):
+            down = verdicts[address]
+            level, name = (logging.WARNING, "droplet_down") if down else (logging.INFO, "droplet_up")
+            event(_log, level, name, droplet=text_of(address))
+            self._hub.droplet_changed(address, down)
+
+    def _find_members(self) -> set[bytes]:
+        state = self._ledger.state
+        members = {address for vpc in state.vpcs.values() for address in vpc.dividers}
+        return members.union(*(network.bouncers for network in state.networks.values()))
