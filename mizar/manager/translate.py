@@ -60,7 +60,9 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         workload.path = entry.workload.path
     else:
         workload.pid = entry.workload.pid
-    return pb.LocalEndpoint(uid=entry.uid, endpoint=_endpoint(entry.endpoint), workload=workload, mtu=entry.mtu)
+    return pb.LocalEndpoint(
+        uid=entry.uid, endpoint=_endpoint(entry.endpoint), workload=workload, mtu=entry.mtu, standby=entry.standby
+    )
 
 
 def entries(state: pb.State) -> Iterator[Entry]:
@@ -86,7 +88,7 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
         pid=local.workload.pid,
         interface=local.workload.interface or "eth0",
     )
-    return LocalEntry(local.uid, _endpoint_entry(local.endpoint), workload, local.mtu)
+    return LocalEntry(local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby)
 
 
 def _network(entry: NetworkEntry) -> pb.Network:

@@ -216,6 +216,31 @@ class EndpointSpec(Value):
     workload: WorkloadSpec | None = None
 
 
+class MoveStage(StrEnum):
+    """How far a move to another droplet has come."""
+
+    PREPARING = "Preparing"
+    SWITCHING = "Switching"
+    DONE = "Done"
+    FAILED = "Failed"
+
+
+class Move(Value):
+    """The last move of an endpoint, from droplet `source` to droplet `target`. Times in milliseconds.
+
+    `blackout_ms`: the longest time in which the workload got no answer from its virtual router; absent where the
+    workload is not in a namespace of the droplet. `reason`: why it failed, in a sentence.
+    """
+
+    source: str
+    target: str
+    stage: MoveStage = MoveStage.PREPARING
+    started_at: datetime | None = None
+    elapsed_ms: float | None = None
+    blackout_ms: float | None = None
+    reason: str = ""
+
+
 class EndpointStatus(Status):
     """What was allocated and made. `host`: name of its droplet; `hostInterface`: the droplet's side of its veth."""
 
@@ -223,6 +248,7 @@ class EndpointStatus(Status):
     mac: str = ""
     host: str = ""
     host_interface: str = ""
+    move: Move | None = None
 
 
 class Endpoint(Resource):

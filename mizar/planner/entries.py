@@ -134,13 +134,17 @@ class WorkloadEntry:
 
 @dataclass(frozen=True, slots=True)
 class LocalEntry:
-    """An endpoint that lives on the droplet. `mtu` 0: the interface's less the tunnel's overhead."""
+    """An endpoint that lives on the droplet. `mtu` 0: the interface's less the tunnel's overhead.
+
+    `standby`: it lives on another droplet still and is prepared to move here, with an interface but without addresses.
+    """
 
     order: ClassVar[int] = 4
     uid: str
     endpoint: EndpointEntry
     workload: WorkloadEntry
     mtu: int = 0
+    standby: bool = False
 
     @property
     def key(self) -> tuple[int, str]:
@@ -155,6 +159,7 @@ class LocalEntry:
             and self.endpoint.same(other.endpoint)
             and self.workload == other.workload
             and self.mtu in (0, other.mtu)
+            and self.standby == other.standby
         )
 
 

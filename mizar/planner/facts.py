@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
-from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource, TunnelProtocol, WorkloadSpec
+from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol, WorkloadSpec
 from mizar.planner.entries import PrefixEntry, WorkloadEntry
 
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
@@ -47,7 +47,10 @@ class NetworkFact:
 
 @dataclass(frozen=True, slots=True)
 class EndpointFact:
-    """An endpoint by uid; `host`: name of a droplet; `workload` is None where somebody else makes its interface."""
+    """An endpoint by uid; `host`: name of a droplet; `workload` is None where somebody else makes its interface.
+
+    `standby`: name of the droplet that is prepared to be its next host, "" for none.
+    """
 
     uid: str
     vni: int
@@ -57,6 +60,7 @@ class EndpointFact:
     host: str
     tunnel: int
     workload: WorkloadEntry | None
+    standby: str = ""
 
 
 Fact = DropletFact | VpcFact | NetworkFact | EndpointFact
@@ -90,6 +94,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
     """Of an endpoint whose `status.addresses` and `status.mac` are set, its network and VPC. Raises InvalidError."""
     if endpoint.metadata.uid is None or not endpoint.status.addresses or not endpoint.status.mac:
         raise InvalidError(f"{endpoint.ref}: uid, addresses or MAC are not allocated yet")
+    move = endpoint.status.move
     return EndpointFact(
         uid=endpoint.metadata.uid,
         vni=_allocated(vpc, vpc.status.vni, "vni"),
@@ -99,6 +104,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         host=endpoint.spec.droplet,
         tunnel=_TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
         workload=_workload(endpoint.spec.workload),
+        standby=move.target if move is not None and move.stage is MoveStage.PREPARING else "",
     )
 
 

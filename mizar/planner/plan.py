@@ -2,7 +2,7 @@
 """Steps: who has to be told what, and in which order. Plain data, called by the manager.
 
 Two orders hold. On one droplet, an entry comes after those that it refers to (droplets, VPCs, networks, endpoints,
-local endpoints), and deletes go the other way. Between droplets there are five waves, so that no packet is sent to
+local endpoints), and deletes go the other way. Between droplets there are six waves, so that no packet is sent to
 a droplet that does not know yet, or no longer, what to do with it: see `Wave`.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from mizar.planner.entries import Entry, Key, NetworkEntry, VpcEntry
+from mizar.planner.entries import EndpointEntry, Entry, Key, LocalEntry, NetworkEntry, VpcEntry
 
 HopSet = NetworkEntry | VpcEntry
 
@@ -21,7 +21,7 @@ class Wave(IntEnum):
     """All droplets finish (or are given up) one wave before any begins the next."""
 
     LEARN = 0
-    """New entries: all that new members of a hop set must know."""
+    """New entries: all that new members of a hop set must know. An endpoint that moves lives at its next host, too."""
     JOIN = 1
     """New members are told of their role. Not before LEARN: who is a member and lacks an entry refuses packets."""
     POINT = 2
@@ -30,6 +30,8 @@ class Wave(IntEnum):
     """Former members are told that their role has ended: nobody sends there any more."""
     FORGET = 4
     """Entries are deleted. Not before LEAVE, for the reason that JOIN is not before LEARN."""
+    DEPART = 5
+    """The former host of an endpoint that has moved lets it go: now no entry leads there any more."""
 
 
 class Action(IntEnum):
@@ -101,10 +103,19 @@ class Plan:
 
     def waves(self) -> list[tuple[Wave, Mapping[str, list[Step]]]]:
         """The waves that have anything to do, in order; for each droplet (by name) its steps in order."""
-        sets = self._hop_sets()
+        sets, leaving, arriving = self._hop_sets(), self._leaving(), self._arriving()
+        homes = {key for _, key in arriving}
+        left = {droplet for droplet, key in leaving if key in homes}
         steps: dict[Wave, dict[str, list[Step]]] = {wave: {} for wave in Wave}
         for change in self._changes.values():
             for step in self._steps(change, sets):
+                place = step.droplet, step.entry.key
+                if place in leaving and step.wave is Wave.LEARN:
+                    step = replace(step, wave=Wave.POINT)  # it has them itself until they are at their next droplet
+                if place in arriving and step.delete:
+                    continue  # what is attached has taken its place
+                if step.droplet in left and step.delete and not isinstance(step.entry, EndpointEntry):
+                    step = replace(step, wave=Wave.DEPART)
                 steps[step.wave].setdefault(step.droplet, []).append(step)
         return [
             (wave, {droplet: in_order(own) for droplet, own in droplets.items()})
@@ -124,6 +135,22 @@ class Plan:
             if before or after:
                 sets[key] = before, after
         return sets
+
+    def _leaving(self) -> set[tuple[str, Key]]:
+        """Droplets and the endpoints that cease to live there."""
+        return {
+            (change.droplet, change.before.endpoint.key)
+            for change in self._changes.values()
+            if isinstance(change.before, LocalEntry) and change.after is None
+        }
+
+    def _arriving(self) -> set[tuple[str, Key]]:
+        """Droplets and the endpoints that begin to live there."""
+        return {
+            (change.droplet, change.after.endpoint.key)
+            for change in self._changes.values()
+            if isinstance(change.after, LocalEntry) and not change.after.standby
+        }
 
     def _steps(self, change: Change, sets: Mapping[Key, tuple[HopSet | None, HopSet | None]]) -> Iterator[Step]:
         name, before, after = change.droplet, change.before, change.after
@@ -146,6 +173,8 @@ class Plan:
             if isinstance(before, HopSet) and isinstance(after, HopSet):
                 was, will_be = change.address in before.members, change.address in after.members
                 wave = Wave.POINT if was == will_be else Wave.JOIN if will_be else Wave.LEAVE
+            elif isinstance(before, LocalEntry) and before.standby:
+                wave = Wave.LEARN
             yield Step(name, wave, after, Action.CHANGE)
 
     def _knows(self, change: Change, member: bytes) -> bool:
@@ -172,6 +201,8 @@ def diff(droplet: str, desired: Iterable[Entry], actual: Iterable[Entry]) -> lis
     unwanted = {entry.key: entry for entry in actual}
     steps = []
     for entry in desired:
+        if isinstance(entry, LocalEntry) and not entry.standby and _moves_here(entry, unwanted):
+            del unwanted[entry.endpoint.key]  # what is attached takes its place
         present = unwanted.pop(entry.key, None)
         if present is None:
             steps.append(Step(droplet, Wave.LEARN, entry))
@@ -179,6 +210,15 @@ def diff(droplet: str, desired: Iterable[Entry], actual: Iterable[Entry]) -> lis
             steps.append(Step(droplet, Wave.POINT, entry, Action.CHANGE))
     steps.extend(Step(droplet, Wave.FORGET, entry, Action.DELETE) for entry in unwanted.values())
     return in_order(steps)
+
+
+def _moves_here(local: LocalEntry, actual: Mapping[Key, Entry]) -> bool:
+    """Whether the droplet knows the very endpoint as one of another droplet."""
+    there = actual.get(local.endpoint.key)
+    return isinstance(there, EndpointEntry) and (there.network_id, there.mac) == (
+        local.endpoint.network_id,
+        local.endpoint.mac,
+    )
 
 
 def _rank(step: Step) -> tuple[int, int, int]:

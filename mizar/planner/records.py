@@ -94,9 +94,23 @@ class NetworkRecord:
 
 @dataclass(slots=True)
 class EndpointRecord:
-    """An endpoint; `local` is None where somebody else makes its interface."""
+    """An endpoint; `local` is None where somebody else makes its interface, `standby` where it is not about to move."""
 
     fact: EndpointFact
     entry: EndpointEntry
     local: LocalEntry | None
+    standby: LocalEntry | None
     network: NetworkRecord
+
+    def entry_at(self, droplet: str) -> EndpointEntry | None:
+        """What a bouncer holds of it as an endpoint of another droplet."""
+        return None if droplet == self.fact.host else self.entry
+
+    def at(self, droplet: str) -> LocalEntry | None:
+        """What a droplet holds of it as a local endpoint."""
+        return self.local if droplet == self.fact.host else self.standby if droplet == self.fact.standby else None
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of its host, and of the one that is prepared to be the next."""
+        return (self.fact.host, self.fact.standby) if self.fact.standby else (self.fact.host,)

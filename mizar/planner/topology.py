@@ -16,6 +16,7 @@ Who holds what, on droplets that have a daemon:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 
 from mizar.model.addresses import Prefix
@@ -199,63 +200,63 @@ class Topology:
     # ---- endpoints
 
     def put_endpoint(self, fact: EndpointFact) -> list[Change]:
-        """An endpoint comes, or its tunnel protocol, MAC or workload changes."""
-        host = self._droplet(fact.host)
-        network = self._network(fact.vni, fact.network_id)
+        """An endpoint comes; its tunnel protocol, MAC or workload changes; or it moves to where it is prepared."""
+        host, network = self._droplet(fact.host), self._network(fact.vni, fact.network_id)
         entry = EndpointEntry(fact.vni, fact.network_id, fact.addresses, fact.mac, host.fact.address, fact.tunnel)
         local = LocalEntry(fact.uid, entry, fact.workload) if fact.workload else None
+        standby = None
+        if fact.standby and fact.workload:
+            there = replace(entry, host=self._droplet(fact.standby).fact.address)
+            standby = LocalEntry(fact.uid, there, fact.workload, standby=True)
+        endpoint = EndpointRecord(fact, entry, local, standby, network)
         present = self._endpoints.get(fact.uid)
         if present is not None:
-            return self._change_endpoint(present, fact, entry, local)
-        endpoint = EndpointRecord(fact, entry, local, network)
-        vpc = network.vpc
-        here = (fact.host,)
-        vpc_before, before = _holders(vpc, here), _holders(network, here)
-        if fact.host not in network.hosts:
-            vpc.use(fact.host)
-        network.hosts[fact.host] += 1
-        network.endpoints[fact.uid] = self._endpoints[fact.uid] = host.hosts[fact.uid] = endpoint
-        changes = self._shift(vpc.entry, vpc_before, vpc.entry, here)
-        changes.extend(self._shift(network.entry, before, network.entry, here))
-        changes.extend(self._change(name, None, entry) for name in network.fact.bouncers if name != fact.host)
-        if local:
-            changes.append(self._change(fact.host, None, local))
-        return self._told(changes)
-
-    def _change_endpoint(
-        self, present: EndpointRecord, fact: EndpointFact, entry: EndpointEntry, local: LocalEntry | None
-    ) -> list[Change]:
-        old = present.fact
-        if (old.vni, old.network_id, old.addresses, old.host, old.workload is None) != (
-            fact.vni, fact.network_id, fact.addresses, fact.host, fact.workload is None,
-        ):  # fmt: skip
-            raise ConflictError(f"network, addresses and droplet of endpoint {fact.uid} cannot change")
-        changes: list[Change] = []
-        if entry != present.entry:
-            bouncers = present.network.fact.bouncers
-            changes.extend(self._change(name, present.entry, entry) for name in bouncers if name != fact.host)
-        if local != present.local:
-            changes.append(self._change(fact.host, present.local, local))
-        present.fact, present.entry, present.local = fact, entry, local
-        return self._told(changes)
+            _refuse_other_identity(present.fact, fact)
+        return self._replace(present, endpoint)
 
     def remove_endpoint(self, uid: str) -> list[Change]:
         """An endpoint goes."""
-        endpoint = self._endpoints.pop(uid, None)
+        endpoint = self._endpoints.get(uid)
         if endpoint is None:
             raise NotFoundError(f"no endpoint {uid}")
-        host, network = endpoint.fact.host, endpoint.network
-        vpc, here = network.vpc, (host,)
-        del self._droplets[host].hosts[uid], network.endpoints[uid]
-        changes = [self._change(name, endpoint.entry, None) for name in network.fact.bouncers if name != host]
-        if endpoint.local:
-            changes.append(self._change(host, endpoint.local, None))
-        network.hosts[host] -= 1
-        if not network.hosts[host]:
-            del network.hosts[host]
-            vpc.leave(host)
-            changes.extend(self._shift(network.entry, here, network.entry, _holders(network, here)))
-            changes.extend(self._shift(vpc.entry, here, vpc.entry, _holders(vpc, here)))
+        return self._replace(endpoint, None)
+
+    def _replace(self, old: EndpointRecord | None, new: EndpointRecord | None) -> list[Change]:
+        """One of the two is None when the endpoint comes or goes."""
+        either = new or old
+        assert either is not None
+        uid, network = either.fact.uid, either.network
+        vpc, bouncers = network.vpc, network.fact.bouncers
+        before, after = (set(record.places) if record else set() for record in (old, new))
+        moving = before ^ after
+        held = _holders(vpc, moving), _holders(network, moving)
+        for name in after - before:
+            if name not in network.hosts:
+                vpc.use(name)
+            network.hosts[name] += 1
+        for name in before - after:
+            network.hosts[name] -= 1
+            if not network.hosts[name]:
+                del network.hosts[name]
+                vpc.leave(name)
+            del self._droplets[name].hosts[uid]
+        if new:
+            network.endpoints[uid] = self._endpoints[uid] = new
+            self._droplets[new.fact.host].hosts[uid] = new
+            for name in after:
+                self._droplets[name].hosts[uid] = new
+        else:
+            del network.endpoints[uid], self._endpoints[uid]
+        changes = self._shift(vpc.entry, held[0], vpc.entry, _holders(vpc, moving))
+        changes.extend(self._shift(network.entry, held[1], network.entry, _holders(network, moving)))
+        for name in bouncers:
+            was, is_now = (record.entry_at(name) if record else None for record in (old, new))
+            if was != is_now:
+                changes.append(self._change(name, was, is_now))
+        for name in sorted(before | after):
+            was_local, is_local = (record.at(name) if record else None for record in (old, new))
+            if was_local != is_local:
+                changes.append(self._change(name, was_local, is_local))
         return self._told(changes)
 
     # ---- all of it
@@ -277,7 +278,7 @@ class Topology:
         yield from (network.entry for network in networks.values())
         for network in me.bounces.values():
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
-        yield from (e.local for e in me.hosts.values() if e.local)
+        yield from (local for e in me.hosts.values() if (local := e.at(droplet)))
 
     def load(self, facts: Iterable[Fact]) -> None:
         """Takes facts in the order of dependence without giving changes: for the start of a manager."""
@@ -333,6 +334,15 @@ class Topology:
 
 def _prefix(entry: PrefixEntry) -> Prefix:
     return ip_network((entry.address, entry.length))
+
+
+def _refuse_other_identity(old: EndpointFact, new: EndpointFact) -> None:
+    if new.host not in (old.host, old.standby):
+        raise ConflictError(f"endpoint {new.uid} cannot move to droplet {new.host}, which is not prepared")
+    if (old.vni, old.network_id, old.addresses, old.workload is None) != (
+        new.vni, new.network_id, new.addresses, new.workload is None,
+    ):  # fmt: skip
+        raise ConflictError(f"network and addresses of endpoint {new.uid} cannot change")
 
 
 def _refuse_in_use(droplet: DropletRecord) -> None:

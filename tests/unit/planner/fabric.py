@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from mizar.planner.entries import (
@@ -43,6 +44,15 @@ class Droplet:
             for needed in self._needs(entry):
                 assert needed in self.table, f"{step} needs {needed}"
             self.table[entry.key] = entry
+            self._hand_over(entry)
+
+    def _hand_over(self, entry: Entry) -> None:
+        """Who attaches an endpoint has its addresses; who hears of another host stands by."""
+        if isinstance(entry, LocalEntry) and not entry.standby:
+            self.table.pop(entry.endpoint.key, None)
+        elif isinstance(entry, EndpointEntry):
+            for local in [e for e in self.table.values() if isinstance(e, LocalEntry) and e.endpoint.key == entry.key]:
+                self.table[local.key] = replace(local, standby=True)
 
     def _needs(self, entry: Entry) -> Iterable[Key]:
         match entry:
@@ -67,7 +77,9 @@ class Droplet:
     def endpoint(self, vni: int, address: bytes) -> tuple[str, EndpointEntry] | None:
         """(uid, entry) of the endpoint known here; uid "" when it lives elsewhere."""
         for entry in self.table.values():
-            if isinstance(entry, LocalEntry) and entry.endpoint.vni == vni and address in entry.endpoint.addresses:
+            if not isinstance(entry, LocalEntry) or entry.standby or entry.endpoint.vni != vni:
+                continue
+            if address in entry.endpoint.addresses:
                 return entry.uid, entry.endpoint
         for entry in self.table.values():
             if isinstance(entry, EndpointEntry) and entry.vni == vni and address in entry.addresses:

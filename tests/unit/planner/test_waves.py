@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mizar.model.errors import ConflictError
 from mizar.planner.facts import VpcFact
 from mizar.planner.plan import Change, Plan, Step
 from tests.unit.planner.budget import examples
@@ -83,6 +85,15 @@ def all_arrive(world: World, fabric: Fabric) -> None:
                 assert fabric.send(source.uid, source.host, target.addresses[0]) == goal, f"{source} → {target}"
 
 
+def roll_out(draw: Any, plan: Plan, world: World, fabric: Fabric) -> None:
+    """Every packet arrives after every step, and at the end every droplet holds what it should."""
+    for step in any_order(draw, plan):
+        fabric.droplets[step.droplet].take(step)
+        all_arrive(world, fabric)
+    desired = {name: {entry.key: entry for entry in world.topology.desired_for(name)} for name in world.droplets}
+    assert fabric.tables() == {name: table for name, table in desired.items() if table}
+
+
 @examples(150)
 @given(worlds(), st.data())
 def test_no_packet_is_lost_while_one_change_is_rolled_out(built: tuple[World, Fabric], data: Any) -> None:
@@ -103,9 +114,44 @@ def test_no_packet_is_lost_while_several_changes_are_rolled_out_as_one(
     plan = Plan()
     for _ in range(changes):
         plan.add(change(data.draw, world))
-    for step in any_order(data.draw, plan):
-        fabric.droplets[step.droplet].take(step)
-        all_arrive(world, fabric)
-    for name in world.droplets:
-        table = fabric.droplets[name].table
-        assert table == {entry.key: entry for entry in world.topology.desired_for(name)}
+    roll_out(data.draw, plan, world, fabric)
+
+
+@examples(150)
+@given(worlds(), st.integers(0, 3), st.booleans(), st.data())
+def test_no_packet_is_lost_while_an_endpoint_moves(
+    built: tuple[World, Fabric], changes: int, gives_up: bool, data: Any
+) -> None:
+    """It is prepared at its next droplet; then it moves, or does not, beside other changes."""
+    world, fabric = built
+    able = sorted(uid for uid, fact in world.endpoints.items() if fact.workload)
+    assume(able)
+    fact = world.endpoints[data.draw(st.sampled_from(able))]
+    target = data.draw(st.sampled_from([name for name in DROPLETS if name != fact.host]))
+    world.endpoints[fact.uid] = prepared = replace(fact, standby=target)
+    roll_out(data.draw, Plan(world.topology.put_endpoint(prepared)), world, fabric)
+    assert {name: world.expected(name) for name in world.droplets} == {
+        name: {entry.key: entry for entry in world.topology.desired_for(name)} for name in world.droplets
+    }
+    world.endpoints[fact.uid] = fact if gives_up else replace(fact, host=target)
+    plan = Plan(world.topology.put_endpoint(world.endpoints[fact.uid]))
+    for _ in range(changes):
+        plan.add(change(data.draw, world))
+    roll_out(data.draw, plan, world, fabric)
+
+
+def test_an_endpoint_moves_only_to_where_it_is_prepared() -> None:
+    world = World()
+    for name in ("d1", "d2", "d3"):
+        world.topology.put_droplet(droplet(name))
+    world.topology.put_vpc(VpcFact(1, ("d1",)))
+    world.topology.put_network(network(1, 1, ("d1",)))
+    fact = endpoint(1, 1, 0, "d1")
+    world.topology.put_endpoint(fact)
+    with pytest.raises(ConflictError, match="not prepared"):
+        world.topology.put_endpoint(replace(fact, host="d2"))
+    world.topology.put_endpoint(replace(fact, standby="d2"))
+    with pytest.raises(ConflictError, match="not prepared"):
+        world.topology.put_endpoint(replace(fact, host="d3"))
+    with pytest.raises(ConflictError, match="in use"):
+        world.topology.remove_droplet("d2")

@@ -7,7 +7,7 @@ fd00:0:0:N::/64, so that all VPCs have equal addresses; its K-th endpoint is 10.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
 from mizar.model.addresses import gateway_of
@@ -81,12 +81,13 @@ class World:
         entries.extend(DropletEntry(d.address, d.name) for d in self.droplets.values())
         for vni, vpc in self.vpcs.items():
             bounced = any(name in n.bouncers for n in self.networks.values() if n.vni == vni)
-            hosted = any(e.host == name for e in self.endpoints.values() if e.vni == vni)
+            hosted = any(name in (e.host, e.standby) for e in self.endpoints.values() if e.vni == vni)
             if name in vpc.dividers or bounced or hosted:
                 entries.append(VpcEntry(vni, self._addresses(vpc.dividers)))
         for (vni, number), net in self.networks.items():
-            hosted = any(e.host == name for e in self.endpoints.values() if (e.vni, e.network_id) == (vni, number))
             around = any(name in outer.bouncers for outer in self.networks.values() if _is_around(outer, net))
+            inside = [e for e in self.endpoints.values() if (e.vni, e.network_id) == (vni, number)]
+            hosted = any(name in (e.host, e.standby) for e in inside)
             if name in net.bouncers or name in self.vpcs[vni].dividers or hosted or around:
                 entries.append(NetworkEntry(vni, number, net.prefixes, self._addresses(net.bouncers)))
         for e in self.endpoints.values():
@@ -96,6 +97,8 @@ class World:
                 entries.append(LocalEntry(e.uid, entry, e.workload))
             elif e.host != name and name in self.networks[e.vni, e.network_id].bouncers:
                 entries.append(entry)
+            if e.standby == name and e.workload:
+                entries.append(LocalEntry(e.uid, replace(entry, host=here.address), e.workload, standby=True))
         return {entry.key: entry for entry in entries}
 
     def rebuilt(self) -> Topology:
