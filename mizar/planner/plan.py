@@ -2,7 +2,7 @@
 """Steps: who has to be told what, and in which order. Plain data, called by the manager.
 
 Two orders hold. On one droplet, an entry comes after those that it refers to (droplets, VPCs, networks, endpoints,
-local endpoints), and deletes go the other way. Between droplets there are six waves, so that no packet is sent to
+local endpoints), and deletes go the other way. Between droplets there are seven waves, so that no packet is sent to
 a droplet that does not know yet, or no longer, what to do with it: see `Wave`.
 """
 
@@ -20,18 +20,20 @@ HopSet = NetworkEntry | VpcEntry
 class Wave(IntEnum):
     """All droplets finish (or are given up) one wave before any begins the next."""
 
-    LEARN = 0
-    """New entries: all that new members of a hop set must know. An endpoint that moves lives at its next host, too."""
-    JOIN = 1
+    ARRIVE = 0
+    """An endpoint that moves begins to live at its next host, which is prepared for it; the former one has it, too."""
+    LEARN = 1
+    """New entries: all that new members of a hop set must know."""
+    JOIN = 2
     """New members are told of their role. Not before LEARN: who is a member and lacks an entry refuses packets."""
-    POINT = 2
-    """Everybody else is told of the new hop set."""
-    LEAVE = 3
+    POINT = 3
+    """Everybody else is told of the new hop set, or of the endpoint's next host."""
+    LEAVE = 4
     """Former members are told that their role has ended: nobody sends there any more."""
-    FORGET = 4
+    FORGET = 5
     """Entries are deleted. Not before LEAVE, for the reason that JOIN is not before LEARN."""
-    DEPART = 5
-    """The former host of an endpoint that has moved lets it go: now no entry leads there any more."""
+    DEPART = 6
+    """The former host of an endpoint that has moved lets it go: no entry leads there any more."""
 
 
 class Action(IntEnum):
@@ -141,7 +143,7 @@ class Plan:
         return {
             (change.droplet, change.before.endpoint.key)
             for change in self._changes.values()
-            if isinstance(change.before, LocalEntry) and change.after is None
+            if isinstance(change.before, LocalEntry) and not change.before.standby and change.after is None
         }
 
     def _arriving(self) -> set[tuple[str, Key]]:
@@ -174,7 +176,7 @@ class Plan:
                 was, will_be = change.address in before.members, change.address in after.members
                 wave = Wave.POINT if was == will_be else Wave.JOIN if will_be else Wave.LEAVE
             elif isinstance(before, LocalEntry) and before.standby:
-                wave = Wave.LEARN
+                wave = Wave.ARRIVE
             yield Step(name, wave, after, Action.CHANGE)
 
     def _knows(self, change: Change, member: bytes) -> bool:
