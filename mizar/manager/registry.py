@@ -193,6 +193,17 @@ class Registry:
             for cidr in item.resource.spec.cidrs:
                 table.put(parse_prefix(cidr), item.ref)
 
+    def change(self, item: Item, resource: Resource) -> None:
+        """Takes the next state of an object, which may be inside of others than before."""
+        before, after = set(parent_refs(item.resource)), set(parent_refs(resource))
+        for ref in before - after:
+            if (parent := self._by_ref.get(ref)) is not None:
+                self._children.get(parent.uid, {}).pop(item.uid, None)
+        for ref in after - before:
+            if (parent := self._by_ref.get(ref)) is not None:
+                self._children.setdefault(parent.uid, {})[item.uid] = item
+        item.resource = resource
+
     def remove(self, item: Item) -> None:
         """Forgets an object that has no children."""
         del self._by_ref[item.ref], self._by_uid[item.uid], self._by_kind[item.resource.kind][item.uid]
@@ -221,7 +232,7 @@ def vpc_of(network: Network) -> Ref:
 
 
 def parent_refs(resource: Resource) -> Iterator[Ref]:
-    """Names of what a resource is inside of: its tenant, VPC, network and droplet."""
+    """Names of what a resource is inside of: its tenant, VPC, network and droplets (two while it moves)."""
     spec, tenant = resource.spec, resource.tenant
     match resource.kind:
         case "VPC":
@@ -231,3 +242,5 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)
             yield Ref("Droplet", "", spec.droplet)
+            if (move := resource.status.move) is not None and move.under_way:
+                yield from (Ref("Droplet", "", name) for name in (move.source, move.target) if name != spec.droplet)

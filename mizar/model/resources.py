@@ -240,6 +240,11 @@ class Move(Value):
     blackout_ms: float | None = None
     reason: str = ""
 
+    @property
+    def under_way(self) -> bool:
+        """Whether it has neither ended nor failed."""
+        return self.stage in (MoveStage.PREPARING, MoveStage.SWITCHING)
+
 
 class EndpointStatus(Status):
     """What was allocated and made. `host`: name of its droplet; `hostInterface`: the droplet's side of its veth."""

@@ -242,7 +242,6 @@ class Topology:
             del self._droplets[name].hosts[uid]
         if new:
             network.endpoints[uid] = self._endpoints[uid] = new
-            self._droplets[new.fact.host].hosts[uid] = new
             for name in after:
                 self._droplets[name].hosts[uid] = new
         else:
