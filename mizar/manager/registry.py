@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mizar.model.addresses import parse_prefix
 from mizar.model.prefixes import PrefixTable
-from mizar.model.resources import KINDS, VPC, Network, Phase, Ref, Resource, dump
+from mizar.model.resources import KINDS, VPC, Endpoint, Network, Phase, Ref, Resource, dump
 from mizar.store.protocol import Allocation, Record
 
 
@@ -242,5 +242,6 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)
             yield Ref("Droplet", "", spec.droplet)
+            assert isinstance(resource, Endpoint)
             if (move := resource.status.move) is not None and move.under_way:
                 yield from (Ref("Droplet", "", name) for name in (move.source, move.target) if name != spec.droplet)
