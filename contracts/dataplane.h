@@ -8,7 +8,9 @@
  * dataplane/lib/layout.h. Every pad is named and always zero, because a hash key is compared byte by byte.
  *
  * Addresses are 16 bytes, network order; IPv4 is written as IPv4-mapped IPv6 (::ffff:a.b.c.d, RFC 4291 2.5.5.2).
- * Every key of tenant data begins with the VNI. Fields are host byte order unless the name ends in _be.
+ * Every key of tenant data begins with the number of its VPC, `vni`: the VNI itself, below VPC_NUMBERS, for a VPC that its VNI
+ * names; from VPC_NUMBERS on for one that shares its VNI with others and is told from them by its identity (see `identities`).
+ * Fields are host byte order unless the name ends in _be.
  * A "slot" is an index into an array map, chosen by the daemon, valid on one droplet only; slot 0 is never used.
  */
 #ifndef MIZAR_DATAPLANE_H
@@ -17,6 +19,8 @@
 
 enum mizar_limit {
 	HOPS = 16,		/* members a hop set holds; a power of two */
+	VPC_NUMBERS = 0x1000000,	/* the first number of a VPC that no VNI can be */
+	OPTION_BYTES = 252,	/* Geneve options of one packet, at most (RFC 8926 3.4) */
 	OVERHEAD_BYTES = 50,	/* Ethernet 14 + IPv4 20 + UDP 8 + Geneve or VXLAN 8 */
 };
 
@@ -74,7 +78,15 @@ struct vpc {
 	uint32_t slot;		/* slot in vpc_counters */
 	uint32_t dividers;	/* slot in hop_sets, 0 when no divider is known */
 	uint32_t flags;		/* enum vpc_flag */
+	uint32_t wire_vni;	/* what its packets bear as VNI: its number, unless that is from VPC_NUMBERS on */
+};
+
+/* ---- identities: HASH, identity_key -> number of the VPC. Those that share a VNI: what a packet's VNI and IDENTITY name. */
+struct identity_key {
+	uint32_t vni;
 	uint32_t pad;
+	uint64_t tenant;
+	uint64_t vpc;
 };
 
 /* ---- hop_sets: ARRAY, slot -> hop_set. The bouncers of a network or the dividers of a VPC. All HOPS places are
@@ -113,6 +125,10 @@ struct agent {
 	uint32_t vpc_slot;	/* slot in vpc_counters */
 	uint32_t network;	/* slot in hop_sets */
 	uint32_t network_flags;	/* enum network_flag of that network on this droplet */
+	uint32_t wire_vni;	/* what its packets bear as VNI */
+	uint16_t group_set;	/* number of its set of groups, 0 when it is in none: goes along in VXLAN */
+	uint8_t option_bytes;	/* not 0: agent_options has Geneve options for it, so many bytes */
+	uint8_t option_flags;	/* enum option_flag */
 	uint8_t mac[6];
 	uint8_t tunnel;		/* enum tunnel_protocol in which it sends */
 	uint8_t pad;
@@ -123,6 +139,17 @@ struct agent {
 	uint8_t prefix4;	/* length of the network's IPv4 prefix, 0..32 */
 	uint8_t prefix6;	/* length of the network's IPv6 prefix, 0..128 */
 	uint8_t pad2[6];
+};
+
+enum option_flag {
+	OPTION_FLAG_IDENTITY = 1,	/* the VPC is known by its identity: no header without options will do */
+};
+
+/* ---- agent_options: HASH, ifindex -> agent_options. Geneve options that an agent puts on what it sends, ready to be
+ * copied: written whole, so that no packet bears half of two. */
+struct agent_options {
+	uint32_t bytes;		/* a multiple of 4 */
+	uint8_t data[252];
 };
 
 /* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].

@@ -145,6 +145,23 @@ static __always_inline int deliver_here(struct __sk_buff *skb, const struct pack
 	return bpf_redirect_peer(endpoint->ifindex, 0);
 }
 
+/* What the endpoint's packets bear in the tunnel that was chosen. VXLAN has no room for any of it. */
+static __always_inline __must_check enum drop_reason find_options(uint32_t ifindex, const struct agent *agent,
+								  struct tunnel *tunnel,
+								  struct agent_options **options)
+{
+	struct agent_options *found;
+
+	if (tunnel->protocol == TUNNEL_VXLAN)
+		return agent->option_flags & OPTION_FLAG_IDENTITY ? REASON_IDENTITY_LOST : REASON_NONE;
+	found = bpf_map_lookup_elem(&agent_options, &ifindex);
+	if (!found)
+		return REASON_AGENT_UNCONFIGURED;
+	tunnel->option_bytes = found->bytes;
+	*options = found;
+	return REASON_NONE;
+}
+
 static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, const struct packet *packet,
 								 const struct inner *inner, uint16_t source_port,
 								 const struct agent *agent, const struct route *route,
@@ -152,10 +169,12 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 {
 	struct tunnel tunnel = {
 		.protocol = agent->tunnel,
-		.vni = agent->vni,
+		.vni = agent->wire_vni,
 		.source_port = source_port,
+		.group_set = agent->group_set,
 		.bytes = packet->bytes,
 	};
+	struct agent_options *options = NULL;
 	struct ethhdr eth;
 	struct droplet *next;
 	enum drop_reason reason = locate_next_hop(route, &next);
@@ -170,7 +189,12 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		copy_mac(eth.h_source, agent->mac);
 		router_mac(eth.h_dest);
 	}
-	reason = encapsulate(skb, &eth, next, &tunnel);
+	if (agent->option_bytes) {
+		reason = find_options(skb->ifindex, agent, &tunnel, &options);
+		if (reason)
+			return reason;
+	}
+	reason = encapsulate(skb, &eth, next, &tunnel, options);
 	if (reason)
 		return reason;
 	count_sent(packet, agent->slot, true);

@@ -133,8 +133,9 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 {
 	struct tunnel tunnel = {
 		.protocol = outer->tunnel,
-		.vni = packet->to.vni,
+		.vni = outer->vni,
 		.source_port = outer->source_port,
+		.group_set = outer->group_set,
 		.service = outer->service,
 		.partial = outer->partial,
 		.option_bytes = outer->option_bytes,
@@ -150,6 +151,9 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 		return reason;
 	if (route->endpoint) {
 		tunnel.protocol = route->endpoint->tunnel;
+		/* Without it, the packet would be another VPC's. */
+		if (outer->identity && tunnel.protocol == TUNNEL_VXLAN)
+			return REASON_IDENTITY_LOST;
 		address_from_router(inner->eth, route->endpoint);
 	}
 	reason = translate(ctx, next, &tunnel);
@@ -188,9 +192,9 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	return REASON_NONE;
 }
 
-/* Without any, all that is known is that there are none. Nobody here knows a VPC by more than its VNI. */
+/* Without any, all that is known is that there are none. */
 static __always_inline __must_check enum drop_reason read_options(struct xdp_md *ctx, struct cursor *cursor,
-								  const struct outer *outer, struct options *options)
+								  struct outer *outer, struct options *options)
 {
 	enum drop_reason reason;
 
@@ -203,8 +207,11 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 		reason = walk_options(ctx, begin, outer->option_bytes, options);
 		if (reason)
 			return reason;
+		outer->identity = options->present & HAS_IDENTITY;
+		if (options->present & HAS_GROUPS)
+			outer->group_set = options->group_set;
 	}
-	return options->present & HAS_IDENTITY ? REASON_GENEVE_CRITICAL_OPTION : REASON_NONE;
+	return REASON_NONE;
 }
 
 /* A droplet speaks to this one. */
@@ -220,9 +227,25 @@ static __always_inline __must_check enum drop_reason obey(struct xdp_md *ctx, co
 	return reason || !answered ? reason : send_back(ctx, verdict);
 }
 
+/* Of VPCs that share a VNI, the one that the packet says it is of. One that says nothing is of the VPC that its VNI names. */
+static __always_inline __must_check enum drop_reason locate_identity(struct packet *packet, const struct options *options)
+{
+	const struct identity_key key = {
+		.vni = packet->to.vni,
+		.tenant = options->tenant,
+		.vpc = options->vpc,
+	};
+	const uint32_t *number = bpf_map_lookup_elem(&identities, &key);
+
+	if (!number)
+		return REASON_UNKNOWN_IDENTITY;
+	packet->to.vni = *number;
+	return REASON_NONE;
+}
+
 /* What is inside of a tunnel packet whose VNI has been read. */
 static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_md *ctx, struct cursor *cursor,
-								    struct packet *packet, const struct outer *outer,
+								    struct packet *packet, struct outer *outer,
 								    struct known_sender *sender, int *verdict)
 {
 	struct options options;
@@ -233,6 +256,11 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 		return reason;
 	if (outer->control || options.present & HAS_CONTROL)
 		return obey(ctx, outer, &options, sender, verdict);
+	if (outer->identity) {
+		reason = locate_identity(packet, &options);
+		if (reason)
+			return reason;
+	}
 	reason = parse_inner(cursor, packet, &inner);
 	if (reason)
 		return reason;
@@ -282,6 +310,9 @@ static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md 
 	if (reason)
 		return reason;
 	reason = handle_overlay(ctx, &cursor, packet, &outer, sender, verdict);
+	/* Which VPC it is of, nobody here knows: the VNI's own it is not. */
+	if (reason == REASON_UNKNOWN_IDENTITY)
+		return reason;
 	return reason && !packet->vpc_slot ? judge_vpc(reason, packet) : reason;
 }
 

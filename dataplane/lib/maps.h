@@ -28,10 +28,12 @@
 MAP(BPF_MAP_TYPE_HASH, endpoints, struct endpoint_key, struct endpoint, 1048576, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_LPM_TRIE, networks, struct network_key, struct network, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, vpcs, uint32_t, struct vpc, 65536, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, identities, struct identity_key, uint32_t, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, hop_sets, uint32_t, struct hop_set, 131072, 0);
 MAP(BPF_MAP_TYPE_ARRAY, droplets, uint32_t, struct droplet, 131072, 0);
 MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, struct known_sender, 131072, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, agents, uint32_t, struct agent, 16384, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, agent_options, uint32_t, struct agent_options, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, 128, 0);

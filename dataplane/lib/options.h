@@ -17,7 +17,6 @@ enum option_constant {
 	OPTION_CLASS = 0xff01,
 	OPTION_CRITICAL = 0x80,
 	OPTION_WORDS = 0x1f,
-	OPTIONS_BYTES = 252,	/* what a Geneve header can say at most */
 	OPTIONS_BEGIN_LIMIT = 128,
 };
 
@@ -116,9 +115,9 @@ __attribute__((noinline)) int walk_options(struct xdp_md *ctx, uint32_t begin, u
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	uint32_t at = 0;
 
-	if (!options || begin > OPTIONS_BEGIN_LIMIT || option_bytes > OPTIONS_BYTES)
+	if (!options || begin > OPTIONS_BEGIN_LIMIT || option_bytes > OPTION_BYTES)
 		return REASON_GENEVE_OPTIONS_TRUNCATED;
-	for (int i = 0; i < OPTIONS_BYTES / 4 && at < option_bytes; i++) {
+	for (int i = 0; i < OPTION_BYTES / 4 && at < option_bytes; i++) {
 		struct geneve_option *option = data + begin + at;
 		uint32_t words, next;
 

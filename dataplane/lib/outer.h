@@ -11,7 +11,7 @@
 struct tunnel_header {
 	uint8_t first;		/* Geneve: version, length of the options in words. VXLAN: flags */
 	uint8_t second;		/* Geneve: O and C bits */
-	__be16 protocol;	/* Geneve only */
+	__be16 protocol;	/* Geneve: of the payload. VXLAN: the group, where its flag is set */
 	__be32 vni;		/* in the upper 24 bits */
 };
 
@@ -23,6 +23,7 @@ enum tunnel_constant {
 	GENEVE_ETHERNET = 0x6558,
 	VXLAN_PORT = 4789,
 	VXLAN_VNI_FLAG = 0x08,
+	VXLAN_GROUP_FLAG = 0x80,	/* draft-smith-vxlan-group-policy: the last 16 bits of the first word are a group */
 };
 
 /* What the outer headers say. Their places are fixed (no IP options on this wire), see tunnel.h. */
@@ -34,6 +35,9 @@ struct outer {
 	bool control;			/* Geneve: the O bit */
 	bool partial;			/* the UDP checksum is left to hardware: what stands there is a sum to begin with */
 	uint32_t option_bytes;		/* Geneve */
+	uint32_t vni;			/* as the wire has it */
+	uint16_t group_set;		/* of the sender: VXLAN's header tells, or an option. 0: nobody said */
+	bool identity;			/* an option tells which VPC it is */
 };
 
 /* Of the pseudo header alone (RFC 768), not complemented: where the checksum of an outer packet begins. */
@@ -104,6 +108,8 @@ static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor 
 		return REASON_TUNNEL_TRUNCATED;
 	outer->option_bytes = 0;
 	outer->control = false;
+	outer->identity = false;
+	outer->group_set = 0;
 	if (outer->tunnel == TUNNEL_GENEVE) {
 		if (tunnel->first & GENEVE_VERSION_MASK)
 			return REASON_GENEVE_VERSION;
@@ -113,8 +119,11 @@ static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor 
 		outer->option_bytes = (tunnel->first & GENEVE_LENGTH_MASK) * 4;
 	} else if (!(tunnel->first & VXLAN_VNI_FLAG)) {
 		return REASON_VXLAN_FLAGS;
+	} else if (tunnel->first & VXLAN_GROUP_FLAG) {
+		outer->group_set = bpf_ntohs(tunnel->protocol);
 	}
-	packet->to.vni = bpf_ntohl(tunnel->vni) >> 8;
+	outer->vni = bpf_ntohl(tunnel->vni) >> 8;
+	packet->to.vni = outer->vni;
 	return REASON_NONE;
 }
 

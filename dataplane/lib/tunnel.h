@@ -19,8 +19,9 @@ _Static_assert(OUTER_TUNNEL + sizeof(struct tunnel_header) == OVERHEAD_BYTES, "n
 /* All that differs between the outer headers of two packets. */
 struct tunnel {
 	enum tunnel_protocol protocol;
-	uint32_t vni;
+	uint32_t vni;		/* as the wire has it */
 	uint16_t source_port;
+	uint16_t group_set;	/* of the sender, 0 when it is in no group: VXLAN alone, Geneve has an option */
 	uint8_t service;	/* outer TOS */
 	bool partial;		/* the outer UDP checksum is left to hardware, see parse_outer() */
 	uint32_t option_bytes;	/* Geneve options that stand behind the header */
@@ -36,6 +37,12 @@ static __always_inline uint16_t ipv4_checksum(const struct iphdr *ip)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~((sum & 0xffff) + (sum >> 16));
+}
+
+/* The first word of a VXLAN header. */
+static __always_inline uint32_t vxlan_flags(uint16_t group_set)
+{
+	return group_set ? (uint32_t)(VXLAN_VNI_FLAG | VXLAN_GROUP_FLAG) << 24 | group_set : VXLAN_VNI_FLAG << 24;
 }
 
 /*
@@ -68,16 +75,18 @@ static __always_inline void write_outer(void *frame, const struct droplet *next,
 	udp->check = tunnel->partial ? pseudo_sum(ip, udp) : 0;
 
 	*(word32 *)header = tunnel->protocol == TUNNEL_VXLAN ?
-				    bpf_htonl(VXLAN_VNI_FLAG << 24) :
+				    bpf_htonl(vxlan_flags(tunnel->group_set)) :
 				    bpf_htonl(tunnel->option_bytes / 4 << 24 | GENEVE_ETHERNET);
 	header->vni = bpf_htonl(tunnel->vni << 8);
 }
 
-/* Agent: around the endpoint's frame, superpackets and partial checksums kept. */
+/* Agent: around the endpoint's frame, superpackets and partial checksums kept. `options` is NULL where none go along. */
 static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buff *skb, const struct ethhdr *inner,
 								 const struct droplet *next,
-								 const struct tunnel *tunnel)
+								 const struct tunnel *tunnel,
+								 const struct agent_options *options)
 {
+	const uint32_t bytes = options ? tunnel->option_bytes : 0;
 	const uint64_t flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 			       BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
 	void *frame, *end;
@@ -86,15 +95,19 @@ static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buf
 	/* The room opens behind the Ethernet header, which becomes the outer one. A packet of a tunnel that the endpoint runs
 	 * itself may bear the kernel's mark already, which it allows once: there, plain room in front must do, which no
 	 * superpacket would survive. */
-	if (bpf_skb_adjust_room(skb, OVERHEAD_BYTES, BPF_ADJ_ROOM_MAC, flags) &&
-	    (skb->gso_size || bpf_skb_change_head(skb, OVERHEAD_BYTES, 0)))
+	if (bpf_skb_adjust_room(skb, OVERHEAD_BYTES + bytes, BPF_ADJ_ROOM_MAC, flags) &&
+	    (skb->gso_size || bpf_skb_change_head(skb, OVERHEAD_BYTES + bytes, 0)))
+		return REASON_REWRITE_FAILED;
+	if (bytes && (bytes > OPTION_BYTES || bpf_skb_store_bytes(skb, OVERHEAD_BYTES, options->data, bytes, 0)))
 		return REASON_REWRITE_FAILED;
 	frame = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (frame + OVERHEAD_BYTES + ETH_HLEN > end)
+	if (frame + OVERHEAD_BYTES > end)
 		return REASON_REWRITE_FAILED;
 	write_outer(frame, next, tunnel);
-	eth = frame + OVERHEAD_BYTES;
+	eth = frame + OVERHEAD_BYTES + (bytes & (OPTION_BYTES | 3));
+	if ((void *)(eth + 1) > end)
+		return REASON_REWRITE_FAILED;
 	copy_mac(eth->h_dest, inner->h_dest);
 	copy_mac(eth->h_source, inner->h_source);
 	eth->h_proto = inner->h_proto;

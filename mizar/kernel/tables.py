@@ -23,10 +23,12 @@ class Tables:
     endpoints: Table[Fields, Fields]
     networks: Table[Fields, Fields]
     vpcs: Table[int, Fields]
+    identities: Table[Fields, int]
     hop_sets: Table[int, Fields]
     droplets: Table[int, Fields]
     droplet_slots: Table[Fields, Fields]
     agents: Table[int, Fields]
+    agent_options: Table[int, Fields]
     droplet_switches: Table[int, Fields]
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
@@ -52,10 +54,12 @@ class Tables:
             endpoints=keyed("endpoints", "endpoint_key", "endpoint"),
             networks=keyed("networks", "network_key", "network"),
             vpcs=numbered("vpcs", "vpc"),
+            identities=Table("identities", maps["identities"], struct_codec("identity_key"), U32),
             hop_sets=numbered("hop_sets", "hop_set"),
             droplets=numbered("droplets", "droplet"),
             droplet_slots=keyed("droplet_slots", "droplet_key", "known_sender"),
             agents=numbered("agents", "agent"),
+            agent_options=numbered("agent_options", "agent_options"),
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),

@@ -15,7 +15,7 @@ from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_n
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
-from mizar.oracle.tables import Agent, Droplet, in_prefix
+from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
 from mizar.oracle.tunnel import write_outer
 
 
@@ -141,7 +141,13 @@ def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, s
         tunnel, frame = route.endpoint.tunnel, from_router(inner.frame, route.endpoint.mac)
     else:
         tunnel, frame = sender.tunnel, ROUTER_MAC + inner.frame[6:]
+    if tunnel is Tunnel.VXLAN and sender.needs_identity:
+        raise RefusedError("IDENTITY_LOST")
+    options = sender.options if tunnel is Tunnel.GENEVE else b""
     packet.count("endpoint", sender.uid, "sent", len(frame))
     packet.count("vpc", sender.vni, "sent", len(frame))
-    outer = write_outer(here, droplet, mac, tunnel, sender.vni, source_port, frame)
+    outer = write_outer(
+        here, droplet, mac, tunnel, sender.wire_vni or sender.vni, source_port, options + frame,
+        words=len(options) // 4, group_set=sender.group_set,
+    )  # fmt: skip
     return packet.served(Verdict.SEND, outer, next_hop=droplet)

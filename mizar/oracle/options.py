@@ -57,8 +57,6 @@ def walk_options(overlay: Overlay) -> Options:
             places[kind] = overlay.option_bytes - len(raw) - len(data)
         elif kind & CRITICAL:
             raise RefusedError("GENEVE_CRITICAL_OPTION")
-    if IDENTITY in ours:
-        raise RefusedError("GENEVE_CRITICAL_OPTION")
     identity = ours.get(IDENTITY)
     return Options(
         ours.get(RETURN_TO_SENDER),

@@ -80,6 +80,7 @@ class Packet:
     segments: int = 1
     """Packets on the wire: more than one in a superpacket."""
     vni: int = 0
+    """Number of its VPC: the VNI, unless an identity names another."""
     vpc_known: bool = False
     """Whether a table has shown that the VPC is known here: only then is a refusal counted for it."""
     step: Step | None = None

@@ -2,7 +2,8 @@
 """What one droplet knows, as plain values: the tables of contracts/dataplane.h without slots.
 
 Filled by whoever asks the oracle (tests, a simulation, a trace); only read here. Addresses are 4 or 16 bytes as on the
-wire, droplets are named by their address, and an endpoint's counters by its uid.
+wire, droplets are named by their address, and an endpoint's counters by its uid. A VPC is named by its number (`vni`):
+its VNI, or from 2^24 on, where it shares its VNI with others and is told from them by its identity.
 """
 
 from __future__ import annotations
@@ -83,6 +84,14 @@ class Agent:
     routed_here: bool = False
     ipv4: Leg | None = None
     ipv6: Leg | None = None
+    wire_vni: int = 0
+    """What its packets bear as VNI; 0: the number of its VPC."""
+    options: bytes = b""
+    """Geneve options of what it sends."""
+    group_set: int = 0
+    """Number of the groups that it is in, 0 for none: VXLAN's."""
+    needs_identity: bool = False
+    """The VPC is known by its identity, which is among the options: no header without them will do."""
 
     def leg(self, family: int) -> Leg | None:
         """What it has of a family, 4 or 6."""
@@ -106,6 +115,8 @@ class Droplet:
     """By interface: the host side of the endpoint's veth."""
     down: frozenset[bytes] = frozenset()
     """Droplets that answer no probe: passed over wherever another will do."""
+    identities: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+    """VNI, tenant and VPC as the wire has them → number of the VPC, for those that share a VNI."""
 
     def find_network(self, vni: int, address: bytes) -> Network | None:
         """The network that the address is in: of several, the one with the longest prefix."""

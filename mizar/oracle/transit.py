@@ -9,7 +9,7 @@ from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
-from mizar.oracle.options import walk_options
+from mizar.oracle.options import Options, walk_options
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
@@ -47,6 +47,8 @@ def transit(here: Droplet, frame: bytes) -> Outcome:
 
 def judge_vpc(here: Droplet, packet: Packet, reason: str) -> str:
     """A fault inside of a tunnel packet is ours to judge only if the VPC is: the VNI may be another system's."""
+    if reason == "UNKNOWN_IDENTITY":  # of which VPC nobody here knows: the VNI's own it is not
+        return reason
     if not packet.vpc_known and packet.vni not in here.vpcs:
         return "UNKNOWN_VNI"
     packet.vpc_known = True
@@ -58,12 +60,23 @@ def handle_overlay(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay
     options = walk_options(overlay)
     if overlay.control or options.control is not None:
         return obey(here, packet, outer, overlay, options)
+    if options.identity is not None:
+        packet.vni = locate_identity(here, overlay, options)
     inner = parse_inner(overlay.rest[overlay.option_bytes :])
     if inner.kind is Kind.ARP:
         return send_answer(here, packet, outer, answer_arp(here, packet, inner))
     if inner.kind is Kind.ND:
         return send_answer(here, packet, outer, answer_solicitation(here, packet, inner))
-    return route_packet(here, packet, outer, overlay, inner)
+    return route_packet(here, packet, outer, overlay, options, inner)
+
+
+def locate_identity(here: Droplet, overlay: Overlay, options: Options) -> int:
+    """The number of the VPC, of those that share the VNI."""
+    tenant, vpc = options.identity or (0, 0)
+    number = here.identities.get((overlay.vni, tenant, vpc))
+    if number is None:
+        raise RefusedError("UNKNOWN_IDENTITY")
+    return number
 
 
 def answer_arp(here: Droplet, packet: Packet, inner: Inner) -> bytes:
@@ -103,7 +116,9 @@ def send_answer(here: Droplet, packet: Packet, outer: Outer, frame: bytes) -> Ou
     return packet.served(Verdict.SEND, turn_around(here, packet.frame, outer, frame), next_hop=outer.source)
 
 
-def route_packet(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, inner: Inner) -> Outcome:
+def route_packet(
+    here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, options: Options, inner: Inner
+) -> Outcome:
     """The first table that knows the destination decides."""
     route = locate_endpoint(here, packet, inner.destination)
     if route is None:
@@ -113,7 +128,7 @@ def route_packet(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, 
         return deliver_here(packet, outer, inner, route)
     if route.step is Step.ROUTER:
         return send_answer(here, packet, outer, respond_echo(inner))
-    return forward(here, packet, outer, overlay, inner, route)
+    return forward(here, packet, outer, overlay, options, inner, route)
 
 
 def deliver_here(packet: Packet, outer: Outer, inner: Inner, route: Route) -> Outcome:
@@ -127,17 +142,21 @@ def deliver_here(packet: Packet, outer: Outer, inner: Inner, route: Route) -> Ou
     return packet.served(Verdict.DELIVER, frame, handover=handover)
 
 
-def forward(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, inner: Inner, route: Route) -> Outcome:
-    """To another droplet: one virtual hop, and outer headers written anew. VXLAN has no room for Geneve's options."""
+def forward(
+    here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, options: Options, inner: Inner, route: Route
+) -> Outcome:
+    """To another droplet: one virtual hop, and outer headers written anew. VXLAN has room for the groups alone."""
     droplet, mac = locate_next_hop(here, route)
     inner = replace(inner, frame=decrement_ttl(inner))
     tunnel, frame = outer.tunnel, inner.frame
     if route.endpoint:
         tunnel, frame = route.endpoint.tunnel, from_router(frame, route.endpoint.mac)
-    options = overlay.rest[: overlay.option_bytes] if tunnel is Tunnel.GENEVE else b""
+        if tunnel is Tunnel.VXLAN and options.identity is not None:
+            raise RefusedError("IDENTITY_LOST")
+    raw = overlay.rest[: overlay.option_bytes] if tunnel is Tunnel.GENEVE else b""
     packet.count("vpc", packet.vni, _COUNTERS[route.step], len(frame))
     sent = write_outer(
-        here, droplet, mac, tunnel, packet.vni, outer.source_port, options + frame,
-        service=outer.service, words=len(options) // 4,
+        here, droplet, mac, tunnel, overlay.vni, outer.source_port, raw + frame,
+        service=outer.service, words=len(raw) // 4, group_set=options.group_set or overlay.group_set,
     )  # fmt: skip
     return packet.served(Verdict.SEND, sent + outer.trailer, next_hop=droplet)

@@ -17,7 +17,7 @@ UDP = 17
 OUTER_TTL = 64
 DONT_FRAGMENT, MORE_FRAGMENTS, FRAGMENT_OFFSET = 0x4000, 0x2000, 0x1FFF
 GENEVE_ETHERNET = 0x6558
-VXLAN_VNI_FLAG = 0x08
+VXLAN_VNI_FLAG, VXLAN_GROUP_FLAG = 0x08, 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Overlay:
     """Options and inner frame."""
     control: bool = False
     """Geneve's O bit."""
+    group_set: int = 0
+    """Of VXLAN's header; 0: it says nothing."""
 
 
 def parse_outer(frame: bytes, here: Droplet) -> Outer | None:
@@ -90,7 +92,8 @@ def parse_tunnel(outer: Outer) -> Overlay:
         option_bytes, control = (first & 0x3F) * 4, second & 0x80 != 0
     elif not first & VXLAN_VNI_FLAG:  # RFC 7348 5
         raise RefusedError("VXLAN_FLAGS")
-    return Overlay(last >> 8, option_bytes, outer.body[8:], control)
+    group_set = protocol if outer.tunnel is Tunnel.VXLAN and first & VXLAN_GROUP_FLAG else 0
+    return Overlay(last >> 8, option_bytes, outer.body[8:], control, group_set)
 
 
 def write_outer(
@@ -103,13 +106,18 @@ def write_outer(
     body: bytes,
     service: int = 0,
     words: int = 0,
+    group_set: int = 0,
 ) -> bytes:
-    """A tunnel packet on its way to the droplet `to`. The first `words` words of `body` are Geneve options."""
+    """A tunnel packet on its way to the droplet `to`. The first `words` words of `body` are Geneve options.
+
+    `group_set`: what VXLAN's header says of the sender (draft-smith-vxlan-group-policy).
+    """
     udp_length = 8 + 8 + len(body)
     if tunnel is Tunnel.GENEVE:
         header = struct.pack("!BBHI", words, 0, GENEVE_ETHERNET, vni << 8)
     else:
-        header = struct.pack("!BBHI", VXLAN_VNI_FLAG, 0, 0, vni << 8)
+        flags = VXLAN_VNI_FLAG | (VXLAN_GROUP_FLAG if group_set else 0)
+        header = struct.pack("!BBHI", flags, 0, group_set, vni << 8)
     ethernet = mac + here.mac + struct.pack("!H", IPV4)
     udp = struct.pack("!HHHH", port, tunnel.value, udp_length & 0xFFFF, 0)
     return ethernet + ipv4_header(service, 20 + udp_length, here.address, to) + udp + header + body

@@ -112,6 +112,7 @@ def agent_put(state: State, local: Local, flags: NetworkFlag | None = None) -> O
     network = state.networks[endpoint.vni, endpoint.network_id]
     value: dict[str, Any] = {
         "vni": endpoint.vni,
+        "wire_vni": endpoint.vni,
         "slot": local.slot,
         "vpc_slot": state.vpcs[endpoint.vni].slot,
         "network": network.hops,

@@ -90,10 +90,12 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "droplet_slots": limits.droplets,
         "vpcs": limits.vpcs,
         "vpc_counters": limits.vpcs,
+        "identities": limits.vpcs,
         "networks": 2 * limits.networks,
         "hop_sets": limits.hop_sets,
         "endpoints": limits.endpoints,
         "agents": limits.local_endpoints,
+        "agent_options": limits.local_endpoints,
         "endpoint_counters": limits.local_endpoints,
     }
 

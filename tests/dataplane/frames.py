@@ -80,6 +80,7 @@ def tunnel(
     vni: int = RED.vni,
     sport: int = SOURCE_PORT,
     options: bytes = b"",
+    group: int = 0,
     **ip_fields: Any,
 ) -> bytes:
     """A tunnel packet, as the wire contract wants it unless told otherwise, around an inner frame."""
@@ -87,7 +88,8 @@ def tunnel(
     fields = {"ttl": 64, "id": 0, "flags": "DF"} | ip_fields
     outer = ether / IP(src=src.address, dst=dst.address, **fields) / UDP(sport=sport, dport=PORTS[kind], chksum=0)
     if kind == "vxlan":
-        return bytes(outer / VXLAN(flags=0x08, vni=vni) / Raw(bytes(inner)))
+        header = VXLAN(flags=0x88, gpid=group, vni=vni) if group else VXLAN(flags=0x08, vni=vni)
+        return bytes(outer / header / Raw(bytes(inner)))
     header = bytes(GENEVE(vni=vni, proto=0x6558, optionlen=len(options) // 4))
     return bytes(outer / Raw(header + options + bytes(inner)))
 
@@ -95,3 +97,8 @@ def tunnel(
 def option(option_class: int, kind: int, data: bytes = b"") -> bytes:
     """One Geneve option (RFC 8926 3.5)."""
     return option_class.to_bytes(2, "big") + bytes([kind, len(data) // 4]) + data
+
+
+def identity_option(tenant: int, vpc: int) -> bytes:
+    """The option that tells which VPC it is."""
+    return option(0xFF01, 0x83, tenant.to_bytes(8, "big") + vpc.to_bytes(8, "big"))

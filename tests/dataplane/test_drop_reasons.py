@@ -16,7 +16,7 @@ from scapy.packet import Raw
 from mizar.kernel import test_run
 from mizar.model import drop_reasons
 
-from .frames import arp_request, datagram, option, ping, tunnel
+from .frames import arp_request, datagram, identity_option, option, ping, tunnel
 from .plan import (
     BACK,
     DIVIDERS_SLOT,
@@ -130,6 +130,17 @@ def endpoint_on(slot: int) -> Setup:
     return setup
 
 
+def shared_vni(droplet: Testbed) -> None:
+    """The identity names RED itself; its endpoint speaks VXLAN."""
+    droplet.as_bouncer(tunnel="vxlan")
+    droplet.identity(RED.vni, 7, 9, RED.vni)
+
+
+def identity_to_vxlan(droplet: Testbed) -> None:
+    droplet.as_host()
+    droplet.agent(A, tunnel="vxlan", option_bytes=20, option_flags=1)
+
+
 SEVEN_BYTES = bytes(
     Ether(src=HOST.mac, dst=ME.mac) / IP(src=HOST.address, dst=ME.address) / UDP(dport=6081) / Raw(bytes(7))
 )
@@ -158,7 +169,8 @@ OUTER_CASES = [
     Case("beyond-options", "GENEVE_OPTION_LENGTH", inside(GOOD[4], options=option(0x0102, 1)[:3] + b"\x01")),
     Case("critical", "GENEVE_CRITICAL_OPTION", inside(GOOD[4], options=option(0x0102, 0x81, b"abcd"))),
     Case("critical-second", "GENEVE_CRITICAL_OPTION", inside(GOOD[4], options=option(1, 1) + option(0xFF01, 0x80))),
-    Case("identity", "GENEVE_CRITICAL_OPTION", inside(GOOD[4], options=option(0xFF01, 0x83, bytes(16)))),
+    Case("any", "UNKNOWN_IDENTITY", inside(GOOD[4], options=option(0xFF01, 0x83, bytes(16))), vpc_known=False),
+    Case("from-geneve-to-vxlan", "IDENTITY_LOST", inside(GOOD[4], options=identity_option(7, 9)), shared_vni),
     *(
         Case(f"{kind:x}-{size}", "OPTION_MALFORMED", inside(GOOD[4], options=option(0xFF01, kind, bytes(size))))
         for kind, size in ((1, 0), (1, 8), (1, 20), (2, 0), (0x83, 12), (0x83, 20), (0x85, 0))
@@ -395,6 +407,7 @@ AGENT_CASES = [
     Case("divided", "NETWORK_UNKNOWN", bytes(retarget(NOWHERE, 5)), agent_divider),
     Case("bouncer-alone", "NO_DIVIDER", bytes(retarget(S)), agent_no_divider),
     Case("none", "NO_BOUNCER", bytes(FROM_A[4]), agent_no_bouncer),
+    Case("into-vxlan", "IDENTITY_LOST", bytes(FROM_A[4]), identity_to_vxlan),
     Case("silent", "NEXT_HOP_UNRESOLVED", bytes(FROM_A[6]), agent_unresolved),
     Case("own", "FORWARD_TO_SELF", bytes(FROM_A[4]), agent_to_self),
     Case("never-to-the-hosts-stack", "UNKNOWN_VNI", bytes(retarget(S)), agent_unknown_vpc),

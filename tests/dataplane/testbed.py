@@ -49,6 +49,8 @@ SIZES = {
     "endpoints": 256,
     "networks": 64,
     "vpcs": 16,
+    "identities": 16,
+    "agent_options": 16,
     "hop_sets": 64,
     "droplets": 64,
     "droplet_slots": 64,
@@ -89,6 +91,8 @@ class Testbed:
             tables.vpcs,
             tables.droplet_slots,
             tables.agents,
+            tables.identities,
+            tables.agent_options,
         )
         for table in hashes:
             table.delete_many([key for key, _ in table.items()])
@@ -136,6 +140,14 @@ class Testbed:
         bounced = NETWORK_BOUNCED_HERE if ME in bouncers else 0
         return bounced | (NETWORK_ROUTED_HERE if routed_here else 0)
 
+    def identity(self, vni: int, tenant: int, vpc: int, number: int) -> None:
+        """Makes known what a VNI and an identity name."""
+        self.tables.identities.put({"vni": vni, "tenant": tenant, "vpc": vpc}, number)
+
+    def options(self, endpoint: EndpointPlan, data: bytes) -> None:
+        """What the agent of an endpoint puts on; the agent's own entry has to say so too."""
+        self.tables.agent_options.put(endpoint.ifindex, {"bytes": len(data), "data": data.ljust(252, b"\0")})
+
     def hop_set(self, slot: int, members: Sequence[DropletPlan]) -> None:
         """Writes a hop set."""
         places = hop_set_places([member.slot for member in members], HOPS)
@@ -168,6 +180,7 @@ class Testbed:
         """Configures the agent of an endpoint of this droplet."""
         value = {
             "vni": vpc.vni,
+            "wire_vni": vpc.vni,
             "slot": endpoint.slot,
             "vpc_slot": vpc.slot,
             "network": endpoint.network.slot,
@@ -225,6 +238,11 @@ class Testbed:
     def send(self, frame: Any, **context: Any) -> test_run.TestRun:
         """Runs the agent of a on a frame that the endpoint sends."""
         return test_run.run_tc(self.programs.agent.fd, bytes(frame), **context)
+
+    def vpc_counters_from_zero(self) -> None:
+        """Forgets what was counted, refusals apart."""
+        for table in (self.tables.vpc_counters, self.tables.endpoint_counters):
+            table.zero([slot for slot, _ in table.items()])
 
     def counted(self) -> Counted:
         """All counters that are not zero."""

@@ -19,10 +19,12 @@ SMALL = {
     "endpoints": 64,
     "networks": 64,
     "vpcs": 64,
+    "identities": 64,
     "hop_sets": 64,
     "droplets": 64,
     "droplet_slots": 64,
     "agents": 64,
+    "agent_options": 64,
     "endpoint_counters": 64,
     "vpc_counters": 64,
 }

@@ -56,7 +56,7 @@ def test_a_write_can_insist_on_new_or_existing(tables: Tables) -> None:
     with pytest.raises(ConflictError):
         tables.vpcs.put(7, {"slot": 2}, only="new")
     tables.vpcs.put(7, {"slot": 3}, only="existing")
-    assert list(tables.vpcs.items()) == [(7, {"slot": 3, "dividers": 0, "flags": 0})]
+    assert list(tables.vpcs.items()) == [(7, {"slot": 3, "dividers": 0, "flags": 0, "wire_vni": 0})]
 
 
 def test_a_full_table_says_so(tables: Tables) -> None:

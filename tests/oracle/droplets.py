@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Droplets for the differential tests: any tables, sound or not, over one small plan of addresses.
 
-Two VPCs have equal addresses. Each may have the networks 1 and 2 beside one another and 3, which holds both: the
+Three VPCs have equal addresses. Each may have the networks 1 and 2 beside one another and 3, which holds both: the
 longest prefix wins. The endpoint under test sends at interface 1, the loopback of a test run.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from mizar.oracle.tables import PLACES, Agent, Droplet, Endpoint, HopSet, Leg, Network, Tunnel, Vpc
+from tests.oracle.build import option, ours
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -37,7 +39,10 @@ KNOWN[UNRESOLVED] = None
 MY_MAC = mac_of(2, 1)
 
 RED, BLUE, GONE = 0x0A0B0C, 0x0A0B0D, 0x0A0B0E
-VNIS = (RED, BLUE)
+GREEN, TENANT, VPC_ID = 0x1000005, 0x0102030405060708, 9
+IDENTITY = struct.pack("!QQ", TENANT, VPC_ID)
+"""GREEN is a third VPC, on RED's VNI."""
+VNIS = (RED, BLUE, GREEN)
 NUMBERS = (1, 2, 3)
 GATEWAY, HOSTS, GHOST = 1, (11, 12, 21), 99
 
@@ -79,6 +84,9 @@ endpoints = st.lists(
 )
 vpcs = st.fixed_dictionaries({vni: st.builds(Vpc, hop_sets, st.booleans()) for vni in VNIS})
 downs = st.sampled_from([(), (), (BOUNCER,), (HOST, DIVIDER), MEMBERS[1::3], MEMBERS])
+endpoint_options = st.sampled_from(
+    [b"", b"", ours(0x02, bytes([0, 0, 0, 7, 0, 0, 0, 3])), option(0x0102, 1, 4), b"\x01\x02\x01\x00" * 63]
+)
 lengths = st.sampled_from([None, None, None, 0, 1, 31, 32])
 
 
@@ -97,9 +105,12 @@ def agents(draw: Draw, bouncers: dict[tuple[int, int], HopSet]) -> Agent:
         length = draw(lengths)
         known = prefix(family, number)[1] if length is None else length * (1 if family == 4 else 4)
         legs[family] = Leg(address(family, number, host), address(family, number, GATEWAY), known)
+    raw, needs_identity = draw(endpoint_options), vni == GREEN
     return Agent(
         uid_of(vni, number, host), vni, number, mac_of(number, host), draw(tunnels), bouncers[vni, number],
-        bounced, routed, legs.get(4), legs.get(6),
+        bounced, routed, legs.get(4), legs.get(6), RED if needs_identity else vni,
+        (ours(0x83, IDENTITY) + raw)[:252] if needs_identity else raw, draw(st.sampled_from([0, 7, 0xFFFF])),
+        needs_identity,
     )  # fmt: skip
 
 
@@ -127,4 +138,5 @@ def droplets(draw: Draw) -> Droplet:
         sender = {1: draw(agents(bouncers))}
     else:
         sender, known = {}, dict(list(known.items())[: draw(st.sampled_from([0, 1, 2]))])
-    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, frozenset(draw(downs)))
+    identities = {(RED, TENANT, VPC_ID): GREEN} if mostly(draw) else {}
+    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, frozenset(draw(downs)), identities)

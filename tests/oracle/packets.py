@@ -19,6 +19,7 @@ from tests.oracle.droplets import (
     GONE,
     HOST,
     HOSTS,
+    IDENTITY,
     ME,
     MY_MAC,
     NUMBERS,
@@ -66,7 +67,8 @@ own_options = st.lists(
         st.sampled_from([0, 1, 7, 0xFFFF, 0x10001]).map(lambda number: build.ours(0x02, number.to_bytes(4, "big"))),
         st.integers(0, 5).map(lambda words: build.ours(0x04, bytes(4 * words))),
         st.just(build.option(0x0102, 0x01, 2)),
-        st.sampled_from([(0x02, 0), (0x01, 8), (0x83, 16), (0x83, 12), (0x85, 4), (0x85, 0)]).map(
+        st.sampled_from([IDENTITY, IDENTITY, bytes(16)]).map(lambda data: build.ours(0x83, data)),
+        st.sampled_from([(0x02, 0), (0x01, 8), (0x83, 12), (0x85, 4), (0x85, 0)]).map(
             lambda odd: build.ours(odd[0], bytes(odd[1]))
         ),
     ),

@@ -22,6 +22,8 @@ SIZES = {
     "endpoints": 256,
     "networks": 64,
     "vpcs": 16,
+    "identities": 16,
+    "agent_options": 16,
     "hop_sets": 64,
     "droplets": 64,
     "droplet_slots": 64,
@@ -32,6 +34,7 @@ SIZES = {
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
 DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE = 1, 1, 2
+NEEDS_IDENTITY = 1
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
 TC_SHOT, TC_REDIRECT = 2, 7
@@ -98,6 +101,8 @@ class RealDroplet:
             slot = self.hop_set((vni, 0), vpc.dividers) if vpc.dividers else 0
             flags = DIVIDED_HERE if vpc.divided_here else 0
             self.write(tables.vpcs, vni, {"slot": self.vpc_slots.of(vni), "dividers": slot, "flags": flags})
+        for (vni, tenant, number), vpc_number in here.identities.items():
+            self.write(tables.identities, {"vni": vni, "tenant": tenant, "vpc": number}, vpc_number)
         for (vni, prefix, length), network in here.networks.items():
             value = {
                 "slot": self.hop_set((vni, network.id), network.bouncers),
@@ -130,7 +135,14 @@ class RealDroplet:
                 "network_flags": agent.bounced_here * BOUNCED_HERE + agent.routed_here * ROUTED_HERE,
                 "mac": agent.mac,
                 "tunnel": TUNNELS[agent.tunnel],
+                "wire_vni": agent.wire_vni or agent.vni,
+                "group_set": agent.group_set,
+                "option_bytes": len(agent.options),
+                "option_flags": NEEDS_IDENTITY if agent.needs_identity else 0,
             }
+            if agent.options:
+                blob = {"bytes": len(agent.options), "data": agent.options.ljust(252, b"\0")}
+                self.write(self.tables.agent_options, ifindex, blob)
             for family in (4, 6):
                 leg = agent.leg(family)
                 if leg:

@@ -11,10 +11,12 @@ SCHEMA = {
     "endpoints": ("endpoint_key", "endpoint"),
     "networks": ("network_key", "network"),
     "vpcs": (None, "vpc"),
+    "identities": ("identity_key", None),
     "hop_sets": (None, "hop_set"),
     "droplets": (None, "droplet"),
     "droplet_slots": ("droplet_key", "known_sender"),
     "agents": (None, "agent"),
+    "agent_options": (None, "agent_options"),
 }
 ARRAYS = {"hop_sets", "droplets"}
 
