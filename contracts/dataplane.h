@@ -36,15 +36,19 @@ struct endpoint_key {
 	uint8_t addr[16];
 };
 
+enum endpoint_flag {
+	ENDPOINT_EGRESS = 1,	/* delivered by transmission out of `ifindex`: a tap, or a veth whose other end is on the host */
+};
+
 struct endpoint {
 	uint32_t droplet;	/* slot in droplets: the host of the endpoint */
-	uint32_t ifindex;	/* host side of its veth when it is on this droplet, else 0 */
+	uint32_t ifindex;	/* its tap, or the host side of its veth, when it is on this droplet, else 0 */
 	uint32_t slot;		/* slot in endpoint_counters when it is on this droplet, else 0 */
 	uint32_t vpc_slot;	/* slot in vpc_counters */
 	uint32_t network;	/* slot in hop_sets: the network that it belongs to */
 	uint8_t mac[6];
 	uint8_t tunnel;		/* enum tunnel_protocol: how packets reach its host */
-	uint8_t pad;
+	uint8_t flags;		/* enum endpoint_flag */
 };
 
 /* ---- networks: LPM_TRIE, network_key -> network. One entry per prefix of a network that this droplet bounces,
@@ -118,7 +122,7 @@ struct droplet_key {
 	uint8_t addr[16];
 };
 
-/* ---- agents: HASH, ifindex of the host side of a veth -> agent. What one endpoint may send and who answers it. */
+/* ---- agents: HASH, ifindex of a tap or of the host side of a veth -> agent. What one endpoint may send and who answers it. */
 struct agent {
 	uint32_t vni;
 	uint32_t slot;		/* slot in endpoint_counters */
@@ -131,7 +135,7 @@ struct agent {
 	uint8_t option_flags;	/* enum option_flag */
 	uint8_t mac[6];
 	uint8_t tunnel;		/* enum tunnel_protocol in which it sends */
-	uint8_t pad;
+	uint8_t flags;		/* enum endpoint_flag: as in its entry in endpoints */
 	uint8_t addr4[16];	/* zero: it has none */
 	uint8_t addr6[16];	/* zero: it has none */
 	uint8_t gateway4[16];
@@ -193,7 +197,7 @@ enum handover_magic {
 struct handover {
 	uint32_t magic;
 	uint32_t droplet_be;	/* IPv4 address of the droplet that wrote it: over a veth, a note may come along */
-	uint32_t ifindex;	/* host side of the endpoint's veth */
+	uint32_t ifindex;	/* the endpoint's tap, or the host side of its veth */
 	uint32_t vni;
 	uint32_t slot;		/* slot in endpoint_counters */
 };

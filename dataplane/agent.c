@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * agent: tc ingress of the host side of an endpoint's veth; sees all that the endpoint sends. It is believed nothing
- * about who it is. Its requests to the virtual router are answered at once; its packets go to a neighbour on the same
- * droplet, or into the tunnel. Nothing reaches the host's own stack.
+ * agent: tc ingress of an endpoint's tap, or of the host side of its veth; sees all that the endpoint sends. It is
+ * believed nothing about who it is. Its requests to the virtual router are answered at once; its packets go to a
+ * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack.
  */
 #include "lib/locate.h"
 #include "lib/respond.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
+#include "lib/workload.h"
 
 enum header_bytes {	/* what must lie in the linear part before parsing begins */
 	NEEDED_IPV4 = ETH_HLEN + 20 + 20,
@@ -132,17 +133,14 @@ static __always_inline __must_check enum drop_reason locate(struct packet *packe
 	return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
 }
 
-/* On this droplet: straight into the other endpoint's namespace. */
+/* On this droplet: straight to the other endpoint. */
 static __always_inline int deliver_here(struct __sk_buff *skb, const struct packet *packet, const struct inner *inner,
 					const struct agent *agent, const struct endpoint *endpoint)
 {
 	address_from_router(inner->eth, endpoint);
 	count_sent(packet, agent->slot, false);
 	count_delivered(packet, endpoint->slot);
-	/* The frame bore the router's MAC, not this interface's: the endpoint's stack would ignore it. */
-	if (skb->pkt_type != PACKET_HOST)
-		bpf_skb_change_type(skb, PACKET_HOST);
-	return bpf_redirect_peer(endpoint->ifindex, 0);
+	return hand_over(skb, endpoint->ifindex, endpoint->flags);
 }
 
 /* What the endpoint's packets bear in the tunnel that was chosen. VXLAN has no room for any of it. */

@@ -6,6 +6,7 @@
  * copy the frame first, and forget its note.
  */
 #include "lib/verdict.h"
+#include "lib/workload.h"
 
 SEC("tc")
 int deliver(struct __sk_buff *skb)
@@ -34,10 +35,7 @@ int deliver(struct __sk_buff *skb)
 		packet.vpc_slot = vpc ? vpc->slot : 0;
 		return refuse_delivery(skb, &packet);
 	}
-	/* The frame bears the endpoint's MAC, not this interface's: the endpoint's stack would ignore it. */
-	if (skb->pkt_type != PACKET_HOST)
-		bpf_skb_change_type(skb, PACKET_HOST);
-	return bpf_redirect_peer(ifindex, 0);
+	return hand_over(skb, ifindex, agent->flags);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -113,6 +113,20 @@ def attach_tc(fd: int, ifindex: int, pin: Path, *, force: TcMode | None = None) 
     return Attachment(ifindex, "tcx")
 
 
+def guard_tc(fd: int, ifindex: int, pin: Path, *, force: TcMode | None = None) -> Attachment:
+    """The same as attach_tc(), for an interface that was just made and is waited for: where nothing is pinned yet, by
+    a filter, because a tcx link waits for the kernel's readers (about 12 ms). Call attach_tc() when there is time: the
+    link runs before the filter, so no frame passes unseen while they change places."""
+    if force == "tcx":
+        return attach_tc(fd, ifindex, pin, force=force)
+    if _update(fd, ifindex, pin, "tcx"):
+        return Attachment(ifindex, "tcx", updated=True)
+    try:
+        return Attachment(ifindex, "clsact", updated=clsact.attach(fd, ifindex, pin.name, qdisc="ingress"))
+    except MizarError:
+        return attach_tc(fd, ifindex, pin, force=force)
+
+
 def detach_xdp(pin: Path) -> bool:
     """Detaches the XDP program whose link is pinned there, and removes the pin; False when there was none."""
     return _remove(pin)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
@@ -22,18 +23,22 @@ _ETH_P_ALL_BE = 0x0300
 _DIRECT_ACTION = 1  # TCA_BPF_FLAG_ACT_DIRECT
 
 
-def attach(fd: int, ifindex: int, name: str) -> bool:
-    """Attaches the program as a filter, or replaces the filter's program atomically. Returns whether it was there."""
+def attach(fd: int, ifindex: int, name: str, qdisc: Literal["clsact", "ingress"] = "clsact") -> bool:
+    """Attaches the program as a filter, or replaces the filter's program atomically. Returns whether it was there.
+
+    `qdisc` is what to add where none of both is: "ingress" for a filter that will not stay, because a clsact also has
+    all packets on their way out looked at.
+    """
     with Netlink() as netlink:
         present = set(_filters(netlink, ifindex))
         if present and name not in present:
             raise ConflictError(f"interface {ifindex} has the tc filter {', '.join(present)} at priority {_PRIORITY}")
         if not present:
-            qdisc = tcmsg()
-            qdisc["index"], qdisc["handle"], qdisc["parent"] = ifindex, _CLSACT_HANDLE, _CLSACT
-            qdisc["attrs"] = [("TCA_KIND", "clsact")]
+            made = tcmsg()
+            made["index"], made["handle"], made["parent"] = ifindex, _CLSACT_HANDLE, _CLSACT
+            made["attrs"] = [("TCA_KIND", qdisc)]
             with contextlib.suppress(ConflictError):  # somebody has added it before, for this purpose or another
-                netlink.tell([(qdisc, _RTM_NEWQDISC, CREATE | EXCL, f"add clsact to interface {ifindex}")])
+                netlink.tell([(made, _RTM_NEWQDISC, CREATE | EXCL, f"add {qdisc} to interface {ifindex}")])
         order = _message(ifindex)
         order["handle"] = 1
         options = [("TCA_BPF_FD", fd), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", _DIRECT_ACTION)]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the link of an endpoint is: the wish (EndpointLink) and the mark of ownership on its host side (OwnedLink).
+"""What the link of an endpoint is: the wish (EndpointLink, TapLink) and the mark of ownership on its host side
+(OwnedLink).
 
-Owns the format of the alias, which is the only record of whose a link is. Used by links and by the daemon. It must
+Owns the format of the alias, which is the only record of whose a link is. Used by links, taps and the daemon. It must
 never do anything: values only.
 """
 
@@ -16,6 +17,9 @@ from mizar.model.errors import InvalidError
 
 GROUP = 0x4D5A
 """Interface group ("MZ") of the host side of every endpoint's link."""
+
+KINDS = ("veth", "tun")
+"""Kinds of interfaces (Interface.kind) that are made for endpoints; a tap is a "tun" to netlink."""
 
 _ALIAS_LIMIT = 255  # IFALIASZ - 1
 
@@ -42,10 +46,31 @@ class EndpointLink:
 
     def alias(self, namespace: Namespace) -> str:
         """What is written on the host side. The namespace comes last, because a path may hold anything."""
-        alias = f"mizar {self.instance} {self.uid} {self.inner_name} {namespace.spec}"
-        if len(alias.encode()) > _ALIAS_LIMIT:
-            raise InvalidError(f"the path of the namespace of endpoint {self.uid} is too long: {namespace.spec}")
-        return alias
+        return alias_of(self.instance, self.uid, self.inner_name, namespace.spec)
+
+
+@dataclass(frozen=True)
+class TapLink:
+    """What the tap of an endpoint should be."""
+
+    instance: str
+    """The daemon that owns it: several may share a host."""
+    uid: str
+    host_name: str
+    alias: str
+    """As alias_of() makes it."""
+    mtu: int
+    owner: int
+    """User id that may open it."""
+    multi_queue: bool
+
+
+def alias_of(instance: str, uid: str, inner: str, spec: str) -> str:
+    """What is written on the host side. `spec`, what is behind it, comes last, because a path may hold anything."""
+    alias = f"mizar {instance} {uid} {inner} {spec}"
+    if len(alias.encode()) > _ALIAS_LIMIT:
+        raise InvalidError(f"what is behind endpoint {uid} has too long a name: {spec}")
+    return alias
 
 
 @dataclass(frozen=True)
@@ -56,12 +81,13 @@ class OwnedLink:
     instance: str
     uid: str
     inner_name: str
-    namespace_spec: str
+    spec: str
+    """What is behind it: a namespace as Namespace.open_spec() takes it, or what the daemon wrote."""
 
     @classmethod
     def of(cls, interface: Interface) -> OwnedLink | None:
         """Reads group and alias; None for an interface that is not Mizar's."""
-        if interface.group != GROUP or interface.kind != "veth":
+        if interface.group != GROUP or interface.kind not in KINDS:
             return None
         parts = interface.alias.split(" ", 4)
         if len(parts) != 5 or parts[0] != "mizar":

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
 from mizar.kernel import interfaces, workload
-from mizar.kernel.endpoint_link import GROUP, EndpointLink, OwnedLink
+from mizar.kernel.endpoint_link import GROUP, KINDS, EndpointLink, OwnedLink
 from mizar.kernel.interfaces import RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK, Interface, no_link_local, set_link
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, Netlink
 from mizar.model.errors import ConflictError, NotFoundError
+
+T = TypeVar("T")
 
 _RTM_GETNSID = 90
 
@@ -41,7 +43,7 @@ class Links:
 
     def owned(self) -> list[OwnedLink]:
         """All links here that a daemon made."""
-        found = [OwnedLink.of(interface) for interface in interfaces.listed(self.netlink, "veth")]
+        found = [OwnedLink.of(interface) for kind in KINDS for interface in interfaces.listed(self.netlink, kind)]
         return [link for link in found if link is not None]
 
     def delete(self, host_name: str) -> bool:
@@ -52,7 +54,7 @@ class Links:
         if OwnedLink.of(interface) is None:
             raise ConflictError(f"the interface {host_name} was not made by Mizar and is left alone")
         try:
-            self._delete(interface)
+            self.delete_interface(interface)
         except NotFoundError:
             return False  # its namespace ended at this moment
         return True
@@ -90,18 +92,25 @@ class Links:
                     self.delete(link.host_name)
                 raise
 
-    def _present(self, link: EndpointLink, namespace: Namespace, inside: Netlink) -> tuple[Interface, Interface] | None:
-        """Both ends when the link is there; what is half made, or leads elsewhere, is deleted."""
-        host = interfaces.find(self.netlink, link.host_name)
+    def held(self, host_name: str, instance: str, uid: str) -> OwnedLink | None:
+        """What an endpoint has under a name on the host, None when that is free; its `uid` is empty when it was left
+        half made. Raises ConflictError when the name is another's."""
+        host = interfaces.find(self.netlink, host_name)
         if host is None:
             return None
         owned = OwnedLink.of(host)
         if owned is None:
-            raise ConflictError(f"the interface name {link.host_name} is taken by an interface that is not Mizar's")
-        if owned.uid and (owned.instance, owned.uid) != (link.instance, link.uid):
-            raise ConflictError(
-                f"the interface name {link.host_name} is taken by endpoint {owned.uid} of {owned.instance}"
-            )
+            raise ConflictError(f"the interface name {host_name} is taken by an interface that is not Mizar's")
+        if owned.uid and (owned.instance, owned.uid) != (instance, uid):
+            raise ConflictError(f"the interface name {host_name} is taken by endpoint {owned.uid} of {owned.instance}")
+        return owned
+
+    def _present(self, link: EndpointLink, namespace: Namespace, inside: Netlink) -> tuple[Interface, Interface] | None:
+        """Both ends when the link is there; what is half made, or leads elsewhere, is deleted."""
+        owned = self.held(link.host_name, link.instance, link.uid)
+        if owned is None:
+            return None
+        host = owned.interface
         inner = interfaces.find(inside, link.inner_name)
         whole = (
             owned.uid
@@ -111,7 +120,7 @@ class Links:
         )
         if whole and inner is not None:
             return host, inner
-        self._delete(host)
+        self.delete_interface(host)
         return None
 
     def _nsid_of(self, namespace: Namespace) -> int | None:
@@ -156,7 +165,7 @@ class Links:
         def gro_on() -> None:
             interfaces.set_gro(link.host_name, True)
 
-        self._run(gro_on)
+        self.run(gro_on)
         facts = set_link(link.host_name, alias=alias, mtu=link.mtu)
         what = f"configure {link.host_name}"
         self.netlink.tell(
@@ -167,13 +176,12 @@ class Links:
             ]
         )
 
-    def _run(self, call: Callable[[], None]) -> None:
-        if self._namespace is None:
-            call()
-        else:
-            self._namespace.run(call)
+    def run(self, call: Callable[[], T]) -> T:
+        """Calls `call` in the namespace of the host sides."""
+        return call() if self._namespace is None else self._namespace.run(call)
 
-    def _delete(self, interface: Interface) -> None:
+    def delete_interface(self, interface: Interface) -> None:
+        """Deletes one that is known to be Mizar's."""
         message = ifinfmsg()
         message["index"] = interface.index
         self.netlink.tell([(message, RTM_DELLINK, 0, f"delete {interface.name}")])

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from mizar.lab.names import LabName
 from mizar.model.errors import InvalidError, Problem
-from mizar.model.resources import Droplet, DropletSpec, Endpoint, Lab, Metadata, Resource, SubstrateSpec, WorkloadSpec
+from mizar.model.resources import Droplet, DropletSpec, Endpoint, Lab, Metadata, Resource, SubstrateSpec
+from mizar.model.workloads import WorkloadSpec
 
 
 @dataclass(frozen=True, slots=True)

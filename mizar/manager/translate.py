@@ -16,6 +16,7 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     PrefixEntry,
+    TapEntry,
     VpcEntry,
     WorkloadEntry,
 )
@@ -53,16 +54,30 @@ def delete_change(entry: Entry) -> pb.Change:
 
 def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
     """The message that attaches a local endpoint."""
-    workload = pb.Workload(interface=entry.workload.interface)
-    if entry.workload.namespace:
-        workload.name = entry.workload.namespace
-    elif entry.workload.path:
-        workload.path = entry.workload.path
-    else:
-        workload.pid = entry.workload.pid
     return pb.LocalEndpoint(
-        uid=entry.uid, endpoint=_endpoint(entry.endpoint), workload=workload, mtu=entry.mtu, standby=entry.standby
+        uid=entry.uid,
+        endpoint=_endpoint(entry.endpoint),
+        workload=_workload(entry.workload),
+        mtu=entry.mtu,
+        standby=entry.standby,
     )
+
+
+def _workload(entry: WorkloadEntry) -> pb.Workload:
+    if entry.tap:
+        return pb.Workload(tap=pb.Tap(name=entry.tap.name, owner=entry.tap.owner, queues=entry.tap.queues))
+    if entry.namespace:
+        return pb.Workload(name=entry.namespace, interface=entry.interface)
+    if entry.path:
+        return pb.Workload(path=entry.path, interface=entry.interface)
+    return pb.Workload(pid=entry.pid, interface=entry.interface)
+
+
+def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
+    tap = (
+        TapEntry(workload.tap.name, workload.tap.owner, workload.tap.queues or 1) if workload.HasField("tap") else None
+    )
+    return WorkloadEntry(workload.name, workload.path, workload.pid, workload.interface or "eth0", tap)
 
 
 def entries(state: pb.State) -> Iterator[Entry]:
@@ -82,12 +97,7 @@ def entries(state: pb.State) -> Iterator[Entry]:
 
 def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
     """A local endpoint as a droplet holds it."""
-    workload = WorkloadEntry(
-        namespace=local.workload.name,
-        path=local.workload.path,
-        pid=local.workload.pid,
-        interface=local.workload.interface or "eth0",
-    )
+    workload = _workload_entry(local.workload)
     return LocalEntry(local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby)
 
 

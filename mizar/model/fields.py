@@ -79,6 +79,13 @@ def _interface(text: str) -> str:
     return text
 
 
+def _tap(text: str) -> str:
+    # Its agent's pin bears the name too, and a pin's name has no dot.
+    if not re.fullmatch(r"[A-Za-z0-9][-_A-Za-z0-9]{0,14}", text):
+        raise ValueError(f"expected the name of a tap (letters, digits, inner '-' and '_', at most 15), found {text!r}")
+    return text
+
+
 def _namespace(text: str) -> str:
     if not re.fullmatch(r"[!-.0-~]{1,255}", text) or text in (".", ".."):
         raise ValueError(f"expected the name of a namespace under /run/netns, found {text!r}")
@@ -113,6 +120,7 @@ DropletAddress = Annotated[str, AfterValidator(_droplet_address)]
 MacText = Annotated[str, AfterValidator(_mac)]
 DaemonTarget = Annotated[str, AfterValidator(_daemon)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
+TapName = Annotated[str, AfterValidator(_tap)]
 NamespaceName = Annotated[str, AfterValidator(_namespace)]
 PathText = Annotated[str, AfterValidator(_path)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=63)]

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
+from mizar.model.workloads import WorkloadSpec
 
 API_VERSION: Literal["mizar/v1"] = "mizar/v1"
 
@@ -184,21 +185,6 @@ class Network(Resource):
     kind: Literal["Network"] = "Network"
     spec: NetworkSpec
     status: NetworkStatus = NetworkStatus()
-
-
-class WorkloadSpec(Value):
-    """Where the endpoint's interface appears: exactly one of namespace (under /run/netns), path and pid."""
-
-    namespace: fields.NamespaceName | None = None
-    path: fields.PathText | None = None
-    pid: fields.Positive | None = None
-    interface: fields.InterfaceName = "eth0"
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if sum(value is not None for value in (self.namespace, self.path, self.pid)) != 1:
-            raise ValueError("expected exactly one of namespace, path and pid")
-        return self
 
 
 class EndpointSpec(Value):

@@ -123,13 +123,23 @@ class EndpointEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class TapEntry:
+    """A tap device; without a name the daemon chooses one."""
+
+    name: str = ""
+    owner: int = 0
+    queues: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadEntry:
-    """Where an endpoint's interface is: exactly one of namespace, path and pid is set."""
+    """Where an endpoint's interface is: exactly one of namespace, path, pid and tap is set."""
 
     namespace: str = ""
     path: str = ""
     pid: int = 0
     interface: str = "eth0"
+    tap: TapEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

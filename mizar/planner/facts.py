@@ -12,8 +12,9 @@ from ipaddress import ip_address
 
 from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
-from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol, WorkloadSpec
-from mizar.planner.entries import PrefixEntry, WorkloadEntry
+from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
+from mizar.model.workloads import WorkloadSpec
+from mizar.planner.entries import PrefixEntry, TapEntry, WorkloadEntry
 
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
 
@@ -111,7 +112,8 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
 def _workload(spec: WorkloadSpec | None) -> WorkloadEntry | None:
     if spec is None:
         return None
-    return WorkloadEntry(spec.namespace or "", spec.path or "", spec.pid or 0, spec.interface)
+    tap = TapEntry(spec.tap.name or "", spec.tap.owner, spec.tap.queues) if spec.tap else None
+    return WorkloadEntry(spec.namespace or "", spec.path or "", spec.pid or 0, spec.interface, tap)
 
 
 def _allocated(resource: Resource, number: int | None, what: str) -> int:

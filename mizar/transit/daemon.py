@@ -165,7 +165,7 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
             health.tables_changed()
 
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
-        await _until_told(servicer, options, ledger, hub, [substrate.run, health.run])
+        await _until_told(servicer, options, ledger, attachments, hub, [substrate.run, health.run])
     finally:
         attachments.close()
         neighbours.close()
@@ -190,7 +190,12 @@ def _take_over(ledger: Ledger, attachments: Attachments) -> None:
 
 
 async def _until_told(
-    servicer: Servicer, options: Options, ledger: Ledger, hub: Hub, watches: Sequence[Callable[[], Awaitable[None]]]
+    servicer: Servicer,
+    options: Options,
+    ledger: Ledger,
+    attachments: Attachments,
+    hub: Hub,
+    watches: Sequence[Callable[[], Awaitable[None]]],
 ) -> None:
     """Serve until a signal comes, or a watch ends: the droplet's interface has vanished."""
     loop = asyncio.get_running_loop()
@@ -209,6 +214,7 @@ async def _until_told(
     hub.close()
     await listener.stop(STOP_S / 2)
     await ledger.drain(STOP_S / 2)
+    await attachments.drain(STOP_S / 2)
     server.remove_socket(options)
     with contextlib.suppress(asyncio.CancelledError):
         try:

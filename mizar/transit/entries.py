@@ -97,6 +97,7 @@ def endpoint_put(state: State, endpoint: Endpoint, local: Local | None = None) -
         "network": state.networks[endpoint.vni, endpoint.network_id].hops,
         "mac": endpoint.mac,
         "tunnel": int(endpoint.tunnel),
+        "flags": int(local.flags) if local else 0,
     }
     return [Op("endpoints", _endpoint_key(endpoint.vni, address), value) for address in endpoint.addresses]
 
@@ -119,6 +120,7 @@ def agent_put(state: State, local: Local, flags: NetworkFlag | None = None) -> O
         "network_flags": int(network.flags if flags is None else flags),
         "mac": endpoint.mac,
         "tunnel": int(endpoint.tunnel),
+        "flags": int(local.flags),
     }
     for address in endpoint.addresses:
         prefix = network.prefix_of(address)

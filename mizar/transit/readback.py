@@ -28,8 +28,8 @@ from mizar.transit.values import (
     Vpc,
     VpcFlag,
     Wanted,
-    Workload,
 )
+from mizar.transit.workloads import Workload
 
 _STAMPS = frozenset({"heard", "answered"})
 

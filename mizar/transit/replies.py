@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar.transit.state import State
-from mizar.transit.values import Droplet, Endpoint, Local, NamespaceBy, Network, Tunnel, Vpc
+from mizar.transit.values import Droplet, Endpoint, Local, Network, Tunnel, Vpc
+from mizar.transit.workloads import NamespaceBy, Tap, Workload
 
 T = TypeVar("T")
 
@@ -46,19 +47,26 @@ def endpoint(value: Endpoint) -> pb.Endpoint:
     )
 
 
+def workload(value: Workload) -> pb.Workload:
+    """What is behind an endpoint."""
+    if isinstance(value, Tap):
+        return pb.Workload(tap=pb.Tap(name=value.name, owner=value.owner, queues=value.queues))
+    match value.by:
+        case NamespaceBy.NAME:
+            return pb.Workload(name=value.namespace, interface=value.interface)
+        case NamespaceBy.PATH:
+            return pb.Workload(path=value.namespace, interface=value.interface)
+        case NamespaceBy.PID:
+            return pb.Workload(pid=int(value.namespace), interface=value.interface)
+
+
 def local(value: Local, problem: str) -> pb.LocalEndpointState:
     """An endpoint of this droplet, and what is wrong with it."""
-    workload = pb.Workload(interface=value.wanted.workload.interface)
-    namespace = value.wanted.workload.namespace
-    match value.wanted.workload.by:
-        case NamespaceBy.NAME:
-            workload.name = namespace
-        case NamespaceBy.PATH:
-            workload.path = namespace
-        case NamespaceBy.PID:
-            workload.pid = int(namespace)
     wanted = pb.LocalEndpoint(
-        uid=value.wanted.uid, endpoint=endpoint(value.endpoint), workload=workload, mtu=value.wanted.mtu
+        uid=value.wanted.uid,
+        endpoint=endpoint(value.endpoint),
+        workload=workload(value.wanted.workload),
+        mtu=value.wanted.mtu,
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
 

@@ -20,7 +20,6 @@ from mizar.transit.values import (
     DeleteVpc,
     Droplet,
     Endpoint,
-    NamespaceBy,
     Network,
     Prefix,
     PutDroplet,
@@ -30,8 +29,8 @@ from mizar.transit.values import (
     Tunnel,
     Vpc,
     Wanted,
-    Workload,
 )
+from mizar.transit.workloads import InNamespace, NamespaceBy, Tap, Workload
 
 MAX_CHANGES = 65536
 MAX_ATTACH = 4096
@@ -43,6 +42,8 @@ _MAX_PID = 1 << 22
 _MIN_MTU = {4: 576, 16: 1280}
 _MAX_MTU = 65535
 _MAX_INTERFACE = 15
+_MAX_USER = 2**32 - 2
+_MAX_QUEUES = 16
 _MAPPED_NETWORK = int.from_bytes(MAPPED, "big")
 
 
@@ -196,25 +197,39 @@ def uid(text: str) -> str:
 
 def workload(message: pb.Workload) -> Workload:
     """Where an endpoint's own side is."""
+    if message.WhichOneof("place") == "tap":
+        return tap(message.tap)
     interface = message.interface or "eth0"
     if len(interface.encode()) > _MAX_INTERFACE or interface in (".", "..", "lo") or not _is_word(interface, "/:%"):
         raise InvalidError(f"{interface[:32]!r} cannot name an interface; expected 1 to {_MAX_INTERFACE} letters")
-    match message.WhichOneof("namespace"):
+    match message.WhichOneof("place"):
         case "name":
             name = message.name
             if len(name.encode()) > _MAX_PATH or name in (".", "..") or not _is_word(name, "/"):
                 raise InvalidError(f"{name[:_MAX_PATH]!r} is no name of a namespace under /run/netns")
-            return Workload(NamespaceBy.NAME, name, interface)
+            return InNamespace(NamespaceBy.NAME, name, interface)
         case "path":
             path = message.path
             if not path.startswith("/") or len(path.encode()) > _MAX_PATH or not path.isprintable():
                 raise InvalidError(f"the namespace's path must be absolute, printable, at most {_MAX_PATH} bytes")
-            return Workload(NamespaceBy.PATH, path, interface)
+            return InNamespace(NamespaceBy.PATH, path, interface)
         case "pid":
             if not 1 <= message.pid <= _MAX_PID:
                 raise InvalidError(f"pid {message.pid} is outside of 1 to {_MAX_PID}")
-            return Workload(NamespaceBy.PID, str(message.pid), interface)
-    raise InvalidError("the workload names no namespace; set name, path or pid")
+            return InNamespace(NamespaceBy.PID, str(message.pid), interface)
+    raise InvalidError("the workload names no place; set name, path, pid or tap")
+
+
+def tap(message: pb.Tap) -> Tap:
+    """A tap device. Its agent's pin bears its name, which therefore has no dot."""
+    name = message.name
+    if len(name.encode()) > _MAX_INTERFACE or name.startswith("-") or (name and not _is_word(name, "/:%.")):
+        raise InvalidError(f"{name[:32]!r} cannot name a tap; expected at most {_MAX_INTERFACE} letters, no dot")
+    if message.owner > _MAX_USER:
+        raise InvalidError(f"owner {message.owner} is no user id; expected 0 to {_MAX_USER}")
+    if message.queues > _MAX_QUEUES:
+        raise InvalidError(f"{message.queues} queues are more than the {_MAX_QUEUES} that a tap may have")
+    return Tap(name, message.owner, message.queues or 1)
 
 
 def _is_word(text: str, excluded: str) -> bool:

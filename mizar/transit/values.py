@@ -11,6 +11,7 @@ from enum import IntEnum, IntFlag
 
 from mizar.model.addresses import mac_text, text_of
 from mizar.transit.hopset import PLACES
+from mizar.transit.workloads import Workload
 
 MAX_VNI = (1 << 24) - 1
 MAX_MEMBERS = PLACES
@@ -31,6 +32,13 @@ class NetworkFlag(IntFlag):
     NONE = 0
     BOUNCED_HERE = 1
     ROUTED_HERE = 2
+
+
+class EndpointFlag(IntFlag):
+    """enum endpoint_flag."""
+
+    NONE = 0
+    EGRESS = 1
 
 
 class VpcFlag(IntFlag):
@@ -132,26 +140,6 @@ class Endpoint:
         return f"{self} ({mac_text(self.mac)})"
 
 
-class NamespaceBy(IntEnum):
-    """How a workload's namespace is named."""
-
-    NAME = 1
-    PATH = 2
-    PID = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Where an endpoint's own side is: a network namespace, and the interface's name in it."""
-
-    by: NamespaceBy
-    namespace: str
-    interface: str
-
-    def __str__(self) -> str:
-        return f"{self.by.name.lower()}:{self.namespace}"
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """An endpoint to be made on this droplet. `mtu` 0: the interface's less the tunnel's overhead."""
@@ -175,6 +163,11 @@ class Local:
     def endpoint(self) -> Endpoint:
         """What its bouncers know of it."""
         return self.wanted.endpoint
+
+    @property
+    def flags(self) -> EndpointFlag:
+        """How frames are handed to it."""
+        return EndpointFlag.EGRESS if self.wanted.workload.egress else EndpointFlag.NONE
 
 
 @dataclass(frozen=True, slots=True)

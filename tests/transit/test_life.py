@@ -127,9 +127,9 @@ def test_detach_on_exit_leaves_nothing(made: Rig) -> None:
 def test_detached_endpoint_leaves_nothing(made: Rig) -> None:
     """No veth, no pin, no entry; and again is no error."""
     one, _ = alone(made, "uid-1", "uid-2")
-    assert len(one.links()) == len(one.pins()) == 2
+    until(lambda: len(one.links()) == len(one.pins()) == 2, "both are made, and their agents attached for good")
     assert [result.error for result in one.detach("uid-1", "uid-2", "uid-never")] == ["", "", ""]
-    assert one.links() == one.pins() == []
+    until(lambda: one.links() == one.pins() == [], "the kernel has ended the interfaces")
     assert not one.state().local_endpoints
     assert one.detach("uid-1")[0].error == ""
     one.apply(pb.Change(delete_network=pb.NetworkKey(vni=7, id=FRONT)), pb.Change(delete_vpc=7))

@@ -98,7 +98,7 @@ def test_the_alias_tells_whose_a_link_is() -> None:
     owned = OwnedLink.of(interface(alias))
     assert owned is not None
     assert (owned.instance, owned.uid, owned.inner_name) == ("d1", "u1", "eth0")
-    assert owned.namespace_spec == "path:/run/my containers/1"
+    assert owned.spec == "path:/run/my containers/1"
 
 
 def test_an_interrupted_link_is_ours_but_nobodys() -> None:

@@ -128,6 +128,16 @@ def test_a_droplet_has_a_unicast_address_and_a_daemon_or_none(address: str, daem
         ({"namespace": "a", "interface": "a/b"}, False),
         ({"namespace": "a", "interface": ".."}, False),
         ({"namespace": "a", "interface": "a b"}, False),
+        ({"tap": {}}, True),
+        ({"tap": {"name": "vm-web_1", "owner": 1000, "queues": 4}}, True),
+        ({"tap": {}, "pid": 7}, False),
+        ({"tap": {}, "interface": "eth1"}, False),
+        ({"tap": {"name": "a.b"}}, False),
+        ({"tap": {"name": "-a"}}, False),
+        ({"tap": {"name": "longer-than-fifteen"}}, False),
+        ({"tap": {"owner": -1}}, False),
+        ({"tap": {"queues": 17}}, False),
+        ({"tap": {"queues": 0}}, False),
     ],
 )
 def test_a_workload_is_named_in_exactly_one_way(workload: dict[str, Any], right: bool) -> None:

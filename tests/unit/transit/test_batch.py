@@ -22,7 +22,6 @@ from mizar.transit.values import (
     DeleteVpc,
     Droplet,
     Endpoint,
-    NamespaceBy,
     Network,
     Prefix,
     PutDroplet,
@@ -32,8 +31,8 @@ from mizar.transit.values import (
     Tunnel,
     Vpc,
     Wanted,
-    Workload,
 )
+from mizar.transit.workloads import InNamespace, NamespaceBy
 from tests.unit.transit.fakes import FakeMaps
 
 # Droplets are 172.30.9.1 (this one) to .4; VNIs 1 and 2; networks 1 and 2 with 10.0.N.0/24 and fd00:10:0:N::/64.
@@ -201,7 +200,7 @@ def test_a_death_in_the_middle_is_repaired(batch: list[Change], at: int) -> None
     after.check()
 
 
-WORKLOAD = Workload(NamespaceBy.NAME, "red", "eth0")
+WORKLOAD = InNamespace(NamespaceBy.NAME, "red", "eth0")
 LOCAL = Wanted(
     "uid-1", Endpoint(1, 1, (bytes((10, 0, 1, 9)),), bytes((2, 0, 0, 0, 9, 9)), OWN, Tunnel.VXLAN), WORKLOAD, 0
 )

@@ -91,7 +91,7 @@ def test_prefixes_that_contradict_themselves(address: bytes, length: int, gatewa
 @pytest.mark.parametrize(
     ("fields", "part"),
     [
-        ({}, "names no namespace"),
+        ({}, "names no place"),
         ({"name": ""}, "no name of a namespace"),
         ({"name": "../evil"}, "no name of a namespace"),
         ({"name": ".."}, "no name of a namespace"),
@@ -103,6 +103,12 @@ def test_prefixes_that_contradict_themselves(address: bytes, length: int, gatewa
         ({"name": "red", "interface": "a/b"}, "cannot name an interface"),
         ({"name": "red", "interface": "x" * 16}, "cannot name an interface"),
         ({"name": "red", "interface": "lo"}, "cannot name an interface"),
+        ({"tap": pb.Tap(name="a.b")}, "cannot name a tap"),
+        ({"tap": pb.Tap(name="a b")}, "cannot name a tap"),
+        ({"tap": pb.Tap(name="-")}, "cannot name a tap"),
+        ({"tap": pb.Tap(name="x" * 16)}, "cannot name a tap"),
+        ({"tap": pb.Tap(owner=2**32 - 1)}, "no user id"),
+        ({"tap": pb.Tap(queues=17)}, "17 queues"),
     ],
 )
 def test_workloads_that_cannot_be(fields: dict[str, object], part: str) -> None:

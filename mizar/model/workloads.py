@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an endpoint's own side is: the `workload` of its manifest. Owns the shape of each kind of workload.
+
+Part of mizar.model.resources, which has the Endpoint. What a tenant may ask for is in mizar.api.caller.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from mizar.model import fields
+from mizar.model.fields import Value
+
+PLACES = ("namespace", "path", "pid", "tap")
+"""Fields of which a workload has exactly one."""
+
+
+class TapSpec(Value):
+    """A tap device on the droplet, for a virtual machine. `owner`: the user id that may open it."""
+
+    name: fields.TapName | None = None
+    owner: Annotated[int, Field(strict=True, ge=0, le=2**32 - 2)] = 0
+    queues: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+
+
+class WorkloadSpec(Value):
+    """Where the endpoint's interface appears: exactly one of namespace (under /run/netns), path, pid and tap."""
+
+    namespace: fields.NamespaceName | None = None
+    path: fields.PathText | None = None
+    pid: fields.Positive | None = None
+    tap: TapSpec | None = None
+    interface: fields.InterfaceName = "eth0"
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(getattr(self, name) is not None for name in PLACES) != 1:
+            raise ValueError(f"expected exactly one of {', '.join(PLACES[:-1])} and {PLACES[-1]}")
+        if self.tap is not None and self.interface != "eth0":
+            raise ValueError(
+                "expected no interface beside tap: it is a name inside of a namespace, and a tap has tap.name"
+            )
+        return self

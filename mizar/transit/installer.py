@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of each local endpoint, by kind of workload: made, adjusted, guarded by the agent, removed, found.
+
+Called by `attachments`, on any of its threads. It keeps nothing: what it made is told by the aliases of interfaces and
+by pins. It must never touch the tables.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+from pathlib import Path
+
+from mizar.kernel import attach, interfaces, taps
+from mizar.kernel.bpffs import Pins
+from mizar.kernel.endpoint_link import EndpointLink, OwnedLink, TapLink, alias_of
+from mizar.kernel.interfaces import Interface
+from mizar.kernel.links import Change, Links
+from mizar.kernel.namespaces import Namespace
+from mizar.model.addresses import text_of
+from mizar.model.errors import InvalidError, MizarError, NotFoundError
+from mizar.transit.logs import event
+from mizar.transit.options import Options
+from mizar.transit.readback import Found
+from mizar.transit.state import State
+from mizar.transit.values import Local, Network, Wanted
+from mizar.transit.workloads import InNamespace, Tap, Workload, of_alias
+
+_PIN = "agent_"
+_log = logging.getLogger(__name__)
+
+
+def host_name(uid: str, workload: Workload | None = None) -> str:
+    """The name of the host side of an endpoint's link: the same for the same uid, 14 bytes; or what a tap was given."""
+    if isinstance(workload, Tap) and workload.name:
+        return workload.name
+    return "mz" + hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+class Installer:
+    """Works on interfaces. `mtu` tells what a packet of the interface has room for, after the overhead."""
+
+    def __init__(self, agent_fd: int, pins: Pins, options: Options, mtu: Callable[[], int]) -> None:
+        self._agent_fd = agent_fd
+        self._pins = pins
+        self._options = options
+        self._mtu = mtu
+        self._links = threading.local()
+
+    def make(self, wanted: Wanted, network: Network) -> tuple[Interface, Change]:
+        """The interface as wanted, and what had to be done. What could not be made whole is gone."""
+        name, workload = host_name(wanted.uid, wanted.workload), wanted.workload
+        try:
+            if isinstance(workload, Tap):
+                return taps.ensure(self._own_links(), self._tap(wanted, workload), self._guard)
+            link = self._link(wanted, workload, network)
+            with Namespace.open_spec(workload.spec) as namespace:
+                return self._own_links().ensure_endpoint(link, namespace, self._guard)
+        except MizarError:
+            if interfaces.find(self._own_links().netlink, name) is None:
+                self.unpin(name, 0)
+            raise
+
+    def restore(self, interface: Interface, old: Local | None, network: Network, created: bool) -> None:
+        """Undo `make`: an endpoint that was there before gets back what it had."""
+        if old is None or created or isinstance(old.wanted.workload, Tap):
+            self.remove(interface.name)
+            return
+        link = self._link(old.wanted, old.wanted.workload, network)
+        with Namespace.open_spec(old.wanted.workload.spec) as namespace:
+            self._own_links().ensure_endpoint(link, namespace)
+
+    def settle(self, name: str, ifindex: int) -> None:
+        """Attach the agent in the way that is best for packets, where `make` took the one that is quickest."""
+        attach.attach_tc(self._agent_fd, ifindex, self._pin(name), force=self._options.tc)
+
+    def remove(self, name: str) -> bool:
+        """The interface goes; False when it was not there."""
+        removed = self._own_links().delete(name)
+        self.unpin(name, 0)
+        return removed
+
+    def unpin(self, name: str, ifindex: int) -> None:
+        """The agent of an interface that is going, or gone (ifindex 0)."""
+        attach.detach_tc(ifindex, self._pin(name))
+
+    def unpin_dead(self, name: str) -> None:
+        """The same uid may have been attached again meanwhile: its pin is another's, and holds its agent in place."""
+        link = attach.attached(self._pin(name))
+        if link is not None and not link.ifindex:
+            self._pin(name).unlink()
+
+    def found(self) -> list[Found]:
+        """The interfaces that this daemon, or the one before it, made for endpoints."""
+        found = []
+        for link in self._own_links().owned():
+            if link.instance != self._options.instance:
+                continue
+            try:
+                workload = of_alias(link.inner_name, link.spec)
+            except InvalidError as error:
+                event(_log, logging.WARNING, "alias_unknown", interface=link.interface.name, error=error)
+                continue
+            mtu = link.interface.mtu if link.interface.mtu != self._mtu() else 0
+            found.append(Found(link.interface.name, link.interface.index, mtu, link.uid, workload))
+        return found
+
+    def take_over(self, kept: Collection[Local]) -> None:
+        """Give every endpoint the new agent program; remove links and pins that belong to no endpoint."""
+        by_name = {local.host_interface: local for local in kept}
+        for link in self._own_links().owned():
+            if link.interface.name not in by_name and self._is_own(link):
+                event(_log, logging.WARNING, "link_removed", interface=link.interface.name, uid=link.uid)
+                self._own_links().delete(link.interface.name)
+        for pin in self._pins.links.iterdir():
+            if pin.name.startswith(_PIN) and pin.name.removeprefix(_PIN) not in by_name:
+                pin.unlink()
+        for name, local in by_name.items():
+            self.settle(name, local.ifindex)
+
+    def problems(self, state: State) -> dict[str, str]:
+        """What is wrong with the local endpoints of a state, by uid."""
+        found: dict[str, str] = {}
+        for uid, local in state.locals.items():
+            workload = local.wanted.workload
+            if isinstance(workload, InNamespace):
+                try:
+                    Namespace.open_spec(workload.spec).close()
+                except MizarError as error:
+                    found[uid] = f"its {workload} has vanished: {error}"
+        return found
+
+    def _is_own(self, link: OwnedLink) -> bool:
+        return not link.uid or link.instance == self._options.instance
+
+    def _pin(self, name: str) -> Path:
+        return self._pins.links / f"{_PIN}{name}"
+
+    def _own_links(self) -> Links:
+        """A conversation with netlink for each thread."""
+        if not hasattr(self._links, "links"):
+            self._links.links = Links()
+        links: Links = self._links.links
+        return links
+
+    def _guard(self, interface: Interface) -> None:
+        attach.guard_tc(self._agent_fd, interface.index, self._pin(interface.name), force=self._options.tc)
+
+    def _link(self, wanted: Wanted, workload: InNamespace, network: Network) -> EndpointLink:
+        addresses: list[IPv4Interface | IPv6Interface] = []
+        gateways = []
+        for address in wanted.endpoint.addresses:
+            prefix = network.prefix_of(address)
+            if prefix is None:
+                raise NotFoundError(f"{network} has no prefix that holds {text_of(address)}; put the network first")
+            addresses.append(ip_interface(f"{text_of(address)}/{prefix.length}"))
+            gateways.append(ip_address(prefix.gateway))
+        return EndpointLink(
+            instance=self._options.instance,
+            uid=wanted.uid,
+            host_name=host_name(wanted.uid),
+            inner_name=workload.interface,
+            mac=wanted.endpoint.mac,
+            mtu=wanted.mtu or self._mtu(),
+            addresses=tuple(addresses),
+            gateways=tuple(gateways),
+        )
+
+    def _tap(self, wanted: Wanted, workload: Tap) -> TapLink:
+        return TapLink(
+            instance=self._options.instance,
+            uid=wanted.uid,
+            host_name=host_name(wanted.uid, workload),
+            alias=alias_of(self._options.instance, wanted.uid, workload.inner, workload.spec),
+            mtu=wanted.mtu or self._mtu(),
+            owner=workload.owner,
+            multi_queue=workload.queues > 1,
+        )

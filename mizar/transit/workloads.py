@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is behind an endpoint of this droplet, as values, and how the alias of its interface records it.
+
+Made by `requests` and, from an alias, by `attachments`; read wherever a kind of workload makes a difference. An alias
+keeps two texts: `inner`, a name without spaces, and `spec`, which comes last and may hold any. It does no I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from mizar.model.errors import InvalidError
+
+_UNNAMED = "-"
+
+
+class NamespaceBy(IntEnum):
+    """How a workload's namespace is named."""
+
+    NAME = 1
+    PATH = 2
+    PID = 3
+
+
+@dataclass(frozen=True, slots=True)
+class InNamespace:
+    """A network namespace, and the interface's name in it."""
+
+    by: NamespaceBy
+    namespace: str
+    interface: str
+
+    egress = False
+    """Frames enter the namespace directly: they are not transmitted by the droplet's side."""
+
+    @property
+    def inner(self) -> str:
+        """For the alias."""
+        return self.interface
+
+    @property
+    def spec(self) -> str:
+        """For the alias, and what `Namespace.open_spec` takes."""
+        return f"{self.by.name.lower()}:{self.namespace}"
+
+    def __str__(self) -> str:
+        return f"namespace {self.spec}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A tap device for a virtual machine; an empty name leaves it to the daemon. `owner`: a user id."""
+
+    name: str
+    owner: int
+    queues: int
+
+    egress = True
+
+    @property
+    def inner(self) -> str:
+        """For the alias: the name that was asked for."""
+        return self.name or _UNNAMED
+
+    @property
+    def spec(self) -> str:
+        """For the alias."""
+        return f"tap:{self.owner}/{self.queues}"
+
+    def __str__(self) -> str:
+        return f"tap of user {self.owner}"
+
+
+Workload = InNamespace | Tap
+
+
+def of_alias(inner: str, spec: str) -> Workload:
+    """What an alias says. Raises InvalidError for one that this version does not write."""
+    kind, _, rest = spec.partition(":")
+    if kind == "tap":
+        owner, _, queues = rest.partition("/")
+        if owner.isdecimal() and queues.isdecimal():
+            return Tap("" if inner == _UNNAMED else inner, int(owner), int(queues))
+    elif kind.upper() in NamespaceBy.__members__:
+        return InNamespace(NamespaceBy[kind.upper()], rest, inner)
+    raise InvalidError(f"{spec!r} names no workload that this version knows")

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The alias of an interface is the only record of its workload: it tells a new daemon all of it."""
+
+import pytest
+
+from mizar.model.errors import InvalidError
+from mizar.transit import replies, requests
+from mizar.transit.workloads import InNamespace, NamespaceBy, Tap, Workload, of_alias
+
+WORKLOADS: list[Workload] = [
+    InNamespace(NamespaceBy.NAME, "red.a", "eth0"),
+    InNamespace(NamespaceBy.PATH, "/run/my containers/1", "net0"),
+    InNamespace(NamespaceBy.PID, "12", "eth0"),
+    Tap("", 0, 1),
+    Tap("vm-web", 1000, 4),
+]
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_an_alias_and_a_message_tell_all(workload: Workload) -> None:
+    assert of_alias(workload.inner, workload.spec) == workload
+    assert requests.workload(replies.workload(workload)) == workload
+
+
+@pytest.mark.parametrize("spec", ["", "tap:", "tap:1", "tap:x/1", "tap:1/x", "sock:1"])
+def test_an_alias_of_another_version_is_not_guessed_at(spec: str) -> None:
+    with pytest.raises(InvalidError, match="names no workload"):
+        of_alias("eth0", spec)
