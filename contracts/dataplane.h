@@ -200,6 +200,84 @@ struct handover {
 	uint32_t ifindex;	/* the endpoint's tap, or the host side of its veth */
 	uint32_t vni;
 	uint32_t slot;		/* slot in endpoint_counters */
+	uint32_t serial;	/* where frames must not be merged: another for each */
+};
+
+/* ---- stages: PROG_ARRAY. Programs that others end in. */
+enum stage {
+	STAGE_PROXY = 0,	/* translates a frame for a proxied endpoint */
+	STAGE_ONWARD = 1,	/* agent, for what a proxy sends */
+	STAGES = 2,
+};
+
+/* ---- proxies: ARRAY, slot -> proxy. A proxied endpoint that this droplet carries. It has two sides, and each is an
+ * endpoint of this droplet with entries in `endpoints` and `agents`, behind an interface that no kernel has:
+ * PROXY_INTERFACE | slot << 1 | enum proxy_side. Flows begin on the client's side only. */
+enum proxy_interface {
+	PROXY_INTERFACE = 0x80000000,
+};
+
+enum proxy_side {
+	PROXY_CLIENT = 0,	/* the proxied endpoint, in the VPC of its clients */
+	PROXY_SOURCE = 1,	/* the address that stands for the clients in the target's VPC */
+};
+
+struct proxy {
+	uint32_t instance;		/* never the same again, not 0: flows of an earlier one are void. 0: none */
+	uint32_t budget;		/* flows that it may have */
+	uint32_t client_vni;
+	uint32_t source_vni;
+	uint32_t client_vpc_slot;	/* slot in vpc_counters */
+	uint32_t source_vpc_slot;
+	uint8_t client4[16];		/* zero where it does not have the family */
+	uint8_t client6[16];
+	uint8_t source4[16];
+	uint8_t source6[16];
+	uint8_t target4[16];
+	uint8_t target6[16];
+};
+
+/* ---- proxy_flows: HASH, proxy_flow_key -> proxy_flow. Two entries for each flow, one for each side: what comes from
+ * `remote` to `local`, an address of the proxy, leaves on the other side from that side's address to the value's remote.
+ * For an echo, its identifier is the client's port, and the other is 0. The data plane inserts, with a flow's first
+ * packet; the daemon deletes what is idle or closed. */
+struct proxy_flow_key {
+	uint32_t vni;
+	uint8_t local[16];
+	uint8_t remote[16];
+	uint16_t local_port_be;
+	uint16_t remote_port_be;
+	uint8_t protocol;
+	uint8_t pad[3];
+};
+
+enum proxy_flow_state {		/* what this side has sent */
+	FLOW_FIN = 1,
+	FLOW_RESET = 2,
+};
+
+struct proxy_flow {
+	uint8_t remote[16];
+	uint16_t local_port_be;
+	uint16_t remote_port_be;
+	uint32_t slot;		/* of the proxy */
+	uint32_t instance;
+	uint32_t stamp;		/* of the last packet: CLOCK_MONOTONIC, nanoseconds >> FLOW_STAMP_SHIFT; 0: none yet */
+	uint32_t state;		/* enum proxy_flow_state */
+};
+
+enum proxy_flow_limit {
+	FLOW_STAMP_SHIFT = 30,	/* about a second */
+	FLOW_EMBRYOS = 64,	/* newest flows of a proxy that are remembered, to let go those that nobody answered */
+};
+
+/* ---- proxy_usage: ARRAY, slot -> proxy_usage, written by the data plane; proxy_ended: ARRAY, slot -> how many flows
+ * the daemon has deleted. A proxy has begun - evicted - ended flows. */
+struct proxy_usage {
+	uint32_t begun;
+	uint32_t evicted;	/* let go before anybody answered, for a newer flow */
+	uint32_t refused;	/* not begun: the budget was used up */
+	uint32_t cursor;	/* which of the remembered flows to look at next */
 };
 
 /* ---- events: RINGBUF of struct event; written only while droplet_switches.events is set. */
@@ -207,6 +285,7 @@ enum hook {
 	HOOK_AGENT = 1,
 	HOOK_TRANSIT = 2,
 	HOOK_DELIVER = 3,
+	HOOK_PROXY = 4,
 };
 
 struct event {
@@ -229,6 +308,7 @@ struct droplet_config {
 	uint32_t ifindex;	/* of the interface */
 	uint32_t send_by_tc;	/* 1: XDP leaves to `deliver` what it sends. On a veth XDP itself reaches no far end
 				 * without NAPI, and loses a checksum that was left to hardware; an skb has neither fault */
+	uint32_t onward;	/* 1: this agent sends for proxies (STAGE_ONWARD) */
 };
 
 /* ---- switches: changed while programs run (ARRAY of one, map droplet_switches). Read on drop paths only. */

@@ -5,6 +5,7 @@
  * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack.
  */
 #include "lib/locate.h"
+#include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
@@ -25,6 +26,12 @@ static __always_inline void pull_headers(struct __sk_buff *skb)
 	/* Where it fails, the parser finds the frame truncated. */
 	if (linear < needed && linear < skb->len)
 		bpf_skb_pull_data(skb, skb->len < PULLED ? skb->len : PULLED);
+}
+
+/* Of the endpoint that sends: what the frame came in by, or a side of a proxy. */
+static __always_inline uint32_t sender_interface(const struct __sk_buff *skb)
+{
+	return config.onward ? entered_with(skb) : skb->ifindex;
 }
 
 static __always_inline bool is_zero(const void *address)
@@ -111,6 +118,10 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 static __always_inline int send_answer(struct __sk_buff *skb, const struct packet *packet, const struct agent *agent)
 {
 	count_answered(packet, agent->slot);
+	if (config.onward) {	/* to the proxy, which translates an error to who caused it */
+		enter_stage(skb, STAGE_PROXY, entered_with(skb));
+		return TC_ACT_SHOT;
+	}
 	return bpf_redirect(skb->ifindex, 0);
 }
 
@@ -140,6 +151,10 @@ static __always_inline int deliver_here(struct __sk_buff *skb, const struct pack
 	address_from_router(inner->eth, endpoint);
 	count_sent(packet, agent->slot, false);
 	count_delivered(packet, endpoint->slot);
+	if (is_proxy(endpoint->ifindex)) {
+		enter_stage(skb, STAGE_PROXY, endpoint->ifindex);
+		return refuse_agent(skb, REASON_PROXY_GONE, packet, agent->slot);
+	}
 	return hand_over(skb, endpoint->ifindex, endpoint->flags);
 }
 
@@ -188,7 +203,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		router_mac(eth.h_dest);
 	}
 	if (agent->option_bytes) {
-		reason = find_options(skb->ifindex, agent, &tunnel, &options);
+		reason = find_options(sender_interface(skb), agent, &tunnel, &options);
 		if (reason)
 			return reason;
 	}
@@ -273,7 +288,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 SEC("tc")
 int agent(struct __sk_buff *skb)
 {
-	uint32_t ifindex = skb->ifindex;
+	uint32_t ifindex = sender_interface(skb);
 	struct agent *agent = bpf_map_lookup_elem(&agents, &ifindex);
 	struct packet packet = {
 		.length = skb->len,

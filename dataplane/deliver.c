@@ -5,6 +5,7 @@
  * Every other frame goes on untouched. It must never write to a frame: where a packet socket looks on, the kernel would
  * copy the frame first, and forget its note.
  */
+#include "lib/proxy.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
 
@@ -34,6 +35,10 @@ int deliver(struct __sk_buff *skb)
 
 		packet.vpc_slot = vpc ? vpc->slot : 0;
 		return refuse_delivery(skb, &packet);
+	}
+	if (is_proxy(ifindex)) {
+		enter_stage(skb, STAGE_PROXY, ifindex);
+		return TC_ACT_SHOT;
 	}
 	return hand_over(skb, ifindex, agent->flags);
 }

@@ -6,6 +6,7 @@
 #include "lib/control.h"
 #include "lib/locate.h"
 #include "lib/options.h"
+#include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
@@ -112,6 +113,9 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 		.ifindex = endpoint->ifindex,
 		.vni = packet->to.vni,
 		.slot = endpoint->slot,
+		/* A veth brings the sender's own skb with the mark of its tunnel still on it, and the kernel encapsulates
+		 * no superpacket that bears it: what a proxy sends on must stay single. */
+		.serial = config.send_by_tc && is_proxy(endpoint->ifindex) ? bpf_get_prandom_u32() : 0,
 	};
 	enum drop_reason reason;
 

@@ -23,10 +23,14 @@ _Static_assert(sizeof(struct agent_options) == 4 + OPTION_BYTES, "agent_options"
 _Static_assert(sizeof(struct endpoint_counters) == 6 * 8, "endpoint_counters");
 _Static_assert(sizeof(struct vpc_counters) == 12 * 8, "vpc_counters");
 _Static_assert(sizeof(struct drop_counter) == 2 * 8, "drop_counter");
-_Static_assert(sizeof(struct handover) == 20, "handover: at most 32 bytes of XDP metadata");
+_Static_assert(sizeof(struct handover) == 24, "handover: at most 32 bytes of XDP metadata");
 _Static_assert(sizeof(struct event) == 64, "event");
-_Static_assert(sizeof(struct droplet_config) == 32, "droplet_config");
+_Static_assert(sizeof(struct droplet_config) == 36, "droplet_config");
 _Static_assert(sizeof(struct droplet_switches) == 8, "droplet_switches");
+_Static_assert(sizeof(struct proxy) == 24 + 6 * 16, "proxy");
+_Static_assert(sizeof(struct proxy_flow_key) == 44, "proxy_flow_key");
+_Static_assert(sizeof(struct proxy_flow) == 36, "proxy_flow");
+_Static_assert(sizeof(struct proxy_usage) == 16, "proxy_usage");
 
 _Static_assert(offsetof(struct agent, addr4) % 4 == 0, "read as 32-bit words");
 _Static_assert(offsetof(struct agent, gateway6) % 4 == 0, "read as 32-bit words");

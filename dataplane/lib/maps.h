@@ -37,6 +37,13 @@ MAP(BPF_MAP_TYPE_HASH, agent_options, uint32_t, struct agent_options, 16384, BPF
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, 128, 0);
+MAP(BPF_MAP_TYPE_PROG_ARRAY, stages, uint32_t, uint32_t, STAGES, 0);
+MAP(BPF_MAP_TYPE_ARRAY, proxies, uint32_t, struct proxy, 64, 0);
+MAP(BPF_MAP_TYPE_HASH, proxy_flows, struct proxy_flow_key, struct proxy_flow, 1048576, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, proxy_usage, uint32_t, struct proxy_usage, 64, 0);
+MAP(BPF_MAP_TYPE_ARRAY, proxy_ended, uint32_t, uint32_t, 64, 0);
+/* The data plane's own: the newest flows of each proxy, FLOW_EMBRYOS places for each. */
+MAP(BPF_MAP_TYPE_ARRAY, proxy_embryos, uint32_t, struct proxy_flow_key, 64 * FLOW_EMBRYOS, 0);
 MAP(BPF_MAP_TYPE_ARRAY, droplet_switches, uint32_t, struct droplet_switches, 1, 0);
 /* When this CPU last wrote an event of a reason: the data plane's own, for the limit of one per millisecond. */
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, event_times, uint32_t, uint64_t, 128, 0);

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three programs of a droplet, loaded: `agent`, `transit`, `deliver`, and the maps that they share.
+"""The programs of a droplet, loaded: `agent`, `transit`, `deliver`, `proxy`, and the maps that they share.
 
 Transit is loaded twice. In driver mode it must take frames of several buffers (jumbo MTUs). In generic mode it must
 not: for a program that does, newer kernels copy the skb and forget where its Ethernet header is, and what `deliver`
 gets then begins at the IP header, without its note (seen on 6.18: skb_copy_header() leaves mac_len out).
+The agent is loaded twice as well: once more, as `onward`, for what proxied endpoints send (lib/proxy.h).
 
 Owns opening, configuring, loading and pinning. Called by the daemon at its start and by data-plane tests, which load
 without pins. The maps are the state of the droplet: maps that are pinned are reused, never replaced; the programs
@@ -23,13 +24,18 @@ from typing import Any
 
 from mizar.kernel import libbpf
 from mizar.kernel.bpffs import Pins
+from mizar.kernel.layout import U32, struct_codec
 from mizar.kernel.libbpf import ffi, lib
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 
-OBJECTS = ("agent", "transit", "deliver")
+OBJECTS = ("agent", "transit", "deliver", "proxy")
 """In the order of loading; the first makes the maps, the others share them."""
 GENERIC = "transit_generic"
 """Transit again, for generic mode."""
+ONWARD = "onward"
+"""The agent again, for what proxies send."""
+STAGES = {"proxy": 0, ONWARD: 1}
+"""Programs that others end in, by enum stage."""
 
 _CONFIG_MAP = ".rodata.config"
 _MAP_TYPE_RINGBUF = 27  # enum bpf_map_type
@@ -119,17 +125,34 @@ def load(
     try:
         if "transit" in opened:
             opened[GENERIC] = opened["transit"]
+        if "agent" in opened and "proxy" in opened:
+            opened[ONWARD] = opened["agent"]
         for name, data in opened.items():
-            _load_object(loaded, name, data, config, sizes, pins)
+            _load_object(loaded, name, data, _for_onward(config) if name == ONWARD else config, sizes, pins)
         unknown = sizes.keys() - loaded.maps.keys()
         if unknown:
             raise InvalidError(f"sizes are given for maps that no program has: {', '.join(sorted(unknown))}")
         if pins is not None:
             _pin_all(loaded, pins)
+        _fill_stages(loaded)
     except BaseException:
         loaded.close()
         raise
     return loaded
+
+
+def _for_onward(config: bytes) -> bytes:
+    codec = struct_codec("droplet_config")
+    return codec.pack({**codec.unpack(config), "onward": 1})
+
+
+def _fill_stages(loaded: Programs) -> None:
+    """From here on the programs that run, those of a load before included, end in these."""
+    stages = loaded.maps.get("stages")
+    for name, stage in STAGES.items():
+        if stages is not None and name in loaded.programs:
+            value = U32.pack(loaded.programs[name].fd)
+            libbpf.check(lib().bpf_map_update_elem(stages, U32.pack(stage), value, 0), f"make {name} a stage")
 
 
 def _load_object(

@@ -29,6 +29,10 @@ class Tables:
     droplet_slots: Table[Fields, Fields]
     agents: Table[int, Fields]
     agent_options: Table[int, Fields]
+    proxies: Table[int, Fields]
+    proxy_flows: Table[Fields, Fields]
+    proxy_usage: Table[int, Fields]
+    proxy_ended: Table[int, int]
     droplet_switches: Table[int, Fields]
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
@@ -60,6 +64,10 @@ class Tables:
             droplet_slots=keyed("droplet_slots", "droplet_key", "known_sender"),
             agents=numbered("agents", "agent"),
             agent_options=numbered("agent_options", "agent_options"),
+            proxies=numbered("proxies", "proxy"),
+            proxy_flows=keyed("proxy_flows", "proxy_flow_key", "proxy_flow"),
+            proxy_usage=numbered("proxy_usage", "proxy_usage"),
+            proxy_ended=Table("proxy_ended", maps["proxy_ended"], U32, U32),
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),

@@ -55,12 +55,17 @@ def run_tc(
     mark: int = 0,
     gso_size: int = 0,
     gso_segs: int = 0,
+    cb: int = 0,
     repeat: int = 1,
 ) -> TestRun:
-    """Runs a tc program on `frame` as if it had come in at `ifindex` (0: the loopback) of the caller's namespace."""
+    """Runs a tc program on `frame` as if it had come in at `ifindex` (0: the loopback) of the caller's namespace.
+
+    `cb`: what a program before it left in the first word of skb->cb.
+    """
     context = ffi.new("struct sk_buff_ctx *")
     context.ifindex, context.ingress_ifindex, context.mark = ifindex, ingress_ifindex, mark
     context.gso_size, context.gso_segs = gso_size, gso_segs
+    context.cb[0] = cb
     retval, out, duration_ns = _run(fd, frame, context, repeat)
     return TestRun(retval, out, b"", duration_ns, context.mark)
 

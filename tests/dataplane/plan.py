@@ -4,7 +4,8 @@
 The substrate is 192.0.2.0/24 (RFC 5737): one droplet under test, ME, and one for each role that it talks to. Two VPCs,
 RED and BLUE, hold the same prefixes, so that a leak between tenants would show. Each has two dual-stack networks. In
 FRONT live the endpoints a (on ME), b (on ME) and r (on the droplet HOST); in BACK c (on ME) and s (on HOST). VNIs have
-three different bytes, so that a wrong byte order would show.
+three different bytes, so that a wrong byte order would show. ME may carry the proxied endpoint p of RED, whose target
+is t of BLUE, and whose clients BLUE knows as q.
 """
 
 from __future__ import annotations
@@ -105,6 +106,14 @@ B = EndpointPlan(FRONT, 12, ME, slot=2, ifindex=72)
 C = EndpointPlan(BACK, 13, ME, slot=3, ifindex=73)
 R = EndpointPlan(FRONT, 21, HOST)
 S = EndpointPlan(BACK, 22, HOST)
+PROXY_SLOT = 1
+P = EndpointPlan(FRONT, 31, ME, slot=4, ifindex=0x80000002)
+"""A proxied endpoint of RED, carried by ME."""
+Q = EndpointPlan(FRONT, 32, ME, slot=5, ifindex=0x80000003)
+"""What BLUE knows its clients as."""
+T = EndpointPlan(FRONT, 21, HOST)
+"""Its target, in BLUE."""
+SERVICE_MAC = "02:4d:5a:00:00:02"
 GHOST_HOST = 99
 """The host part of an address that no endpoint has."""
 

@@ -450,7 +450,9 @@ def test_a_frame_whose_note_finds_no_room_is_dropped() -> None:
         droplet.close()
 
 
-SEPARATE = {"REWRITE_FAILED": "above", "DELIVERY_FAILED": "test_live.py"}
+SEPARATE = {"REWRITE_FAILED": "above", "DELIVERY_FAILED": "test_live.py"} | {
+    f"PROXY_{name}": "test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")
+}
 
 
 def test_every_reason_is_provoked() -> None:

@@ -26,7 +26,9 @@ from .plan import (
     MEMBERS,
     NETWORK_BOUNCED_HERE,
     NETWORK_ROUTED_HERE,
+    PROXY_SLOT,
     RED,
+    SERVICE_MAC,
     UNRESOLVED,
     UPLINK_IFINDEX,
     VPC_DIVIDED_HERE,
@@ -36,8 +38,11 @@ from .plan import (
     DropletPlan,
     EndpointPlan,
     NetworkPlan,
+    P,
+    Q,
     R,
     S,
+    T,
     VpcPlan,
     mac_bytes,
     mapped,
@@ -57,6 +62,11 @@ SIZES = {
     "agents": 16,
     "endpoint_counters": 16,
     "vpc_counters": 16,
+    "proxies": 4,
+    "proxy_flows": 64,
+    "proxy_usage": 4,
+    "proxy_ended": 4,
+    "proxy_embryos": 256,
 }
 TUNNEL_NUMBERS = {"geneve": 1, "vxlan": 2}
 
@@ -93,10 +103,18 @@ class Testbed:
             tables.agents,
             tables.identities,
             tables.agent_options,
+            tables.proxy_flows,
         )
         for table in hashes:
             table.delete_many([key for key, _ in table.items()])
-        for array in (tables.hop_sets, tables.droplets, tables.droplet_switches):
+        tables.proxy_ended.put(PROXY_SLOT, 0)
+        for array in (
+            tables.hop_sets,
+            tables.droplets,
+            tables.droplet_switches,
+            tables.proxies,
+            tables.proxy_usage,
+        ):
             for slot, value in list(array.items()):
                 if any(any(v) if isinstance(v, (bytes, tuple)) else v for v in value.values()):
                     array.put(slot, {})
@@ -196,6 +214,28 @@ class Testbed:
         } | fields
         self.tables.agents.put(endpoint.ifindex, value)
 
+    def proxy(self, budget: int = 8, **fields: Any) -> None:
+        """ME carries P of RED, which stands for T of BLUE; BLUE knows its clients as Q. T lives on HOST."""
+        self.tables.vpcs.put(BLUE.vni, {"slot": BLUE.slot, "dividers": 0, "flags": 0})
+        self.network(FRONT, HOST, vpc=BLUE)
+        for vpc, end in ((RED, P), (BLUE, Q)):
+            self.endpoint(end, vpc=vpc)
+            self.agent(end, vpc=vpc, mac=mac_bytes(SERVICE_MAC))
+        addresses = {
+            f"{name}{family}": mapped(end.address(family))
+            for name, end in (("client", P), ("source", Q), ("target", T))
+            for family in FAMILIES
+        }
+        value = {
+            "instance": 7,
+            "budget": budget,
+            "client_vni": RED.vni,
+            "source_vni": BLUE.vni,
+            "client_vpc_slot": RED.slot,
+            "source_vpc_slot": BLUE.slot,
+        }
+        self.tables.proxies.put(PROXY_SLOT, value | addresses | fields)
+
     # ---- whole situations
 
     def as_host(self) -> None:
@@ -243,6 +283,9 @@ class Testbed:
         """Forgets what was counted, refusals apart."""
         for table in (self.tables.vpc_counters, self.tables.endpoint_counters):
             table.zero([slot for slot, _ in table.items()])
+    def at_proxy(self, frame: Any, ifindex: int = P.ifindex, **context: Any) -> test_run.TestRun:
+        """Runs the proxy on a frame for one of its sides, as `deliver` or an agent hands it over."""
+        return test_run.run_tc(self.programs.programs["proxy"].fd, bytes(frame), cb=ifindex, **context)
 
     def counted(self) -> Counted:
         """All counters that are not zero."""

@@ -27,7 +27,7 @@ needs_clang = pytest.mark.skipif(shutil.which("clang") is None, reason="needs cl
 SAMPLE = """
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-struct droplet_config { unsigned char addr[16], mac[6], pad[2]; unsigned ifindex, pad2; };
+struct droplet_config { unsigned char addr[16], mac[6], pad[2]; unsigned ifindex, pad2[2]; };
 const volatile struct droplet_config config SEC(".rodata.config");
 char _license[] SEC("license") = "GPL";
 """
@@ -68,11 +68,11 @@ def map_ids(loaded: Programs) -> dict[str, int]:
 
 
 def test_the_programs_share_one_set_of_maps(programs: Programs) -> None:
-    """All three load, and what a table has is what they see."""
-    assert set(programs.programs) == {"agent", "transit", "transit_generic", "deliver"}
+    """All load, and what a table has is what they see."""
+    assert set(programs.programs) == {"agent", "onward", "transit", "transit_generic", "deliver", "proxy"}
     assert Tables.of(programs.maps).vpcs.max_entries == SMALL["vpcs"]
     ids = {libbpf.info("prog", program.fd).id for program in programs.programs.values()}
-    assert len(ids) == 4
+    assert len(ids) == 6
 
 
 def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
@@ -87,7 +87,8 @@ def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
         assert fd is not None
         assert libbpf.info("prog", fd).id == libbpf.info("prog", second.agent.fd).id != program
         os.close(fd)
-    assert sorted(entry.name for entry in pins.progs.iterdir()) == ["agent", "deliver", "transit", "transit_generic"]
+    names = ["agent", "deliver", "onward", "proxy", "transit", "transit_generic"]
+    assert sorted(entry.name for entry in pins.progs.iterdir()) == names
 
 
 def test_a_pinned_map_of_another_shape_is_a_conflict(pins: Pins) -> None:
@@ -108,7 +109,7 @@ def test_sizes_of_unknown_maps_are_refused() -> None:
 
 def test_a_configuration_of_another_length_is_refused() -> None:
     """It belongs to another version of the programs."""
-    with pytest.raises(InvalidError, match="32 bytes long, not 31"):
+    with pytest.raises(InvalidError, match="36 bytes long, not 35"):
         load(CONFIG[:-1], max_entries=SMALL)
 
 

@@ -30,6 +30,11 @@ SIZES = {
     "agents": 32,
     "endpoint_counters": 64,
     "vpc_counters": 16,
+    "proxies": 8,
+    "proxy_flows": 1024,
+    "proxy_usage": 8,
+    "proxy_ended": 8,
+    "proxy_embryos": 512,
 }
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}

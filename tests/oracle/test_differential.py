@@ -23,7 +23,9 @@ from tests.oracle.seeds import seeds
 from tests.oracle.test_golden import droplet
 
 pytestmark = pytest.mark.root
-NOT_IN_A_TEST_RUN = {"DELIVERY_FAILED", "REWRITE_FAILED"}
+PROXY = {f"PROXY_{name}" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}
+"""Of a program that these two doors do not lead into."""
+NOT_IN_A_TEST_RUN = {"DELIVERY_FAILED", "REWRITE_FAILED"} | PROXY
 """The kernel's own refusals, and a frame whose endpoint leaves between two programs."""
 
 
