@@ -55,6 +55,10 @@ def daemon(
     max_networks: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.networks,
     max_endpoints: Annotated[int, typer.Option(min=2, help="Addresses of endpoints known here.")] = _SIZES.endpoints,
     max_local_endpoints: Annotated[int, typer.Option(min=2, help="Endpoints that live here.")] = _SIZES.local_endpoints,
+    max_proxies: Annotated[int, typer.Option(min=2, help="Proxied endpoints carried here.")] = _SIZES.proxies,
+    max_proxy_flows: Annotated[
+        int, typer.Option(min=2, help="Flows that one proxied endpoint may have.")
+    ] = _SIZES.proxy_flows,
     probe_interval: Annotated[
         int, typer.Option(min=10, max=60000, help="Milliseconds of a droplet's silence until it is probed.")
     ] = round(_PROBES.interval_s * 1000),
@@ -77,7 +81,9 @@ def daemon(
         listen=listen,
         pki=pki,
         address=_ipv4(address) if address else None,
-        limits=Limits(max_droplets, max_vpcs, max_networks, max_endpoints, max_local_endpoints),
+        limits=Limits(
+            max_droplets, max_vpcs, max_networks, max_endpoints, max_local_endpoints, max_proxies, max_proxy_flows
+        ),
         xdp=_XDP[xdp],
         tc=_TC[tc],
         probes=ProbeTiming(probe_interval / 1000, probe_count),

@@ -19,6 +19,8 @@ Prefix = IPv4Network | IPv6Network
 MAPPED = bytes(10) + b"\xff\xff"
 ROUTER_MAC = bytes.fromhex("024d5a000001")
 """MAC of the virtual router of every network (contracts/wire.md)."""
+SERVICE_MAC = bytes.fromhex("024d5a000002")
+"""Source MAC of frames that a service sends (contracts/wire.md)."""
 
 # A network or VPC shorter than /8 (IPv4) or /32 (IPv6) is more than any registry gives to one party; one longer than
 # /30 or /126 has no room for a gateway and an endpoint beside the addresses that are reserved.

@@ -12,16 +12,17 @@ from dataclasses import replace
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, ExhaustedError, NotFoundError
 from mizar.transit import entries
-from mizar.transit.endpoints import EndpointPlan
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
+from mizar.transit.proxies import ProxyPlan
 from mizar.transit.values import (
     NO_PLACES,
     Change,
     DeleteDroplet,
     DeleteEndpoint,
     DeleteNetwork,
+    DeleteProxy,
     DeleteVpc,
     Droplet,
     Endpoint,
@@ -30,13 +31,14 @@ from mizar.transit.values import (
     PutDroplet,
     PutEndpoint,
     PutNetwork,
+    PutProxy,
     PutVpc,
     Vpc,
     VpcFlag,
 )
 
 
-class Plan(EndpointPlan):
+class Plan(ProxyPlan):
     """One batch in the making. `ops` is what to execute; then `journal.commit()`, or `journal.roll_back()`."""
 
     def add(self, change: Change) -> bool:
@@ -55,9 +57,14 @@ class Plan(EndpointPlan):
             case DeleteNetwork(vni, number):
                 return self._delete_network(vni, number)
             case PutEndpoint(endpoint):
+                self.end_proxies(endpoint)
                 return self.put_endpoint(endpoint)
             case DeleteEndpoint(vni, addresses):
                 return self.delete_endpoint(vni, addresses)
+            case PutProxy(proxy):
+                return self.put_proxy(proxy)
+            case DeleteProxy(vni, address):
+                return self.delete_proxy(vni, address)
 
     # ---- droplets
 
@@ -161,6 +168,7 @@ class Plan(EndpointPlan):
             locals_ = self.state.locals.values()
             members = [one for one in locals_ if (one.endpoint.vni, one.endpoint.network_id) == network.key]
             self.ops += [entries.agent_put(self.state, local) for local in members]
+            self.refresh_proxies(network)
 
     def _role(self, network: Network, vpc: Vpc) -> NetworkFlag:
         flags = NetworkFlag.NONE

@@ -28,6 +28,7 @@ from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit import programs, server
 from mizar.transit.attachments import Attachments
 from mizar.transit.events import Hub
+from mizar.transit.flows import FlowAger
 from mizar.transit.health import Health
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
@@ -165,7 +166,8 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
             health.tables_changed()
 
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
-        await _until_told(servicer, options, ledger, attachments, hub, [substrate.run, health.run])
+        watches = [substrate.run, health.run, FlowAger(ledger).run]
+        await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
         neighbours.close()

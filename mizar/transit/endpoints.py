@@ -40,7 +40,8 @@ class EndpointPlan:
     def delete_endpoint(self, vni: int, addresses: Sequence[bytes]) -> bool:
         """Plan the end of addresses of another droplet's endpoint; False when none of them is there."""
         state = self.state
-        gone = {state.at[vni, address]: None for address in addresses if (vni, address) in state.at}
+        there = [address for address in addresses if (vni, address) not in state.proxied]  # it came here meanwhile
+        gone = {state.at[vni, address]: None for address in there if (vni, address) in state.at}
         for endpoint in gone:
             uid = state.uids.get((vni, endpoint.addresses[0]))
             if uid:
@@ -91,11 +92,16 @@ class EndpointPlan:
             raise ConflictError(f"{text_of(address)} is the gateway of {network}; choose another address")
 
     def _check_replaceable(self, holder: Endpoint, new: Endpoint, address: bytes) -> None:
-        uid = self.state.uids.get((new.vni, address))
+        uid = self.state.uids.get((new.vni, address)) or (
+            "of a proxied endpoint" if self._carried(new, address) else ""
+        )
         same = (holder.network_id, holder.mac) == (new.network_id, new.mac)
         if uid or not (same or set(holder.addresses) <= set(new.addresses)):
             whose = f"local endpoint {uid}" if uid else holder.described()
             raise ConflictError(f"{text_of(address)} is taken by {whose}; delete that first, or choose another address")
+
+    def _carried(self, new: Endpoint, address: bytes) -> bool:
+        return (new.vni, address) in self.state.proxied
 
     def _place(self, new: Endpoint, local: Local | None) -> bool:
         replaced = self.check(new, local.wanted.uid if local else None)

@@ -15,7 +15,7 @@ from mizar.kernel import attach, features, interfaces, libbpf, programs
 from mizar.kernel.bpffs import Pins, ensure_mounted
 from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
-from mizar.kernel.layout import U32, struct, struct_codec
+from mizar.kernel.layout import U32, constant, struct, struct_codec
 from mizar.kernel.links import Links
 from mizar.kernel.maps import Table
 from mizar.kernel.programs import Programs
@@ -97,6 +97,11 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "agents": limits.local_endpoints,
         "agent_options": limits.local_endpoints,
         "endpoint_counters": limits.local_endpoints,
+        "proxies": limits.proxies,
+        "proxy_usage": limits.proxies,
+        "proxy_ended": limits.proxies,
+        "proxy_embryos": limits.proxies * constant("FLOW_EMBRYOS"),
+        "proxy_flows": 2 * limits.proxies * limits.proxy_flows,
     }
 
 

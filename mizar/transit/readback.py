@@ -16,6 +16,7 @@ from mizar.transit import entries
 from mizar.transit.entries import Op
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
+from mizar.transit.proxies import implied, read_proxies
 from mizar.transit.state import Limits, State
 from mizar.transit.values import (
     Droplet,
@@ -189,12 +190,26 @@ class _Reader:
                 state.uids[endpoint.vni, address] = found.uid
         return list(strays.values())
 
+    def proxies(self) -> None:
+        state = self.state
+        for slot, proxy in read_proxies(self.maps, self.networks, state.own):
+            self.raw["proxies", slot] = (slot, self.maps.proxies.get(slot))
+            sides = proxy.sides if proxy else ()
+            taken = any((side.vni, address) in state.at for side in sides for address in side.addresses)
+            if proxy is None or taken or state.own not in state.droplets:
+                continue
+            state.proxies[proxy.key] = proxy
+            for side in proxy.sides:
+                self.hold(side)
+                for address in side.addresses:
+                    state.proxied[side.vni, address] = proxy.key
+
     def repairs(self) -> list[Op]:
         """The difference between what the state implies and what was read."""
         wanted = {(op.table, _hashable(op.key)): op for op in _implied(self.state)}
         puts = [op for at, op in wanted.items() if not _same(self.raw.get(at, (None, None))[1], op.value)]
         deletes = [
-            Op(table, key, None)
+            Op(table, key, {} if table == "proxies" else None)
             for (table, hashable), (key, _) in self.raw.items()
             if (table, hashable) not in wanted and table != "hop_sets"
         ]
@@ -234,6 +249,8 @@ def _implied(state: State) -> Iterator[Op]:
     for local in state.locals.values():
         yield entries.agent_put(state, local)
         yield from entries.endpoint_put(state, local.endpoint, local)
+    for proxy in state.proxies.values():
+        yield from implied(state, proxy)
 
 
 def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found]) -> Reading:
@@ -244,5 +261,6 @@ def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found]) ->
     reader.read_networks()
     reader.endpoints()
     strays = reader.locals(interfaces)
+    reader.proxies()
     reader.state.count_slots()
     return Reading(reader.state, reader.repairs(), strays)

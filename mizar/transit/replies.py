@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar.transit.state import State
-from mizar.transit.values import Droplet, Endpoint, Local, Network, Tunnel, Vpc
+from mizar.transit.values import Droplet, Endpoint, Local, Network, Proxy, Tunnel, Vpc
 from mizar.transit.workloads import NamespaceBy, Tap, Workload
 
 T = TypeVar("T")
@@ -60,6 +60,11 @@ def workload(value: Workload) -> pb.Workload:
             return pb.Workload(pid=int(value.namespace), interface=value.interface)
 
 
+def proxy(value: Proxy) -> pb.Proxy:
+    """A proxied endpoint that this droplet carries."""
+    return pb.Proxy(client=endpoint(value.client), source=endpoint(value.source), targets=value.targets)
+
+
 def local(value: Local, problem: str) -> pb.LocalEndpointState:
     """An endpoint of this droplet, and what is wrong with it."""
     wanted = pb.LocalEndpoint(
@@ -88,6 +93,8 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(networks=[network(held.networks[key]) for key in networks])
     for endpoints in _chunks((one.vni, one.addresses) for one in held.remotes()):
         yield pb.State(endpoints=[endpoint(held.at[vni, addresses[0]]) for vni, addresses in endpoints])
+    for proxies in _chunks(held.proxies):
+        yield pb.State(proxies=[proxy(held.proxies[key]) for key in proxies])
     for uids in _chunks(held.locals):
         yield pb.State(local_endpoints=[local(held.locals[uid], problems.get(uid, "")) for uid in uids])
 

@@ -17,14 +17,17 @@ from mizar.transit.values import (
     DeleteDroplet,
     DeleteEndpoint,
     DeleteNetwork,
+    DeleteProxy,
     DeleteVpc,
     Droplet,
     Endpoint,
     Network,
     Prefix,
+    Proxy,
     PutDroplet,
     PutEndpoint,
     PutNetwork,
+    PutProxy,
     PutVpc,
     Tunnel,
     Vpc,
@@ -67,6 +70,11 @@ def change(message: pb.Change) -> Change:
         case "delete_endpoint":
             key = message.delete_endpoint
             return DeleteEndpoint(vni(key.vni), addresses(key.addresses))
+        case "put_proxy":
+            return PutProxy(proxy(message.put_proxy))
+        case "delete_proxy":
+            key = message.delete_proxy
+            return DeleteProxy(vni(key.vni), addresses(key.addresses)[0])
     raise InvalidError("it is empty or of a kind that this version does not know; set one of the fields of Change")
 
 
@@ -186,6 +194,17 @@ def endpoint(message: pb.Endpoint) -> Endpoint:
         host=substrate_address(message.host, "the host"),
         tunnel=Tunnel(message.tunnel),
     )
+
+
+def proxy(message: pb.Proxy) -> Proxy:
+    """A proxied endpoint; the source has an address of each of the target's families, and no other."""
+    found = Proxy(endpoint(message.client), endpoint(message.source), addresses(message.targets))
+    if [len(one) for one in found.source.addresses] != [len(one) for one in found.targets]:
+        raise InvalidError("the source of a proxied endpoint needs one address of each family of its target")
+    both = {(side.vni, one) for side in found.sides for one in side.addresses}
+    if len(both) != sum(len(side.addresses) for side in found.sides):
+        raise InvalidError("the two sides of a proxied endpoint have the same address")
+    return found
 
 
 def uid(text: str) -> str:

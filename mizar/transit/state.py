@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mizar.transit.slots import Slots
-from mizar.transit.values import Droplet, Endpoint, Local, Network, Vpc
+from mizar.transit.values import Droplet, Endpoint, Local, Network, Proxy, ProxyKey, Vpc
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -26,6 +26,9 @@ class Limits:
     networks: int = 16384
     endpoints: int = 262144
     local_endpoints: int = 4096
+    proxies: int = 64
+    proxy_flows: int = 8192
+    """Of each proxied endpoint."""
 
     @property
     def hop_sets(self) -> int:
@@ -38,8 +41,9 @@ class State:
     """One droplet's tables, by the keys that requests use.
 
     `prefixes`, `at`, `macs` and `uids` find who has a prefix (VNI, address, length), an address (VNI, address), a MAC
-    (VNI, network, MAC), and which of the addresses are of local endpoints. `uses` counts who refers to a droplet (by
-    its address) and the endpoints of a network (by its key); `members` are the ids of a VPC's networks.
+    (VNI, network, MAC), and which of the addresses are of local endpoints; `proxied` which are of a proxied endpoint
+    that is carried here, by its key in `proxies`. `uses` counts who refers to a droplet (by its address) and the
+    endpoints of a network (by its key); `members` are the ids of a VPC's networks.
     """
 
     own: bytes
@@ -54,10 +58,13 @@ class State:
     uids: dict[tuple[int, bytes], str] = field(default_factory=dict)
     uses: Counter[Hashable] = field(default_factory=Counter)
     members: dict[int, dict[int, None]] = field(default_factory=dict)
+    proxies: dict[ProxyKey, Proxy] = field(default_factory=dict)
+    proxied: dict[tuple[int, bytes], ProxyKey] = field(default_factory=dict)
     droplet_slots: Slots = field(init=False, compare=False)
     vpc_slots: Slots = field(init=False, compare=False)
     hop_slots: Slots = field(init=False, compare=False)
     endpoint_slots: Slots = field(init=False, compare=False)
+    proxy_slots: Slots = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.count_slots()
@@ -73,6 +80,9 @@ class State:
         self.endpoint_slots = Slots(
             "local endpoints", "--max-local-endpoints", limits.local_endpoints, (x.slot for x in self.locals.values())
         )
+        self.proxy_slots = Slots(
+            "proxied endpoints", "--max-proxies", limits.proxies, (x.slot for x in self.proxies.values())
+        )
 
     def copy(self) -> "State":
         """A copy that later changes do not touch; the values are shared, being frozen."""
@@ -84,6 +94,8 @@ class State:
             at=self.at.copy(),
             uids=self.uids.copy(),
             locals=self.locals.copy(),
+            proxies=self.proxies.copy(),
+            proxied=self.proxied.copy(),
         )
 
     def networks_of(self, vni: int) -> Iterator[Network]:
@@ -93,7 +105,11 @@ class State:
     def remotes(self) -> Iterator[Endpoint]:
         """The endpoints of other droplets, each once."""
         for (vni, address), endpoint in self.at.items():
-            if address == endpoint.addresses[0] and (vni, address) not in self.uids:
+            if (
+                address == endpoint.addresses[0]
+                and (vni, address) not in self.uids
+                and (vni, address) not in self.proxied
+            ):
                 yield endpoint
 
 

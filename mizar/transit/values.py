@@ -6,7 +6,7 @@ A value that exists is valid in itself; whether it agrees with the others is for
 16 bytes in network order; the mapped form exists in map keys and values only (`entries`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 
 from mizar.model.addresses import mac_text, text_of
@@ -140,6 +140,43 @@ class Endpoint:
         return f"{self} ({mac_text(self.mac)})"
 
 
+ProxyKey = tuple[int, bytes]
+"""What names a proxied endpoint on a droplet: VNI and first address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxied endpoint that this droplet carries: itself, what stands for its clients in the target's VPC, and the
+    target's addresses there. `slot` and `instance` are this daemon's; zero in a request."""
+
+    client: Endpoint
+    source: Endpoint
+    targets: tuple[bytes, ...]
+    slot: int = 0
+    instance: int = 0
+
+    @property
+    def key(self) -> ProxyKey:
+        """What names it."""
+        return (self.client.vni, self.client.addresses[0])
+
+    @property
+    def sides(self) -> tuple[Endpoint, Endpoint]:
+        """In the order of enum proxy_side."""
+        return (self.client, self.source)
+
+    def same(self, other: "Proxy") -> bool:
+        """Whether a request for the other finds it done."""
+        return (self.client, self.source, self.targets) == (other.client, other.source, other.targets)
+
+    def placed(self, slot: int, instance: int) -> "Proxy":
+        """The same at a place of this droplet."""
+        return replace(self, slot=slot, instance=instance)
+
+    def __str__(self) -> str:
+        return f"proxied {self.client}"
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """An endpoint to be made on this droplet. `mtu` 0: the interface's less the tunnel's overhead."""
@@ -228,4 +265,30 @@ class DeleteEndpoint:
     addresses: tuple[bytes, ...]
 
 
-Change = PutDroplet | DeleteDroplet | PutVpc | DeleteVpc | PutNetwork | DeleteNetwork | PutEndpoint | DeleteEndpoint
+@dataclass(frozen=True, slots=True)
+class PutProxy:
+    """Change: a proxied endpoint that this droplet carries."""
+
+    proxy: Proxy
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteProxy:
+    """Change: a proxied endpoint is carried here no more."""
+
+    vni: int
+    address: bytes
+
+
+Change = (
+    PutDroplet
+    | DeleteDroplet
+    | PutVpc
+    | DeleteVpc
+    | PutNetwork
+    | DeleteNetwork
+    | PutEndpoint
+    | DeleteEndpoint
+    | PutProxy
+    | DeleteProxy
+)

@@ -283,6 +283,7 @@ class Testbed:
         """Forgets what was counted, refusals apart."""
         for table in (self.tables.vpc_counters, self.tables.endpoint_counters):
             table.zero([slot for slot, _ in table.items()])
+
     def at_proxy(self, frame: Any, ifindex: int = P.ifindex, **context: Any) -> test_run.TestRun:
         """Runs the proxy on a frame for one of its sides, as `deliver` or an agent hands it over."""
         return test_run.run_tc(self.programs.programs["proxy"].fd, bytes(frame), cb=ifindex, **context)

@@ -16,9 +16,13 @@ SCHEMA = {
     "droplets": (None, "droplet"),
     "droplet_slots": ("droplet_key", "known_sender"),
     "agents": (None, "agent"),
+    "proxies": (None, "proxy"),
+    "proxy_usage": (None, "proxy_usage"),
+    "proxy_ended": (None, None),
+    "proxy_flows": ("proxy_flow_key", "proxy_flow"),
     "agent_options": (None, "agent_options"),
 }
-ARRAYS = {"hop_sets", "droplets"}
+ARRAYS = {"hop_sets", "droplets", "proxies", "proxy_usage", "proxy_ended"}
 
 
 class FakeMaps:

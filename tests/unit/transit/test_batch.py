@@ -19,14 +19,17 @@ from mizar.transit.values import (
     DeleteDroplet,
     DeleteEndpoint,
     DeleteNetwork,
+    DeleteProxy,
     DeleteVpc,
     Droplet,
     Endpoint,
     Network,
     Prefix,
+    Proxy,
     PutDroplet,
     PutEndpoint,
     PutNetwork,
+    PutProxy,
     PutVpc,
     Tunnel,
     Vpc,
@@ -37,7 +40,7 @@ from tests.unit.transit.fakes import FakeMaps
 
 # Droplets are 172.30.9.1 (this one) to .4; VNIs 1 and 2; networks 1 and 2 with 10.0.N.0/24 and fd00:10:0:N::/64.
 OWN = bytes((172, 30, 9, 1))
-LIMITS = Limits(droplets=8, vpcs=4, networks=8, endpoints=8, local_endpoints=4)
+LIMITS = Limits(droplets=8, vpcs=4, networks=8, endpoints=8, local_endpoints=4, proxies=3)
 
 droplets = st.integers(1, 4).map(lambda number: bytes((172, 30, 9, number)))
 hops = st.sets(droplets, max_size=3).map(lambda found: tuple(sorted(found)))
@@ -70,6 +73,13 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     return Endpoint(draw(vnis), number, addresses, mac, draw(droplets), draw(st.sampled_from(Tunnel)))
 
 
+@st.composite
+def proxies(draw: st.DrawFn) -> Proxy:
+    client, source = (replace(draw(endpoints()), host=OWN) for _ in range(2))
+    targets = tuple(address[:-1] + b"\x09" for address in source.addresses)
+    return Proxy(replace(client, mac=client.mac[:5] + b"\x06"), source, targets)
+
+
 changes: st.SearchStrategy[Change] = st.one_of(
     droplets.map(lambda address: PutDroplet(Droplet(address))),
     droplets.map(DeleteDroplet),
@@ -79,6 +89,8 @@ changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(DeleteNetwork, vnis, ids),
     endpoints().map(PutEndpoint),
     endpoints().map(lambda found: DeleteEndpoint(found.vni, found.addresses)),
+    proxies().map(PutProxy),
+    endpoints().map(lambda found: DeleteProxy(found.vni, found.addresses[0])),
 )
 START: list[Change] = [PutDroplet(Droplet(bytes((172, 30, 9, number)))) for number in range(1, 5)]
 START += [PutVpc(Vpc(1, (OWN,))), PutNetwork(Network(1, 1, (prefix4(1), prefix6(1)), (OWN,)))]
