@@ -33,7 +33,7 @@ from mizar.kernel import layout, test_run  # noqa: E402
 from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
 from tests.dataplane.frames import datagram, tunnel  # noqa: E402
-from tests.dataplane.plan import BOUNCER, DIVIDER, FAMILIES, HANDOVER_MAGIC, HOST, ME, RED, A, B, R, S, mapped  # noqa: E402
+from tests.dataplane.plan import BOUNCER, DIVIDER, FAMILIES, HANDOVER_MAGIC, HOST, MARK, RED, A, B, R, S  # noqa: E402
 from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
 SOURCES = ROOT / "bench" / "program_cost"
@@ -44,8 +44,7 @@ TC = ("agent", "deliver")
 
 def note(**fields: int) -> bytes:
     """What Transit XDP leaves for `deliver`."""
-    own = int.from_bytes(mapped(ME.address)[12:], sys.byteorder)
-    return layout.struct("handover", magic=HANDOVER_MAGIC, droplet_be=own, **fields)
+    return layout.struct("handover", magic=HANDOVER_MAGIC, mark=MARK, **fields)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ enum mizar_limit {
 	HOPS = 16,		/* members a hop set holds; a power of two */
 	VPC_NUMBERS = 0x1000000,	/* the first number of a VPC that no VNI can be */
 	OPTION_BYTES = 252,	/* Geneve options of one packet, at most (RFC 8926 3.4) */
-	OVERHEAD_BYTES = 50,	/* Ethernet 14 + IPv4 20 + UDP 8 + Geneve or VXLAN 8 */
+	OVERHEAD_IPV4 = 50,	/* Ethernet 14 + IPv4 20 + UDP 8 + Geneve or VXLAN 8, in bytes */
+	OVERHEAD_IPV6 = 70,	/* the same with IPv6's 40 */
 };
 
 enum tunnel_protocol {
@@ -102,9 +103,10 @@ struct hop_set {
 	uint32_t network_id;	/* owner, for the daemon: the network, 0 = the VPC's dividers */
 };
 
-/* ---- droplets: ARRAY, slot -> droplet; droplet_slots: HASH, address -> known_sender (who may send to us). */
+/* ---- droplets: ARRAY, slot -> droplet; droplet_slots: HASH, address -> known_sender (who may send to us). A droplet with
+ * an address of each family has one slot and two entries in droplet_slots: compare droplets by slot, not by address. */
 struct droplet {
-	uint8_t addr[16];
+	uint8_t addr[16];		/* the one that this droplet writes to: of a family that both speak */
 	uint8_t next_hop_mac[6];	/* on the substrate; zero until the daemon has resolved it */
 	uint8_t down;		/* 1: it answers no probe; passed over wherever another droplet will do */
 	uint8_t pad;
@@ -196,7 +198,7 @@ enum handover_magic {
 
 struct handover {
 	uint32_t magic;
-	uint32_t droplet_be;	/* IPv4 address of the droplet that wrote it: over a veth, a note may come along */
+	uint32_t mark;		/* config.mark of the droplet that wrote it: over a veth, a note may come along */
 	uint32_t ifindex;	/* the endpoint's tap, or the host side of its veth */
 	uint32_t vni;
 	uint32_t slot;		/* slot in endpoint_counters */
@@ -301,10 +303,18 @@ struct event {
 };
 
 /* ---- configuration: constant from the load of a program on (section .rodata.config, symbol `config`). */
+enum substrate_family {
+	SUBSTRATE_IPV4 = 1,
+	SUBSTRATE_IPV6 = 2,
+};
+
 struct droplet_config {
-	uint8_t addr[16];	/* of this droplet on the substrate */
+	uint8_t addr4[16];	/* of this droplet on the substrate; zero: it has none */
+	uint8_t addr6[16];	/* the same for IPv6 */
 	uint8_t mac[6];		/* of the interface */
-	uint8_t pad[2];
+	uint8_t families;	/* enum substrate_family: which of the two addresses it has */
+	uint8_t pad;
+	uint32_t mark;		/* tells the notes of this droplet from those of another */
 	uint32_t ifindex;	/* of the interface */
 	uint32_t send_by_tc;	/* 1: XDP leaves to `deliver` what it sends. On a veth XDP itself reaches no far end
 				 * without NAPI, and loses a checksum that was left to hardware; an skb has neither fault */

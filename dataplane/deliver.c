@@ -16,7 +16,7 @@ int deliver(struct __sk_buff *skb)
 	struct agent *agent;
 	uint32_t ifindex;
 
-	if ((void *)(note + 1) > (void *)(long)skb->data || note->droplet_be != own_ipv4_be())
+	if ((void *)(note + 1) > (void *)(long)skb->data || note->mark != config.mark)
 		return TC_ACT_UNSPEC;
 	ifindex = note->ifindex;
 	if (note->magic == HANDOVER_SEND)

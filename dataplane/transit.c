@@ -16,7 +16,7 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
 {
 	const struct handover note = {
 		.magic = HANDOVER_SEND,
-		.droplet_be = own_ipv4_be(),
+		.mark = config.mark,
 		.ifindex = config.ifindex,
 	};
 
@@ -93,7 +93,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *ctx, const struct packet *packet,
 								 const struct outer *outer, int *verdict)
 {
-	enum drop_reason reason = turn_around(ctx, outer->partial);
+	enum drop_reason reason = turn_around(ctx, outer);
 
 	if (!reason)
 		reason = send_back(ctx, verdict);
@@ -109,7 +109,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 {
 	const struct handover note = {
 		.magic = HANDOVER_MAGIC,
-		.droplet_be = own_ipv4_be(),
+		.mark = config.mark,
 		.ifindex = endpoint->ifindex,
 		.vni = packet->to.vni,
 		.slot = endpoint->slot,
@@ -120,7 +120,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 	enum drop_reason reason;
 
 	address_from_router(inner->eth, endpoint);
-	reason = decapsulate(ctx, outer->option_bytes);
+	reason = decapsulate(ctx, outer);
 	if (!reason)
 		reason = leave_note(ctx, &note);
 	if (reason)
@@ -160,7 +160,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 			return REASON_IDENTITY_LOST;
 		address_from_router(inner->eth, route->endpoint);
 	}
-	reason = translate(ctx, next, &tunnel);
+	reason = translate(ctx, outer, next, &tunnel);
 	return reason ? reason : send_back(ctx, verdict);
 }
 

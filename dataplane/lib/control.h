@@ -37,7 +37,7 @@ static __always_inline __must_check enum drop_reason handle_control(struct xdp_m
 	case CONTROL_PROBE:
 		control->kind = CONTROL_PROBE_REPLY;
 		*answered = true;
-		return turn_around(ctx, outer->partial);
+		return turn_around(ctx, outer);
 	case CONTROL_PROBE_REPLY:
 		note_time(&sender->answered);
 		return REASON_NONE;

@@ -25,7 +25,7 @@ _Static_assert(sizeof(struct vpc_counters) == 12 * 8, "vpc_counters");
 _Static_assert(sizeof(struct drop_counter) == 2 * 8, "drop_counter");
 _Static_assert(sizeof(struct handover) == 24, "handover: at most 32 bytes of XDP metadata");
 _Static_assert(sizeof(struct event) == 64, "event");
-_Static_assert(sizeof(struct droplet_config) == 36, "droplet_config");
+_Static_assert(sizeof(struct droplet_config) == 56, "droplet_config");
 _Static_assert(sizeof(struct droplet_switches) == 8, "droplet_switches");
 _Static_assert(sizeof(struct proxy) == 24 + 6 * 16, "proxy");
 _Static_assert(sizeof(struct proxy_flow_key) == 44, "proxy_flow_key");

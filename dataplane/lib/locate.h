@@ -6,6 +6,7 @@
  */
 #ifndef MIZAR_LOCATE_H
 #define MIZAR_LOCATE_H
+#include "family.h"
 #include "hash.h"
 #include "health.h"
 
@@ -117,6 +118,16 @@ static __always_inline __must_check enum drop_reason locate_network(struct packe
 	return locate_divider(packet, source_port, final, route);
 }
 
+/* The address of a droplet with which this one shares no family. An empty slot's is zero. */
+static __always_inline bool is_foreign(const void *address)
+{
+	const word32 *words = address;
+
+	if (!(words[0] | words[1] | words[2] | words[3]))
+		return false;
+	return is_mapped(address) ? !speaks_ipv4() : !speaks_ipv6();
+}
+
 /* The droplet that a route leads to, when it can be reached. */
 static __always_inline __must_check enum drop_reason locate_next_hop(const struct route *route, struct droplet **next)
 {
@@ -126,11 +137,11 @@ static __always_inline __must_check enum drop_reason locate_next_hop(const struc
 
 	if (!droplet)
 		return REASON_NEXT_HOP_UNRESOLVED;
-	if (address_ipv4_be(droplet->addr) == own_ipv4_be())
+	if (is_own_address(droplet->addr))
 		return REASON_FORWARD_TO_SELF;
 	mac = (const word16 *)droplet->next_hop_mac;
 	if (!(mac[0] | mac[1] | mac[2]))
-		return REASON_NEXT_HOP_UNRESOLVED;
+		return is_foreign(droplet->addr) ? REASON_NO_COMMON_FAMILY : REASON_NEXT_HOP_UNRESOLVED;
 	*next = droplet;
 	return REASON_NONE;
 }

@@ -65,10 +65,12 @@ static __always_inline bool same_mac(const void *a, const void *b)
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
 
-/* This droplet on the substrate. */
-static __always_inline uint32_t own_ipv4_be(void)
+/* An IPv4-mapped address belongs on no wire (RFC 4291 2.5.5.2), and in the tables it means IPv4. */
+static __always_inline bool is_mapped(const void *address)
 {
-	return *(const volatile word32 *)&config.addr[12];
+	const word32 *words = address;
+
+	return !(words[0] | words[1]) && words[2] == bpf_htonl(0xffff);
 }
 
 static __always_inline void own_mac(void *to)

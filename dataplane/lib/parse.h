@@ -129,14 +129,6 @@ static __always_inline bool is_discovery(uint8_t type)
 	return type >= ND_FIRST && type <= ND_LAST;
 }
 
-/* An IPv4-mapped address belongs on no wire (RFC 4291 2.5.5.2), and in the tables it would mean IPv4. */
-static __always_inline bool is_mapped(const void *address)
-{
-	const word32 *words = address;
-
-	return !(words[0] | words[1]) && words[2] == bpf_htonl(0xffff);
-}
-
 enum ipv6_extension {
 	EXTENSIONS = 8,		/* more in one packet than any use of them needs */
 	FRAGMENT_BYTES = 8,

@@ -11,10 +11,13 @@ enum outer_layout {
 	OUTER_IP = ETH_HLEN,
 	OUTER_UDP = OUTER_IP + sizeof(struct iphdr),
 	OUTER_TUNNEL = OUTER_UDP + sizeof(struct udphdr),
+	OUTER_UDP6 = OUTER_IP + sizeof(struct ipv6hdr),
+	OUTER_TUNNEL6 = OUTER_UDP6 + sizeof(struct udphdr),
 	OUTER_TTL = 64,
 };
 
-_Static_assert(OUTER_TUNNEL + sizeof(struct tunnel_header) == OVERHEAD_BYTES, "no options on the wire");
+_Static_assert(OUTER_TUNNEL + sizeof(struct tunnel_header) == OVERHEAD_IPV4, "no options on the wire");
+_Static_assert(OUTER_TUNNEL6 + sizeof(struct tunnel_header) == OVERHEAD_IPV6, "no options on the wire");
 
 /* All that differs between the outer headers of two packets. */
 struct tunnel {
@@ -22,7 +25,7 @@ struct tunnel {
 	uint32_t vni;		/* as the wire has it */
 	uint16_t source_port;
 	uint16_t group_set;	/* of the sender, 0 when it is in no group: VXLAN alone, Geneve has an option */
-	uint8_t service;	/* outer TOS */
+	uint8_t service;	/* outer TOS or traffic class */
 	bool partial;		/* the outer UDP checksum is left to hardware, see parse_outer() */
 	uint32_t option_bytes;	/* Geneve options that stand behind the header */
 	uint32_t bytes;		/* of the inner frame */
@@ -45,22 +48,10 @@ static __always_inline uint32_t vxlan_flags(uint16_t group_set)
 	return group_set ? (uint32_t)(VXLAN_VNI_FLAG | VXLAN_GROUP_FLAG) << 24 | group_set : VXLAN_VNI_FLAG << 24;
 }
 
-/*
- * The 50 bytes in front of an inner frame, for the way to `next`. The lengths of a superpacket may not fit: the kernel
- * writes those of each segment when it cuts it.
- */
-static __always_inline void write_outer(void *frame, const struct droplet *next, const struct tunnel *tunnel)
+/* The IPv4 header, in front of `udp_bytes`. */
+static __always_inline void write_ipv4(struct iphdr *ip, const struct droplet *next, const struct tunnel *tunnel,
+				       uint32_t udp_bytes)
 {
-	struct ethhdr *eth = frame;
-	struct iphdr *ip = frame + OUTER_IP;
-	struct udphdr *udp = frame + OUTER_UDP;
-	struct tunnel_header *header = frame + OUTER_TUNNEL;
-	uint32_t udp_bytes = sizeof(*udp) + sizeof(*header) + tunnel->option_bytes + tunnel->bytes;
-
-	copy_mac(eth->h_dest, next->next_hop_mac);
-	own_mac(eth->h_source);
-	eth->h_proto = bpf_htons(ETH_P_IP);
-
 	*(word32 *)ip = bpf_htonl(0x45000000 | (uint32_t)tunnel->service << 16 |
 				  ((sizeof(*ip) + udp_bytes) & 0xffff));
 	*((word32 *)ip + 1) = bpf_htonl(IP_DONT_FRAGMENT);
@@ -68,44 +59,82 @@ static __always_inline void write_outer(void *frame, const struct droplet *next,
 	ip->saddr = own_ipv4_be();
 	ip->daddr = address_ipv4_be(next->addr);
 	ip->check = ipv4_checksum(ip);
+}
+
+/* The IPv6 header. Its flow label is the source port, for routers that do not look behind it (RFC 6438). */
+static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct droplet *next, const struct tunnel *tunnel,
+				       uint32_t udp_bytes)
+{
+	*(word32 *)ip = bpf_htonl(0x60000000 | (uint32_t)tunnel->service << 20 | tunnel->source_port);
+	*((word32 *)ip + 1) = bpf_htonl((udp_bytes & 0xffff) << 16 | IPPROTO_UDP << 8 | OUTER_TTL);
+	own_ipv6(&ip->saddr);
+	copy_address(&ip->daddr, next->addr);
+}
+
+/* UDP and the tunnel's header; the checksum is left zero (RFC 8926 4.3, RFC 6935 for IPv6). */
+static __always_inline void write_tunnel(struct udphdr *udp, const struct tunnel *tunnel, uint32_t udp_bytes)
+{
+	struct tunnel_header *header = (void *)(udp + 1);
 
 	udp->source = bpf_htons(tunnel->source_port);
 	udp->dest = tunnel->protocol == TUNNEL_VXLAN ? bpf_htons(VXLAN_PORT) : bpf_htons(GENEVE_PORT);
 	udp->len = bpf_htons(udp_bytes);
-	udp->check = tunnel->partial ? pseudo_sum(ip, udp) : 0;
-
+	udp->check = 0;
 	*(word32 *)header = tunnel->protocol == TUNNEL_VXLAN ?
 				    bpf_htonl(vxlan_flags(tunnel->group_set)) :
 				    bpf_htonl(tunnel->option_bytes / 4 << 24 | GENEVE_ETHERNET);
 	header->vni = bpf_htonl(tunnel->vni << 8);
 }
 
+/*
+ * The bytes in front of an inner frame, for the way to `next`: overhead_bytes(ipv6). The lengths of a superpacket may not
+ * fit: the kernel writes those of each segment when it cuts it.
+ */
+static __always_inline void write_outer(void *frame, bool ipv6, const struct droplet *next, const struct tunnel *tunnel)
+{
+	struct ethhdr *eth = frame;
+	struct udphdr *udp = frame + (ipv6 ? OUTER_UDP6 : OUTER_UDP);
+	uint32_t udp_bytes = sizeof(*udp) + sizeof(struct tunnel_header) + tunnel->option_bytes + tunnel->bytes;
+
+	copy_mac(eth->h_dest, next->next_hop_mac);
+	own_mac(eth->h_source);
+	eth->h_proto = ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	if (ipv6)
+		write_ipv6(frame + OUTER_IP, next, tunnel, udp_bytes);
+	else
+		write_ipv4(frame + OUTER_IP, next, tunnel, udp_bytes);
+	write_tunnel(udp, tunnel, udp_bytes);
+	if (tunnel->partial)
+		udp->check = ipv6 ? pseudo_sum6(frame + OUTER_IP, udp) : pseudo_sum(frame + OUTER_IP, udp);
+}
+
 /* Agent: around the endpoint's frame, superpackets and partial checksums kept. `options` is NULL where none go along. */
-static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buff *skb, const struct ethhdr *inner,
-								 const struct droplet *next,
-								 const struct tunnel *tunnel,
-								 const struct agent_options *options)
+static __always_inline __must_check enum drop_reason put_on(struct __sk_buff *skb, const struct ethhdr *inner, bool ipv6,
+							    const struct droplet *next, const struct tunnel *tunnel,
+							    const struct agent_options *options)
 {
 	const uint32_t bytes = options ? tunnel->option_bytes : 0;
-	const uint64_t flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+	const uint64_t flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+			       (ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) |
 			       BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+	const uint32_t overhead = overhead_bytes(ipv6);
 	void *frame, *end;
 	struct ethhdr *eth;
 
 	/* The room opens behind the Ethernet header, which becomes the outer one. A packet of a tunnel that the endpoint runs
 	 * itself may bear the kernel's mark already, which it allows once: there, plain room in front must do, which no
 	 * superpacket would survive. */
-	if (bpf_skb_adjust_room(skb, OVERHEAD_BYTES + bytes, BPF_ADJ_ROOM_MAC, flags) &&
-	    (skb->gso_size || bpf_skb_change_head(skb, OVERHEAD_BYTES + bytes, 0)))
+	if (bpf_skb_adjust_room(skb, overhead + bytes, BPF_ADJ_ROOM_MAC, flags) &&
+	    (skb->gso_size || bpf_skb_change_head(skb, overhead + bytes, 0)))
 		return REASON_REWRITE_FAILED;
-	if (bytes && (bytes > OPTION_BYTES || bpf_skb_store_bytes(skb, OVERHEAD_BYTES, options->data, bytes, 0)))
+	if (bytes && (bytes > OPTION_BYTES || bpf_skb_store_bytes(skb, overhead, options->data, bytes, 0)))
 		return REASON_REWRITE_FAILED;
 	frame = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (frame + OVERHEAD_BYTES > end)
+	if (frame + overhead > end)
 		return REASON_REWRITE_FAILED;
-	write_outer(frame, next, tunnel);
-	eth = frame + OVERHEAD_BYTES + (bytes & (OPTION_BYTES | 3));
+	write_outer(frame, ipv6, next, tunnel);
+	eth = frame + overhead + (bytes & (OPTION_BYTES | 3));
 	if ((void *)(eth + 1) > end)
 		return REASON_REWRITE_FAILED;
 	copy_mac(eth->h_dest, inner->h_dest);
@@ -114,48 +143,90 @@ static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buf
 	return REASON_NONE;
 }
 
-/* Transit: for the next hop. Geneve options stay on as long as the tunnel is Geneve. */
-static __always_inline __must_check enum drop_reason translate(struct xdp_md *ctx, const struct droplet *next,
-							       struct tunnel *tunnel)
+static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buff *skb, const struct ethhdr *inner,
+								 const struct droplet *next,
+								 const struct tunnel *tunnel,
+								 const struct agent_options *options)
 {
+	return is_ipv6(next->addr) ? put_on(skb, inner, true, next, tunnel, options) :
+				     put_on(skb, inner, false, next, tunnel, options);
+}
+
+/*
+ * Transit: for the next hop, in the family that it is spoken to. Geneve options stay on as long as the tunnel is Geneve. The
+ * family changes in front of the UDP header, which stays in its place; where options go, it moves.
+ */
+static __always_inline __must_check enum drop_reason translate(struct xdp_md *ctx, const struct outer *outer,
+							       const struct droplet *next, struct tunnel *tunnel)
+{
+	bool ipv6 = is_ipv6(next->addr);
+	int surplus = (int)overhead_bytes(came_by_ipv6(outer)) - (int)overhead_bytes(ipv6);
 	void *frame;
 
 	if (tunnel->protocol == TUNNEL_VXLAN && tunnel->option_bytes) {
 		/* The kernel remembers where the checksum belongs, and would not follow. */
-		if (tunnel->partial || bpf_xdp_adjust_head(ctx, tunnel->option_bytes))
+		if (tunnel->partial)
 			return REASON_REWRITE_FAILED;
+		surplus += tunnel->option_bytes;
 		tunnel->option_bytes = 0;
 	}
-	frame = (void *)(long)ctx->data;
-	if (frame + OVERHEAD_BYTES > (void *)(long)ctx->data_end)
+	if (surplus && bpf_xdp_adjust_head(ctx, surplus))
 		return REASON_REWRITE_FAILED;
-	write_outer(frame, next, tunnel);
+	frame = (void *)(long)ctx->data;
+	if (frame + overhead_bytes(ipv6) > (void *)(long)ctx->data_end)
+		return REASON_REWRITE_FAILED;
+	if (ipv6)
+		write_outer(frame, true, next, tunnel);
+	else
+		write_outer(frame, false, next, tunnel);
 	return REASON_NONE;
 }
 
-/* Transit: back to the droplet that sent it, and over the neighbour that it came from. */
-static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *ctx, bool partial)
+static __always_inline void turn_ipv4(struct iphdr *ip)
 {
-	void *frame = (void *)(long)ctx->data;
-	struct ethhdr *eth = frame;
-	struct iphdr *ip = frame + OUTER_IP;
-	struct udphdr *udp = frame + OUTER_UDP;
-	uint32_t source;
-	uint16_t mac[3];
+	uint32_t source = ip->saddr;
 
-	if (frame + OVERHEAD_BYTES > (void *)(long)ctx->data_end)
-		return REASON_REWRITE_FAILED;
-	copy_mac(mac, eth->h_source);
-	copy_mac(eth->h_source, eth->h_dest);
-	copy_mac(eth->h_dest, mac);
-	source = ip->saddr;
 	ip->saddr = ip->daddr;
 	ip->daddr = source;
 	ip->frag_off = bpf_htons(IP_DONT_FRAGMENT);
 	ip->ttl = OUTER_TTL;
 	ip->check = 0;
 	ip->check = ipv4_checksum(ip);
-	if (!partial)
+}
+
+static __always_inline void turn_ipv6(struct ipv6hdr *ip)
+{
+	uint32_t source[4];
+
+	copy_address(source, &ip->saddr);
+	copy_address(&ip->saddr, &ip->daddr);
+	copy_address(&ip->daddr, source);
+	ip->hop_limit = OUTER_TTL;
+}
+
+/* Transit: back to the droplet that sent it, and over the neighbour that it came from. */
+static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *ctx, const struct outer *outer)
+{
+	void *frame = (void *)(long)ctx->data;
+	struct ethhdr *eth = frame;
+	struct udphdr *udp;
+	uint16_t mac[3];
+
+	if (came_by_ipv6(outer)) {
+		if (frame + OVERHEAD_IPV6 > (void *)(long)ctx->data_end)
+			return REASON_REWRITE_FAILED;
+		turn_ipv6(frame + OUTER_IP);
+		udp = frame + OUTER_UDP6;
+	} else {
+		if (frame + OVERHEAD_IPV4 > (void *)(long)ctx->data_end)
+			return REASON_REWRITE_FAILED;
+		turn_ipv4(frame + OUTER_IP);
+		udp = frame + OUTER_UDP;
+	}
+	copy_mac(mac, eth->h_source);
+	copy_mac(eth->h_source, eth->h_dest);
+	copy_mac(eth->h_dest, mac);
+	if (!outer->partial)
 		udp->check = 0;
 	return REASON_NONE;
 }
@@ -178,8 +249,10 @@ static __always_inline __must_check enum drop_reason leave_note(struct xdp_md *c
 }
 
 /* Transit: off. */
-static __always_inline __must_check enum drop_reason decapsulate(struct xdp_md *ctx, uint32_t option_bytes)
+static __always_inline __must_check enum drop_reason decapsulate(struct xdp_md *ctx, const struct outer *outer)
 {
-	return bpf_xdp_adjust_head(ctx, OVERHEAD_BYTES + option_bytes) ? REASON_REWRITE_FAILED : REASON_NONE;
+	uint32_t bytes = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
+
+	return bpf_xdp_adjust_head(ctx, bytes) ? REASON_REWRITE_FAILED : REASON_NONE;
 }
 #endif

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mizar.oracle.flow import Hop, pick
 from mizar.oracle.outcome import Packet, RefusedError, Step
+from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, Endpoint
 
 
@@ -73,10 +74,11 @@ def locate_divider(here: Droplet, packet: Packet, source_port: int, *, final: bo
 
 
 def locate_next_hop(here: Droplet, route: Route) -> tuple[bytes, bytes]:
-    """Address and MAC of the droplet that a route leads to, when it can be reached."""
+    """Name and MAC of the droplet that a route leads to, when it can be reached."""
     if route.droplet == here.address and route.droplet in here.droplets:
         raise RefusedError("FORWARD_TO_SELF")
     mac = here.droplets.get(route.droplet) if route.droplet else None
     if route.droplet is None or mac is None:
-        raise RefusedError("NEXT_HOP_UNRESOLVED")
+        cut_off = route.droplet in here.droplets and route.droplet and address_to(here, route.droplet) is None
+        raise RefusedError("NO_COMMON_FAMILY" if cut_off else "NEXT_HOP_UNRESOLVED")
     return route.droplet, mac

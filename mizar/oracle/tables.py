@@ -105,7 +105,8 @@ class Droplet:
     address: bytes
     mac: bytes
     droplets: Mapping[bytes, bytes | None] = field(default_factory=dict)
-    """Known senders and next hops → MAC of the next hop on the substrate; None until it is resolved."""
+    """Known senders and next hops, each by the address that names it (substrate.py) → MAC of the next hop on the
+    substrate; None until it is resolved."""
     vpcs: Mapping[int, Vpc] = field(default_factory=dict)
     networks: Mapping[tuple[int, bytes, int], Network] = field(default_factory=dict)
     """VNI, prefix, its length in bits."""
@@ -117,6 +118,10 @@ class Droplet:
     """Droplets that answer no probe: passed over wherever another will do."""
     identities: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
     """VNI, tenant and VPC as the wire has them → number of the VPC, for those that share a VNI."""
+    address6: bytes = b""
+    """Its own IPv6 address, where `address` is IPv4 and it has both."""
+    addresses6: Mapping[bytes, bytes] = field(default_factory=dict)
+    """The IPv6 addresses of droplets that have both, by the IPv4 address that names them."""
 
     def find_network(self, vni: int, address: bytes) -> Network | None:
         """The network that the address is in: of several, the one with the longest prefix."""

@@ -13,6 +13,7 @@ from mizar.oracle.options import Options, walk_options
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
+from mizar.oracle.substrate import sender_of
 from mizar.oracle.tables import Droplet, Network, Tunnel
 from mizar.oracle.tunnel import (
     Outer,
@@ -33,7 +34,7 @@ def transit(here: Droplet, frame: bytes) -> Outcome:
         outer = parse_outer(frame, here)
         if outer is None:
             return packet.served(Verdict.PASS, frame)
-        if outer.source not in here.droplets:
+        if sender_of(here, outer.source) is None:
             raise RefusedError("UNKNOWN_SENDER")
         overlay = parse_tunnel(outer)
     except RefusedError as refused:
@@ -113,7 +114,9 @@ def answers_for(here: Droplet, packet: Packet, network: Network, source: bytes) 
 def send_answer(here: Droplet, packet: Packet, outer: Outer, frame: bytes) -> Outcome:
     """Through the tunnel, back to the droplet that it came from."""
     packet.count("vpc", packet.vni, "answered")
-    return packet.served(Verdict.SEND, turn_around(here, packet.frame, outer, frame), next_hop=outer.source)
+    return packet.served(
+        Verdict.SEND, turn_around(here, packet.frame, outer, frame), next_hop=sender_of(here, outer.source)
+    )
 
 
 def route_packet(

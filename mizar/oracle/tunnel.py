@@ -6,16 +6,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from mizar.oracle.checksum import checksum
-from mizar.oracle.frames import ETHERNET, IPV4
+from mizar.oracle.frames import ETHERNET, IPV4, IPV6
 from mizar.oracle.outcome import RefusedError
+from mizar.oracle.substrate import address_to, ip_header, own_address, parse_ipv4, parse_ipv6, turned_header
 from mizar.oracle.tables import Droplet, Tunnel
 
-HEADERS = ETHERNET + 20 + 8 + 8
-"""Ethernet, IPv4, UDP, and Geneve or VXLAN: all that is put on and taken off, but for Geneve options."""
-UDP = 17
-OUTER_TTL = 64
-DONT_FRAGMENT, MORE_FRAGMENTS, FRAGMENT_OFFSET = 0x4000, 0x2000, 0x1FFF
 GENEVE_ETHERNET = 0x6558
 VXLAN_VNI_FLAG, VXLAN_GROUP_FLAG = 0x08, 0x80
 
@@ -52,26 +47,25 @@ class Overlay:
 
 
 def parse_outer(frame: bytes, here: Droplet) -> Outer | None:
-    """None when the frame is no tunnel packet for this droplet: not IPv4, not UDP, not ours, not a tunnel's port."""
+    """None when the frame is no tunnel packet for this droplet: of a family it does not speak, not UDP, not ours, not
+    a tunnel's port."""
     if len(frame) < ETHERNET:
         raise RefusedError("OUTER_TRUNCATED")
-    if frame[12:14] != struct.pack("!H", IPV4):
+    (ethertype,) = struct.unpack_from("!H", frame, 12)
+    parsers = {IPV4: (4, parse_ipv4), IPV6: (16, parse_ipv6)}
+    size, parse = parsers.get(ethertype, (0, parse_ipv4))
+    found = parse(frame[ETHERNET:], here) if own_address(here, size) else None
+    if found is None:
         return None
-    ip = frame[ETHERNET:]
-    if len(ip) < 20:
+    if len(found.payload) < 8:
         raise RefusedError("OUTER_TRUNCATED")
-    first, service, total, _, fragment, _, protocol, _, source, destination = struct.unpack_from("!BBHHHBBH4s4s", ip)
-    if protocol != UDP or fragment & FRAGMENT_OFFSET or destination != here.address:
-        return None
-    if first != 0x45 or not 20 <= total <= len(ip):
-        raise RefusedError("OUTER_IP_HEADER")
-    if total < 28:
-        raise RefusedError("OUTER_TRUNCATED")
-    source_port, port, length = struct.unpack_from("!HHH", ip, 20)
+    source_port, port, length = struct.unpack_from("!HHH", found.payload)
     if port not in (Tunnel.GENEVE.value, Tunnel.VXLAN.value):
         return None
-    more = fragment & MORE_FRAGMENTS != 0
-    return Outer(Tunnel(port), source, source_port, service, more, length, ip[28:total], ip[total:])
+    body = found.payload[8:]
+    return Outer(
+        Tunnel(port), found.source, source_port, found.service, found.fragment, length, body, found.trailer
+    )  # fmt: skip
 
 
 def parse_tunnel(outer: Outer) -> Overlay:
@@ -118,28 +112,20 @@ def write_outer(
     else:
         flags = VXLAN_VNI_FLAG | (VXLAN_GROUP_FLAG if group_set else 0)
         header = struct.pack("!BBHI", flags, 0, group_set, vni << 8)
-    ethernet = mac + here.mac + struct.pack("!H", IPV4)
+    address = address_to(here, to)
+    assert address is not None
+    ethernet = mac + here.mac + struct.pack("!H", IPV4 if len(address) == 4 else IPV6)
     udp = struct.pack("!HHHH", port, tunnel.value, udp_length & 0xFFFF, 0)
-    return ethernet + ipv4_header(service, 20 + udp_length, here.address, to) + udp + header + body
-
-
-def ipv4_header(service: int, total: int, source: bytes, destination: bytes, identification: int = 0) -> bytes:
-    """DF set, TTL 64, no options."""
-    form = "!BBHHHBBH4s4s"
-    fields = (0x45, service, total & 0xFFFF, identification, DONT_FRAGMENT, OUTER_TTL, UDP)
-    summed = checksum(struct.pack(form, *fields, 0, source, destination))
-    return struct.pack(form, *fields, summed, source, destination)
+    return ethernet + ip_header(here, address, service, udp_length, port) + udp + header + body
 
 
 def turn_around(here: Droplet, frame: bytes, outer: Outer, inner: bytes) -> bytes:
     """An answer, back to the droplet that asked and over the neighbour that its packet came from.
 
-    Identification, ports, tunnel header and options are the request's.
+    Identification or flow label, ports, tunnel header and options are the request's.
     """
     ethernet = frame[6:12] + frame[:6] + frame[12:14]
-    total = 28 + len(outer.body)
-    udp = frame[34:40] + bytes(2)
+    ip = turned_header(here, frame[ETHERNET:], 8 + len(outer.body), outer.source, outer.service)
+    udp = frame[ETHERNET + len(ip) :][:6] + bytes(2)
     tunnel = outer.body[: len(outer.body) - len(inner)]
-    identification = int.from_bytes(frame[18:20], "big")
-    ip = ipv4_header(outer.service, total, here.address, outer.source, identification)
     return ethernet + ip + udp + tunnel + inner + outer.trailer

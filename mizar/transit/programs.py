@@ -13,14 +13,15 @@ from typing import Any
 
 from mizar.kernel import attach, features, interfaces, libbpf, programs
 from mizar.kernel.bpffs import Pins, ensure_mounted
+from mizar.kernel.configuration import configuration
 from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
-from mizar.kernel.layout import U32, constant, struct, struct_codec
+from mizar.kernel.layout import U32, constant, struct_codec
 from mizar.kernel.links import Links
 from mizar.kernel.maps import Table
 from mizar.kernel.programs import Programs
 from mizar.kernel.tables import Tables
-from mizar.model.addresses import from_mapped, to_mapped
+from mizar.model.addresses import from_mapped
 from mizar.model.errors import MizarError
 from mizar.transit.logs import event
 from mizar.transit.options import Options
@@ -52,13 +53,7 @@ def load(options: Options, uplink: Interface, own: bytes) -> Loaded:
     ensure_mounted()
     pins = Pins.of(options.instance)
     pins.make()
-    config = struct(
-        "droplet_config",
-        addr=to_mapped(own),
-        mac=uplink.mac,
-        ifindex=uplink.index,
-        send_by_tc=uplink.kind == "veth",
-    )
+    config = configuration([own], uplink.mac, uplink.index, send_by_tc=uplink.kind == "veth")
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
     return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)
 

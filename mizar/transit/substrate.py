@@ -58,7 +58,7 @@ class Uplink:
 
     def room(self) -> int:
         """The largest inner IP packet that fits into one of the substrate."""
-        return self.facts.mtu - constant("OVERHEAD_BYTES")
+        return self.facts.mtu - constant("OVERHEAD_IPV4")
 
 
 class Substrate:

@@ -85,8 +85,12 @@ def tunnel(
 ) -> bytes:
     """A tunnel packet, as the wire contract wants it unless told otherwise, around an inner frame."""
     ether = Ether(src=src_mac or src.mac, dst=dst_mac or dst.mac)
-    fields = {"ttl": 64, "id": 0, "flags": "DF"} | ip_fields
-    outer = ether / IP(src=src.address, dst=dst.address, **fields) / UDP(sport=sport, dport=PORTS[kind], chksum=0)
+    addresses = {"src": src.address, "dst": dst.address}
+    if ":" in dst.address:
+        ip_header = IPv6(**addresses, **({"hlim": 64, "fl": sport} | ip_fields))
+    else:
+        ip_header = IP(**addresses, **({"ttl": 64, "id": 0, "flags": "DF"} | ip_fields))
+    outer = ether / ip_header / UDP(sport=sport, dport=PORTS[kind], chksum=0)
     if kind == "vxlan":
         header = VXLAN(flags=0x88, gpid=group, vni=vni) if group else VXLAN(flags=0x08, vni=vni)
         return bytes(outer / header / Raw(bytes(inner)))

@@ -24,6 +24,15 @@ class DropletPlan:
     address: Address
     mac: str
 
+    @property
+    def in_ipv6(self) -> DropletPlan:
+        """The same droplet on the IPv6 substrate, 2001:db8::/64 (RFC 3849): the last byte is the same."""
+        return DropletPlan(self.slot, "2001:db8::" + self.address.rpartition(".")[2], self.mac)
+
+    def on(self, family: int) -> DropletPlan:
+        """The droplet on the substrate of a family."""
+        return self if family == 4 else self.in_ipv6
+
 
 ME = DropletPlan(1, "192.0.2.1", "02:00:00:00:02:01")
 BOUNCER = DropletPlan(2, "192.0.2.2", "02:00:00:00:02:02")
@@ -35,6 +44,10 @@ MEMBERS = tuple(DropletPlan(16 + i, f"192.0.2.{16 + i}", f"02:00:00:00:02:{16 + 
 STRANGER = DropletPlan(0, "192.0.2.99", "02:00:00:00:02:99")
 
 UPLINK_IFINDEX = 42
+MARK = 0x5EED0001
+"""Signs the notes of ME."""
+SUBSTRATES = {4: 1, 6: 2}
+"""enum substrate_family."""
 ROUTER_MAC = "02:4d:5a:00:00:01"
 TUNNELS = ("geneve", "vxlan")
 FAMILIES = (4, 6)

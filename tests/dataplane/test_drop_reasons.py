@@ -450,7 +450,12 @@ def test_a_frame_whose_note_finds_no_room_is_dropped() -> None:
         droplet.close()
 
 
-SEPARATE = {"REWRITE_FAILED": "above", "DELIVERY_FAILED": "test_live.py"} | {
+SEPARATE = {
+    "REWRITE_FAILED": "above",
+    "DELIVERY_FAILED": "test_live.py",
+    "OUTER_EXTENSION": "test_ipv6_substrate.py",
+    "NO_COMMON_FAMILY": "test_ipv6_substrate.py",
+} | {
     f"PROXY_{name}": "test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")
 }
 

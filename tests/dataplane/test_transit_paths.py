@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 
@@ -21,6 +20,7 @@ from .plan import (
     HANDOVER_MAGIC,
     HANDOVER_SEND,
     HOST,
+    MARK,
     ME,
     MEMBERS,
     RED,
@@ -32,7 +32,6 @@ from .plan import (
     EndpointPlan,
     R,
     S,
-    mapped,
 )
 from .testbed import XDP_PASS, XDP_TX, Testbed
 
@@ -41,16 +40,11 @@ INNER_BYTES = {4: 14 + 20 + 8 + len(PAYLOAD), 6: 14 + 40 + 8 + len(PAYLOAD)}
 NOT_CRITICAL = option(0x0102, 0x01, b"abcd") + option(0xFF01, 0x7F)
 
 
-def own_address() -> int:
-    """ME's IPv4 address as four bytes of the wire."""
-    return int.from_bytes(mapped(ME.address)[12:], sys.byteorder)
-
-
 def handover(endpoint: EndpointPlan) -> bytes:
     return layout.struct(
         "handover",
         magic=HANDOVER_MAGIC,
-        droplet_be=own_address(),
+        mark=MARK,
         ifindex=endpoint.ifindex,
         vni=RED.vni,
         slot=endpoint.slot,
@@ -125,7 +119,7 @@ def test_on_a_veth_a_note_asks_deliver_to_send(kind: str, family: int) -> None:
         droplet.as_bouncer(tunnel=kind)
         result = droplet.transit(tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER))
         inner = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
-        note = layout.struct("handover", magic=HANDOVER_SEND, droplet_be=own_address(), ifindex=UPLINK_IFINDEX)
+        note = layout.struct("handover", magic=HANDOVER_SEND, mark=MARK, ifindex=UPLINK_IFINDEX)
         assert (result.retval, result.frame) == (XDP_PASS, tunnel(kind, inner, src=ME, dst=HOST))
         assert result.metadata == note
         asked = tunnel(

@@ -22,6 +22,7 @@ from .plan import (
     FRONT,
     HOPS,
     HOST,
+    MARK,
     ME,
     MEMBERS,
     NETWORK_BOUNCED_HERE,
@@ -29,6 +30,7 @@ from .plan import (
     PROXY_SLOT,
     RED,
     SERVICE_MAC,
+    SUBSTRATES,
     UNRESOLVED,
     UPLINK_IFINDEX,
     VPC_DIVIDED_HERE,
@@ -80,11 +82,23 @@ class Testbed:
     __test__ = False
 
     def __init__(
-        self, objects: Mapping[str, bytes] | None = None, uplink_ifindex: int = UPLINK_IFINDEX, **fields: int
+        self,
+        objects: Mapping[str, bytes] | None = None,
+        uplink_ifindex: int = UPLINK_IFINDEX,
+        substrates: Sequence[int] = (4,),
+        **fields: int,
     ) -> None:
         config = layout.struct(
-            "droplet_config", addr=mapped(ME.address), mac=mac_bytes(ME.mac), ifindex=uplink_ifindex, **fields
+            "droplet_config",
+            addr4=mapped(ME.address) if 4 in substrates else bytes(16),
+            addr6=mapped(ME.in_ipv6.address) if 6 in substrates else bytes(16),
+            mac=mac_bytes(ME.mac),
+            families=sum(SUBSTRATES[family] for family in substrates),
+            mark=MARK,
+            ifindex=uplink_ifindex,
+            **fields,
         )
+        self.substrates = tuple(substrates)
         self.programs: Programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
 
@@ -124,11 +138,16 @@ class Testbed:
     # ---- tables
 
     def droplets(self, *droplets: DropletPlan, down: bool = False) -> None:
-        """Makes droplets known: senders, and next hops."""
+        """Makes droplets known: senders in every family that ME speaks, and next hops in the first."""
         for droplet in droplets:
-            value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac), "down": int(down)}
-            self.tables.droplets.put(droplet.slot, value)
-            self.tables.droplet_slots.put({"addr": mapped(droplet.address)}, {"slot": droplet.slot})
+            self.next_hop(droplet.on(self.substrates[0]), down=down)
+            for family in self.substrates:
+                self.tables.droplet_slots.put({"addr": mapped(droplet.on(family).address)}, {"slot": droplet.slot})
+
+    def next_hop(self, droplet: DropletPlan, *, down: bool = False) -> None:
+        """From now on ME writes to this address of the droplet."""
+        value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac), "down": int(down)}
+        self.tables.droplets.put(droplet.slot, value)
 
     def vpc(self, vpc: VpcPlan, *dividers: DropletPlan) -> None:
         """Makes a VPC known, with its dividers."""

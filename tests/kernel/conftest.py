@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mizar.kernel import layout, namespaces
+from mizar.kernel import namespaces
 from mizar.kernel.bpffs import Pins
+from mizar.kernel.configuration import configuration
 from mizar.kernel.links import Links
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.programs import Programs, load
@@ -28,7 +29,7 @@ SMALL = {
     "endpoint_counters": 64,
     "vpc_counters": 64,
 }
-CONFIG = layout.struct("droplet_config", addr=bytes(10) + b"\xff\xff\xc0\x00\x02\x01", mac=b"\x02\0\0\0\0\1", ifindex=1)
+CONFIG = configuration([b"\xc0\x00\x02\x01"], b"\x02\0\0\0\0\1", 1, send_by_tc=False)
 
 _numbers = itertools.count()
 

@@ -38,10 +38,12 @@ def ipv4(
 
 
 def ipv6(
-    src: bytes, dst: bytes, protocol: int, payload: bytes, *, ttl: int = 64, version: int = 6, total: int | None = None
-) -> bytes:
+    src: bytes, dst: bytes, protocol: int, payload: bytes, *, ttl: int = 64, version: int = 6, total: int | None = None,
+    first: int = 0x12345,
+) -> bytes:  # fmt: skip
+    """`first`: traffic class and flow label."""
     length = len(payload) if total is None else total
-    return struct.pack("!IHBB", version << 28 | 0x12345, length & 0xFFFF, protocol, ttl) + src + dst + payload
+    return struct.pack("!IHBB", version << 28 | first, length & 0xFFFF, protocol, ttl) + src + dst + payload
 
 
 def udp(sport: int, dport: int, payload: bytes, length: int | None = None) -> bytes:
@@ -82,9 +84,13 @@ def tunnel(
     tos: int = 0, ttl: int = 64, fragment: int = 0x4000, identification: int = 0, ip_options: bytes = b"",
     version: int = 4, ihl: int | None = None, total: int | None = None, protocol: int = 17, port: int | None = None,
     udp_length: int | None = None, udp_check: int = 0, options: bytes = b"", first: int | None = None, second: int = 0,
-    inner_type: int | None = None, last: int = 0, ethertype: int = 0x0800,
+    inner_type: int | None = None, last: int = 0, ethertype: int | None = None, extension: tuple[int, bytes] = (0, b""),
 ) -> bytes:  # fmt: skip
-    """A tunnel packet; `first`, `second`, `inner_type` and `last` are the fields of its header beside the VNI."""
+    """A tunnel packet; `first`, `second`, `inner_type` and `last` are the fields of its header beside the VNI.
+
+    In the family of `dst`: IPv6 has no header length, no options, and fragments as an `extension` header (its protocol,
+    and its bytes without the first).
+    """
     if kind == "vxlan":
         header = struct.pack("!BBH", 8 if first is None else first, second, inner_type or 0)
     else:
@@ -93,8 +99,14 @@ def tunnel(
     body = header + struct.pack("!I", vni << 8 | last) + options + inner
     length = 8 + len(body) if udp_length is None else udp_length
     datagram = struct.pack("!HHHH", sport, PORTS[kind] if port is None else port, length & 0xFFFF, udp_check) + body
+    if len(dst) == 16:
+        if extension[1]:
+            protocol, datagram = extension[0], bytes([protocol]) + extension[1] + datagram
+        words = tos << 20 | identification
+        packet = ipv6(src, dst, protocol, datagram, ttl=ttl, version=version ^ 2, total=total, first=words)
+        return ethernet(dst_mac, src_mac, 0x86DD if ethertype is None else ethertype, packet)
     packet = ipv4(
         src, dst, protocol, datagram, ttl=ttl, tos=tos, fragment=fragment, identification=identification,
         options=ip_options, version=version, ihl=ihl, total=total,
     )  # fmt: skip
-    return ethernet(dst_mac, src_mac, ethertype, packet)
+    return ethernet(dst_mac, src_mac, 0x0800 if ethertype is None else ethertype, packet)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of one droplet, loaded once."""
+"""The programs of one droplet on each substrate, loaded once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.oracle.droplets import ME, MY_MAC
 from tests.oracle.real import RealDroplet
+from tests.oracle.substrates import loaded
 
 
 @pytest.fixture(scope="session")
 def real() -> Iterator[RealDroplet]:
-    droplet = RealDroplet(ME, MY_MAC)
+    droplet = loaded("ipv4")
+    yield droplet
+    droplet.close()
+
+
+@pytest.fixture(scope="session")
+def real6() -> Iterator[RealDroplet]:
+    droplet = loaded("ipv6")
+    yield droplet
+    droplet.close()
+
+
+@pytest.fixture(scope="session")
+def real46() -> Iterator[RealDroplet]:
+    droplet = loaded("both")
     yield droplet
     droplet.close()

@@ -20,6 +20,7 @@ from tests.oracle.droplets import Draw, droplets
 from tests.oracle.havoc import variants
 from tests.oracle.packets import agent_frames, tunnel_frames
 from tests.oracle.real import RealDroplet
+from tests.oracle.substrates import move
 
 SHORTEST_TEST_RUN = {b"\x08\x00": 34, b"\x86\xdd": 54}
 """By ethertype: the kernel refuses shorter frames before a tc program sees them. 15 for all others."""
@@ -49,10 +50,10 @@ class Case:
 
 
 @st.composite
-def cases(draw: Draw, most: int = 8) -> Case:
-    """Any droplet, any packets."""
-    here = draw(droplets())
-    transits = st.builds(Arrival, st.just("transit"), tunnel_frames(here))
+def cases(draw: Draw, most: int = 8, substrate: str = "ipv4") -> Case:
+    """Any droplet of a substrate, any packets."""
+    here = move(draw(droplets()), substrate)
+    transits = st.builds(Arrival, st.just("transit"), tunnel_frames(here, substrate))
     agents = st.builds(Arrival, st.just("agent"), agent_frames(here), st.sampled_from([1, 1, 1, 3]))
     arrivals = draw(st.lists(st.one_of(transits, agents), min_size=1, max_size=most))
     return Case(here, tuple(arrivals), draw(st.integers(0, 1 << 32)))

@@ -23,9 +23,9 @@ from multiprocessing.queues import Queue
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.oracle.differential import Case, cases, check_case
-from tests.oracle.droplets import ME, MY_MAC
 from tests.oracle.real import RealDroplet
 from tests.oracle.real_fleet import Journey, RealFleet, journeys
+from tests.oracle.substrates import SUBSTRATES, loaded
 
 CASES, VARIANTS = 250, 30
 WAY = settings(
@@ -40,15 +40,18 @@ Result = tuple[int, Counter[str], str]
 """Seed, how packets ended, and what went wrong, if anything did."""
 
 
-def run_round(droplet: Callable[[], RealDroplet], fleet: Callable[[], RealFleet], number: int) -> Result:
+def run_round(droplet: Callable[[str], RealDroplet], fleet: Callable[[], RealFleet], number: int) -> Result:
     """All cases of one seed: each fourth round walks over planned fleets, the others try single droplets."""
     ended: Counter[str] = Counter()
+    substrate = SUBSTRATES[number % len(SUBSTRATES)]
 
     @seed(number)
     @WAY
-    @given(cases())
+    @given(cases(substrate=substrate))
     def droplets(case: Case) -> None:
-        ended.update(outcome.reason or outcome.verdict.name for outcome in check_case(droplet(), case, VARIANTS))
+        ended.update(
+            outcome.reason or outcome.verdict.name for outcome in check_case(droplet(substrate), case, VARIANTS)
+        )
 
     @seed(number)
     @WAY
@@ -68,7 +71,7 @@ def worker(seeds: Sequence[int], until: float, results: Queue[Result | None]) ->
     os.nice(5)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends all of them
     try:
-        droplet, fleet = cache(lambda: RealDroplet(ME, MY_MAC)), cache(lambda: RealFleet())
+        droplet, fleet = cache(loaded), cache(lambda: RealFleet())
         for number in seeds:
             if time.monotonic() > until:
                 break

@@ -54,11 +54,19 @@ def mend(data: bytearray) -> None:
     """The outer lengths of a tunnel packet, and then the checksum of ICMPv6 where it is the first next header."""
     if len(data) >= 42 and data[12:14] == IPV4 and data[23] == 17 and bytes(data[36:38]) in (GENEVE, VXLAN):
         data[16:18] = (len(data) - 14 & 0xFFFF).to_bytes(2, "big")
-        data[38:40] = (len(data) - 34 & 0xFFFF).to_bytes(2, "big")
-        options = (data[42] & 0x3F) * 4 if data[36:38] == GENEVE and len(data) > 42 else 0
-        mend_icmpv6(data, 50 + options)
+        mend_tunnel(data, 34)
+    elif len(data) >= 62 and data[12:14] == IPV6 and data[20] == 17 and bytes(data[56:58]) in (GENEVE, VXLAN):
+        data[18:20] = (len(data) - 54 & 0xFFFF).to_bytes(2, "big")
+        mend_tunnel(data, 54)
     else:
         mend_icmpv6(data, 0)
+
+
+def mend_tunnel(data: bytearray, udp: int) -> None:
+    """From the outer UDP header on."""
+    data[udp + 4 : udp + 6] = (len(data) - udp & 0xFFFF).to_bytes(2, "big")
+    options = (data[udp + 8] & 0x3F) * 4 if data[udp + 2 : udp + 4] == GENEVE and len(data) > udp + 8 else 0
+    mend_icmpv6(data, udp + 16 + options)
 
 
 def mend_icmpv6(data: bytearray, at: int) -> None:

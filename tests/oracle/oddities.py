@@ -44,6 +44,15 @@ ODD_OUTER: list[tuple[str, Any]] = [
     *(("ethertype", value) for value in (0x86DD, 0x8100, 0x0806)),
     *(("dst", value) for value in (BOUNCER, packed("255.255.255.255"))),
 ]
+ODD_OUTER6: list[tuple[str, Any]] = [
+    *(("extension", (kind, rest)) for kind in (0, 43, 44, 60, 50) for rest in (bytes(7), b"\0\0\x09" + bytes(4))),
+    ("extension", (44, b"\0\0\x01" + bytes(4))),
+    ("src", packed("::ffff:192.0.2.2")),
+    ("dst", packed("2001:db8::99")),
+    ("ethertype", 0x0800),
+    *(each for each in ODD_OUTER if each[0] not in ("fragment", "ip_options", "ihl", "dst", "ethertype")),
+]
+"""Over IPv6."""
 ODD_ND_OPTIONS = [
     bytes.fromhex(text)
     for text in (

@@ -32,7 +32,8 @@ from tests.oracle.droplets import (
     mostly,
     packed,
 )
-from tests.oracle.oddities import ODD_IPV4, ODD_IPV6, ODD_ND_OPTIONS, ODD_OUTER, ODD_TTLS, either, oddities
+from tests.oracle.oddities import ODD_IPV4, ODD_IPV6, ODD_ND_OPTIONS, ODD_OUTER, ODD_OUTER6, ODD_TTLS, either, oddities
+from tests.oracle.substrates import addresses_between
 
 BROADCAST = b"\xff" * 6
 MACS = (build.ROUTER, mac_of(1, 11), mac_of(2, 12), BROADCAST, bytes.fromhex("333300000001"), bytes(6))
@@ -197,18 +198,20 @@ def mangled(draw: Draw, frames: st.SearchStrategy[bytes], shortest: int = 14) ->
 
 
 @st.composite
-def tunnel_frames(draw: Draw, here: Droplet) -> bytes:
-    """What the substrate may bring."""
+def tunnel_frames(draw: Draw, here: Droplet, substrate: str) -> bytes:
+    """What a substrate may bring."""
     vni = either(draw, draw(st.sampled_from([RED, BLUE])), [GONE])
     own = mac_of(1, 21), {4: address(4, 1, 21), 6: address(6, 1, 21)}
     inner = draw(mangled(inner_frames(here, own), shortest=0))
     kind = draw(st.sampled_from(["geneve", "vxlan"]))
-    fields: dict[str, Any] = {"src": either(draw, HOST, [BOUNCER, DIVIDER, UNRESOLVED, STRANGER, ME]), "dst": ME}
+    fields: dict[str, Any] = {}
+    sender = either(draw, HOST, [BOUNCER, DIVIDER, UNRESOLVED, STRANGER, ME])
+    fields["src"], fields["dst"] = draw(st.sampled_from(addresses_between(sender, substrate)))
     fields |= {"sport": draw(st.integers(0, 0xFFFF)), "tos": draw(st.sampled_from([0, 1, 0xB8, 0xFF]))}
     fields["options"] = draw(options) if kind == "geneve" else b""
     if kind == "geneve" and not mostly(draw):
         fields |= {"second": 0x80, "options": draw(controls)}
-    fields |= draw(oddities(ODD_OUTER))
+    fields |= draw(oddities(ODD_OUTER if len(fields["dst"]) == 4 else ODD_OUTER6))
     return build.tunnel(kind, inner, src_mac=mac_of(2, fields["src"][-1]), dst_mac=MY_MAC, vni=vni, **fields)
 
 

@@ -6,16 +6,17 @@ Owns the translation between plain values and maps with slots; only what a run c
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from mizar.kernel import layout, test_run
+from mizar.kernel.configuration import configuration, mark_of
 from mizar.kernel.programs import load
 from mizar.kernel.tables import Tables, network_key
 from mizar.model import drop_reasons
 from mizar.model.addresses import to_mapped
 from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
+from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, HopSet, Tunnel
 
 SIZES = {
@@ -63,11 +64,17 @@ class RealDroplet:
     """The compiled programs of one droplet, without interfaces."""
 
     def __init__(
-        self, address: bytes, mac: bytes, *, send_by_tc: bool = False, objects: Mapping[str, bytes] | None = None
+        self,
+        address: bytes,
+        mac: bytes,
+        *,
+        address6: bytes = b"",
+        send_by_tc: bool = False,
+        objects: Mapping[str, bytes] | None = None,
     ) -> None:
-        self.address, self.mac, self.send_by_tc = address, mac, send_by_tc
-        own = {"addr": to_mapped(address), "mac": mac, "ifindex": UPLINK, "send_by_tc": int(send_by_tc)}
-        config = layout.struct("droplet_config", **own)
+        self.address, self.address6, self.mac, self.send_by_tc = address, address6, mac, send_by_tc
+        addresses = [one for one in (address, address6) if one]
+        config = configuration(addresses, mac, UPLINK, send_by_tc=send_by_tc)
         self.programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
         self.written: list[tuple[Any, Any]] = []
@@ -94,14 +101,17 @@ class RealDroplet:
 
     def fill(self, here: Droplet) -> None:
         """Makes the droplet's tables those of the oracle."""
-        assert (here.address, here.mac) == (self.address, self.mac)
+        assert (here.address, here.address6, here.mac) == (self.address, self.address6, self.mac)
         self.forget()
         tables = self.tables
         for address, mac in here.droplets.items():
             slot = self.droplet_slots.of(address)
-            value = {"addr": to_mapped(address), "next_hop_mac": mac or bytes(6), "down": int(address in here.down)}
+            to, down = address_to(here, address) or address, int(address in here.down)
+            value = {"addr": to_mapped(to), "next_hop_mac": mac or bytes(6), "down": down}
             self.write(tables.droplets, slot, value)
-            self.write(tables.droplet_slots, {"addr": to_mapped(address)}, {"slot": slot})
+            for one in (address, here.addresses6.get(address)):
+                if one:
+                    self.write(tables.droplet_slots, {"addr": to_mapped(one)}, {"slot": slot})
         for vni, vpc in here.vpcs.items():
             slot = self.hop_set((vni, 0), vpc.dividers) if vpc.dividers else 0
             flags = DIVIDED_HERE if vpc.divided_here else 0
@@ -179,7 +189,7 @@ class RealDroplet:
         """What a note tells `deliver` to do: nothing, where it is blank."""
         if not any(note.values()):
             return Verdict.PASS, None
-        assert note["droplet_be"] == int.from_bytes(self.address, sys.byteorder)
+        assert note["mark"] == mark_of(self.address)
         if note["magic"] == SEND_MAGIC:
             assert (note["ifindex"], note["vni"], note["slot"]) == (UPLINK, 0, 0)
             return Verdict.SEND, None

@@ -20,6 +20,7 @@ from tests.oracle.golden import Golden
 from tests.oracle.havoc import BYTES, mend
 from tests.oracle.real import RealDroplet
 from tests.oracle.seeds import seeds
+from tests.oracle.substrates import SUBSTRATES, in_ipv6, move
 from tests.oracle.test_golden import droplet
 
 pytestmark = pytest.mark.root
@@ -87,6 +88,23 @@ def test_everything_that_a_droplet_does_or_refuses(real: RealDroplet, here: Call
 
 
 @pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
+def test_every_octet_and_every_length_over_ipv6(real6: RealDroplet, here: Callable[[], Droplet]) -> None:
+    """The golden frames of the substrate, with IPv6 around them."""
+    tables = move(here(), "ipv6")
+    real6.fill(tables)
+    for each in golden.ALL:
+        if each.door == "transit":
+            arrival = Arrival("transit", over_ipv6(each.comes))
+            assert len(check(real6, tables, octet_by_octet(arrival, frozenset(BYTES)))) > 500
+
+
+def over_ipv6(frame: bytes) -> bytes:
+    """A tunnel packet over IPv4, as HOST would have sent it over IPv6."""
+    header = build.ipv6(in_ipv6(HOST), in_ipv6(ME), 17, frame[34:], first=frame[15] << 20)
+    return build.ethernet(frame[:6], frame[6:12], 0x86DD, header)
+
+
+@pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
 def test_sending_by_tc_changes_nothing_else(here: Callable[[], Droplet]) -> None:
     """As on a veth: what XDP sends or passes bears a note for `deliver`, and is the same otherwise."""
     real, tables = RealDroplet(ME, MY_MAC, send_by_tc=True), here()
@@ -96,23 +114,31 @@ def test_sending_by_tc_changes_nothing_else(here: Callable[[], Droplet]) -> None
     real.close()
 
 
-def test_the_programs_do_what_the_oracle_says(real: RealDroplet) -> None:
-    """Any droplets and packets, the same every time; they reach nearly every step and reason."""
+def try_cases(programs: RealDroplet, substrate: str) -> Counter[object]:
+    """The same every time. Returns how often each step and reason was seen."""
     seen: Counter[object] = Counter()
 
     @settings(
-        max_examples=300,
+        max_examples=150,
         derandomize=True,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate, Phase.shrink),
     )
-    @given(cases())
+    @given(cases(substrate=substrate))
     def each(case: Case) -> None:
-        for outcome in check_case(real, case, count=10):
+        for outcome in check_case(programs, case, count=10):
             seen.update([outcome.reason, outcome.step])
 
     each()
+    return seen
+
+
+def test_the_programs_do_what_the_oracle_says(real: RealDroplet, real6: RealDroplet, real46: RealDroplet) -> None:
+    """Any droplets and packets on each substrate; they reach nearly every step and reason."""
+    seen: Counter[object] = Counter()
+    for substrate, programs in zip(SUBSTRATES, (real, real6, real46), strict=True):
+        seen += try_cases(programs, substrate)
     missed = {*drop_reasons.by_name(), *Step} - NOT_IN_A_TEST_RUN - seen.keys()
     assert len(missed) <= 3, f"the cases miss {missed}"

@@ -46,8 +46,8 @@ def test_a_difference_says_how_to_repeat_it(
 def test_a_process_that_breaks_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     """For example because programs cannot be loaded."""
 
-    def broken(*_: object) -> RealDroplet:
+    def broken(_: str) -> RealDroplet:
         raise OSError("no programs")
 
-    monkeypatch.setattr(fuzz, "RealDroplet", broken)
+    monkeypatch.setattr(fuzz, "loaded", broken)
     assert fuzz.main(["--rounds", "1", "--seed", "5"]) == 1
