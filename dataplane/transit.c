@@ -222,7 +222,7 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 static __always_inline __must_check enum drop_reason obey(struct xdp_md *ctx, const struct outer *outer,
 							  const struct options *options, struct known_sender *sender, int *verdict)
 {
-	void *options_at = (void *)(long)ctx->data + OVERHEAD_BYTES;
+	void *options_at = (void *)(long)ctx->data + overhead_bytes(came_by_ipv6(outer));
 	enum drop_reason reason;
 	bool answered;
 

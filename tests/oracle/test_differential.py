@@ -119,7 +119,7 @@ def try_cases(programs: RealDroplet, substrate: str) -> Counter[object]:
     seen: Counter[object] = Counter()
 
     @settings(
-        max_examples=150,
+        max_examples=200,
         derandomize=True,
         database=None,
         deadline=None,
@@ -141,4 +141,4 @@ def test_the_programs_do_what_the_oracle_says(real: RealDroplet, real6: RealDrop
     for substrate, programs in zip(SUBSTRATES, (real, real6, real46), strict=True):
         seen += try_cases(programs, substrate)
     missed = {*drop_reasons.by_name(), *Step} - NOT_IN_A_TEST_RUN - seen.keys()
-    assert len(missed) <= 3, f"the cases miss {missed}"
+    assert len(missed) <= len(drop_reasons.by_name()) // 10, f"the cases miss {missed}"
