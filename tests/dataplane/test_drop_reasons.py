@@ -455,9 +455,7 @@ SEPARATE = {
     "DELIVERY_FAILED": "test_live.py",
     "OUTER_EXTENSION": "test_ipv6_substrate.py",
     "NO_COMMON_FAMILY": "test_ipv6_substrate.py",
-} | {
-    f"PROXY_{name}": "test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")
-}
+} | {f"PROXY_{name}": "test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}
 
 
 def test_every_reason_is_provoked() -> None:
