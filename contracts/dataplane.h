@@ -158,6 +158,22 @@ struct agent_options {
 	uint8_t data[252];
 };
 
+/* ---- group_sets: HASH, group_set_key -> group_set. What a set's number means, where endpoints of the VPC live: for
+ * functions, and for packets that bear the number alone (VXLAN). */
+enum group_limit {
+	GROUPS = 16,		/* that an endpoint may be in */
+};
+
+struct group_set_key {
+	uint32_t vni;
+	uint32_t number;
+};
+
+struct group_set {
+	uint32_t count;
+	uint32_t groups[16];	/* ids of networks of type group, ascending; 0 behind the last */
+};
+
 /* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].
  * Bytes are those of the inner frame, Ethernet header included. */
 struct endpoint_counters {

@@ -32,6 +32,7 @@ class Tables:
         self.networks: dict[tuple[int, int], pb.Network] = {}
         self.endpoints: dict[tuple[int, tuple[bytes, ...]], pb.Endpoint] = {}
         self.locals: dict[str, pb.LocalEndpoint] = {}
+        self.group_sets: dict[tuple[int, int], pb.GroupSet] = {}
 
     def copy(self) -> Tables:
         other = Tables()
@@ -61,7 +62,15 @@ class Tables:
                 self.vpcs[change.put_vpc.vni] = change.put_vpc
             case "delete_vpc":
                 self._refuse(any(vni == change.delete_vpc for vni, _ in self.networks), "the VPC has networks")
+                used = any(vni == change.delete_vpc for vni, _ in self.group_sets)
+                self._refuse(used, "the VPC has sets of groups")
                 self.vpcs.pop(change.delete_vpc, None)
+            case "put_group_set":
+                found = change.put_group_set
+                self._refuse(found.vni not in self.vpcs, "unknown VPC")
+                self.group_sets[found.vni, found.number] = found
+            case "delete_group_set":
+                self.group_sets.pop((change.delete_group_set.vni, change.delete_group_set.number), None)
             case "put_network":
                 network = change.put_network
                 self._known(network.bouncers)
@@ -208,6 +217,7 @@ class FakeDaemon(TransitServicer):
         tables = self.tables
         yield pb.State(droplets=tables.droplets.values(), vpcs=tables.vpcs.values(), networks=tables.networks.values())
         yield pb.State(
+            group_sets=tables.group_sets.values(),
             endpoints=tables.endpoints.values(),
             local_endpoints=[
                 pb.LocalEndpointState(local=local, host_interface=f"mz{uid[:8]}", problem=self.problems.get(uid, ""))

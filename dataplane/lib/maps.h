@@ -34,6 +34,7 @@ MAP(BPF_MAP_TYPE_ARRAY, droplets, uint32_t, struct droplet, 131072, 0);
 MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, struct known_sender, 131072, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, agents, uint32_t, struct agent, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, agent_options, uint32_t, struct agent_options, 16384, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, group_sets, struct group_set_key, struct group_set, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, 128, 0);

@@ -28,6 +28,7 @@ from mizar.manager.droplet_link import Timing
 from mizar.manager.manager import Manager, no_credentials
 from mizar.model.errors import InvalidError
 from mizar.pki.identity import identity_of
+from mizar.planner.vni import ALL_VNIS
 from mizar.store.sqlite import SqliteStore
 
 GRACE_S = 2
@@ -63,6 +64,7 @@ async def serve(
     pki: Path | None = None,
     *,
     timing: Timing | None = None,
+    vnis: range = ALL_VNIS,
     ready: asyncio.Event | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
@@ -78,7 +80,9 @@ async def serve(
         for place in places:
             if place.path is not None:
                 stack.callback(place.path.unlink, missing_ok=True)
-        manager = Manager(store, (lambda: _client_credentials(pki)) if pki is not None else no_credentials, timing)
+        manager = Manager(
+            store, (lambda: _client_credentials(pki)) if pki is not None else no_credentials, timing, vnis
+        )
         await manager.start()
         try:
             async with _listening(make_app(manager), sockets, tls):

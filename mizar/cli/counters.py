@@ -40,7 +40,7 @@ def counters(
     with connect(server) as client:
         names = [droplet] if droplet else droplets_with_daemon(client)
         found = [{"droplet": name, **client.counters(name)} for name in names]
-        vpcs = {item["status"].get("vni"): object_name(item, qualified=True) for item in client.list("VPC")}
+        vpcs = {item["status"].get("number"): object_name(item, qualified=True) for item in client.list("VPC")}
     emit(found, output, lambda: _table(found, vpcs))
 
 
@@ -54,7 +54,7 @@ def _table(found: list[dict[str, Any]], vpcs: dict[int, str]) -> Table:
     for item in found:
         for row in item["vpcs"]:
             vni = int(row["vni"])
-            rows.append((item["droplet"], vpcs.get(vni, f"vni {vni}"), *(row.get(key, 0) for _, key in _SHOWN)))
+            rows.append((item["droplet"], vpcs.get(vni, f"VPC {vni}"), *(row.get(key, 0) for _, key in _SHOWN)))
         rows += [
             (item["droplet"], f"drop: {row['name']}", *[None] * (len(_SHOWN) - 1), row["packets"])
             for row in item["drops"]

@@ -12,6 +12,7 @@ import typer
 
 from mizar.api.listen import DEFAULT_LISTEN
 from mizar.api.serve import serve
+from mizar.planner.vni import LAST_VNI
 
 DEFAULT_DB = Path("/var/lib/mizar/server.db")
 
@@ -23,6 +24,12 @@ def server(
         typer.Option(help="unix:///path or address:port, repeatable. Other addresses than loopback need --pki."),
     ] = None,
     pki: Annotated[Path | None, typer.Option(help="Folder made by `mizar pki init`.", file_okay=False)] = None,
+    vni_range: Annotated[
+        str,
+        typer.Option(
+            metavar="FIRST-LAST", help="VNIs for VPCs that ask for none. Where all are taken, VPCs share them."
+        ),
+    ] = "1-16777215",
     verbose: Annotated[bool, typer.Option("--verbose", help="Also log what heals itself at once.")] = False,
 ) -> None:
     """Run the management plane: keep what is desired, and bring every droplet to it."""
@@ -30,4 +37,11 @@ def server(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki))
+    asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki, vnis=_vnis(vni_range)))
+
+
+def _vnis(text: str) -> range:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= LAST_VNI):
+        raise typer.BadParameter(f"expected FIRST-LAST within 1-{LAST_VNI}, found {text!r}", param_hint="--vni-range")
+    return range(int(first), int(last) + 1)

@@ -33,6 +33,7 @@ class Tables:
     proxy_flows: Table[Fields, Fields]
     proxy_usage: Table[int, Fields]
     proxy_ended: Table[int, int]
+    group_sets: Table[Fields, Fields]
     droplet_switches: Table[int, Fields]
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
@@ -68,6 +69,7 @@ class Tables:
             proxy_flows=keyed("proxy_flows", "proxy_flow_key", "proxy_flow"),
             proxy_usage=numbered("proxy_usage", "proxy_usage"),
             proxy_ended=Table("proxy_ended", maps["proxy_ended"], U32, U32),
+            group_sets=keyed("group_sets", "group_set_key", "group_set"),
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),

@@ -177,7 +177,7 @@ class _View:
 
     def counts(self, group: Group) -> Counts:
         """Counters of a VPC on every droplet."""
-        return {name: self._by_vni(name).get(self._vpcs[group]["vni"], _NOTHING) for name in self._droplets}
+        return {name: self._by_vni(name).get(self._vpcs[group]["number"], _NOTHING) for name in self._droplets}
 
     def delivered(self) -> Mapping[Group, int]:
         """Packets delivered in each VPC, on all droplets together."""
@@ -185,7 +185,7 @@ class _View:
         for name in self._droplets:
             by_vni = self._by_vni(name)
             for group, status in self._vpcs.items():
-                total[group] += by_vni.get(status["vni"], _NOTHING)["deliveredPackets"]
+                total[group] += by_vni.get(status["number"], _NOTHING)["deliveredPackets"]
         return total
 
     def _by_vni(self, droplet: str) -> dict[int, dict[str, int]]:

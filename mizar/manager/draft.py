@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mizar.manager import numbers
 from mizar.manager.registry import Registry, vpc_of
 from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
 from mizar.model.errors import ConflictError, Problem
 from mizar.model.prefixes import PrefixTable
-from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
+from mizar.model.resources import VPC, Endpoint, Identity, Network, Ref, Resource
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
 
@@ -38,9 +39,12 @@ class Planned:
 class Cursors:
     """Where the last allocation of each pool was, so that the next one is found at its first try."""
 
-    def __init__(self, above: Cursors | None = None) -> None:
+    def __init__(self, above: Cursors | None = None, vnis: range = vni.ALL_VNIS) -> None:
+        """`vnis`: those that may be chosen for a VPC that asks for none."""
         self._above = above
+        self.vnis: range = above.vnis if above else vnis
         self.vni: int = above.vni if above else 0
+        self.number: int = above.number if above else 0
         self._network_ids: dict[str, int] = {}
         self._addresses: dict[tuple[str, str], Address] = {}
 
@@ -57,7 +61,10 @@ class Cursors:
     def note(self, resource: Resource, network: Network | None = None, vpc: VPC | None = None) -> None:
         """Moves on to what a resource was given."""
         if isinstance(resource, VPC):
-            self.vni = resource.status.vni or self.vni
+            if resource.shares_vni:
+                self.number = resource.number or self.number
+            else:
+                self.vni = resource.number or self.vni
         elif isinstance(resource, Network) and vpc is not None and vpc.metadata.uid and resource.status.id:
             self._network_ids[vpc.metadata.uid] = resource.status.id
         elif isinstance(resource, Endpoint) and not resource.spec.addresses and network and network.metadata.uid:
@@ -66,7 +73,7 @@ class Cursors:
 
     def merge(self, below: Cursors) -> None:
         """Takes over what a draft, now kept, has moved."""
-        self.vni = below.vni
+        self.vni, self.number = below.vni, below.number
         self._network_ids |= below._network_ids
         self._addresses |= below._addresses
 
@@ -162,21 +169,21 @@ class Draft:
 
     def _allocate(self, resource: Resource) -> tuple[Resource, tuple[Allocation, ...]]:
         network, vpc = self.parent(resource)
-        uid = resource.metadata.uid or ""
         found: tuple[Allocation, ...] = ()
         status: dict[str, object] = {}
         if isinstance(resource, VPC):
-            if resource.spec.vni is not None:
-                self._refuse_taken(Allocation("vni", str(resource.spec.vni)), f"VNI {resource.spec.vni}", "spec.vni")
-            number = vni.allocate_vni(
-                lambda number: self.holder(Allocation("vni", str(number))) is not None,
-                requested=resource.spec.vni,
-                cursor=self.cursors.vni,
-            )
+            if resource.spec.vni is not None and resource.spec.identity is Identity.AUTO:
+                allocation, hint = Allocation("vni", str(resource.spec.vni)), "; spec.identity tells how to share it"
+                self._refuse_taken(allocation, f"VNI {resource.spec.vni}", "spec.vni", hint)
             tenant = self.find(Ref("Tenant", "", resource.tenant))
-            identity = vni.vpc_identity(tenant.metadata.uid or "" if tenant else "", uid)
-            status = {"vni": number, "identity": identity}
-            found = (Allocation("vni", str(number)), Allocation("identity", identity))
+            status, found = numbers.allocate(
+                resource,
+                lambda number: self.holder(Allocation("vni", str(number))) is not None,
+                tenant.metadata.uid or "" if tenant else "",
+                vnis=self.cursors.vnis,
+                cursor=self.cursors.vni,
+                number_cursor=self.cursors.number,
+            )
         elif isinstance(resource, Network) and vpc is not None:
             scope = f"network/{vpc.metadata.uid}"
             number = vni.allocate_network_id(
@@ -225,8 +232,8 @@ class Draft:
         status: dict[str, object] = {"addresses": texts, "mac": mac_text(mac), "host": endpoint.spec.droplet}
         return status, (*(Allocation(scope, text) for text in texts), Allocation(mac_scope, mac_text(mac)))
 
-    def _refuse_taken(self, allocation: Allocation, what: str, field: str) -> None:
+    def _refuse_taken(self, allocation: Allocation, what: str, field: str, hint: str = "") -> None:
         holder = self.holder(allocation)
         if holder is not None:
             owner = str(holder) if self._visible(holder) else "somebody else"
-            raise ConflictError(Problem(f"{what} belongs to {owner}", field=field))
+            raise ConflictError(Problem(f"{what} belongs to {owner}{hint}", field=field))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from mizar.manager import marking
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.nesting import outside, squatters
 from mizar.manager.registry import Registry, parent_refs
@@ -115,7 +116,7 @@ class _Intake:
             item = self._registry.find(old.ref)
             if item is not None and self._registry.has_children(item):
                 problems.append(Problem("cannot come or go while the droplet has endpoints", field="spec.daemon"))
-        if problems:
+        if problems := problems or list(marking.problems(new, self.draft)):
             raise InvalidError(problems)
         if old.spec == new.spec and old.metadata.labels == new.metadata.labels:
             return "unchanged"
@@ -145,10 +146,10 @@ class _Intake:
         network, vpc = self.draft.parent(resource)
         if isinstance(resource, Network) and isinstance(vpc, VPC):
             found = check_network(resource, vpc, self.draft.networks_of(vpc))
-            return found or squatters(resource, self.draft)
+            return found or squatters(resource, self.draft) or list(marking.problems(resource, self.draft))
         if isinstance(resource, Endpoint) and network is not None:
             droplet = self.draft.find(Ref("Droplet", "", resource.spec.droplet))
             assert isinstance(droplet, Droplet)
             found = check_endpoint(resource, network, droplet)
-            return found or outside(resource, network, self.draft)
+            return found or outside(resource, network, self.draft) or list(marking.problems(resource, self.draft))
         return ()

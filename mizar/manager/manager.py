@@ -29,6 +29,7 @@ from mizar.manager.status import view
 from mizar.manager.watch import Watchers
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.resources import KINDS, Droplet, Network, Ref, Resource
+from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
 
 if TYPE_CHECKING:
@@ -59,12 +60,19 @@ def no_credentials() -> grpc.ChannelCredentials:
 class Manager:
     """Desired state and the way to it. `start` before use, `stop` after."""
 
-    def __init__(self, store: Store, credentials: Credentials = no_credentials, timing: Timing | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        credentials: Credentials = no_credentials,
+        timing: Timing | None = None,
+        vnis: range = ALL_VNIS,
+    ) -> None:
+        """`vnis`: those that are given to VPCs that ask for none."""
         self.watchers = Watchers()
         self._store = store
         self._credentials = credentials
         self._registry = Registry()
-        self._cursors = Cursors()
+        self._cursors = Cursors(vnis=vnis)
         self._progress = Progress(self._registry, store, self.watchers, self._forget)
         self._fleet = Fleet(self._registry, self._progress.note, self._reached, credentials, timing or Timing())
         self._progress.links = self._fleet.link

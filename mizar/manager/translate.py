@@ -28,7 +28,7 @@ def put_change(entry: Entry) -> pb.Change:
         case DropletEntry():
             return pb.Change(put_droplet=pb.Droplet(address=entry.address, name=entry.name))
         case VpcEntry():
-            return pb.Change(put_vpc=pb.Vpc(vni=entry.vni, dividers=entry.dividers))
+            return pb.Change(put_vpc=_vpc(entry))
         case NetworkEntry():
             return pb.Change(put_network=_network(entry))
         case EndpointEntry():
@@ -85,7 +85,7 @@ def entries(state: pb.State) -> Iterator[Entry]:
     for droplet in state.droplets:
         yield DropletEntry(droplet.address, droplet.name)
     for vpc in state.vpcs:
-        yield VpcEntry(vpc.vni, tuple(vpc.dividers))
+        yield VpcEntry(vpc.vni, tuple(vpc.dividers), vpc.wire_vni, vpc.identity)
     for network in state.networks:
         prefixes = tuple(PrefixEntry(p.address, p.length, p.gateway) for p in network.prefixes)
         yield NetworkEntry(network.vni, network.id, prefixes, tuple(network.bouncers))
@@ -99,6 +99,10 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
     """A local endpoint as a droplet holds it."""
     workload = _workload_entry(local.workload)
     return LocalEntry(local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby)
+
+
+def _vpc(entry: VpcEntry) -> pb.Vpc:
+    return pb.Vpc(vni=entry.vni, dividers=entry.dividers, wire_vni=entry.wire_vni, identity=entry.identity)
 
 
 def _network(entry: NetworkEntry) -> pb.Network:

@@ -133,18 +133,32 @@ class Tenant(Resource):
     spec: TenantSpec = TenantSpec()
 
 
+class Identity(StrEnum):
+    """Whether the packets of a VPC bear its identity beside the VNI."""
+
+    AUTO = "auto"
+    """Only where no VNI is left for it alone."""
+    REQUIRED = "required"
+    """Always: it may share its VNI."""
+
+
 class VPCSpec(Value):
     """The address space of a VPC, and how many dividers serve it. Without `vni` a free one is allocated."""
 
     cidrs: fields.Prefixes
     dividers: fields.Members = 1
     vni: fields.Vni | None = None
+    identity: Identity = Identity.AUTO
 
 
 class VPCStatus(Status):
-    """`identity`: tenant and VPC as two 64-bit numbers in hex, `tenant:vpc`. `dividers`: names of droplets."""
+    """`identity`: tenant and VPC as two 64-bit numbers in hex, `tenant:vpc`. `dividers`: names of droplets.
+
+    `number`: by which droplets know it, its VNI or, from 2^24 on, one that stands for a shared VNI and the identity.
+    """
 
     vni: int | None = None
+    number: int | None = None
     identity: str = ""
     dividers: tuple[str, ...] = ()
 
@@ -153,10 +167,20 @@ class VPC(Resource):
     """A virtual private cloud: an address space of its own, known by a VNI on the wire."""
 
     scope = Scope.TENANT
-    IMMUTABLE = ("cidrs", "vni")
+    IMMUTABLE = ("cidrs", "vni", "identity")
     kind: Literal["VPC"] = "VPC"
     spec: VPCSpec
     status: VPCStatus = VPCStatus()
+
+    @property
+    def number(self) -> int | None:
+        """By which droplets know it; None until it is allocated."""
+        return self.status.vni if self.status.number is None else self.status.number
+
+    @property
+    def shares_vni(self) -> bool:
+        """Whether its packets have to bear its identity."""
+        return self.number != self.status.vni
 
 
 class NetworkSpec(Value):

@@ -32,11 +32,16 @@ class DropletEntry:
 
 @dataclass(frozen=True, slots=True)
 class VpcEntry:
-    """A VPC and its dividers (addresses, sorted)."""
+    """A VPC and its dividers (addresses, sorted).
+
+    `vni` is its number, here and in all entries; `wire_vni` and `identity` are set where it is no VNI.
+    """
 
     order: ClassVar[int] = 1
     vni: int
     dividers: tuple[bytes, ...]
+    wire_vni: int = 0
+    identity: bytes = b""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -54,7 +59,11 @@ class VpcEntry:
 
     def same(self, other: Entry) -> bool:
         """Whether a droplet that holds `other` needs no change to hold this."""
-        return isinstance(other, VpcEntry) and self.vni == other.vni and set(self.dividers) == set(other.dividers)
+        return (
+            isinstance(other, VpcEntry)
+            and replace(self, dividers=()) == replace(other, dividers=())
+            and (set(self.dividers) == set(other.dividers))
+        )
 
 
 @dataclass(frozen=True, slots=True, order=True)

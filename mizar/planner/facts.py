@@ -30,10 +30,15 @@ class DropletFact:
 
 @dataclass(frozen=True, slots=True)
 class VpcFact:
-    """A VPC by VNI; `dividers`: names of droplets."""
+    """A VPC by its number; `dividers`: names of droplets.
+
+    `wire_vni` and `identity` (16 bytes) are what its packets bear, where the number is no VNI.
+    """
 
     vni: int
     dividers: tuple[str, ...]
+    wire_vni: int = 0
+    identity: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,12 @@ def droplet_fact(droplet: Droplet) -> DropletFact:
 
 
 def vpc_fact(vpc: VPC) -> VpcFact:
-    """Of a VPC whose `status.vni` and `status.dividers` are set. Raises InvalidError when no VNI is."""
-    return VpcFact(_allocated(vpc, vpc.status.vni, "vni"), vpc.status.dividers)
+    """Of a VPC whose number and `status.dividers` are set. Raises InvalidError when it has no number."""
+    number = _allocated(vpc, vpc.number, "number")
+    if number == vpc.status.vni:
+        return VpcFact(number, vpc.status.dividers)
+    identity = bytes.fromhex(vpc.status.identity.replace(":", ""))
+    return VpcFact(number, vpc.status.dividers, vpc.status.vni or 0, identity)
 
 
 def network_fact(network: Network, vpc: VPC) -> NetworkFact:
@@ -84,7 +93,7 @@ def network_fact(network: Network, vpc: VPC) -> NetworkFact:
         for prefix in map(parse_prefix, network.spec.cidrs)
     )
     return NetworkFact(
-        _allocated(vpc, vpc.status.vni, "vni"),
+        _allocated(vpc, vpc.number, "number"),
         _allocated(network, network.status.id, "id"),
         prefixes,
         network.status.bouncers,
@@ -98,7 +107,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
     move = endpoint.status.move
     return EndpointFact(
         uid=endpoint.metadata.uid,
-        vni=_allocated(vpc, vpc.status.vni, "vni"),
+        vni=_allocated(vpc, vpc.number, "number"),
         network_id=_allocated(network, network.status.id, "id"),
         addresses=tuple(ip_address(text).packed for text in endpoint.status.addresses),
         mac=parse_mac(endpoint.status.mac),

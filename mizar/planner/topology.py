@@ -85,10 +85,10 @@ class Topology:
 
     def put_vpc(self, fact: VpcFact) -> list[Change]:
         """A VPC comes, or its dividers change."""
-        entry = VpcEntry(fact.vni, self._addresses(fact.dividers))
+        entry = VpcEntry(fact.vni, self._addresses(fact.dividers), fact.wire_vni, fact.identity)
         vpc = self._vpcs.get(fact.vni)
         if vpc is None:
-            vpc = self._vpcs[fact.vni] = VpcRecord(VpcFact(fact.vni, ()), VpcEntry(fact.vni, ()))
+            vpc = self._vpcs[fact.vni] = VpcRecord(replace(fact, dividers=()), replace(entry, dividers=()))
         old, old_entry = vpc.fact.dividers, vpc.entry
         moving = set(old) ^ set(fact.dividers)
         if not moving:

@@ -12,11 +12,16 @@ from collections.abc import Callable
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 
 LAST_VNI = 2**24 - 1
+ALL_VNIS = range(1, LAST_VNI + 1)
+FIRST_NUMBER, LAST_NUMBER = 2**24, 2**32 - 1
+"""Of VPCs that share a VNI: VPC_NUMBERS of contracts/dataplane.h."""
 LAST_NETWORK_ID = 2**32 - 1
 
 
-def allocate_vni(taken: Callable[[int], bool], *, requested: int | None = None, cursor: int = 0) -> int:
-    """A VNI of 1 to 2^24-1: the requested one, else the next free one after `cursor`.
+def allocate_vni(
+    taken: Callable[[int], bool], *, requested: int | None = None, cursor: int = 0, vnis: range = ALL_VNIS
+) -> int:
+    """A VNI of 1 to 2^24-1: the requested one, else of `vnis` the next free one after `cursor`.
 
     The caller passes the last one allocated as cursor: then a VNI rests as long as possible before it names another
     VPC, and the search ends at its first try unless somebody requested that one.
@@ -28,12 +33,17 @@ def allocate_vni(taken: Callable[[int], bool], *, requested: int | None = None, 
         if taken(requested):
             raise ConflictError(f"VNI {requested} is taken by another VPC")
         return requested
-    return _next_free(taken, cursor, LAST_VNI, "VNI")
+    return _next_free(taken, cursor, vnis, "VNI")
+
+
+def allocate_number(taken: Callable[[int], bool], *, cursor: int = 0) -> int:
+    """The number of a VPC that shares its VNI: the next free one after `cursor`. Raises ExhaustedError."""
+    return _next_free(taken, cursor, range(FIRST_NUMBER, LAST_NUMBER + 1), "number of a VPC")
 
 
 def allocate_network_id(taken: Callable[[int], bool], *, cursor: int = 0) -> int:
     """An id, unique within its VPC: the next free one after `cursor`. Raises ExhaustedError."""
-    return _next_free(taken, cursor, LAST_NETWORK_ID, "network id")
+    return _next_free(taken, cursor, range(1, LAST_NETWORK_ID + 1), "network id")
 
 
 def vpc_identity(tenant_uid: str, vpc_uid: str) -> str:
@@ -45,11 +55,10 @@ def _number64(uid: str) -> str:
     return hashlib.blake2b(uid.encode(), digest_size=8).hexdigest()
 
 
-def _next_free(taken: Callable[[int], bool], cursor: int, last: int, what: str) -> int:
-    if not 0 <= cursor <= last:
-        cursor = 0
-    for start, end in ((cursor + 1, last), (1, cursor)):
-        for number in range(start, end + 1):
+def _next_free(taken: Callable[[int], bool], cursor: int, numbers: range, what: str) -> int:
+    after = cursor + 1 - numbers.start if cursor in numbers else 0
+    for part in (numbers[after:], numbers[:after]):
+        for number in part:
             if not taken(number):
                 return number
-    raise ExhaustedError(f"no {what} is free: all of 1 to {last} are taken")
+    raise ExhaustedError(f"no {what} is free: all of {numbers[0]} to {numbers[-1]} are taken")

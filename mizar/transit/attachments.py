@@ -26,6 +26,7 @@ from mizar.transit.events import Hub
 from mizar.transit.installer import Installer, host_name
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
+from mizar.transit.marks import option_bytes
 from mizar.transit.options import Options
 from mizar.transit.readback import Found
 from mizar.transit.state import State
@@ -108,7 +109,7 @@ class Attachments:
             return Outcome(uid, error, "", (time.perf_counter_ns() - started) // 1000)
 
     async def _attach(self, wanted: Wanted) -> str:
-        limit = self._mtu()
+        limit = self._room(wanted)
         if wanted.mtu > limit:
             raise InvalidError(f"the MTU {wanted.mtu} is more than the {limit} that the droplet's wire has room for")
         if wanted.mtu == limit:
@@ -117,12 +118,13 @@ class Attachments:
             self._ledger.check(wanted)
             network = self._ledger.state.networks[wanted.endpoint.vni, wanted.endpoint.network_id]
             old = self._ledger.state.locals.get(wanted.uid)
-        interface, change = await self._make(wanted, network)
+            before = replace(old, wanted=self._sized(old.wanted)) if old else None
+        interface, change = await self._make(self._sized(wanted), network)
         try:
             async with self._ledger.lock:
                 changed = self._ledger.put_local(wanted, interface.name, interface.index)
         except MizarError:
-            await self._in_pool(lambda: self._installer.restore(interface, old, network, change == "created"))
+            await self._in_pool(lambda: self._installer.restore(interface, before, network, change == "created"))
             raise
         if change == "created":
             self._settle_later(interface)
@@ -188,6 +190,14 @@ class Attachments:
                     except MizarError as error:  # it has vanished, or keeps the filter, which does the same
                         event(_log, logging.DEBUG, "agent_not_settled", interface=name, error=error)
         self._settling = None
+
+    def _room(self, wanted: Wanted) -> int:
+        """The largest IP packet of the endpoint that fits into one of the substrate, with its options."""
+        vpc = self._ledger.state.vpcs.get(wanted.endpoint.vni)
+        return self._mtu() - (len(option_bytes(wanted, vpc)) if vpc else 0)
+
+    def _sized(self, wanted: Wanted) -> Wanted:
+        return replace(wanted, mtu=wanted.mtu or self._room(wanted))
 
     # ---- what vanishes by itself
 

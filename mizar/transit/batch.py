@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, ExhaustedError, NotFoundError
-from mizar.transit import entries
+from mizar.transit import entries, marks
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
@@ -21,6 +21,7 @@ from mizar.transit.values import (
     Change,
     DeleteDroplet,
     DeleteEndpoint,
+    DeleteGroupSet,
     DeleteNetwork,
     DeleteProxy,
     DeleteVpc,
@@ -30,6 +31,7 @@ from mizar.transit.values import (
     NetworkFlag,
     PutDroplet,
     PutEndpoint,
+    PutGroupSet,
     PutNetwork,
     PutProxy,
     PutVpc,
@@ -65,6 +67,10 @@ class Plan(ProxyPlan):
                 return self.put_proxy(proxy)
             case DeleteProxy(vni, address):
                 return self.delete_proxy(vni, address)
+            case PutGroupSet(vni, number, groups):
+                return self._put_group_set(vni, number, groups)
+            case DeleteGroupSet(vni, number):
+                return self._delete_group_set(vni, number)
 
     # ---- droplets
 
@@ -106,6 +112,7 @@ class Plan(ProxyPlan):
     def _put_vpc(self, new: Vpc) -> bool:
         state, journal = self.state, self.journal
         old = state.vpcs.get(new.vni)
+        self._check_identity(new, old)
         if old and old.dividers == new.dividers:
             return False
         members = [self.slot_of(address, "the divider") for address in new.dividers]
@@ -126,6 +133,8 @@ class Plan(ProxyPlan):
         self._count(before.dividers, -1)
         self._count(vpc.dividers, 1)
         journal.put(state.vpcs, vpc.vni, vpc)
+        if old is None:
+            self.ops += marks.identity_put(vpc)
         if members:
             self.ops.append(entries.hop_set(hops, vpc.places, vpc.vni, 0))
         # A new divider knows its networks before it claims to divide; one that resigns stops claiming first.
@@ -146,6 +155,9 @@ class Plan(ProxyPlan):
             return False
         if state.members.get(vni):
             raise InUseError(f"{vpc} still has {next(state.networks_of(vni))}; delete its networks first")
+        if any(of == vni for of, _ in state.group_sets):
+            raise InUseError(f"{vpc} still has sets of groups; delete those first")
+        self.ops += marks.identity_delete(vpc)
         self._count(vpc.dividers, -1)
         journal.drop(state.vpcs, vni)
         journal.give_back(state.vpc_slots, vpc.slot)
@@ -153,6 +165,35 @@ class Plan(ProxyPlan):
         if vpc.hops:
             self.ops.append(entries.hop_set_clear(vpc.hops))
             journal.give_back(state.hop_slots, vpc.hops)
+        return True
+
+    def _check_identity(self, new: Vpc, old: Vpc | None) -> None:
+        if old and (old.wire_vni, old.identity) != (new.wire_vni, new.identity):
+            raise ConflictError(f"VNI and identity of {new} cannot change; delete it first")
+        if old is None and new.identity:
+            for other in self.state.vpcs.values():
+                if (other.wire_vni, other.identity) == (new.wire_vni, new.identity):
+                    raise ConflictError(f"{other} has the same VNI and identity; delete that first")
+
+    # ---- sets of groups
+
+    def _put_group_set(self, vni: int, number: int, groups: tuple[int, ...]) -> bool:
+        state = self.state
+        if vni not in state.vpcs:
+            raise NotFoundError(f"VPC {vni} is not known; put it first")
+        if state.group_sets.get((vni, number)) == groups:
+            return False
+        if (vni, number) not in state.group_sets and len(state.group_sets) >= state.limits.group_sets:
+            raise ExhaustedError(f"there are {len(state.group_sets)} sets of groups already; delete some")
+        self.journal.put(state.group_sets, (vni, number), groups)
+        self.ops.append(marks.group_set_put(vni, number, groups))
+        return True
+
+    def _delete_group_set(self, vni: int, number: int) -> bool:
+        if (vni, number) not in self.state.group_sets:
+            return False
+        self.journal.drop(self.state.group_sets, (vni, number))
+        self.ops.append(marks.group_set_delete(vni, number))
         return True
 
     def _refresh_roles(self, vpc: Vpc) -> None:

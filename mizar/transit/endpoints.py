@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mizar.model.addresses import mac_text, text_of
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, NotFoundError
-from mizar.transit import entries
+from mizar.transit import entries, marks
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.state import Journal, State
@@ -144,9 +144,13 @@ class EndpointPlan:
         if old is None:
             self.ops.append(Op("endpoint_counters", slot, None))
         local = Local(wanted, host_interface, ifindex, slot)
+        options = marks.options_put(state, local)
+        self.ops += options
         self.ops.append(entries.agent_put(state, local))
         if old and old.ifindex != ifindex:
             self.ops.append(entries.agent_delete(old.ifindex))
+        if old and marks.options_put(state, old) and (old.ifindex != ifindex or not options):
+            self.ops.append(marks.options_delete(old.ifindex))
         self._place(wanted.endpoint, local)
         if old:
             self._drop_uids(old)
@@ -166,6 +170,8 @@ class EndpointPlan:
         journal.drop(state.locals, uid)
         journal.give_back(state.endpoint_slots, local.slot)
         self.ops.append(entries.agent_delete(local.ifindex))
+        if marks.options_put(state, local):
+            self.ops.append(marks.options_delete(local.ifindex))
         self.ops += [entries.endpoint_delete(local.endpoint.vni, address) for address in local.endpoint.addresses]
         return local
 

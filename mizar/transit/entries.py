@@ -14,6 +14,10 @@ from mizar.transit.values import NO_PLACES, Droplet, Endpoint, Local, Network, N
 
 _HOST_ORDER = sys.byteorder
 
+IDENTITY_BYTES = 20
+"""Of the option that tells which VPC it is (contracts/wire.md)."""
+OPTION_FLAG_IDENTITY = 1
+
 Key = int | dict[str, Any]
 
 
@@ -52,7 +56,11 @@ def hop_set_clear(slot: int) -> Op:
 
 def vpc_put(vpc: Vpc) -> Op:
     """The VPC's entry."""
-    return Op("vpcs", vpc.vni, {"slot": vpc.slot, "dividers": vpc.hops, "flags": int(vpc.flags)})
+    return Op(
+        "vpcs",
+        vpc.vni,
+        {"slot": vpc.slot, "dividers": vpc.hops, "flags": int(vpc.flags), "wire_vni": vpc.wire_vni or vpc.vni},
+    )
 
 
 def _network_key(vni: int, prefix: Prefix) -> dict[str, Any]:
@@ -110,12 +118,15 @@ def endpoint_delete(vni: int, address: bytes) -> Op:
 def agent_put(state: State, local: Local, flags: NetworkFlag | None = None) -> Op:
     """What the agent of a local endpoint lets it send, and answers for it."""
     endpoint = local.endpoint
-    network = state.networks[endpoint.vni, endpoint.network_id]
+    network, vpc = state.networks[endpoint.vni, endpoint.network_id], state.vpcs[endpoint.vni]
     value: dict[str, Any] = {
         "vni": endpoint.vni,
-        "wire_vni": endpoint.vni,
+        "wire_vni": vpc.wire_vni or vpc.vni,
+        "group_set": local.wanted.group_set,
+        "option_bytes": len(local.wanted.options) + (IDENTITY_BYTES if vpc.identity else 0),
+        "option_flags": OPTION_FLAG_IDENTITY if vpc.identity else 0,
         "slot": local.slot,
-        "vpc_slot": state.vpcs[endpoint.vni].slot,
+        "vpc_slot": vpc.slot,
         "network": network.hops,
         "network_flags": int(network.flags if flags is None else flags),
         "mac": endpoint.mac,

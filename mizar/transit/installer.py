@@ -39,7 +39,10 @@ def host_name(uid: str, workload: Workload | None = None) -> str:
 
 
 class Installer:
-    """Works on interfaces. `mtu` tells what a packet of the interface has room for, after the overhead."""
+    """Works on interfaces. `mtu` tells what a packet of the interface has room for, after the overhead.
+
+    What is wanted has its MTU already.
+    """
 
     def __init__(self, agent_fd: int, pins: Pins, options: Options, mtu: Callable[[], int]) -> None:
         self._agent_fd = agent_fd
@@ -102,8 +105,8 @@ class Installer:
             except InvalidError as error:
                 event(_log, logging.WARNING, "alias_unknown", interface=link.interface.name, error=error)
                 continue
-            mtu = link.interface.mtu if link.interface.mtu != self._mtu() else 0
-            found.append(Found(link.interface.name, link.interface.index, mtu, link.uid, workload))
+            interface = link.interface
+            found.append(Found(interface.name, interface.index, interface.mtu, self._mtu(), link.uid, workload))
         return found
 
     def take_over(self, kept: Collection[Local]) -> None:
@@ -162,7 +165,7 @@ class Installer:
             host_name=host_name(wanted.uid),
             inner_name=workload.interface,
             mac=wanted.endpoint.mac,
-            mtu=wanted.mtu or self._mtu(),
+            mtu=wanted.mtu,
             addresses=tuple(addresses),
             gateways=tuple(gateways),
         )
@@ -173,7 +176,7 @@ class Installer:
             uid=wanted.uid,
             host_name=host_name(wanted.uid, workload),
             alias=alias_of(self._options.instance, wanted.uid, workload.inner, workload.spec),
-            mtu=wanted.mtu or self._mtu(),
+            mtu=wanted.mtu,
             owner=workload.owner,
             multi_queue=workload.queues > 1,
         )

@@ -12,7 +12,7 @@ from typing import Any
 from mizar.kernel.layout import constant
 from mizar.model.addresses import SERVICE_MAC, from_mapped, to_mapped
 from mizar.model.errors import InvalidError
-from mizar.transit import entries
+from mizar.transit import entries, marks
 from mizar.transit.endpoints import EndpointPlan
 from mizar.transit.entries import Op
 from mizar.transit.state import State
@@ -73,7 +73,10 @@ class ProxyPlan(EndpointPlan):
             for one in side.addresses:
                 journal.drop(state.proxied, (side.vni, one))
                 self.ops.append(entries.endpoint_delete(side.vni, one))
-        self.ops += [entries.agent_delete(local.ifindex) for local in _locals(proxy)]
+        for local in _locals(proxy):
+            self.ops.append(entries.agent_delete(local.ifindex))
+            if marks.options_put(state, local):
+                self.ops.append(marks.options_delete(local.ifindex))
         self.ops.append(Op("proxies", proxy.slot, {}))
         journal.drop(state.proxies, key)
         journal.give_back(state.proxy_slots, proxy.slot)
@@ -109,6 +112,7 @@ def implied(state: State, proxy: Proxy) -> list[Op]:
     locals_ = _locals(proxy)
     return [
         Op("proxies", proxy.slot, value),
+        *(op for local in locals_ for op in marks.options_put(state, local)),
         *(_agent(state, local) for local in locals_),
         *(op for local in locals_ for op in entries.endpoint_put(state, local.endpoint, local)),
     ]

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mizar.model.addresses import from_mapped, mapped_length
-from mizar.transit import entries
+from mizar.transit import entries, marks
 from mizar.transit.entries import Op
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
 from mizar.transit.proxies import implied, read_proxies
 from mizar.transit.state import Limits, State
 from mizar.transit.values import (
+    MAX_VNI,
     Droplet,
     Endpoint,
     Local,
@@ -32,16 +33,18 @@ from mizar.transit.values import (
 )
 from mizar.transit.workloads import Workload
 
+_NO_OPTIONS = {"bytes": 0, "data": b""}
 _STAMPS = frozenset({"heard", "answered"})
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An interface of this droplet that bears the daemon's alias."""
+    """An interface of this droplet that bears the daemon's alias. `room`: the MTU of an endpoint without options."""
 
     name: str
     ifindex: int
     mtu: int
+    room: int
     uid: str
     workload: Workload
 
@@ -96,7 +99,11 @@ class _Reader:
 
     def vpcs(self) -> None:
         state = self.state
+        named = {number: marks.identity_of(key) for key, number in self.items("identities")}
         for vni, value in self.items("vpcs"):
+            wire_vni, identity = named.get(vni, (0, b""))
+            if value["wire_vni"] != (wire_vni or vni) or (vni > MAX_VNI) != bool(identity):
+                continue
             _, dividers, places = self.hop_set(value["dividers"], vni, 0)
             state.vpcs[vni] = Vpc(
                 vni=vni,
@@ -105,9 +112,16 @@ class _Reader:
                 hops=value["dividers"] if dividers else 0,
                 places=fill(self.slots(dividers), places),
                 flags=VpcFlag.DIVIDED_HERE if state.own in dividers else VpcFlag.NONE,
+                wire_vni=wire_vni,
+                identity=identity,
             )
             for address in dividers:
                 state.uses[address] += 1
+
+    def group_sets(self) -> None:
+        for key, value in self.items("group_sets"):
+            if key["vni"] in self.state.vpcs:
+                self.state.group_sets[key["vni"], key["number"]] = tuple(value["groups"][: value["count"]])
 
     def read_networks(self) -> None:
         state = self.state
@@ -169,6 +183,7 @@ class _Reader:
         """Take in the local endpoints; return the interfaces that are none."""
         state = self.state
         by_ifindex = {found.ifindex: found for found in interfaces}
+        options = dict(self.items("agent_options"))
         strays = dict(by_ifindex)
         for ifindex, value in self.items("agents"):
             found = by_ifindex.get(ifindex)
@@ -183,7 +198,13 @@ class _Reader:
             if not addresses or taken or found.uid in state.locals:
                 continue
             del strays[ifindex]
-            wanted = Wanted(found.uid, endpoint, found.workload, found.mtu)
+            raw = options.get(ifindex, _NO_OPTIONS)
+            raw = raw["data"][: raw["bytes"]] if value["option_bytes"] else b""
+            # What the interface has less than there is room for, beside what the options take, somebody asked for.
+            mtu = 0 if found.mtu == found.room - len(raw) else found.mtu
+            wanted = Wanted(
+                found.uid, endpoint, found.workload, mtu, marks.without_identity(raw), value["group_set"]
+            )  # fmt: skip
             state.locals[found.uid] = Local(wanted, found.name, ifindex, value["slot"])
             self.hold(endpoint)
             for address in addresses:
@@ -241,12 +262,16 @@ def _implied(state: State) -> Iterator[Op]:
         if vpc.hops:
             yield entries.hop_set(vpc.hops, vpc.places, vpc.vni, 0)
         yield entries.vpc_put(vpc)
+        yield from marks.identity_put(vpc)
+    for (vni, number), groups in state.group_sets.items():
+        yield marks.group_set_put(vni, number, groups)
     for network in state.networks.values():
         yield entries.hop_set(network.hops, network.places, network.vni, network.id)
         yield from entries.network_put(network, state.vpcs[network.vni])
     for endpoint in state.remotes():
         yield from entries.endpoint_put(state, endpoint)
     for local in state.locals.values():
+        yield from marks.options_put(state, local)
         yield entries.agent_put(state, local)
         yield from entries.endpoint_put(state, local.endpoint, local)
     for proxy in state.proxies.values():
@@ -258,6 +283,7 @@ def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found]) ->
     reader = _Reader(maps, own, limits)
     reader.droplets()
     reader.vpcs()
+    reader.group_sets()
     reader.read_networks()
     reader.endpoints()
     strays = reader.locals(interfaces)

@@ -26,7 +26,7 @@ def droplet(value: Droplet) -> pb.Droplet:
 
 def vpc(value: Vpc) -> pb.Vpc:
     """A VPC."""
-    return pb.Vpc(vni=value.vni, dividers=value.dividers)
+    return pb.Vpc(vni=value.vni, dividers=value.dividers, wire_vni=value.wire_vni, identity=value.identity)
 
 
 def network(value: Network) -> pb.Network:
@@ -72,6 +72,8 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
         endpoint=endpoint(value.endpoint),
         workload=workload(value.wanted.workload),
         mtu=value.wanted.mtu,
+        options=value.wanted.options,
+        group_set=value.wanted.group_set,
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
 
@@ -91,6 +93,8 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(vpcs=[vpc(held.vpcs[key]) for key in vpcs])
     for networks in _chunks(held.networks):
         yield pb.State(networks=[network(held.networks[key]) for key in networks])
+    for keys in _chunks(held.group_sets):
+        yield pb.State(group_sets=[pb.GroupSet(vni=key[0], number=key[1], groups=held.group_sets[key]) for key in keys])
     for endpoints in _chunks((one.vni, one.addresses) for one in held.remotes()):
         yield pb.State(endpoints=[endpoint(held.at[vni, addresses[0]]) for vni, addresses in endpoints])
     for proxies in _chunks(held.proxies):

@@ -10,12 +10,16 @@ from collections.abc import Iterable, Sequence
 from mizar._built import transit_pb2 as pb
 from mizar.model.addresses import MAPPED, ROUTER_MAC, mac_text, text_of
 from mizar.model.errors import InvalidError
+from mizar.transit import marks
 from mizar.transit.values import (
+    MAX_GROUP_SET,
     MAX_MEMBERS,
+    MAX_NUMBER,
     MAX_VNI,
     Change,
     DeleteDroplet,
     DeleteEndpoint,
+    DeleteGroupSet,
     DeleteNetwork,
     DeleteProxy,
     DeleteVpc,
@@ -26,6 +30,7 @@ from mizar.transit.values import (
     Proxy,
     PutDroplet,
     PutEndpoint,
+    PutGroupSet,
     PutNetwork,
     PutProxy,
     PutVpc,
@@ -65,6 +70,11 @@ def change(message: pb.Change) -> Change:
             return PutNetwork(network(message.put_network))
         case "delete_network":
             return DeleteNetwork(vni(message.delete_network.vni), network_id(message.delete_network.id))
+        case "put_group_set":
+            return put_group_set(message.put_group_set)
+        case "delete_group_set":
+            group_set = message.delete_group_set
+            return DeleteGroupSet(vni(group_set.vni), marks.group_set(group_set.number))
         case "put_endpoint":
             return PutEndpoint(endpoint(message.put_endpoint))
         case "delete_endpoint":
@@ -104,9 +114,9 @@ def droplet(message: pb.Droplet) -> Droplet:
 
 
 def vni(number: int) -> int:
-    """A VNI of 24 bits, not 0."""
-    if not 1 <= number <= MAX_VNI:
-        raise InvalidError(f"VNI {number} is outside of 1 to {MAX_VNI}")
+    """The number of a VPC: 32 bits, not 0."""
+    if not 1 <= number <= MAX_NUMBER:
+        raise InvalidError(f"VPC {number} is outside of 1 to {MAX_NUMBER}")
     return number
 
 
@@ -128,8 +138,16 @@ def members(found: Iterable[bytes], what: str) -> tuple[bytes, ...]:
 
 
 def vpc(message: pb.Vpc) -> Vpc:
-    """A VPC."""
-    return Vpc(vni(message.vni), members(message.dividers, "divider"))
+    """A VPC: its number is its VNI, or it has a VNI that it shares and an identity."""
+    number, shared = vni(message.vni), message.vni > MAX_VNI
+    if shared and not (1 <= message.wire_vni <= MAX_VNI and len(message.identity) == 16):
+        raise InvalidError(
+            f"VPC {number} is no VNI; expected a VNI of 1 to {MAX_VNI} and an identity of 16 bytes beside"
+        )
+    if not shared and (message.identity or message.wire_vni not in (0, number)):
+        raise InvalidError(f"VPC {number} is named by its VNI; expected no other VNI and no identity")
+    wire_vni = message.wire_vni if shared else 0
+    return Vpc(number, members(message.dividers, "divider"), wire_vni=wire_vni, identity=message.identity)
 
 
 def prefix(message: pb.Prefix) -> Prefix:
@@ -207,6 +225,16 @@ def proxy(message: pb.Proxy) -> Proxy:
     return found
 
 
+def put_group_set(message: pb.GroupSet) -> PutGroupSet:
+    """What the number of a set of groups means."""
+    groups = tuple(message.groups)
+    if not 1 <= message.number <= MAX_GROUP_SET:
+        raise InvalidError(f"the number {message.number} of a set of groups is outside of 1 to {MAX_GROUP_SET}")
+    if not 1 <= len(groups) <= marks.MAX_GROUPS or 0 in groups or list(groups) != sorted(set(groups)):
+        raise InvalidError(f"expected 1 to {marks.MAX_GROUPS} ids of groups, ascending, none twice and none 0")
+    return PutGroupSet(vni(message.vni), message.number, groups)
+
+
 def uid(text: str) -> str:
     """The uid of an endpoint: printable ASCII without spaces, because the alias of its interface holds it."""
     if not 1 <= len(text) <= _MAX_UID or not all("!" <= character <= "~" for character in text):
@@ -257,7 +285,10 @@ def _is_word(text: str, excluded: str) -> bool:
 
 def wanted(message: pb.LocalEndpoint) -> Wanted:
     """An endpoint to be made on this droplet."""
-    found = Wanted(uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu)
+    found = Wanted(
+        uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu,
+        marks.checked(message.options), marks.group_set(message.group_set),
+    )  # fmt: skip
     least = max(_MIN_MTU[len(one)] for one in found.endpoint.addresses)
     if found.mtu and not least <= found.mtu <= _MAX_MTU:
         raise InvalidError(f"the MTU {found.mtu} is outside of {least} to {_MAX_MTU}")

@@ -29,6 +29,7 @@ class Limits:
     proxies: int = 64
     proxy_flows: int = 8192
     """Of each proxied endpoint."""
+    group_sets: int = 16384
 
     @property
     def hop_sets(self) -> int:
@@ -43,7 +44,8 @@ class State:
     `prefixes`, `at`, `macs` and `uids` find who has a prefix (VNI, address, length), an address (VNI, address), a MAC
     (VNI, network, MAC), and which of the addresses are of local endpoints; `proxied` which are of a proxied endpoint
     that is carried here, by its key in `proxies`. `uses` counts who refers to a droplet (by its address) and the
-    endpoints of a network (by its key); `members` are the ids of a VPC's networks.
+    endpoints of a network (by its key); `members` are the ids of a VPC's networks; `group_sets` are ids of
+    groups by VNI and number of the set.
     """
 
     own: bytes
@@ -60,6 +62,7 @@ class State:
     members: dict[int, dict[int, None]] = field(default_factory=dict)
     proxies: dict[ProxyKey, Proxy] = field(default_factory=dict)
     proxied: dict[tuple[int, bytes], ProxyKey] = field(default_factory=dict)
+    group_sets: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     droplet_slots: Slots = field(init=False, compare=False)
     vpc_slots: Slots = field(init=False, compare=False)
     hop_slots: Slots = field(init=False, compare=False)
@@ -96,6 +99,7 @@ class State:
             locals=self.locals.copy(),
             proxies=self.proxies.copy(),
             proxied=self.proxied.copy(),
+            group_sets=self.group_sets.copy(),
         )
 
     def networks_of(self, vni: int) -> Iterator[Network]:

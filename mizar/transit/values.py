@@ -14,6 +14,8 @@ from mizar.transit.hopset import PLACES
 from mizar.transit.workloads import Workload
 
 MAX_VNI = (1 << 24) - 1
+MAX_NUMBER = (1 << 32) - 1
+MAX_GROUP_SET = (1 << 16) - 1
 MAX_MEMBERS = PLACES
 
 NO_PLACES = (0,) * PLACES
@@ -64,7 +66,10 @@ class Droplet:
 
 @dataclass(frozen=True, slots=True)
 class Vpc:
-    """A VPC and its dividers, in ascending order. Slots are zero in a request."""
+    """A VPC and its dividers, in ascending order. Slots are zero in a request.
+
+    `vni` is its number; `identity`, 16 bytes, what tells it from others on `wire_vni`, where the number is no VNI.
+    """
 
     vni: int
     dividers: tuple[bytes, ...]
@@ -72,6 +77,8 @@ class Vpc:
     hops: int = 0
     places: tuple[int, ...] = NO_PLACES
     flags: VpcFlag = VpcFlag.NONE
+    wire_vni: int = 0
+    identity: bytes = b""
 
     def __str__(self) -> str:
         return f"VPC {self.vni}"
@@ -179,12 +186,17 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An endpoint to be made on this droplet. `mtu` 0: the interface's less the tunnel's overhead."""
+    """An endpoint to be made on this droplet. `mtu` 0: the interface's less the tunnel's overhead.
+
+    `options`: Geneve options, as on the wire, of all that it sends; `group_set`: the number of its groups, 0 for none.
+    """
 
     uid: str
     endpoint: Endpoint
     workload: Workload
     mtu: int
+    options: bytes = b""
+    group_set: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +292,23 @@ class DeleteProxy:
     address: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class PutGroupSet:
+    """Change: the number of a set of groups means these, from now on."""
+
+    vni: int
+    number: int
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteGroupSet:
+    """Change: the number means nothing any more."""
+
+    vni: int
+    number: int
+
+
 Change = (
     PutDroplet
     | DeleteDroplet
@@ -291,4 +320,6 @@ Change = (
     | DeleteEndpoint
     | PutProxy
     | DeleteProxy
+    | PutGroupSet
+    | DeleteGroupSet
 )

@@ -26,6 +26,7 @@ SMALL = {
     "droplet_slots": 64,
     "agents": 64,
     "agent_options": 64,
+    "group_sets": 64,
     "endpoint_counters": 64,
     "vpc_counters": 64,
 }

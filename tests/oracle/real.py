@@ -25,6 +25,7 @@ SIZES = {
     "vpcs": 16,
     "identities": 16,
     "agent_options": 16,
+    "group_sets": 16,
     "hop_sets": 64,
     "droplets": 64,
     "droplet_slots": 64,

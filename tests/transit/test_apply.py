@@ -113,7 +113,7 @@ def test_refusals_have_the_status_that_tells_what_to_do(made: Rig) -> None:
         (pb.Change(put_endpoint=endpoint(7, FRONT, two, 9)), invalid, "tunnel protocol is 9"),  # type: ignore[arg-type]
         (pb.Change(), invalid, "it is empty"),
         (overlong, invalid, "at most 16"),
-        (put_vpc(one, vni=1 << 24), invalid, "VNI 16777216"),
+        (put_vpc(one, vni=1 << 24), invalid, "VPC 16777216 is no VNI"),
     ]
     for change, code, part in cases:
         found, details = refused(lambda change=change: one.apply(put_droplet(two), change))  # type: ignore[misc]

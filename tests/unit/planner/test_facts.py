@@ -71,7 +71,7 @@ def test_a_workload(workload: dict[str, Any] | None, entry: WorkloadEntry | None
 
 
 def test_what_is_not_allocated_yet_is_no_fact() -> None:
-    with pytest.raises(InvalidError, match=r"VPC blue/a: status\.vni"):
+    with pytest.raises(InvalidError, match=r"VPC blue/a: status\.number"):
         vpc_fact(vpc(vni=None))
     with pytest.raises(InvalidError, match=r"Network blue/a: status\.id"):
         network_fact(network(id=None), vpc())

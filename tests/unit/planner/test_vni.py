@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
-from mizar.planner import vni
-from mizar.planner.vni import LAST_VNI, allocate_network_id, allocate_vni, vpc_identity
+from mizar.planner.vni import LAST_VNI, allocate_network_id, allocate_number, allocate_vni, vpc_identity
 from tests.unit.planner.budget import examples
 
 
@@ -37,10 +36,28 @@ def test_a_requested_vni_is_given_taken_or_out_of_range() -> None:
             allocate_vni(lambda _: False, requested=number)
 
 
-def test_exhaustion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vni, "LAST_VNI", 5)
-    with pytest.raises(ExhaustedError, match="1 to 5"):
-        allocate_vni(lambda _: True, cursor=3)
+def test_exhaustion() -> None:
+    with pytest.raises(ExhaustedError, match="3 to 5"):
+        allocate_vni(lambda _: True, cursor=3, vnis=range(3, 6))
+
+
+def test_only_some_may_be_chosen() -> None:
+    """From the one after the cursor on, and then from the first; one that is asked for need not be among them."""
+    some = range(3, 6)
+    assert [allocate_vni(set().__contains__, cursor=cursor, vnis=some) for cursor in (0, 2, 3, 5, 99)] == [
+        3,
+        3,
+        4,
+        3,
+        3,
+    ]
+    assert allocate_vni({5}.__contains__, cursor=4, vnis=some) == 3
+    assert allocate_vni(set().__contains__, requested=7, vnis=some) == 7
+
+
+def test_numbers_are_no_vnis() -> None:
+    assert allocate_number(set().__contains__) == 2**24
+    assert allocate_number({2**24 + 1}.__contains__, cursor=2**24) == 2**24 + 2
 
 
 def test_network_ids_begin_at_one() -> None:

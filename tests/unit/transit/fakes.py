@@ -21,6 +21,7 @@ SCHEMA = {
     "proxy_ended": (None, None),
     "proxy_flows": ("proxy_flow_key", "proxy_flow"),
     "agent_options": (None, "agent_options"),
+    "group_sets": ("group_set_key", "group_set"),
 }
 ARRAYS = {"hop_sets", "droplets", "proxies", "proxy_usage", "proxy_ended"}
 

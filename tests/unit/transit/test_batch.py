@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mizar.model.errors import MizarError, TemporaryError
+from mizar.model.errors import ConflictError, MizarError, TemporaryError
 from mizar.transit.batch import Plan
 from mizar.transit.execute import execute
+from mizar.transit.marks import option_bytes
 from mizar.transit.readback import Found, read
 from mizar.transit.state import Limits, State
 from mizar.transit.values import (
     Change,
     DeleteDroplet,
     DeleteEndpoint,
+    DeleteGroupSet,
     DeleteNetwork,
     DeleteProxy,
     DeleteVpc,
@@ -28,6 +30,7 @@ from mizar.transit.values import (
     Proxy,
     PutDroplet,
     PutEndpoint,
+    PutGroupSet,
     PutNetwork,
     PutProxy,
     PutVpc,
@@ -38,13 +41,16 @@ from mizar.transit.values import (
 from mizar.transit.workloads import InNamespace, NamespaceBy
 from tests.unit.transit.fakes import FakeMaps
 
-# Droplets are 172.30.9.1 (this one) to .4; VNIs 1 and 2; networks 1 and 2 with 10.0.N.0/24 and fd00:10:0:N::/64.
+# Droplets are 172.30.9.1 (this one) to .4; VNIs 1 and 2, and a third VPC on VNI 1; networks 1 and 2 with 10.0.N.0/24
+# and fd00:10:0:N::/64.
 OWN = bytes((172, 30, 9, 1))
 LIMITS = Limits(droplets=8, vpcs=4, networks=8, endpoints=8, local_endpoints=4, proxies=3)
 
 droplets = st.integers(1, 4).map(lambda number: bytes((172, 30, 9, number)))
 hops = st.sets(droplets, max_size=3).map(lambda found: tuple(sorted(found)))
-vnis, ids = st.integers(1, 2), st.integers(1, 2)
+SHARED, IDENTITY = 1 << 24, bytes(range(16))
+ROOM = 1450
+vnis, ids = st.sampled_from([1, 2, SHARED]), st.integers(1, 2)
 
 
 def prefix4(number: int) -> Prefix:
@@ -54,6 +60,10 @@ def prefix4(number: int) -> Prefix:
 def prefix6(number: int) -> Prefix:
     address = bytes.fromhex(f"fd0000100000000{number}") + bytes(8)
     return Prefix(address, 64, address[:-1] + b"\1")
+
+
+def vpc(vni: int, dividers: tuple[bytes, ...]) -> Vpc:
+    return Vpc(vni, dividers, wire_vni=1, identity=IDENTITY) if vni == SHARED else Vpc(vni, dividers)
 
 
 @st.composite
@@ -83,7 +93,9 @@ def proxies(draw: st.DrawFn) -> Proxy:
 changes: st.SearchStrategy[Change] = st.one_of(
     droplets.map(lambda address: PutDroplet(Droplet(address))),
     droplets.map(DeleteDroplet),
-    st.builds(lambda vni, dividers: PutVpc(Vpc(vni, dividers)), vnis, hops),
+    st.builds(lambda vni, dividers: PutVpc(vpc(vni, dividers)), vnis, hops),
+    st.builds(PutGroupSet, vnis, ids, st.sampled_from([(1,), (1, 7)])),
+    st.builds(DeleteGroupSet, vnis, ids),
     vnis.map(DeleteVpc),
     networks().map(PutNetwork),
     st.builds(DeleteNetwork, vnis, ids),
@@ -127,7 +139,8 @@ class Bench:
             raise
         plan.journal.commit()
         self.interfaces = [one for one in self.interfaces if one.uid != wanted.uid]
-        self.interfaces.append(Found(f"mz{ifindex}", ifindex, wanted.mtu, wanted.uid, wanted.workload))
+        mtu = wanted.mtu or ROOM - len(option_bytes(wanted, self.state.vpcs[wanted.endpoint.vni]))
+        self.interfaces.append(Found(f"mz{ifindex}", ifindex, mtu, ROOM, wanted.uid, wanted.workload))
 
     def check(self) -> None:
         """What is in the maps is the state, and nothing else."""
@@ -139,7 +152,12 @@ class Bench:
 
 def comparable(state: State) -> State:
     """Without the order of what is a set."""
-    return replace(state, networks=dict(sorted(state.networks.items())), vpcs=dict(sorted(state.vpcs.items())))
+    return replace(
+        state,
+        networks=dict(sorted(state.networks.items())),
+        vpcs=dict(sorted(state.vpcs.items())),
+        group_sets=dict(sorted(state.group_sets.items())),
+    )
 
 
 def attempt(bench: Bench, *batch: Change) -> bool:
@@ -212,10 +230,39 @@ def test_a_death_in_the_middle_is_repaired(batch: list[Change], at: int) -> None
     after.check()
 
 
+def test_an_identity_names_one_vpc_for_good() -> None:
+    """Neither a second VPC takes it, nor does the first one change it; once it is gone, it is free."""
+    bench = Bench(START)
+    bench.do(PutVpc(vpc(SHARED, ())))
+    with pytest.raises(ConflictError):
+        bench.do(PutVpc(replace(vpc(SHARED, ()), vni=SHARED + 1)))
+    with pytest.raises(ConflictError):
+        bench.do(PutVpc(replace(vpc(SHARED, ()), identity=bytes(16))))
+    with pytest.raises(ConflictError):
+        bench.do(PutVpc(replace(vpc(SHARED, ()), wire_vni=2)))
+    bench.do(DeleteVpc(SHARED), PutVpc(replace(vpc(SHARED, ()), vni=SHARED + 1)))
+    bench.check()
+
+
 WORKLOAD = InNamespace(NamespaceBy.NAME, "red", "eth0")
 LOCAL = Wanted(
     "uid-1", Endpoint(1, 1, (bytes((10, 0, 1, 9)),), bytes((2, 0, 0, 0, 9, 9)), OWN, Tunnel.VXLAN), WORKLOAD, 0
 )
+MARKS = bytes.fromhex("0102 01 01 61626364")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([b"", MARKS, MARKS * 3]), st.sampled_from([0, 7]), st.integers(77, 78)), min_size=1
+    )
+)
+def test_options_of_an_agent_come_and_go(ways: list[tuple[bytes, int, int]]) -> None:
+    """Its entry never speaks of options that are not there."""
+    bench = Bench(START)
+    for options, group_set, ifindex in ways:
+        bench.attach(replace(LOCAL, options=options, group_set=group_set), ifindex)
+        bench.check()
 
 
 @settings(max_examples=80, deadline=None)
@@ -237,7 +284,7 @@ def test_local_endpoint_half_made_or_half_gone(at: int) -> None:
     plan = Plan(bench.state)
     plan.put_local(LOCAL, "mz77", 77)
     execute(bench.maps, plan.ops[:at])
-    found = Found("mz77", 77, 0, "uid-1", WORKLOAD)
+    found = Found("mz77", 77, ROOM, ROOM, "uid-1", WORKLOAD)
     committed = any(op.table == "agents" for op in plan.ops[:at])
     reading = read(bench.maps, OWN, LIMITS, [found])
     assert (list(reading.state.locals) == ["uid-1"]) == committed

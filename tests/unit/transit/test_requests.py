@@ -48,8 +48,7 @@ def endpoint(**fields: object) -> pb.Endpoint:
 @pytest.mark.parametrize(
     ("fields", "part"),
     [
-        ({"vni": 0}, "VNI 0"),
-        ({"vni": 1 << 24}, "VNI 16777216"),
+        ({"vni": 0}, "VPC 0"),
         ({"network_id": 0}, "network id 0"),
         ({"addresses": []}, "there is no address"),
         ({"addresses": [A4, A4]}, "more than one address"),
