@@ -110,6 +110,8 @@ struct droplet {
 	uint8_t next_hop_mac[6];	/* on the substrate; zero until the daemon has resolved it */
 	uint8_t down;		/* 1: it answers no probe; passed over wherever another droplet will do */
 	uint8_t pad;
+	uint16_t mtu;		/* bytes of the longest IP packet on the way there; 0: not known, so not looked at */
+	uint16_t interface_mtu;	/* for the daemon: that of its interface, as it was told; 0: not told */
 };
 
 /* The stamps are the data plane's own, in ticks of the kernel's coarse clock: they are written in place, and only when
@@ -332,6 +334,7 @@ struct droplet_config {
 	uint8_t pad;
 	uint32_t mark;		/* tells the notes of this droplet from those of another */
 	uint32_t ifindex;	/* of the interface */
+	uint32_t icmp_errors;	/* how many the virtual router sends at most per CPU, VPC and 134 ms; 0: none at all */
 	uint32_t send_by_tc;	/* 1: XDP leaves to `deliver` what it sends. On a veth XDP itself reaches no far end
 				 * without NAPI, and loses a checksum that was left to hardware; an skb has neither fault */
 	uint32_t onward;	/* 1: this agent sends for proxies (STAGE_ONWARD) */

@@ -4,7 +4,9 @@
  * believed nothing about who it is. Its requests to the virtual router are answered at once; its packets go to a
  * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack.
  */
+#include "lib/icmp.h"
 #include "lib/locate.h"
+#include "lib/mss.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/tunnel.h"
@@ -175,8 +177,22 @@ static __always_inline __must_check enum drop_reason find_options(uint32_t ifind
 	return REASON_NONE;
 }
 
-static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, const struct packet *packet,
-								 const struct inner *inner, uint16_t source_port,
+/* Not longer than the way there has room for, and a SYN does not promise more either. */
+static __always_inline __must_check enum drop_reason fit(struct __sk_buff *skb, struct packet *packet,
+							 const struct inner *inner, const struct cursor *transport,
+							 uint32_t room)
+{
+	if (packet->bytes > room + ETH_HLEN && longest_frame(skb, *transport, packet, inner) > room + ETH_HLEN) {
+		packet->mtu = room;
+		return REASON_PACKET_TOO_BIG;
+	}
+	clamp_mss(skb, *transport, inner, room);
+	return REASON_NONE;
+}
+
+static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, struct packet *packet,
+								 const struct inner *inner,
+								 const struct cursor *transport, uint16_t source_port,
 								 const struct agent *agent, const struct route *route,
 								 int *verdict)
 {
@@ -190,6 +206,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	struct agent_options *options = NULL;
 	struct ethhdr eth;
 	struct droplet *next;
+	uint32_t room;
 	enum drop_reason reason = locate_next_hop(route, &next);
 
 	if (reason)
@@ -204,6 +221,12 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	}
 	if (agent->option_bytes) {
 		reason = find_options(sender_interface(skb), agent, &tunnel, &options);
+		if (reason)
+			return reason;
+	}
+	room = room_to(next, tunnel.option_bytes);
+	if (room) {
+		reason = fit(skb, packet, inner, transport, room);
 		if (reason)
 			return reason;
 	}
@@ -241,7 +264,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 		*verdict = deliver_here(skb, packet, inner, agent, route.endpoint);
 		return REASON_NONE;
 	}
-	return send_tunnel(skb, packet, inner, source_port, agent, &route, verdict);
+	return send_tunnel(skb, packet, inner, cursor, source_port, agent, &route, verdict);
 }
 
 static __always_inline __must_check enum drop_reason handle_frame(struct __sk_buff *skb, struct packet *packet,
@@ -302,7 +325,10 @@ int agent(struct __sk_buff *skb)
 	packet.to.vni = agent->vni;
 	packet.vpc_slot = agent->vpc_slot;
 	reason = handle_frame(skb, &packet, agent, &verdict);
-	return reason ? refuse_agent(skb, reason, &packet, agent->slot) : verdict;
+	if (!reason)
+		return verdict;
+	verdict = refuse_agent(skb, reason, &packet, agent->slot);
+	return is_told(reason) && become_error(skb, reason, &packet, agent) ? send_answer(skb, &packet, agent) : verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -4,6 +4,7 @@
  * known VPCs are delivered, bounced, divided or answered here; everything else belongs to the host's stack.
  */
 #include "lib/control.h"
+#include "lib/icmp.h"
 #include "lib/locate.h"
 #include "lib/options.h"
 #include "lib/proxy.h"
@@ -131,7 +132,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 }
 
 /* To another droplet: one virtual hop. */
-static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx, const struct packet *packet,
+static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx, struct packet *packet,
 							     const struct inner *inner, const struct outer *outer,
 							     const struct route *route, int *verdict)
 {
@@ -150,6 +151,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 
 	if (reason)
 		return reason;
+	packet->leaving = route->step == STEP_TO_DIVIDER;
 	reason = decrement_ttl(inner);
 	if (reason)
 		return reason;
@@ -160,6 +162,9 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 			return REASON_IDENTITY_LOST;
 		address_from_router(inner->eth, route->endpoint);
 	}
+	packet->mtu = room_to(next, tunnel.protocol == TUNNEL_VXLAN ? 0 : outer->option_bytes);
+	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
+		return REASON_PACKET_TOO_BIG;
 	reason = translate(ctx, outer, next, &tunnel);
 	return reason ? reason : send_back(ctx, verdict);
 }
@@ -264,7 +269,11 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 		reason = locate_identity(packet, &options);
 		if (reason)
 			return reason;
+		packet->has_identity = true;
+		packet->tenant = options.tenant;
+		packet->identity = options.vpc;
 	}
+	packet->inner_at = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
 	reason = parse_inner(cursor, packet, &inner);
 	if (reason)
 		return reason;
@@ -320,20 +329,54 @@ static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md 
 	return reason && !packet->vpc_slot ? judge_vpc(reason, packet) : reason;
 }
 
+struct refusal {
+	struct packet packet;	/* as far as it was known */
+	enum drop_reason reason;
+};
+
+/*
+ * One look at a frame: XDP's verdict, or -1 with `seen` telling why it is refused, and what is known of it. A function of
+ * its own for the verifier, because a frame that has become an error is looked at once more.
+ */
+__attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
+{
+	struct packet packet = { .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+	int verdict = XDP_PASS;
+	enum drop_reason reason;
+
+	if (!seen)
+		return XDP_PASS;
+	reason = handle_frame(ctx, &packet, &verdict);
+	if (!reason)
+		return verdict;
+	seen->reason = reason;
+	seen->packet = packet;
+	return -1;
+}
+
 /* Frames of several buffers too, where the loader says so (mizar/kernel/programs.py). */
 SEC("xdp")
 int transit(struct xdp_md *ctx)
 {
-	struct packet packet = { .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
-	int verdict = XDP_PASS;
-	enum drop_reason reason = handle_frame(ctx, &packet, &verdict);
+	struct refusal seen = {};
+	int verdict = look_at(ctx, &seen);
 
-	if (reason)
-		verdict = refuse_transit(ctx, reason, &packet);
+	if (verdict < 0) {
+		verdict = refuse_transit(ctx, seen.reason, &seen.packet);
+		if (is_told(seen.reason) && become_tunnelled_error(ctx, seen.reason, &seen.packet)) {
+			count_answered(&seen.packet, 0);
+			verdict = look_at(ctx, &seen);
+			if (verdict < 0)
+				verdict = refuse_transit(ctx, seen.reason, &seen.packet);
+		}
+	}
 	if (config.send_by_tc && verdict == XDP_PASS && ctx->data_meta == ctx->data) {
-		reason = leave_blank_note(ctx);
-		if (reason)
-			verdict = refuse_transit(ctx, reason, &packet);
+		enum drop_reason reason = leave_blank_note(ctx);
+
+		if (reason) {
+			seen.packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+			verdict = refuse_transit(ctx, reason, &seen.packet);
+		}
 	}
 	return verdict;
 }

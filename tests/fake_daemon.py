@@ -121,6 +121,7 @@ class FakeDaemon(TransitServicer):
         self.port = 0
         self._credentials = credentials
         self.address = address
+        self.mtu = 1500
         self.tables = Tables()
         self.refuse_attach: Callable[[pb.LocalEndpoint], tuple[str, bool] | None] = lambda _: None
         self.refuse_change: Callable[[pb.Change], str | None] = lambda _: None
@@ -165,7 +166,7 @@ class FakeDaemon(TransitServicer):
         return pb.Info(
             address=ip_address(self.address).packed,
             interface="eth0",
-            interface_mtu=1500,
+            interface_mtu=self.mtu,
             version="fake",
             instance=self._instance,
             xdp_mode="driver",

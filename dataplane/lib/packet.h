@@ -19,6 +19,12 @@ struct packet {
 	uint32_t bytes;		/* bytes of the inner frame, once known */
 	uint32_t packets;	/* on the wire: more than one in a superpacket */
 	uint32_t vpc_slot;	/* 0 until the VPC is known */
+	uint32_t inner_at;	/* where the inner frame begins in what arrived */
+	uint32_t mtu;		/* PACKET_TOO_BIG: bytes of the longest inner IP packet that would have fitted */
+	uint64_t tenant;	/* with `identity`: of its IDENTITY option, where it has one */
+	uint64_t identity;
+	bool has_identity;
+	bool leaving;		/* it was on its way to a divider */
 	uint32_t src[4];	/* the innermost source parsed so far, mapped, network order */
 	struct endpoint_key to;	/* VNI (0 until known) and innermost destination: ready to be looked up */
 };
@@ -87,6 +93,16 @@ static __always_inline void router_mac(void *to)
 	words[0] = bpf_htons(0x024d);
 	words[1] = bpf_htons(0x5a00);
 	words[2] = bpf_htons(0x0001);
+}
+
+/* 02:4d:5a:00:00:02, who sends for a service (contracts/wire.md). */
+static __always_inline void service_mac(void *to)
+{
+	word16 *words = to;
+
+	words[0] = bpf_htons(0x024d);
+	words[1] = bpf_htons(0x5a00);
+	words[2] = bpf_htons(0x0002);
 }
 
 static __always_inline bool is_router_mac(const void *mac)

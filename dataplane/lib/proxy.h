@@ -13,16 +13,6 @@ static __always_inline bool is_proxy(uint32_t ifindex)
 	return ifindex >= PROXY_INTERFACE;
 }
 
-/* 02:4d:5a:00:00:02, who sends for a service (contracts/wire.md). */
-static __always_inline void service_mac(void *to)
-{
-	word16 *words = to;
-
-	words[0] = bpf_htons(0x024d);
-	words[1] = bpf_htons(0x5a00);
-	words[2] = bpf_htons(0x0002);
-}
-
 /* The side of a proxy that this stage was entered with. Volatile: clang would choose between addresses in the context, which
  * the verifier refuses. */
 static __always_inline uint32_t entered_with(const struct __sk_buff *skb)

@@ -31,6 +31,14 @@ struct tunnel {
 	uint32_t bytes;		/* of the inner frame */
 };
 
+/* The longest inner IP packet that fits on the way to `next`, behind so many bytes of options; 0: any. */
+static __always_inline uint32_t room_to(const struct droplet *next, uint32_t option_bytes)
+{
+	uint32_t overhead = overhead_bytes(is_ipv6(next->addr)) + option_bytes;
+
+	return next->mtu > overhead ? next->mtu - overhead : 0;
+}
+
 static __always_inline uint16_t ipv4_checksum(const struct iphdr *ip)
 {
 	const word32 *words = (const word32 *)ip;

@@ -14,8 +14,13 @@ from mizar.model.addresses import to_mapped
 from mizar.model.errors import InvalidError
 
 
-def configuration(addresses: Iterable[bytes], mac: bytes, ifindex: int, *, send_by_tc: bool) -> bytes:
-    """Bytes of struct droplet_config. `addresses`: of 4 or 16 bytes, at most one of each size. Raises InvalidError."""
+def configuration(
+    addresses: Iterable[bytes], mac: bytes, ifindex: int, *, send_by_tc: bool, icmp_errors: int = 0
+) -> bytes:
+    """Bytes of struct droplet_config. `addresses`: of 4 or 16 bytes, at most one of each size. Raises InvalidError.
+
+    `icmp_errors`: how many ICMP errors the virtual router sends at most per CPU, VPC and 134 ms.
+    """
     given = tuple(addresses)
     found = {len(address): address for address in given}
     if not found or len(found) != len(given) or not found.keys() <= {4, 16}:
@@ -30,6 +35,7 @@ def configuration(addresses: Iterable[bytes], mac: bytes, ifindex: int, *, send_
         mark=mark_of(found.get(4) or found[16]),
         ifindex=ifindex,
         send_by_tc=send_by_tc,
+        icmp_errors=icmp_errors,
     )
 
 

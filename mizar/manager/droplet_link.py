@@ -119,7 +119,12 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether the daemon is reachable and holds, or is being given, what it should."""
-        return self.info is not None
+        return self.info is not None and not self._ended.is_set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the daemon has been given all that the last comparison found."""
+        return self._settled and not self._ended.is_set()
 
     def start(self) -> asyncio.Task[None]:
         """Begins to connect; the task ends by `stop` alone."""
@@ -278,6 +283,9 @@ class Link:
         async for event in events:
             if event.WhichOneof("event") == "endpoint_changed" and event.endpoint_changed.state == "lost":
                 self._lost(event.endpoint_changed)
+            elif event.WhichOneof("event") == "link_changed" and self.info is not None:
+                self.info.interface_mtu = event.link_changed.mtu
+                self._owner.link_changed(self.name)
 
     def _lost(self, change: pb.EndpointChanged) -> None:
         entry = self._owner.local(self.name, change.uid)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 
 import grpc
@@ -179,7 +180,9 @@ class Fleet:
             case VpcFact() as fact:
                 return self._topology.put_vpc(fact)
             case DropletFact() as fact:
-                return self._topology.put_droplet(fact)
+                link = self._links.get(fact.name)
+                mtu = link.info.interface_mtu if link is not None and link.info is not None else 0
+                return self._topology.put_droplet(replace(fact, mtu=mtu))
         return []
 
     # ---- rounds
@@ -203,8 +206,20 @@ class Fleet:
                 for name in [name for name, well in zip(names, done, strict=True) if not well]:
                     del able[name]
             for name, (link, epoch) in able.items():
-                if self._links.get(name) is link and link.epoch == epoch and link.connected:
-                    self.acknowledged(name, serial)
+                if link.settled:
+                    self._round_done(name, link, epoch, serial)
+                else:  # its comparison is still being delivered, and the round had nothing for it that waited for that
+                    later = asyncio.get_running_loop().create_task(self._done_later(name, link, epoch, serial))
+                    self._closing.add(later)
+                    later.add_done_callback(self._closing.discard)
+
+    async def _done_later(self, name: str, link: Link, epoch: int, serial: int) -> None:
+        if await link.submit((), serial, epoch):
+            self._round_done(name, link, epoch, serial)
+
+    def _round_done(self, name: str, link: Link, epoch: int, serial: int) -> None:
+        if self._links.get(name) is link and link.epoch == epoch and link.connected:
+            self.acknowledged(name, serial)
 
     # ---- what links tell
 
@@ -266,6 +281,9 @@ class Fleet:
         if item is not None and link is not None:
             self._changed(item)
             self._reached(droplet, link.connected)
+            if link.info is not None and not item.deleting:
+                self._plan.add(self._put(item))  # with the MTU that it has told
+                self._wake.set()
 
     def _done(self, uid: str, droplet: str) -> None:
         item = self._registry.by_uid(uid)

@@ -26,7 +26,7 @@ def put_change(entry: Entry) -> pb.Change:
     """The change that puts an entry into a table; local endpoints are attached instead."""
     match entry:
         case DropletEntry():
-            return pb.Change(put_droplet=pb.Droplet(address=entry.address, name=entry.name))
+            return pb.Change(put_droplet=pb.Droplet(address=entry.address, name=entry.name, mtu=entry.mtu))
         case VpcEntry():
             return pb.Change(put_vpc=_vpc(entry))
         case NetworkEntry():
@@ -83,7 +83,7 @@ def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
 def entries(state: pb.State) -> Iterator[Entry]:
     """What a chunk of a droplet's state holds."""
     for droplet in state.droplets:
-        yield DropletEntry(droplet.address, droplet.name)
+        yield DropletEntry(droplet.address, droplet.name, droplet.mtu)
     for vpc in state.vpcs:
         yield VpcEntry(vpc.vni, tuple(vpc.dividers), vpc.wire_vni, vpc.identity)
     for network in state.networks:

@@ -11,7 +11,9 @@ from dataclasses import replace
 from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.flow import Hop, flow_source_port, pick
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
+from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
+from mizar.oracle.mss import clamp_mss
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
@@ -29,7 +31,11 @@ def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outco
     try:
         return handle_frame(here, packet, sender)
     except RefusedError as refused:
-        return packet.refused(refused.reason, uid=sender.uid, always_drop=True)
+        outcome = packet.refused(refused.reason, uid=sender.uid, always_drop=True)
+        message = answer_agent(here, packet, sender, refused)
+        return (
+            outcome if message is None else packet.told(outcome, send_answer(Packet(frame, segments), sender, message))
+        )
 
 
 def handle_frame(here: Droplet, packet: Packet, sender: Agent) -> Outcome:
@@ -116,6 +122,7 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     route = locate(here, packet, inner.destination, source_port, sender)
     if route.step is Step.ROUTER:
         return send_answer(packet, sender, respond_echo(inner))
+    packet.inner = inner.frame
     if route.network not in (0, sender.network):
         inner = replace(inner, frame=decrement_ttl(inner))
     if route.step is Step.DELIVER:
@@ -137,13 +144,14 @@ def deliver_here(packet: Packet, inner: Inner, sender: Agent, route: Route) -> O
 def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender: Agent, route: Route) -> Outcome:
     """To another droplet: in the endpoint's tunnel and with its MAC when this is the last hop, else in the sender's."""
     droplet, mac = locate_next_hop(here, route)
-    if route.endpoint:
-        tunnel, frame = route.endpoint.tunnel, from_router(inner.frame, route.endpoint.mac)
-    else:
-        tunnel, frame = sender.tunnel, ROUTER_MAC + inner.frame[6:]
+    tunnel, mac_to = (route.endpoint.tunnel, route.endpoint.mac) if route.endpoint else (sender.tunnel, None)
     if tunnel is Tunnel.VXLAN and sender.needs_identity:
         raise RefusedError("IDENTITY_LOST")
     options = sender.options if tunnel is Tunnel.GENEVE else b""
+    room, packet.inner = room_to(here, droplet, len(options)), inner.frame
+    refuse_too_big(inner.frame, room)
+    frame = clamp_mss(inner, room)
+    frame = from_router(frame, mac_to) if mac_to else ROUTER_MAC + frame[6:]
     packet.count("endpoint", sender.uid, "sent", len(frame))
     packet.count("vpc", sender.vni, "sent", len(frame))
     outer = write_outer(

@@ -55,7 +55,8 @@ class Outcome:
     frame: bytes
     reason: str = ""
     """Of contracts/drop_reasons.toml; empty when the packet was served or is none of ours. (A control packet that has
-    said what it had to say is dropped without a reason.)"""
+    said what it had to say is dropped without a reason.) With a verdict that is neither DROP nor PASS: it was refused,
+    and what comes out tells its sender so."""
     counted: Mapping[tuple[str, str | int], Mapping[str, int]] = field(default_factory=dict)
     next_hop: bytes | None = None
     """SEND: the droplet that it is addressed to."""
@@ -67,9 +68,11 @@ class Outcome:
 class RefusedError(Exception):
     """A stage refuses the packet: the name of the reason. Never leaves this room."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, mtu: int = 0) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.mtu = mtu
+        """PACKET_TOO_BIG: the longest inner IP packet that would have fitted."""
 
 
 @dataclass
@@ -84,6 +87,10 @@ class Packet:
     vpc_known: bool = False
     """Whether a table has shown that the VPC is known here: only then is a refusal counted for it."""
     step: Step | None = None
+    inner: bytes = b""
+    """The inner frame as it would have gone on."""
+    identity: tuple[int, int] | None = None
+    """Tenant and VPC, where an option tells them."""
     counted: Counted = field(default_factory=dict)
 
     def count(self, kind: str, key: str | int, name: str, size: int | None = None) -> None:
@@ -108,3 +115,13 @@ class Packet:
     ) -> Outcome:
         """The end of a packet that was served."""
         return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step)
+
+    def told(self, refused: Outcome, answer: Outcome) -> Outcome:
+        """The end of a refused packet whose sender is told: `answer` is what became of the message."""
+        for key, fields in answer.counted.items():
+            mine = self.counted.setdefault(key, {})
+            for name, by in fields.items():
+                mine[name] = mine.get(name, 0) + by
+        return Outcome(
+            answer.verdict, answer.frame, refused.reason, self.counted, answer.next_hop, answer.handover, refused.step
+        )

@@ -122,6 +122,10 @@ class Droplet:
     """Its own IPv6 address, where `address` is IPv4 and it has both."""
     addresses6: Mapping[bytes, bytes] = field(default_factory=dict)
     """The IPv6 addresses of droplets that have both, by the IPv4 address that names them."""
+    mtus: Mapping[bytes, int] = field(default_factory=dict)
+    """Of the way to a droplet: bytes of the longest IP packet; of others nothing is known."""
+    icmp_errors: bool = True
+    """Whether the virtual router tells senders what became of their packets."""
 
     def find_network(self, vni: int, address: bytes) -> Network | None:
         """The network that the address is in: of several, the one with the longest prefix."""

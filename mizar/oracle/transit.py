@@ -8,6 +8,7 @@ from dataclasses import replace
 from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
+from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.options import Options, walk_options
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
@@ -43,7 +44,12 @@ def transit(here: Droplet, frame: bytes) -> Outcome:
     try:
         return handle_overlay(here, packet, outer, overlay)
     except RefusedError as refused:
-        return packet.refused(judge_vpc(here, packet, refused.reason))
+        outcome = packet.refused(judge_vpc(here, packet, refused.reason))
+        message = answer_tunnel(here, packet, outer, refused)
+        if message is None:
+            return outcome
+        packet.count("vpc", packet.vni, "answered")
+        return packet.told(outcome, transit(here, message))
 
 
 def judge_vpc(here: Droplet, packet: Packet, reason: str) -> str:
@@ -62,7 +68,7 @@ def handle_overlay(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay
     if overlay.control or options.control is not None:
         return obey(here, packet, outer, overlay, options)
     if options.identity is not None:
-        packet.vni = locate_identity(here, overlay, options)
+        packet.vni, packet.identity = locate_identity(here, overlay, options), options.identity
     inner = parse_inner(overlay.rest[overlay.option_bytes :])
     if inner.kind is Kind.ARP:
         return send_answer(here, packet, outer, answer_arp(here, packet, inner))
@@ -150,6 +156,7 @@ def forward(
 ) -> Outcome:
     """To another droplet: one virtual hop, and outer headers written anew. VXLAN has room for the groups alone."""
     droplet, mac = locate_next_hop(here, route)
+    packet.inner = inner.frame
     inner = replace(inner, frame=decrement_ttl(inner))
     tunnel, frame = outer.tunnel, inner.frame
     if route.endpoint:
@@ -157,6 +164,8 @@ def forward(
         if tunnel is Tunnel.VXLAN and options.identity is not None:
             raise RefusedError("IDENTITY_LOST")
     raw = overlay.rest[: overlay.option_bytes] if tunnel is Tunnel.GENEVE else b""
+    packet.inner = frame
+    refuse_too_big(frame, room_to(here, droplet, len(raw)))
     packet.count("vpc", packet.vni, _COUNTERS[route.step], len(frame))
     sent = write_outer(
         here, droplet, mac, tunnel, overlay.vni, outer.source_port, raw + frame,

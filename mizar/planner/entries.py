@@ -14,11 +14,15 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class DropletEntry:
-    """A known sender and possible next hop. `name` is for messages only and does not take part in comparison."""
+    """A known sender and possible next hop. `name` is for messages only and does not take part in comparison.
+
+    `mtu`: of its interface; 0 while it is not known, which changes nothing for whoever knew it.
+    """
 
     order: ClassVar[int] = 0
     address: bytes
     name: str = ""
+    mtu: int = 0
 
     @property
     def key(self) -> tuple[int, bytes]:
@@ -27,7 +31,7 @@ class DropletEntry:
 
     def same(self, other: Entry) -> bool:
         """Whether a droplet that holds `other` needs no change to hold this."""
-        return isinstance(other, DropletEntry) and self.address == other.address
+        return isinstance(other, DropletEntry) and self.address == other.address and self.mtu in (0, other.mtu)
 
 
 @dataclass(frozen=True, slots=True)

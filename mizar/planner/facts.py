@@ -21,11 +21,12 @@ _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_pr
 
 @dataclass(frozen=True, slots=True)
 class DropletFact:
-    """A droplet by name; `daemon`: whether it can be told of tables."""
+    """A droplet by name; `daemon`: whether it can be told of tables. `mtu`: of its interface, 0 while not known."""
 
     name: str
     address: bytes
     daemon: bool
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,8 @@ class Plan:
     def _knows(self, change: Change, member: bytes) -> bool:
         """Whether the droplet knows a member of an old hop set: a droplet of this plan never knew one that goes."""
         itself = self._changes.get((change.droplet, (0, change.address)))
-        return itself is None or (change.droplet, (0, member)) in self._changes
+        new = itself is not None and itself.before is None
+        return not new or (change.droplet, (0, member)) in self._changes
 
     def _goes(self, change: Change) -> bool:
         """Whether the droplet itself goes: it need not hear of new members, nor does it know them."""

@@ -60,15 +60,22 @@ class Topology:
             if present.fact.address != fact.address:
                 raise ConflictError(f"the address of droplet {fact.name} cannot change")
             if present.fact.daemon == fact.daemon:
-                return []
+                return self._put_mtu(present, fact)
             _refuse_in_use(present)
             present.fact = fact
             return self._told(self._change(fact.name, None, other.entry) for other in self._droplets.values())
         self._names[fact.address] = fact.name
-        record = self._droplets[fact.name] = DropletRecord(fact, DropletEntry(fact.address, fact.name))
+        record = self._droplets[fact.name] = DropletRecord(fact, DropletEntry(fact.address, fact.name, fact.mtu))
         changes = [self._change(name, None, record.entry) for name in self._droplets if name != fact.name]
         changes.extend(self._change(fact.name, None, other.entry) for other in self._droplets.values())
         return self._told(changes)
+
+    def _put_mtu(self, present: DropletRecord, fact: DropletFact) -> list[Change]:
+        if fact.mtu in (0, present.fact.mtu):
+            return []
+        old, present.entry = present.entry, DropletEntry(fact.address, fact.name, fact.mtu)
+        present.fact = fact
+        return self._told(self._change(name, old, present.entry) for name in self._droplets)
 
     def remove_droplet(self, name: str) -> list[Change]:
         """A droplet goes, that is no member of anything and hosts nothing: it and all others forget each other."""

@@ -78,11 +78,15 @@ class Plan(ProxyPlan):
         state = self.state
         old = state.droplets.get(new.address)
         if old:
-            self.journal.put(state.droplets, new.address, replace(old, name=new.name))
-            return False
+            known = replace(old, name=new.name, mtu=new.mtu or old.mtu)
+            self.journal.put(state.droplets, new.address, known)
+            if known.mtu == old.mtu:
+                return False
+            self.ops += entries.droplet_put(known, state.own_mtu)[:1]
+            return True
         droplet = replace(new, slot=self.journal.take(state.droplet_slots))
         self.journal.put(state.droplets, new.address, droplet)
-        self.ops += entries.droplet_put(droplet)
+        self.ops += entries.droplet_put(droplet, state.own_mtu)
         return True
 
     def _delete_droplet(self, address: bytes) -> bool:

@@ -146,6 +146,7 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
     health = Health(ledger, sender, hub, options.probes)
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
+        await ledger.set_own_mtu(facts.mtu)
         loop = asyncio.get_running_loop()
 
         def on_lost(local: Local) -> None:

@@ -30,11 +30,18 @@ class Op:
     value: Any
 
 
-def droplet_put(droplet: Droplet) -> list[Op]:
-    """The droplet's address and MAC, then its place among the known senders."""
+def droplet_put(droplet: Droplet, own_mtu: int) -> list[Op]:
+    """The droplet's address, MAC and MTU, then its place among the known senders. `own_mtu` 0: not known."""
     addr = to_mapped(droplet.address)
+    value = {
+        "addr": addr,
+        "next_hop_mac": droplet.mac,
+        "down": int(droplet.down),
+        "mtu": min((mtu for mtu in (own_mtu, droplet.mtu) if mtu), default=0),
+        "interface_mtu": droplet.mtu,
+    }
     return [
-        Op("droplets", droplet.slot, {"addr": addr, "next_hop_mac": droplet.mac, "down": int(droplet.down)}),
+        Op("droplets", droplet.slot, value),
         Op("droplet_slots", {"addr": addr}, {"slot": droplet.slot}),
     ]
 

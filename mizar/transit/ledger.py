@@ -112,6 +112,7 @@ class Ledger:
             event(_log, logging.WARNING, "tables_repaired", operations=len(reading.repairs))
             execute(self.maps, reading.repairs)
         fresh = reading.state
+        fresh.own_mtu = self.state.own_mtu
         for address, droplet in self.state.droplets.items():
             if address in fresh.droplets:
                 fresh.droplets[address] = replace(fresh.droplets[address], name=droplet.name)
@@ -138,8 +139,15 @@ class Ledger:
                 droplet = self.state.droplets.get(address)
                 if droplet and droplet.mac != mac:
                     resolved = replace(droplet, mac=mac)
-                    execute(self.maps, entries.droplet_put(resolved)[:1])
+                    execute(self.maps, entries.droplet_put(resolved, self.state.own_mtu)[:1])
                     self.state.droplets[address] = resolved
+
+    async def set_own_mtu(self, mtu: int) -> None:
+        """Write how long packets may be, of which this droplet's own interface is one limit."""
+        async with self.lock:
+            self.state.own_mtu = mtu
+            for droplet in self.state.droplets.values():
+                execute(self.maps, entries.droplet_put(droplet, mtu)[:1])
 
     async def set_down(self, verdicts: Mapping[bytes, bool]) -> list[bytes]:
         """Mark droplets as down or up, by their address; returns those whose mark has changed."""
@@ -149,7 +157,7 @@ class Ledger:
                 droplet = self.state.droplets.get(address)
                 if droplet and droplet.down != down:
                     marked = replace(droplet, down=down)
-                    execute(self.maps, entries.droplet_put(marked)[:1])
+                    execute(self.maps, entries.droplet_put(marked, self.state.own_mtu)[:1])
                     self.state.droplets[address] = marked
                     changed.append(address)
         return changed

@@ -80,7 +80,9 @@ class _Reader:
                 continue
             taken.add(slot)
             address = from_mapped(key["addr"])
-            droplet = Droplet(address, slot=slot, mac=entry["next_hop_mac"], down=bool(entry["down"]))
+            droplet = Droplet(
+                address, slot=slot, mac=entry["next_hop_mac"], down=bool(entry["down"]), mtu=entry["interface_mtu"]
+            )
             self.state.droplets[address] = droplet
             self.addresses[droplet.slot] = address
 
@@ -257,7 +259,7 @@ def _bits(value: Any) -> Any:
 
 def _implied(state: State) -> Iterator[Op]:
     for droplet in state.droplets.values():
-        yield entries.droplet_put(droplet)[1]
+        yield entries.droplet_put(droplet, 0)[1]
     for vpc in state.vpcs.values():
         if vpc.hops:
             yield entries.hop_set(vpc.hops, vpc.places, vpc.vni, 0)

@@ -21,7 +21,7 @@ CHUNK = 1000
 
 def droplet(value: Droplet) -> pb.Droplet:
     """A droplet."""
-    return pb.Droplet(address=value.address, name=value.name, down=value.down)
+    return pb.Droplet(address=value.address, name=value.name, down=value.down, mtu=value.mtu)
 
 
 def vpc(value: Vpc) -> pb.Vpc:

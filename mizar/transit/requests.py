@@ -110,7 +110,9 @@ def droplet(message: pb.Droplet) -> Droplet:
     """A droplet."""
     if len(message.name) > _MAX_NAME or not message.name.isprintable():
         raise InvalidError(f"a droplet's name has at most {_MAX_NAME} printable characters")
-    return Droplet(substrate_address(message.address, "the droplet's address"), message.name)
+    if message.mtu > _MAX_MTU:
+        raise InvalidError(f"the droplet's MTU {message.mtu} is more than {_MAX_MTU}")
+    return Droplet(substrate_address(message.address, "the droplet's address"), message.name, mtu=message.mtu)
 
 
 def vni(number: int) -> int:

@@ -50,6 +50,8 @@ class State:
 
     own: bytes
     limits: Limits
+    own_mtu: int = 0
+    """Of this droplet's interface; 0 while it is not known."""
     droplets: dict[bytes, Droplet] = field(default_factory=dict)
     vpcs: dict[int, Vpc] = field(default_factory=dict)
     networks: dict[tuple[int, int], Network] = field(default_factory=dict)

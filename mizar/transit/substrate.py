@@ -121,6 +121,8 @@ class Substrate:
         if (before.up, before.mtu) != (facts.up, facts.mtu):
             event(_log, logging.INFO, "link_changed", interface=facts.name, up=facts.up, mtu=facts.mtu)
             self._hub.link_changed(facts.name, up=facts.up, mtu=facts.mtu)
+            if facts.mtu != before.mtu:
+                self._run(self._ledger.set_own_mtu(facts.mtu))
             self._changed.set()
 
     # ---- addresses and routes
@@ -168,11 +170,14 @@ class Substrate:
 
     def _lose(self, hop: NextHop, addresses: list[bytes]) -> None:
         def give_up() -> None:
-            task = asyncio.create_task(self._give_up(hop, addresses))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._run(self._give_up(hop, addresses))
 
         self._giving_up[hop] = asyncio.get_running_loop().call_later(GIVE_UP_S, give_up)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _give_up(self, hop: NextHop, lost: list[bytes]) -> None:
         self._giving_up.pop(hop, None)

@@ -59,6 +59,8 @@ class Droplet:
     slot: int = 0
     mac: bytes = bytes(6)
     down: bool = False
+    mtu: int = 0
+    """Of its interface, 0 while nobody has told."""
 
     def __str__(self) -> str:
         return f"droplet {text_of(self.address)}"

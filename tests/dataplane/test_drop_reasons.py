@@ -19,6 +19,7 @@ from mizar.model import drop_reasons
 from .frames import arp_request, datagram, identity_option, option, ping, tunnel
 from .plan import (
     BACK,
+    BOUNCER,
     DIVIDERS_SLOT,
     FAMILIES,
     FRONT,
@@ -139,6 +140,16 @@ def shared_vni(droplet: Testbed) -> None:
 def identity_to_vxlan(droplet: Testbed) -> None:
     droplet.as_host()
     droplet.agent(A, tunnel="vxlan", option_bytes=20, option_flags=1)
+
+
+def narrow(setup: Setup) -> Setup:
+    """The ways to BOUNCER and HOST have no room for what is sent there."""
+
+    def narrowed(droplet: Testbed) -> None:
+        setup(droplet)
+        droplet.narrow(100, BOUNCER, HOST)
+
+    return narrowed
 
 
 SEVEN_BYTES = bytes(
@@ -283,6 +294,8 @@ PROCEDURE_CASES = [
     Case("empty", "NO_BOUNCER", inside(retarget(S)), no_bouncers),
     Case("bounce", "NEXT_HOP_UNRESOLVED", inside(GOOD[4]), endpoint_on(UNRESOLVED.slot)),
     Case("no-slot", "NEXT_HOP_UNRESOLVED", inside(GOOD[4]), endpoint_on(9999)),
+    Case("bounce", "PACKET_TOO_BIG", inside(GOOD[4]), narrow(bouncer)),
+    Case("divide", "PACKET_TOO_BIG", inside(retarget(S, family=6), "vxlan"), narrow(divider)),
     Case("bounce", "FORWARD_TO_SELF", inside(GOOD[6]), endpoint_on(ME.slot)),
 ]
 
@@ -410,6 +423,8 @@ AGENT_CASES = [
     Case("into-vxlan", "IDENTITY_LOST", bytes(FROM_A[4]), identity_to_vxlan),
     Case("silent", "NEXT_HOP_UNRESOLVED", bytes(FROM_A[6]), agent_unresolved),
     Case("own", "FORWARD_TO_SELF", bytes(FROM_A[4]), agent_to_self),
+    Case("ipv4", "PACKET_TOO_BIG", bytes(FROM_A[4]), narrow(host)),
+    Case("ipv6", "PACKET_TOO_BIG", bytes(FROM_A[6]), narrow(host)),
     Case("never-to-the-hosts-stack", "UNKNOWN_VNI", bytes(retarget(S)), agent_unknown_vpc),
 ]
 

@@ -150,6 +150,12 @@ class Testbed:
         value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac), "down": int(down)}
         self.tables.droplets.put(droplet.slot, value)
 
+    def narrow(self, mtu: int, *droplets: DropletPlan) -> None:
+        """Lets the way to droplets have room for IP packets of so many bytes only."""
+        for droplet in droplets:
+            value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac), "mtu": mtu}
+            self.tables.droplets.put(droplet.slot, value)
+
     def vpc(self, vpc: VpcPlan, *dividers: DropletPlan) -> None:
         """Makes a VPC known, with its dividers."""
         flags = VPC_DIVIDED_HERE if ME in dividers else 0

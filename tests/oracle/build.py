@@ -50,6 +50,12 @@ def udp(sport: int, dport: int, payload: bytes, length: int | None = None) -> by
     return struct.pack("!HHHH", sport, dport, 8 + len(payload) if length is None else length, 0) + payload
 
 
+def tcp(sport: int, dport: int, flags: int, options: bytes = b"", words: int | None = None) -> bytes:
+    """A segment without data, whose checksum is any."""
+    offset = (5 + (len(options) + 3) // 4 if words is None else words) & 15
+    return struct.pack("!HHIIBBHHH", sport, dport, 1, 2, offset << 4, flags, 0xFAF0, 0x1234, 0) + options
+
+
 def echo(kind: int, code: int, payload: bytes, check: int | None = None) -> bytes:
     """ICMP's; that of ICMPv6 gets its checksum from `icmpv6`."""
     message = struct.pack("!BBHHH", kind, code, 0, 7, 3) + payload

@@ -87,6 +87,7 @@ downs = st.sampled_from([(), (), (BOUNCER,), (HOST, DIVIDER), MEMBERS[1::3], MEM
 endpoint_options = st.sampled_from(
     [b"", b"", ours(0x02, bytes([0, 0, 0, 7, 0, 0, 0, 3])), option(0x0102, 1, 4), b"\x01\x02\x01\x00" * 63]
 )
+path_mtus = st.sampled_from([0, 1500, 1500, 60, 100, 180, 1280, 9000])
 lengths = st.sampled_from([None, None, None, 0, 1, 31, 32])
 
 
@@ -139,4 +140,6 @@ def droplets(draw: Draw) -> Droplet:
     else:
         sender, known = {}, dict(list(known.items())[: draw(st.sampled_from([0, 1, 2]))])
     identities = {(RED, TENANT, VPC_ID): GREEN} if mostly(draw) else {}
-    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, frozenset(draw(downs)), identities)
+    mtus = {to: draw(path_mtus) for to in KNOWN}
+    down = frozenset(draw(downs))
+    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus)

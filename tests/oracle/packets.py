@@ -107,6 +107,17 @@ nd_options = st.lists(
 ).map(b"".join)
 
 
+tcp_options = st.lists(
+    st.one_of(
+        st.integers(0, 0xFFFF).map(lambda mss: b"\x02\x04" + mss.to_bytes(2, "big")),
+        st.sampled_from(
+            [b"\x01", b"\x04\x02", b"\x03\x03\x07", b"\x08\x0a" + bytes(8), b"\x00", b"\x05\x00", b"\x02\x05"]
+        ),
+    ),
+    max_size=5,
+).map(lambda options: b"".join(options)[:40])
+
+
 @st.composite
 def solicitations(draw: Draw, src: bytes, own_mac: bytes) -> tuple[bytes, bytes]:
     """A solicitation or one of its neighbours: destination, message."""
@@ -163,7 +174,11 @@ def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]])
     protocol: int = protocols[what] if what in protocols else draw(st.sampled_from([0, 44, 50, 58, 1]))
     if what in ("udp", "tcp"):
         sport, dport = draw(st.integers(0, 0xFFFF)), 4002
-        body = build.udp(sport, dport, body) if what == "udp" else sport.to_bytes(2, "big") + bytes(18) + body
+        if what == "udp":
+            body = build.udp(sport, dport, body)
+        else:
+            words, flags = either(draw, None, [0, 4, 5, 6, 15]), draw(st.sampled_from([0x10, 0x02, 0x12, 0xC2]))
+            body = build.tcp(sport, dport, flags, draw(tcp_options), words) + body
     elif what == "echo":
         kind = either(draw, 8 if family == 4 else 128, [0, 129, 3])
         check = either(draw, None, [0, 0xFFFF, 0xF7FF])

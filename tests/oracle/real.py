@@ -15,6 +15,7 @@ from mizar.kernel.programs import load
 from mizar.kernel.tables import Tables, network_key
 from mizar.model import drop_reasons
 from mizar.model.addresses import to_mapped
+from mizar.oracle.icmp import TOLD
 from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
 from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, HopSet, Tunnel
@@ -75,7 +76,7 @@ class RealDroplet:
     ) -> None:
         self.address, self.address6, self.mac, self.send_by_tc = address, address6, mac, send_by_tc
         addresses = [one for one in (address, address6) if one]
-        config = configuration(addresses, mac, UPLINK, send_by_tc=send_by_tc)
+        config = configuration(addresses, mac, UPLINK, send_by_tc=send_by_tc, icmp_errors=0xFFFFFFFF)
         self.programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
         self.written: list[tuple[Any, Any]] = []
@@ -109,6 +110,7 @@ class RealDroplet:
             slot = self.droplet_slots.of(address)
             to, down = address_to(here, address) or address, int(address in here.down)
             value = {"addr": to_mapped(to), "next_hop_mac": mac or bytes(6), "down": down}
+            value["mtu"] = here.mtus.get(address, 0)
             self.write(tables.droplets, slot, value)
             for one in (address, here.addresses6.get(address)):
                 if one:
@@ -209,8 +211,9 @@ class RealDroplet:
             return Outcome(verdict, frame, handover=handover)
         counted = self.counted()
         reasons = [str(key) for kind, key in counted if kind == "drop"]
-        assert len(reasons) <= 1, f"counted twice: {reasons}"
-        return Outcome(verdict, frame, reasons[0] if reasons else "", counted, handover=handover)
+        told = [reason for reason in reasons if reason in TOLD]  # and the message may have been refused for another
+        assert len(reasons) <= 1 + len(told) == 1 + bool(told), f"counted twice: {reasons}"
+        return Outcome(verdict, frame, (told or reasons or [""])[0], counted, handover=handover)
 
     def counted(self) -> Counted:
         """All counters that moved."""

@@ -266,3 +266,15 @@ async def test_watchers_hear_of_what_they_may(world: World) -> None:
             seen.update({item.ref: world.manager.show(item)["status"]["phase"] for item, _ in news})
     assert {ref.tenant for ref in seen} == {"red"}
     assert seen[Ref("Endpoint", "red", "e1")] == "Provisioned"
+
+
+async def test_every_droplet_is_told_how_long_packets_to_another_may_be(world: World) -> None:
+    """The MTU that a daemon tells of its interface reaches all others, when it connects and when it changes."""
+    world.apply(*world.base("red"))
+    daemons = world.daemons
+    await until(lambda: all({one.mtu for one in each.tables.droplets.values()} == {1500} for each in daemons.values()))
+    await daemons["d1"].stop()
+    daemons["d1"].mtu = 9000
+    await daemons["d1"].start()
+    address = ip_address(daemons["d1"].address).packed
+    await until(lambda: all(each.tables.droplets[address].mtu == 9000 for each in daemons.values()))

@@ -127,9 +127,17 @@ class World:
         }
 
     async def settled(self) -> None:
-        """Waits until everything is provisioned."""
+        """Waits until everything is provisioned and all MTUs are told, which nobody waits for."""
+        told = list(self.daemons.values())
         try:
-            await until(lambda: set(self.phases().values()) <= {"Provisioned"})
+            await until(
+                lambda: (
+                    set(self.phases().values()) <= {"Provisioned"}
+                    and all(
+                        one.mtu for each in told for one in each.tables.droplets.values() if one.name in self.daemons
+                    )
+                )
+            )
         except TimeoutError:
             registry, kinds = self.manager._registry, ("Droplet", "Tenant", "VPC", "Network", "Endpoint")
             shown = {str(i.ref): self.manager.show(i)["status"] for kind in kinds for i in registry.of_kind(kind)}
