@@ -65,6 +65,9 @@ def daemon(
     probe_count: Annotated[
         int, typer.Option(min=1, max=100, help="Probes without an answer until a droplet is passed over.")
     ] = _PROBES.count,
+    ovsdb: Annotated[
+        str, typer.Option(help="Database of this host's Open vSwitch, for endpoints on its bridges.")
+    ] = "unix:/var/run/openvswitch/db.sock",
     detach_on_exit: Annotated[
         bool, typer.Option("--detach-on-exit", help="On SIGTERM, remove programs, pins and endpoints.")
     ] = False,
@@ -88,6 +91,7 @@ def daemon(
         tc=_TC[tc],
         probes=ProbeTiming(probe_interval / 1000, probe_count),
         detach_on_exit=detach_on_exit,
+        ovsdb=ovsdb,
     )
     if cleanup:
         transit_daemon.cleanup(options)

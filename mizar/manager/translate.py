@@ -15,6 +15,7 @@ from mizar.planner.entries import (
     Entry,
     LocalEntry,
     NetworkEntry,
+    OvsEntry,
     PrefixEntry,
     TapEntry,
     VpcEntry,
@@ -66,6 +67,8 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
 def _workload(entry: WorkloadEntry) -> pb.Workload:
     if entry.tap:
         return pb.Workload(tap=pb.Tap(name=entry.tap.name, owner=entry.tap.owner, queues=entry.tap.queues))
+    if entry.ovs:
+        return pb.Workload(ovs=pb.OvsPort(bridge=entry.ovs.bridge, port=entry.ovs.port, vlan=entry.ovs.vlan))
     if entry.namespace:
         return pb.Workload(name=entry.namespace, interface=entry.interface)
     if entry.path:
@@ -74,10 +77,12 @@ def _workload(entry: WorkloadEntry) -> pb.Workload:
 
 
 def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
-    tap = (
-        TapEntry(workload.tap.name, workload.tap.owner, workload.tap.queues or 1) if workload.HasField("tap") else None
-    )
-    return WorkloadEntry(workload.name, workload.path, workload.pid, workload.interface or "eth0", tap)
+    tap = ovs = None
+    if workload.HasField("tap"):
+        tap = TapEntry(workload.tap.name, workload.tap.owner, workload.tap.queues or 1)
+    if workload.HasField("ovs"):
+        ovs = OvsEntry(workload.ovs.bridge, workload.ovs.port, workload.ovs.vlan)
+    return WorkloadEntry(workload.name, workload.path, workload.pid, workload.interface or "eth0", tap, ovs)
 
 
 def entries(state: pb.State) -> Iterator[Entry]:

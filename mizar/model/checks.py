@@ -75,7 +75,7 @@ def check_endpoint(endpoint: Endpoint, network: Network, droplet: Droplet) -> li
             message = f"{text} is reserved in {prefix}: the network's, the gateway's or the broadcast address"
             problems.append(Problem(message, field, str(endpoint.ref)))
     if droplet.spec.has_daemon and endpoint.spec.workload is None:
-        message = f"missing; expected a namespace, path, pid or tap on droplet {droplet.name}"
+        message = f"missing; expected a namespace, path, pid, tap or ovs on droplet {droplet.name}"
         problems.append(Problem(message, "spec.workload", str(endpoint.ref)))
     if not droplet.spec.has_daemon and endpoint.spec.workload is not None:
         message = f"unexpected: droplet {droplet.name} has no daemon that could make its interface"

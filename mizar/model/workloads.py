@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from mizar.model import fields
 from mizar.model.fields import Value
 
-PLACES = ("namespace", "path", "pid", "tap")
+PLACES = ("namespace", "path", "pid", "tap", "ovs")
 """Fields of which a workload has exactly one."""
 
 
@@ -25,21 +25,28 @@ class TapSpec(Value):
     queues: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
 
 
+class OvsSpec(Value):
+    """A port of an Open vSwitch bridge of the droplet's host. `vlan`: its access VLAN."""
+
+    bridge: fields.InterfaceName
+    port: fields.InterfaceName | None = None
+    vlan: Annotated[int, Field(strict=True, ge=1, le=4094)] | None = None
+
+
 class WorkloadSpec(Value):
-    """Where the endpoint's interface appears: exactly one of namespace (under /run/netns), path, pid and tap."""
+    """Where the endpoint's interface appears: exactly one of namespace (under /run/netns), path, pid, tap and ovs."""
 
     namespace: fields.NamespaceName | None = None
     path: fields.PathText | None = None
     pid: fields.Positive | None = None
     tap: TapSpec | None = None
+    ovs: OvsSpec | None = None
     interface: fields.InterfaceName = "eth0"
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if sum(getattr(self, name) is not None for name in PLACES) != 1:
             raise ValueError(f"expected exactly one of {', '.join(PLACES[:-1])} and {PLACES[-1]}")
-        if self.tap is not None and self.interface != "eth0":
-            raise ValueError(
-                "expected no interface beside tap: it is a name inside of a namespace, and a tap has tap.name"
-            )
+        if (self.tap or self.ovs) and self.interface != "eth0":
+            raise ValueError("expected no interface beside tap or ovs: it is a name inside of a namespace")
         return self

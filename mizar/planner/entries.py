@@ -145,14 +145,24 @@ class TapEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class OvsEntry:
+    """A port of an Open vSwitch bridge; without a name the daemon chooses one. `vlan` 0: none."""
+
+    bridge: str
+    port: str = ""
+    vlan: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadEntry:
-    """Where an endpoint's interface is: exactly one of namespace, path, pid and tap is set."""
+    """Where an endpoint's interface is: exactly one of namespace, path, pid, tap and ovs is set."""
 
     namespace: str = ""
     path: str = ""
     pid: int = 0
     interface: str = "eth0"
     tap: TapEntry | None = None
+    ovs: OvsEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
 from mizar.model.workloads import WorkloadSpec
-from mizar.planner.entries import PrefixEntry, TapEntry, WorkloadEntry
+from mizar.planner.entries import OvsEntry, PrefixEntry, TapEntry, WorkloadEntry
 
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
 
@@ -123,7 +123,8 @@ def _workload(spec: WorkloadSpec | None) -> WorkloadEntry | None:
     if spec is None:
         return None
     tap = TapEntry(spec.tap.name or "", spec.tap.owner, spec.tap.queues) if spec.tap else None
-    return WorkloadEntry(spec.namespace or "", spec.path or "", spec.pid or 0, spec.interface, tap)
+    ovs = OvsEntry(spec.ovs.bridge, spec.ovs.port or "", spec.ovs.vlan or 0) if spec.ovs else None
+    return WorkloadEntry(spec.namespace or "", spec.path or "", spec.pid or 0, spec.interface, tap, ovs)
 
 
 def _allocated(resource: Resource, number: int | None, what: str) -> int:

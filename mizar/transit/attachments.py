@@ -212,7 +212,7 @@ class Attachments:
                 if found is not None:
                     self._ledger.delete_local(found.wanted.uid)
             if found is not None:
-                await self._in_pool(lambda: self._installer.unpin(found.host_interface, found.ifindex))
+                await self._in_pool(lambda: self._installer.forget(found))
                 self._report_lost(found)
 
     async def found_lost(self, local: Local) -> None:
@@ -253,6 +253,7 @@ class Attachments:
         if self._settling is not None:
             self._settling.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._installer.close()
 
     async def _in_pool(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)

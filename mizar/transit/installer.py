@@ -12,12 +12,14 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 
-from mizar.kernel import attach, interfaces, taps
+from mizar.kernel import attach, host_pair, interfaces, taps
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.endpoint_link import EndpointLink, OwnedLink, TapLink, alias_of
+from mizar.kernel.host_pair import HostPair
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.links import Change, Links
 from mizar.kernel.namespaces import Namespace
+from mizar.kernel.ovsdb import Ovsdb, Port
 from mizar.model.addresses import text_of
 from mizar.model.errors import InvalidError, MizarError, NotFoundError
 from mizar.transit.logs import event
@@ -25,10 +27,20 @@ from mizar.transit.options import Options
 from mizar.transit.readback import Found
 from mizar.transit.state import State
 from mizar.transit.values import Local, Network, Wanted
-from mizar.transit.workloads import InNamespace, Tap, Workload, of_alias
+from mizar.transit.workloads import InNamespace, OvsPort, Tap, Workload, of_alias
+
+OVS = "ovs:"
+"""How the alias of an Open vSwitch port's link begins to say what is behind it."""
 
 _PIN = "agent_"
 _log = logging.getLogger(__name__)
+
+
+def port_name(uid: str, workload: Workload) -> str:
+    """The name of an Open vSwitch port: what it was given, or the same for the same uid; empty for other workloads."""
+    if not isinstance(workload, OvsPort):
+        return ""
+    return workload.port or "op" + hashlib.sha256(uid.encode()).hexdigest()[:12]
 
 
 def host_name(uid: str, workload: Workload | None = None) -> str:
@@ -50,6 +62,7 @@ class Installer:
         self._options = options
         self._mtu = mtu
         self._links = threading.local()
+        self._ovsdb = Ovsdb(options.ovsdb)
 
     def make(self, wanted: Wanted, network: Network) -> tuple[Interface, Change]:
         """The interface as wanted, and what had to be done. What could not be made whole is gone."""
@@ -57,6 +70,8 @@ class Installer:
         try:
             if isinstance(workload, Tap):
                 return taps.ensure(self._own_links(), self._tap(wanted, workload), self._guard)
+            if isinstance(workload, OvsPort):
+                return self._plug(wanted, workload)
             link = self._link(wanted, workload, network)
             with Namespace.open_spec(workload.spec) as namespace:
                 return self._own_links().ensure_endpoint(link, namespace, self._guard)
@@ -67,7 +82,7 @@ class Installer:
 
     def restore(self, interface: Interface, old: Local | None, network: Network, created: bool) -> None:
         """Undo `make`: an endpoint that was there before gets back what it had."""
-        if old is None or created or isinstance(old.wanted.workload, Tap):
+        if old is None or created or not isinstance(old.wanted.workload, InNamespace):
             self.remove(interface.name)
             return
         link = self._link(old.wanted, old.wanted.workload, network)
@@ -80,13 +95,31 @@ class Installer:
 
     def remove(self, name: str) -> bool:
         """The interface goes; False when it was not there."""
+        interface = interfaces.find(self._own_links().netlink, name)
+        link = OwnedLink.of(interface) if interface else None
+        if link is not None and link.spec.startswith(OVS):
+            self.unplug(port_name(link.uid, of_alias(link.inner_name, link.spec)))
         removed = self._own_links().delete(name)
         self.unpin(name, 0)
         return removed
 
+    def unplug(self, name: str) -> None:
+        """A port of ours ends. Where Open vSwitch does not answer, its row is left for the next daemon's start."""
+        try:
+            self._ovsdb.remove(name, self._options.instance)
+        except MizarError as error:
+            event(_log, logging.WARNING, "port_left", port=name, error=error)
+
     def unpin(self, name: str, ifindex: int) -> None:
         """The agent of an interface that is going, or gone (ifindex 0)."""
         attach.detach_tc(ifindex, self._pin(name))
+
+    def forget(self, local: Local) -> None:
+        """The interface of an endpoint has vanished: so do its agent's pin and its port."""
+        self.unpin(local.host_interface, local.ifindex)
+        port = port_name(local.wanted.uid, local.wanted.workload)
+        if port:
+            self.unplug(port)
 
     def unpin_dead(self, name: str) -> None:
         """The same uid may have been attached again meanwhile: its pin is another's, and holds its agent in place."""
@@ -121,6 +154,7 @@ class Installer:
                 pin.unlink()
         for name, local in by_name.items():
             self.settle(name, local.ifindex)
+        self._unplug_strays(kept)
 
     def problems(self, state: State) -> dict[str, str]:
         """What is wrong with the local endpoints of a state, by uid."""
@@ -132,7 +166,55 @@ class Installer:
                     Namespace.open_spec(workload.spec).close()
                 except MizarError as error:
                     found[uid] = f"its {workload} has vanished: {error}"
+        ports = {uid: one.wanted.workload for uid, one in state.locals.items()}
+        plugged = {uid: one for uid, one in ports.items() if isinstance(one, OvsPort)}
+        held = self._plugged() if plugged else None
+        for uid, port in plugged.items():
+            if held is not None and held.get(port_name(uid, port)) != port.bridge:
+                found[uid] = f"{port_name(uid, port)} is no {port} any more"
         return found
+
+    def close(self) -> None:
+        """End what is held open."""
+        self._ovsdb.close()
+
+    def _plugged(self) -> dict[str, str] | None:
+        """Our ports and their bridges; None when Open vSwitch does not say."""
+        try:
+            return self._ovsdb.owned(self._options.instance)
+        except MizarError as error:
+            event(_log, logging.WARNING, "ports_unknown", error=error)
+            return None
+
+    def _unplug_strays(self, kept: Collection[Local]) -> None:
+        used = {port_name(local.wanted.uid, local.wanted.workload) for local in kept}
+        if self._ovsdb.is_here:
+            for name in (self._plugged() or {}).keys() - used:
+                event(_log, logging.WARNING, "port_removed", port=name)
+                self.unplug(name)
+
+    def _plug(self, wanted: Wanted, workload: OvsPort) -> tuple[Interface, Change]:
+        """First the pair, then the port: what the bridge opens is there."""
+        offloads = not self._ovsdb.in_user_space(workload.bridge)
+        name, instance = port_name(wanted.uid, workload), self._options.instance
+        pair = HostPair(
+            instance=instance,
+            uid=wanted.uid,
+            host_name=host_name(wanted.uid),
+            port_name=name,
+            alias=alias_of(instance, wanted.uid, workload.inner, workload.spec),
+            mtu=wanted.mtu or self._mtu(),
+            offloads=offloads,
+        )
+        made, change = host_pair.ensure(self._own_links(), pair, self._guard)
+        try:
+            mac = wanted.endpoint.mac
+            self._ovsdb.add(Port(workload.bridge, name, instance, wanted.uid, mac, workload.vlan))
+        except MizarError:
+            if change == "created":
+                self._own_links().delete(made.name)
+            raise
+        return made, change
 
     def _is_own(self, link: OwnedLink) -> bool:
         return not link.uid or link.instance == self._options.instance

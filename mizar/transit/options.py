@@ -27,7 +27,8 @@ class ProbeTiming:
 class Options:
     """One droplet: its interface, its name on this host, where it listens, how large its tables are.
 
-    `xdp` and `tc` are the modes that programs must run in; None: the best that the interface and the kernel have.
+    `ovsdb` is where the database of an Open vSwitch on this host answers, should there be one. `xdp` and `tc` are the
+    modes that programs must run in; None: the best that the interface and the kernel have.
     """
 
     interface: str
@@ -40,6 +41,7 @@ class Options:
     tc: TcMode | None = None
     probes: ProbeTiming = field(default_factory=ProbeTiming)
     detach_on_exit: bool = False
+    ovsdb: str = "unix:/var/run/openvswitch/db.sock"
     run_folder: Path = RUN_FOLDER
 
     @property

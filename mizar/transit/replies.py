@@ -11,7 +11,7 @@ from typing import TypeVar
 from mizar._built import transit_pb2 as pb
 from mizar.transit.state import State
 from mizar.transit.values import Droplet, Endpoint, Local, Network, Proxy, Tunnel, Vpc
-from mizar.transit.workloads import NamespaceBy, Tap, Workload
+from mizar.transit.workloads import NamespaceBy, OvsPort, Tap, Workload
 
 T = TypeVar("T")
 
@@ -51,6 +51,8 @@ def workload(value: Workload) -> pb.Workload:
     """What is behind an endpoint."""
     if isinstance(value, Tap):
         return pb.Workload(tap=pb.Tap(name=value.name, owner=value.owner, queues=value.queues))
+    if isinstance(value, OvsPort):
+        return pb.Workload(ovs=pb.OvsPort(bridge=value.bridge, port=value.port, vlan=value.vlan))
     match value.by:
         case NamespaceBy.NAME:
             return pb.Workload(name=value.namespace, interface=value.interface)

@@ -38,7 +38,7 @@ from mizar.transit.values import (
     Vpc,
     Wanted,
 )
-from mizar.transit.workloads import InNamespace, NamespaceBy, Tap, Workload
+from mizar.transit.workloads import InNamespace, NamespaceBy, OvsPort, Tap, Workload
 
 MAX_CHANGES = 65536
 MAX_ATTACH = 4096
@@ -52,6 +52,7 @@ _MAX_MTU = 65535
 _MAX_INTERFACE = 15
 _MAX_USER = 2**32 - 2
 _MAX_QUEUES = 16
+_MAX_VLAN = 4094
 _MAPPED_NETWORK = int.from_bytes(MAPPED, "big")
 
 
@@ -248,6 +249,8 @@ def workload(message: pb.Workload) -> Workload:
     """Where an endpoint's own side is."""
     if message.WhichOneof("place") == "tap":
         return tap(message.tap)
+    if message.WhichOneof("place") == "ovs":
+        return ovs(message.ovs)
     interface = message.interface or "eth0"
     if len(interface.encode()) > _MAX_INTERFACE or interface in (".", "..", "lo") or not _is_word(interface, "/:%"):
         raise InvalidError(f"{interface[:32]!r} cannot name an interface; expected 1 to {_MAX_INTERFACE} letters")
@@ -266,7 +269,7 @@ def workload(message: pb.Workload) -> Workload:
             if not 1 <= message.pid <= _MAX_PID:
                 raise InvalidError(f"pid {message.pid} is outside of 1 to {_MAX_PID}")
             return InNamespace(NamespaceBy.PID, str(message.pid), interface)
-    raise InvalidError("the workload names no place; set name, path, pid or tap")
+    raise InvalidError("the workload names no place; set name, path, pid, tap or ovs")
 
 
 def tap(message: pb.Tap) -> Tap:
@@ -279,6 +282,16 @@ def tap(message: pb.Tap) -> Tap:
     if message.queues > _MAX_QUEUES:
         raise InvalidError(f"{message.queues} queues are more than the {_MAX_QUEUES} that a tap may have")
     return Tap(name, message.owner, message.queues or 1)
+
+
+def ovs(message: pb.OvsPort) -> OvsPort:
+    """A port of an Open vSwitch bridge."""
+    for name, what in ((message.bridge, "a bridge"), (message.port or "any", "a port")):
+        if len(name.encode()) > _MAX_INTERFACE or name in (".", "..", "-") or not _is_word(name, "/:%"):
+            raise InvalidError(f"{name[:32]!r} cannot name {what}; expected 1 to {_MAX_INTERFACE} letters")
+    if message.vlan > _MAX_VLAN:
+        raise InvalidError(f"VLAN {message.vlan} is outside of 1 to {_MAX_VLAN}; 0 is none")
+    return OvsPort(message.bridge, message.port, message.vlan)
 
 
 def _is_word(text: str, excluded: str) -> bool:

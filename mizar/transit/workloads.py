@@ -72,7 +72,31 @@ class Tap:
         return f"tap of user {self.owner}"
 
 
-Workload = InNamespace | Tap
+@dataclass(frozen=True, slots=True)
+class OvsPort:
+    """A port of an Open vSwitch bridge; an empty name leaves it to the daemon. `vlan`: its access VLAN, 0 for none."""
+
+    bridge: str
+    port: str
+    vlan: int
+
+    egress = True
+
+    @property
+    def inner(self) -> str:
+        """For the alias: the name that was asked for."""
+        return self.port or _UNNAMED
+
+    @property
+    def spec(self) -> str:
+        """For the alias."""
+        return f"ovs:{self.bridge}/{self.vlan}"
+
+    def __str__(self) -> str:
+        return f"port of bridge {self.bridge}"
+
+
+Workload = InNamespace | Tap | OvsPort
 
 
 def of_alias(inner: str, spec: str) -> Workload:
@@ -82,6 +106,10 @@ def of_alias(inner: str, spec: str) -> Workload:
         owner, _, queues = rest.partition("/")
         if owner.isdecimal() and queues.isdecimal():
             return Tap("" if inner == _UNNAMED else inner, int(owner), int(queues))
+    elif kind == "ovs":
+        bridge, _, vlan = rest.rpartition("/")
+        if bridge and vlan.isdecimal():
+            return OvsPort(bridge, "" if inner == _UNNAMED else inner, int(vlan))
     elif kind.upper() in NamespaceBy.__members__:
         return InNamespace(NamespaceBy[kind.upper()], rest, inner)
     raise InvalidError(f"{spec!r} names no workload that this version knows")

@@ -80,6 +80,7 @@ async def test_a_tenant_changes_what_is_its_own_and_nothing_else(site: Site) -> 
                 (endpoint("red", "e3", "d1", workload={"namespace": "redder.e1"}), "spec.workload"),
                 (endpoint("red", "e3", "d1", workload={"tap": {"name": "vm1"}}), "spec.workload"),
                 (endpoint("red", "e3", "d1", workload={"tap": {"owner": 1000}}), "spec.workload"),
+                (endpoint("red", "e3", "d1", workload={"ovs": {"bridge": "br0"}}), "spec.workload"),
             ]
             for manifest, field in refused:
                 with pytest.raises(InvalidError) as caught:

@@ -4,7 +4,7 @@
 import pytest
 
 from mizar.manager.translate import attachment, local_entry
-from mizar.planner.entries import EndpointEntry, LocalEntry, TapEntry, WorkloadEntry
+from mizar.planner.entries import EndpointEntry, LocalEntry, OvsEntry, TapEntry, WorkloadEntry
 
 ENDPOINT = EndpointEntry(7, 1, (bytes((10, 0, 1, 11)),), bytes((2, 0, 0, 0, 1, 1)), bytes((172, 31, 0, 2)), 1)
 
@@ -17,6 +17,8 @@ ENDPOINT = EndpointEntry(7, 1, (bytes((10, 0, 1, 11)),), bytes((2, 0, 0, 0, 1, 1
         WorkloadEntry(pid=7),
         WorkloadEntry(tap=TapEntry()),
         WorkloadEntry(tap=TapEntry("vm1", 1000, 4)),
+        WorkloadEntry(ovs=OvsEntry("br0")),
+        WorkloadEntry(ovs=OvsEntry("br0", "p1", 4094)),
     ],
 )
 def test_every_kind_of_workload_comes_back_as_it_went(workload: WorkloadEntry) -> None:

@@ -87,7 +87,7 @@ def test_an_endpoint_lies_within_its_network() -> None:
 def test_an_endpoint_has_a_workload_exactly_where_a_daemon_can_make_its_interface() -> None:
     net = network("n", "10.0.1.0/24")
     assert found(check_endpoint(endpoint(workload=None), net, droplet())) == [
-        ("spec.workload", "missing; expected a namespace, path, pid or tap on droplet d1")
+        ("spec.workload", "missing; expected a namespace, path, pid, tap or ovs on droplet d1")
     ]
     assert found(check_endpoint(endpoint(), net, droplet("none"))) == [
         ("spec.workload", "unexpected: droplet d1 has no daemon that could make its interface")

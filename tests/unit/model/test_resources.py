@@ -138,6 +138,12 @@ def test_a_droplet_has_a_unicast_address_and_a_daemon_or_none(address: str, daem
         ({"tap": {"owner": -1}}, False),
         ({"tap": {"queues": 17}}, False),
         ({"tap": {"queues": 0}}, False),
+        ({"ovs": {"bridge": "br-int"}}, True),
+        ({"ovs": {"bridge": "br0", "port": "p", "vlan": 4094}}, True),
+        ({"ovs": {}}, False),
+        ({"ovs": {"bridge": "br0"}, "tap": {}}, False),
+        ({"ovs": {"bridge": "br0"}, "interface": "eth1"}, False),
+        ({"ovs": {"bridge": "br0", "vlan": 4095}}, False),
     ],
 )
 def test_a_workload_is_named_in_exactly_one_way(workload: dict[str, Any], right: bool) -> None:
@@ -145,7 +151,7 @@ def test_a_workload_is_named_in_exactly_one_way(workload: dict[str, Any], right:
     if right:
         assert isinstance(build("Endpoint", spec, "t"), Endpoint)
     else:
-        with pytest.raises(ValidationError, match=r"expected|Input"):
+        with pytest.raises(ValidationError, match=r"expected|Input|required"):
             build("Endpoint", spec, "t")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mizar.model.errors import InvalidError
 from mizar.model.resources import VPC, Droplet, Endpoint, Network
-from mizar.planner.entries import PrefixEntry, TapEntry, WorkloadEntry
+from mizar.planner.entries import OvsEntry, PrefixEntry, TapEntry, WorkloadEntry
 from mizar.planner.facts import DropletFact, droplet_fact, endpoint_fact, network_fact, vpc_fact
 
 BLUE = {"name": "a", "tenant": "blue", "uid": "u-1"}
@@ -62,6 +62,8 @@ def test_an_endpoint_speaks_its_own_protocol_or_else_its_networks() -> None:
         ({"pid": 12}, WorkloadEntry(pid=12)),
         ({"tap": {}}, WorkloadEntry(tap=TapEntry())),
         ({"tap": {"name": "vm1", "owner": 7, "queues": 2}}, WorkloadEntry(tap=TapEntry("vm1", 7, 2))),
+        ({"ovs": {"bridge": "br0"}}, WorkloadEntry(ovs=OvsEntry("br0"))),
+        ({"ovs": {"bridge": "br0", "port": "p1", "vlan": 9}}, WorkloadEntry(ovs=OvsEntry("br0", "p1", 9))),
         (None, None),
     ],
 )

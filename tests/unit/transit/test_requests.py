@@ -108,6 +108,10 @@ def test_prefixes_that_contradict_themselves(address: bytes, length: int, gatewa
         ({"tap": pb.Tap(name="x" * 16)}, "cannot name a tap"),
         ({"tap": pb.Tap(owner=2**32 - 1)}, "no user id"),
         ({"tap": pb.Tap(queues=17)}, "17 queues"),
+        ({"ovs": pb.OvsPort()}, "cannot name a bridge"),
+        ({"ovs": pb.OvsPort(bridge="a/b")}, "cannot name a bridge"),
+        ({"ovs": pb.OvsPort(bridge="br0", port="x" * 16)}, "cannot name a port"),
+        ({"ovs": pb.OvsPort(bridge="br0", vlan=4095)}, "VLAN 4095"),
     ],
 )
 def test_workloads_that_cannot_be(fields: dict[str, object], part: str) -> None:

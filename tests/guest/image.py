@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest boots: a kernel of Debian's and an initramfs with busybox, its modules and our init script.
+
+Fetched once by `apt-get download` into .cache/guest and unpacked there; nothing is installed. Called by tests; raises
+UnavailableError with the reason where this machine cannot have it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / ".cache" / "guest"
+KERNEL = "linux-image-cloud-amd64"
+"""A package that depends on the kernel itself: small, made for virtual machines."""
+QEMU = "qemu-system-x86_64"
+# In the order of dependence: each module after those that it needs.
+MODULES = (
+    "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio.ko",
+    "drivers/virtio/virtio_pci_modern_dev.ko",
+    "drivers/virtio/virtio_pci_legacy_dev.ko",
+    "drivers/virtio/virtio_pci.ko",
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
+)
+_DOWNLOAD_S = 60
+
+
+class UnavailableError(Exception):
+    """There can be no guest on this machine; the text says why."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """Files that QEMU boots."""
+
+    kernel: Path
+    initramfs: Path
+
+
+def image() -> Image:
+    """The image, made when it is not there yet. Raises UnavailableError."""
+    if shutil.which(QEMU) is None:
+        raise UnavailableError(f"{QEMU} is not installed (Debian: qemu-system-x86)")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    root = _unpacked("kernel", _kernel_package)
+    kernels = sorted((root / "boot").glob("vmlinuz-*"))
+    folders = sorted((root / "lib/modules").glob("*/kernel"))
+    if not kernels or not folders:
+        raise UnavailableError(f"the package in {root} holds no kernel; remove {FOLDER} and try again")
+    busybox = _unpacked("busybox", lambda: "busybox-static") / "bin/busybox"
+    initramfs = FOLDER / "initramfs.gz"
+    initramfs.write_bytes(gzip.compress(_archive(busybox, folders[-1]), 1))
+    return Image(kernels[-1], initramfs)
+
+
+def _kernel_package() -> str:
+    shown = _run("apt-cache", "depends", "--important", KERNEL)
+    found = [line.split()[-1] for line in shown.splitlines() if "Depends: linux-image-" in line]
+    if not found:
+        raise UnavailableError(f"no package {KERNEL} is known to apt here")
+    return found[0]
+
+
+def _unpacked(name: str, package: Callable[[], str]) -> Path:
+    root = FOLDER / name
+    if root.is_dir():
+        return root
+    place = FOLDER / f"{name}.part"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    _run("apt-get", "download", package(), folder=place)
+    (archive,) = place.glob("*.deb")
+    _run("dpkg", "-x", str(archive), str(place))
+    archive.unlink()
+    place.rename(root)
+    return root
+
+
+def _run(*command: str, folder: Path | None = None) -> str:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        why = getattr(error, "stderr", "") or str(error)
+        raise UnavailableError(f"{' '.join(command)}: {why.strip().splitlines()[-1:] or why}") from error
+    return done.stdout
+
+
+def _archive(busybox: Path, modules: Path) -> bytes:
+    """An initramfs (cpio, new ASCII format: Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    here = Path(__file__).parent
+    entries = [(folder, 0o40755, b"") for folder in ("bin", "dev", "proc", "sys", "tmp", "etc", "lib", "www")]
+    entries += [
+        ("bin/busybox", 0o100755, busybox.read_bytes()),
+        ("bin/sh", 0o120777, b"busybox"),
+        ("init", 0o100755, (here / "init.sh").read_bytes()),
+        ("etc/udhcpc.script", 0o100755, (here / "udhcpc.sh").read_bytes()),
+    ]
+    for number, name in enumerate(MODULES):
+        entries.append((f"lib/{number}-{Path(name).name}", 0o100644, (modules / name).read_bytes()))
+    archive = b"".join(_entry(number, *entry) for number, entry in enumerate(entries, 1))
+    return archive + _entry(0, "TRAILER!!!", 0, b"")
+
+
+def _entry(inode: int, name: str, mode: int, data: bytes) -> bytes:
+    path = name.encode() + b"\0"
+    fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + path
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)

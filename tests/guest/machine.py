@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that runs: QEMU in the namespace of a droplet, on a tap that is there, driven over its serial console."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import time
+from types import TracebackType
+
+from tests.guest.image import QEMU, Image
+
+BOOT_S = 90.0
+"""Software emulation on a busy machine takes its time; usual are five seconds."""
+_BASE = (
+    "-M q35,sata=off,smbus=off,usb=off,vmport=off -accel tcg,thread=multi -cpu max -m 192 -smp 1 -nodefaults "
+    "-no-reboot -display none -serial stdio -monitor none"
+)
+_LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off rdinit=/init"
+_DONE = re.compile(r"@@(\w+)@@\s")
+
+
+class Guest:
+    """One virtual machine. `namespace`: where its tap is; `mtu`: what its virtio device offers."""
+
+    def __init__(self, image: Image, namespace: str, tap: str, mac: str, mtu: int = 1450) -> None:
+        net = ["-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no", "-device"]
+        net.append(f"virtio-net-pci,netdev=n0,mac={mac},host_mtu={mtu},romfile=")
+        boot = ["-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append", _LINE]
+        command = ["nsenter", f"--net=/run/netns/{namespace}", QEMU, *_BASE.split(), *net, *boot]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._said = ""
+        word, _ = self._answer(BOOT_S)
+        assert word == "ready", word
+
+    def run(self, command: str, limit_s: float = 30.0) -> str:
+        """What a shell command in the guest prints; it must succeed."""
+        code, text = self.attempt(command, limit_s)
+        assert code == 0, f"{command!r} ended with {code}:\n{text}"
+        return text
+
+    def attempt(self, command: str, limit_s: float = 30.0) -> tuple[int, str]:
+        """Exit code of a shell command in the guest, and what it printed."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(command.encode() + b"\n")
+        self._process.stdin.flush()
+        code, text = self._answer(limit_s)
+        return int(code), text
+
+    def _answer(self, limit_s: float) -> tuple[str, str]:
+        assert self._process.stdout is not None
+        end = time.monotonic() + limit_s
+        while not (found := _DONE.search(self._said)):
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"the guest said nothing more within {limit_s} s; last:\n{self._said[-2000:]}"
+            data = os.read(self._process.stdout.fileno(), 1 << 16)
+            assert data, f"the guest ended:\n{self._said[-2000:]}"
+            self._said += data.decode(errors="replace").replace("\r", "")
+        text, self._said = self._said[: found.start()], self._said[found.end() :]
+        return found.group(1), text
+
+    def close(self) -> None:
+        """Power off, at once."""
+        self._process.kill()
+        self._process.wait(10)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
