@@ -33,6 +33,7 @@ class Tables:
         self.endpoints: dict[tuple[int, tuple[bytes, ...]], pb.Endpoint] = {}
         self.locals: dict[str, pb.LocalEndpoint] = {}
         self.group_sets: dict[tuple[int, int], pb.GroupSet] = {}
+        self.proxies: dict[tuple[int, tuple[bytes, ...]], pb.Proxy] = {}
 
     def copy(self) -> Tables:
         other = Tables()
@@ -83,12 +84,29 @@ class Tables:
                 self.networks.pop(key, None)
             case "put_endpoint":
                 self._endpoint(change.put_endpoint)
+                self._end_proxies(change.put_endpoint)
                 self.endpoints[_key(change.put_endpoint)] = change.put_endpoint
             case "delete_endpoint":
                 gone = change.delete_endpoint
                 self.endpoints.pop((gone.vni, tuple(sorted(gone.addresses))), None)
+            case "put_proxy":
+                proxy = change.put_proxy
+                for side in (proxy.client, proxy.source):
+                    self._endpoint(side)
+                    self._end_proxies(side)
+                    self.endpoints.pop(_key(side), None)
+                self.proxies[_key(proxy.client)] = proxy
+            case "delete_proxy":
+                ended = change.delete_proxy
+                self.proxies.pop((ended.vni, tuple(sorted(ended.addresses))), None)
             case _:
                 raise LookupError("an empty change")
+
+    def _end_proxies(self, endpoint: pb.Endpoint) -> None:
+        mine = {(endpoint.vni, address) for address in endpoint.addresses}
+        for key, proxy in list(self.proxies.items()):
+            if any((side.vni, one) in mine for side in (proxy.client, proxy.source) for one in side.addresses):
+                del self.proxies[key]
 
     def attach(self, local: pb.LocalEndpoint) -> None:
         self._endpoint(local.endpoint)
@@ -102,7 +120,8 @@ class Tables:
         self._refuse(any(address not in self.droplets for address in addresses), "unknown droplet")
 
     def _all_endpoints(self) -> list[pb.Endpoint]:
-        return [*self.endpoints.values(), *(local.endpoint for local in self.locals.values())]
+        sides = (side for proxy in self.proxies.values() for side in (proxy.client, proxy.source))
+        return [*self.endpoints.values(), *(local.endpoint for local in self.locals.values()), *sides]
 
     def _uses(self, address: bytes) -> bool:
         members = [*(v.dividers for v in self.vpcs.values()), *(n.bouncers for n in self.networks.values())]
@@ -220,6 +239,7 @@ class FakeDaemon(TransitServicer):
         yield pb.State(
             group_sets=tables.group_sets.values(),
             endpoints=tables.endpoints.values(),
+            proxies=tables.proxies.values(),
             local_endpoints=[
                 pb.LocalEndpointState(local=local, host_interface=f"mz{uid[:8]}", problem=self.problems.get(uid, ""))
                 for uid, local in tables.locals.items()

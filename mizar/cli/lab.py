@@ -131,7 +131,7 @@ def _table(found: dict[str, Any]) -> Group:
         (
             f"{item['metadata']['tenant']}/{item['metadata']['name']}",
             item["spec"]["network"],
-            item["spec"]["droplet"],
+            item["status"]["host"],
             item["status"].get("addresses"),
             item["status"]["phase"],
         )

@@ -50,7 +50,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
     "Network": (("VPC", "spec.vpc"), ("CIDRS", "spec.cidrs"), ("BOUNCERS", "status.bouncers")),
     "Endpoint": (
         ("NETWORK", "spec.network"),
-        ("DROPLET", "spec.droplet"),
+        ("DROPLET", "status.host"),
         ("ADDRESSES", "status.addresses"),
     ),
     "Droplet": (("ADDRESS", "spec.address"), ("CONNECTED", "status.connected"), ("XDP", "status.xdpMode")),

@@ -8,16 +8,18 @@ which it must never change: a refused apply leaves nothing behind but a forgotte
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mizar.manager import numbers
-from mizar.manager.registry import Registry, vpc_of
+from mizar.manager.proxied import granted_target, shared_families, vpc_name
+from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
 from mizar.model.errors import ConflictError, Problem
 from mizar.model.prefixes import PrefixTable
-from mizar.model.resources import VPC, Endpoint, Identity, Network, Ref, Resource
+from mizar.model.proxied import ClientsSpec
+from mizar.model.resources import VPC, Endpoint, EndpointSpec, Identity, Metadata, Network, Ref, Resource
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
 
@@ -86,6 +88,8 @@ class Draft:
         self._visible = visible
         self.cursors = Cursors(cursors)
         self.planned: dict[Ref, Planned] = {}
+        self.dooms: list[Item] = []
+        """Objects whose deletion follows from the others' change."""
         self._holders: dict[Allocation, Ref] = {}
         self._networks: dict[Ref, list[Network]] = {}
         self._prefixes: dict[Ref, PrefixTable[Ref]] = {}  # of networks that are new
@@ -137,17 +141,55 @@ class Draft:
         self.planned[resource.ref] = Planned(resource, item.allocations, item.resource)
         self._note(resource)
 
-    def create(self, resource: Resource) -> None:
-        """Takes a new object: gives it uid, time and all that has to be allocated. Raises what the planner raises."""
+    def create(self, resource: Resource, families: Sequence[int] = (4, 6)) -> None:
+        """Takes a new object: gives it uid, time and all that has to be allocated. Raises what the planner raises.
+
+        `families`: of addresses that an endpoint is given, as far as its network has them.
+        """
         metadata = resource.metadata.model_copy(
             update={"uid": str(uuid.uuid4()), "generation": 1, "created_at": now(), "deleted_at": None}
         )
         resource = resource.model_copy(update={"metadata": metadata, "status": type(resource.status)()})
-        resource, allocations = self._allocate(resource)
+        resource, allocations = self._allocate(resource, families)
         self.planned[resource.ref] = Planned(resource, allocations, None)
         for allocation in allocations:
             self._holders[allocation] = resource.ref
         self._note(resource)
+
+    def settle_proxied(self, endpoint: Endpoint) -> None:
+        """Brings a proxied endpoint into service, with a source in its target's VPC, or out of it."""
+        item = self._registry.find(endpoint.ref)
+        source = self._registry.source_of(item.uid) if item else None
+        target = granted_target(self.find, endpoint)
+        families = shared_families(endpoint, target) if target else ()
+        if source is not None and not (target and families and _stands_before(source.resource, target, families)):
+            self.dooms.append(source)
+            source = None
+        found = source.resource if source and isinstance(source.resource, Endpoint) else None
+        if target is not None and families and found is None:
+            found = self._source(endpoint, target, families)
+        status = {
+            "target": f"{target.tenant}/{target.name}" if found and target else "",
+            "source_addresses": found.status.addresses if found else (),
+        }
+        if any(getattr(endpoint.status, name) != value for name, value in status.items()):
+            resource = endpoint.model_copy(update={"status": endpoint.status.model_copy(update=status)})
+            if endpoint.ref in self.planned:
+                self.planned[endpoint.ref] = replace(self.planned[endpoint.ref], resource=resource)
+            else:
+                self.keep(resource)
+
+    def _source(self, endpoint: Endpoint, target: Endpoint, families: Sequence[int]) -> Endpoint:
+        """What stands for the clients of a proxied endpoint beside its target."""
+        uid = endpoint.metadata.uid or ""
+        clients = ClientsSpec(tenant=endpoint.tenant, vpc=vpc_name(self.find, endpoint), proxied=uid)
+        spec = EndpointSpec(network=target.spec.network, type="source", clients=clients)
+        metadata = Metadata(name=f"proxy-{uuid.uuid4()}", tenant=target.tenant)
+        source = Endpoint(metadata=metadata, spec=spec)
+        self.create(source, families)
+        made = self.planned[source.ref].resource
+        assert isinstance(made, Endpoint)
+        return made
 
     def parent(self, resource: Resource) -> tuple[Network | None, VPC | None]:
         """The network and the VPC that a resource is in, as far as it is in any."""
@@ -167,7 +209,7 @@ class Draft:
             for cidr in resource.spec.cidrs:
                 table.put(parse_prefix(cidr), resource.ref)
 
-    def _allocate(self, resource: Resource) -> tuple[Resource, tuple[Allocation, ...]]:
+    def _allocate(self, resource: Resource, families: Sequence[int]) -> tuple[Resource, tuple[Allocation, ...]]:
         network, vpc = self.parent(resource)
         found: tuple[Allocation, ...] = ()
         status: dict[str, object] = {}
@@ -193,14 +235,14 @@ class Draft:
             gateways = tuple(str(gateway_of(parse_prefix(text))) for text in resource.spec.cidrs)
             status, found = {"id": number, "gateways": gateways}, (Allocation(scope, str(number)),)
         elif isinstance(resource, Endpoint) and network is not None and vpc is not None:
-            status, found = self._endpoint(resource, network, vpc)
+            status, found = self._endpoint(resource, network, vpc, families)
         elif resource.kind == "Droplet":
             status, found = {"address": resource.spec.address}, (Allocation("droplet", resource.spec.address),)
             self._refuse_taken(found[0], f"the address {resource.spec.address}", "spec.address")
         return resource.model_copy(update={"status": resource.status.model_copy(update=status)}), found
 
     def _endpoint(
-        self, endpoint: Endpoint, network: Network, vpc: VPC
+        self, endpoint: Endpoint, network: Network, vpc: VPC, families: Sequence[int]
     ) -> tuple[dict[str, object], tuple[Allocation, ...]]:
         scope, mac_scope = f"address/{vpc.metadata.uid}", f"mac/{vpc.metadata.uid}"
 
@@ -218,7 +260,7 @@ class Draft:
                 self._refuse_taken(Allocation(scope, text), f"the address {text}", f"spec.addresses[{place}]")
                 addresses.append(parse_address(text))
         else:
-            for prefix in prefixes:
+            for prefix in (prefix for prefix in prefixes if prefix.version in families):
                 cursor = self.cursors.address(network.metadata.uid or "", str(prefix))
                 addresses.append(ipam.allocate(prefix, taken, cursor=cursor, other=other))
         if endpoint.spec.mac:
@@ -229,7 +271,7 @@ class Draft:
                 endpoint.metadata.uid or "", lambda mac: self.holder(Allocation(mac_scope, mac_text(mac))) is not None
             )
         texts = tuple(str(address) for address in addresses)
-        status: dict[str, object] = {"addresses": texts, "mac": mac_text(mac), "host": endpoint.spec.droplet}
+        status: dict[str, object] = {"addresses": texts, "mac": mac_text(mac), "host": endpoint.spec.droplet or ""}
         return status, (*(Allocation(scope, text) for text in texts), Allocation(mac_scope, mac_text(mac)))
 
     def _refuse_taken(self, allocation: Allocation, what: str, field: str, hint: str = "") -> None:
@@ -237,3 +279,10 @@ class Draft:
         if holder is not None:
             owner = str(holder) if self._visible(holder) else "somebody else"
             raise ConflictError(Problem(f"{what} belongs to {owner}{hint}", field=field))
+
+
+def _stands_before(source: Resource, target: Endpoint, families: Sequence[int]) -> bool:
+    """Whether a source is where the target is, with addresses of these families."""
+    assert isinstance(source, Endpoint)
+    beside = (source.tenant, source.spec.network) == (target.tenant, target.spec.network)
+    return beside and tuple(6 if ":" in text else 4 for text in source.status.addresses) == tuple(families)

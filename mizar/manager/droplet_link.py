@@ -49,6 +49,8 @@ class Timing:
     probe_s: float = 5.0
     call_s: float = 5.0
     state_s: float = 60.0
+    carrier_away_s: float = 5.0
+    """How long a droplet may be away until others carry the proxied endpoints that it carried."""
 
 
 class Owner(Protocol):

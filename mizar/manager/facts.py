@@ -3,9 +3,20 @@
 
 from __future__ import annotations
 
-from mizar.manager.registry import Item, Registry
+from dataclasses import replace
+
+from mizar.manager.registry import Item, Registry, target_of
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
-from mizar.planner.facts import Fact, droplet_fact, endpoint_fact, network_fact, vpc_fact
+from mizar.planner.facts import (
+    EndpointFact,
+    Fact,
+    ProxyFact,
+    droplet_fact,
+    endpoint_fact,
+    network_fact,
+    proxy_fact,
+    vpc_fact,
+)
 
 
 def fact_of(registry: Registry, item: Item) -> Fact | None:
@@ -22,8 +33,19 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
             found = registry.find(Ref("Network", resource.tenant, resource.spec.network))
             assert found is not None
             assert isinstance(found.resource, Network)
-            return endpoint_fact(resource, found.resource, _vpc(registry, found.resource))
+            fact = endpoint_fact(resource, found.resource, _vpc(registry, found.resource))
+            if fact.carried and not fact.host:
+                return None  # no droplet can carry it
+            return replace(fact, proxy=_proxy(registry, item)) if resource.status.target else fact
     return None
+
+
+def _proxy(registry: Registry, item: Item) -> ProxyFact | None:
+    source, target = registry.source_of(item.uid), registry.find(target_of(item.resource) or item.ref)
+    if source is None or target is None or not isinstance(target.resource, Endpoint):
+        return None
+    fact = fact_of(registry, source)
+    return proxy_fact(fact, target.resource) if isinstance(fact, EndpointFact) else None
 
 
 def _vpc(registry: Registry, network: Network) -> VPC:

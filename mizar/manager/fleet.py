@@ -183,6 +183,8 @@ class Fleet:
                 link = self._links.get(fact.name)
                 mtu = link.info.interface_mtu if link is not None and link.info is not None else 0
                 return self._topology.put_droplet(replace(fact, mtu=mtu))
+        if self._topology.knows(item.uid):  # nobody can carry it any more
+            return self._topology.remove_endpoint(item.uid)
         return []
 
     # ---- rounds

@@ -7,13 +7,14 @@ once. It must never write: neither the registry nor the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mizar.manager import marking
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.nesting import outside, squatters
-from mizar.manager.registry import Registry, parent_refs
+from mizar.manager.proxied import problems_of
+from mizar.manager.registry import Registry, parent_refs, target_of
 from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
 from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Ref, Resource
@@ -56,6 +57,7 @@ def draft_apply(
     results = {}
     for submission in sorted(submissions, key=lambda submission: _ORDER[submission.resource.kind]):
         results[submission.index] = intake.take(submission)
+    intake.settle_proxied({submission.resource.ref: submission.index for submission in submissions})
     if intake.errors:
         kinds = {kind for kind, _ in intake.errors}
         first = next(kind for kind in (InvalidError, ConflictError, ExhaustedError) if kind in kinds)
@@ -92,6 +94,32 @@ class _Intake:
             self.broken.add(str(resource.ref))
         return Result(resource.ref, change)
 
+    def settle_proxied(self, places: Mapping[Ref, int]) -> None:
+        """Proxied endpoints of this request must find their targets; those that are there follow theirs.
+
+        After all manifests are in the draft: targets may be among them.
+        """
+        for ref, planned in list(self.draft.planned.items()):
+            resource, before = planned.resource, planned.before
+            if isinstance(resource, Endpoint) and target_of(resource) not in (None, before and target_of(before)):
+                for problem in problems_of(self.draft.find, resource, self._visible):
+                    self.errors.append((InvalidError, replace(problem, index=places[ref], resource=str(ref))))
+        if self.errors:
+            return
+        touched = [planned.resource for planned in self.draft.planned.values()]
+        affected = {resource.ref: resource for resource in touched if target_of(resource) is not None}
+        for resource in touched:
+            for item in self._registry.leading_to(resource.ref):
+                if not item.deleting:
+                    affected.setdefault(item.ref, item.resource)
+        for resource in affected.values():
+            assert isinstance(resource, Endpoint)
+            try:
+                self.draft.settle_proxied(resource)
+            except MizarError as error:  # no address is left for a source
+                index, named = places.get(resource.ref), str(resource.ref)
+                self.errors += [(ExhaustedError, replace(p, index=index, resource=named)) for p in error.problems]
+
     def _decide(self, resource: Resource) -> str:
         if resource.ref in self.draft.planned:
             raise InvalidError("the same object is twice in this request")
@@ -100,6 +128,8 @@ class _Intake:
             raise ConflictError("it is being deleted; wait until it is gone")
         if not KINDS[resource.kind].served:
             raise InvalidError(f"a server does not take objects of kind {resource.kind}")
+        if isinstance(resource, Endpoint) and resource.spec.type == "source" and item is None:
+            raise InvalidError(Problem("expected simple or proxied: a source is the server's", field="spec.type"))
         complete = self._parents_are_there(resource)
         if item is not None:
             return self._change(item.resource, resource)
@@ -112,6 +142,8 @@ class _Intake:
 
     def _change(self, old: Resource, new: Resource) -> str:
         problems = check_immutable(old, new)
+        if isinstance(old, Endpoint) and old.spec.type == "source" and old.spec != new.spec:
+            raise InvalidError("it stands for the clients of a proxied endpoint, and is the server's to change")
         if isinstance(old, Droplet) and isinstance(new, Droplet) and old.spec.has_daemon != new.spec.has_daemon:
             item = self._registry.find(old.ref)
             if item is not None and self._registry.has_children(item):
@@ -148,8 +180,8 @@ class _Intake:
             found = check_network(resource, vpc, self.draft.networks_of(vpc))
             return found or squatters(resource, self.draft) or list(marking.problems(resource, self.draft))
         if isinstance(resource, Endpoint) and network is not None:
-            droplet = self.draft.find(Ref("Droplet", "", resource.spec.droplet))
-            assert isinstance(droplet, Droplet)
-            found = check_endpoint(resource, network, droplet)
+            name = resource.spec.droplet
+            droplet = None if name is None else self.draft.find(Ref("Droplet", "", name))
+            found = check_endpoint(resource, network, droplet if isinstance(droplet, Droplet) else None)
             return found or outside(resource, network, self.draft) or list(marking.problems(resource, self.draft))
         return ()

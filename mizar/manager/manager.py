@@ -8,6 +8,7 @@ droplets is asynchronous and comes back through `progress`. Must be used from on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,12 +24,13 @@ from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved, with_members
 from mizar.manager.progress import Progress
+from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
 from mizar.manager.registry import Item, Registry, members_of
 from mizar.manager.status import view
 from mizar.manager.watch import Watchers
-from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem, TemporaryError
-from mizar.model.resources import KINDS, Droplet, Network, Ref, Resource
+from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
+from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref, Resource
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
 
@@ -77,6 +79,8 @@ class Manager:
         self._fleet = Fleet(self._registry, self._progress.note, self._reached, credentials, timing or Timing())
         self._progress.links = self._fleet.link
         self._members = Members(())
+        self._timing = timing or Timing()
+        self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
 
     async def start(self) -> None:
         """Reads the store and begins to bring every droplet to what it says."""
@@ -94,6 +98,8 @@ class Manager:
 
     async def stop(self) -> None:
         """Ends all work; daemons keep what they hold, and the next start goes on from there."""
+        for waiting in self._away.values():
+            waiting.cancel()
         await self._fleet.stop()
         self._progress.stop()
 
@@ -151,14 +157,16 @@ class Manager:
             moved |= self._seat(planned.before, planned.resource)
         created: list[Item] = []
         changed: list[_State] = []
+        carriers: dict[str, str] = {}
         for planned in draft.planned.values():
-            resource = self._members.place(planned.resource)
+            resource = _carried(self._members.place(planned.resource), carriers, self._registry)
             item = self._registry.find(resource.ref)
             moved.pop(resource.metadata.uid or "", None)
             if item is None:
                 created.append(Item(resource, planned.allocations))
             else:
                 changed.append((item, resource))
+        changed += self._ending(draft.dooms)
         self._keep(created, changed, moved)
         self._cursors.merge(draft.cursors)
         for result in results:
@@ -173,19 +181,29 @@ class Manager:
         item = self._item(ref)
         if force and ref.kind != "Droplet":
             raise InvalidError(Problem("force is for droplets that will never answer again", resource=str(ref)))
+        if isinstance(item.resource, Endpoint) and item.resource.spec.type == "source":
+            message = "it stands for the clients of a proxied endpoint; revoke the grant of its target instead"
+            raise ConflictError(Problem(message, resource=str(ref)))
         dooms = doomed(self._registry, item, cascade=cascade, visible=visible)
+        sources, left = out_of_service(self._registry, dooms)
+        dooms += sources
         moved: Moved = {}
         for doom in dooms:
             self._members.remove(doom)
         for doom in dooms:
             if isinstance(doom.resource, Droplet):
                 moved |= self._members.remove_droplet(doom.resource.name)
-        time = now()
-        last = [(doom, _with(doom.resource, "metadata", deleted_at=time)) for doom in dooms]
+        last = self._ending(dooms) + [(one, without_target(one.resource)) for one in left]
         self._keep((), last, moved, forced=item if force else None)
         return self.show(item)
 
     # ---- how a change takes effect
+
+    @staticmethod
+    def _ending(dooms: Iterable[Item]) -> list[_State]:
+        """The objects as they are from the beginning of their deletion on."""
+        time = now()
+        return [(doom, _with(doom.resource, "metadata", deleted_at=time)) for doom in dooms]
 
     def _seat(self, before: object, resource: object) -> Moved:
         """Makes a droplet eligible, or no more, as its manifest says."""
@@ -198,13 +216,26 @@ class Manager:
 
     def _reached(self, droplet: str, connected: bool) -> None:
         """A droplet's daemon answers, or no more: places are given only to those that can be told of them."""
+        waiting = self._away.pop(droplet, None)
+        if waiting is not None:
+            waiting.cancel()
         if not connected:
             self._members.leave(droplet)
+            loop = asyncio.get_running_loop()
+            self._away[droplet] = loop.call_later(self._timing.carrier_away_s, self._stays_away, droplet)
             return
         try:
             self._keep((), (), self._members.come_back(droplet))
         except MizarError as error:  # the members were made anew: the next connection tries again
             log.error("places_not_kept droplet=%s reason=%s", droplet, error)
+
+    def _stays_away(self, droplet: str) -> None:
+        """A droplet has not answered for so long that others carry what it carried."""
+        self._away.pop(droplet, None)
+        try:
+            self._keep((), (), self._members.stay_away(droplet))
+        except MizarError as error:  # the members were made anew
+            log.error("carriers_not_moved droplet=%s reason=%s", droplet, error)
 
     def _keep(
         self, created: Sequence[Item], changed: Sequence[_State], moved: Moved, forced: Item | None = None
@@ -218,6 +249,11 @@ class Manager:
         for uid, members in moved.items():
             item, resource = states.get(uid) or self._known(uid)
             states[uid] = item, with_members(resource, members)
+        for item, resource in list(states.values()):
+            source = self._registry.source_of(item.uid)
+            if source is not None and members_of(source.resource) != members_of(resource):
+                _, as_it_is = states.get(source.uid) or (source, source.resource)
+                states[source.uid] = source, with_members(as_it_is, members_of(resource))
         if forced is not None:
             states.setdefault(forced.uid, (forced, forced.resource))
         after = [
@@ -232,7 +268,8 @@ class Manager:
         for state in after:
             item = states[state.uid][0]
             (told if not state.deleting else dooms if not item.deleting else []).append(item)
-            item.resource, item.former, item.forced = state.resource, state.former, state.forced
+            self._registry.change(item, state.resource)
+            item.former, item.forced = state.former, state.forced
         settled = {item.uid for item, _ in changed}
         for item in sorted(told, key=lambda item: _rank(item, item.uid in settled)):
             inside = self._registry.children(item) if item.uid in settled and isinstance(item.resource, Network) else ()
@@ -286,6 +323,18 @@ class Manager:
 def _with(resource: Resource, part: str, **changes: object) -> Resource:
     """The resource with some fields of its metadata or status replaced."""
     return resource.model_copy(update={part: getattr(resource, part).model_copy(update=changes)})
+
+
+def _carried(resource: Resource, carriers: dict[str, str], registry: Registry) -> Resource:
+    """The source of a proxied endpoint where that one is; `carriers` holds those of this change, by uid."""
+    if isinstance(resource, Endpoint) and resource.spec.type == "proxied":
+        carriers[resource.metadata.uid or ""] = resource.status.host
+    elif isinstance(resource, Endpoint) and resource.spec.clients is not None:
+        proxied = registry.by_uid(resource.spec.clients.proxied)
+        known = members_of(proxied.resource) if proxied else ()
+        host = carriers.get(resource.spec.clients.proxied)
+        return with_members(resource, known if host is None else (host,))
+    return resource
 
 
 def _former(item: Item, resource: Resource) -> tuple[str, ...]:

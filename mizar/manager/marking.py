@@ -27,7 +27,7 @@ def problems(resource: Resource, draft: Draft) -> Iterator[Problem]:
 
 def _of_endpoint(endpoint: Endpoint, network: Network, vpc: VPC, draft: Draft) -> Iterator[Problem]:
     vxlan = (endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol) is TunnelProtocol.VXLAN
-    droplet = draft.find(Ref("Droplet", "", endpoint.spec.droplet))
+    droplet = draft.find(Ref("Droplet", "", endpoint.spec.droplet or ""))
     if vpc.shares_vni and vxlan:
         yield Problem(_no_room(vpc), "spec.tunnelProtocol", str(endpoint.ref))
     elif vpc.shares_vni and isinstance(droplet, Droplet) and not droplet.spec.has_daemon:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which droplets bounce each network and divide each VPC: the planner's placement, applied to objects.
+"""Which droplets bounce each network, divide each VPC and carry each proxied endpoint: the planner's placement, applied
+to objects.
 
 Owned by mizar.manager.manager, which keeps in the store what is answered here. After a commit that failed it is thrown
 away and made anew from the registry. A group is an object, by its uid.
@@ -11,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import TypeVar
 
 from mizar.manager.registry import Item
-from mizar.model.resources import VPC, Droplet, Network, Resource
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource
 from mizar.planner.placement import Placement
 
 _R = TypeVar("_R", bound=Resource)
@@ -27,6 +28,7 @@ class Members:
         kept = [item for item in items if not item.deleting]
         eligible = [i.resource.name for i in kept if isinstance(i.resource, Droplet) and i.resource.spec.has_daemon]
         self._bouncers, self._dividers = Placement(eligible), Placement(eligible)
+        self._carriers = Placement(eligible)
         for name in eligible:
             if name in away:
                 self.leave(name)
@@ -36,7 +38,7 @@ class Members:
 
     def settle(self) -> Moved:
         """Mends what changed while nobody looked."""
-        return _joined(self._bouncers.settle(), self._dividers.settle())
+        return _joined(self._bouncers.settle(), self._dividers.settle(), self._carriers.settle())
 
     def place(self, resource: _R) -> _R:
         """The network or VPC with its members; anything else as it is."""
@@ -52,20 +54,28 @@ class Members:
 
     def add_droplet(self, name: str) -> Moved:
         """A droplet with a daemon comes; it is away until the daemon has answered."""
-        return _joined(self._bouncers.reserve(name), self._dividers.reserve(name))
+        return _joined(self._bouncers.reserve(name), self._dividers.reserve(name), self._carriers.reserve(name))
 
     def leave(self, name: str) -> None:
         """A droplet cannot be told of a place now. It keeps those that it has: its programs go on."""
         self._bouncers.leave(name)
         self._dividers.leave(name)
+        self._carriers.leave(name)
+
+    def stay_away(self, name: str) -> Moved:
+        """A droplet could not be told for so long that what it carries is carried elsewhere from now on."""
+        return dict(self._carriers.replace_away(name))
 
     def come_back(self, name: str) -> Moved:
         """A droplet can be told of places, for the first time or again."""
-        return _joined(self._bouncers.come_back(name), self._dividers.come_back(name))
+        # What is carried elsewhere stays there: moving it would disturb its flows.
+        carriers = self._carriers.come_back(name, share=False)
+        return _joined(self._bouncers.come_back(name), self._dividers.come_back(name), carriers)
 
     def remove_droplet(self, name: str) -> Moved:
         """A droplet goes, or loses its daemon."""
-        return _joined(self._bouncers.remove_droplet(name), self._dividers.remove_droplet(name))
+        carriers = self._carriers.remove_droplet(name)
+        return _joined(self._bouncers.remove_droplet(name), self._dividers.remove_droplet(name), carriers)
 
     def _of(self, resource: Resource) -> Placement | None:
         match resource:
@@ -73,16 +83,23 @@ class Members:
                 return self._bouncers
             case VPC():
                 return self._dividers
+            case Endpoint() if resource.spec.type == "proxied":
+                return self._carriers
         return None
 
 
 def with_members(resource: _R, members: Iterable[str]) -> _R:
-    """A network or VPC with other members."""
+    """A network or VPC with other members, or an endpoint with another carrier."""
+    if isinstance(resource, Endpoint):
+        host = next(iter(members), "")
+        return resource.model_copy(update={"status": resource.status.model_copy(update={"host": host})})
     field = "bouncers" if isinstance(resource, Network) else "dividers"
     return resource.model_copy(update={"status": resource.status.model_copy(update={field: tuple(members)})})
 
 
 def _count(resource: Resource) -> int:
+    if isinstance(resource, Endpoint):
+        return 1
     count: int = resource.spec.bouncers if isinstance(resource, Network) else resource.spec.dividers
     return count
 

@@ -45,7 +45,7 @@ def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
     network, vpc = _inside_of(registry, item)
     match item.resource:
         case Endpoint():
-            yield item.resource.spec.droplet
+            yield item.resource.spec.droplet or item.resource.status.host
             yield from network.status.bouncers if network else ()
         case Network():
             yield from item.resource.status.bouncers

@@ -117,13 +117,21 @@ def item_of(record: Record) -> Item:
 
 
 def members_of(resource: Resource) -> tuple[str, ...]:
-    """Names of the droplets that are a network's bouncers or a VPC's dividers; none for other kinds."""
+    """Names of the droplets that are a network's bouncers, a VPC's dividers, or carry a proxied endpoint; else none."""
     match resource:
         case Network():
             return resource.status.bouncers
         case VPC():
             return resource.status.dividers
+        case Endpoint() if resource.spec.type != "simple" and resource.status.host:
+            return (resource.status.host,)
     return ()
+
+
+def target_of(resource: Resource) -> Ref | None:
+    """The name of what a proxied endpoint leads to; None for anything else."""
+    target = resource.spec.target if isinstance(resource, Endpoint) else None
+    return Ref("Endpoint", target.tenant or resource.tenant, target.endpoint) if target else None
 
 
 def _text(time: datetime | None) -> str | None:
@@ -138,6 +146,8 @@ class Registry:
         self._by_uid: dict[str, Item] = {}
         self._by_kind: dict[str, dict[str, Item]] = {name: {} for name in KINDS}
         self._children: dict[str, dict[str, Item]] = {}
+        self._leading: dict[Ref, dict[str, Item]] = {}  # proxied endpoints, by the name of their target
+        self._sources: dict[str, dict[str, Item]] = {}  # what stands for clients, by the uid of the proxied endpoint
         self.holders: dict[Allocation, str] = {}
         """uid of the object that holds a value."""
         self.troubled: dict[str, Item] = {}
@@ -173,6 +183,14 @@ class Registry:
         """What it is inside of, as far as that is there."""
         return (item for ref in parent_refs(resource) if (item := self._by_ref.get(ref)) is not None)
 
+    def leading_to(self, target: Ref) -> Iterator[Item]:
+        """The proxied endpoints whose target has this name."""
+        return iter(self._leading.get(target, {}).values())
+
+    def source_of(self, uid: str) -> Item | None:
+        """What stands for the clients of a proxied endpoint in service."""
+        return next((item for item in self._sources.get(uid, {}).values() if not item.deleting), None)
+
     def find_droplet(self, name: str) -> Item | None:
         """A droplet by name."""
         return self._by_ref.get(Ref("Droplet", "", name))
@@ -188,6 +206,7 @@ class Registry:
             self.holders[allocation] = item.uid
         for parent in self.parents(item.resource):
             self._children.setdefault(parent.uid, {})[item.uid] = item
+        self._index_proxied(item, None, item.resource)
         if isinstance(item.resource, Network):
             table = self._prefixes.setdefault(vpc_of(item.resource), PrefixTable())
             for cidr in item.resource.spec.cidrs:
@@ -202,7 +221,22 @@ class Registry:
         for ref in after - before:
             if (parent := self._by_ref.get(ref)) is not None:
                 self._children.setdefault(parent.uid, {})[item.uid] = item
+        self._index_proxied(item, item.resource, resource)
         item.resource = resource
+
+    def _index_proxied(self, item: Item, before: Resource | None, after: Resource | None) -> None:
+        for resource in (before, after):
+            if not isinstance(resource, Endpoint) or resource.spec.type == "simple":
+                continue
+            if (target := target_of(resource)) is not None:
+                place = self._leading.setdefault(target, {})
+            elif resource.spec.clients is not None:
+                place = self._sources.setdefault(resource.spec.clients.proxied, {})
+            else:
+                continue
+            place.pop(item.uid, None)
+            if resource is after:
+                place[item.uid] = item
 
     def remove(self, item: Item) -> None:
         """Forgets an object that has no children."""
@@ -213,6 +247,7 @@ class Registry:
             del self.holders[allocation]
         for parent in self.parents(item.resource):
             self._children.get(parent.uid, {}).pop(item.uid, None)
+        self._index_proxied(item, item.resource, None)
         if isinstance(item.resource, Network):
             for cidr in item.resource.spec.cidrs:
                 self._prefixes[vpc_of(item.resource)].remove(parse_prefix(cidr))
@@ -241,7 +276,8 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
             yield Ref("VPC", tenant, spec.vpc)
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)
-            yield Ref("Droplet", "", spec.droplet)
+            if spec.droplet is not None:
+                yield Ref("Droplet", "", spec.droplet)
             assert isinstance(resource, Endpoint)
             if (move := resource.status.move) is not None and move.under_way:
                 yield from (Ref("Droplet", "", name) for name in (move.source, move.target) if name != spec.droplet)

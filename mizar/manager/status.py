@@ -12,7 +12,7 @@ from typing import Any
 
 from mizar.manager.droplet_link import Link
 from mizar.manager.registry import Item
-from mizar.model.resources import Droplet, Phase, dump
+from mizar.model.resources import Droplet, Endpoint, Phase, dump
 
 Links = Callable[[str], Link | None]
 _NAMED = 5
@@ -22,6 +22,8 @@ def phase_of(item: Item, links: Links) -> Phase:
     """Where the object is on its way."""
     if item.deleting:
         return Phase.DELETING
+    if _without_target(item) or _without_carrier(item):
+        return Phase.FAILED
     if item.troubles:
         return Phase.FAILED  # also while it is tried again: the reason tells which
     if item.waiting or _daemon_away(item, links):
@@ -31,6 +33,10 @@ def phase_of(item: Item, links: Links) -> Phase:
 
 def explain(item: Item, links: Links, children: int) -> tuple[str, str]:
     """Reason (one word) and message (a sentence) for the phase; both empty when there is nothing to explain."""
+    if _without_target(item):
+        return "NoTarget", "there is no target that grants it; it is out of service until there is one"
+    if _without_carrier(item):
+        return "NoCarrier", "no droplet with a daemon can carry it"
     for name, trouble in sorted(item.troubles.items(), key=lambda pair: not pair[1].permanent):
         again = "" if trouble.permanent else " (it is tried again)"
         return "Refused" if trouble.permanent else "Retrying", f"droplet {name}: {trouble.message}{again}"
@@ -70,6 +76,17 @@ def view(item: Item, links: Links, children: Callable[[], int]) -> dict[str, Any
             "xdpMode": info.xdp_mode if info else "",
         }
     return found
+
+
+def _without_target(item: Item) -> bool:
+    resource = item.resource
+    if not isinstance(resource, Endpoint) or resource.spec.type != "proxied" or item.deleting:
+        return False
+    return not resource.status.target
+
+
+def _without_carrier(item: Item) -> bool:
+    return isinstance(item.resource, Endpoint) and not item.resource.status.host and not item.deleting
 
 
 def _daemon_away(item: Item, links: Links) -> bool:

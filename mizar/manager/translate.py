@@ -17,6 +17,7 @@ from mizar.planner.entries import (
     NetworkEntry,
     OvsEntry,
     PrefixEntry,
+    ProxyEntry,
     TapEntry,
     VpcEntry,
     WorkloadEntry,
@@ -34,6 +35,8 @@ def put_change(entry: Entry) -> pb.Change:
             return pb.Change(put_network=_network(entry))
         case EndpointEntry():
             return pb.Change(put_endpoint=_endpoint(entry))
+        case ProxyEntry():
+            return pb.Change(put_proxy=_proxy(entry))
         case LocalEntry():
             raise TypeError("a local endpoint is attached, not applied")
 
@@ -49,6 +52,8 @@ def delete_change(entry: Entry) -> pb.Change:
             return pb.Change(delete_network=pb.NetworkKey(vni=entry.vni, id=entry.id))
         case EndpointEntry():
             return pb.Change(delete_endpoint=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
+        case ProxyEntry():
+            return pb.Change(delete_proxy=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
         case LocalEntry():
             raise TypeError("a local endpoint is detached, not deleted")
 
@@ -96,6 +101,8 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield NetworkEntry(network.vni, network.id, prefixes, tuple(network.bouncers))
     for endpoint in state.endpoints:
         yield _endpoint_entry(endpoint)
+    for proxy in state.proxies:
+        yield ProxyEntry(_endpoint_entry(proxy.client), _endpoint_entry(proxy.source), tuple(proxy.targets))
     for found in state.local_endpoints:
         yield local_entry(found.local)
 
@@ -117,6 +124,10 @@ def _network(entry: NetworkEntry) -> pb.Network:
         prefixes=[pb.Prefix(address=p.address, length=p.length, gateway=p.gateway) for p in entry.prefixes],
         bouncers=entry.bouncers,
     )
+
+
+def _proxy(entry: ProxyEntry) -> pb.Proxy:
+    return pb.Proxy(client=_endpoint(entry.client), source=_endpoint(entry.source), targets=entry.targets)
 
 
 def _endpoint(entry: EndpointEntry) -> pb.Endpoint:

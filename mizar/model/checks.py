@@ -61,8 +61,11 @@ def check_network(network: Network, vpc: VPC, siblings: Iterable[Network]) -> li
     return problems
 
 
-def check_endpoint(endpoint: Endpoint, network: Network, droplet: Droplet) -> list[Problem]:
-    """Requested addresses are usable addresses of the network; a workload exactly where there is a daemon."""
+def check_endpoint(endpoint: Endpoint, network: Network, droplet: Droplet | None) -> list[Problem]:
+    """Requested addresses are usable addresses of the network; a workload exactly where there is a daemon.
+
+    `droplet` is None where a droplet will be chosen.
+    """
     problems = []
     prefixes = [parse_prefix(text) for text in network.spec.cidrs]
     for place, text in enumerate(endpoint.spec.addresses):
@@ -74,6 +77,8 @@ def check_endpoint(endpoint: Endpoint, network: Network, droplet: Droplet) -> li
         elif is_reserved(prefix, address):
             message = f"{text} is reserved in {prefix}: the network's, the gateway's or the broadcast address"
             problems.append(Problem(message, field, str(endpoint.ref)))
+    if droplet is None:
+        return problems
     if droplet.spec.has_daemon and endpoint.spec.workload is None:
         message = f"missing; expected a namespace, path, pid, tap or ovs on droplet {droplet.name}"
         problems.append(Problem(message, "spec.workload", str(endpoint.ref)))

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
+from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.workloads import WorkloadSpec
 
 API_VERSION: Literal["mizar/v1"] = "mizar/v1"
@@ -215,15 +216,34 @@ class EndpointSpec(Value):
     """An interface in a network. Without `addresses` one is allocated for each family of the network.
 
     `workload` is absent for an endpoint behind a droplet without a daemon: somebody else makes its interface.
+    A `proxied` endpoint has neither droplet nor workload but a target; `grants` say who may have one that leads here.
+    A `source` is the server's: the address that stands for the clients of a proxied endpoint in its target's VPC.
     """
 
     network: fields.Name
-    type: Literal["simple"] = "simple"
-    droplet: fields.Name
+    type: Literal["simple", "proxied", "source"] = "simple"
+    droplet: fields.Name | None = None
     addresses: fields.Addresses = ()
     mac: fields.MacText | None = None
     tunnel_protocol: TunnelProtocol | None = None
     workload: WorkloadSpec | None = None
+    target: TargetSpec | None = None
+    grants: tuple[GrantSpec, ...] = ()
+    clients: ClientsSpec | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        needed = {"simple": "droplet", "proxied": "target", "source": "clients"}
+        for name in ("droplet", "target", "clients"):
+            given = getattr(self, name) is not None
+            if given and needed[self.type] != name:
+                raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": name})
+            if not given and needed[self.type] == name:
+                raise PydanticCustomError("fit", "missing", {"field": name})
+        if self.type != "simple" and self.workload is not None:
+            message = f"unexpected: an endpoint of type {self.type} has no workload of its own"
+            raise PydanticCustomError("fit", message, {"field": "workload"})
+        return self
 
 
 class MoveStage(StrEnum):
@@ -257,8 +277,14 @@ class Move(Value):
 
 
 class EndpointStatus(Status):
-    """What was allocated and made. `host`: name of its droplet; `hostInterface`: the droplet's side of its veth."""
+    """What was allocated and made. `host`: name of its droplet; `hostInterface`: the droplet's side of its veth.
 
+    Of a proxied endpoint, `host` is the droplet that carries it; `target` is its target, `tenant/name`, while that
+    grants it, and `sourceAddresses` are those that stand for its clients there; empty while it is out of service.
+    """
+
+    target: str = ""
+    source_addresses: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     mac: str = ""
     host: str = ""
@@ -270,7 +296,7 @@ class Endpoint(Resource):
     """An interface of a workload, with at most one address of each family."""
 
     scope = Scope.TENANT
-    IMMUTABLE = ("network", "type", "droplet", "addresses", "mac", "workload")
+    IMMUTABLE = ("network", "type", "droplet", "addresses", "mac", "workload", "clients")
     kind: Literal["Endpoint"] = "Endpoint"
     spec: EndpointSpec
     status: EndpointStatus = EndpointStatus()

@@ -196,7 +196,42 @@ class LocalEntry:
         )
 
 
-Entry = DropletEntry | VpcEntry | NetworkEntry | EndpointEntry | LocalEntry
+@dataclass(frozen=True, slots=True)
+class ProxyEntry:
+    """A proxied endpoint that the droplet carries: `client` is itself, `source` what stands for its clients in the VPC
+    of its target, whose addresses there are `targets`, one for each of the source's families."""
+
+    order: ClassVar[int] = 5
+    client: EndpointEntry
+    source: EndpointEntry
+    targets: tuple[bytes, ...]
+
+    @property
+    def vni(self) -> int:
+        """Of its clients' VPC."""
+        return self.client.vni
+
+    @property
+    def addresses(self) -> tuple[bytes, ...]:
+        """Its own, in its clients' VPC."""
+        return self.client.addresses
+
+    @property
+    def key(self) -> tuple[int, int, tuple[bytes, ...]]:
+        """Names this entry among all entries of a droplet."""
+        return (5, self.vni, tuple(sorted(self.addresses)))
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return (
+            isinstance(other, ProxyEntry)
+            and self.client.same(other.client)
+            and self.source.same(other.source)
+            and sorted(self.targets) == sorted(other.targets)
+        )
+
+
+Entry = ProxyEntry | DropletEntry | VpcEntry | NetworkEntry | EndpointEntry | LocalEntry
 Key = tuple[int, bytes] | tuple[int, int] | tuple[int, int, int] | tuple[int, int, tuple[bytes, ...]] | tuple[int, str]
 
 

@@ -53,6 +53,18 @@ class NetworkFact:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyFact:
+    """Of a proxied endpoint in service: what stands for its clients, and its target's addresses of those families."""
+
+    vni: int
+    network_id: int
+    addresses: tuple[bytes, ...]
+    mac: bytes
+    tunnel: int
+    targets: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointFact:
     """An endpoint by uid; `host`: name of a droplet; `workload` is None where somebody else makes its interface.
 
@@ -68,6 +80,9 @@ class EndpointFact:
     tunnel: int
     workload: WorkloadEntry | None
     standby: str = ""
+    carried: bool = False
+    """It has no workload of its own, and any droplet may be its host: a side of a proxied endpoint."""
+    proxy: ProxyFact | None = None
 
 
 Fact = DropletFact | VpcFact | NetworkFact | EndpointFact
@@ -112,10 +127,24 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         network_id=_allocated(network, network.status.id, "id"),
         addresses=tuple(ip_address(text).packed for text in endpoint.status.addresses),
         mac=parse_mac(endpoint.status.mac),
-        host=endpoint.spec.droplet,
+        host=endpoint.spec.droplet or endpoint.status.host,
         tunnel=_TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
         workload=_workload(endpoint.spec.workload),
+        carried=endpoint.spec.type != "simple",
         standby=move.target if move is not None and move.stage is MoveStage.PREPARING else "",
+    )
+
+
+def proxy_fact(source: EndpointFact, target: Endpoint) -> ProxyFact:
+    """Of what stands for the clients of a proxied endpoint, and its target."""
+    targets = {len(packed): packed for packed in (ip_address(text).packed for text in target.status.addresses)}
+    return ProxyFact(
+        vni=source.vni,
+        network_id=source.network_id,
+        addresses=source.addresses,
+        mac=source.mac,
+        tunnel=source.tunnel,
+        targets=tuple(targets[len(address)] for address in source.addresses),
     )
 
 

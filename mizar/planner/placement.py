@@ -98,12 +98,12 @@ class Placement:
         if name in self._of_droplet:
             self._away.add(name)
 
-    def come_back(self, name: str) -> Mapping[str, tuple[str, ...]]:
-        """A droplet is away no more. One that holds no place is treated like a new one."""
+    def come_back(self, name: str, *, share: bool = True) -> Mapping[str, tuple[str, ...]]:
+        """A droplet is away no more. One that holds no place is treated like a new one, but for its `share`."""
         if name not in self._away:
             return {}
         self._away.discard(name)
-        return self._welcome(name, share=not self._of_droplet[name])
+        return self._welcome(name, share=share and not self._of_droplet[name])
 
     def _welcome(self, name: str, share: bool = True) -> dict[str, tuple[str, ...]]:
         limit = self._limit()
@@ -140,6 +140,15 @@ class Placement:
             placed.members = [member for member in placed.members if member[1] != name]
         self._fill(groups)
         return {group: self._groups[group].names() for group in sorted(groups)}
+
+    def replace_away(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        """A droplet has been away for too long: others take its places, as far as there are any."""
+        if name not in self._away:
+            return {}
+        held = {group: self._groups[group].names() for group in self._of_droplet[name]}
+        self.remove_droplet(name)
+        self.reserve(name)
+        return {group: now for group, before in held.items() if (now := self._groups[group].names()) != before}
 
     def members(self, group: str) -> tuple[str, ...]:
         """The members of a group, in order of preference. Raises NotFoundError."""

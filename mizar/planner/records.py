@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from mizar.model.prefixes import PrefixTable
-from mizar.planner.entries import DropletEntry, EndpointEntry, LocalEntry, NetworkEntry, VpcEntry
+from mizar.planner.entries import DropletEntry, EndpointEntry, LocalEntry, NetworkEntry, ProxyEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
 
 
@@ -98,7 +98,7 @@ class EndpointRecord:
 
     fact: EndpointFact
     entry: EndpointEntry
-    local: LocalEntry | None
+    local: LocalEntry | ProxyEntry | None
     standby: LocalEntry | None
     network: NetworkRecord
 
@@ -106,7 +106,7 @@ class EndpointRecord:
         """What a bouncer holds of it as an endpoint of another droplet."""
         return None if droplet == self.fact.host else self.entry
 
-    def at(self, droplet: str) -> LocalEntry | None:
+    def at(self, droplet: str) -> LocalEntry | ProxyEntry | None:
         """What a droplet holds of it as a local endpoint."""
         return self.local if droplet == self.fact.host else self.standby if droplet == self.fact.standby else None
 

@@ -11,6 +11,7 @@ Who holds what, on droplets that have a daemon:
     network     its bouncers, the dividers of its VPC, the hosts of its endpoints, the bouncers of networks around it
     endpoint    the bouncers of its network, except its own host
     local       its host
+    proxy       the droplet that carries the proxied endpoint; it holds what the host of both of its sides holds
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     PrefixEntry,
+    ProxyEntry,
     VpcEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, VpcFact
+from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, ProxyFact, VpcFact
 from mizar.planner.plan import Change
 from mizar.planner.records import DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
 
@@ -210,7 +212,9 @@ class Topology:
         """An endpoint comes; its tunnel protocol, MAC or workload changes; or it moves to where it is prepared."""
         host, network = self._droplet(fact.host), self._network(fact.vni, fact.network_id)
         entry = EndpointEntry(fact.vni, fact.network_id, fact.addresses, fact.mac, host.fact.address, fact.tunnel)
-        local = LocalEntry(fact.uid, entry, fact.workload) if fact.workload else None
+        local: LocalEntry | ProxyEntry | None = LocalEntry(fact.uid, entry, fact.workload) if fact.workload else None
+        if fact.proxy:
+            local = _proxy_entry(entry, fact.proxy)
         standby = None
         if fact.standby and fact.workload:
             there = replace(entry, host=self._droplet(fact.standby).fact.address)
@@ -220,6 +224,10 @@ class Topology:
         if present is not None:
             _refuse_other_identity(present.fact, fact)
         return self._replace(present, endpoint)
+
+    def knows(self, uid: str) -> bool:
+        """Whether an endpoint is there."""
+        return uid in self._endpoints
 
     def remove_endpoint(self, uid: str) -> list[Change]:
         """An endpoint goes."""
@@ -342,8 +350,13 @@ def _prefix(entry: PrefixEntry) -> Prefix:
     return ip_network((entry.address, entry.length))
 
 
+def _proxy_entry(client: EndpointEntry, proxy: ProxyFact) -> ProxyEntry:
+    source = EndpointEntry(proxy.vni, proxy.network_id, proxy.addresses, proxy.mac, client.host, proxy.tunnel)
+    return ProxyEntry(client, source, proxy.targets)
+
+
 def _refuse_other_identity(old: EndpointFact, new: EndpointFact) -> None:
-    if new.host not in (old.host, old.standby):
+    if new.host not in (old.host, old.standby) and not new.carried:
         raise ConflictError(f"endpoint {new.uid} cannot move to droplet {new.host}, which is not prepared")
     if (old.vni, old.network_id, old.addresses, old.workload is None) != (
         new.vni, new.network_id, new.addresses, new.workload is None,

@@ -20,7 +20,9 @@ from mizar.store.sqlite import SqliteStore
 from tests.fake_daemon import FakeDaemon
 
 LIMIT_S = 20.0
-QUICK = Timing(first_retry_s=0.01, longest_retry_s=0.1, first_repair_s=0.02, longest_repair_s=0.1, probe_s=0.2)
+QUICK = Timing(
+    first_retry_s=0.01, longest_retry_s=0.1, first_repair_s=0.02, longest_repair_s=0.1, probe_s=0.2, carrier_away_s=0.3
+)
 
 
 def manifest(kind: str, name: str, tenant: str | None = None, **spec: Any) -> dict[str, Any]:

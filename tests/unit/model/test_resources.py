@@ -76,6 +76,7 @@ def test_a_dump_is_camel_case_and_omits_what_is_not_set() -> None:
         "type": "simple",
         "droplet": "d1",
         "addresses": [],
+        "grants": [],
         "mac": "02:ab:00:00:00:01",
         "tunnelProtocol": "vxlan",
     }
