@@ -320,6 +320,17 @@ struct event {
 	uint8_t dst[16];
 };
 
+/* ---- traps: RINGBUF of struct trap: what an endpoint asks and the daemon answers (DHCP, router solicitations). */
+enum trap_limit {
+	TRAP_BYTES = 1024,	/* of a frame; no client asks at more length */
+};
+
+struct trap {
+	uint32_t ifindex;	/* of the endpoint that asks: the host side of its veth, or its tap */
+	uint32_t length;	/* bytes of the frame; what is behind them is left from earlier */
+	uint8_t frame[1024];
+};
+
 /* ---- configuration: constant from the load of a program on (section .rodata.config, symbol `config`). */
 enum substrate_family {
 	SUBSTRATE_IPV4 = 1,
@@ -335,6 +346,7 @@ struct droplet_config {
 	uint32_t mark;		/* tells the notes of this droplet from those of another */
 	uint32_t ifindex;	/* of the interface */
 	uint32_t icmp_errors;	/* how many the virtual router sends at most per CPU, VPC and 134 ms; 0: none at all */
+	uint32_t traps;		/* how many requests for its configuration an endpoint has answered in 1.07 s; 0: none */
 	uint32_t send_by_tc;	/* 1: XDP leaves to `deliver` what it sends. On a veth XDP itself reaches no far end
 				 * without NAPI, and loses a checksum that was left to hardware; an skb has neither fault */
 	uint32_t onward;	/* 1: this agent sends for proxies (STAGE_ONWARD) */

@@ -9,6 +9,7 @@
 #include "lib/mss.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
+#include "lib/trap.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
@@ -46,6 +47,14 @@ static __always_inline bool is_zero(const void *address)
 static __always_inline bool is_link_local(const void *address)
 {
 	return (*(const word32 *)address & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* fe80::1, the virtual router on every link. */
+static __always_inline bool is_router_link_local(const void *address)
+{
+	const word32 *words = address;
+
+	return words[0] == bpf_htonl(0xfe800000) && !words[1] && !words[2] && words[3] == bpf_htonl(1);
 }
 
 /* The first `bits` of two addresses agree. Looks at all words: from an early exit, compilers make an index whose bounds the
@@ -95,7 +104,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 									  const struct inner *inner,
 									  const struct agent *agent)
 {
-	bool probe = is_zero(packet->src);
+	bool probe = is_zero(packet->src), router;
 	struct solicitation asked;
 	enum drop_reason reason = parse_solicitation(cursor, inner, &asked);
 
@@ -110,9 +119,10 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 		return REASON_DUPLICATE_ADDRESS_PROBE;
 	if (probe)
 		return REASON_SPOOFED_ND;
-	if (is_zero(agent->addr6) || !same_prefix(packet->to.addr, agent->gateway6, agent->prefix6))
+	router = is_router_link_local(packet->to.addr);
+	if (is_zero(agent->addr6) || !(router || same_prefix(packet->to.addr, agent->gateway6, agent->prefix6)))
 		return REASON_ND_UNANSWERED;
-	respond_solicitation(inner, &asked, same_address(agent->gateway6, packet->to.addr));
+	respond_solicitation(inner, &asked, router || same_address(agent->gateway6, packet->to.addr));
 	return REASON_NONE;
 }
 
@@ -125,6 +135,32 @@ static __always_inline int send_answer(struct __sk_buff *skb, const struct packe
 		return TC_ACT_SHOT;
 	}
 	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* A request for the endpoint's configuration, which the daemon answers. It may come from an endpoint that has no address
+ * yet, or has but that of its link, and from nobody else. */
+static __always_inline __must_check enum drop_reason ask_daemon(struct __sk_buff *skb, const struct packet *packet,
+								const struct inner *inner, const struct agent *agent,
+								int *verdict)
+{
+	enum drop_reason reason;
+	bool own;
+
+	if (!same_mac(inner->eth->h_source, agent->mac))
+		return REASON_SPOOFED_MAC;
+	if (inner->kind == INNER_IPV4)
+		own = !address_ipv4_be(packet->src) || same_address(packet->src, agent->addr4);
+	else
+		own = is_link_local(packet->src) || same_address(packet->src, agent->addr6) ||
+		      (inner->kind == INNER_ND && is_zero(packet->src));
+	if (!own)
+		return inner->kind == INNER_ND ? REASON_SPOOFED_ND : REASON_SPOOFED_ADDRESS;
+	reason = trap_frame(skb, agent);
+	if (reason)
+		return reason;
+	count_answered(packet, agent->slot);
+	*verdict = TC_ACT_SHOT;
+	return REASON_NONE;
 }
 
 /* Where to: the virtual router, an endpoint known here, or, as this droplet's roles allow, the next droplet. */
@@ -249,6 +285,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 	if (reason)
 		return reason;
 	if (route.step == STEP_ROUTER) {
+		if (inner->kind == INNER_IPV4 && asks_dhcp(*cursor, inner, packet, agent))
+			return ask_daemon(skb, packet, inner, agent, verdict);
 		reason = respond_echo(cursor, inner);
 		if (!reason)
 			*verdict = send_answer(skb, packet, agent);
@@ -284,6 +322,8 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	if (skb->vlan_present)
 		return REASON_INNER_ETHERTYPE;
 	reason = parse_inner(&cursor, packet, &inner);
+	if (reason == REASON_INNER_MULTICAST && asks_dhcp(cursor, &inner, packet, agent))
+		return ask_daemon(skb, packet, &inner, agent, verdict);
 	if (reason)
 		return reason;
 	if (!same_mac(inner.eth->h_source, agent->mac))
@@ -299,6 +339,8 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 		reason = answer_arp(packet, &inner, agent);
 		break;
 	case INNER_ND:
+		if (asks_router(cursor))
+			return ask_daemon(skb, packet, &inner, agent, verdict);
 		reason = answer_solicitation(&cursor, packet, &inner, agent);
 		break;
 	}

@@ -15,11 +15,12 @@ from mizar.model.errors import InvalidError
 
 
 def configuration(
-    addresses: Iterable[bytes], mac: bytes, ifindex: int, *, send_by_tc: bool, icmp_errors: int = 0
+    addresses: Iterable[bytes], mac: bytes, ifindex: int, *, send_by_tc: bool, icmp_errors: int = 0, traps: int = 0
 ) -> bytes:
     """Bytes of struct droplet_config. `addresses`: of 4 or 16 bytes, at most one of each size. Raises InvalidError.
 
     `icmp_errors`: how many ICMP errors the virtual router sends at most per CPU, VPC and 134 ms.
+    `traps`: how many requests for its configuration an endpoint has answered in 1.07 s.
     """
     given = tuple(addresses)
     found = {len(address): address for address in given}
@@ -36,6 +37,7 @@ def configuration(
         ifindex=ifindex,
         send_by_tc=send_by_tc,
         icmp_errors=icmp_errors,
+        traps=traps,
     )
 
 

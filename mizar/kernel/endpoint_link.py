@@ -43,10 +43,13 @@ class EndpointLink:
     """Default routes, at most one per family."""
     queues: int = 1
     """Transmit and receive queues of both ends: XDP refuses unequal counts."""
+    self_configured: bool = False
+    """The workload sets addresses and routes by itself; `addresses` and `gateways` say what it will be given."""
 
     def alias(self, namespace: Namespace) -> str:
         """What is written on the host side. The namespace comes last, because a path may hold anything."""
-        return alias_of(self.instance, self.uid, self.inner_name, namespace.spec)
+        inner = self.inner_name + ("%dhcp" if self.self_configured else "")
+        return alias_of(self.instance, self.uid, inner, namespace.spec)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the ring of events (drops) that the programs write.
+"""Reads the rings that the programs write: events (drops), and traps (what endpoints ask the daemon).
 
-Owns one libbpf ring buffer. Called by the daemon's event stream and by tests. It must never block: the epoll file
-descriptor tells when there is something, and a reader that falls behind loses events in the kernel, not time here.
+Owns one libbpf ring buffer. Called by the daemon's event stream, by its answers to endpoints, and by tests. It must
+never block: the epoll file descriptor tells when there is something, and a reader that falls behind loses events in
+the kernel, not time here.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from mizar.kernel.libbpf import ffi, lib
 
 
 class EventReader:
-    """Consumer of a RINGBUF of `struct event`. One per ring: what one reader takes, another does not see."""
+    """Consumer of a RINGBUF of `struct event`, or of another struct of dataplane.h.
 
-    def __init__(self, fd: int) -> None:
-        """`fd` is the map `events`; it stays the caller's."""
-        self._codec = struct_codec("event")
+    One per ring: what one reader takes, another does not see.
+    """
+
+    def __init__(self, fd: int, struct: str = "event") -> None:
+        """`fd` is the map; it stays the caller's."""
+        self._codec = struct_codec(struct)
         self._taken: list[Fields] = []
         self._callback = ffi.callback("int(void *, void *, size_t)", self._take, error=0)  # libbpf keeps no reference
         self._ring: Any = libbpf.check_pointer(
-            lib().ring_buffer__new(fd, self._callback, ffi.NULL, ffi.NULL), f"open the ring of events (map {fd})"
+            lib().ring_buffer__new(fd, self._callback, ffi.NULL, ffi.NULL), f"open the ring of {struct}s (map {fd})"
         )
 
     def fileno(self) -> int:

@@ -29,17 +29,16 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
 
     Raises ConflictError when the namespace has a default route over another interface already.
     """
-    want = set(link.addresses)
-    found = interfaces.addresses(inside, inner.index)
+    want = set() if link.self_configured else set(link.addresses)
+    found = [] if link.self_configured else interfaces.addresses(inside, inner.index)
     have = {address for address in found if address in want or not address.is_link_local}  # those are the workload's
-    routes = default_gateways(inside, inner.index)
+    routes = set() if link.self_configured else default_gateways(inside, inner.index)
     orders: list[Order] = []
     if not inner.up:
         namespace.run(lambda: _prepare(link))
-        orders += [
-            (no_link_local(link.inner_name), RTM_SETLINK, 0, f"configure {link.inner_name}"),
-            (set_link("lo", up=True), RTM_SETLINK, 0, "bring up the loopback"),
-        ]
+        if not link.self_configured:
+            orders.append((no_link_local(link.inner_name), RTM_SETLINK, 0, f"configure {link.inner_name}"))
+        orders.append((set_link("lo", up=True), RTM_SETLINK, 0, "bring up the loopback"))
     if inner.mac != link.mac or inner.mtu != link.mtu:
         facts = set_link(link.inner_name, mac=link.mac, mtu=link.mtu)
         orders.append((facts, RTM_SETLINK, 0, f"set MAC and MTU of {link.inner_name}"))
@@ -54,7 +53,7 @@ def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: 
     for address in sorted(want - have, key=str):
         orders.append(interfaces.address_order(inner, address))
     # Removing an address takes the routes that need it along, so all of them are written whenever addresses change.
-    for gateway in link.gateways:
+    for gateway in () if link.self_configured else link.gateways:
         if str(gateway) not in routes or want != have:
             flags = CREATE | (REPLACE if str(gateway) in routes else EXCL)
             orders.append(_route_order(_RTM_NEWROUTE, flags, inner, str(gateway), "set the default route over"))

@@ -74,11 +74,14 @@ def _workload(entry: WorkloadEntry) -> pb.Workload:
         return pb.Workload(tap=pb.Tap(name=entry.tap.name, owner=entry.tap.owner, queues=entry.tap.queues))
     if entry.ovs:
         return pb.Workload(ovs=pb.OvsPort(bridge=entry.ovs.bridge, port=entry.ovs.port, vlan=entry.ovs.vlan))
+    found = pb.Workload(interface=entry.interface, self_configured=entry.self_configured)
     if entry.namespace:
-        return pb.Workload(name=entry.namespace, interface=entry.interface)
-    if entry.path:
-        return pb.Workload(path=entry.path, interface=entry.interface)
-    return pb.Workload(pid=entry.pid, interface=entry.interface)
+        found.name = entry.namespace
+    elif entry.path:
+        found.path = entry.path
+    else:
+        found.pid = entry.pid
+    return found
 
 
 def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
@@ -87,7 +90,8 @@ def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
         tap = TapEntry(workload.tap.name, workload.tap.owner, workload.tap.queues or 1)
     if workload.HasField("ovs"):
         ovs = OvsEntry(workload.ovs.bridge, workload.ovs.port, workload.ovs.vlan)
-    return WorkloadEntry(workload.name, workload.path, workload.pid, workload.interface or "eth0", tap, ovs)
+    interface = workload.interface or "eth0"
+    return WorkloadEntry(workload.name, workload.path, workload.pid, interface, tap, ovs, workload.self_configured)
 
 
 def entries(state: pb.State) -> Iterator[Entry]:

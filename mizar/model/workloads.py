@@ -6,7 +6,7 @@ Part of mizar.model.resources, which has the Endpoint. What a tenant may ask for
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -34,7 +34,11 @@ class OvsSpec(Value):
 
 
 class WorkloadSpec(Value):
-    """Where the endpoint's interface appears: exactly one of namespace (under /run/netns), path, pid, tap and ovs."""
+    """Where the endpoint's interface appears: exactly one of namespace (under /run/netns), path, pid, tap and ovs.
+
+    `configure`: `static`, the daemon sets addresses and routes of an interface in a namespace; `dhcp`, the workload
+    asks for them (a virtual machine always does, or is told by other means).
+    """
 
     namespace: fields.NamespaceName | None = None
     path: fields.PathText | None = None
@@ -42,6 +46,7 @@ class WorkloadSpec(Value):
     tap: TapSpec | None = None
     ovs: OvsSpec | None = None
     interface: fields.InterfaceName = "eth0"
+    configure: Literal["static", "dhcp"] = "static"
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

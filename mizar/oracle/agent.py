@@ -18,6 +18,7 @@ from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, 
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
+from mizar.oracle.trap import ROUTER, asks_for_configuration, check_asker, is_link_local
 from mizar.oracle.tunnel import write_outer
 
 
@@ -40,12 +41,19 @@ def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outco
 
 def handle_frame(here: Droplet, packet: Packet, sender: Agent) -> Outcome:
     """Who it says it is, then what it wants."""
-    inner = parse_inner(packet.frame)
+    try:
+        inner = parse_inner(packet.frame)
+    except RefusedError as refused:
+        if refused.reason == "INNER_MULTICAST" and here.traps and asks_for_configuration(packet.frame, sender):
+            return ask_daemon(packet, sender)
+        raise
     if inner.ether_source != sender.mac:
         raise RefusedError("SPOOFED_MAC")
     if inner.kind is Kind.ARP:
         return send_answer(packet, sender, answer_arp(inner, sender))
     if inner.kind is Kind.ND:
+        if here.traps and asks_for_configuration(packet.frame, sender):
+            return ask_daemon(packet, sender)
         return send_answer(packet, sender, answer_solicitation(inner, sender))
     leg = sender.leg(4 if inner.kind is Kind.IPV4 else 6)
     if leg is None or inner.source != leg.address:
@@ -82,14 +90,18 @@ def answer_solicitation(inner: Inner, sender: Agent) -> bytes:
         raise RefusedError("DUPLICATE_ADDRESS_PROBE")
     if probe:
         raise RefusedError("SPOOFED_ND")
-    if sender.ipv6 is None or not in_prefix(target, sender.ipv6.gateway, sender.ipv6.prefix):
+    router = target == ROUTER
+    if sender.ipv6 is None or not (router or in_prefix(target, sender.ipv6.gateway, sender.ipv6.prefix)):
         raise RefusedError("ND_UNANSWERED")
-    return respond_solicitation(inner, target, router=target == sender.ipv6.gateway)
+    return respond_solicitation(inner, target, router=router or target == sender.ipv6.gateway)
 
 
-def is_link_local(address: bytes) -> bool:
-    """fe80::/10."""
-    return in_prefix(address, bytes.fromhex("fe80") + bytes(14), 10)
+def ask_daemon(packet: Packet, sender: Agent) -> Outcome:
+    """Up to the daemon, which answers by itself."""
+    check_asker(packet.frame, sender)
+    packet.count("vpc", sender.vni, "answered")
+    packet.count("endpoint", sender.uid, "answered")
+    return packet.served(Verdict.TRAP, packet.frame)
 
 
 def send_answer(packet: Packet, sender: Agent, frame: bytes) -> Outcome:
@@ -121,6 +133,8 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     source_port = flow_source_port(inner)
     route = locate(here, packet, inner.destination, source_port, sender)
     if route.step is Step.ROUTER:
+        if here.traps and inner.kind is Kind.IPV4 and asks_for_configuration(packet.frame, sender):
+            return ask_daemon(packet, sender)
         return send_answer(packet, sender, respond_echo(inner))
     packet.inner = inner.frame
     if route.network not in (0, sender.network):

@@ -76,7 +76,12 @@ class Fleet:
         """The way of a frame that an endpoint sends."""
         here = self.droplets[droplet]
         outcome = agent(here, ifindex, frame)
-        ends = {Verdict.DELIVER: End.DELIVERED, Verdict.ANSWER: End.ANSWERED, Verdict.DROP: End.DROPPED}
+        ends = {
+            Verdict.DELIVER: End.DELIVERED,
+            Verdict.ANSWER: End.ANSWERED,
+            Verdict.TRAP: End.ANSWERED,
+            Verdict.DROP: End.DROPPED,
+        }
         first = Hop(droplet, "agent", frame, outcome)
         if outcome.verdict in ends:
             return Way((first,), ends[outcome.verdict])

@@ -24,6 +24,7 @@ class Verdict(Enum):
     PASS = "left to the host's own stack"  # noqa: S105
     SEND = "sent to another droplet"
     ANSWER = "answered, back out of the endpoint's interface"
+    TRAP = "left to the daemon, which answers"
     DELIVER = "handed to an endpoint of this droplet"
 
 

@@ -124,6 +124,8 @@ class Droplet:
     """The IPv6 addresses of droplets that have both, by the IPv4 address that names them."""
     mtus: Mapping[bytes, int] = field(default_factory=dict)
     """Of the way to a droplet: bytes of the longest IP packet; of others nothing is known."""
+    traps: bool = True
+    """Whether requests of endpoints for their configuration are left to the daemon."""
     icmp_errors: bool = True
     """Whether the virtual router tells senders what became of their packets."""
 

@@ -163,6 +163,7 @@ class WorkloadEntry:
     interface: str = "eth0"
     tap: TapEntry | None = None
     ovs: OvsEntry | None = None
+    self_configured: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,18 @@ from ipaddress import IPv4Interface
 from mizar.kernel import interfaces
 from mizar.kernel.bpffs import Pins, instances
 from mizar.kernel.control import ControlSocket
+from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.neighbours import Neighbours
 from mizar.kernel.netlink import Netlink
+from mizar.kernel.packet_socket import PacketSocket
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit import programs, server
 from mizar.transit.attachments import Attachments
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
+from mizar.transit.guest.answering import Answering
 from mizar.transit.health import Health
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
@@ -143,6 +146,8 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
     neighbours = Neighbours()
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
     sender = ControlSocket(own)
+    traps, answers = EventReader(loaded.programs.maps["traps"], "trap"), PacketSocket()
+    answering = Answering(ledger, aiter(traps), answers, uplink.room)
     health = Health(ledger, sender, hub, options.probes)
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
@@ -167,12 +172,14 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
             health.tables_changed()
 
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
-        watches = [substrate.run, health.run, FlowAger(ledger).run]
+        watches = [substrate.run, health.run, FlowAger(ledger).run, answering.run]
         await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
         neighbours.close()
         sender.close()
+        traps.close()
+        answers.close()
         drops.close()
 
 

@@ -246,6 +246,7 @@ class Installer:
             uid=wanted.uid,
             host_name=host_name(wanted.uid),
             inner_name=workload.interface,
+            self_configured=workload.self_configured,
             mac=wanted.endpoint.mac,
             mtu=wanted.mtu,
             addresses=tuple(addresses),

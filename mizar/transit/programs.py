@@ -29,6 +29,8 @@ from mizar.transit.state import Limits
 
 ICMP_ERRORS = 64
 """How many ICMP errors the virtual router sends at most per CPU, VPC and 134 ms: some 480 a second."""
+TRAPS = 16
+"""How many requests for its configuration an endpoint has answered in 1.07 s; clients send a handful."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +58,9 @@ def load(options: Options, uplink: Interface, own: bytes) -> Loaded:
     ensure_mounted()
     pins = Pins.of(options.instance)
     pins.make()
-    config = configuration([own], uplink.mac, uplink.index, send_by_tc=uplink.kind == "veth", icmp_errors=ICMP_ERRORS)
+    config = configuration(
+        [own], uplink.mac, uplink.index, send_by_tc=uplink.kind == "veth", icmp_errors=ICMP_ERRORS, traps=TRAPS
+    )
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
     return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)
 
@@ -96,6 +100,7 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "agents": limits.local_endpoints,
         "agent_options": limits.local_endpoints + 2 * limits.proxies,
         "endpoint_counters": limits.local_endpoints,
+        "trap_budgets": limits.local_endpoints,
         "proxies": limits.proxies,
         "proxy_usage": limits.proxies,
         "proxy_ended": limits.proxies,

@@ -53,13 +53,15 @@ def workload(value: Workload) -> pb.Workload:
         return pb.Workload(tap=pb.Tap(name=value.name, owner=value.owner, queues=value.queues))
     if isinstance(value, OvsPort):
         return pb.Workload(ovs=pb.OvsPort(bridge=value.bridge, port=value.port, vlan=value.vlan))
+    found = pb.Workload(interface=value.interface, self_configured=value.self_configured)
     match value.by:
         case NamespaceBy.NAME:
-            return pb.Workload(name=value.namespace, interface=value.interface)
+            found.name = value.namespace
         case NamespaceBy.PATH:
-            return pb.Workload(path=value.namespace, interface=value.interface)
+            found.path = value.namespace
         case NamespaceBy.PID:
-            return pb.Workload(pid=int(value.namespace), interface=value.interface)
+            found.pid = int(value.namespace)
+    return found
 
 
 def proxy(value: Proxy) -> pb.Proxy:

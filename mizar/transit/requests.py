@@ -259,16 +259,16 @@ def workload(message: pb.Workload) -> Workload:
             name = message.name
             if len(name.encode()) > _MAX_PATH or name in (".", "..") or not _is_word(name, "/"):
                 raise InvalidError(f"{name[:_MAX_PATH]!r} is no name of a namespace under /run/netns")
-            return InNamespace(NamespaceBy.NAME, name, interface)
+            return InNamespace(NamespaceBy.NAME, name, interface, message.self_configured)
         case "path":
             path = message.path
             if not path.startswith("/") or len(path.encode()) > _MAX_PATH or not path.isprintable():
                 raise InvalidError(f"the namespace's path must be absolute, printable, at most {_MAX_PATH} bytes")
-            return InNamespace(NamespaceBy.PATH, path, interface)
+            return InNamespace(NamespaceBy.PATH, path, interface, message.self_configured)
         case "pid":
             if not 1 <= message.pid <= _MAX_PID:
                 raise InvalidError(f"pid {message.pid} is outside of 1 to {_MAX_PID}")
-            return InNamespace(NamespaceBy.PID, str(message.pid), interface)
+            return InNamespace(NamespaceBy.PID, str(message.pid), interface, message.self_configured)
     raise InvalidError("the workload names no place; set name, path, pid, tap or ovs")
 
 

@@ -12,6 +12,8 @@ from enum import IntEnum
 
 from mizar.model.errors import InvalidError
 
+SELF_CONFIGURED = "%dhcp"
+"""Behind the name of an interface in an alias; no name of an interface holds a %."""
 _UNNAMED = "-"
 
 
@@ -25,11 +27,12 @@ class NamespaceBy(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class InNamespace:
-    """A network namespace, and the interface's name in it."""
+    """A network namespace, and the interface's name in it. `self_configured`: by DHCP, so it is given no addresses."""
 
     by: NamespaceBy
     namespace: str
     interface: str
+    self_configured: bool = False
 
     egress = False
     """Frames enter the namespace directly: they are not transmitted by the droplet's side."""
@@ -37,7 +40,7 @@ class InNamespace:
     @property
     def inner(self) -> str:
         """For the alias."""
-        return self.interface
+        return self.interface + (SELF_CONFIGURED if self.self_configured else "")
 
     @property
     def spec(self) -> str:
@@ -111,5 +114,6 @@ def of_alias(inner: str, spec: str) -> Workload:
         if bridge and vlan.isdecimal():
             return OvsPort(bridge, "" if inner == _UNNAMED else inner, int(vlan))
     elif kind.upper() in NamespaceBy.__members__:
-        return InNamespace(NamespaceBy[kind.upper()], rest, inner)
+        interface = inner.removesuffix(SELF_CONFIGURED)
+        return InNamespace(NamespaceBy[kind.upper()], rest, interface, interface != inner)
     raise InvalidError(f"{spec!r} names no workload that this version knows")

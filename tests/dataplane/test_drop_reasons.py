@@ -466,6 +466,7 @@ def test_a_frame_whose_note_finds_no_room_is_dropped() -> None:
 
 
 SEPARATE = {
+    "REQUEST_LIMITED": "test_traps.py",
     "REWRITE_FAILED": "above",
     "DELIVERY_FAILED": "test_live.py",
     "OUTER_EXTENSION": "test_ipv6_substrate.py",

@@ -146,6 +146,30 @@ def extended(draw: Draw, protocol: int, body: bytes) -> tuple[int, bytes]:
 
 
 @st.composite
+def configuration(draw: Draw, own_mac: bytes, own: dict[int, bytes], family: int) -> bytes:
+    """A request for an endpoint's configuration, or something like it."""
+    body = bytes(draw(st.sampled_from([4, 240, 300, 1000])))
+    mac = either(draw, own_mac, MACS)
+    if family == 4:
+        src = draw(st.sampled_from([bytes(4), own.get(4, bytes(4)), address(4, 1, 12)]))
+        gateways = [address(4, number, GATEWAY) for number in NUMBERS]
+        dst = draw(st.sampled_from([b"\xff" * 4, b"\xff" * 4, *gateways, packed("10.0.1.255")]))
+        ports: tuple[int, int] = either(draw, (68, 67), [(67, 68), (68, 68), (546, 547)])
+        fields = {"fragment": either(draw, 0, [0x2000])} | draw(oddities(ODD_IPV4, 1))
+        packet = build.ipv4(src, dst, 17, build.udp(ports[0], ports[1], body), **fields)
+        return build.ethernet(either(draw, BROADCAST, MACS), mac, 0x0800, packet)
+    src = draw(st.sampled_from([packed("fe80::5"), own.get(6, bytes(16)), bytes(16), address(6, 1, 12)]))
+    if draw(st.booleans()):
+        ports = either(draw, (546, 547), [(547, 546), (546, 546)])
+        dst = either(draw, packed("ff02::1:2"), [packed("ff05::1:3"), packed("ff02::1"), address(6, 1, GATEWAY)])
+        packet = build.ipv6(src, dst, 17, build.udp(ports[0], ports[1], body), **draw(oddities(ODD_IPV6, 1)))
+    else:
+        message = build.icmpv6(src, packed("ff02::2"), b"\x85\0\0\0" + bytes(draw(st.sampled_from([0, 4, 12]))))
+        packet = build.ipv6(src, packed("ff02::2"), 58, message, ttl=either(draw, 255, [64]))
+    return build.ethernet(either(draw, bytes.fromhex("333300010002"), MACS), mac, 0x86DD, packet)
+
+
+@st.composite
 def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]]) -> bytes:
     """What an endpoint with this MAC and these addresses sends, now and then under another name."""
     own_mac, own_addresses = own
@@ -158,8 +182,11 @@ def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]])
     src_mac = either(draw, own_mac, [build.ROUTER, build.ROUTER, mac_of(9, 9)])
     dst_mac: bytes = either(draw, build.ROUTER, MACS)
     what: str = draw(
-        st.sampled_from(["udp", "tcp", "echo", "discovery", "udp", "tcp", "echo", "other", "discovery", "noise"])
+        st.sampled_from(["udp", "tcp", "echo", "discovery", "udp", "tcp", "echo", "other", "discovery", "noise", "ask"])
     )
+    if what == "ask":
+        asked: bytes = draw(configuration(own_mac, own_addresses, family))
+        return asked
     if what == "discovery":
         src = either(draw, src, [bytes(len(src)), bytes(len(src)), packed("fe80::1") if family == 6 else src])
     body = bytes(index * 7 & 0xFF for index in range(draw(st.sampled_from(SIZES))))

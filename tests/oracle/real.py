@@ -11,6 +11,7 @@ from typing import Any
 
 from mizar.kernel import layout, test_run
 from mizar.kernel.configuration import configuration, mark_of
+from mizar.kernel.events import EventReader
 from mizar.kernel.programs import load
 from mizar.kernel.tables import Tables, network_key
 from mizar.model import drop_reasons
@@ -31,6 +32,7 @@ SIZES = {
     "droplets": 64,
     "droplet_slots": 64,
     "agents": 32,
+    "trap_budgets": 64,
     "endpoint_counters": 64,
     "vpc_counters": 16,
     "proxies": 8,
@@ -76,14 +78,16 @@ class RealDroplet:
     ) -> None:
         self.address, self.address6, self.mac, self.send_by_tc = address, address6, mac, send_by_tc
         addresses = [one for one in (address, address6) if one]
-        config = configuration(addresses, mac, UPLINK, send_by_tc=send_by_tc, icmp_errors=0xFFFFFFFF)
+        config = configuration(addresses, mac, UPLINK, send_by_tc=send_by_tc, icmp_errors=0xFFFFFFFF, traps=0xFFFFFFFF)
         self.programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
+        self.traps = EventReader(self.programs.maps["traps"], "trap")
         self.written: list[tuple[Any, Any]] = []
         self.forget()
 
     def close(self) -> None:
         """Frees programs and maps."""
+        self.traps.close()
         self.programs.close()
 
     def forget(self) -> None:
@@ -203,6 +207,10 @@ class RealDroplet:
         """Runs the agent on a frame from an endpoint. A redirect's target cannot be seen: SEND stands for all."""
         result = test_run.run_tc(self.programs.agent.fd, frame, ifindex=ifindex, gso_segs=segments)
         assert result.retval in (TC_SHOT, TC_REDIRECT)
+        asked = self.traps.read() if result.retval == TC_SHOT else []
+        if asked:
+            assert [(one["ifindex"], one["frame"][: one["length"]]) for one in asked] == [(ifindex, frame)]
+            return self.outcome(Verdict.TRAP, frame, None, counting)
         return self.outcome(Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND, result.frame, None, counting)
 
     def outcome(self, verdict: Verdict, frame: bytes, handover: Handover | None, counting: bool) -> Outcome:

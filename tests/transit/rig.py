@@ -28,7 +28,7 @@ from mizar.kernel import namespaces
 T = TypeVar("T")
 
 VNI, FRONT, BACK = 7, 1, 2
-LIMIT_S = 10.0
+LIMIT_S = 40.0
 RUN = f"mzt{os.getpid() % 100000}"
 _numbers = itertools.count(1)
 
