@@ -57,11 +57,12 @@ def plan(resources: Sequence[Resource]) -> LabPlan:
     for resource in resources:
         if isinstance(resource, Lab):
             continue
-        if isinstance(resource, Endpoint) and resource.spec.workload is None and resource.spec.droplet in own:
-            namespace = name.endpoint_namespace(resource.tenant, resource.name)
-            namespaces.append(namespace)
-            workload = WorkloadSpec(namespace=namespace)
-            resource = resource.model_copy(update={"spec": resource.spec.model_copy(update={"workload": workload})})
+        if isinstance(resource, Endpoint) and resource.spec.droplet in own:
+            namespace, workload = name.endpoint_namespace(resource.tenant, resource.name), resource.spec.workload
+            if workload is None or workload.namespace == namespace:
+                namespaces.append(namespace)
+                workload = workload or WorkloadSpec(namespace=namespace)
+                resource = resource.model_copy(update={"spec": resource.spec.model_copy(update={"workload": workload})})
         objects.append(resource)
     return LabPlan(name, lab.spec.substrate, hosts, tuple(namespaces), tuple(objects))
 

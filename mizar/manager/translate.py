@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from mizar._built import transit_pb2 as pb
 from mizar.planner.entries import (
+    DhcpEntry,
     DropletEntry,
     EndpointEntry,
     Entry,
@@ -102,7 +103,7 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield VpcEntry(vpc.vni, tuple(vpc.dividers), vpc.wire_vni, vpc.identity)
     for network in state.networks:
         prefixes = tuple(PrefixEntry(p.address, p.length, p.gateway) for p in network.prefixes)
-        yield NetworkEntry(network.vni, network.id, prefixes, tuple(network.bouncers))
+        yield NetworkEntry(network.vni, network.id, prefixes, tuple(network.bouncers), _dhcp_entry(network.dhcp))
     for endpoint in state.endpoints:
         yield _endpoint_entry(endpoint)
     for proxy in state.proxies:
@@ -121,12 +122,17 @@ def _vpc(entry: VpcEntry) -> pb.Vpc:
     return pb.Vpc(vni=entry.vni, dividers=entry.dividers, wire_vni=entry.wire_vni, identity=entry.identity)
 
 
+def _dhcp_entry(dhcp: pb.Dhcp) -> DhcpEntry:
+    return DhcpEntry(tuple(dhcp.dns), dhcp.domain, dhcp.lease_s or DhcpEntry().lease_s)
+
+
 def _network(entry: NetworkEntry) -> pb.Network:
     return pb.Network(
         vni=entry.vni,
         id=entry.id,
         prefixes=[pb.Prefix(address=p.address, length=p.length, gateway=p.gateway) for p in entry.prefixes],
         bouncers=entry.bouncers,
+        dhcp=pb.Dhcp(dns=entry.dhcp.dns, domain=entry.dhcp.domain, lease_s=entry.dhcp.lease_s),
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
+from mizar.model.dhcp import DhcpSpec
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
@@ -192,6 +193,7 @@ class NetworkSpec(Value):
     cidrs: fields.Prefixes
     bouncers: fields.Members = 1
     tunnel_protocol: TunnelProtocol = TunnelProtocol.GENEVE
+    dhcp: DhcpSpec = DhcpSpec()
 
 
 class NetworkStatus(Status):

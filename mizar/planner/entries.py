@@ -80,6 +80,18 @@ class PrefixEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class DhcpEntry:
+    """What a network tells endpoints that ask: DNS servers (addresses), domain, and seconds of a lease."""
+
+    dns: tuple[bytes, ...] = ()
+    domain: str = ""
+    lease_s: int = 3600
+
+
+NO_DHCP = DhcpEntry()
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkEntry:
     """A network, its prefixes (at most one per family) and its bouncers (addresses, sorted)."""
 
@@ -88,6 +100,7 @@ class NetworkEntry:
     id: int
     prefixes: tuple[PrefixEntry, ...]
     bouncers: tuple[bytes, ...]
+    dhcp: DhcpEntry = NO_DHCP
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -110,6 +123,7 @@ class NetworkEntry:
             and self.key == other.key
             and set(self.prefixes) == set(other.prefixes)
             and set(self.bouncers) == set(other.bouncers)
+            and self.dhcp == other.dhcp
         )
 
 

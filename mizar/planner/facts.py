@@ -14,7 +14,7 @@ from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
 from mizar.model.workloads import WorkloadSpec
-from mizar.planner.entries import OvsEntry, PrefixEntry, TapEntry, WorkloadEntry
+from mizar.planner.entries import NO_DHCP, DhcpEntry, OvsEntry, PrefixEntry, TapEntry, WorkloadEntry
 
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
 
@@ -50,6 +50,7 @@ class NetworkFact:
     id: int
     prefixes: tuple[PrefixEntry, ...]
     bouncers: tuple[str, ...]
+    dhcp: DhcpEntry = NO_DHCP
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,11 @@ def network_fact(network: Network, vpc: VPC) -> NetworkFact:
         _allocated(network, network.status.id, "id"),
         prefixes,
         network.status.bouncers,
+        DhcpEntry(
+            tuple(ip_address(text).packed for text in network.spec.dhcp.dns_servers),
+            network.spec.dhcp.domain,
+            network.spec.dhcp.lease_time,
+        ),
     )
 
 

@@ -130,7 +130,7 @@ class Topology:
     def put_network(self, fact: NetworkFact) -> list[Change]:
         """A network comes, or its bouncers change."""
         vpc = self._vpc(fact.vni)
-        entry = NetworkEntry(fact.vni, fact.id, fact.prefixes, self._addresses(fact.bouncers))
+        entry = NetworkEntry(fact.vni, fact.id, fact.prefixes, self._addresses(fact.bouncers), fact.dhcp)
         network = vpc.networks.get(fact.id)
         if network is None:
             before: set[str] = set()

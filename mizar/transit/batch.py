@@ -235,7 +235,7 @@ class Plan(ProxyPlan):
         if vpc is None:
             raise NotFoundError(f"VPC {new.vni} is not known; put it first")
         old = state.networks.get(new.key)
-        if old and (old.prefixes, old.bouncers) == (new.prefixes, new.bouncers):
+        if old and (old.prefixes, old.bouncers, old.dhcp) == (new.prefixes, new.bouncers, new.dhcp):
             return False
         members = [self.slot_of(address, "the bouncer") for address in new.bouncers]
         self._check_prefixes(new, old)

@@ -116,6 +116,9 @@ class Ledger:
         for address, droplet in self.state.droplets.items():
             if address in fresh.droplets:
                 fresh.droplets[address] = replace(fresh.droplets[address], name=droplet.name)
+        for key, network in self.state.networks.items():
+            if key in fresh.networks:
+                fresh.networks[key] = replace(fresh.networks[key], dhcp=network.dhcp)
         gone = [local for uid, local in self.state.locals.items() if uid not in fresh.locals]
         if fresh != self.state:
             self.state = fresh

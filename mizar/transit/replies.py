@@ -31,8 +31,9 @@ def vpc(value: Vpc) -> pb.Vpc:
 
 def network(value: Network) -> pb.Network:
     """A network."""
+    told = pb.Dhcp(dns=value.dhcp.dns, domain=value.dhcp.domain, lease_s=value.dhcp.lease_s)
     prefixes = [pb.Prefix(address=one.address, length=one.length, gateway=one.gateway) for one in value.prefixes]
-    return pb.Network(vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers)
+    return pb.Network(vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told)
 
 
 def endpoint(value: Endpoint) -> pb.Endpoint:

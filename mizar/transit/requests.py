@@ -11,6 +11,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.model.addresses import MAPPED, ROUTER_MAC, mac_text, text_of
 from mizar.model.errors import InvalidError
 from mizar.transit import marks
+from mizar.transit.guest.lease import Settings
 from mizar.transit.values import (
     MAX_GROUP_SET,
     MAX_MEMBERS,
@@ -49,6 +50,8 @@ _MAX_PATH = 120  # what the alias of an interface has room for, beside the uid
 _MAX_PID = 1 << 22
 _MIN_MTU = {4: 576, 16: 1280}
 _MAX_MTU = 65535
+_MAX_DNS = 4
+_MAX_DOMAIN = 63
 _MAX_INTERFACE = 15
 _MAX_USER = 2**32 - 2
 _MAX_QUEUES = 16
@@ -181,7 +184,24 @@ def network(message: pb.Network) -> Network:
     """A network: at least one prefix, at most one per family."""
     prefixes = sorted((prefix(found) for found in message.prefixes), key=lambda found: len(found.address))
     _one_per_family([found.address for found in prefixes], "prefix")
-    return Network(vni(message.vni), network_id(message.id), tuple(prefixes), members(message.bouncers, "bouncer"))
+    return Network(
+        vni=vni(message.vni),
+        id=network_id(message.id),
+        prefixes=tuple(prefixes),
+        bouncers=members(message.bouncers, "bouncer"),
+        dhcp=dhcp(message.dhcp),
+    )
+
+
+def dhcp(message: pb.Dhcp) -> Settings:
+    """What endpoints that ask are told."""
+    servers = tuple(address(server, "the DNS server") for server in message.dns)
+    if len(servers) > _MAX_DNS:
+        raise InvalidError(f"there are {len(servers)} DNS servers; at most {_MAX_DNS} are told")
+    labels = message.domain.split(".") if message.domain else []
+    if not message.domain.isascii() or len(message.domain) > _MAX_DOMAIN or not all(0 < len(x) < 64 for x in labels):
+        raise InvalidError(f"the domain {message.domain[:_MAX_DOMAIN]!r} is not up to {_MAX_DOMAIN} ASCII letters")
+    return Settings(servers, message.domain, message.lease_s or Settings().lease_s)
 
 
 def addresses(found: Iterable[bytes]) -> tuple[bytes, ...]:

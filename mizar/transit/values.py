@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 
 from mizar.model.addresses import mac_text, text_of
+from mizar.transit.guest.lease import NO_SETTINGS, Settings
 from mizar.transit.hopset import PLACES
 from mizar.transit.workloads import Workload
 
@@ -116,6 +117,8 @@ class Network:
     hops: int = 0
     places: tuple[int, ...] = NO_PLACES
     flags: NetworkFlag = NetworkFlag.NONE
+    dhcp: Settings = NO_SETTINGS
+    """What endpoints that ask are told; in memory only."""
 
     @property
     def key(self) -> tuple[int, int]:

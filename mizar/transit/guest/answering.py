@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 
 from mizar.transit.guest import dhcp4, dhcp6, frames, router
-from mizar.transit.guest.lease import BadRequestError, Lease, Leg, Settings
+from mizar.transit.guest.lease import BadRequestError, Lease, Leg
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.values import Local, Network
@@ -105,4 +105,4 @@ def lease_of(local: Local, network: Network, room: int) -> Lease:
         prefix = network.prefix_of(address)
         if prefix is not None:
             legs[len(address)] = Leg(address, prefix.gateway, ip_address(prefix.address).packed, prefix.length)
-    return Lease(local.endpoint.mac, local.wanted.mtu or room, legs.get(4), legs.get(16), Settings())
+    return Lease(local.endpoint.mac, local.wanted.mtu or room, legs.get(4), legs.get(16), network.dhcp)

@@ -26,6 +26,9 @@ class Settings:
         return tuple(server for server in self.dns if len(server) == size)
 
 
+NO_SETTINGS = Settings()
+
+
 @dataclass(frozen=True, slots=True)
 class Leg:
     """What an endpoint has of one family; `prefix` is the network's, host bits zero."""

@@ -132,5 +132,9 @@ def test_what_the_server_chose_may_be_named_or_left_open_again() -> None:
 def test_what_was_asked_for_cannot_be_taken_back() -> None:
     """Only what the server may choose can be left to it again: an endpoint without its workload is another endpoint."""
     assert found(check_immutable(endpoint(), endpoint(workload=None))) == [
-        ("spec.workload", "cannot change from pid 1, interface eth0 to nothing: delete the Endpoint and make another")
+        (
+            "spec.workload",
+            "cannot change from pid 1, interface eth0, configure static to nothing: "
+            "delete the Endpoint and make another",
+        )
     ]

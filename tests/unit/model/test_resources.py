@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mizar.model.errors import NotFoundError
+from mizar.model.errors import InvalidError, NotFoundError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import KINDS, Droplet, Endpoint, Lab, Ref, Scope, Tenant, dump, kind_named
 
@@ -169,3 +169,27 @@ def test_a_lab_has_defaults_for_its_substrate() -> None:
     for substrate in ({"cidr": "fd00::/64"}, {"cidr": "172.31.0.1/24"}, {"cidr": "172.31.0.0/31"}, {"mtu": 1000}):
         with pytest.raises(ValidationError, match=r"expected|greater"):
             build("Lab", {"droplets": 4, "substrate": substrate})
+
+
+@pytest.mark.parametrize(
+    ("dhcp", "words"),
+    [
+        ({"dnsServers": ["10.0.0.300"]}, "dnsServers"),
+        ({"dnsServers": ["224.0.0.1"]}, "addresses of hosts"),
+        ({"dnsServers": ["10.0.0.2", "10.0.0.2"]}, "no address twice"),
+        ({"dnsServers": [f"10.0.0.{n}" for n in range(2, 8)]}, "dnsServers"),
+        ({"domain": "no spaces.here"}, "a domain name"),
+        ({"leaseTime": 5}, "leaseTime"),
+        ({"dns": "10.0.0.2"}, "dns"),
+    ],
+)
+def test_what_a_network_tells_by_dhcp_is_checked(dhcp: dict[str, object], words: str) -> None:
+    """Servers that are addresses of hosts, a name that is one, a lease that is worth asking for."""
+    manifest = {
+        "apiVersion": "mizar/v1",
+        "kind": "Network",
+        "metadata": {"name": "front", "tenant": "red"},
+        "spec": {"vpc": "main", "cidrs": ["10.0.1.0/24"], "dhcp": dhcp},
+    }
+    with pytest.raises(InvalidError, match=words):
+        parse_resource(manifest)

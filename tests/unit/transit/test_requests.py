@@ -136,3 +136,19 @@ def test_mtu_has_room_for_the_families() -> None:
 
 def test_a_droplets_name_is_no_part_of_what_it_is() -> None:
     assert Droplet(HOST, "a") == Droplet(HOST, "b")
+
+
+@pytest.mark.parametrize(
+    ("dhcp", "words"),
+    [
+        (pb.Dhcp(dns=[b"\x0a\0\0\x02"] * 5), "at most 4"),
+        (pb.Dhcp(dns=[b"xyz"]), "3 bytes"),
+        (pb.Dhcp(domain="a" * 64), "ASCII letters"),
+        (pb.Dhcp(domain="a..b"), "ASCII letters"),
+        (pb.Dhcp(domain="\u00fc.de"), "ASCII letters"),
+    ],
+)
+def test_what_endpoints_are_told_by_dhcp_is_checked(dhcp: pb.Dhcp, words: str) -> None:
+    """What cannot be written into an option is refused."""
+    with pytest.raises(InvalidError, match=words):
+        requests.dhcp(dhcp)
