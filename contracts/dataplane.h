@@ -39,6 +39,7 @@ struct endpoint_key {
 
 enum endpoint_flag {
 	ENDPOINT_EGRESS = 1,	/* delivered by transmission out of `ifindex`: a tap, or a veth whose other end is on the host */
+	ENDPOINT_STANDBY = 2,	/* of an agent, for the daemon: it lives on another droplet; no entry in endpoints leads here */
 };
 
 struct endpoint {

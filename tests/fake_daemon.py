@@ -86,9 +86,18 @@ class Tables:
                 self._endpoint(change.put_endpoint)
                 self._end_proxies(change.put_endpoint)
                 self.endpoints[_key(change.put_endpoint)] = change.put_endpoint
+                for uid, local in list(self.locals.items()):
+                    if _key(local.endpoint) == _key(change.put_endpoint) and not local.standby:
+                        self._refuse(local.endpoint.mac != change.put_endpoint.mac, "a local endpoint has the address")
+                        self.locals[uid] = pb.LocalEndpoint()
+                        self.locals[uid].CopyFrom(local)
+                        self.locals[uid].standby = True
             case "delete_endpoint":
                 gone = change.delete_endpoint
-                self.endpoints.pop((gone.vni, tuple(sorted(gone.addresses))), None)
+                name = (gone.vni, tuple(sorted(gone.addresses)))
+                held = any(_key(local.endpoint) == name and not local.standby for local in self.locals.values())
+                self._refuse(held, "the endpoint is local")
+                self.endpoints.pop(name, None)
             case "put_proxy":
                 proxy = change.put_proxy
                 for side in (proxy.client, proxy.source):
@@ -111,6 +120,8 @@ class Tables:
     def attach(self, local: pb.LocalEndpoint) -> None:
         self._endpoint(local.endpoint)
         self.locals[local.uid] = local
+        if not local.standby:
+            self.endpoints.pop(_key(local.endpoint), None)
 
     def _endpoint(self, endpoint: pb.Endpoint) -> None:
         self._known([endpoint.host])
@@ -173,6 +184,12 @@ class FakeDaemon(TransitServicer):
             await self._server.stop(grace=None)
             self._server = None
             self.socket.unlink(missing_ok=True)
+
+    def say_moved(self, uid: str, blackout_us: int) -> None:
+        """The former interface of an endpoint is gone."""
+        change = pb.EndpointChanged(uid=uid, state="moved", blackout_us=blackout_us)
+        for queue in self._events:
+            queue.put_nowait(pb.Event(endpoint_changed=change))
 
     def lose(self, uid: str, detail: str) -> None:
         """The endpoint's namespace vanishes."""

@@ -23,7 +23,7 @@ from mizar.api.limits import Limits
 from mizar.api.messages import as_json
 from mizar.api.problems import status_of
 from mizar.api.refusal import Refusal
-from mizar.api.replies import ApplyReply, ApplyRequest, Errors, Health, Object, ObjectList
+from mizar.api.replies import ApplyReply, ApplyRequest, Errors, Health, MoveRequest, Object, ObjectList
 from mizar.manager.intake import Submission
 from mizar.manager.manager import Manager
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
@@ -68,6 +68,7 @@ def make_app(manager: Manager) -> FastAPI:
     _add_apply(app, manager)
     _add_watch(app, manager)
     _add_droplet_questions(app, manager)
+    _add_move(app, manager)
     for kind in KINDS.values():
         if kind.served:
             _add_kind(app, manager, kind)
@@ -181,6 +182,20 @@ def _add_droplet_questions(app: FastAPI, manager: Manager) -> None:
     async def state(caller: Asking, name: str) -> dict[str, Any]:
         known(caller, name)
         return as_json(await manager.state(name))
+
+
+def _add_move(app: FastAPI, manager: Manager) -> None:
+    @app.post(
+        "/v1/tenants/{tenant}/endpoints/{name}/move",
+        summary="Begin to move an Endpoint to another droplet; status.move tells what becomes of it",
+        response_model=Object,
+        responses=_only(404, 409, 422),
+    )
+    async def move(body: MoveRequest, caller: Asking, tenant: str, name: str) -> JSONResponse:
+        ref = Ref("Endpoint", tenant, name)
+        if not caller.sees(ref):
+            raise NotFoundError(Problem("there is no such object", resource=str(ref)))
+        return JSONResponse(manager.move(ref, body.droplet))
 
 
 def _add_watch(app: FastAPI, manager: Manager) -> None:

@@ -100,6 +100,11 @@ class Client:
         path = object_path(kind_named(kind), tenant, name)
         return self._call("DELETE", f"{path}?{query}" if query else path)
 
+    def move(self, name: str, tenant: str, droplet: str) -> Manifest:
+        """Begins to move an endpoint to another droplet; `status.move` of what is returned tells how far it is."""
+        path = object_path(kind_named("Endpoint"), tenant, name)
+        return self._call("POST", f"{path}/move", {"droplet": droplet})
+
     def wait(
         self, refs: Sequence[Ref], timeout_s: float, until: Literal["Provisioned", "gone"] = "Provisioned"
     ) -> Manifests:

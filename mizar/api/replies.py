@@ -20,6 +20,12 @@ class ApplyRequest(_Shape):
     dry_run: bool = Field(default=False, description="Check everything, keep nothing.")
 
 
+class MoveRequest(_Shape):
+    """Where an endpoint shall live."""
+
+    droplet: str = Field(description="Name of the droplet.", min_length=1, max_length=63)
+
+
 class ApplyResult(_Shape):
     """What became, or would become, of one manifest."""
 
@@ -45,7 +51,7 @@ class Object(BaseModel):
     status: dict[str, Any] = Field(
         description="phase (Init, Provisioned, Failed, Deleting), reason, message, observedGeneration, and what was "
         "allocated: a VPC's vni, identity and dividers; a network's id, gateways and bouncers; an endpoint's "
-        "addresses, mac, host and hostInterface; a droplet's address, connected, version and xdpMode."
+        "addresses, mac, host, hostInterface and (last) move; a droplet's address, connected, version and xdpMode."
     )
 
 

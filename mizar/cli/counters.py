@@ -24,7 +24,8 @@ _SHOWN = (
 )
 
 
-def _complete_droplet(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_droplet(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of droplets that begin so."""
     from mizar.cli.connection import complete_name
 
     ctx.params["kind"] = "droplet"
@@ -32,7 +33,7 @@ def _complete_droplet(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def counters(
-    droplet: Annotated[str | None, typer.Argument(help="One droplet only.", autocompletion=_complete_droplet)] = None,
+    droplet: Annotated[str | None, typer.Argument(help="One droplet only.", autocompletion=complete_droplet)] = None,
     server: Server = None,
     output: Output = Format.TABLE,
 ) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "get": "mizar.cli.objects:get",
     "describe": "mizar.cli.objects:describe",
     "delete": "mizar.cli.objects:delete",
+    "endpoint": "mizar.cli.endpoint:app",
     "counters": "mizar.cli.counters:counters",
     "topology": "mizar.cli.topology:app",
     "lab": "mizar.cli.lab:app",

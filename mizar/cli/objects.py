@@ -87,7 +87,7 @@ def get(
     wanted = _served(kind)
     with connect(server) as client:
         if name is not None:
-            ref = _named(wanted, name, tenant)
+            ref = named(wanted, name, tenant)
             found = [client.get(ref.kind, ref.name, ref.tenant or None)]
         else:
             found = client.list(wanted.name, None if all_tenants or wanted.scope is Scope.CLUSTER else tenant)
@@ -102,7 +102,7 @@ def describe(
     output: Output = Format.TABLE,
 ) -> None:
     """Show everything about one object."""
-    ref = _named(_served(kind), name, tenant)
+    ref = named(_served(kind), name, tenant)
     with connect(server) as client:
         found = client.get(ref.kind, ref.name, ref.tenant or None)
     emit(found, output, lambda: _described(found))
@@ -127,7 +127,7 @@ def delete(
     if (kind is None or name is None) == (filename is None):
         raise typer.BadParameter("give either KIND and NAME, or -f FILE")
     if kind is not None and name is not None:
-        refs = [_named(_served(kind), name, tenant)]
+        refs = [named(_served(kind), name, tenant)]
     else:
         order = list(KINDS)
         found = sorted(read_manifests(filename).resources, key=lambda item: order.index(item.kind), reverse=True)
@@ -189,7 +189,8 @@ def _served(text: str) -> Kind:
     return kind
 
 
-def _named(kind: Kind, name: str, tenant: str | None) -> Ref:
+def named(kind: Kind, name: str, tenant: str | None) -> Ref:
+    """The object that people mean: `tenant/name`, or a name with a tenant beside it."""
     before, slash, after = name.partition("/")
     if kind.scope is Scope.CLUSTER:
         return Ref(kind.name, "", name)

@@ -45,6 +45,26 @@ class EndpointLink:
     """Transmit and receive queues of both ends: XDP refuses unequal counts."""
     self_configured: bool = False
     """The workload sets addresses and routes by itself; `addresses` and `gateways` say what it will be given."""
+    standby: bool = False
+    """The endpoint has another interface of the name in the namespace still: this one waits under another, without
+    addresses and routes."""
+    takes_over: bool = False
+    """It may push that other interface (it has the same MAC) out of its name and of the default routes."""
+
+    @property
+    def name_inside(self) -> str:
+        """What the workload's end is called now."""
+        return self.name_waiting if self.standby else self.inner_name
+
+    @property
+    def name_waiting(self) -> str:
+        """What the workload's end is called while it stands by."""
+        return f"s{self.host_name[2:]}"
+
+    @property
+    def name_aside(self) -> str:
+        """What an interface is called that was pushed out of the name."""
+        return f"o{self.host_name[2:]}"
 
     def alias(self, namespace: Namespace) -> str:
         """What is written on the host side. The namespace comes last, because a path may hold anything."""

@@ -76,7 +76,8 @@ class Links:
             if present is not None:
                 host, inner = present
                 guard(host)
-                changed = workload.configure(link, namespace, inside, inner)
+                changed = workload.take_name(link, inside, inner)
+                changed |= workload.configure(link, namespace, inside, interfaces.get(inside, inner.index))
                 if host.mtu != link.mtu or host.alias != alias or not host.up:
                     self._configure_host(link, alias)
                     changed = True
@@ -85,7 +86,7 @@ class Links:
             try:
                 guard(interfaces.get(self.netlink, link.host_name))
                 self._configure_host(link, alias)
-                workload.configure(link, namespace, inside, interfaces.get(inside, link.inner_name))
+                workload.configure(link, namespace, inside, interfaces.get(inside, link.name_inside))
                 return interfaces.get(self.netlink, link.host_name), "created"
             except BaseException:
                 with contextlib.suppress(NotFoundError):
@@ -111,11 +112,12 @@ class Links:
         if owned is None:
             return None
         host = owned.interface
-        inner = interfaces.find(inside, link.inner_name)
+        inner = interfaces.find(inside, host.peer_index) if host.peer_index else None
         whole = (
             owned.uid
             and inner is not None
-            and (inner.index, inner.peer_index) == (host.peer_index, host.index)
+            and inner.peer_index == host.index
+            and inner.name in (link.name_inside, link.name_waiting)
             and host.peer_nsid == self._nsid_of(namespace)
         )
         if whole and inner is not None:
@@ -132,7 +134,7 @@ class Links:
     def _create(self, link: EndpointLink, namespace: Namespace) -> None:
         queues = [("IFLA_NUM_TX_QUEUES", link.queues), ("IFLA_NUM_RX_QUEUES", link.queues)]
         peer = [
-            ("IFLA_IFNAME", link.inner_name),
+            ("IFLA_IFNAME", link.name_inside),
             ("IFLA_ADDRESS", link.mac.hex(":")),
             ("IFLA_MTU", link.mtu),
             ("IFLA_NET_NS_FD", namespace.fd),
@@ -154,11 +156,11 @@ class Links:
                 },
             ),
         ]
-        what = f"make the link {link.host_name}, whose other end is {link.inner_name} in {namespace.spec}"
+        what = f"make the link {link.host_name}, whose other end is {link.name_inside} in {namespace.spec}"
         try:
             self.netlink.tell([(message, RTM_NEWLINK, CREATE | EXCL, what)])
         except ConflictError as error:
-            taken = link.host_name if interfaces.find(self.netlink, link.host_name) else link.inner_name
+            taken = link.host_name if interfaces.find(self.netlink, link.host_name) else link.name_inside
             raise ConflictError(f"{what}: the name {taken} is taken already") from error
 
     def _configure_host(self, link: EndpointLink, alias: str) -> None:

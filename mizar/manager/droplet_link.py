@@ -72,6 +72,10 @@ class Owner(Protocol):
         """What became of one step."""
         ...
 
+    def moved(self, uid: str, blackout_us: int) -> None:
+        """An endpoint lives here now, and its former interface is gone."""
+        ...
+
     def link_changed(self, droplet: str) -> None:
         """It connected, disconnected, or did not answer at first."""
         ...
@@ -127,6 +131,11 @@ class Link:
     def settled(self) -> bool:
         """Whether the daemon has been given all that the last comparison found."""
         return self._settled and not self._ended.is_set()
+
+    @property
+    def away(self) -> bool:
+        """Whether the last attempt to reach it has failed; a link that has just begun is neither this nor connected."""
+        return not self.connected and self._ended.is_set()
 
     def start(self) -> asyncio.Task[None]:
         """Begins to connect; the task ends by `stop` alone."""
@@ -283,11 +292,14 @@ class Link:
 
     async def _listen(self, events: grpc.aio.UnaryStreamCall[pb.WatchEventsRequest, pb.Event]) -> None:
         async for event in events:
-            if event.WhichOneof("event") == "endpoint_changed" and event.endpoint_changed.state == "lost":
-                self._lost(event.endpoint_changed)
-            elif event.WhichOneof("event") == "link_changed" and self.info is not None:
+            what = event.WhichOneof("event")
+            if what == "link_changed" and self.info is not None:
                 self.info.interface_mtu = event.link_changed.mtu
                 self._owner.link_changed(self.name)
+            elif what == "endpoint_changed" and event.endpoint_changed.state == "lost":
+                self._lost(event.endpoint_changed)
+            elif what == "endpoint_changed" and event.endpoint_changed.state == "moved":
+                self._owner.moved(event.endpoint_changed.uid, event.endpoint_changed.blackout_us)
 
     def _lost(self, change: pb.EndpointChanged) -> None:
         entry = self._owner.local(self.name, change.uid)

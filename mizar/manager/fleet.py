@@ -24,7 +24,7 @@ from mizar.manager.facts import fact_of
 from mizar.manager.registry import Item, Registry, Trouble
 from mizar.model.errors import NotFoundError
 from mizar.model.resources import Droplet
-from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
+from mizar.planner.entries import DropletEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
 from mizar.planner.plan import Change, Plan, Step
 from mizar.planner.topology import Topology
@@ -43,12 +43,14 @@ class Fleet:
         registry: Registry,
         changed: Callable[[Item], None],
         reached: Callable[[str, bool], None],
+        measured: Callable[[str, int], None],
         credentials: Credentials,
         timing: Timing,
     ) -> None:
         self._registry = registry
         self._changed = changed
         self._reached = reached
+        self._measured = measured
         self._credentials = credentials
         self._timing = timing
         self._topology = Topology()
@@ -236,14 +238,11 @@ class Fleet:
 
     def local(self, droplet: str, uid: str) -> LocalEntry | None:
         """One endpoint that the droplet must hold now."""
-        item = self._registry.by_uid(uid)
-        fact = fact_of(self._registry, item) if item is not None and not item.deleting else None
-        if not isinstance(fact, EndpointFact) or fact.workload is None or fact.host != droplet:
-            return None
-        host = self._registry.find_droplet(droplet)
-        address = ip_address(host.resource.spec.address).packed if host else b""
-        entry = EndpointEntry(fact.vni, fact.network_id, fact.addresses, fact.mac, address, fact.tunnel)
-        return LocalEntry(fact.uid, entry, fact.workload)
+        return self._topology.local(droplet, uid)
+
+    def moved(self, uid: str, blackout_us: int) -> None:
+        """An endpoint lives at its next host, and its former interface is gone."""
+        self._measured(uid, blackout_us)
 
     def acknowledged(self, droplet: str, serial: int) -> None:
         """The droplet holds all changes up to this one, but for what `outcome` told of."""
@@ -273,6 +272,8 @@ class Fleet:
             self._changed(item)
         elif step.droplet in item.troubles:
             self._clear(item, step.droplet)
+        if isinstance(step.entry, LocalEntry) and step.entry.standby:
+            return  # it lives elsewhere still
         if host_interface and item.host_interface != host_interface:
             item.host_interface = host_interface
             self._changed(item)
@@ -286,6 +287,9 @@ class Fleet:
             if link.info is not None and not item.deleting:
                 self._plan.add(self._put(item))  # with the MTU that it has told
                 self._wake.set()
+            for uid in () if link.connected else list(self._waiting.get(droplet, ())):
+                if (waits := self._registry.by_uid(uid)) is not None:
+                    self._changed(waits)
 
     def _done(self, uid: str, droplet: str) -> None:
         item = self._registry.by_uid(uid)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
+from mizar.manager import moves
 from mizar.manager.deletion import doomed
 from mizar.manager.draft import Cursors, Draft, now
 from mizar.manager.droplet_link import Timing
@@ -75,8 +76,10 @@ class Manager:
         self._credentials = credentials
         self._registry = Registry()
         self._cursors = Cursors(vnis=vnis)
-        self._progress = Progress(self._registry, store, self.watchers, self._forget)
-        self._fleet = Fleet(self._registry, self._progress.note, self._reached, credentials, timing or Timing())
+        self._progress = Progress(self._registry, store, self.watchers, self._forget, self._go_on)
+        self._fleet = Fleet(
+            self._registry, self._progress.note, self._reached, self._measured, credentials, timing or Timing()
+        )
         self._progress.links = self._fleet.link
         self._members = Members(())
         self._timing = timing or Timing()
@@ -197,6 +200,16 @@ class Manager:
         self._keep((), last, moved, forced=item if force else None)
         return self.show(item)
 
+    def move(self, ref: Ref, target: str) -> dict[str, Any]:
+        """Begins to move an endpoint to another droplet; returns the object as it now is.
+
+        What follows is told in `status.move`. Raises NotFoundError, InvalidError or ConflictError.
+        """
+        item = self._item(ref)
+        resource = moves.begin(item, self._registry.find_droplet(target), target, self._fleet.link(target))
+        self._keep((), [(item, resource)], {})
+        return self.show(item)
+
     # ---- how a change takes effect
 
     @staticmethod
@@ -204,6 +217,23 @@ class Manager:
         """The objects as they are from the beginning of their deletion on."""
         time = now()
         return [(doom, _with(doom.resource, "metadata", deleted_at=time)) for doom in dooms]
+
+    def _go_on(self, item: Item) -> None:
+        """Something happened to an object: a move may have come to its next stage."""
+        resource = moves.next_stage(item, self._fleet.link)
+        if resource is not None:
+            try:
+                self._keep((), [(item, resource)], {})
+            except MizarError as error:  # the store is unwell: the next thing that happens tries again
+                log.error("move_not_kept object=%s reason=%s", item.ref, error)
+
+    def _measured(self, uid: str, blackout_us: int) -> None:
+        """The next host of an endpoint tells how long its workload was without answers."""
+        item = self._registry.by_uid(uid)
+        resource = moves.with_blackout(item, blackout_us) if item is not None else None
+        if item is not None and resource is not None:
+            item.resource = resource
+            self._progress.note(item)
 
     def _seat(self, before: object, resource: object) -> Moved:
         """Makes a droplet eligible, or no more, as its manifest says."""

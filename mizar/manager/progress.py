@@ -3,7 +3,7 @@
 
 Owned by mizar.manager.manager; the fleet notes here which object something happened to. Works once per turn of the
 event loop on all objects noted, so that many acknowledgements cost one pass and one transaction. It must never change
-what is desired, except that an object whose deletion is complete is removed.
+what is desired, except that an object whose deletion is complete is removed; `go_on` may (a move's next stage).
 """
 
 from __future__ import annotations
@@ -28,12 +28,20 @@ RETRY_S = 1.0
 class Progress:
     """Objects to which something happened."""
 
-    def __init__(self, registry: Registry, store: Store, watchers: Watchers, forget: Callable[[Item], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        watchers: Watchers,
+        forget: Callable[[Item], None],
+        go_on: Callable[[Item], None],
+    ) -> None:
         self.links: Links = lambda _: None
         self._registry = registry
         self._store = store
         self._watchers = watchers
         self._forget = forget
+        self._go_on = go_on
         self._noted: dict[str, Item] = {}
         self._unwritten: dict[str, Item] = {}
         self._formers: dict[str, Item] = {}
@@ -75,6 +83,7 @@ class Progress:
                 self._finish(done)
 
     def _update(self, item: Item) -> None:
+        self._go_on(item)
         phase = phase_of(item, self.links)
         generation = item.resource.metadata.generation
         if (phase, generation) != (item.phase, item.observed_generation):

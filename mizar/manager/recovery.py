@@ -30,7 +30,11 @@ def recover(registry: Registry, cursors: Cursors, fleet: Fleet) -> Members:
         if item.deleting:
             fleet.remove(item)
     for item in items:
-        unfinished = item.phase is not Phase.PROVISIONED or item.observed_generation < item.resource.metadata.generation
+        unfinished = (
+            _moving(item)
+            or item.phase is not Phase.PROVISIONED
+            or item.observed_generation < item.resource.metadata.generation
+        )
         needed = {*item.former, *(_needed_by(registry, item) if unfinished and not item.deleting else ())}
         if unfinished or item.former or isinstance(item.resource, Droplet):
             fleet.expect(item, (), [name for name in needed if _has_daemon(registry, name)])
@@ -46,6 +50,8 @@ def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
     match item.resource:
         case Endpoint():
             yield item.resource.spec.droplet or item.resource.status.host
+            if (move := item.resource.status.move) is not None and move.under_way:
+                yield from (move.source, move.target)
             yield from network.status.bouncers if network else ()
         case Network():
             yield from item.resource.status.bouncers
@@ -54,6 +60,11 @@ def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
             yield from item.resource.status.dividers
         case Droplet():
             yield from (other.resource.name for other in registry.of_kind("Droplet") if not other.deleting)
+
+
+def _moving(item: Item) -> bool:
+    move = item.resource.status.move if isinstance(item.resource, Endpoint) else None
+    return move is not None and move.under_way
 
 
 def _inside_of(registry: Registry, item: Item) -> tuple[Network | None, VPC | None]:

@@ -28,7 +28,10 @@ def check_immutable(old: Resource, new: Resource) -> list[Problem]:
         chosen = _chosen(old, name)
         if after == before or (chosen is not None and (not after or after == chosen)):
             continue
-        message = f"cannot change from {_text(before)} to {_text(after)}: delete the {new.kind} and make another"
+        instead = f"delete the {new.kind} and make another"
+        if isinstance(new, Endpoint) and name == "droplet":
+            instead = f"`mizar endpoint move {new.tenant}/{new.name} --to {after}` moves it"
+        message = f"cannot change from {_text(before)} to {_text(after)}: {instead}"
         problems.append(Problem(message, f"spec.{to_camel(name)}", str(new.ref)))
     if isinstance(old, Droplet) and isinstance(new, Droplet) and old.spec.has_daemon != new.spec.has_daemon:
         message = f"cannot change from {old.spec.daemon} to {new.spec.daemon}: delete the Droplet and make another"

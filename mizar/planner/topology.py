@@ -294,6 +294,12 @@ class Topology:
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
         yield from (local for e in me.hosts.values() if (local := e.at(droplet)))
 
+    def local(self, droplet: str, uid: str) -> LocalEntry | None:
+        """What a droplet must hold of one endpoint as its own."""
+        endpoint = self._endpoints.get(uid)
+        found = endpoint.at(droplet) if endpoint else None
+        return found if isinstance(found, LocalEntry) else None
+
     def load(self, facts: Iterable[Fact]) -> None:
         """Takes facts in the order of dependence without giving changes: for the start of a manager."""
         for fact in facts:

@@ -20,6 +20,7 @@ from typing import TypeVar
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.links import Change
+from mizar.kernel.pulse import Pulse
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit.errors import is_permanent
 from mizar.transit.events import Hub
@@ -39,6 +40,9 @@ WORKERS = 4
 
 QUIET_S = 0.1
 """How long nothing has come or gone before agents are attached for good."""
+
+READY_S = 0.1
+"""How long a workload may take to get its first answer, before it is moved all the same."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ class Attachments:
         self._unsettled: dict[str, int] = {}
         self._settling: asyncio.Task[None] | None = None
         self._busy_at = 0.0
+        self._measuring: set[asyncio.Task[None]] = set()
 
     # ---- requests
 
@@ -119,10 +124,14 @@ class Attachments:
             network = self._ledger.state.networks[wanted.endpoint.vni, wanted.endpoint.network_id]
             old = self._ledger.state.locals.get(wanted.uid)
             before = replace(old, wanted=self._sized(old.wanted)) if old else None
-        interface, change = await self._make(self._sized(wanted), network)
+        arrives = old is not None and old.wanted.standby and not wanted.standby
+        pulse = await self._measure(wanted, network) if arrives else None
+        interface, change = await self._make(self._sized(wanted), network, arrives)
         try:
             async with self._ledger.lock:
                 changed = self._ledger.put_local(wanted, interface.name, interface.index)
+            if pulse is not None:
+                pulse.exchanged = True
         except MizarError:
             await self._in_pool(lambda: self._installer.restore(interface, before, network, change == "created"))
             raise
@@ -133,18 +142,18 @@ class Attachments:
             self._hub.endpoint_changed(wanted.uid, "attached", str(wanted.workload))
         return interface.name
 
-    async def _make(self, wanted: Wanted, network: Network) -> tuple[Interface, Change]:
+    async def _make(self, wanted: Wanted, network: Network, arrives: bool) -> tuple[Interface, Change]:
         """What is still going may have the names that are wanted: it is waited for where it is in the way."""
         going = self._ending.get(host_name(wanted.uid, wanted.workload))
         if going is not None:
             await asyncio.wait([going])
         try:
-            return await self._in_pool(lambda: self._installer.make(wanted, network))
+            return await self._in_pool(lambda: self._installer.make(wanted, network, arrives))
         except ConflictError:
             if not self._ending:
                 raise
         await asyncio.wait(self._ending.values())
-        return await self._in_pool(lambda: self._installer.make(wanted, network))
+        return await self._in_pool(lambda: self._installer.make(wanted, network, arrives))
 
     async def _detach(self, uid: str) -> str:
         async with self._ledger.lock:
@@ -156,6 +165,25 @@ class Attachments:
         return ""
 
     # ---- what nobody waits for
+
+    async def _measure(self, wanted: Wanted, network: Network) -> Pulse | None:
+        """Begins to measure how long the workload is cut off; tells it when the endpoint's former interface is gone."""
+        pulse = await self._in_pool(lambda: self._installer.pulse(wanted, network))
+        if pulse is None:
+            return None
+
+        async def follow() -> None:
+            blackout_us = round(1e6 * await asyncio.to_thread(pulse.run))
+            event(_log, logging.INFO, "endpoint_moved", uid=wanted.uid, blackout_us=blackout_us)
+            self._hub.endpoint_changed(wanted.uid, "moved", blackout_us=blackout_us)
+            self._measuring.discard(task)
+
+        task = asyncio.create_task(follow())
+        self._measuring.add(task)
+        deadline = time.monotonic() + READY_S
+        while not pulse.ready and time.monotonic() < deadline:
+            await asyncio.sleep(0.001)
+        return pulse
 
     def _remove_later(self, name: str) -> None:
         """An interface without entries carries nothing any more; the kernel takes tens of milliseconds to end it."""

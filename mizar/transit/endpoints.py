@@ -60,12 +60,10 @@ class EndpointPlan:
         Raises when it refers to what is not there, or takes what is another's.
         """
         state = self.state
-        network = state.networks.get((new.vni, new.network_id))
-        if network is None:
-            raise NotFoundError(f"network {new.network_id} of VPC {new.vni} is not known; put it first")
+        network = self._network(new)
         self.slot_of(new.host, "the host")
         replaced: dict[Endpoint, None] = {}
-        if uid in state.locals:
+        if uid in state.locals and not state.locals[uid].wanted.standby:
             replaced[state.locals[uid].endpoint] = None
         for address in new.addresses:
             self._check_inside(address, network)
@@ -96,6 +94,8 @@ class EndpointPlan:
             "of a proxied endpoint" if self._carried(new, address) else ""
         )
         same = (holder.network_id, holder.mac) == (new.network_id, new.mac)
+        if uid and same and set(holder.addresses) == set(new.addresses) and new.host != self.state.own:
+            return  # it has moved there
         if uid or not (same or set(holder.addresses) <= set(new.addresses)):
             whose = f"local endpoint {uid}" if uid else holder.described()
             raise ConflictError(f"{text_of(address)} is taken by {whose}; delete that first, or choose another address")
@@ -104,10 +104,13 @@ class EndpointPlan:
         return (new.vni, address) in self.state.proxied
 
     def _place(self, new: Endpoint, local: Local | None) -> bool:
+        state = self.state
         replaced = self.check(new, local.wanted.uid if local else None)
         known = list(replaced) == [new] and (local is not None) == ((new.vni, new.addresses[0]) in self.state.uids)
         for old in replaced:
             self._forget(old)
+            if local is None and (uid := state.uids.get((old.vni, old.addresses[0]))):
+                self._stand_by(state.locals[uid])
         self._remember(new)
         if local is None and known:
             return False
@@ -117,28 +120,39 @@ class EndpointPlan:
             self.ops += [entries.endpoint_delete(old.vni, a) for a in old.addresses if (old.vni, a) not in kept]
         return True
 
+    def _stand_by(self, local: Local) -> None:
+        """A local endpoint has moved to another droplet; its interface stays until it is detached."""
+        self._drop_uids(local)
+        waiting = replace(local, wanted=replace(local.wanted, standby=True))
+        self.journal.put(self.state.locals, local.wanted.uid, waiting)
+        self._use(local.endpoint, 1)
+        self.ops.append(entries.agent_put(self.state, waiting))
+
     def _remember(self, endpoint: Endpoint) -> None:
         state, journal = self.state, self.journal
         for address in endpoint.addresses:
             journal.put(state.at, (endpoint.vni, address), endpoint)
         journal.put(state.macs, (endpoint.vni, endpoint.network_id, endpoint.mac), endpoint)
-        journal.count(state.uses, endpoint.host, 1)
-        journal.count(state.uses, (endpoint.vni, endpoint.network_id), 1)
+        self._use(endpoint, 1)
 
     def _forget(self, endpoint: Endpoint) -> None:
         state, journal = self.state, self.journal
         for address in endpoint.addresses:
             journal.drop(state.at, (endpoint.vni, address))
         journal.drop(state.macs, (endpoint.vni, endpoint.network_id, endpoint.mac))
-        journal.count(state.uses, endpoint.host, -1)
-        journal.count(state.uses, (endpoint.vni, endpoint.network_id), -1)
+        self._use(endpoint, -1)
+
+    def _use(self, endpoint: Endpoint, by: int) -> None:
+        """Who refers to its host and network."""
+        self.journal.count(self.state.uses, endpoint.host, by)
+        self.journal.count(self.state.uses, (endpoint.vni, endpoint.network_id), by)
 
     # ---- endpoints of this droplet
 
     def put_local(self, wanted: Wanted, host_interface: str, ifindex: int) -> Local:
         """Plan the entries of an endpoint whose interface exists. The agent's comes first: it is the commitment."""
         state, journal = self.state, self.journal
-        self.check(wanted.endpoint, wanted.uid)
+        self.check_local(wanted)
         old = state.locals.get(wanted.uid)
         slot = old.slot if old else journal.take(state.endpoint_slots)
         if old is None:
@@ -151,13 +165,36 @@ class EndpointPlan:
             self.ops.append(entries.agent_delete(old.ifindex))
         if old and marks.options_put(state, old) and (old.ifindex != ifindex or not options):
             self.ops.append(marks.options_delete(old.ifindex))
-        self._place(wanted.endpoint, local)
-        if old:
-            self._drop_uids(old)
-        for address in wanted.endpoint.addresses:
-            journal.put(state.uids, (wanted.endpoint.vni, address), wanted.uid)
+        if old and old.wanted.standby:
+            self._use(old.endpoint, -1)
+        if wanted.standby:
+            self._use(wanted.endpoint, 1)
+        else:
+            self._place(wanted.endpoint, local)
+            if old and not old.wanted.standby:
+                self._drop_uids(old)
+            for address in wanted.endpoint.addresses:
+                journal.put(state.uids, (wanted.endpoint.vni, address), wanted.uid)
         journal.put(state.locals, wanted.uid, local)
         return local
+
+    def check_local(self, wanted: Wanted) -> None:
+        """Raise what would keep an endpoint from being put here, to live or to stand by."""
+        old = self.state.locals.get(wanted.uid)
+        if not wanted.standby:
+            self.check(wanted.endpoint, wanted.uid)
+        elif old and not old.wanted.standby:
+            raise ConflictError(f"local endpoint {wanted.uid} lives here; put it with another host, or detach it")
+        else:
+            network = self._network(wanted.endpoint)
+            for address in wanted.endpoint.addresses:
+                self._check_inside(address, network)
+
+    def _network(self, endpoint: Endpoint) -> Network:
+        network = self.state.networks.get((endpoint.vni, endpoint.network_id))
+        if network is None:
+            raise NotFoundError(f"network {endpoint.network_id} of VPC {endpoint.vni} is not known; put it first")
+        return network
 
     def delete_local(self, uid: str) -> Local | None:
         """Plan the end of the entries of a local endpoint; the agent's goes first, as the end of the commitment."""
@@ -165,13 +202,16 @@ class EndpointPlan:
         local = state.locals.get(uid)
         if local is None:
             return None
-        self._forget(local.endpoint)
-        self._drop_uids(local)
         journal.drop(state.locals, uid)
         journal.give_back(state.endpoint_slots, local.slot)
         self.ops.append(entries.agent_delete(local.ifindex))
         if marks.options_put(state, local):
             self.ops.append(marks.options_delete(local.ifindex))
+        if local.wanted.standby:
+            self._use(local.endpoint, -1)
+            return local
+        self._forget(local.endpoint)
+        self._drop_uids(local)
         self.ops += [entries.endpoint_delete(local.endpoint.vni, address) for address in local.endpoint.addresses]
         return local
 

@@ -77,9 +77,10 @@ class Hub:
             if subscription.lost:
                 event(_log, logging.WARNING, "watcher_too_slow", events_lost=subscription.lost)
 
-    def endpoint_changed(self, uid: str, state: str, detail: str = "") -> None:
-        """Publish that an endpoint is "attached", "detached" or "lost"."""
-        self._publish(pb.Event(endpoint_changed=pb.EndpointChanged(uid=uid, state=state, detail=detail)))
+    def endpoint_changed(self, uid: str, state: str, detail: str = "", blackout_us: int = 0) -> None:
+        """Publish that an endpoint is "attached", "detached", "lost" or "moved"."""
+        change = pb.EndpointChanged(uid=uid, state=state, detail=detail, blackout_us=blackout_us)
+        self._publish(pb.Event(endpoint_changed=change))
 
     def droplet_changed(self, address: bytes, down: bool) -> None:
         """Publish that another droplet answers probes no more, or again."""

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mizar.kernel.interfaces import Interface
 from mizar.kernel.links import Change, Links
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.ovsdb import Ovsdb, Port
+from mizar.kernel.pulse import Pulse
 from mizar.model.addresses import text_of
 from mizar.model.errors import InvalidError, MizarError, NotFoundError
 from mizar.transit.logs import event
@@ -64,15 +66,18 @@ class Installer:
         self._links = threading.local()
         self._ovsdb = Ovsdb(options.ovsdb)
 
-    def make(self, wanted: Wanted, network: Network) -> tuple[Interface, Change]:
-        """The interface as wanted, and what had to be done. What could not be made whole is gone."""
+    def make(self, wanted: Wanted, network: Network, arrives: bool = False) -> tuple[Interface, Change]:
+        """The interface as wanted, and what had to be done. What could not be made whole is gone.
+
+        `arrives`: it stood by until now, and takes name and routes over from the interface of its former host.
+        """
         name, workload = host_name(wanted.uid, wanted.workload), wanted.workload
         try:
             if isinstance(workload, Tap):
                 return taps.ensure(self._own_links(), self._tap(wanted, workload), self._guard)
             if isinstance(workload, OvsPort):
                 return self._plug(wanted, workload)
-            link = self._link(wanted, workload, network)
+            link = replace(self._link(wanted, workload, network), takes_over=arrives)
             with Namespace.open_spec(workload.spec) as namespace:
                 return self._own_links().ensure_endpoint(link, namespace, self._guard)
         except MizarError:
@@ -155,6 +160,15 @@ class Installer:
         for name, local in by_name.items():
             self.settle(name, local.ifindex)
         self._unplug_strays(kept)
+
+    def pulse(self, wanted: Wanted, network: Network) -> Pulse | None:
+        """Measures how long the workload gets no answer from its router while it moves here; None where it cannot."""
+        workload = wanted.workload
+        if not isinstance(workload, InNamespace):
+            return None
+        link = self._link(wanted, workload, network)
+        with Namespace.open_spec(workload.spec) as namespace:
+            return Pulse(namespace, str(link.gateways[0]), link.name_aside)
 
     def problems(self, state: State) -> dict[str, str]:
         """What is wrong with the local endpoints of a state, by uid."""
@@ -251,6 +265,7 @@ class Installer:
             mtu=wanted.mtu,
             addresses=tuple(addresses),
             gateways=tuple(gateways),
+            standby=wanted.standby,
         )
 
     def _tap(self, wanted: Wanted, workload: Tap) -> TapLink:

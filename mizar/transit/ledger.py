@@ -74,7 +74,7 @@ class Ledger:
 
     def check(self, wanted: Wanted) -> None:
         """Raise what would keep a local endpoint from being put. The caller holds the lock."""
-        Plan(self.state).check(wanted.endpoint, wanted.uid)
+        Plan(self.state).check_local(wanted)
 
     def put_local(self, wanted: Wanted, host_interface: str, ifindex: int) -> bool:
         """Commit to a local endpoint; returns whether anything is new about it. The caller holds the lock."""

@@ -78,7 +78,7 @@ def held_address(options: Options) -> bytes | None:
         droplets = Table("droplets", droplets_fd, U32, struct_codec("droplet"))
         keys = [{"vni": one["vni"], "addr": one[name]} for _, one in agents.items() for name in ("addr4", "addr6")]
         found = (endpoints.get(key) for key in keys)
-        hosts = (droplets.get(endpoint["droplet"]) for endpoint in found if endpoint)
+        hosts = (droplets.get(endpoint["droplet"]) for endpoint in found if endpoint and endpoint["ifindex"])
         return next((from_mapped(host["addr"]) for host in hosts if host and any(host["addr"])), None)
     finally:
         for fd in fds:

@@ -22,6 +22,7 @@ from mizar.transit.values import (
     MAX_VNI,
     Droplet,
     Endpoint,
+    EndpointFlag,
     Local,
     Network,
     NetworkFlag,
@@ -196,18 +197,22 @@ class _Reader:
             addresses = tuple(address for address in packed if network.prefix_of(address))
             endpoint = Endpoint(network.vni, network.id, addresses, value["mac"], state.own, Tunnel(value["tunnel"]))
             name = (endpoint.vni, endpoint.network_id, endpoint.mac)
+            standby = bool(value["flags"] & EndpointFlag.STANDBY)
             taken = name in state.macs or any((endpoint.vni, address) in state.at for address in addresses)
-            if not addresses or taken or found.uid in state.locals:
+            if not addresses or (taken and not standby) or found.uid in state.locals:
                 continue
             del strays[ifindex]
             raw = options.get(ifindex, _NO_OPTIONS)
             raw = raw["data"][: raw["bytes"]] if value["option_bytes"] else b""
             # What the interface has less than there is room for, beside what the options take, somebody asked for.
             mtu = 0 if found.mtu == found.room - len(raw) else found.mtu
-            wanted = Wanted(
-                found.uid, endpoint, found.workload, mtu, marks.without_identity(raw), value["group_set"]
-            )  # fmt: skip
+            marked = marks.without_identity(raw)
+            wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby)
             state.locals[found.uid] = Local(wanted, found.name, ifindex, value["slot"])
+            if standby:
+                state.uses[endpoint.host] += 1
+                state.uses[endpoint.vni, endpoint.network_id] += 1
+                continue
             self.hold(endpoint)
             for address in addresses:
                 state.uids[endpoint.vni, address] = found.uid
@@ -275,7 +280,8 @@ def _implied(state: State) -> Iterator[Op]:
     for local in state.locals.values():
         yield from marks.options_put(state, local)
         yield entries.agent_put(state, local)
-        yield from entries.endpoint_put(state, local.endpoint, local)
+        if not local.wanted.standby:
+            yield from entries.endpoint_put(state, local.endpoint, local)
     for proxy in state.proxies.values():
         yield from implied(state, proxy)
 

@@ -79,6 +79,7 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
         mtu=value.wanted.mtu,
         options=value.wanted.options,
         group_set=value.wanted.group_set,
+        standby=value.wanted.standby,
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
 

@@ -322,7 +322,7 @@ def wanted(message: pb.LocalEndpoint) -> Wanted:
     """An endpoint to be made on this droplet."""
     found = Wanted(
         uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu,
-        marks.checked(message.options), marks.group_set(message.group_set),
+        marks.checked(message.options), marks.group_set(message.group_set), message.standby,
     )  # fmt: skip
     least = max(_MIN_MTU[len(one)] for one in found.endpoint.addresses)
     if found.mtu and not least <= found.mtu <= _MAX_MTU:

@@ -42,6 +42,7 @@ class EndpointFlag(IntFlag):
 
     NONE = 0
     EGRESS = 1
+    STANDBY = 2
 
 
 class VpcFlag(IntFlag):
@@ -194,6 +195,7 @@ class Wanted:
     """An endpoint to be made on this droplet. `mtu` 0: the interface's less the tunnel's overhead.
 
     `options`: Geneve options, as on the wire, of all that it sends; `group_set`: the number of its groups, 0 for none.
+    `standby`: it lives on another droplet, and has an interface here but neither addresses nor packets.
     """
 
     uid: str
@@ -202,6 +204,7 @@ class Wanted:
     mtu: int
     options: bytes = b""
     group_set: int = 0
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,8 @@ class Local:
     @property
     def flags(self) -> EndpointFlag:
         """How frames are handed to it."""
-        return EndpointFlag.EGRESS if self.wanted.workload.egress else EndpointFlag.NONE
+        egress = EndpointFlag.EGRESS if self.wanted.workload.egress else EndpointFlag.NONE
+        return egress | (EndpointFlag.STANDBY if self.wanted.standby else EndpointFlag.NONE)
 
 
 @dataclass(frozen=True, slots=True)

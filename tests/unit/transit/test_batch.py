@@ -298,7 +298,7 @@ def test_local_endpoint_half_made_or_half_gone(at: int) -> None:
 
 
 def test_endpoint_that_moves_here_replaces_the_remote_one() -> None:
-    """And a remote one cannot take what is local."""
+    """What is local is taken by no other endpoint; the same one, with another host, stands by here from then on."""
     bench = Bench(START)
     remote = replace(LOCAL.endpoint, host=bytes((172, 30, 9, 2)))
     bench.do(PutEndpoint(remote))
@@ -306,9 +306,13 @@ def test_endpoint_that_moves_here_replaces_the_remote_one() -> None:
     bench.check()
     assert list(bench.state.remotes()) == []
     with pytest.raises(MizarError, match="taken by local endpoint uid-1"):
-        bench.do(PutEndpoint(remote))
+        bench.do(PutEndpoint(replace(remote, mac=bytes((2, 0, 0, 0, 0, 99)))))
     with pytest.raises(MizarError, match="end it by Detach"):
         bench.do(DeleteEndpoint(1, remote.addresses))
+    bench.do(PutEndpoint(remote))
+    bench.check()
+    assert list(bench.state.remotes()) == [remote]
+    assert bench.state.locals["uid-1"].wanted.standby
 
 
 def test_undo_that_fails_is_told() -> None:
