@@ -65,13 +65,14 @@ struct network_key {
 enum network_flag {
 	NETWORK_BOUNCED_HERE = 1,	/* this droplet is one of its bouncers: it knows every endpoint */
 	NETWORK_ROUTED_HERE = 2,	/* this droplet is a divider of the VPC */
+	NETWORK_PEERED = 0x100,	/* no network: addresses of a VPC that this one is peered with. Dividers hold these */
 };
 
 struct network {
 	uint32_t slot;		/* slot in hop_sets: its bouncers */
 	uint32_t vpc_slot;	/* slot in vpc_counters */
 	uint32_t flags;		/* enum network_flag */
-	uint32_t pad;
+	uint32_t peer;		/* NETWORK_PEERED: the key of that VPC in vpcs; else 0 */
 	uint8_t gateway[16];	/* the address answered as the virtual router */
 };
 
@@ -201,6 +202,8 @@ struct vpc_counters {
 	uint64_t to_divider_bytes;
 	uint64_t answered_packets;	/* ARP, ND and gateway pings answered here */
 	uint64_t dropped_packets;	/* dropped here after their VPC was known */
+	uint64_t peered_packets;	/* crossed here into a peered VPC, which counts what becomes of them */
+	uint64_t peered_bytes;
 };
 
 struct drop_counter {

@@ -187,7 +187,7 @@ static __always_inline int deliver_here(struct __sk_buff *skb, const struct pack
 					const struct agent *agent, const struct endpoint *endpoint)
 {
 	address_from_router(inner->eth, endpoint);
-	count_sent(packet, agent->slot, false);
+	count_sent(packet, agent->slot, 0);
 	count_delivered(packet, endpoint->slot);
 	if (is_proxy(endpoint->ifindex)) {
 		enter_stage(skb, STAGE_PROXY, endpoint->ifindex);
@@ -234,9 +234,9 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 {
 	struct tunnel tunnel = {
 		.protocol = agent->tunnel,
-		.vni = agent->wire_vni,
+		.vni = route->peered ? route->peered : agent->wire_vni,
 		.source_port = source_port,
-		.group_set = agent->group_set,
+		.group_set = route->peered ? 0 : agent->group_set,
 		.bytes = packet->bytes,
 	};
 	struct agent_options *options = NULL;
@@ -255,7 +255,8 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		copy_mac(eth.h_source, agent->mac);
 		router_mac(eth.h_dest);
 	}
-	if (agent->option_bytes) {
+	/* What a tenant attaches means something in its own VPC only. */
+	if (agent->option_bytes && !route->peered) {
 		reason = find_options(sender_interface(skb), agent, &tunnel, &options);
 		if (reason)
 			return reason;
@@ -269,7 +270,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	reason = encapsulate(skb, &eth, next, &tunnel, options);
 	if (reason)
 		return reason;
-	count_sent(packet, agent->slot, true);
+	count_sent(packet, agent->slot, agent->vpc_slot);
 	*verdict = bpf_redirect(config.ifindex, 0);
 	return REASON_NONE;
 }
@@ -292,8 +293,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			*verdict = send_answer(skb, packet, agent);
 		return reason;
 	}
-	/* Into another network, and this droplet does what its divider would do: the hop is here. */
-	if (route.network && route.network != agent->network) {
+	/* Into another network or VPC, and this droplet does what its divider would do: the hop is here. */
+	if (route.peered || (route.network && route.network != agent->network)) {
 		reason = decrement_ttl(inner);
 		if (reason)
 			return reason;

@@ -155,17 +155,21 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 	reason = decrement_ttl(inner);
 	if (reason)
 		return reason;
+	if (route->peered) {
+		tunnel.vni = route->peered;
+		tunnel.group_set = 0;
+	}
 	if (route->endpoint) {
 		tunnel.protocol = route->endpoint->tunnel;
 		/* Without it, the packet would be another VPC's. */
-		if (outer->identity && tunnel.protocol == TUNNEL_VXLAN)
+		if (outer->identity && !route->peered && tunnel.protocol == TUNNEL_VXLAN)
 			return REASON_IDENTITY_LOST;
 		address_from_router(inner->eth, route->endpoint);
 	}
-	packet->mtu = room_to(next, tunnel.protocol == TUNNEL_VXLAN ? 0 : outer->option_bytes);
+	packet->mtu = room_to(next, route->peered || tunnel.protocol == TUNNEL_VXLAN ? 0 : outer->option_bytes);
 	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
 		return REASON_PACKET_TOO_BIG;
-	reason = translate(ctx, outer, next, &tunnel);
+	reason = translate(ctx, outer, next, &tunnel, route->peered);
 	return reason ? reason : send_back(ctx, verdict);
 }
 

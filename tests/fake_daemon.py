@@ -30,6 +30,7 @@ class Tables:
         self.droplets: dict[bytes, pb.Droplet] = {}
         self.vpcs: dict[int, pb.Vpc] = {}
         self.networks: dict[tuple[int, int], pb.Network] = {}
+        self.peerings: dict[tuple[int, int], pb.Peering] = {}
         self.endpoints: dict[tuple[int, tuple[bytes, ...]], pb.Endpoint] = {}
         self.locals: dict[str, pb.LocalEndpoint] = {}
         self.group_sets: dict[tuple[int, int], pb.GroupSet] = {}
@@ -65,6 +66,7 @@ class Tables:
                 self._refuse(any(vni == change.delete_vpc for vni, _ in self.networks), "the VPC has networks")
                 used = any(vni == change.delete_vpc for vni, _ in self.group_sets)
                 self._refuse(used, "the VPC has sets of groups")
+                self._refuse(any(change.delete_vpc in key for key in self.peerings), "the VPC has peerings")
                 self.vpcs.pop(change.delete_vpc, None)
             case "put_group_set":
                 found = change.put_group_set
@@ -108,6 +110,12 @@ class Tables:
             case "delete_proxy":
                 ended = change.delete_proxy
                 self.proxies.pop((ended.vni, tuple(sorted(ended.addresses))), None)
+            case "put_peering":
+                peering = change.put_peering
+                self._refuse(not {peering.vni, peering.peer} <= set(self.vpcs), "unknown VPC")
+                self.peerings[peering.vni, peering.peer] = peering
+            case "delete_peering":
+                self.peerings.pop((change.delete_peering.vni, change.delete_peering.peer), None)
             case _:
                 raise LookupError("an empty change")
 
@@ -253,6 +261,7 @@ class FakeDaemon(TransitServicer):
         self.calls.append("GetState")
         tables = self.tables
         yield pb.State(droplets=tables.droplets.values(), vpcs=tables.vpcs.values(), networks=tables.networks.values())
+        yield pb.State(peerings=tables.peerings.values())
         yield pb.State(
             group_sets=tables.group_sets.values(),
             endpoints=tables.endpoints.values(),

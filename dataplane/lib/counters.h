@@ -32,8 +32,8 @@ static __always_inline void count_delivered(const struct packet *packet, uint32_
 	}
 }
 
-/* Accepted from an endpoint: `encapsulated` or handed to a neighbour on the same droplet. */
-static __always_inline void count_sent(const struct packet *packet, uint32_t endpoint_slot, bool encapsulated)
+/* Accepted from an endpoint: encapsulated (`vpc_slot`: of its VPC, else 0) or handed to a neighbour on the same droplet. */
+static __always_inline void count_sent(const struct packet *packet, uint32_t endpoint_slot, uint32_t vpc_slot)
 {
 	struct endpoint_counters *endpoint = endpoint_counters_of(endpoint_slot);
 
@@ -41,8 +41,8 @@ static __always_inline void count_sent(const struct packet *packet, uint32_t end
 		endpoint->sent_packets += packet->packets;
 		endpoint->sent_bytes += packet->bytes;
 	}
-	if (encapsulated) {
-		struct vpc_counters *vpc = vpc_counters_of(packet->vpc_slot);
+	if (vpc_slot) {
+		struct vpc_counters *vpc = vpc_counters_of(vpc_slot);
 
 		if (vpc) {
 			vpc->sent_packets += packet->packets;
@@ -78,6 +78,17 @@ static __always_inline void count_to_divider(const struct packet *packet)
 	if (vpc) {
 		vpc->to_divider_packets += packet->packets;
 		vpc->to_divider_bytes += packet->bytes;
+	}
+}
+
+/* Crosses from its VPC into a peered one. */
+static __always_inline void count_peered(const struct packet *packet)
+{
+	struct vpc_counters *vpc = vpc_counters_of(packet->vpc_slot);
+
+	if (vpc) {
+		vpc->peered_packets += packet->packets;
+		vpc->peered_bytes += packet->bytes;
 	}
 }
 

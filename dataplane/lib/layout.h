@@ -23,7 +23,7 @@ _Static_assert(sizeof(struct agent_options) == 4 + OPTION_BYTES, "agent_options"
 _Static_assert(sizeof(struct group_set_key) == 8, "group_set_key");
 _Static_assert(sizeof(struct group_set) == 4 + 4 * GROUPS, "group_set");
 _Static_assert(sizeof(struct endpoint_counters) == 6 * 8, "endpoint_counters");
-_Static_assert(sizeof(struct vpc_counters) == 12 * 8, "vpc_counters");
+_Static_assert(sizeof(struct vpc_counters) == 14 * 8, "vpc_counters");
 _Static_assert(sizeof(struct drop_counter) == 2 * 8, "drop_counter");
 _Static_assert(sizeof(struct handover) == 24, "handover: at most 32 bytes of XDP metadata");
 _Static_assert(sizeof(struct trap) == 8 + TRAP_BYTES, "trap");

@@ -9,6 +9,7 @@
 #include "family.h"
 #include "hash.h"
 #include "health.h"
+#include "peering.h"
 
 enum step {
 	STEP_DELIVER = 1,	/* to an endpoint of this droplet */
@@ -23,6 +24,7 @@ struct route {
 	enum step step;
 	uint32_t droplet;		/* slot of the next hop; unused by STEP_DELIVER and STEP_ROUTER */
 	uint32_t network;		/* slot of the destination's network; 0 while only a divider knows it */
+	uint32_t peered;		/* it has crossed into another VPC here: the VNI of that one on the wire, else 0 */
 	struct endpoint *endpoint;	/* of STEP_DELIVER and STEP_BOUNCE, else NULL */
 };
 
@@ -70,15 +72,20 @@ static __always_inline bool locate_endpoint(struct packet *packet, struct route 
 	return true;
 }
 
+/* To a bouncer of the destination's network, which this droplet routes. */
+static __always_inline __must_check enum drop_reason locate_bouncer(const struct network *network, uint16_t source_port,
+								    struct route *route)
+{
+	route->step = STEP_DIVIDE;
+	route->network = network->slot;
+	route->droplet = pick_hop(network->slot, source_port >> HASH_DIVIDE);
+	return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
+}
+
 /* Step 3: to a divider of its VPC, unless this is one. */
-static __always_inline __must_check enum drop_reason locate_divider(struct packet *packet, uint16_t source_port,
+static __always_inline __must_check enum drop_reason locate_divider(const struct vpc *vpc, uint16_t source_port,
 								    bool final, struct route *route)
 {
-	struct vpc *vpc = bpf_map_lookup_elem(&vpcs, &packet->to.vni);
-
-	if (!vpc)
-		return REASON_UNKNOWN_VNI;
-	packet->vpc_slot = vpc->slot;
 	if (vpc->flags & VPC_DIVIDED_HERE)
 		return REASON_NETWORK_UNKNOWN;
 	if (final)
@@ -86,6 +93,31 @@ static __always_inline __must_check enum drop_reason locate_divider(struct packe
 	route->step = STEP_TO_DIVIDER;
 	route->droplet = vpc->dividers ? pick_hop(vpc->dividers, source_port >> HASH_TO_DIVIDER) : 0;
 	return route->droplet ? REASON_NONE : REASON_NO_DIVIDER;
+}
+
+/* All steps once more, in the VPC of a peer. Its virtual routers serve its own endpoints only. */
+static __always_inline __must_check enum drop_reason locate_peer(struct packet *packet, uint16_t source_port,
+								 const struct network *entry, struct route *route)
+{
+	struct network *network;
+	struct vpc *peer;
+	enum drop_reason reason = cross_peering(packet, entry, &peer);
+
+	if (reason)
+		return reason;
+	route->peered = packet->to.vni;
+	if (locate_endpoint(packet, route))
+		return REASON_NONE;
+	network = find_network(packet);
+	if (network) {
+		if (network->flags & NETWORK_PEERED)
+			return REASON_PEERING_NOT_TRANSITIVE;
+		if (network->flags & NETWORK_BOUNCED_HERE || same_address(network->gateway, packet->to.addr))
+			return REASON_ENDPOINT_UNKNOWN;
+		if (network->flags & NETWORK_ROUTED_HERE)
+			return locate_bouncer(network, source_port, route);
+	}
+	return locate_divider(peer, source_port, false, route);
 }
 
 /*
@@ -97,25 +129,28 @@ static __always_inline __must_check enum drop_reason locate_network(struct packe
 								    bool final, struct route *route)
 {
 	struct network *network = find_network(packet);
+	struct vpc *vpc;
 
 	if (network) {
 		packet->vpc_slot = network->vpc_slot;
+		if (network->flags & NETWORK_PEERED)
+			return final ? REASON_ENDPOINT_UNKNOWN : locate_peer(packet, source_port, network, route);
 		if (same_address(network->gateway, packet->to.addr)) {
 			route->step = STEP_ROUTER;
 			return REASON_NONE;
 		}
 		if (final || network->flags & NETWORK_BOUNCED_HERE)
 			return REASON_ENDPOINT_UNKNOWN;
-		if (network->flags & NETWORK_ROUTED_HERE) {
-			route->step = STEP_DIVIDE;
-			route->network = network->slot;
-			route->droplet = pick_hop(network->slot, source_port >> HASH_DIVIDE);
-			return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
-		}
+		if (network->flags & NETWORK_ROUTED_HERE)
+			return locate_bouncer(network, source_port, route);
 		/* Endpoints of it live here, or it lies inside of a network that is bounced here, no more. This droplet acts for
 		 * the sender's network: ask a divider. */
 	}
-	return locate_divider(packet, source_port, final, route);
+	vpc = bpf_map_lookup_elem(&vpcs, &packet->to.vni);
+	if (!vpc)
+		return REASON_UNKNOWN_VNI;
+	packet->vpc_slot = vpc->slot;
+	return locate_divider(vpc, source_port, final, route);
 }
 
 /* The address of a droplet with which this one shares no family. An empty slot's is zero. */

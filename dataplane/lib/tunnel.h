@@ -161,17 +161,19 @@ static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buf
 }
 
 /*
- * Transit: for the next hop, in the family that it is spoken to. Geneve options stay on as long as the tunnel is Geneve. The
- * family changes in front of the UDP header, which stays in its place; where options go, it moves.
+ * Transit: for the next hop, in the family that it is spoken to. Geneve options stay on as long as the tunnel is Geneve and the
+ * VPC the same (not `bare`): labels, origin and what else a tenant attached mean something in its own VPC only. The family
+ * changes in front of the UDP header, which stays in its place; where options go, it moves.
  */
 static __always_inline __must_check enum drop_reason translate(struct xdp_md *ctx, const struct outer *outer,
-							       const struct droplet *next, struct tunnel *tunnel)
+							       const struct droplet *next, struct tunnel *tunnel,
+							       bool bare)
 {
 	bool ipv6 = is_ipv6(next->addr);
 	int surplus = (int)overhead_bytes(came_by_ipv6(outer)) - (int)overhead_bytes(ipv6);
 	void *frame;
 
-	if (tunnel->protocol == TUNNEL_VXLAN && tunnel->option_bytes) {
+	if ((bare || tunnel->protocol == TUNNEL_VXLAN) && tunnel->option_bytes) {
 		/* The kernel remembers where the checksum belongs, and would not follow. */
 		if (tunnel->partial)
 			return REASON_REWRITE_FAILED;

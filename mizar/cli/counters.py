@@ -17,6 +17,7 @@ _SHOWN = (
     ("SENT", "sentPackets"),
     ("TO DIVIDER", "toDividerPackets"),
     ("DIVIDED", "dividedPackets"),
+    ("PEERED", "peeredPackets"),
     ("BOUNCED", "bouncedPackets"),
     ("DELIVERED", "deliveredPackets"),
     ("ANSWERED", "answeredPackets"),

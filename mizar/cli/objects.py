@@ -47,6 +47,12 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds that -
 COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
     "Tenant": (),
     "VPC": (("CIDRS", "spec.cidrs"), ("VNI", "status.vni"), ("DIVIDERS", "status.dividers")),
+    "VPCPeering": (
+        ("VPC", "spec.vpc"),
+        ("PEER TENANT", "spec.peer.tenant"),
+        ("PEER VPC", "spec.peer.vpc"),
+        ("STATE", "status.state"),
+    ),
     "Network": (("VPC", "spec.vpc"), ("CIDRS", "spec.cidrs"), ("BOUNCERS", "status.bouncers")),
     "Endpoint": (
         ("NETWORK", "spec.network"),

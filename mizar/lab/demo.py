@@ -127,7 +127,9 @@ def _paths(probes: Probes, view: _View, cells: Sequence[Cell], limit_s: float) -
     apart = [
         (cell.source, cell.destination)
         for cell in cells
-        if cell.source.droplet != cell.destination.droplet and cell.source.network != cell.destination.network
+        if cell.source.droplet != cell.destination.droplet
+        and cell.source.network != cell.destination.network
+        and cell.source.group == cell.destination.group
     ]
     return tuple(
         follow(
@@ -149,6 +151,7 @@ class _View:
         self._droplets = [i["metadata"]["name"] for i in client.list("Droplet") if i["spec"]["daemon"] != "none"]
         self._vpcs = {(i["metadata"]["tenant"], i["metadata"]["name"]): i["status"] for i in client.list("VPC")}
         networks = client.list("Network")
+        self._peers = _peers(client.list("VPCPeering"))
         self._networks = {(i["metadata"]["tenant"], i["metadata"]["name"]): i for i in networks}
 
     def members(self) -> list[Member]:
@@ -156,7 +159,8 @@ class _View:
         return [
             Member(
                 tenant=item["metadata"]["tenant"],
-                vpc=self._networks[item["metadata"]["tenant"], item["spec"]["network"]]["spec"]["vpc"],
+                vpc=self._vpc_of(item),
+                peers=self._peers.get((item["metadata"]["tenant"], self._vpc_of(item)), ()),
                 network=item["spec"]["network"],
                 name=item["metadata"]["name"],
                 droplet=item["spec"]["droplet"],
@@ -166,6 +170,10 @@ class _View:
             for item in self._client.list("Endpoint")
             if (item["spec"].get("workload") or {}).get("namespace")
         ]
+
+    def _vpc_of(self, endpoint: dict[str, Any]) -> str:
+        found: str = self._networks[endpoint["metadata"]["tenant"], endpoint["spec"]["network"]]["spec"]["vpc"]
+        return found
 
     def roles(self, source: Member, destination: Member) -> Roles:
         """Who may be what between two endpoints of a VPC."""
@@ -191,6 +199,16 @@ class _View:
     def _by_vni(self, droplet: str) -> dict[int, dict[str, int]]:
         rows: list[dict[str, Any]] = self._client.counters(droplet)["vpcs"]
         return {int(row["vni"]): {key: int(row.get(key, 0)) for key in _NOTHING} for row in rows}
+
+
+def _peers(halves: Sequence[dict[str, Any]]) -> Mapping[Group, tuple[Group, ...]]:
+    """Each VPC's peers, as far as both agree."""
+    found: dict[Group, tuple[Group, ...]] = {}
+    for half in halves:
+        if half["status"]["state"] == "Active":
+            own, peer = (half["metadata"]["tenant"], half["spec"]["vpc"]), half["spec"]["peer"]
+            found[own] = (*found.get(own, ()), (peer["tenant"], peer["vpc"]))
+    return found
 
 
 _NOTHING = dict.fromkeys(

@@ -2,9 +2,9 @@
 """Proof that VPCs with equal addresses never hear one another.
 
 Called by mizar.lab.demo. Every endpoint sends to every address that endpoints of other VPCs have, and every endpoint
-listens to all frames that arrive, whoever they are addressed to. Those of its own VPC that have such an address must
-hear it (so the proof is not that nothing works), nobody else may; and the droplets must not have delivered one packet
-more than that.
+listens to all frames that arrive, whoever they are addressed to. Those of its own VPC, or of a peer, that have such an
+address must hear it (so the proof is not that nothing works), nobody else may; and the droplets must not have delivered
+one packet more than that.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ def isolation(probes: Probes, delivered: Callable[[], Mapping[Group, int]], limi
             probe.ask("send", address=address, count=1, bytes=PAYLOAD_BYTES, icmp=True)
     missing = _await(probes, expected, before, limit_s)
     problems = [f"{hearer} did not hear {source} of its own VPC by {way}" for hearer, way, source in missing]
-    hits = Counter(hearer.group for hearer, _, _ in expected)
-    # Of two expected (a datagram and an echo request) the second is answered, and the answer is delivered too.
-    wanted = {group: hits[group] + hits[group] // 2 for group in {probe.member.group for probe in probes}}
+    wanted = Counter({probe.member.group: 0 for probe in probes})
+    for hearer, way, source in expected:
+        wanted[hearer.group] += 1
+        if way == "icmp":  # it is answered, and the answer is delivered too
+            wanted[source.group] += 1
     problems += _delivered_problems(wanted, delivered_before, delivered, limit_s)
     return Isolation(
         sent=2 * sum(len(addresses) for addresses in sent.values()),
@@ -68,7 +70,7 @@ def foreign(probes: Probes) -> list[str]:
     for probe in probes:
         for (way, number), count in probes.heard(probe).items():
             stranger = probes.number(number)
-            if stranger.group != probe.member.group:
+            if not probe.member.may_hear(stranger):
                 found.append(f"{probe.member} heard {stranger} of another VPC {count} times by {way}")
     return found
 
@@ -79,10 +81,10 @@ def _plan(probes: Probes) -> tuple[list[tuple[Member, str, Member]], dict[Member
     expected: list[tuple[Member, str, Member]] = []
     sent: dict[Member, list[str]] = {}
     for member in members:
-        strangers = {address for other in members if other.group != member.group for address in other.addresses}
+        strangers = {address for other in members if not member.may_hear(other) for address in other.addresses}
         sent[member] = sorted(strangers - set(member.addresses))  # its own would not leave its namespace
         for other in members:
-            if other.group == member.group:
+            if member.may_hear(other):
                 hits = strangers.intersection(other.addresses) - set(member.addresses)
                 expected += [(other, way, member) for way in ("sink", "icmp") for _ in hits]
     return expected, sent

@@ -37,11 +37,17 @@ class Member:
     droplet: str
     namespace: str
     addresses: tuple[str, ...]
+    peers: tuple[tuple[str, str], ...] = ()
+    """Groups that its own is peered with."""
 
     @property
     def group(self) -> tuple[str, str]:
-        """Those who may hear one another: tenant and VPC."""
+        """Where it belongs: tenant and VPC."""
         return self.tenant, self.vpc
+
+    def may_hear(self, other: Member) -> bool:
+        """Whether packets may pass between the two: within a VPC, and between peers."""
+        return other.group == self.group or other.group in self.peers
 
     def __str__(self) -> str:
         return f"{self.tenant}/{self.name}"

@@ -56,8 +56,8 @@ class Cell:
 
 
 def pairs(members: Sequence[Member]) -> list[tuple[Member, Member]]:
-    """All ordered pairs within the VPCs."""
-    return [(one, other) for one in members for other in members if one != other and one.group == other.group]
+    """All ordered pairs within the VPCs and between peers."""
+    return [(one, other) for one in members for other in members if one != other and one.may_hear(other)]
 
 
 def matrix(probes: Probes, on_cell: Callable[[Cell], None], limit_s: float) -> list[Cell]:
@@ -73,7 +73,7 @@ def matrix(probes: Probes, on_cell: Callable[[Cell], None], limit_s: float) -> l
     def row(probe: Probe, protocols: Sequence[str]) -> None:
         start = members.index(probe.member)
         for other in members[start + 1 :] + members[:start]:  # not all begin with the same destination
-            if other.group == probe.member.group:
+            if probe.member.may_hear(other):
                 outcomes = _check(probe, probes.of(other), protocols, limit_s)
                 with lock:
                     cell = cells[probe.member, other]

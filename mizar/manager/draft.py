@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 
 from mizar.manager import numbers
 from mizar.manager.proxied import granted_target, shared_families, vpc_name
-from mizar.manager.registry import Item, Registry, vpc_of
+from mizar.manager.registry import Item, Registry, half_of, vpc_of
 from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
 from mizar.model.errors import ConflictError, Problem
+from mizar.model.peering import VPCPeering
 from mizar.model.prefixes import PrefixTable
 from mizar.model.proxied import ClientsSpec
 from mizar.model.resources import VPC, Endpoint, EndpointSpec, Identity, Metadata, Network, Ref, Resource
@@ -108,6 +109,16 @@ class Draft:
             if child.ref not in self.planned and isinstance(child.resource, Network):
                 yield child.resource
         yield from self._networks.get(vpc.ref, ())
+
+    def peerings_of(self, vpc: VPC) -> Iterator[VPCPeering]:
+        """The halves of a VPC, those of this draft included."""
+        item = self._registry.find(vpc.ref)
+        for child in self._registry.children(item) if item else ():
+            if isinstance(child.resource, VPCPeering) and not child.deleting:
+                yield child.resource
+        for planned in self.planned.values():
+            if isinstance(planned.resource, VPCPeering) and planned.resource.own == vpc.ref and not planned.before:
+                yield planned.resource
 
     def network_at(self, vpc: Ref, address: Address) -> tuple[Prefix, Ref] | None:
         """The network of a VPC that an address belongs to: of several, the one with the longest prefix."""
@@ -216,7 +227,7 @@ class Draft:
         if isinstance(resource, VPC):
             if resource.spec.vni is not None and resource.spec.identity is Identity.AUTO:
                 allocation, hint = Allocation("vni", str(resource.spec.vni)), "; spec.identity tells how to share it"
-                self._refuse_taken(allocation, f"VNI {resource.spec.vni}", "spec.vni", hint)
+                self.refuse_taken(allocation, f"VNI {resource.spec.vni}", "spec.vni", hint)
             tenant = self.find(Ref("Tenant", "", resource.tenant))
             status, found = numbers.allocate(
                 resource,
@@ -236,9 +247,11 @@ class Draft:
             status, found = {"id": number, "gateways": gateways}, (Allocation(scope, str(number)),)
         elif isinstance(resource, Endpoint) and network is not None and vpc is not None:
             status, found = self._endpoint(resource, network, vpc, families)
+        elif isinstance(resource, VPCPeering) and (own := self.find(resource.own)) is not None:
+            found = (half_of(own.metadata.uid or "", resource.other),)
         elif resource.kind == "Droplet":
             status, found = {"address": resource.spec.address}, (Allocation("droplet", resource.spec.address),)
-            self._refuse_taken(found[0], f"the address {resource.spec.address}", "spec.address")
+            self.refuse_taken(found[0], f"the address {resource.spec.address}", "spec.address")
         return resource.model_copy(update={"status": resource.status.model_copy(update=status)}), found
 
     def _endpoint(
@@ -257,7 +270,7 @@ class Draft:
         prefixes = [parse_prefix(text) for text in network.spec.cidrs]
         if endpoint.spec.addresses:
             for place, text in enumerate(endpoint.spec.addresses):  # check_endpoint has found them usable
-                self._refuse_taken(Allocation(scope, text), f"the address {text}", f"spec.addresses[{place}]")
+                self.refuse_taken(Allocation(scope, text), f"the address {text}", f"spec.addresses[{place}]")
                 addresses.append(parse_address(text))
         else:
             for prefix in (prefix for prefix in prefixes if prefix.version in families):
@@ -265,7 +278,7 @@ class Draft:
                 addresses.append(ipam.allocate(prefix, taken, cursor=cursor, other=other))
         if endpoint.spec.mac:
             mac = parse_mac(endpoint.spec.mac)
-            self._refuse_taken(Allocation(mac_scope, mac_text(mac)), f"the MAC {mac_text(mac)}", "spec.mac")
+            self.refuse_taken(Allocation(mac_scope, mac_text(mac)), f"the MAC {mac_text(mac)}", "spec.mac")
         else:
             mac = ipam.derive_mac(
                 endpoint.metadata.uid or "", lambda mac: self.holder(Allocation(mac_scope, mac_text(mac))) is not None
@@ -274,7 +287,8 @@ class Draft:
         status: dict[str, object] = {"addresses": texts, "mac": mac_text(mac), "host": endpoint.spec.droplet or ""}
         return status, (*(Allocation(scope, text) for text in texts), Allocation(mac_scope, mac_text(mac)))
 
-    def _refuse_taken(self, allocation: Allocation, what: str, field: str, hint: str = "") -> None:
+    def refuse_taken(self, allocation: Allocation, what: str, field: str, hint: str = "") -> None:
+        """Raises ConflictError when somebody holds a value, whom the caller is told of if it may see it."""
         holder = self.holder(allocation)
         if holder is not None:
             owner = str(holder) if self._visible(holder) else "somebody else"

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry, target_of
+from mizar.model.peering import VPCPeering
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.planner.facts import (
     EndpointFact,
@@ -14,6 +16,7 @@ from mizar.planner.facts import (
     droplet_fact,
     endpoint_fact,
     network_fact,
+    peering_fact,
     proxy_fact,
     vpc_fact,
 )
@@ -37,6 +40,8 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
             if fact.carried and not fact.host:
                 return None  # no droplet can carry it
             return replace(fact, proxy=_proxy(registry, item)) if resource.status.target else fact
+        case VPCPeering():
+            return _peering(registry, item, resource)
     return None
 
 
@@ -46,6 +51,16 @@ def _proxy(registry: Registry, item: Item) -> ProxyFact | None:
         return None
     fact = fact_of(registry, source)
     return proxy_fact(fact, target.resource) if isinstance(fact, EndpointFact) else None
+
+
+def _peering(registry: Registry, item: Item, half: VPCPeering) -> Fact | None:
+    """None while the other half is not there: then droplets have nothing to know. One that goes may have had it."""
+    one, other = registry.find(half.own), registry.find(half.other)
+    if one is None or other is None or not (item.deleting or other_half(registry, half)):
+        return None
+    assert isinstance(one.resource, VPC)
+    assert isinstance(other.resource, VPC)
+    return peering_fact(one.resource, other.resource)
 
 
 def _vpc(registry: Registry, network: Network) -> VPC:

@@ -21,11 +21,11 @@ import grpc
 
 from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.facts import fact_of
-from mizar.manager.registry import Item, Registry, Trouble
+from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.model.errors import NotFoundError
 from mizar.model.resources import Droplet
-from mizar.planner.entries import DropletEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
-from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
+from mizar.planner.entries import DropletEntry, Entry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change, Plan, Step
 from mizar.planner.topology import Topology
 
@@ -149,6 +149,8 @@ class Fleet:
                     changes = self._topology.remove_network(fact.vni, fact.id)
                 case VpcFact():
                     changes = self._topology.remove_vpc(fact.vni)
+                case PeeringFact():
+                    changes = self._topology.remove_peering(fact.vnis)
                 case DropletFact():
                     changes = self._topology.remove_droplet(fact.name)
         except NotFoundError:
@@ -185,6 +187,8 @@ class Fleet:
                 link = self._links.get(fact.name)
                 mtu = link.info.interface_mtu if link is not None and link.info is not None else 0
                 return self._topology.put_droplet(replace(fact, mtu=mtu))
+            case PeeringFact() as fact:
+                return self._topology.put_peering(fact)
         if self._topology.knows(item.uid):  # nobody can carry it any more
             return self._topology.remove_endpoint(item.uid)
         return []
@@ -318,6 +322,9 @@ class Fleet:
             return vpc
         if isinstance(entry, NetworkEntry):
             return self._registry.holder(f"network/{vpc.uid}", str(entry.id))
+        if isinstance(entry, PeeringEntry):
+            peer = self._registry.holder("vni", str(entry.peer))
+            return self._registry.holder(*half_of(vpc.uid, peer.ref)) if peer else None
         return self._registry.holder(f"address/{vpc.uid}", _text(entry.addresses[0])) if entry.addresses else None
 
 

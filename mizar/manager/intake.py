@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from mizar.manager import marking
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.nesting import outside, squatters
+from mizar.manager.peering import check_peering
 from mizar.manager.proxied import problems_of
 from mizar.manager.registry import Registry, parent_refs, target_of
 from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
+from mizar.model.peering import VPCPeering
 from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Ref, Resource
 
 _ORDER = {name: number for number, name in enumerate(KINDS)}
@@ -179,6 +181,8 @@ class _Intake:
         if isinstance(resource, Network) and isinstance(vpc, VPC):
             found = check_network(resource, vpc, self.draft.networks_of(vpc))
             return found or squatters(resource, self.draft) or list(marking.problems(resource, self.draft))
+        if isinstance(resource, VPCPeering):
+            return check_peering(resource, self.draft, self._visible)
         if isinstance(resource, Endpoint) and network is not None:
             name = resource.spec.droplet
             droplet = None if name is None else self.draft.find(Ref("Droplet", "", name))

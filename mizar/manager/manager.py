@@ -24,6 +24,7 @@ from mizar.manager.droplet_link import Timing
 from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved, with_members
+from mizar.manager.peering import agreement, other_half
 from mizar.manager.progress import Progress
 from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
@@ -31,6 +32,7 @@ from mizar.manager.registry import Item, Registry, members_of
 from mizar.manager.status import view
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
+from mizar.model.peering import VPCPeering
 from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref, Resource
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
@@ -120,7 +122,10 @@ class Manager:
 
     def show(self, item: Item) -> dict[str, Any]:
         """An object as JSON values, with its status as of now."""
-        return view(item, self._fleet.link, lambda: sum(1 for _ in self._registry.children(item)))
+        found = view(item, self._fleet.link, lambda: sum(1 for _ in self._registry.children(item)))
+        if isinstance(item.resource, VPCPeering):
+            found["status"] |= agreement(self._registry, item.resource, found["status"])
+        return found
 
     async def counters(self, droplet: str) -> pb.Counters:
         """What a droplet has counted. Raises NotFoundError or TemporaryError."""
@@ -308,8 +313,16 @@ class Manager:
                 self._fleet.open_link(item.resource)
         for item in sorted(dooms, key=_rank, reverse=True):
             self._fleet.remove(item)
+        self._tell_other_halves([*told, *dooms])
         if forced is not None:
             self._fleet.give_up(forced.resource.name)
+
+    def _tell_other_halves(self, items: Iterable[Item]) -> None:
+        """Who waited for an object of these, or has lost it, is another one now."""
+        for item in items:
+            half = other_half(self._registry, item.resource) if isinstance(item.resource, VPCPeering) else None
+            if half is not None:
+                self._progress.note(half)
 
     def _known(self, uid: str) -> _State:
         item = self._registry.by_uid(uid)

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from mizar.manager.draft import Cursors
 from mizar.manager.fleet import Fleet
 from mizar.manager.members import Members, with_members
+from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry
+from mizar.model.peering import VPCPeering
 from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase, Ref
 
 
@@ -58,6 +60,10 @@ def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
             yield from vpc.status.dividers if vpc else ()
         case VPC():
             yield from item.resource.status.dividers
+        case VPCPeering():
+            for ref in (item.resource.own, item.resource.other):
+                found = registry.find(ref)
+                yield from found.placement if found and other_half(registry, item.resource) else ()
         case Droplet():
             yield from (other.resource.name for other in registry.of_kind("Droplet") if not other.deleting)
 

@@ -261,6 +261,11 @@ class Registry:
             self.put(item)
 
 
+def half_of(own_uid: str, other: Ref) -> Allocation:
+    """What the half of a VPC (by its uid) holds towards another: one of it at most."""
+    return Allocation(f"peering/{own_uid}", f"{other.tenant}/{other.name}")
+
+
 def vpc_of(network: Network) -> Ref:
     """The VPC that a network is in."""
     return Ref("VPC", network.tenant, network.spec.vpc)
@@ -272,7 +277,7 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
     match resource.kind:
         case "VPC":
             yield Ref("Tenant", "", tenant)
-        case "Network":
+        case "Network" | "VPCPeering":
             yield Ref("VPC", tenant, spec.vpc)
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)

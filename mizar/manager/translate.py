@@ -17,6 +17,7 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     OvsEntry,
+    PeeringEntry,
     PrefixEntry,
     ProxyEntry,
     TapEntry,
@@ -38,6 +39,9 @@ def put_change(entry: Entry) -> pb.Change:
             return pb.Change(put_endpoint=_endpoint(entry))
         case ProxyEntry():
             return pb.Change(put_proxy=_proxy(entry))
+        case PeeringEntry():
+            prefixes = [pb.Prefix(address=address, length=length) for address, length in entry.prefixes]
+            return pb.Change(put_peering=pb.Peering(vni=entry.vni, peer=entry.peer, prefixes=prefixes))
         case LocalEntry():
             raise TypeError("a local endpoint is attached, not applied")
 
@@ -55,6 +59,8 @@ def delete_change(entry: Entry) -> pb.Change:
             return pb.Change(delete_endpoint=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
         case ProxyEntry():
             return pb.Change(delete_proxy=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
+        case PeeringEntry():
+            return pb.Change(delete_peering=pb.PeeringKey(vni=entry.vni, peer=entry.peer))
         case LocalEntry():
             raise TypeError("a local endpoint is detached, not deleted")
 
@@ -104,6 +110,8 @@ def entries(state: pb.State) -> Iterator[Entry]:
     for network in state.networks:
         prefixes = tuple(PrefixEntry(p.address, p.length, p.gateway) for p in network.prefixes)
         yield NetworkEntry(network.vni, network.id, prefixes, tuple(network.bouncers), _dhcp_entry(network.dhcp))
+    for peering in state.peerings:
+        yield PeeringEntry(peering.vni, peering.peer, tuple((p.address, p.length) for p in peering.prefixes))
     for endpoint in state.endpoints:
         yield _endpoint_entry(endpoint)
     for proxy in state.proxies:

@@ -35,7 +35,9 @@ def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outco
         outcome = packet.refused(refused.reason, uid=sender.uid, always_drop=True)
         message = answer_agent(here, packet, sender, refused)
         return (
-            outcome if message is None else packet.told(outcome, send_answer(Packet(frame, segments), sender, message))
+            outcome
+            if message is None
+            else packet.told(outcome, send_answer(Packet(frame, segments, packet.vni), sender, message))
         )
 
 
@@ -106,13 +108,14 @@ def ask_daemon(packet: Packet, sender: Agent) -> Outcome:
 
 def send_answer(packet: Packet, sender: Agent, frame: bytes) -> Outcome:
     """Back out of the interface that the request came in by."""
-    packet.count("vpc", sender.vni, "answered")
+    packet.count("vpc", packet.vni, "answered")
     packet.count("endpoint", sender.uid, "answered")
     return packet.served(Verdict.ANSWER, frame)
 
 
-def locate(here: Droplet, packet: Packet, to: bytes, source_port: int, sender: Agent) -> Route:
+def locate(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender: Agent) -> Route:
     """The virtual router, an endpoint known here, or, as this droplet's roles allow, the next droplet."""
+    to = inner.destination
     if any(leg and leg.gateway == to for leg in (sender.ipv4, sender.ipv6)):
         packet.step = Step.ROUTER
         return Route(Step.ROUTER)
@@ -120,7 +123,7 @@ def locate(here: Droplet, packet: Packet, to: bytes, source_port: int, sender: A
     if known:
         return known
     if sender.bounced_here or sender.routed_here:
-        return locate_network(here, packet, to, source_port, final=False)
+        return locate_network(here, packet, inner, source_port, final=False)
     packet.step = Step.TO_BOUNCER
     bouncer = pick(sender.bouncers, source_port, Hop.TO_BOUNCER, here.down)
     if bouncer is None:
@@ -131,13 +134,13 @@ def locate(here: Droplet, packet: Packet, to: bytes, source_port: int, sender: A
 def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> Outcome:
     """To where `locate` says. Into another network without a divider, the hop is here."""
     source_port = flow_source_port(inner)
-    route = locate(here, packet, inner.destination, source_port, sender)
+    route = locate(here, packet, inner, source_port, sender)
     if route.step is Step.ROUTER:
         if here.traps and inner.kind is Kind.IPV4 and asks_for_configuration(packet.frame, sender):
             return ask_daemon(packet, sender)
         return send_answer(packet, sender, respond_echo(inner))
     packet.inner = inner.frame
-    if route.network not in (0, sender.network):
+    if route.peered or route.network not in (0, sender.network):
         inner = replace(inner, frame=decrement_ttl(inner))
     if route.step is Step.DELIVER:
         return deliver_here(packet, inner, sender, route)
@@ -149,9 +152,9 @@ def deliver_here(packet: Packet, inner: Inner, sender: Agent, route: Route) -> O
     assert route.endpoint is not None
     endpoint, size = route.endpoint, len(inner.frame)
     packet.count("endpoint", sender.uid, "sent", size)
-    packet.count("vpc", sender.vni, "delivered", size)
+    packet.count("vpc", packet.vni, "delivered", size)
     packet.count("endpoint", endpoint.uid, "delivered", size)
-    handover = Handover(endpoint.ifindex, sender.vni, endpoint.uid)
+    handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid)
     return packet.served(Verdict.DELIVER, from_router(inner.frame, endpoint.mac), handover=handover)
 
 
@@ -159,9 +162,9 @@ def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, s
     """To another droplet: in the endpoint's tunnel and with its MAC when this is the last hop, else in the sender's."""
     droplet, mac = locate_next_hop(here, route)
     tunnel, mac_to = (route.endpoint.tunnel, route.endpoint.mac) if route.endpoint else (sender.tunnel, None)
-    if tunnel is Tunnel.VXLAN and sender.needs_identity:
+    if tunnel is Tunnel.VXLAN and sender.needs_identity and not route.peered:
         raise RefusedError("IDENTITY_LOST")
-    options = sender.options if tunnel is Tunnel.GENEVE else b""
+    options = sender.options if tunnel is Tunnel.GENEVE and not route.peered else b""
     room, packet.inner = room_to(here, droplet, len(options)), inner.frame
     refuse_too_big(inner.frame, room)
     frame = clamp_mss(inner, room)
@@ -169,7 +172,7 @@ def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, s
     packet.count("endpoint", sender.uid, "sent", len(frame))
     packet.count("vpc", sender.vni, "sent", len(frame))
     outer = write_outer(
-        here, droplet, mac, tunnel, sender.wire_vni or sender.vni, source_port, options + frame,
-        words=len(options) // 4, group_set=sender.group_set,
+        here, droplet, mac, tunnel, route.peered or sender.wire_vni or sender.vni, source_port, options + frame,
+        words=len(options) // 4, group_set=0 if route.peered else sender.group_set,
     )  # fmt: skip
     return packet.served(Verdict.SEND, outer, next_hop=droplet)

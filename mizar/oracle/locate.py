@@ -5,12 +5,14 @@ destination decides (docs/way-of-a-packet.md 2). Only reads tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mizar.oracle.flow import Hop, pick
+from mizar.oracle.frames import Inner
 from mizar.oracle.outcome import Packet, RefusedError, Step
+from mizar.oracle.peering import cross_peering
 from mizar.oracle.substrate import address_to
-from mizar.oracle.tables import Droplet, Endpoint
+from mizar.oracle.tables import Droplet, Endpoint, Network, Vpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Route:
     droplet: bytes | None = None
     network: int = 0
     endpoint: Endpoint | None = None
+    peered: int = 0
+    """It has crossed into another VPC here: the VNI of that one on the wire, else 0."""
 
 
 def locate_endpoint(here: Droplet, packet: Packet, to: bytes) -> Route | None:
@@ -33,35 +37,45 @@ def locate_endpoint(here: Droplet, packet: Packet, to: bytes) -> Route | None:
     return Route(packet.step, endpoint.host, endpoint.network, endpoint)
 
 
-def locate_network(here: Droplet, packet: Packet, to: bytes, source_port: int, *, final: bool) -> Route:
+def locate_network(here: Droplet, packet: Packet, inner: Inner, source_port: int, *, final: bool) -> Route:
     """Is it in a network that this droplet bounces or routes? If not: a divider knows.
 
     `final`: the sender took this droplet for the host of the endpoint. It is not (any more), and a packet that went on
     might circle between the two (contracts/wire.md, "No circles").
     """
+    to = inner.destination
     network = here.find_network(packet.vni, to)
     if network is not None:
         packet.vpc_known = True
+        if network.peer:
+            if final:
+                raise RefusedError("ENDPOINT_UNKNOWN")
+            return locate_peer(here, packet, inner, source_port, network)
         if network.gateway == to:
             packet.step = Step.ROUTER
             return Route(Step.ROUTER)
         if network.bounced_here or final:
             raise RefusedError("ENDPOINT_UNKNOWN")
         if network.routed_here:
-            packet.step = Step.DIVIDE
-            bouncer = pick(network.bouncers, source_port, Hop.DIVIDE, here.down)
-            if bouncer is None:
-                raise RefusedError("NO_BOUNCER")
-            return Route(Step.DIVIDE, bouncer, network.id)
-    return locate_divider(here, packet, source_port, final=final)
-
-
-def locate_divider(here: Droplet, packet: Packet, source_port: int, *, final: bool) -> Route:
-    """To a divider of the VPC, unless this droplet is one: a divider knows all networks."""
+            return locate_bouncer(here, packet, network, source_port)
     vpc = here.vpcs.get(packet.vni)
     if vpc is None:
         raise RefusedError("UNKNOWN_VNI")
     packet.vpc_known = True
+    return locate_divider(here, packet, vpc, source_port, final=final)
+
+
+def locate_bouncer(here: Droplet, packet: Packet, network: Network, source_port: int) -> Route:
+    """To a bouncer of the destination's network, which this droplet routes."""
+    packet.step = Step.DIVIDE
+    bouncer = pick(network.bouncers, source_port, Hop.DIVIDE, here.down)
+    if bouncer is None:
+        raise RefusedError("NO_BOUNCER")
+    return Route(Step.DIVIDE, bouncer, network.id)
+
+
+def locate_divider(here: Droplet, packet: Packet, vpc: Vpc, source_port: int, *, final: bool) -> Route:
+    """To a divider of the VPC, unless this droplet is one: a divider knows all networks."""
     if vpc.divided_here:
         raise RefusedError("NETWORK_UNKNOWN")
     if final:
@@ -71,6 +85,24 @@ def locate_divider(here: Droplet, packet: Packet, source_port: int, *, final: bo
     if divider is None:
         raise RefusedError("NO_DIVIDER")
     return Route(Step.TO_DIVIDER, divider)
+
+
+def locate_peer(here: Droplet, packet: Packet, inner: Inner, source_port: int, entry: Network) -> Route:
+    """All questions once more, in the VPC of a peer. Its virtual routers serve its own endpoints only."""
+    to = inner.destination
+    peer = cross_peering(here, packet, entry, inner.source, len(inner.frame))
+    known = locate_endpoint(here, packet, to)
+    if known is not None:
+        return replace(known, peered=entry.peer)
+    network = here.find_network(packet.vni, to)
+    if network is not None:
+        if network.peer:
+            raise RefusedError("PEERING_NOT_TRANSITIVE")
+        if network.bounced_here or network.gateway == to:
+            raise RefusedError("ENDPOINT_UNKNOWN")
+        if network.routed_here:
+            return replace(locate_bouncer(here, packet, network, source_port), peered=entry.peer)
+    return replace(locate_divider(here, packet, peer, source_port, final=False), peered=entry.peer)
 
 
 def locate_next_hop(here: Droplet, route: Route) -> tuple[bytes, bytes]:

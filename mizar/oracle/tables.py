@@ -50,6 +50,8 @@ class Network:
     bouncers: HopSet = ()
     bounced_here: bool = False
     routed_here: bool = False
+    peer: int = 0
+    """No network, but addresses of a VPC that this one is peered with: its VNI. Else 0."""
 
 
 @dataclass(frozen=True, slots=True)

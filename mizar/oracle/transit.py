@@ -132,7 +132,7 @@ def route_packet(
     route = locate_endpoint(here, packet, inner.destination)
     if route is None:
         final = inner.ether_source == ROUTER_MAC
-        route = locate_network(here, packet, inner.destination, outer.source_port, final=final)
+        route = locate_network(here, packet, inner, outer.source_port, final=final)
     if route.step is Step.DELIVER:
         return deliver_here(packet, outer, inner, route)
     if route.step is Step.ROUTER:
@@ -154,7 +154,13 @@ def deliver_here(packet: Packet, outer: Outer, inner: Inner, route: Route) -> Ou
 def forward(
     here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, options: Options, inner: Inner, route: Route
 ) -> Outcome:
-    """To another droplet: one virtual hop, and outer headers written anew. VXLAN has room for the groups alone."""
+    """To another droplet: one virtual hop, and outer headers written anew. VXLAN has room for the groups alone; nothing
+    that was attached crosses into another VPC."""
+    if route.peered:
+        options, overlay = (
+            Options(),
+            replace(overlay, vni=route.peered, rest=overlay.rest[overlay.option_bytes :], option_bytes=0, group_set=0),
+        )
     droplet, mac = locate_next_hop(here, route)
     packet.inner = inner.frame
     inner = replace(inner, frame=decrement_ttl(inner))

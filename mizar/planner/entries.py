@@ -128,6 +128,25 @@ class NetworkEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class PeeringEntry:
+    """Addresses of VPC `peer` (prefixes: address, length in bits of its own family) to which packets of `vni` cross."""
+
+    order: ClassVar[int] = 2
+    vni: int
+    peer: int
+    prefixes: tuple[tuple[bytes, int], ...]
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Names this entry among all entries of a droplet."""
+        return (40, self.vni, self.peer)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return isinstance(other, PeeringEntry) and self.key == other.key and set(self.prefixes) == set(other.prefixes)
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointEntry:
     """An endpoint as the bouncers of its network know it. `tunnel`: 1 Geneve, 2 VXLAN, as in dataplane.h."""
 
@@ -246,7 +265,7 @@ class ProxyEntry:
         )
 
 
-Entry = ProxyEntry | DropletEntry | VpcEntry | NetworkEntry | EndpointEntry | LocalEntry
+Entry = ProxyEntry | DropletEntry | VpcEntry | NetworkEntry | PeeringEntry | EndpointEntry | LocalEntry
 Key = tuple[int, bytes] | tuple[int, int] | tuple[int, int, int] | tuple[int, int, tuple[bytes, ...]] | tuple[int, str]
 
 

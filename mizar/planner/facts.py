@@ -86,7 +86,29 @@ class EndpointFact:
     proxy: ProxyFact | None = None
 
 
-Fact = DropletFact | VpcFact | NetworkFact | EndpointFact
+@dataclass(frozen=True, slots=True)
+class PeeringSide:
+    """A VPC that takes part in a peering; `prefixes`: its addresses (address, length)."""
+
+    vni: int
+    prefixes: tuple[tuple[bytes, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeeringFact:
+    """Two VPCs that agreed to exchange packets."""
+
+    one: PeeringSide
+    other: PeeringSide
+
+    @property
+    def vnis(self) -> tuple[int, int]:
+        """Both VPCs, the lower VNI first."""
+        low, high = sorted((self.one.vni, self.other.vni))
+        return low, high
+
+
+Fact = DropletFact | VpcFact | NetworkFact | EndpointFact | PeeringFact
 
 
 def droplet_fact(droplet: Droplet) -> DropletFact:
@@ -101,6 +123,16 @@ def vpc_fact(vpc: VPC) -> VpcFact:
         return VpcFact(number, vpc.status.dividers)
     identity = bytes.fromhex(vpc.status.identity.replace(":", ""))
     return VpcFact(number, vpc.status.dividers, vpc.status.vni or 0, identity)
+
+
+def peering_fact(one: VPC, other: VPC) -> PeeringFact:
+    """Of two VPCs that have numbers. Raises InvalidError when one has none."""
+    return PeeringFact(_side(one), _side(other))
+
+
+def _side(vpc: VPC) -> PeeringSide:
+    prefixes = tuple((one.network_address.packed, one.prefixlen) for one in map(parse_prefix, vpc.spec.cidrs))
+    return PeeringSide(_allocated(vpc, vpc.number, "number"), prefixes)
 
 
 def network_fact(network: Network, vpc: VPC) -> NetworkFact:

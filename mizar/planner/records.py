@@ -11,7 +11,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from mizar.model.prefixes import PrefixTable
-from mizar.planner.entries import DropletEntry, EndpointEntry, LocalEntry, NetworkEntry, ProxyEntry, VpcEntry
+from mizar.planner.entries import (
+    DropletEntry,
+    EndpointEntry,
+    LocalEntry,
+    NetworkEntry,
+    PeeringEntry,
+    ProxyEntry,
+    VpcEntry,
+)
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
 
 
@@ -34,19 +42,29 @@ class DropletRecord:
         ]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class VpcRecord:
-    """A VPC. `users`: for each droplet, of how many of the networks it is a bouncer or a host (both count)."""
+    """A VPC. `users`: for each droplet, of how many of the networks it is a bouncer or a host (both count); `peers`:
+    the VPCs that it is peered with, and what its own dividers must know of each."""
 
     fact: VpcFact
     entry: VpcEntry
     networks: dict[int, NetworkRecord] = field(default_factory=dict)
     prefixes: PrefixTable[NetworkRecord] = field(default_factory=PrefixTable)
     users: Counter[str] = field(default_factory=Counter)
+    peers: dict[int, tuple[VpcRecord, PeeringEntry]] = field(default_factory=dict)
 
     def held_by(self, droplet: str) -> bool:
         """Whether the droplet must know the VPC."""
-        return droplet in self.fact.dividers or droplet in self.users
+        return (
+            droplet in self.fact.dividers
+            or droplet in self.users
+            or any(droplet in peer.fact.dividers for peer, _ in self.peers.values())
+        )
+
+    def holders(self) -> set[str]:
+        """All droplets that must know the VPC."""
+        return {*self.users, *self.fact.dividers, *(n for peer, _ in self.peers.values() for n in peer.fact.dividers)}
 
     def use(self, droplet: str) -> None:
         """One more network makes the droplet know the VPC."""

@@ -7,7 +7,8 @@ network), whatever the size of the VPC; a change of a network's bouncers touches
 
 Who holds what, on droplets that have a daemon:
     droplets    everybody, all of them
-    VPC         its dividers, the bouncers of its networks, the hosts of its endpoints
+    VPC         its dividers, the bouncers of its networks, the hosts of its endpoints, the dividers of its peers
+    peering     the dividers of the VPC that packets cross from
     network     its bouncers, the dividers of its VPC, the hosts of its endpoints, the bouncers of networks around it
     endpoint    the bouncers of its network, except its own host
     local       its host
@@ -28,11 +29,12 @@ from mizar.planner.entries import (
     Entry,
     LocalEntry,
     NetworkEntry,
+    PeeringEntry,
     PrefixEntry,
     ProxyEntry,
     VpcEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, ProxyFact, VpcFact
+from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, PeeringFact, ProxyFact, VpcFact
 from mizar.planner.plan import Change
 from mizar.planner.records import DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
 
@@ -102,7 +104,8 @@ class Topology:
         moving = set(old) ^ set(fact.dividers)
         if not moving:
             return []
-        before = {*vpc.users, *old}
+        before = vpc.holders()
+        peers_before = [_holders(peer, moving) for peer, _ in vpc.peers.values()]
         networks_before = [_holders(network, moving) for network in vpc.networks.values()]
         vpc.fact, vpc.entry = fact, entry
         for name in moving:
@@ -110,7 +113,10 @@ class Topology:
                 del self._droplets[name].divides[fact.vni]
             else:
                 self._droplets[name].divides[fact.vni] = vpc
-        changes = self._shift(old_entry, before, entry, {*vpc.users, *fact.dividers})
+        changes = self._shift(old_entry, before, entry, vpc.holders())
+        for (peer, crossing), held in zip(vpc.peers.values(), peers_before, strict=True):
+            changes.extend(self._shift(peer.entry, held, peer.entry, _holders(peer, moving)))
+            changes.extend(self._shift(crossing, old, crossing, fact.dividers))
         for network, held in zip(vpc.networks.values(), networks_before, strict=True):
             changes.extend(self._shift(network.entry, held, network.entry, _holders(network, moving)))
         return self._told(changes)
@@ -120,10 +126,42 @@ class Topology:
         vpc = self._vpc(vni)
         if vpc.networks:
             raise ConflictError(f"VPC {vni} still has networks {', '.join(map(str, sorted(vpc.networks)))}")
+        if vpc.peers:
+            raise ConflictError(f"VPC {vni} is still peered with {', '.join(map(str, sorted(vpc.peers)))}")
         for name in vpc.fact.dividers:
             del self._droplets[name].divides[vni]
         del self._vpcs[vni]
         return self._told(self._change(name, vpc.entry, None) for name in vpc.fact.dividers)
+
+    # ---- peerings
+
+    def put_peering(self, fact: PeeringFact) -> list[Change]:
+        """Two VPCs agree: the dividers of each learn the other, and which addresses they cross to it for."""
+        one, other = self._vpc(fact.one.vni), self._vpc(fact.other.vni)
+        if fact.other.vni in one.peers:
+            return []
+        held = one.holders(), other.holders()
+        one.peers[fact.other.vni] = other, PeeringEntry(fact.one.vni, fact.other.vni, fact.other.prefixes)
+        other.peers[fact.one.vni] = one, PeeringEntry(fact.other.vni, fact.one.vni, fact.one.prefixes)
+        changes: list[Change] = []
+        for vpc, peer, before in ((one, fact.other.vni, held[0]), (other, fact.one.vni, held[1])):
+            crossing = vpc.peers[peer][1]
+            changes.extend(self._shift(vpc.entry, before, vpc.entry, vpc.holders()))
+            changes.extend(self._shift(crossing, (), crossing, vpc.fact.dividers))
+        return self._told(changes)
+
+    def remove_peering(self, vnis: tuple[int, int]) -> list[Change]:
+        """One of both does not agree any more. Raises NotFoundError when they are not peered."""
+        one, other = map(self._vpc, vnis)
+        if vnis[1] not in one.peers:
+            raise NotFoundError(f"VPCs {vnis[0]} and {vnis[1]} are not peered")
+        held = one.holders(), other.holders()
+        crossings = one.peers.pop(vnis[1])[1], other.peers.pop(vnis[0])[1]
+        changes: list[Change] = []
+        for vpc, crossing, before in zip((one, other), crossings, held, strict=True):
+            changes.extend(self._shift(crossing, vpc.fact.dividers, crossing, ()))
+            changes.extend(self._shift(vpc.entry, before, vpc.entry, vpc.holders()))
+        return self._told(changes)
 
     # ---- networks
 
@@ -288,7 +326,10 @@ class Topology:
         for vpc in me.divides.values():
             networks.update((network.key, network) for network in vpc.networks.values())
         vpcs = me.divides | {vni: network.vpc for (vni, _), network in networks.items()}
+        for vpc in me.divides.values():
+            vpcs |= {vni: peer for vni, (peer, _) in vpc.peers.items()}
         yield from (vpc.entry for vpc in vpcs.values())
+        yield from (crossing for vpc in me.divides.values() for _, crossing in vpc.peers.values())
         yield from (network.entry for network in networks.values())
         for network in me.bounces.values():
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
@@ -309,6 +350,8 @@ class Topology:
                 self.put_vpc(fact)
             elif isinstance(fact, NetworkFact):
                 self.put_network(fact)
+            elif isinstance(fact, PeeringFact):
+                self.put_peering(fact)
             else:
                 self.put_endpoint(fact)
 

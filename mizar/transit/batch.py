@@ -15,6 +15,7 @@ from mizar.transit import entries, marks
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
+from mizar.transit.peerings import PeeringPlan
 from mizar.transit.proxies import ProxyPlan
 from mizar.transit.values import (
     NO_PLACES,
@@ -23,6 +24,7 @@ from mizar.transit.values import (
     DeleteEndpoint,
     DeleteGroupSet,
     DeleteNetwork,
+    DeletePeering,
     DeleteProxy,
     DeleteVpc,
     Droplet,
@@ -33,6 +35,7 @@ from mizar.transit.values import (
     PutEndpoint,
     PutGroupSet,
     PutNetwork,
+    PutPeering,
     PutProxy,
     PutVpc,
     Vpc,
@@ -40,7 +43,7 @@ from mizar.transit.values import (
 )
 
 
-class Plan(ProxyPlan):
+class Plan(ProxyPlan, PeeringPlan):
     """One batch in the making. `ops` is what to execute; then `journal.commit()`, or `journal.roll_back()`."""
 
     def add(self, change: Change) -> bool:
@@ -71,6 +74,10 @@ class Plan(ProxyPlan):
                 return self._put_group_set(vni, number, groups)
             case DeleteGroupSet(vni, number):
                 return self._delete_group_set(vni, number)
+            case PutPeering(peering):
+                return self.put_peering(peering)
+            case DeletePeering(vni, peer):
+                return self.delete_peering(vni, peer)
 
     # ---- droplets
 
@@ -159,6 +166,7 @@ class Plan(ProxyPlan):
             return False
         if state.members.get(vni):
             raise InUseError(f"{vpc} still has {next(state.networks_of(vni))}; delete its networks first")
+        self.refuse_peered(vpc)
         if any(of == vni for of, _ in state.group_sets):
             raise InUseError(f"{vpc} still has sets of groups; delete those first")
         self.ops += marks.identity_delete(vpc)
@@ -270,6 +278,7 @@ class Plan(ProxyPlan):
             owner = state.prefixes.get((new.vni, prefix.address, prefix.length))
             if owner not in (None, new.key):
                 raise ConflictError(f"{prefix} belongs to network {owner[1]} of the VPC already; choose another prefix")
+            self.refuse_crossing(new.vni, prefix.address, prefix.length)
             holder = state.at.get((new.vni, prefix.gateway))
             if holder:
                 raise ConflictError(f"the gateway {text_of(prefix.gateway)} is the address of {holder}; choose another")

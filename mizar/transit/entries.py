@@ -10,7 +10,18 @@ from typing import Any
 
 from mizar.model.addresses import mapped_length, to_mapped
 from mizar.transit.state import State
-from mizar.transit.values import NO_PLACES, Droplet, Endpoint, Local, Network, NetworkFlag, Prefix, Vpc
+from mizar.transit.values import (
+    NO_PLACES,
+    BarePrefix,
+    Droplet,
+    Endpoint,
+    Local,
+    Network,
+    NetworkFlag,
+    Peering,
+    Prefix,
+    Vpc,
+)
 
 _HOST_ORDER = sys.byteorder
 
@@ -70,10 +81,10 @@ def vpc_put(vpc: Vpc) -> Op:
     )
 
 
-def _network_key(vni: int, prefix: Prefix) -> dict[str, Any]:
-    bits = 32 + mapped_length(prefix.address, prefix.length)
+def _network_key(vni: int, address: bytes, length: int) -> dict[str, Any]:
+    bits = 32 + mapped_length(address, length)
     vni_be = int.from_bytes(vni.to_bytes(4, "big"), _HOST_ORDER)
-    return {"prefix_bits": bits, "vni_be": vni_be, "addr": to_mapped(prefix.address)}
+    return {"prefix_bits": bits, "vni_be": vni_be, "addr": to_mapped(address)}
 
 
 def network_put(network: Network, vpc: Vpc) -> list[Op]:
@@ -81,7 +92,7 @@ def network_put(network: Network, vpc: Vpc) -> list[Op]:
     return [
         Op(
             "networks",
-            _network_key(network.vni, prefix),
+            _network_key(network.vni, prefix.address, prefix.length),
             {
                 "slot": network.hops,
                 "vpc_slot": vpc.slot,
@@ -95,7 +106,18 @@ def network_put(network: Network, vpc: Vpc) -> list[Op]:
 
 def network_delete(vni: int, prefix: Prefix) -> Op:
     """The end of one prefix."""
-    return Op("networks", _network_key(vni, prefix), None)
+    return Op("networks", _network_key(vni, prefix.address, prefix.length), None)
+
+
+def peering_put(peering: Peering, vpc: Vpc) -> list[Op]:
+    """One entry per prefix."""
+    value = {"vpc_slot": vpc.slot, "flags": int(NetworkFlag.PEERED), "peer": peering.peer}
+    return [Op("networks", _network_key(peering.vni, *prefix), value) for prefix in peering.prefixes]
+
+
+def peering_delete(vni: int, prefix: BarePrefix) -> Op:
+    """The end of one prefix."""
+    return Op("networks", _network_key(vni, *prefix), None)
 
 
 def _endpoint_key(vni: int, address: bytes) -> dict[str, Any]:

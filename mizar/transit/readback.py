@@ -26,6 +26,7 @@ from mizar.transit.values import (
     Local,
     Network,
     NetworkFlag,
+    Peering,
     Prefix,
     Tunnel,
     Vpc,
@@ -130,6 +131,9 @@ class _Reader:
         state = self.state
         for key, value in self.items("networks"):
             vni = int.from_bytes(key["vni_be"].to_bytes(4, sys.byteorder), "big")
+            if value["flags"] & NetworkFlag.PEERED:
+                self.peering(vni, key, value)
+                continue
             network_id, bouncers, places = self.hop_set(value["slot"], vni, None)
             if vni not in state.vpcs or not network_id:
                 continue
@@ -154,6 +158,17 @@ class _Reader:
             state.networks[vni, network_id] = self.networks[network.hops] = network
             state.prefixes[vni, address, length] = network.key
         self.networks = {network.hops: network for network in state.networks.values()}
+
+    def peering(self, vni: int, key: Any, value: Any) -> None:
+        """One prefix of a peering."""
+        state, peer = self.state, value["peer"]
+        if vni not in state.vpcs or peer not in state.vpcs:
+            return
+        address = from_mapped(key["addr"])
+        prefix = address, key["prefix_bits"] - 32 - mapped_length(address, 0)
+        before = state.peerings.get((vni, peer), Peering(vni, peer, ()))
+        prefixes = tuple(sorted((*before.prefixes, prefix), key=lambda one: len(one[0])))
+        state.peerings[vni, peer] = Peering(vni, peer, prefixes)
 
     def endpoints(self) -> None:
         groups: dict[tuple[int, int, bytes], Endpoint] = {}
@@ -275,6 +290,8 @@ def _implied(state: State) -> Iterator[Op]:
     for network in state.networks.values():
         yield entries.hop_set(network.hops, network.places, network.vni, network.id)
         yield from entries.network_put(network, state.vpcs[network.vni])
+    for peering in state.peerings.values():
+        yield from entries.peering_put(peering, state.vpcs[peering.vni])
     for endpoint in state.remotes():
         yield from entries.endpoint_put(state, endpoint)
     for local in state.locals.values():

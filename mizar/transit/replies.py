@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar.transit.state import State
-from mizar.transit.values import Droplet, Endpoint, Local, Network, Proxy, Tunnel, Vpc
+from mizar.transit.values import Droplet, Endpoint, Local, Network, Peering, Proxy, Tunnel, Vpc
 from mizar.transit.workloads import NamespaceBy, OvsPort, Tap, Workload
 
 T = TypeVar("T")
@@ -34,6 +34,12 @@ def network(value: Network) -> pb.Network:
     told = pb.Dhcp(dns=value.dhcp.dns, domain=value.dhcp.domain, lease_s=value.dhcp.lease_s)
     prefixes = [pb.Prefix(address=one.address, length=one.length, gateway=one.gateway) for one in value.prefixes]
     return pb.Network(vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told)
+
+
+def peering(value: Peering) -> pb.Peering:
+    """A peering."""
+    prefixes = [pb.Prefix(address=address, length=length) for address, length in value.prefixes]
+    return pb.Peering(vni=value.vni, peer=value.peer, prefixes=prefixes)
 
 
 def endpoint(value: Endpoint) -> pb.Endpoint:
@@ -99,6 +105,8 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(vpcs=[vpc(held.vpcs[key]) for key in vpcs])
     for networks in _chunks(held.networks):
         yield pb.State(networks=[network(held.networks[key]) for key in networks])
+    for peerings in _chunks(held.peerings):
+        yield pb.State(peerings=[peering(held.peerings[key]) for key in peerings])
     for keys in _chunks(held.group_sets):
         yield pb.State(group_sets=[pb.GroupSet(vni=key[0], number=key[1], groups=held.group_sets[key]) for key in keys])
     for endpoints in _chunks((one.vni, one.addresses) for one in held.remotes()):

@@ -17,22 +17,26 @@ from mizar.transit.values import (
     MAX_MEMBERS,
     MAX_NUMBER,
     MAX_VNI,
+    BarePrefix,
     Change,
     DeleteDroplet,
     DeleteEndpoint,
     DeleteGroupSet,
     DeleteNetwork,
+    DeletePeering,
     DeleteProxy,
     DeleteVpc,
     Droplet,
     Endpoint,
     Network,
+    Peering,
     Prefix,
     Proxy,
     PutDroplet,
     PutEndpoint,
     PutGroupSet,
     PutNetwork,
+    PutPeering,
     PutProxy,
     PutVpc,
     Tunnel,
@@ -89,6 +93,10 @@ def change(message: pb.Change) -> Change:
         case "delete_proxy":
             key = message.delete_proxy
             return DeleteProxy(vni(key.vni), addresses(key.addresses)[0])
+        case "put_peering":
+            return PutPeering(peering(message.put_peering))
+        case "delete_peering":
+            return DeletePeering(vni(message.delete_peering.vni), vni(message.delete_peering.peer))
     raise InvalidError("it is empty or of a kind that this version does not know; set one of the fields of Change")
 
 
@@ -158,26 +166,37 @@ def vpc(message: pb.Vpc) -> Vpc:
 
 def prefix(message: pb.Prefix) -> Prefix:
     """A prefix with zero host bits, and its gateway inside."""
+    address_, length = bare_prefix(message)
+    found = Prefix(address_, length, address(message.gateway, "the gateway"))
+    if not found.holds(found.gateway):
+        raise InvalidError(f"the gateway {text_of(found.gateway)} lies outside of the prefix {found}")
+    return found
+
+
+def bare_prefix(message: pb.Prefix) -> BarePrefix:
+    """A prefix with zero host bits."""
     size = len(message.address)
     if size not in (4, 16):
         raise InvalidError(f"the prefix's address has {size} bytes; an address has 4 or 16")
     bits = 8 * size
     if message.length > bits:
         raise InvalidError(f"the prefix's length is {message.length}; {text_of(message.address)} allows 0 to {bits}")
-    found = Prefix(message.address, message.length, address(message.gateway, "the gateway"))
-    if int.from_bytes(found.address, "big") & ((1 << (bits - found.length)) - 1):
+    found = f"{text_of(message.address)}/{message.length}"
+    number = int.from_bytes(message.address, "big")
+    if number & ((1 << (bits - message.length)) - 1):
         raise InvalidError(f"the prefix {found} has host bits that are not zero")
     # In a trie of mapped addresses such a prefix would hold the whole of IPv4.
-    if (
-        size == 16
-        and found.length <= 96
-        and _MAPPED_NETWORK << 32 >> (128 - found.length)
-        == (int.from_bytes(found.address, "big") >> (128 - found.length))
-    ):
+    shift = 128 - message.length
+    if size == 16 and message.length <= 96 and _MAPPED_NETWORK << 32 >> shift == number >> shift:
         raise InvalidError(f"the prefix {found} holds the IPv4-mapped addresses; use a longer one")
-    if not found.holds(found.gateway):
-        raise InvalidError(f"the gateway {text_of(found.gateway)} lies outside of the prefix {found}")
-    return found
+    return message.address, message.length
+
+
+def peering(message: pb.Peering) -> Peering:
+    """A peering: at least one prefix of the peer, at most one per family."""
+    prefixes = sorted((bare_prefix(found) for found in message.prefixes), key=lambda found: len(found[0]))
+    _one_per_family([address for address, _ in prefixes], "prefix")
+    return Peering(vni(message.vni), vni(message.peer), tuple(prefixes))
 
 
 def network(message: pb.Network) -> Network:

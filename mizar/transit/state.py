@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mizar.transit.slots import Slots
-from mizar.transit.values import Droplet, Endpoint, Local, Network, Proxy, ProxyKey, Vpc
+from mizar.transit.values import Droplet, Endpoint, Local, Network, Peering, Proxy, ProxyKey, Vpc
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -56,6 +56,7 @@ class State:
     vpcs: dict[int, Vpc] = field(default_factory=dict)
     networks: dict[tuple[int, int], Network] = field(default_factory=dict)
     prefixes: dict[tuple[int, bytes, int], tuple[int, int]] = field(default_factory=dict)
+    peerings: dict[tuple[int, int], Peering] = field(default_factory=dict)
     at: dict[tuple[int, bytes], Endpoint] = field(default_factory=dict)
     macs: dict[tuple[int, int, bytes], Endpoint] = field(default_factory=dict)
     locals: dict[str, Local] = field(default_factory=dict)
@@ -96,6 +97,7 @@ class State:
             droplets=self.droplets.copy(),
             vpcs=self.vpcs.copy(),
             networks=self.networks.copy(),
+            peerings=self.peerings.copy(),
             at=self.at.copy(),
             uids=self.uids.copy(),
             locals=self.locals.copy(),

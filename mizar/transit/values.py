@@ -35,6 +35,7 @@ class NetworkFlag(IntFlag):
     NONE = 0
     BOUNCED_HERE = 1
     ROUTED_HERE = 2
+    PEERED = 0x100
 
 
 class EndpointFlag(IntFlag):
@@ -88,6 +89,10 @@ class Vpc:
         return f"VPC {self.vni}"
 
 
+BarePrefix = tuple[bytes, int]
+"""Address and length in bits of its own family."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """A prefix of a network; `length` counts in the address's own family."""
@@ -132,6 +137,23 @@ class Network:
 
     def __str__(self) -> str:
         return f"network {self.id} of VPC {self.vni}"
+
+
+@dataclass(frozen=True, slots=True)
+class Peering:
+    """Addresses (IPv4 first) of VPC `peer` that packets of VPC `vni` may cross to."""
+
+    vni: int
+    peer: int
+    prefixes: tuple[BarePrefix, ...]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What names it on a droplet: both VPCs."""
+        return (self.vni, self.peer)
+
+    def __str__(self) -> str:
+        return f"the peering from VPC {self.vni} to VPC {self.peer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +340,21 @@ class DeleteGroupSet:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class PutPeering:
+    """Change: packets of one VPC may cross to addresses of another."""
+
+    peering: Peering
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePeering:
+    """Change: they may no more."""
+
+    vni: int
+    peer: int
+
+
 Change = (
     PutDroplet
     | DeleteDroplet
@@ -331,4 +368,6 @@ Change = (
     | DeleteProxy
     | PutGroupSet
     | DeleteGroupSet
+    | PutPeering
+    | DeletePeering
 )

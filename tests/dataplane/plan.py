@@ -90,7 +90,9 @@ FRONT = NetworkPlan(1, 1)
 BACK = NetworkPlan(2, 2)
 NOWHERE = NetworkPlan(0, 9)
 """A part of the VPC that no network holds."""
-DIVIDERS_SLOT = 3
+THEIRS = NetworkPlan(4, 8)
+"""A network of BLUE, where BLUE is peered with RED."""
+DIVIDERS_SLOT, PEERS_SLOT = 3, 5
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ Q = EndpointPlan(FRONT, 32, ME, slot=5, ifindex=0x80000003)
 T = EndpointPlan(FRONT, 21, HOST)
 """Its target, in BLUE."""
 SERVICE_MAC = "02:4d:5a:00:00:02"
+V = EndpointPlan(THEIRS, 31, HOST)
+"""An endpoint of BLUE in THEIRS."""
 GHOST_HOST = 99
 """The host part of an address that no endpoint has."""
 
@@ -144,7 +148,7 @@ def mac_bytes(mac: str) -> bytes:
 
 HOPS = 16
 VPC_DIVIDED_HERE = 1
-NETWORK_BOUNCED_HERE, NETWORK_ROUTED_HERE = 1, 2
+NETWORK_BOUNCED_HERE, NETWORK_ROUTED_HERE, NETWORK_PEERED = 1, 2, 0x100
 HANDOVER_MAGIC = 0x4D5A4F31
 HANDOVER_SEND = 0x4D5A5331
 """Written out, not read from contracts/dataplane.h: a test that takes both sides from one place proves nothing."""

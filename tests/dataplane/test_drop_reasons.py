@@ -19,7 +19,9 @@ from mizar.model import drop_reasons
 from .frames import arp_request, datagram, identity_option, option, ping, tunnel
 from .plan import (
     BACK,
+    BLUE,
     BOUNCER,
+    DIVIDER,
     DIVIDERS_SLOT,
     FAMILIES,
     FRONT,
@@ -27,18 +29,22 @@ from .plan import (
     HOST,
     ME,
     NETWORK_BOUNCED_HERE,
+    NETWORK_ROUTED_HERE,
     NOWHERE,
     RED,
     ROUTER_MAC,
     STRANGER,
+    THEIRS,
     TUNNELS,
     UNKNOWN_VNI,
     UNRESOLVED,
     A,
     B,
     C,
+    EndpointPlan,
     R,
     S,
+    V,
 )
 from .test_answers import LINK_LOCAL, solicitation
 from .testbed import TC_SHOT, XDP_DROP, XDP_PASS, Testbed
@@ -111,6 +117,20 @@ def inner_ip(family: int, **fields: Any) -> Any:
 def retarget(endpoint_or_network: Any, host_part: int = 0, family: int = 4) -> Any:
     dst = endpoint_or_network.address(family, host_part) if host_part else endpoint_or_network.address(family)
     return datagram(family, A, dst)
+
+
+def crossing(droplet: Testbed) -> None:
+    droplet.as_crossing(DIVIDER)
+
+
+def crossing_to_nobody(droplet: Testbed) -> None:
+    crossing(droplet)
+    droplet.tables.vpcs.delete(BLUE.vni)
+
+
+def from_nowhere(dst: str) -> Any:
+    """From an address of no network."""
+    return datagram(4, EndpointPlan(NOWHERE, 11, HOST), dst)
 
 
 def no_dividers(droplet: Testbed) -> None:
@@ -288,6 +308,9 @@ PROCEDURE_CASES = [
     ),
     Case("gateway-tcp", "ENDPOINT_UNKNOWN", inside(datagram(4, R, FRONT.gateway(4), tcp=True)), host),
     Case("gateway-udp", "ENDPOINT_UNKNOWN", inside(datagram(6, R, FRONT.gateway(6))), divider),
+    Case("came-from-a-peer", "PEERING_NOT_TRANSITIVE", inside(datagram(4, V, THEIRS.address(4, 32))), crossing),
+    Case("came-from-nowhere", "PEERING_NOT_TRANSITIVE", inside(from_nowhere(V.address(4))), crossing),
+    Case("ipv6", "PEER_UNKNOWN", inside(retarget(V, family=6)), crossing_to_nobody),
     Case("ipv4", "NETWORK_UNKNOWN", inside(retarget(NOWHERE, 5)), divider),
     Case("ipv6", "NETWORK_UNKNOWN", inside(retarget(NOWHERE, 5, 6), "vxlan"), divider),
     Case("empty", "NO_DIVIDER", inside(retarget(S)), no_dividers),
@@ -359,6 +382,11 @@ def agent_unknown_vpc(droplet: Testbed) -> None:
     droplet.tables.vpcs.delete(RED.vni)
 
 
+def agent_crossing_to_nobody(droplet: Testbed) -> None:
+    crossing_to_nobody(droplet)
+    droplet.agent(A, network_flags=NETWORK_ROUTED_HERE)
+
+
 def agent_divider(droplet: Testbed) -> None:
     divider(droplet)
     droplet.agent(A, network_flags=2)
@@ -417,6 +445,7 @@ AGENT_CASES = [
     Case("into-other-network", "TTL_EXPIRED", bytes(datagram(4, A, C.address(4), ttl=1)), host),
     Case("gateway-tcp", "ENDPOINT_UNKNOWN", bytes(datagram(4, A, FRONT.gateway(4), tcp=True)), host),
     Case("bounced", "ENDPOINT_UNKNOWN", bytes(retarget(FRONT, GHOST_HOST)), bouncer),
+    Case("peer-untold", "PEER_UNKNOWN", bytes(retarget(V)), agent_crossing_to_nobody),
     Case("divided", "NETWORK_UNKNOWN", bytes(retarget(NOWHERE, 5)), agent_divider),
     Case("bouncer-alone", "NO_DIVIDER", bytes(retarget(S)), agent_no_divider),
     Case("none", "NO_BOUNCER", bytes(FROM_A[4]), agent_no_bouncer),

@@ -26,11 +26,14 @@ from .plan import (
     ME,
     MEMBERS,
     NETWORK_BOUNCED_HERE,
+    NETWORK_PEERED,
     NETWORK_ROUTED_HERE,
+    PEERS_SLOT,
     PROXY_SLOT,
     RED,
     SERVICE_MAC,
     SUBSTRATES,
+    THEIRS,
     UNRESOLVED,
     UPLINK_IFINDEX,
     VPC_DIVIDED_HERE,
@@ -178,6 +181,13 @@ class Testbed:
             }
             self.tables.networks.put(network_key(vpc.vni, mapped(address), length), value)
 
+    def peering(self, prefix: NetworkPlan, peer: VpcPlan, vpc: VpcPlan = RED) -> None:
+        """Makes a prefix of a VPC one of a peer's."""
+        value = {"vpc_slot": vpc.slot, "flags": NETWORK_PEERED, "peer": peer.vni}
+        for family in FAMILIES:
+            address, length = prefix.prefix(family)
+            self.tables.networks.put(network_key(vpc.vni, mapped(address), length), value)
+
     @staticmethod
     def network_flags(bouncers: Sequence[DropletPlan], routed_here: bool) -> int:
         """The role of ME for a network."""
@@ -286,6 +296,14 @@ class Testbed:
         self.vpc(RED, ME)
         self.network(FRONT, BOUNCER, routed_here=True)
         self.network(BACK, BOUNCER, routed_here=True)
+
+    def as_crossing(self, *dividers: DropletPlan) -> None:
+        """ME divides RED, which is peered with BLUE; BLUE's network is THEIRS, and its dividers are these."""
+        self.as_divider()
+        self.hop_set(PEERS_SLOT, dividers)
+        value = {"slot": BLUE.slot, "dividers": PEERS_SLOT, "flags": VPC_DIVIDED_HERE if ME in dividers else 0}
+        self.tables.vpcs.put(BLUE.vni, value)
+        self.peering(THEIRS, BLUE)
 
     def other_tenant(self) -> None:
         """BLUE has endpoints of all the same addresses, on ME and on HOST."""

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routing with real daemons and real traffic: networks inside of networks."""
+"""Routing with real daemons and real traffic: networks inside of networks, peerings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from mizar.api.client import Client
 from mizar.lab import lab as labs
 from mizar.lab.demo import traffic
 from mizar.lab.names import LabName
 from mizar.model.manifest import parse_manifests
-from mizar.model.resources import Resource
+from mizar.model.resources import Ref, Resource
 from tests.lab.screen import Recorder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -30,3 +31,28 @@ def test_everybody_is_reached_in_networks_inside_of_networks(lab: LabName) -> No
     assert len(result.cells) == 20
     assert [problem for path in result.paths for problem in path.problems] == []
     assert result.ok
+
+
+def test_two_tenants_that_are_peered_hear_one_another_and_nobody_else_does(lab: LabName) -> None:
+    """TCP, UDP and ping of both families, Geneve to VXLAN; a third tenant with equal addresses hears nothing. Once one
+    half is gone, so is all that crossed."""
+    labs.up(example(lab, "peering"))
+    result = traffic(lab, Recorder())
+    assert [cell for cell in result.cells if not cell.ok] == []
+    across = [cell for cell in result.cells if cell.source.group != cell.destination.group]
+    assert {(str(cell.source), str(cell.destination)) for cell in across} == {
+        pair
+        for blue in ("blue/one", "blue/two")
+        for red in ("red/web", "red/db")
+        for pair in ((blue, red), (red, blue))
+    }
+    assert result.isolation.ok, result.isolation
+    assert result.isolation.sent > 0
+    with Client(lab.server_url) as client:
+        client.delete("VPCPeering", "to-blue", "red")
+        client.wait([Ref("VPCPeering", "red", "to-blue")], 20, until="gone")
+        (half,) = client.list("VPCPeering")
+        assert half["status"]["state"] == "Pending"
+    result = traffic(lab, Recorder())
+    assert result.ok
+    assert {cell.source.group == cell.destination.group for cell in result.cells} == {True}

@@ -75,7 +75,8 @@ families = st.sampled_from([(4, 6), (4,), (6,)])
 tunnels = st.sampled_from([Tunnel.GENEVE, Tunnel.VXLAN])
 flags = st.tuples(st.booleans(), st.booleans())
 sets = st.fixed_dictionaries({(vni, number): hop_sets for vni in VNIS for number in NUMBERS})
-networks = st.lists(st.tuples(st.sampled_from(VNIS), st.sampled_from(NUMBERS), families, flags), max_size=8)
+peers = st.sampled_from([0, 0, 0, 0, 0, RED, BLUE, GONE])
+networks = st.lists(st.tuples(st.sampled_from(VNIS), st.sampled_from(NUMBERS), families, flags, peers), max_size=8)
 homes = st.sampled_from([None, HOST, None, BOUNCER, None, HOST, DIVIDER, UNRESOLVED, ME, UNLISTED])
 endpoints = st.lists(
     st.tuples(st.sampled_from(VNIS), st.sampled_from(NUMBERS), st.sampled_from(HOSTS), homes, families, tunnels),
@@ -124,10 +125,11 @@ def droplets(draw: Draw) -> Droplet:
     """A droplet in any state."""
     bouncers = draw(sets)
     nets, ends = {}, {}
-    for vni, number, present, (bounced, routed) in draw(networks):
+    for vni, number, present, (bounced, routed), peer in draw(networks):
         for family in present:
             gateway = address(family, number, GATEWAY)
-            nets[vni, *prefix(family, number)] = Network(number, gateway, bouncers[vni, number], bounced, routed)
+            place = Network(number, gateway, bouncers[vni, number], bounced, routed, peer)
+            nets[vni, *prefix(family, number)] = place
     for vni, number, host, home, present, tunnel in draw(endpoints):
         ifindex = 0 if home else 100 * (1 + VNIS.index(vni)) + 10 * number + HOSTS.index(host)
         uid = "" if home else uid_of(vni, number, host)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 
 from hypothesis import strategies as st
 
 from mizar.oracle.fleet import Fleet
 from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet, Leg, Network, Tunnel, Vpc, in_prefix
-from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, VpcEntry
-from mizar.planner.facts import EndpointFact, VpcFact
+from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
+from mizar.planner.facts import EndpointFact, PeeringFact, PeeringSide, VpcFact
 from tests.oracle.droplets import Draw, even, mac_of
 from tests.unit.planner.world import AROUND, World, droplet, endpoint, network
 
@@ -70,6 +71,9 @@ def tables(address: bytes, entries: Iterable[Entry], ifindexes: dict[str, int]) 
                 for prefix in entry.prefixes:
                     row = Network(entry.id, prefix.gateway, bouncers, bounced, routed)
                     networks[entry.vni, prefix.address, prefix.length] = row
+            case PeeringEntry():
+                for address_, length in entry.prefixes:
+                    networks[entry.vni, address_, length] = Network(0, bytes(16), peer=entry.peer)
             case EndpointEntry():
                 endpoints |= endpoint_rows(entry)
             case LocalEntry():
@@ -117,6 +121,36 @@ def fleets(draw: Draw, tenants: int = 2) -> Planned:
                 both = fact.addresses
                 kept = draw(st.sampled_from([both, both, both[:1], both[1:]]))
                 world.endpoints[fact.uid] = replace(fact, addresses=kept)
+    return plan(world)
+
+
+PEERED_VNIS = (0x0A0B0C, 0x0A0B0D, 0x0A0B0E)
+PEERED_NUMBERS = ((1, 2), (8, 9), (16, 17))
+PEERED_SPACES = (("10.0.0.0/21", "fd00::/61"), ("10.0.8.0/21", "fd00:0:0:8::/61"), ("10.0.16.0/21", "fd00:0:0:10::/60"))
+
+
+def side(place: int) -> PeeringSide:
+    """One of three VPCs that have addresses of their own."""
+    prefixes = tuple((p.network_address.packed, p.prefixlen) for p in map(ip_network, PEERED_SPACES[place]))
+    return PeeringSide(PEERED_VNIS[place], prefixes)
+
+
+@st.composite
+def peered_fleets(draw: Draw) -> Planned:
+    """Three VPCs in a row: the one in the middle is peered with both others."""
+    world = World()
+    for name in NAMES:
+        world.droplets[name] = droplet(name)
+    for vni, numbers in zip(PEERED_VNIS, PEERED_NUMBERS, strict=True):
+        world.vpcs[vni] = VpcFact(vni, draw(members))
+        for number in numbers[: draw(st.sampled_from([1, 2]))]:
+            world.networks[vni, number] = network(vni, number, draw(members))
+            for place, host in enumerate(draw(st.lists(hosts, min_size=1, max_size=2))):
+                fact = endpoint(vni, number, place, host, draw(st.sampled_from([1, 2])))
+                world.endpoints[fact.uid] = fact
+    for one, other in ((0, 1), (1, 2)):
+        fact_ = PeeringFact(side(one), side(other))
+        world.peerings[fact_.vnis] = fact_
     return plan(world)
 
 

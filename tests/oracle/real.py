@@ -43,7 +43,7 @@ SIZES = {
 }
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
-DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE = 1, 1, 2
+DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED = 1, 1, 2, 0x100
 NEEDS_IDENTITY = 1
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
@@ -129,7 +129,10 @@ class RealDroplet:
             value = {
                 "slot": self.hop_set((vni, network.id), network.bouncers),
                 "vpc_slot": self.vpc_slots.of(vni),
-                "flags": network.bounced_here * BOUNCED_HERE + network.routed_here * ROUTED_HERE,
+                "flags": network.bounced_here * BOUNCED_HERE
+                + network.routed_here * ROUTED_HERE
+                + bool(network.peer) * PEERED,
+                "peer": network.peer,
                 "gateway": to_mapped(network.gateway),
             }
             self.write(tables.networks, network_key(vni, to_mapped(prefix), length), value)

@@ -15,7 +15,7 @@ from mizar.manager.droplet_link import Timing
 from mizar.manager.intake import Result, Submission
 from mizar.manager.manager import Manager
 from mizar.model.manifest import parse_resource
-from mizar.model.resources import Ref
+from mizar.model.resources import KINDS, Ref
 from mizar.store.sqlite import SqliteStore
 from tests.fake_daemon import FakeDaemon
 
@@ -123,7 +123,7 @@ class World:
 
     def phases(self) -> dict[str, str]:
         registry = self.manager._registry
-        kinds = ("Droplet", "Tenant", "VPC", "Network", "Endpoint")
+        kinds = [kind.name for kind in KINDS.values() if kind.served]
         return {
             str(item.ref): self.manager.show(item)["status"]["phase"] for k in kinds for item in registry.of_kind(k)
         }
@@ -141,7 +141,7 @@ class World:
                 )
             )
         except TimeoutError:
-            registry, kinds = self.manager._registry, ("Droplet", "Tenant", "VPC", "Network", "Endpoint")
+            registry, kinds = self.manager._registry, [kind.name for kind in KINDS.values() if kind.served]
             shown = {str(i.ref): self.manager.show(i)["status"] for kind in kinds for i in registry.of_kind(kind)}
             stuck = {name: f"{s['phase']}: {s['message']}" for name, s in shown.items() if s["phase"] != "Provisioned"}
             raise AssertionError(stuck) from None

@@ -19,6 +19,7 @@ from mizar.planner.entries import (
     Key,
     LocalEntry,
     NetworkEntry,
+    PeeringEntry,
     VpcEntry,
 )
 from mizar.planner.plan import Plan, Step
@@ -66,6 +67,9 @@ class Droplet:
                 yield (0, entry.host)
             case LocalEntry():
                 yield from self._needs(entry.endpoint)
+            case PeeringEntry():
+                yield (1, entry.vni)
+                yield (1, entry.peer)
             case DropletEntry():
                 pass
 

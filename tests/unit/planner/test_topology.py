@@ -17,7 +17,7 @@ from mizar.planner.facts import VpcFact
 from mizar.planner.plan import Change, Plan
 from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Fabric
-from tests.unit.planner.world import World, droplet, endpoint, network
+from tests.unit.planner.world import World, droplet, endpoint, network, peering
 
 NAMES = ["d1", "d2", "d3", "d4", "d5", "f1"]
 VNIS = [1, 2]
@@ -103,12 +103,29 @@ class History(RuleBasedStateMachine):
     @rule(data=st.data())
     def remove_vpc(self, data: Any) -> None:
         vni = self.pick(data, self.world.vpcs)
-        if any(vni == net.vni for net in self.world.networks.values()):
+        if any(vni == net.vni for net in self.world.networks.values()) or self.world.peerings:
             with pytest.raises(ConflictError):
                 self.world.topology.remove_vpc(vni)
             return
         self.did(self.world.topology.remove_vpc(vni))
         del self.world.vpcs[vni]
+
+    @precondition(lambda self: len(self.world.vpcs) == len(VNIS))
+    @rule()
+    def put_peering(self) -> None:
+        fact = peering(*VNIS)
+        self.did(self.world.topology.put_peering(fact))
+        assert self.world.topology.put_peering(fact) == []
+        self.world.peerings[fact.vnis] = fact
+
+    @precondition(lambda self: self.world.peerings)
+    @rule()
+    def remove_peering(self) -> None:
+        (pair,) = self.world.peerings
+        self.did(self.world.topology.remove_peering(pair))
+        with pytest.raises(NotFoundError):
+            self.world.topology.remove_peering(pair)
+        del self.world.peerings[pair]
 
     @precondition(lambda self: self.world.vpcs)
     @rule(number=st.sampled_from(NUMBERS), data=st.data())

@@ -18,11 +18,12 @@ from mizar.planner.entries import (
     Key,
     LocalEntry,
     NetworkEntry,
+    PeeringEntry,
     PrefixEntry,
     VpcEntry,
     WorkloadEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, PeeringSide, VpcFact
 from mizar.planner.ipam import derive_mac
 from mizar.planner.topology import Topology
 
@@ -41,6 +42,12 @@ def network(vni: int, number: int, bouncers: tuple[str, ...]) -> NetworkFact:
         for prefix in map(ip_network, cidrs)
     )
     return NetworkFact(vni, number, prefixes, bouncers)
+
+
+def peering(one: int, other: int) -> PeeringFact:
+    """The VPCs of all tests have equal addresses; what the planner passes on need not make sense."""
+    sides = [PeeringSide(vni, ((ip_address(f"10.{vni}.0.0").packed, 16),)) for vni in (one, other)]
+    return PeeringFact(*sides)
 
 
 def endpoint(vni: int, number: int, place: int, host: str, tunnel: int = 1) -> EndpointFact:
@@ -69,6 +76,7 @@ class World:
     vpcs: dict[int, VpcFact] = field(default_factory=dict)
     networks: dict[tuple[int, int], NetworkFact] = field(default_factory=dict)
     endpoints: dict[str, EndpointFact] = field(default_factory=dict)
+    peerings: dict[tuple[int, int], PeeringFact] = field(default_factory=dict)
     added: int = 9
     """Place of the endpoint that was added last, beyond those that a test begins with."""
 
@@ -82,8 +90,16 @@ class World:
         for vni, vpc in self.vpcs.items():
             bounced = any(name in n.bouncers for n in self.networks.values() if n.vni == vni)
             hosted = any(name in (e.host, e.standby) for e in self.endpoints.values() if e.vni == vni)
-            if name in vpc.dividers or bounced or hosted:
+            peered = any(
+                vni in pair and any(name in self.vpcs[other].dividers for other in pair if other != vni)
+                for pair in self.peerings
+            )
+            if name in vpc.dividers or bounced or hosted or peered:
                 entries.append(VpcEntry(vni, self._addresses(vpc.dividers)))
+        for fact in self.peerings.values():
+            for side, peer in ((fact.one, fact.other), (fact.other, fact.one)):
+                if name in self.vpcs[side.vni].dividers:
+                    entries.append(PeeringEntry(side.vni, peer.vni, peer.prefixes))
         for (vni, number), net in self.networks.items():
             around = any(name in outer.bouncers for outer in self.networks.values() if _is_around(outer, net))
             inside = [e for e in self.endpoints.values() if (e.vni, e.network_id) == (vni, number)]
@@ -104,7 +120,8 @@ class World:
     def rebuilt(self) -> Topology:
         """A topology that is told everything at once."""
         topology = Topology()
-        topology.load([*self.droplets.values(), *self.vpcs.values(), *self.networks.values(), *self.endpoints.values()])
+        facts = (self.droplets, self.vpcs, self.peerings, self.networks, self.endpoints)
+        topology.load(fact for kind in facts for fact in kind.values())
         return topology
 
     def _addresses(self, names: tuple[str, ...]) -> tuple[bytes, ...]:

@@ -21,17 +21,20 @@ from mizar.transit.values import (
     DeleteEndpoint,
     DeleteGroupSet,
     DeleteNetwork,
+    DeletePeering,
     DeleteProxy,
     DeleteVpc,
     Droplet,
     Endpoint,
     Network,
+    Peering,
     Prefix,
     Proxy,
     PutDroplet,
     PutEndpoint,
     PutGroupSet,
     PutNetwork,
+    PutPeering,
     PutProxy,
     PutVpc,
     Tunnel,
@@ -90,7 +93,17 @@ def proxies(draw: st.DrawFn) -> Proxy:
     return Proxy(replace(client, mac=client.mac[:5] + b"\x06"), source, targets)
 
 
+@st.composite
+def peerings(draw: st.DrawFn) -> Peering:
+    """To prefixes that are networks' too, and to others."""
+    old, new = prefix4(draw(st.integers(2, 4))), prefix6(draw(st.integers(2, 4)))
+    both = ((old.address, old.length), (new.address, new.length))
+    return Peering(draw(vnis), draw(vnis), draw(st.sampled_from([both, both[:1], both[1:]])))
+
+
 changes: st.SearchStrategy[Change] = st.one_of(
+    peerings().map(PutPeering),
+    st.builds(DeletePeering, vnis, vnis),
     droplets.map(lambda address: PutDroplet(Droplet(address))),
     droplets.map(DeleteDroplet),
     st.builds(lambda vni, dividers: PutVpc(vpc(vni, dividers)), vnis, hops),
