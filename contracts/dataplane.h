@@ -65,6 +65,7 @@ struct network_key {
 enum network_flag {
 	NETWORK_BOUNCED_HERE = 1,	/* this droplet is one of its bouncers: it knows every endpoint */
 	NETWORK_ROUTED_HERE = 2,	/* this droplet is a divider of the VPC */
+	NETWORK_HAS_ROUTES = 0x200,	/* `routes` has a table of it: its agents look there first */
 	NETWORK_PEERED = 0x100,	/* no network: addresses of a VPC that this one is peered with. Dividers hold these */
 };
 
@@ -74,6 +75,22 @@ struct network {
 	uint32_t flags;		/* enum network_flag */
 	uint32_t peer;		/* NETWORK_PEERED: the key of that VPC in vpcs; else 0 */
 	uint8_t gateway[16];	/* the address answered as the virtual router */
+};
+
+/* ---- routes: LPM_TRIE, route_key -> network_route. The route tables of networks; asked by agents, before all others. */
+struct route_key {
+	uint32_t prefix_bits;	/* 32 (the table) + prefix length of the mapped address (IPv4: + 96) */
+	uint32_t table_be;	/* network order: twice the slot of the network in hop_sets, and one more for IPv6 */
+	uint8_t addr[16];
+};
+
+enum route_action {
+	ROUTE_VPC = 1,		/* as if the network had no table: the networks of the VPC, and its peers */
+	ROUTE_BLACKHOLE = 2,	/* refused */
+};
+
+struct network_route {
+	uint32_t action;	/* enum route_action */
 };
 
 /* ---- vpcs: HASH, vni -> vpc. */

@@ -9,6 +9,7 @@
 #include "lib/mss.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
+#include "lib/routes.h"
 #include "lib/trap.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
@@ -172,6 +173,12 @@ static __always_inline __must_check enum drop_reason locate(struct packet *packe
 	    !is_zero(packet->to.addr)) {
 		route->step = STEP_ROUTER;
 		return REASON_NONE;
+	}
+	if (agent->network_flags & NETWORK_HAS_ROUTES) {
+		enum drop_reason reason = follow_routes(packet, agent->network);
+
+		if (reason)
+			return reason;
 	}
 	if (locate_endpoint(packet, route))
 		return REASON_NONE;

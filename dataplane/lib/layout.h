@@ -12,6 +12,8 @@ _Static_assert(sizeof(struct endpoint_key) == 20, "endpoint_key");
 _Static_assert(sizeof(struct endpoint) == 28, "endpoint");
 _Static_assert(sizeof(struct network_key) == 24, "network_key");
 _Static_assert(sizeof(struct network) == 32, "network");
+_Static_assert(sizeof(struct route_key) == 24, "route_key");
+_Static_assert(sizeof(struct network_route) == 4, "network_route");
 _Static_assert(sizeof(struct vpc) == 16, "vpc");
 _Static_assert(sizeof(struct identity_key) == 24, "identity_key");
 _Static_assert(sizeof(struct hop_set) == 4 * HOPS + 8, "hop_set");

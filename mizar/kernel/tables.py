@@ -22,6 +22,7 @@ class Tables:
 
     endpoints: Table[Fields, Fields]
     networks: Table[Fields, Fields]
+    routes: Table[Fields, Fields]
     vpcs: Table[int, Fields]
     identities: Table[Fields, int]
     hop_sets: Table[int, Fields]
@@ -58,6 +59,7 @@ class Tables:
         return cls(
             endpoints=keyed("endpoints", "endpoint_key", "endpoint"),
             networks=keyed("networks", "network_key", "network"),
+            routes=keyed("routes", "route_key", "network_route"),
             vpcs=numbered("vpcs", "vpc"),
             identities=Table("identities", maps["identities"], struct_codec("identity_key"), U32),
             hop_sets=numbered("hop_sets", "hop_set"),

@@ -20,6 +20,7 @@ from mizar.planner.entries import (
     PeeringEntry,
     PrefixEntry,
     ProxyEntry,
+    RouteEntry,
     TapEntry,
     VpcEntry,
     WorkloadEntry,
@@ -109,7 +110,9 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield VpcEntry(vpc.vni, tuple(vpc.dividers), vpc.wire_vni, vpc.identity)
     for network in state.networks:
         prefixes = tuple(PrefixEntry(p.address, p.length, p.gateway) for p in network.prefixes)
-        yield NetworkEntry(network.vni, network.id, prefixes, tuple(network.bouncers), _dhcp_entry(network.dhcp))
+        routes = tuple(RouteEntry(r.address, r.length, int(r.action)) for r in network.routes)
+        bouncers, told = tuple(network.bouncers), _dhcp_entry(network.dhcp)
+        yield NetworkEntry(network.vni, network.id, prefixes, bouncers, told, routes)
     for peering in state.peerings:
         yield PeeringEntry(peering.vni, peering.peer, tuple((p.address, p.length) for p in peering.prefixes))
     for endpoint in state.endpoints:
@@ -141,6 +144,10 @@ def _network(entry: NetworkEntry) -> pb.Network:
         prefixes=[pb.Prefix(address=p.address, length=p.length, gateway=p.gateway) for p in entry.prefixes],
         bouncers=entry.bouncers,
         dhcp=pb.Dhcp(dns=entry.dhcp.dns, domain=entry.dhcp.domain, lease_s=entry.dhcp.lease_s),
+        routes=[
+            pb.Route(address=r.address, length=r.length, action=pb.RouteAction.ValueType(r.action))
+            for r in entry.routes
+        ],
     )
 
 

@@ -32,6 +32,7 @@ from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
+from mizar.model.routes import Routes
 from mizar.model.workloads import WorkloadSpec
 
 
@@ -113,6 +114,7 @@ class NetworkSpec(Value):
     bouncers: fields.Members = 1
     tunnel_protocol: TunnelProtocol = TunnelProtocol.GENEVE
     dhcp: DhcpSpec = DhcpSpec()
+    routes: Routes = ()
 
 
 class NetworkStatus(Status):

@@ -17,6 +17,7 @@ from mizar.oracle.mss import clamp_mss
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
+from mizar.oracle.routes import follow_routes
 from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
 from mizar.oracle.trap import ROUTER, asks_for_configuration, check_asker, is_link_local
 from mizar.oracle.tunnel import write_outer
@@ -119,6 +120,7 @@ def locate(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender
     if any(leg and leg.gateway == to for leg in (sender.ipv4, sender.ipv6)):
         packet.step = Step.ROUTER
         return Route(Step.ROUTER)
+    follow_routes(sender, to)
     known = locate_endpoint(here, packet, to)
     if known:
         return known

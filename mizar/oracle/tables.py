@@ -94,6 +94,8 @@ class Agent:
     """Number of the groups that it is in, 0 for none: VXLAN's."""
     needs_identity: bool = False
     """The VPC is known by its identity, which is among the options: no header without them will do."""
+    routes: Mapping[tuple[bytes, int], str] = field(default_factory=dict)
+    """The table of its network: prefix and length → vpc or blackhole."""
 
     def leg(self, family: int) -> Leg | None:
         """What it has of a family, 4 or 6."""

@@ -79,6 +79,15 @@ class PrefixEntry:
     gateway: bytes
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class RouteEntry:
+    """A route: prefix, and what becomes of packets to it (1: as the VPC's tables say, 2: refused)."""
+
+    address: bytes
+    length: int
+    action: int
+
+
 @dataclass(frozen=True, slots=True)
 class DhcpEntry:
     """What a network tells endpoints that ask: DNS servers (addresses), domain, and seconds of a lease."""
@@ -93,7 +102,7 @@ NO_DHCP = DhcpEntry()
 
 @dataclass(frozen=True, slots=True)
 class NetworkEntry:
-    """A network, its prefixes (at most one per family) and its bouncers (addresses, sorted)."""
+    """A network, its prefixes (at most one per family), its bouncers (addresses, sorted) and its route table."""
 
     order: ClassVar[int] = 2
     vni: int
@@ -101,6 +110,7 @@ class NetworkEntry:
     prefixes: tuple[PrefixEntry, ...]
     bouncers: tuple[bytes, ...]
     dhcp: DhcpEntry = NO_DHCP
+    routes: tuple[RouteEntry, ...] = ()
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -124,6 +134,7 @@ class NetworkEntry:
             and set(self.prefixes) == set(other.prefixes)
             and set(self.bouncers) == set(other.bouncers)
             and self.dhcp == other.dhcp
+            and set(self.routes) == set(other.routes)
         )
 
 

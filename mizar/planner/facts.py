@@ -13,9 +13,11 @@ from ipaddress import ip_address
 from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
+from mizar.model.routes import Via
 from mizar.model.workloads import WorkloadSpec
-from mizar.planner.entries import NO_DHCP, DhcpEntry, OvsEntry, PrefixEntry, TapEntry, WorkloadEntry
+from mizar.planner.entries import NO_DHCP, DhcpEntry, OvsEntry, PrefixEntry, RouteEntry, TapEntry, WorkloadEntry
 
+_ACTIONS = {Via.VPC: 1, Via.BLACKHOLE: 2}  # enum route_action of contracts/dataplane.h
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
 
 
@@ -51,6 +53,7 @@ class NetworkFact:
     prefixes: tuple[PrefixEntry, ...]
     bouncers: tuple[str, ...]
     dhcp: DhcpEntry = NO_DHCP
+    routes: tuple[RouteEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,19 @@ def network_fact(network: Network, vpc: VPC) -> NetworkFact:
             network.spec.dhcp.domain,
             network.spec.dhcp.lease_time,
         ),
+        _table(network, vpc),
     )
+
+
+def _table(network: Network, vpc: VPC) -> tuple[RouteEntry, ...]:
+    """The routes as they are written, and, where there are any, the VPC and the network itself: longer ones alone
+    take anything of those away."""
+    if not network.spec.routes:
+        return ()
+    table = {parse_prefix(text): Via.VPC for text in (*vpc.spec.cidrs, *network.spec.cidrs)}
+    table |= {parse_prefix(route.to): route.via for route in network.spec.routes}
+    found = (RouteEntry(to.network_address.packed, to.prefixlen, _ACTIONS[via]) for to, via in table.items())
+    return tuple(sorted(found))
 
 
 def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFact:

@@ -166,9 +166,9 @@ class Topology:
     # ---- networks
 
     def put_network(self, fact: NetworkFact) -> list[Change]:
-        """A network comes, or its bouncers change."""
+        """A network comes, or its bouncers or routes change."""
         vpc = self._vpc(fact.vni)
-        entry = NetworkEntry(fact.vni, fact.id, fact.prefixes, self._addresses(fact.bouncers), fact.dhcp)
+        entry = NetworkEntry(fact.vni, fact.id, fact.prefixes, self._addresses(fact.bouncers), fact.dhcp, fact.routes)
         network = vpc.networks.get(fact.id)
         if network is None:
             before: set[str] = set()

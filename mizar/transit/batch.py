@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, ExhaustedError, NotFoundError
-from mizar.transit import entries, marks
+from mizar.transit import entries, marks, routes
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
@@ -224,7 +224,7 @@ class Plan(ProxyPlan, PeeringPlan):
             self.refresh_proxies(network)
 
     def _role(self, network: Network, vpc: Vpc) -> NetworkFlag:
-        flags = NetworkFlag.NONE
+        flags = NetworkFlag.HAS_ROUTES if network.routes else NetworkFlag.NONE
         if self.state.own in network.bouncers:
             flags |= NetworkFlag.BOUNCED_HERE
         if vpc.flags & VpcFlag.DIVIDED_HERE:
@@ -243,7 +243,7 @@ class Plan(ProxyPlan, PeeringPlan):
         if vpc is None:
             raise NotFoundError(f"VPC {new.vni} is not known; put it first")
         old = state.networks.get(new.key)
-        if old and (old.prefixes, old.bouncers, old.dhcp) == (new.prefixes, new.bouncers, new.dhcp):
+        if old and replace(new, hops=old.hops, places=old.places, flags=old.flags) == old:
             return False
         members = [self.slot_of(address, "the bouncer") for address in new.bouncers]
         self._check_prefixes(new, old)
@@ -265,10 +265,12 @@ class Plan(ProxyPlan, PeeringPlan):
         for prefix in network.prefixes:
             journal.put(state.prefixes, (network.vni, prefix.address, prefix.length), network.key)
         self.ops.append(entries.hop_set(network.hops, network.places, network.vni, network.id))
+        self.ops += routes.routes_put(network)
         if old is None or (old.prefixes, old.flags) != (network.prefixes, network.flags):
             self.ops += entries.network_put(network, vpc)
             self._refresh_agents(network)
         if old:
+            self.ops += routes.routes_delete(old, keep=network)
             self._drop_prefixes(old, keep=network)
         return True
 
@@ -303,6 +305,7 @@ class Plan(ProxyPlan, PeeringPlan):
             user = next(x for x in state.at.values() if (x.vni, x.network_id) == network.key)
             raise InUseError(f"{network} still has {user}; delete its endpoints first")
         self._count(network.bouncers, -1)
+        self.ops += routes.routes_delete(network)
         self._drop_prefixes(network, keep=None)
         journal.drop(state.networks, network.key)
         rest = {other: None for other in state.members[vni] if other != number}

@@ -95,6 +95,7 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "identities": limits.vpcs,
         "group_sets": limits.group_sets,
         "networks": 2 * limits.networks,
+        "routes": 4 * limits.networks,
         "hop_sets": limits.hop_sets,
         "endpoints": limits.endpoints,
         "agents": limits.local_endpoints,

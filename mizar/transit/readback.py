@@ -17,6 +17,7 @@ from mizar.transit.entries import Op
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
 from mizar.transit.proxies import implied, read_proxies
+from mizar.transit.routes import routes_of, routes_put
 from mizar.transit.state import Limits, State
 from mizar.transit.values import (
     MAX_VNI,
@@ -128,7 +129,7 @@ class _Reader:
                 self.state.group_sets[key["vni"], key["number"]] = tuple(value["groups"][: value["count"]])
 
     def read_networks(self) -> None:
-        state = self.state
+        state, tables = self.state, routes_of(self.items("routes"))
         for key, value in self.items("networks"):
             vni = int.from_bytes(key["vni_be"].to_bytes(4, sys.byteorder), "big")
             if value["flags"] & NetworkFlag.PEERED:
@@ -145,7 +146,9 @@ class _Reader:
                 flags = NetworkFlag.BOUNCED_HERE if state.own in bouncers else NetworkFlag.NONE
                 if state.vpcs[vni].flags & VpcFlag.DIVIDED_HERE:
                     flags |= NetworkFlag.ROUTED_HERE
-                network = Network(vni, network_id, (prefix,), bouncers, value["slot"], (), flags)
+                table = tables.get(value["slot"], ())
+                flags |= NetworkFlag.HAS_ROUTES if table else NetworkFlag.NONE
+                network = Network(vni, network_id, (prefix,), bouncers, value["slot"], (), flags, routes=table)
                 network = replace(network, places=fill(self.slots(bouncers), places))
                 state.members.setdefault(vni, {})[network_id] = None
                 for member in bouncers:
@@ -290,6 +293,7 @@ def _implied(state: State) -> Iterator[Op]:
     for network in state.networks.values():
         yield entries.hop_set(network.hops, network.places, network.vni, network.id)
         yield from entries.network_put(network, state.vpcs[network.vni])
+        yield from routes_put(network)
     for peering in state.peerings.values():
         yield from entries.peering_put(peering, state.vpcs[peering.vni])
     for endpoint in state.remotes():

@@ -33,7 +33,11 @@ def network(value: Network) -> pb.Network:
     """A network."""
     told = pb.Dhcp(dns=value.dhcp.dns, domain=value.dhcp.domain, lease_s=value.dhcp.lease_s)
     prefixes = [pb.Prefix(address=one.address, length=one.length, gateway=one.gateway) for one in value.prefixes]
-    return pb.Network(vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told)
+    routes = [
+        pb.Route(address=address, length=length, action=pb.RouteAction.ValueType(int(action)))
+        for address, length, action in value.routes
+    ]
+    return pb.Network(vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told, routes=routes)
 
 
 def peering(value: Peering) -> pb.Peering:

@@ -39,6 +39,8 @@ from mizar.transit.values import (
     PutPeering,
     PutProxy,
     PutVpc,
+    Route,
+    RouteAction,
     Tunnel,
     Vpc,
     Wanted,
@@ -47,6 +49,7 @@ from mizar.transit.workloads import InNamespace, NamespaceBy, OvsPort, Tap, Work
 
 MAX_CHANGES = 65536
 MAX_ATTACH = 4096
+MAX_ROUTES = 1024
 
 _MAX_NAME = 255
 _MAX_UID = 64
@@ -174,22 +177,27 @@ def prefix(message: pb.Prefix) -> Prefix:
 
 
 def bare_prefix(message: pb.Prefix) -> BarePrefix:
+    """A prefix with zero host bits, that holds no mapped addresses."""
+    address_, length = host_bits_zero(message.address, message.length)
+    # In a trie of mapped addresses such a prefix would hold the whole of IPv4.
+    shift, number = 128 - length, int.from_bytes(address_, "big")
+    if len(address_) == 16 and length <= 96 and _MAPPED_NETWORK << 32 >> shift == number >> shift:
+        found = f"{text_of(address_)}/{length}"
+        raise InvalidError(f"the prefix {found} holds the IPv4-mapped addresses; use a longer one")
+    return address_, length
+
+
+def host_bits_zero(packed: bytes, length: int) -> BarePrefix:
     """A prefix with zero host bits."""
-    size = len(message.address)
+    size = len(packed)
     if size not in (4, 16):
         raise InvalidError(f"the prefix's address has {size} bytes; an address has 4 or 16")
     bits = 8 * size
-    if message.length > bits:
-        raise InvalidError(f"the prefix's length is {message.length}; {text_of(message.address)} allows 0 to {bits}")
-    found = f"{text_of(message.address)}/{message.length}"
-    number = int.from_bytes(message.address, "big")
-    if number & ((1 << (bits - message.length)) - 1):
-        raise InvalidError(f"the prefix {found} has host bits that are not zero")
-    # In a trie of mapped addresses such a prefix would hold the whole of IPv4.
-    shift = 128 - message.length
-    if size == 16 and message.length <= 96 and _MAPPED_NETWORK << 32 >> shift == number >> shift:
-        raise InvalidError(f"the prefix {found} holds the IPv4-mapped addresses; use a longer one")
-    return message.address, message.length
+    if length > bits:
+        raise InvalidError(f"the prefix's length is {length}; {text_of(packed)} allows 0 to {bits}")
+    if int.from_bytes(packed, "big") & ((1 << (bits - length)) - 1):
+        raise InvalidError(f"the prefix {text_of(packed)}/{length} has host bits that are not zero")
+    return packed, length
 
 
 def peering(message: pb.Peering) -> Peering:
@@ -209,6 +217,7 @@ def network(message: pb.Network) -> Network:
         prefixes=tuple(prefixes),
         bouncers=members(message.bouncers, "bouncer"),
         dhcp=dhcp(message.dhcp),
+        routes=routes(message.routes),
     )
 
 
@@ -221,6 +230,21 @@ def dhcp(message: pb.Dhcp) -> Settings:
     if not message.domain.isascii() or len(message.domain) > _MAX_DOMAIN or not all(0 < len(x) < 64 for x in labels):
         raise InvalidError(f"the domain {message.domain[:_MAX_DOMAIN]!r} is not up to {_MAX_DOMAIN} ASCII letters")
     return Settings(servers, message.domain, message.lease_s or Settings().lease_s)
+
+
+def routes(messages: Sequence[pb.Route]) -> tuple[Route, ...]:
+    """A route table: no prefix twice, ascending."""
+    if len(messages) > MAX_ROUTES:
+        raise InvalidError(f"there are {len(messages)} routes; a network has at most {MAX_ROUTES}")
+    found: dict[tuple[bytes, int], Route] = {}
+    for message in messages:
+        place = host_bits_zero(message.address, message.length)
+        if message.action not in (pb.VIA_VPC, pb.BLACKHOLE):
+            raise InvalidError(f"the route's action is {message.action}; expected VIA_VPC (1) or BLACKHOLE (2)")
+        if place in found:
+            raise InvalidError(f"the route {text_of(message.address)}/{message.length} comes twice")
+        found[place] = (*place, RouteAction(message.action))
+    return tuple(sorted(found.values()))
 
 
 def addresses(found: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -35,6 +35,7 @@ class NetworkFlag(IntFlag):
     NONE = 0
     BOUNCED_HERE = 1
     ROUTED_HERE = 2
+    HAS_ROUTES = 0x200
     PEERED = 0x100
 
 
@@ -44,6 +45,13 @@ class EndpointFlag(IntFlag):
     NONE = 0
     EGRESS = 1
     STANDBY = 2
+
+
+class RouteAction(IntEnum):
+    """enum route_action."""
+
+    VPC = 1
+    BLACKHOLE = 2
 
 
 class VpcFlag(IntFlag):
@@ -93,6 +101,10 @@ BarePrefix = tuple[bytes, int]
 """Address and length in bits of its own family."""
 
 
+Route = tuple[bytes, int, RouteAction]
+"""Address and length of the prefix, and what becomes of packets to it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """A prefix of a network; `length` counts in the address's own family."""
@@ -114,7 +126,10 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network, its prefixes (IPv4 first) and its bouncers, in ascending order. `hops` is its slot in hop_sets."""
+    """A network, its prefixes (IPv4 first) and its bouncers, in ascending order. `hops` is its slot in hop_sets.
+
+    `routes` is its table, in ascending order.
+    """
 
     vni: int
     id: int
@@ -125,6 +140,7 @@ class Network:
     flags: NetworkFlag = NetworkFlag.NONE
     dhcp: Settings = NO_SETTINGS
     """What endpoints that ask are told; in memory only."""
+    routes: tuple[Route, ...] = ()
 
     @property
     def key(self) -> tuple[int, int]:

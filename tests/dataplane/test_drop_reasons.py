@@ -29,9 +29,11 @@ from .plan import (
     HOST,
     ME,
     NETWORK_BOUNCED_HERE,
+    NETWORK_HAS_ROUTES,
     NETWORK_ROUTED_HERE,
     NOWHERE,
     RED,
+    ROUTE_BLACKHOLE,
     ROUTER_MAC,
     STRANGER,
     THEIRS,
@@ -382,6 +384,12 @@ def agent_unknown_vpc(droplet: Testbed) -> None:
     droplet.tables.vpcs.delete(RED.vni)
 
 
+def agent_with_routes(droplet: Testbed) -> None:
+    droplet.as_host()
+    droplet.agent(A, network_flags=NETWORK_HAS_ROUTES)
+    droplet.route(FRONT, "::", 0, ROUTE_BLACKHOLE)
+
+
 def agent_crossing_to_nobody(droplet: Testbed) -> None:
     crossing_to_nobody(droplet)
     droplet.agent(A, network_flags=NETWORK_ROUTED_HERE)
@@ -445,6 +453,7 @@ AGENT_CASES = [
     Case("into-other-network", "TTL_EXPIRED", bytes(datagram(4, A, C.address(4), ttl=1)), host),
     Case("gateway-tcp", "ENDPOINT_UNKNOWN", bytes(datagram(4, A, FRONT.gateway(4), tcp=True)), host),
     Case("bounced", "ENDPOINT_UNKNOWN", bytes(retarget(FRONT, GHOST_HOST)), bouncer),
+    Case("route", "ROUTE_BLACKHOLE", bytes(retarget(S, family=6)), agent_with_routes),
     Case("peer-untold", "PEER_UNKNOWN", bytes(retarget(V)), agent_crossing_to_nobody),
     Case("divided", "NETWORK_UNKNOWN", bytes(retarget(NOWHERE, 5)), agent_divider),
     Case("bouncer-alone", "NO_DIVIDER", bytes(retarget(S)), agent_no_divider),

@@ -116,6 +116,7 @@ class Testbed:
         hashes: tuple[Table[Any, Any], ...] = (
             tables.endpoints,
             tables.networks,
+            tables.routes,
             tables.vpcs,
             tables.droplet_slots,
             tables.agents,
@@ -180,6 +181,13 @@ class Testbed:
                 "gateway": mapped(network.gateway(family)),
             }
             self.tables.networks.put(network_key(vpc.vni, mapped(address), length), value)
+
+    def route(self, network: NetworkPlan, to: str, length: int, action: int) -> None:
+        """Puts a route into a network's table."""
+        table = network.slot << 1 | (":" in to)
+        key = network_key(table, mapped(to), length)
+        fields = {"prefix_bits": key["prefix_bits"], "table_be": key["vni_be"], "addr": key["addr"]}
+        self.tables.routes.put(fields, {"action": action})
 
     def peering(self, prefix: NetworkPlan, peer: VpcPlan, vpc: VpcPlan = RED) -> None:
         """Makes a prefix of a VPC one of a peer's."""

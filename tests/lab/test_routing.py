@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routing with real daemons and real traffic: networks inside of networks, peerings."""
+"""Routing with real daemons and real traffic: networks inside of networks, route tables, peerings."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 from mizar.api.client import Client
+from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.demo import traffic
 from mizar.lab.names import LabName
 from mizar.model.manifest import parse_manifests
 from mizar.model.resources import Ref, Resource
+from tests.lab.conftest import wait_until
 from tests.lab.screen import Recorder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -31,6 +36,23 @@ def test_everybody_is_reached_in_networks_inside_of_networks(lab: LabName) -> No
     assert len(result.cells) == 20
     assert [problem for path in result.paths for problem in path.problems] == []
     assert result.ok
+
+
+def test_a_route_table_holds_back_what_it_says(lab: LabName) -> None:
+    """Nothing leaves the VPC from the network with the table, by either family; its neighbours are reached."""
+    labs.up(example(lab, "routing"))
+    send = "import socket, sys; socket.socket(%s, socket.SOCK_DGRAM).sendto(b'x', (sys.argv[1], 9))"
+    for family, to in (("socket.AF_INET", "192.0.2.1"), ("socket.AF_INET6", "2001:db8::1")):
+        with Namespace.by_name(lab.endpoint_namespace("green", "keys-1")) as inside:
+            inside.run(partial(subprocess.run, [sys.executable, "-c", send % family, to], check=True))
+    with Client(lab.server_url) as client:
+        wait_until(lambda: dropped(client, "d1").get("ROUTE_BLACKHOLE", 0) == 2)
+        assert "routes" in client.get("Network", "keys", "green")["spec"]
+
+
+def dropped(client: Client, droplet: str) -> dict[str, int]:
+    """Packets that a droplet refused, by reason."""
+    return {row["name"]: int(row["packets"]) for row in client.counters(droplet)["drops"]}
 
 
 def test_two_tenants_that_are_peered_hear_one_another_and_nobody_else_does(lab: LabName) -> None:

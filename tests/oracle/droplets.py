@@ -92,6 +92,17 @@ path_mtus = st.sampled_from([0, 1500, 1500, 60, 100, 180, 1280, 9000])
 lengths = st.sampled_from([None, None, None, 0, 1, 31, 32])
 
 
+routes = st.dictionaries(
+    st.sampled_from([
+        *((packed(zero), 0) for zero in ("0.0.0.0", "::")),
+        *(prefix(family, number) for family in (4, 6) for number in NUMBERS),
+        *((address(family, 1, HOSTS[1]), 32 if family == 4 else 128) for family in (4, 6)),
+    ]),
+    st.sampled_from(["vpc", "vpc", "blackhole"]),
+    max_size=3,
+)  # fmt: skip
+
+
 def mostly(draw: Draw) -> bool:
     """Nine times of ten."""
     return bool(draw(st.sampled_from([True] * 9 + [False])))
@@ -112,7 +123,7 @@ def agents(draw: Draw, bouncers: dict[tuple[int, int], HopSet]) -> Agent:
         uid_of(vni, number, host), vni, number, mac_of(number, host), draw(tunnels), bouncers[vni, number],
         bounced, routed, legs.get(4), legs.get(6), RED if needs_identity else vni,
         (ours(0x83, IDENTITY) + raw)[:252] if needs_identity else raw, draw(st.sampled_from([0, 7, 0xFFFF])),
-        needs_identity,
+        needs_identity, routes=draw(routes),
     )  # fmt: skip
 
 

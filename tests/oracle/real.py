@@ -24,6 +24,7 @@ from mizar.oracle.tables import Droplet, HopSet, Tunnel
 SIZES = {
     "endpoints": 256,
     "networks": 64,
+    "routes": 64,
     "vpcs": 16,
     "identities": 16,
     "agent_options": 16,
@@ -43,7 +44,8 @@ SIZES = {
 }
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
-DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED = 1, 1, 2, 0x100
+DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES = 1, 1, 2, 0x100, 0x200
+ACTIONS = {"vpc": 1, "blackhole": 2}
 NEEDS_IDENTITY = 1
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
@@ -157,7 +159,9 @@ class RealDroplet:
                 "slot": self.uid_slots.of(agent.uid),
                 "vpc_slot": self.vpc_slots.of(agent.vni),
                 "network": self.hop_set((agent.vni, agent.network), agent.bouncers),
-                "network_flags": agent.bounced_here * BOUNCED_HERE + agent.routed_here * ROUTED_HERE,
+                "network_flags": agent.bounced_here * BOUNCED_HERE
+                + agent.routed_here * ROUTED_HERE
+                + bool(agent.routes) * HAS_ROUTES,
                 "mac": agent.mac,
                 "tunnel": TUNNELS[agent.tunnel],
                 "wire_vni": agent.wire_vni or agent.vni,
@@ -165,6 +169,11 @@ class RealDroplet:
                 "option_bytes": len(agent.options),
                 "option_flags": NEEDS_IDENTITY if agent.needs_identity else 0,
             }
+            for (to, length), action in agent.routes.items():
+                table = self.sets.of((agent.vni, agent.network)) << 1 | (len(to) == 16)
+                key = network_key(table, to_mapped(to), length)
+                key = {"prefix_bits": key["prefix_bits"], "table_be": key["vni_be"], "addr": key["addr"]}
+                self.write(self.tables.routes, key, {"action": ACTIONS[action]})
             if agent.options:
                 blob = {"bytes": len(agent.options), "data": agent.options.ljust(252, b"\0")}
                 self.write(self.tables.agent_options, ifindex, blob)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -79,3 +79,23 @@ def test_what_is_not_allocated_yet_is_no_fact() -> None:
         network_fact(network(id=None), vpc())
     with pytest.raises(InvalidError, match="Endpoint blue/a: uid, addresses or MAC"):
         endpoint_fact(endpoint(mac=""), network(), vpc())
+
+
+def test_a_route_table_leaves_the_vpc_and_the_network_to_themselves() -> None:
+    """Unless a route says otherwise of exactly them; without routes there is no table at all."""
+    vpc = VPC.model_validate(
+        {
+            "metadata": {"name": "a", "tenant": "t"},
+            "spec": {"cidrs": ["10.0.0.0/16"]},
+            "status": {"vni": 7, "number": 7},
+        }
+    )
+
+    def table(*routes: tuple[str, str]) -> list[tuple[str, int]]:
+        spec = {"vpc": "a", "cidrs": ["10.0.1.0/24"], "routes": [{"to": to, "via": via} for to, via in routes]}
+        made = Network.model_validate({"metadata": {"name": "n", "tenant": "t"}, "spec": spec, "status": {"id": 1}})
+        return [(str(ip_network((one.address, one.length))), one.action) for one in network_fact(made, vpc).routes]
+
+    assert table() == []
+    assert table(("0.0.0.0/0", "blackhole")) == [("0.0.0.0/0", 2), ("10.0.0.0/16", 1), ("10.0.1.0/24", 1)]
+    assert table(("10.0.0.0/16", "blackhole")) == [("10.0.0.0/16", 2), ("10.0.1.0/24", 1)]

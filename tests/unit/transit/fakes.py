@@ -10,6 +10,7 @@ from mizar.model.errors import TemporaryError
 SCHEMA = {
     "endpoints": ("endpoint_key", "endpoint"),
     "networks": ("network_key", "network"),
+    "routes": ("route_key", "network_route"),
     "vpcs": (None, "vpc"),
     "identities": ("identity_key", None),
     "hop_sets": (None, "hop_set"),

@@ -37,6 +37,7 @@ from mizar.transit.values import (
     PutPeering,
     PutProxy,
     PutVpc,
+    RouteAction,
     Tunnel,
     Vpc,
     Wanted,
@@ -69,11 +70,18 @@ def vpc(vni: int, dividers: tuple[bytes, ...]) -> Vpc:
     return Vpc(vni, dividers, wire_vni=1, identity=IDENTITY) if vni == SHARED else Vpc(vni, dividers)
 
 
+ROUTED = ((bytes(4), 0), (bytes(16), 0), (bytes((10, 0, 0, 0)), 16), (bytes.fromhex("20010db8") + bytes(12), 32))
+
+
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
     number = draw(ids)
     prefixes = draw(st.sampled_from([(prefix4(number),), (prefix4(number), prefix6(number)), (prefix6(number),)]))
-    return Network(draw(vnis), number, prefixes, draw(hops))
+    table = draw(
+        st.lists(st.tuples(st.sampled_from(ROUTED), st.sampled_from(RouteAction)), unique_by=lambda one: one[0])
+    )
+    routes = tuple(sorted((*to, action) for to, action in table))
+    return Network(draw(vnis), number, prefixes, draw(hops), routes=routes)
 
 
 @st.composite
