@@ -40,11 +40,18 @@ SOURCES = ROOT / "bench" / "program_cost"
 TEMPLATE_BYTES = 112
 OVERHEAD, HANDOVER_BYTES = 50, 20
 TC = ("agent", "deliver")
+LEARNED, NETWORK_ELSEWHERE = 8, 0xFFFFFFFF  # written out, as in tests/dataplane/plan.py
 
 
 def note(**fields: int) -> bytes:
     """What Transit XDP leaves for `deliver`."""
     return layout.struct("handover", magic=HANDOVER_MAGIC, mark=MARK, **fields)
+
+
+def knowing_s(droplet: Testbed) -> None:
+    """ME hosts a and has learned that s, of another network, is on HOST."""
+    droplet.as_host()
+    droplet.endpoint(S, flags=LEARNED, network=NETWORK_ELSEWHERE)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ WORK = (
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST), XDP_TX),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD),
+    Work("agent, direct path", "agent", 150, knowing_s,
+         lambda family: bytes(datagram(family, A, S.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, same droplet", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, B.address(family))), TC_REDIRECT),
 )  # fmt: skip

@@ -31,7 +31,7 @@ enum tunnel_protocol {
 };
 
 /* ---- endpoints: HASH, endpoint_key -> endpoint. One entry per address of an endpoint that this droplet knows:
- * all of its own, and all of every network for which it is a bouncer. */
+ * all of its own, all of every network for which it is a bouncer, and, learned, those that its own endpoints send to. */
 struct endpoint_key {
 	uint32_t vni;
 	uint8_t addr[16];
@@ -40,6 +40,12 @@ struct endpoint_key {
 enum endpoint_flag {
 	ENDPOINT_EGRESS = 1,	/* delivered by transmission out of `ifindex`: a tap, or a veth whose other end is on the host */
 	ENDPOINT_STANDBY = 2,	/* of an agent, for the daemon: it lives on another droplet; no entry in endpoints leads here */
+	ENDPOINT_LEARNED = 8,	/* found out by the daemon, for the direct path: agents alone use it, and it may be wrong */
+	ENDPOINT_GONE = 4,	/* learned, and its host has said that the endpoint is not there: not used any more */
+};
+
+enum learned_network {
+	NETWORK_ELSEWHERE = 0xffffffff,	/* of a learned endpoint: a network that this droplet does not know */
 };
 
 struct endpoint {
@@ -51,6 +57,12 @@ struct endpoint {
 	uint8_t mac[6];
 	uint8_t tunnel;		/* enum tunnel_protocol: how packets reach its host */
 	uint8_t flags;		/* enum endpoint_flag */
+	uint32_t used;		/* learned: when an agent last used it, in ticks >> USED_SHIFT; the data plane's own, as in
+				 * known_sender */
+};
+
+enum used_constant {
+	USED_SHIFT = 8,		/* about a second */
 };
 
 /* ---- networks: LPM_TRIE, network_key -> network. One entry per prefix of a network that this droplet bounces,
@@ -221,6 +233,9 @@ struct vpc_counters {
 	uint64_t dropped_packets;	/* dropped here after their VPC was known */
 	uint64_t peered_packets;	/* crossed here into a peered VPC, which counts what becomes of them */
 	uint64_t peered_bytes;
+	uint64_t direct_packets;	/* of those sent: on the direct path, to the host of a learned endpoint */
+	uint64_t direct_bytes;
+	uint64_t returned_packets;	/* sent back to their sender: the endpoint that they are for is not here */
 };
 
 struct drop_counter {
@@ -350,6 +365,27 @@ struct trap {
 	uint32_t ifindex;	/* of the endpoint that asks: the host side of its veth, or its tap */
 	uint32_t length;	/* bytes of the frame; what is behind them is left from earlier */
 	uint8_t frame[1024];
+};
+
+/* ---- notices: RINGBUF of struct notice: what the data plane asks the daemon for, or passes on to it. */
+enum notice_kind {
+	NOTICE_UNKNOWN = 1,	/* an agent sent from src to dst over a bouncer or divider: where is dst? */
+	NOTICE_GONE = 2,	/* the learned entry of dst was wrong, and is out of use */
+	NOTICE_ASK = 3,		/* another droplet asks, see contracts/wire.md: for src, where is dst? */
+	NOTICE_HINT = 4,	/* another droplet answers */
+};
+
+struct notice {
+	uint32_t kind;		/* enum notice_kind */
+	uint32_t vni;
+	uint32_t network_id;	/* NOTICE_HINT: of the network that dst belongs to */
+	uint32_t nonce;		/* NOTICE_ASK, NOTICE_HINT: the asker's */
+	uint8_t src[16];
+	uint8_t dst[16];
+	uint8_t droplet[16];	/* NOTICE_ASK: who asks. NOTICE_HINT: the host of dst */
+	uint8_t mac[6];		/* NOTICE_HINT: of dst */
+	uint8_t tunnel;		/* NOTICE_HINT: enum tunnel_protocol */
+	uint8_t hops;		/* NOTICE_ASK: how many droplets passed it on */
 };
 
 /* ---- configuration: constant from the load of a program on (section .rodata.config, symbol `config`). */

@@ -7,6 +7,7 @@
 #include "lib/icmp.h"
 #include "lib/locate.h"
 #include "lib/mss.h"
+#include "lib/notice.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/routes.h"
@@ -180,8 +181,9 @@ static __always_inline __must_check enum drop_reason locate(struct packet *packe
 		if (reason)
 			return reason;
 	}
-	if (locate_endpoint(packet, route))
+	if (locate_endpoint(packet, true, route))
 		return REASON_NONE;
+	notice_unknown(packet, source_port);
 	if (agent->network_flags & (NETWORK_BOUNCED_HERE | NETWORK_ROUTED_HERE))
 		return locate_network(packet, source_port, false, route);
 	route->step = STEP_TO_BOUNCER;
@@ -278,6 +280,10 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	if (reason)
 		return reason;
 	count_sent(packet, agent->slot, agent->vpc_slot);
+	if (route->endpoint && route->endpoint->flags & ENDPOINT_LEARNED) {
+		note_use(&route->endpoint->used);
+		count_direct(packet);
+	}
 	*verdict = bpf_redirect(config.ifindex, 0);
 	return REASON_NONE;
 }

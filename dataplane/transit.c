@@ -9,6 +9,7 @@
 #include "lib/options.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
+#include "lib/returned.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 
@@ -173,6 +174,24 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 	return reason ? reason : send_back(ctx, verdict);
 }
 
+/*
+ * Its sender takes this droplet for the host of an endpoint that it is not (any more), and does not even have to know the VPC
+ * any more: the frame goes back whole, so that its sender learns of it and nothing is lost.
+ */
+static __always_inline __must_check enum drop_reason give_back(struct xdp_md *ctx, const struct packet *packet,
+							       const struct outer *outer, int *verdict)
+{
+	enum drop_reason reason = turn_around(ctx, outer);
+
+	if (!reason)
+		reason = mark_returned(ctx, outer);
+	if (!reason)
+		reason = send_back(ctx, verdict);
+	if (!reason)
+		count_returned(packet);
+	return reason;
+}
+
 static __always_inline __must_check enum drop_reason route_packet(struct xdp_md *ctx, struct cursor *cursor,
 								  struct packet *packet, const struct inner *inner,
 								  const struct outer *outer, int *verdict)
@@ -180,15 +199,17 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	struct route route = {};
 	enum drop_reason reason;
 
-	if (!locate_endpoint(packet, &route)) {
+	if (!locate_endpoint(packet, false, &route)) {
 		bool final = is_router_mac(inner->eth->h_source);
 
 		reason = locate_network(packet, outer->source_port, final, &route);
 		if (reason)
-			return reason;
+			return final && !outer->control ? give_back(ctx, packet, outer, verdict) : reason;
 	}
 	if (route.step == STEP_DELIVER)
 		return deliver_here(ctx, packet, inner, outer, route.endpoint, verdict);
+	if (route.step == STEP_ROUTER && outer->control)
+		return REASON_ENDPOINT_UNKNOWN;
 	if (route.step == STEP_ROUTER) {
 		reason = respond_echo(cursor, inner);
 		return reason ? reason : send_answer(ctx, packet, outer, verdict);
@@ -228,14 +249,15 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 }
 
 /* A droplet speaks to this one. */
-static __always_inline __must_check enum drop_reason obey(struct xdp_md *ctx, const struct outer *outer,
-							  const struct options *options, struct known_sender *sender, int *verdict)
+static __always_inline __must_check enum drop_reason obey(struct xdp_md *ctx, const struct packet *packet,
+							  const struct outer *outer, const struct options *options,
+							  struct known_sender *sender, int *verdict)
 {
 	void *options_at = (void *)(long)ctx->data + overhead_bytes(came_by_ipv6(outer));
 	enum drop_reason reason;
 	bool answered;
 
-	reason = handle_control(ctx, options_at, outer, options, sender, &answered);
+	reason = handle_control(ctx, options_at, outer, options, packet->to.vni, sender, &answered);
 	*verdict = XDP_DROP;
 	return reason || !answered ? reason : send_back(ctx, verdict);
 }
@@ -267,8 +289,6 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 
 	if (reason)
 		return reason;
-	if (outer->control || options.present & HAS_CONTROL)
-		return obey(ctx, outer, &options, sender, verdict);
 	if (outer->identity) {
 		reason = locate_identity(packet, &options);
 		if (reason)
@@ -277,13 +297,22 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 		packet->tenant = options.tenant;
 		packet->identity = options.vpc;
 	}
+	if (options.present & HAS_CONTROL)
+		return obey(ctx, packet, outer, &options, sender, verdict);
 	packet->inner_at = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
 	reason = parse_inner(cursor, packet, &inner);
 	if (reason)
 		return reason;
+	if (outer->control && (inner.kind == INNER_ARP || inner.kind == INNER_ND))
+		return REASON_GENEVE_CONTROL;
 	switch (inner.kind) {
 	case INNER_IPV4:
 	case INNER_IPV6:
+		if (outer->control) {
+			reason = take_back(packet, &inner, sender);
+			if (reason)
+				return reason;
+		}
 		return route_packet(ctx, cursor, packet, &inner, outer, verdict);
 	case INNER_ARP:
 		reason = answer_arp(packet, &inner);
@@ -344,18 +373,13 @@ struct refusal {
  */
 __attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
 {
-	struct packet packet = { .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
 	int verdict = XDP_PASS;
-	enum drop_reason reason;
 
 	if (!seen)
 		return XDP_PASS;
-	reason = handle_frame(ctx, &packet, &verdict);
-	if (!reason)
-		return verdict;
-	seen->reason = reason;
-	seen->packet = packet;
-	return -1;
+	seen->packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+	seen->reason = handle_frame(ctx, &seen->packet, &verdict);
+	return seen->reason ? -1 : verdict;
 }
 
 /* Frames of several buffers too, where the loader says so (mizar/kernel/programs.py). */

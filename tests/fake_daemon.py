@@ -164,6 +164,7 @@ class FakeDaemon(TransitServicer):
         self.refuse_attach: Callable[[pb.LocalEndpoint], tuple[str, bool] | None] = lambda _: None
         self.refuse_change: Callable[[pb.Change], str | None] = lambda _: None
         self.problems: dict[str, str] = {}
+        self.down: set[bytes] = set()
         self.calls: list[str] = []
         self.paused = asyncio.Event()  # set: changes go through
         self.paused.set()
@@ -205,6 +206,13 @@ class FakeDaemon(TransitServicer):
         change = pb.EndpointChanged(uid=uid, state="lost", detail=detail)
         for queue in self._events:
             queue.put_nowait(pb.Event(endpoint_changed=change))
+
+    def call_down(self, address: str, *, down: bool = True) -> None:
+        """Another droplet answers its probes no more, or again."""
+        packed = ip_address(address).packed
+        (self.down.add if down else self.down.discard)(packed)
+        for queue in self._events:
+            queue.put_nowait(pb.Event(droplet_changed=pb.DropletChanged(address=packed, down=down)))
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.Info:
         return pb.Info(
@@ -260,7 +268,11 @@ class FakeDaemon(TransitServicer):
     async def GetState(self, request: pb.GetStateRequest, context: Any) -> AsyncIterator[pb.State]:
         self.calls.append("GetState")
         tables = self.tables
-        yield pb.State(droplets=tables.droplets.values(), vpcs=tables.vpcs.values(), networks=tables.networks.values())
+        known = [pb.Droplet() for _ in tables.droplets]
+        for told, droplet in zip(known, tables.droplets.values(), strict=True):
+            told.CopyFrom(droplet)
+            told.down = droplet.address in self.down
+        yield pb.State(droplets=known, vpcs=tables.vpcs.values(), networks=tables.networks.values())
         yield pb.State(peerings=tables.peerings.values())
         yield pb.State(
             group_sets=tables.group_sets.values(),

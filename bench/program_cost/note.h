@@ -14,7 +14,9 @@ struct noted_sk_buff {
 	uint32_t pkt_type;
 	uint32_t before_ifindex[8];
 	uint32_t ifindex;
-	uint32_t before_data[8];
+	uint32_t tc_index;
+	uint32_t cb[5];
+	uint32_t before_data[2];
 	uint32_t data_meta;
 	uint32_t data;
 	uint32_t before_gso_segs[20];
@@ -22,6 +24,7 @@ struct noted_sk_buff {
 };
 
 _Static_assert(offsetof(struct noted_sk_buff, ifindex) == offsetof(struct __sk_buff, ifindex), "ifindex");
+_Static_assert(offsetof(struct noted_sk_buff, cb) == offsetof(struct __sk_buff, cb), "cb");
 _Static_assert(offsetof(struct noted_sk_buff, data_meta) == offsetof(struct __sk_buff, data), "data");
 _Static_assert(offsetof(struct noted_sk_buff, data) == offsetof(struct __sk_buff, data_end), "data_end");
 _Static_assert(offsetof(struct noted_sk_buff, gso_segs) == offsetof(struct __sk_buff, gso_segs), "gso_segs");

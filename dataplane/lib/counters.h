@@ -51,6 +51,26 @@ static __always_inline void count_sent(const struct packet *packet, uint32_t end
 	}
 }
 
+/* Of what was sent: on the direct path. */
+static __always_inline void count_direct(const struct packet *packet)
+{
+	struct vpc_counters *vpc = vpc_counters_of(packet->vpc_slot);
+
+	if (vpc) {
+		vpc->direct_packets += packet->packets;
+		vpc->direct_bytes += packet->bytes;
+	}
+}
+
+/* Sent back: `vpc_slot` is 0 where not even the VPC is known any more. */
+static __always_inline void count_returned(const struct packet *packet)
+{
+	struct vpc_counters *vpc = packet->vpc_slot ? vpc_counters_of(packet->vpc_slot) : NULL;
+
+	if (vpc)
+		vpc->returned_packets += packet->packets;
+}
+
 static __always_inline void count_bounced(const struct packet *packet)
 {
 	struct vpc_counters *vpc = vpc_counters_of(packet->vpc_slot);

@@ -16,6 +16,15 @@ static __always_inline void note_time(uint32_t *stamp)
 		*stamp = now;
 }
 
+/* The same in units of about a second. */
+static __always_inline void note_use(uint32_t *stamp)
+{
+	uint32_t now = bpf_jiffies64() >> USED_SHIFT;
+
+	if (*stamp != now)
+		*stamp = now;
+}
+
 static __always_inline bool is_down(uint32_t slot)
 {
 	struct droplet *droplet = bpf_map_lookup_elem(&droplets, &slot);

@@ -9,7 +9,7 @@
 #include "dataplane.h"
 
 _Static_assert(sizeof(struct endpoint_key) == 20, "endpoint_key");
-_Static_assert(sizeof(struct endpoint) == 28, "endpoint");
+_Static_assert(sizeof(struct endpoint) == 32, "endpoint");
 _Static_assert(sizeof(struct network_key) == 24, "network_key");
 _Static_assert(sizeof(struct network) == 32, "network");
 _Static_assert(sizeof(struct route_key) == 24, "route_key");
@@ -25,12 +25,13 @@ _Static_assert(sizeof(struct agent_options) == 4 + OPTION_BYTES, "agent_options"
 _Static_assert(sizeof(struct group_set_key) == 8, "group_set_key");
 _Static_assert(sizeof(struct group_set) == 4 + 4 * GROUPS, "group_set");
 _Static_assert(sizeof(struct endpoint_counters) == 6 * 8, "endpoint_counters");
-_Static_assert(sizeof(struct vpc_counters) == 14 * 8, "vpc_counters");
+_Static_assert(sizeof(struct vpc_counters) == 17 * 8, "vpc_counters");
 _Static_assert(sizeof(struct drop_counter) == 2 * 8, "drop_counter");
 _Static_assert(sizeof(struct handover) == 24, "handover: at most 32 bytes of XDP metadata");
 _Static_assert(sizeof(struct trap) == 8 + TRAP_BYTES, "trap");
 _Static_assert(sizeof(struct event) == 64, "event");
 _Static_assert(sizeof(struct droplet_config) == 64, "droplet_config");
+_Static_assert(sizeof(struct notice) == 72, "notice");
 _Static_assert(sizeof(struct droplet_switches) == 8, "droplet_switches");
 _Static_assert(sizeof(struct proxy) == 24 + 6 * 16, "proxy");
 _Static_assert(sizeof(struct proxy_flow_key) == 44, "proxy_flow_key");

@@ -57,11 +57,22 @@ static __always_inline uint32_t pick_hop(uint32_t hop_set_slot, uint32_t hash_bi
 	return is_down(member) ? pick_other(hop_set_slot, hash_bits) : member;
 }
 
-/* Step 1: is it an endpoint that this droplet knows? */
-static __always_inline bool locate_endpoint(struct packet *packet, struct route *route)
+/* Whether an agent may send straight to the host of a learned endpoint. */
+static __always_inline bool is_usable(const struct endpoint *endpoint)
+{
+	return !(endpoint->flags & ENDPOINT_GONE) && !is_down(endpoint->droplet);
+}
+
+/*
+ * Step 1: is it an endpoint that this droplet knows? `learned`: one that was learned counts too. Only agents ask so: what
+ * goes wrong on the direct path comes back to them, and a droplet on the way must be sure.
+ */
+static __always_inline bool locate_endpoint(struct packet *packet, bool learned, struct route *route)
 {
 	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &packet->to);
 
+	if (endpoint && endpoint->flags & ENDPOINT_LEARNED && !(learned && is_usable(endpoint)))
+		endpoint = NULL;
 	route->endpoint = endpoint;
 	if (!endpoint)
 		return false;
@@ -106,7 +117,7 @@ static __always_inline __must_check enum drop_reason locate_peer(struct packet *
 	if (reason)
 		return reason;
 	route->peered = packet->to.vni;
-	if (locate_endpoint(packet, route))
+	if (locate_endpoint(packet, false, route))
 		return REASON_NONE;
 	network = find_network(packet);
 	if (network) {

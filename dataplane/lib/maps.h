@@ -50,10 +50,18 @@ MAP(BPF_MAP_TYPE_ARRAY, droplet_switches, uint32_t, struct droplet_switches, 1, 
 /* When this CPU last wrote an event of a reason: the data plane's own, for the limit of one per millisecond. */
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, event_times, uint32_t, uint64_t, 128, 0);
 
+/* When this CPU last wrote a notice of an unknown destination, by VPC and flow: see notice.h. */
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, notice_times, uint32_t, uint64_t, 4096, 0);
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
 } events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} notices SEC(".maps");
 
 _Static_assert(REASON_LIMIT <= 128, "drop_counters and event_times hold every reason");
 

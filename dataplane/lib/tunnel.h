@@ -241,6 +241,19 @@ static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *
 	return REASON_NONE;
 }
 
+/* Transit: what was turned around goes back as Geneve with the O bit, whatever it came in. Both headers have eight bytes. */
+static __always_inline __must_check enum drop_reason mark_returned(struct xdp_md *ctx, const struct outer *outer)
+{
+	struct udphdr *udp = (void *)(long)ctx->data + (came_by_ipv6(outer) ? OUTER_UDP6 : OUTER_UDP);
+	struct tunnel_header *header = (void *)(udp + 1);
+
+	if ((void *)(header + 1) > (void *)(long)ctx->data_end)
+		return REASON_REWRITE_FAILED;
+	udp->dest = bpf_htons(GENEVE_PORT);
+	*(word32 *)header = bpf_htonl(outer->option_bytes / 4 << 24 | GENEVE_CONTROL_BIT << 16 | GENEVE_ETHERNET);
+	return REASON_NONE;
+}
+
 /*
  * Transit: a note for `deliver` in front of a frame. One that cannot be written (a driver without metadata) must not let
  * the bare frame into the host's stack.

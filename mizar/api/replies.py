@@ -51,7 +51,8 @@ class Object(BaseModel):
     status: dict[str, Any] = Field(
         description="phase (Init, Provisioned, Failed, Deleting), reason, message, observedGeneration, and what was "
         "allocated: a VPC's vni, identity and dividers; a network's id, gateways and bouncers; an endpoint's "
-        "addresses, mac, host, hostInterface and (last) move; a droplet's address, connected, version and xdpMode."
+        "addresses, mac, host, hostInterface and (last) move; a droplet's address, connected, health, downBy, version "
+        "and xdpMode."
     )
 
 

@@ -15,11 +15,13 @@ from mizar.cli.output import Format, Output, columns, emit
 # Heading and field of proto's VpcCounters, in the order in which a packet meets them.
 _SHOWN = (
     ("SENT", "sentPackets"),
+    ("DIRECT", "directPackets"),
     ("TO DIVIDER", "toDividerPackets"),
     ("DIVIDED", "dividedPackets"),
     ("PEERED", "peeredPackets"),
     ("BOUNCED", "bouncedPackets"),
     ("DELIVERED", "deliveredPackets"),
+    ("RETURNED", "returnedPackets"),
     ("ANSWERED", "answeredPackets"),
     ("DROPPED", "droppedPackets"),
 )

@@ -59,6 +59,9 @@ def daemon(
     max_proxy_flows: Annotated[
         int, typer.Option(min=2, help="Flows that one proxied endpoint may have.")
     ] = _SIZES.proxy_flows,
+    max_learned: Annotated[
+        int, typer.Option(min=2, help="Addresses beyond those, found out for the direct path.")
+    ] = _SIZES.learned,
     probe_interval: Annotated[
         int, typer.Option(min=10, max=60000, help="Milliseconds of a droplet's silence until it is probed.")
     ] = round(_PROBES.interval_s * 1000),
@@ -85,7 +88,14 @@ def daemon(
         pki=pki,
         address=_ipv4(address) if address else None,
         limits=Limits(
-            max_droplets, max_vpcs, max_networks, max_endpoints, max_local_endpoints, max_proxies, max_proxy_flows
+            max_droplets,
+            max_vpcs,
+            max_networks,
+            max_endpoints,
+            max_local_endpoints,
+            max_proxies,
+            max_proxy_flows,
+            learned=max_learned,
         ),
         xdp=_XDP[xdp],
         tc=_TC[tc],

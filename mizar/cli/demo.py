@@ -53,6 +53,9 @@ class QuietScreen:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
+    def show_switch(self, found: Path) -> None:
+        """Nothing."""
+
     def begin_matrix(self, members: Sequence[Member]) -> None:
         """Nothing."""
 
@@ -78,6 +81,17 @@ class TextScreen(QuietScreen):
         self._members: Sequence[Member] = ()
         self._cells: dict[tuple[Member, Member], Cell] = {}
         self._live: Live | None = None
+
+    def show_switch(self, found: Path) -> None:
+        """Shows how a way became direct, as the droplets counted it."""
+        hops, ends = found.packets - found.direct, f"from {found.source} to {found.destination}"
+        words = f"\nThe direct path: of the first {found.packets} packets {ends}, {hops} went over the hops, then "
+        words += f"{found.direct} straight from {found.source.droplet} to {found.destination.droplet} "
+        self._console.print(Text(words).append_text(_tick(found.ok)))
+        for hop in found.hops:
+            self._console.print(f"  {hop.droplet:<6} {hop.packets:>5}  {hop.did}")
+        for problem in found.problems:
+            self._console.print(Text(f"  {problem}", style="red"))
 
     def begin_matrix(self, members: Sequence[Member]) -> None:
         """Explains and draws the empty matrix."""
@@ -178,6 +192,9 @@ def _as_data(result: demos.Result) -> dict[str, Any]:
         "ok": result.ok,
         "lab": result.lab,
         "elapsed_s": round(result.elapsed_s, 3),
+        "switch": asdict(result.switch) | {"ok": result.switch.ok, "direct": result.switch.direct}
+        if result.switch
+        else None,
         "cells": [
             {
                 "from": str(cell.source),

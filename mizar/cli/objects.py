@@ -59,7 +59,12 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("DROPLET", "status.host"),
         ("ADDRESSES", "status.addresses"),
     ),
-    "Droplet": (("ADDRESS", "spec.address"), ("CONNECTED", "status.connected"), ("XDP", "status.xdpMode")),
+    "Droplet": (
+        ("ADDRESS", "spec.address"),
+        ("CONNECTED", "status.connected"),
+        ("HEALTH", "status.health"),
+        ("XDP", "status.xdpMode"),
+    ),
 }
 
 

@@ -13,7 +13,7 @@ import struct
 GENEVE_PORT = 6081
 PROBE = 1
 _GENEVE_ETHERNET, _CONTROL_BIT = 0x6558, 0x80
-_CLASS, _TYPE = 0xFF01, 0x85
+_CLASS, _IDENTITY, _CONTROL = 0xFF01, 0x83, 0x85
 
 
 class ControlSocket:
@@ -23,12 +23,15 @@ class ControlSocket:
         self._own = own
         self._socket: socket.socket | None = None
 
-    def send(self, to: bytes, data: bytes, vni: int = 0) -> bool:
-        """Sends the data of one CONTROL option (whole words); False when the host would not take it."""
+    def send(self, to: bytes, data: bytes, vni: int = 0, identity: bytes = b"") -> bool:
+        """Sends the data of one CONTROL option (whole words); False when the host would not take it.
+
+        `identity`: 16 bytes that tell the VPC from others of its VNI, where there are others.
+        """
         try:
             if self._socket is None:
                 self._socket = self._open()
-            self._socket.sendto(packet(data, vni), (_text(to), GENEVE_PORT))
+            self._socket.sendto(packet(data, vni, identity), (_text(to), GENEVE_PORT))
         except OSError:  # no address, no route, no neighbour, no buffer: all of them pass
             self.close()
             return False
@@ -50,10 +53,15 @@ class ControlSocket:
         return opened
 
 
-def packet(data: bytes, vni: int) -> bytes:
+def packet(data: bytes, vni: int, identity: bytes = b"") -> bytes:
     """From the Geneve header on."""
-    option = struct.pack("!HBB", _CLASS, _TYPE, len(data) // 4) + data
-    return struct.pack("!BBHI", len(option) // 4, _CONTROL_BIT, _GENEVE_ETHERNET, vni << 8) + option
+    options = _option(_IDENTITY, identity) if identity else b""
+    options += _option(_CONTROL, data)
+    return struct.pack("!BBHI", len(options) // 4, _CONTROL_BIT, _GENEVE_ETHERNET, vni << 8) + options
+
+
+def _option(kind: int, data: bytes) -> bytes:
+    return struct.pack("!HBB", _CLASS, kind, len(data) // 4) + data
 
 
 def _family(address: bytes) -> socket.AddressFamily:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the rings that the programs write: events (drops), and traps (what endpoints ask the daemon).
+"""Reads the rings that the programs write: events (drops), notices, and traps (what endpoints ask the daemon).
 
 Owns one libbpf ring buffer. Called by the daemon's event stream, by its answers to endpoints, and by tests. It must
 never block: the epoll file descriptor tells when there is something, and a reader that falls behind loses events in
@@ -44,9 +44,15 @@ class EventReader:
 
     async def __aiter__(self) -> AsyncIterator[Fields]:
         """Events from now on, without end."""
-        while True:
-            for event in self.read():
+        async for events in self.batches():
+            for event in events:
                 yield event
+
+    async def batches(self) -> AsyncIterator[list[Fields]]:
+        """The same, as many at once as there are."""
+        while True:
+            if events := self.read():
+                yield events
             await self._readable()
 
     async def _readable(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ LIMIT_S = 3.0
 """How long an answer may take, on a machine that is busy with everybody's transfers."""
 PATHS = 40
 """How many ways are followed hop by hop, at most."""
+SWITCHES, SWITCH_INTERVAL_S = 3, 0.003
+"""How many ways are tried, at most, to show one that becomes direct; and how fast its packets follow one another."""
 
 
 class Screen(Protocol):
@@ -36,6 +38,9 @@ class Screen(Protocol):
     @property
     def progress(self) -> labs.Progress:
         """Shows the steps of setting up and taking down."""
+
+    def show_switch(self, found: Path) -> None:
+        """The first packets of a way were followed: over the hops, then direct."""
 
     def begin_matrix(self, members: Sequence[Member]) -> None:
         """The matrix is about to fill."""
@@ -58,6 +63,8 @@ class Result:
     """All that the demo found."""
 
     lab: str
+    switch: Path | None
+    """A way that became direct; None where the manifests have none."""
     cells: tuple[Cell, ...]
     isolation: Isolation
     paths: tuple[Path, ...]
@@ -66,7 +73,8 @@ class Result:
     @property
     def ok(self) -> bool:
         """Whether every cell, the isolation and every path are as they should be."""
-        return all(cell.ok for cell in self.cells) and self.isolation.ok and all(path.ok for path in self.paths)
+        ways = (*self.paths, *((self.switch,) if self.switch else ()))
+        return all(cell.ok for cell in self.cells) and self.isolation.ok and all(path.ok for path in ways)
 
 
 def run(resources: Sequence[Resource], screen: Screen, keep: bool = False) -> Result:
@@ -93,6 +101,9 @@ def traffic(lab: LabName, screen: Screen, limit_s: float = LIMIT_S) -> Result:
         with screen.progress(f"{len(members)} probes"):
             probes = Probes(lab.name, members)
         with probes:
+            switch = _switch(probes, view, members, limit_s)
+            if switch:
+                screen.show_switch(switch)
             screen.begin_matrix(members)
             cells = _unheard(matrix(probes, screen.fill, limit_s), probes)
             screen.end_matrix()
@@ -102,7 +113,7 @@ def traffic(lab: LabName, screen: Screen, limit_s: float = LIMIT_S) -> Result:
             if paths:
                 screen.show_paths(paths)
             separate = _with_strangers(separate, foreign(probes))
-    return Result(lab.name, tuple(cells), separate, paths, time.monotonic() - begun)
+    return Result(lab.name, switch, tuple(cells), separate, paths, time.monotonic() - begun)
 
 
 def members(client: Client) -> list[Member]:
@@ -136,6 +147,40 @@ def _paths(probes: Probes, view: _View, cells: Sequence[Cell], limit_s: float) -
             probes, source, destination, view.roles(source, destination), partial(view.counts, source.group), limit_s
         )
         for source, destination in apart[:PATHS]
+    )
+
+
+def _switch(probes: Probes, view: _View, members: Sequence[Member], limit_s: float) -> Path | None:
+    """Follows the very first packets of a way, before anybody else has sent any: over the hops, then direct.
+
+    Of a few ways the first that is whole: a droplet may not have found its neighbours yet when a lab has just come up.
+    """
+    far = [
+        (source, destination)
+        for source, destination in pairs(members)
+        if source.droplet != destination.droplet
+        and source.droplet not in view.roles(source, destination).destination_bouncers
+    ]
+    far.sort(key=lambda pair: _shortcuts(view, *pair))
+    found: Path | None = None
+    for source, destination in far[:SWITCHES]:
+        roles, counts = view.roles(source, destination), partial(view.counts, source.group)
+        found = follow(probes, source, destination, roles, counts, limit_s, SWITCH_INTERVAL_S)
+        if found.ok and found.direct:
+            return found
+    if found is not None and found.ok:
+        found = replace(found, problems=(f"none of {found.packets} packets went on the direct path",))
+    return found
+
+
+def _shortcuts(view: _View, source: Member, destination: Member) -> int:
+    """How many hops a way lacks because one droplet has two parts: the longest ways show most."""
+    roles = view.roles(source, destination)
+    return (
+        2 * (source.network == destination.network)
+        + (source.droplet in roles.source_bouncers | roles.dividers)
+        + (destination.droplet in roles.destination_bouncers)
+        + bool(roles.dividers & (roles.source_bouncers | roles.destination_bouncers))
     )
 
 
@@ -214,6 +259,7 @@ def _peers(halves: Sequence[dict[str, Any]]) -> Mapping[Group, tuple[Group, ...]
 _NOTHING = dict.fromkeys(
     (
         "sentPackets",
+        "directPackets",
         "toDividerPackets",
         "dividedPackets",
         "bouncedPackets",

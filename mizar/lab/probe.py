@@ -247,7 +247,8 @@ def run_check(token: bytes, order: Reply) -> Reply:
 
 
 def send(token: bytes, order: Reply) -> Reply:
-    """`count` datagrams of `bytes` to the sink (and as many echo requests when `icmp`) of `address`, unanswered."""
+    """`count` datagrams of `bytes` to the sink (and as many echo requests when `icmp`) of `address`, unanswered; one
+    every `interval_s`, or as fast as it goes."""
     family, sent = family_of(order["address"]), 0
     payload = token + bytes(order["bytes"] - len(token))
     with socket.socket(family, socket.SOCK_DGRAM) as udp, raw_icmp(family) as icmp:
@@ -255,6 +256,8 @@ def send(token: bytes, order: Reply) -> Reply:
             with contextlib.suppress(OSError):  # an address that nobody has may be refused locally
                 udp.sendto(payload, (order["address"], UDP_SINK_PORT))
                 sent += 1
+            if order.get("interval_s"):
+                time.sleep(order["interval_s"])
             if order.get("icmp"):
                 with contextlib.suppress(OSError):
                     icmp.sendto(echo_request(family, 1, sequence, payload), (order["address"], 0))

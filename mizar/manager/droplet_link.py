@@ -80,6 +80,14 @@ class Owner(Protocol):
         """It connected, disconnected, or did not answer at first."""
         ...
 
+    def peers_down(self, droplet: str, down: Sequence[bytes]) -> None:
+        """Which of the others the droplet calls down, by their addresses."""
+        ...
+
+    def peer_changed(self, droplet: str, address: bytes, down: bool) -> None:
+        """The droplet calls another down, or no more."""
+        ...
+
 
 @dataclass(slots=True)
 class _Attempt:
@@ -192,7 +200,7 @@ class Link:
                 self._end(_text(error))
             except MizarError as error:
                 self._end(str(error))
-            was_connected, self.info, self._delivery = self.connected, None, None
+            was_connected, self.info, self._delivery = self.info is not None, None, None
             if was_connected:
                 log.warning("droplet_unreachable droplet=%s target=%s reason=%s", self.name, self.target, self.reason)
             if was_connected or first:
@@ -248,9 +256,11 @@ class Link:
         async with self._lane:
             actual: list[Entry] = []
             lost: list[Key] = []
+            down: list[bytes] = []
             interfaces: list[tuple[LocalEntry, str]] = []
             async for chunk in stub.GetState(pb.GetStateRequest(), timeout=self._timing.state_s):
                 actual += entries(chunk)
+                down += [droplet.address for droplet in chunk.droplets if droplet.down]
                 for found in chunk.local_endpoints:
                     entry = local_entry(found.local)
                     if found.problem:
@@ -275,6 +285,7 @@ class Link:
             self._owner.acknowledged(self.name, serial)
             if reconnected:
                 self._owner.link_changed(self.name)
+            self._owner.peers_down(self.name, down)
 
     async def _deliver(self, delivery: Delivery, steps: Sequence[Step], serial: int) -> None:
         self._serial = max(self._serial, serial)
@@ -300,6 +311,8 @@ class Link:
                 self._lost(event.endpoint_changed)
             elif what == "endpoint_changed" and event.endpoint_changed.state == "moved":
                 self._owner.moved(event.endpoint_changed.uid, event.endpoint_changed.blackout_us)
+            elif what == "droplet_changed":
+                self._owner.peer_changed(self.name, event.droplet_changed.address, event.droplet_changed.down)
 
     def _lost(self, change: pb.EndpointChanged) -> None:
         entry = self._owner.local(self.name, change.uid)

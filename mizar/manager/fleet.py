@@ -21,6 +21,7 @@ import grpc
 
 from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.facts import fact_of
+from mizar.manager.health import Reports
 from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.model.errors import NotFoundError
 from mizar.model.resources import Droplet
@@ -44,6 +45,7 @@ class Fleet:
         changed: Callable[[Item], None],
         reached: Callable[[str, bool], None],
         measured: Callable[[str, int], None],
+        died: Callable[[str], None],
         credentials: Credentials,
         timing: Timing,
     ) -> None:
@@ -51,6 +53,8 @@ class Fleet:
         self._changed = changed
         self._reached = reached
         self._measured = measured
+        self._died = died
+        self._reports = Reports()
         self._credentials = credentials
         self._timing = timing
         self._topology = Topology()
@@ -294,6 +298,39 @@ class Fleet:
             for uid in () if link.connected else list(self._waiting.get(droplet, ())):
                 if (waits := self._registry.by_uid(uid)) is not None:
                     self._changed(waits)
+            if not link.connected:
+                self.peers_down(droplet, ())  # what it said of others is no news any more
+                self._judge(droplet)
+
+    def peers_down(self, droplet: str, down: Sequence[bytes]) -> None:
+        """Which of the others a droplet calls down."""
+        named = [name for address in down if (name := self._named(address))]
+        for name in self._reports.replace(droplet, named):
+            self._judge(name)
+
+    def peer_changed(self, droplet: str, address: bytes, down: bool) -> None:
+        """A droplet calls another down, or no more."""
+        if name := self._named(address):
+            self._reports.report(droplet, name, down=down)
+            self._judge(name)
+
+    def down_by(self, droplet: str) -> list[str]:
+        """Names of the droplets that call one down."""
+        return self._reports.witnesses(droplet)
+
+    def _judge(self, droplet: str) -> None:
+        """Two witnesses: its peers and the manager itself."""
+        item, link = self._registry.find_droplet(droplet), self._links.get(droplet)
+        if item is None:
+            return
+        self._changed(item)
+        if link is not None and not link.connected and self._reports.witnesses(droplet):
+            log.warning("droplet_dead droplet=%s called_down_by=%s", droplet, ",".join(self.down_by(droplet)))
+            self._died(droplet)
+
+    def _named(self, address: bytes) -> str:
+        item = self._registry.holder("droplet", _text(address))
+        return item.resource.name if item else ""
 
     def _done(self, uid: str, droplet: str) -> None:
         item = self._registry.by_uid(uid)

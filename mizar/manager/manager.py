@@ -80,7 +80,13 @@ class Manager:
         self._cursors = Cursors(vnis=vnis)
         self._progress = Progress(self._registry, store, self.watchers, self._forget, self._go_on)
         self._fleet = Fleet(
-            self._registry, self._progress.note, self._reached, self._measured, credentials, timing or Timing()
+            self._registry,
+            self._progress.note,
+            self._reached,
+            self._measured,
+            self._died,
+            credentials,
+            timing or Timing(),
         )
         self._progress.links = self._fleet.link
         self._members = Members(())
@@ -122,7 +128,7 @@ class Manager:
 
     def show(self, item: Item) -> dict[str, Any]:
         """An object as JSON values, with its status as of now."""
-        found = view(item, self._fleet.link, lambda: sum(1 for _ in self._registry.children(item)))
+        found = view(item, self._fleet.link, self._fleet.down_by, lambda: sum(1 for _ in self._registry.children(item)))
         if isinstance(item.resource, VPCPeering):
             found["status"] |= agreement(self._registry, item.resource, found["status"])
         return found
@@ -271,6 +277,13 @@ class Manager:
             self._keep((), (), self._members.stay_away(droplet))
         except MizarError as error:  # the members were made anew
             log.error("carriers_not_moved droplet=%s reason=%s", droplet, error)
+
+    def _died(self, droplet: str) -> None:
+        """A droplet is dead, as its peers and the manager see it: others take its places, where there are others."""
+        try:
+            self._keep((), (), self._members.evacuate(droplet))
+        except MizarError as error:  # the members were made anew: the next report tries again
+            log.error("places_not_kept droplet=%s reason=%s", droplet, error)
 
     def _keep(
         self, created: Sequence[Item], changed: Sequence[_State], moved: Moved, forced: Item | None = None

@@ -66,6 +66,10 @@ class Members:
         """A droplet could not be told for so long that what it carries is carried elsewhere from now on."""
         return dict(self._carriers.replace_away(name))
 
+    def evacuate(self, name: str) -> Moved:
+        """A droplet is dead: others take its places, where there are others."""
+        return _joined(self._bouncers.evacuate(name), self._dividers.evacuate(name))
+
     def come_back(self, name: str) -> Moved:
         """A droplet can be told of places, for the first time or again."""
         # What is carried elsewhere stays there: moving it would disturb its flows.

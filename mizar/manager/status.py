@@ -61,7 +61,7 @@ def explain(item: Item, links: Links, children: int) -> tuple[str, str]:
     return "", ""
 
 
-def view(item: Item, links: Links, children: Callable[[], int]) -> dict[str, Any]:
+def view(item: Item, links: Links, down_by: Callable[[str], list[str]], children: Callable[[], int]) -> dict[str, Any]:
     """The object as the API shows it."""
     found = dump(item.resource)
     reason, message = explain(item, links, children() if item.deleting else 0)
@@ -72,6 +72,8 @@ def view(item: Item, links: Links, children: Callable[[], int]) -> dict[str, Any
         info = link.info if link is not None else None
         found["status"] |= {
             "connected": info is not None,
+            "health": _health(link, down_by(item.resource.name)),
+            "downBy": down_by(item.resource.name),
             "version": info.version if info else "",
             "xdpMode": info.xdp_mode if info else "",
         }
@@ -87,6 +89,15 @@ def _without_target(item: Item) -> bool:
 
 def _without_carrier(item: Item) -> bool:
     return isinstance(item.resource, Endpoint) and not item.resource.status.host and not item.deleting
+
+
+def _health(link: Link | None, down_by: list[str]) -> str:
+    """ "dead" needs two witnesses: peers that get no answer to their probes, and the manager."""
+    if link is None:
+        return ""
+    if down_by:
+        return "down" if link.connected else "dead"
+    return "up" if link.connected else "unreachable"
 
 
 def _daemon_away(item: Item, links: Links) -> bool:

@@ -242,10 +242,16 @@ class DropletSpec(Value):
 
 
 class DropletStatus(Status):
-    """What the daemon says of itself; `connected`: whether the manager has a stream to it now."""
+    """What the daemon says of itself; `connected`: whether the manager has a stream to it now.
+
+    `health`: "up", "unreachable" (the manager does not reach its daemon), "down" (droplets named in `downBy` get no
+    answer to their probes) or "dead" (both: others take its roles); empty for one without a daemon.
+    """
 
     address: str = ""
     connected: bool = False
+    health: str = ""
+    down_by: tuple[str, ...] = ()
     version: str = ""
     xdp_mode: str = ""
 

@@ -121,7 +121,7 @@ def locate(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender
         packet.step = Step.ROUTER
         return Route(Step.ROUTER)
     follow_routes(sender, to)
-    known = locate_endpoint(here, packet, to)
+    known = locate_endpoint(here, packet, to, learned=True)
     if known:
         return known
     if sender.bounced_here or sender.routed_here:
@@ -173,6 +173,8 @@ def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, s
     frame = from_router(frame, mac_to) if mac_to else ROUTER_MAC + frame[6:]
     packet.count("endpoint", sender.uid, "sent", len(frame))
     packet.count("vpc", sender.vni, "sent", len(frame))
+    if route.endpoint and route.endpoint.learned:
+        packet.count("vpc", sender.vni, "direct", len(frame))
     outer = write_outer(
         here, droplet, mac, tunnel, route.peered or sender.wire_vni or sender.vni, source_port, options + frame,
         words=len(options) // 4, group_set=0 if route.peered else sender.group_set,

@@ -27,9 +27,11 @@ class Route:
     """It has crossed into another VPC here: the VNI of that one on the wire, else 0."""
 
 
-def locate_endpoint(here: Droplet, packet: Packet, to: bytes) -> Route | None:
-    """Is it an endpoint that this droplet knows?"""
+def locate_endpoint(here: Droplet, packet: Packet, to: bytes, *, learned: bool) -> Route | None:
+    """Is it an endpoint that this droplet knows? `learned`: agents use what was learned, as long as it may be right."""
     endpoint = here.endpoints.get((packet.vni, to))
+    if endpoint and endpoint.learned and (not learned or endpoint.gone or endpoint.host in here.down):
+        return None
     if endpoint is None:
         return None
     packet.vpc_known = True
@@ -91,7 +93,7 @@ def locate_peer(here: Droplet, packet: Packet, inner: Inner, source_port: int, e
     """All questions once more, in the VPC of a peer. Its virtual routers serve its own endpoints only."""
     to = inner.destination
     peer = cross_peering(here, packet, entry, inner.source, len(inner.frame))
-    known = locate_endpoint(here, packet, to)
+    known = locate_endpoint(here, packet, to, learned=False)
     if known is not None:
         return replace(known, peered=entry.peer)
     network = here.find_network(packet.vni, to)

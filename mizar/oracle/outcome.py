@@ -64,6 +64,8 @@ class Outcome:
     handover: Handover | None = None
     """DELIVER: to whom."""
     step: Step | None = None
+    gone: tuple[int, bytes] | None = None
+    """VNI and address of a learned endpoint that is out of use from now on."""
 
 
 class RefusedError(Exception):
@@ -92,6 +94,7 @@ class Packet:
     """The inner frame as it would have gone on."""
     identity: tuple[int, int] | None = None
     """Tenant and VPC, where an option tells them."""
+    gone: tuple[int, bytes] | None = None
     counted: Counted = field(default_factory=dict)
 
     def count(self, kind: str, key: str | int, name: str, size: int | None = None) -> None:
@@ -109,13 +112,15 @@ class Packet:
         if uid:
             self.count("endpoint", uid, "dropped")
         passes = drop_reasons.by_name()[reason].verdict == "pass" and not always_drop
-        return Outcome(Verdict.PASS if passes else Verdict.DROP, self.frame, reason, self.counted, step=self.step)
+        return Outcome(
+            Verdict.PASS if passes else Verdict.DROP, self.frame, reason, self.counted, step=self.step, gone=self.gone
+        )
 
     def served(
         self, verdict: Verdict, frame: bytes, next_hop: bytes | None = None, handover: Handover | None = None
     ) -> Outcome:
         """The end of a packet that was served."""
-        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step)
+        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step, self.gone)
 
     def told(self, refused: Outcome, answer: Outcome) -> Outcome:
         """The end of a refused packet whose sender is told: `answer` is what became of the message."""
@@ -124,5 +129,12 @@ class Packet:
             for name, by in fields.items():
                 mine[name] = mine.get(name, 0) + by
         return Outcome(
-            answer.verdict, answer.frame, refused.reason, self.counted, answer.next_hop, answer.handover, refused.step
+            answer.verdict,
+            answer.frame,
+            refused.reason,
+            self.counted,
+            answer.next_hop,
+            answer.handover,
+            refused.step,
+            self.gone,
         )

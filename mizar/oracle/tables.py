@@ -39,6 +39,10 @@ class Endpoint:
     """Host side of its veth when it lives on this droplet, else 0."""
     uid: str = ""
     """Names its counters when it lives on this droplet, else empty."""
+    learned: bool = False
+    """For the direct path: agents alone use it."""
+    gone: bool = False
+    """Learned, and its host has said that it is not there."""
 
 
 @dataclass(frozen=True, slots=True)

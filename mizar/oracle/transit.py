@@ -13,6 +13,7 @@ from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_n
 from mizar.oracle.options import Options, walk_options
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
+from mizar.oracle.returned import give_back, take_back
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.substrate import sender_of
 from mizar.oracle.tables import Droplet, Network, Tunnel
@@ -65,15 +66,19 @@ def judge_vpc(here: Droplet, packet: Packet, reason: str) -> str:
 def handle_overlay(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay) -> Outcome:
     """What is inside of a tunnel packet whose VNI has been read."""
     options = walk_options(overlay)
-    if overlay.control or options.control is not None:
-        return obey(here, packet, outer, overlay, options)
     if options.identity is not None:
         packet.vni, packet.identity = locate_identity(here, overlay, options), options.identity
+    if options.control is not None:
+        return obey(here, packet, outer, overlay, options)
     inner = parse_inner(overlay.rest[overlay.option_bytes :])
+    if overlay.control and inner.kind in (Kind.ARP, Kind.ND):
+        raise RefusedError("GENEVE_CONTROL")
     if inner.kind is Kind.ARP:
         return send_answer(here, packet, outer, answer_arp(here, packet, inner))
     if inner.kind is Kind.ND:
         return send_answer(here, packet, outer, answer_solicitation(here, packet, inner))
+    if overlay.control:
+        inner = parse_inner(take_back(here, packet, outer, inner))
     return route_packet(here, packet, outer, overlay, options, inner)
 
 
@@ -129,10 +134,17 @@ def route_packet(
     here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, options: Options, inner: Inner
 ) -> Outcome:
     """The first table that knows the destination decides."""
-    route = locate_endpoint(here, packet, inner.destination)
+    route = locate_endpoint(here, packet, inner.destination, learned=False)
     if route is None:
         final = inner.ether_source == ROUTER_MAC
-        route = locate_network(here, packet, inner, outer.source_port, final=final)
+        try:
+            route = locate_network(here, packet, inner, outer.source_port, final=final)
+        except RefusedError:
+            if not final or overlay.control:
+                raise
+            return give_back(here, packet, outer, overlay)
+    if route.step is Step.ROUTER and overlay.control:
+        raise RefusedError("ENDPOINT_UNKNOWN")
     if route.step is Step.DELIVER:
         return deliver_here(packet, outer, inner, route)
     if route.step is Step.ROUTER:

@@ -98,6 +98,18 @@ class Placement:
         if name in self._of_droplet:
             self._away.add(name)
 
+    def evacuate(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        """A droplet is dead: its places go to droplets that are not away. Where there is none, it keeps its place."""
+        self.leave(name)
+        changed = {}
+        for group in sorted(self._of_droplet.get(name, ())):
+            placed = self._groups[group]
+            able = [other for other in self._candidates(group, placed) if other not in self._away]
+            if able:
+                self._replace(group, name, able[0])
+                changed[group] = placed.names()
+        return changed
+
     def come_back(self, name: str, *, share: bool = True) -> Mapping[str, tuple[str, ...]]:
         """A droplet is away no more. One that holds no place is treated like a new one, but for its `share`."""
         if name not in self._away:

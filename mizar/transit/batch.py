@@ -103,6 +103,7 @@ class Plan(ProxyPlan, PeeringPlan):
             return False
         if state.uses[address]:
             raise InUseError(f"{droplet} is still in use by {self._user_of(address)}; change or delete that first")
+        self.unlearn_where(lambda learned: learned.host == address)
         self.journal.drop(state.droplets, address)
         self.journal.give_back(state.droplet_slots, droplet.slot)
         self.ops += entries.droplet_delete(droplet)
@@ -170,6 +171,7 @@ class Plan(ProxyPlan, PeeringPlan):
         if any(of == vni for of, _ in state.group_sets):
             raise InUseError(f"{vpc} still has sets of groups; delete those first")
         self.ops += marks.identity_delete(vpc)
+        self.unlearn_where(lambda learned: learned.vni == vni)
         self._count(vpc.dividers, -1)
         journal.drop(state.vpcs, vni)
         journal.give_back(state.vpc_slots, vpc.slot)
@@ -251,6 +253,8 @@ class Plan(ProxyPlan, PeeringPlan):
             raise ExhaustedError(
                 f"there are {len(state.networks)} networks already; start the daemon with a larger --max-networks"
             )
+        if old is None or old.prefixes != new.prefixes:
+            self._unlearn_inside(new)
         network = replace(
             new,
             hops=old.hops if old else journal.take(state.hop_slots),
@@ -296,6 +300,10 @@ class Plan(ProxyPlan, PeeringPlan):
                 self.journal.drop(self.state.prefixes, (old.vni, prefix.address, prefix.length))
                 self.ops.append(entries.network_delete(old.vni, prefix))
 
+    def _unlearn_inside(self, network: Network) -> None:
+        """Their entries say which network they are in, as far as it is known here."""
+        self.unlearn_where(lambda one: one.vni == network.vni and network.prefix_of(one.address) is not None)
+
     def _delete_network(self, vni: int, number: int) -> bool:
         state, journal = self.state, self.journal
         network = state.networks.get((vni, number))
@@ -304,6 +312,7 @@ class Plan(ProxyPlan, PeeringPlan):
         if state.uses[network.key]:
             user = next(x for x in state.at.values() if (x.vni, x.network_id) == network.key)
             raise InUseError(f"{network} still has {user}; delete its endpoints first")
+        self._unlearn_inside(network)
         self._count(network.bouncers, -1)
         self.ops += routes.routes_delete(network)
         self._drop_prefixes(network, keep=None)

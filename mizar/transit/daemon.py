@@ -29,6 +29,7 @@ from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit import programs, server
 from mizar.transit.attachments import Attachments
+from mizar.transit.direct import Direct
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
 from mizar.transit.guest.answering import Answering
@@ -148,7 +149,9 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
     sender = ControlSocket(own)
     traps, answers = EventReader(loaded.programs.maps["traps"], "trap"), PacketSocket()
     answering = Answering(ledger, aiter(traps), answers, uplink.room)
-    health = Health(ledger, sender, hub, options.probes)
+    direct = Direct(ledger, sender)
+    health = Health(ledger, sender, hub, options.probes, direct.hosts)
+    notices = EventReader(loaded.programs.maps["notices"], "notice")
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
         await ledger.set_own_mtu(facts.mtu)
@@ -172,7 +175,8 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
             health.tables_changed()
 
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
-        watches = [substrate.run, health.run, FlowAger(ledger).run, answering.run]
+        aging = FlowAger(ledger)
+        watches = [substrate.run, health.run, aging.run, answering.run, lambda: direct.run(notices)]
         await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
@@ -180,6 +184,7 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
         sender.close()
         traps.close()
         answers.close()
+        notices.close()
         drops.close()
 
 

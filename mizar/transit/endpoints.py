@@ -4,7 +4,7 @@
 The base of `batch.Plan`; called by `local` too, for the endpoints of this droplet. It must never do I/O.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from mizar.model.addresses import mac_text, text_of
@@ -13,7 +13,7 @@ from mizar.transit import entries, marks
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.state import Journal, State
-from mizar.transit.values import Endpoint, Local, Network, Wanted
+from mizar.transit.values import Endpoint, Learned, Local, Network, Wanted
 
 
 class EndpointPlan:
@@ -128,9 +128,34 @@ class EndpointPlan:
         self._use(local.endpoint, 1)
         self.ops.append(entries.agent_put(self.state, waiting))
 
+    # ---- what was learned
+
+    def learn(self, new: Learned) -> bool:
+        """Plan an entry for the direct path; False when something here is surer, or what it refers to is not known."""
+        state = self.state
+        known = new.vni in state.vpcs and new.host in state.droplets and new.host != state.own
+        if not known or new.key in state.at:
+            return False
+        self.journal.put(state.learned, new.key, new)
+        self.ops.append(entries.learned_put(state, new))
+        return True
+
+    def unlearn(self, keys: Iterable[tuple[int, bytes]]) -> None:
+        """Plan the end of entries for the direct path; those that are not there are skipped."""
+        for key in keys:
+            if key in self.state.learned:
+                self.journal.drop(self.state.learned, key)
+                self.ops.append(entries.endpoint_delete(*key))
+
+    def unlearn_where(self, wanted: Callable[[Learned], bool]) -> None:
+        """Plan the end of all those that refer to what changes or goes."""
+        self.unlearn([key for key, learned in self.state.learned.items() if wanted(learned)])
+
     def _remember(self, endpoint: Endpoint) -> None:
         state, journal = self.state, self.journal
         for address in endpoint.addresses:
+            if (endpoint.vni, address) in state.learned:  # its entry is written over
+                journal.drop(state.learned, (endpoint.vni, address))
             journal.put(state.at, (endpoint.vni, address), endpoint)
         journal.put(state.macs, (endpoint.vni, endpoint.network_id, endpoint.mac), endpoint)
         self._use(endpoint, 1)

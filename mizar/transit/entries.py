@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from mizar.kernel.layout import constant
 from mizar.model.addresses import mapped_length, to_mapped
 from mizar.transit.state import State
 from mizar.transit.values import (
@@ -15,6 +16,7 @@ from mizar.transit.values import (
     BarePrefix,
     Droplet,
     Endpoint,
+    Learned,
     Local,
     Network,
     NetworkFlag,
@@ -24,6 +26,8 @@ from mizar.transit.values import (
 )
 
 _HOST_ORDER = sys.byteorder
+LEARNED, GONE = 8, 4
+"""enum endpoint_flag."""
 
 IDENTITY_BYTES = 20
 """Of the option that tells which VPC it is (contracts/wire.md)."""
@@ -137,6 +141,20 @@ def endpoint_put(state: State, endpoint: Endpoint, local: Local | None = None) -
         "flags": int(local.flags) if local else 0,
     }
     return [Op("endpoints", _endpoint_key(endpoint.vni, address), value) for address in endpoint.addresses]
+
+
+def learned_put(state: State, learned: Learned) -> Op:
+    """An endpoint for the direct path. What no agent here shares a network with is elsewhere: one virtual hop."""
+    network = state.networks.get((learned.vni, learned.network_id))
+    value = {
+        "droplet": state.droplets[learned.host].slot,
+        "vpc_slot": state.vpcs[learned.vni].slot,
+        "network": network.hops if network else constant("NETWORK_ELSEWHERE"),
+        "mac": learned.mac,
+        "tunnel": int(learned.tunnel),
+        "flags": LEARNED,
+    }
+    return Op("endpoints", _endpoint_key(learned.vni, learned.address), value)
 
 
 def endpoint_delete(vni: int, address: bytes) -> Op:

@@ -3,8 +3,8 @@
 
 Runs beside the server. The data plane stamps when it heard from a droplet; one that has been silent for an interval is
 probed, and one that leaves so many probes in a row unanswered is marked down, which the data plane honours with the
-next packet. A probe is answered by the other's Transit XDP: a droplet whose daemon is dead is not down. It must never
-mark an end that knows no probes, unless its role says that it does.
+next packet. A probe is answered by the other's Transit XDP: a droplet whose daemon is dead is not down. A foreign end
+that knows no probes and is silent is passed over as well, where there is another way; it must never be told as dead.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class Sender(Protocol):
     """What is needed of kernel.control.ControlSocket."""
 
-    def send(self, to: bytes, data: bytes, vni: int = 0) -> bool:
+    def send(self, to: bytes, data: bytes, vni: int = 0, identity: bytes = b"") -> bool:
         """Send the data of a CONTROL option."""
 
 
@@ -104,15 +104,20 @@ class Health:
         watched.unanswered += watched.probed
         watched.probed = True
         self._sender.send(address, _PROBE)
-        knows_probes = address in self._members or stamps["answered"]
-        return True if knows_probes and watched.unanswered >= self._timing.count else None
+        return True if watched.unanswered >= self._timing.count else None
 
     async def _tell(self, verdicts: dict[bytes, bool]) -> None:
         for address in await self._ledger.set_down(verdicts):
             down = verdicts[address]
+            if address not in self._members and not self._knows_probes(address):
+                continue  # a silent foreign end: the long way, which asks no such question, is good enough for it
             level, name = (logging.WARNING, "droplet_down") if down else (logging.INFO, "droplet_up")
             event(_log, level, name, droplet=text_of(address))
             self._hub.droplet_changed(address, down)
+
+    def _knows_probes(self, address: bytes) -> bool:
+        stamps = self._ledger.maps.droplet_slots.get({"addr": to_mapped(address)})
+        return bool(stamps and stamps["answered"])
 
     def _find_members(self) -> set[bytes]:
         state = self._ledger.state

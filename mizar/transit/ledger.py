@@ -7,7 +7,7 @@ or not at all; a change that has begun ends even when its caller goes away. It m
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from mizar.transit.execute import Maps, execute
 from mizar.transit.logs import event
 from mizar.transit.readback import Found, read
 from mizar.transit.state import Limits, State
-from mizar.transit.values import Change, Local, Wanted
+from mizar.transit.values import Change, Learned, Local, Wanted
 
 T = TypeVar("T")
 
@@ -151,6 +151,16 @@ class Ledger:
             self.state.own_mtu = mtu
             for droplet in self.state.droplets.values():
                 execute(self.maps, entries.droplet_put(droplet, mtu)[:1])
+
+    async def learn(self, found: Sequence[Learned], forgotten: Iterable[tuple[int, bytes]] = ()) -> list[Learned]:
+        """Change what the direct path knows; returns what was taken of `found`."""
+
+        def fill(plan: Plan) -> list[Learned]:
+            plan.unlearn(forgotten)
+            return [one for one in found if plan.learn(one)]
+
+        async with self.lock:
+            return self.carry_out(fill)
 
     async def set_down(self, verdicts: Mapping[bytes, bool]) -> list[bytes]:
         """Mark droplets as down or up, by their address; returns those whose mark has changed."""

@@ -97,7 +97,7 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "networks": 2 * limits.networks,
         "routes": 4 * limits.networks,
         "hop_sets": limits.hop_sets,
-        "endpoints": limits.endpoints,
+        "endpoints": limits.endpoints + limits.learned,
         "agents": limits.local_endpoints,
         "agent_options": limits.local_endpoints + 2 * limits.proxies,
         "endpoint_counters": limits.local_endpoints,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
 from mizar.transit import entries, marks
 from mizar.transit.entries import Op
@@ -24,6 +25,7 @@ from mizar.transit.values import (
     Droplet,
     Endpoint,
     EndpointFlag,
+    Learned,
     Local,
     Network,
     NetworkFlag,
@@ -37,7 +39,7 @@ from mizar.transit.values import (
 from mizar.transit.workloads import Workload
 
 _NO_OPTIONS = {"bytes": 0, "data": b""}
-_STAMPS = frozenset({"heard", "answered"})
+_STAMPS = frozenset({"heard", "answered", "used"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,9 @@ class _Reader:
     def endpoints(self) -> None:
         groups: dict[tuple[int, int, bytes], Endpoint] = {}
         for key, value in self.items("endpoints"):
+            if value["flags"] & entries.LEARNED:
+                self.read_learned(key, value)
+                continue
             network = self.networks.get(value["network"])
             host = self.addresses.get(value["droplet"])
             address = from_mapped(key["addr"])
@@ -191,6 +196,18 @@ class _Reader:
                     groups[name] = replace(before, addresses=both)
         for endpoint in groups.values():
             self.hold(endpoint)
+
+    def read_learned(self, key: Any, value: Any) -> None:
+        """One that its host denied, or that refers to what is not there, is left out, and with it its entry."""
+        vni, host, elsewhere = key["vni"], self.addresses.get(value["droplet"]), constant("NETWORK_ELSEWHERE")
+        network = self.networks.get(value["network"])
+        whole = network.vni == vni if network else value["network"] == elsewhere
+        if value["flags"] != entries.LEARNED or not whole or host in (None, self.state.own):
+            return
+        if vni in self.state.vpcs:
+            number = network.id if network else 0
+            found = Learned(vni, from_mapped(key["addr"]), number, value["mac"], host, Tunnel(value["tunnel"]))
+            self.state.learned[found.key] = found
 
     def hold(self, endpoint: Endpoint) -> None:
         state = self.state
@@ -298,6 +315,8 @@ def _implied(state: State) -> Iterator[Op]:
         yield from entries.peering_put(peering, state.vpcs[peering.vni])
     for endpoint in state.remotes():
         yield from entries.endpoint_put(state, endpoint)
+    for learned in state.learned.values():
+        yield entries.learned_put(state, learned)
     for local in state.locals.values():
         yield from marks.options_put(state, local)
         yield entries.agent_put(state, local)

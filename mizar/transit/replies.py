@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar.transit.state import State
-from mizar.transit.values import Droplet, Endpoint, Local, Network, Peering, Proxy, Tunnel, Vpc
+from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Tunnel, Vpc
 from mizar.transit.workloads import NamespaceBy, OvsPort, Tap, Workload
 
 T = TypeVar("T")
@@ -80,6 +80,12 @@ def proxy(value: Proxy) -> pb.Proxy:
     return pb.Proxy(client=endpoint(value.client), source=endpoint(value.source), targets=value.targets)
 
 
+def learned(value: Learned) -> pb.Learned:
+    """What the direct path found out."""
+    tunnel = pb.GENEVE if value.tunnel is Tunnel.GENEVE else pb.VXLAN
+    return pb.Learned(vni=value.vni, address=value.address, host=value.host, tunnel=tunnel)
+
+
 def local(value: Local, problem: str) -> pb.LocalEndpointState:
     """An endpoint of this droplet, and what is wrong with it."""
     wanted = pb.LocalEndpoint(
@@ -117,6 +123,8 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(endpoints=[endpoint(held.at[vni, addresses[0]]) for vni, addresses in endpoints])
     for proxies in _chunks(held.proxies):
         yield pb.State(proxies=[proxy(held.proxies[key]) for key in proxies])
+    for places in _chunks(held.learned):
+        yield pb.State(learned=[learned(held.learned[place]) for place in places])
     for uids in _chunks(held.locals):
         yield pb.State(local_endpoints=[local(held.locals[uid], problems.get(uid, "")) for uid in uids])
 

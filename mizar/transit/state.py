@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mizar.transit.slots import Slots
-from mizar.transit.values import Droplet, Endpoint, Local, Network, Peering, Proxy, ProxyKey, Vpc
+from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, ProxyKey, Vpc
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -30,6 +30,7 @@ class Limits:
     proxy_flows: int = 8192
     """Of each proxied endpoint."""
     group_sets: int = 16384
+    learned: int = 65536
 
     @property
     def hop_sets(self) -> int:
@@ -45,7 +46,8 @@ class State:
     (VNI, network, MAC), and which of the addresses are of local endpoints; `proxied` which are of a proxied endpoint
     that is carried here, by its key in `proxies`. `uses` counts who refers to a droplet (by its address) and the
     endpoints of a network (by its key); `members` are the ids of a VPC's networks; `group_sets` are ids of
-    groups by VNI and number of the set.
+    groups by VNI and number of the set. `learned` is what
+    the direct path found out: nothing refers to it, and it goes with whatever it refers to.
     """
 
     own: bytes
@@ -66,6 +68,7 @@ class State:
     proxies: dict[ProxyKey, Proxy] = field(default_factory=dict)
     proxied: dict[tuple[int, bytes], ProxyKey] = field(default_factory=dict)
     group_sets: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    learned: dict[tuple[int, bytes], Learned] = field(default_factory=dict)
     droplet_slots: Slots = field(init=False, compare=False)
     vpc_slots: Slots = field(init=False, compare=False)
     hop_slots: Slots = field(init=False, compare=False)
@@ -104,7 +107,19 @@ class State:
             proxies=self.proxies.copy(),
             proxied=self.proxied.copy(),
             group_sets=self.group_sets.copy(),
+            learned=self.learned.copy(),
         )
+
+    def network_at(self, vni: int, address: bytes) -> Network | None:
+        """Of the VPC's networks that hold an address, the one with the longest prefix."""
+        number, bits = int.from_bytes(address, "big"), 8 * len(address)
+        for length in range(bits, -1, -1):
+            shift = bits - length
+            prefix = (number >> shift << shift).to_bytes(len(address), "big")
+            key = self.prefixes.get((vni, prefix, length))
+            if key is not None:
+                return self.networks[key]
+        return None
 
     def networks_of(self, vni: int) -> Iterator[Network]:
         """The networks of a VPC."""

@@ -229,6 +229,23 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """An address of an endpoint of another droplet, found out for the direct path. `network_id` 0: not known here."""
+
+    vni: int
+    address: bytes
+    network_id: int
+    mac: bytes
+    host: bytes
+    tunnel: Tunnel
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """What names it on a droplet: VNI and address."""
+        return (self.vni, self.address)
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """An endpoint to be made on this droplet. `mtu` 0: the interface's less the tunnel's overhead.
 

@@ -194,7 +194,9 @@ OUTER_CASES = [
     Case("shorter-than-udp", "OUTER_UDP_LENGTH", edited(GENEVE, b38=0, b39=7), vpc_known=False),
     Case("seven-bytes", "TUNNEL_TRUNCATED", SEVEN_BYTES, vpc_known=False),
     Case("version", "GENEVE_VERSION", edited(GENEVE, b42=0x40), vpc_known=False),
-    Case("o-bit", "GENEVE_CONTROL", edited(GENEVE, b43=0x80)),
+    Case("o-bit-and-arp", "GENEVE_CONTROL", edited(inside(arp_request(R, FRONT.address(4, 1))), b43=0x80)),
+    Case("back-from-the-host", "ENDPOINT_UNKNOWN", edited(GENEVE, b43=0x80)),
+    Case("to-nobody", "RETURNED_STRANGE", edited(inside(datagram(4, R, S.address(4))), b43=0x80)),
     Case("o-bit-of-another", "UNKNOWN_VNI", edited(inside(GOOD[4], vni=UNKNOWN_VNI), b43=0x80), vpc_known=False),
     Case("option", "GENEVE_CONTROL", inside(GOOD[4], options=option(0xFF01, 0x85, b"\1\0\0\0"))),
     Case("ipv4-payload", "GENEVE_PROTOCOL", edited(GENEVE, b44=0x08, b45=0x00), vpc_known=False),
@@ -304,10 +306,6 @@ ND_CASES = [
 PROCEDURE_CASES = [
     Case("bounced-4", "ENDPOINT_UNKNOWN", inside(retarget(FRONT, GHOST_HOST))),
     Case("bounced-6", "ENDPOINT_UNKNOWN", inside(retarget(FRONT, GHOST_HOST, 6), "vxlan")),
-    Case("left-its-host", "ENDPOINT_UNKNOWN", inside(datagram(4, R, FRONT.address(4, 98), src_mac=ROUTER_MAC)), host),
-    Case(
-        "network-left-its-host", "ENDPOINT_UNKNOWN", inside(datagram(4, R, S.address(4), src_mac=ROUTER_MAC)), bouncer
-    ),
     Case("gateway-tcp", "ENDPOINT_UNKNOWN", inside(datagram(4, R, FRONT.gateway(4), tcp=True)), host),
     Case("gateway-udp", "ENDPOINT_UNKNOWN", inside(datagram(6, R, FRONT.gateway(6))), divider),
     Case("came-from-a-peer", "PEERING_NOT_TRANSITIVE", inside(datagram(4, V, THEIRS.address(4, 32))), crossing),

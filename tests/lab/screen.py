@@ -20,6 +20,9 @@ class Recorder:
     progress: Progress = silent
     said: list[str] = field(default_factory=list)
 
+    def show_switch(self, found: Path) -> None:
+        """Nothing."""
+
     def begin_matrix(self, members: Sequence[Member]) -> None:
         self.said.append("begin")
 

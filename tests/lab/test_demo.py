@@ -45,6 +45,9 @@ def test_the_demo_is_green_and_leaves_nothing(lab: LabName, example: Path) -> No
         "tcp4",
         "tcp6",
     }
+    switch = result["switch"]
+    assert switch["ok"], switch
+    assert 0 < switch["direct"] < switch["packets"], "the first packets went over the hops, the others did not"
     assert result["isolation"]["ok"], result["isolation"]
     assert [path["problems"] for path in result["paths"] if not path["ok"]] == []
     assert max(len(path["hops"]) for path in result["paths"]) >= 3
@@ -60,6 +63,7 @@ def test_the_demo_for_people(lab: LabName, example: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("→") == 13  # a row for each endpoint, and the way that is shown
     assert "0 by others ok" in done.stdout
+    assert "The direct path: of the first 200 packets" in done.stdout
     assert "60 of 60 cells are green" in done.stdout
     assert {process.name for process in processes.marked(lab.name)} == {"server", "d1", "d2", "d3", "d4"}
 

@@ -84,6 +84,7 @@ endpoints = st.lists(
     max_size=10,
 )
 vpcs = st.fixed_dictionaries({vni: st.builds(Vpc, hop_sets, st.booleans()) for vni in VNIS})
+learning = st.sampled_from([(False, False)] * 4 + [(True, False)] * 3 + [(True, True)])
 downs = st.sampled_from([(), (), (BOUNCER,), (HOST, DIVIDER), MEMBERS[1::3], MEMBERS])
 endpoint_options = st.sampled_from(
     [b"", b"", ours(0x02, bytes([0, 0, 0, 7, 0, 0, 0, 3])), option(0x0102, 1, 4), b"\x01\x02\x01\x00" * 63]
@@ -144,7 +145,8 @@ def droplets(draw: Draw) -> Droplet:
     for vni, number, host, home, present, tunnel in draw(endpoints):
         ifindex = 0 if home else 100 * (1 + VNIS.index(vni)) + 10 * number + HOSTS.index(host)
         uid = "" if home else uid_of(vni, number, host)
-        row = Endpoint(number, mac_of(number, host), home or ME, tunnel, ifindex, uid)
+        learned, gone = draw(learning) if home else (False, False)
+        row = Endpoint(number, mac_of(number, host), home or ME, tunnel, ifindex, uid, learned, gone)
         for family in present:
             ends[vni, address(family, number, host)] = row
     known = draw(vpcs)

@@ -94,8 +94,8 @@ options = st.one_of(
 controls = st.builds(
     lambda before, kind, words: before + bytes.fromhex("ff0185") + bytes([words, kind]) + bytes(3 + 4 * (words - 1)),
     st.sampled_from([b"", b"", build.option(0x0102, 1, 2)]),
-    st.integers(0, 3),
-    st.sampled_from([1, 1, 1, 17]),
+    st.integers(0, 5),
+    st.sampled_from([1, 1, 16, 17, 17]),
 )
 nd_options = st.lists(
     st.one_of(
@@ -252,7 +252,7 @@ def tunnel_frames(draw: Draw, here: Droplet, substrate: str) -> bytes:
     fields |= {"sport": draw(st.integers(0, 0xFFFF)), "tos": draw(st.sampled_from([0, 1, 0xB8, 0xFF]))}
     fields["options"] = draw(options) if kind == "geneve" else b""
     if kind == "geneve" and not mostly(draw):
-        fields |= {"second": 0x80, "options": draw(controls)}
+        fields |= {"second": 0x80, "options": draw(st.one_of(controls, options))}
     fields |= draw(oddities(ODD_OUTER if len(fields["dst"]) == 4 else ODD_OUTER6))
     return build.tunnel(kind, inner, src_mac=mac_of(2, fields["src"][-1]), dst_mac=MY_MAC, vni=vni, **fields)
 

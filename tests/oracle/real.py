@@ -47,6 +47,7 @@ TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
 DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES = 1, 1, 2, 0x100, 0x200
 ACTIONS = {"vpc": 1, "blackhole": 2}
 NEEDS_IDENTITY = 1
+LEARNED, ENDPOINT_GONE = 8, 4
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
 TC_SHOT, TC_REDIRECT = 2, 7
@@ -138,6 +139,11 @@ class RealDroplet:
                 "gateway": to_mapped(network.gateway),
             }
             self.write(tables.networks, network_key(vni, to_mapped(prefix), length), value)
+        self.fill_endpoints(here)
+        self.fill_agents(here)
+
+    def fill_endpoints(self, here: Droplet) -> None:
+        """The endpoints that it knows. (A returned frame changes one.)"""
         for (vni, address), endpoint in here.endpoints.items():
             value = {
                 "droplet": self.droplet_slots.of(endpoint.host),
@@ -147,9 +153,9 @@ class RealDroplet:
                 "network": self.sets.of((vni, endpoint.network)),
                 "mac": endpoint.mac,
                 "tunnel": TUNNELS[endpoint.tunnel],
+                "flags": endpoint.learned * LEARNED + endpoint.gone * ENDPOINT_GONE,
             }
-            self.write(tables.endpoints, {"vni": vni, "addr": to_mapped(address)}, value)
-        self.fill_agents(here)
+            self.write(self.tables.endpoints, {"vni": vni, "addr": to_mapped(address)}, value)
 
     def fill_agents(self, here: Droplet) -> None:
         """The agents of the droplet's endpoints."""

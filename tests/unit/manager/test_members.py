@@ -87,3 +87,51 @@ async def test_a_network_that_lost_all_its_bouncers_gets_whoever_there_is(world:
         if name != bouncer:
             await daemon.start()
     await world.settled()
+
+
+async def test_a_dead_droplet_gives_its_places_to_others(world: World) -> None:
+    """Two witnesses: a peer that calls it down, and the manager. One alone moves nothing."""
+    world.apply(*world.base("red"))
+    await world.settled()
+    (bouncer,) = world.status("Network", "front", "red")["bouncers"]
+    witness = next(name for name in world.daemons if name != bouncer)
+    address = world.daemons[bouncer].address
+    world.daemons[witness].call_down(address)
+    await until(lambda: world.status("Droplet", bouncer)["health"] == "down")
+    assert world.status("Droplet", bouncer)["downBy"] == [witness]
+    assert world.status("Network", "front", "red")["bouncers"] == [bouncer]
+    await world.daemons[bouncer].stop()
+    await until(lambda: world.status("Droplet", bouncer)["health"] == "dead")
+    await until(lambda: bouncer not in members(world))
+    heir = world.status("Network", "front", "red")["bouncers"]
+    assert len(heir) == 1
+    world.daemons[witness].call_down(address, down=False)
+    await until(lambda: world.status("Droplet", bouncer)["health"] == "unreachable")
+    await world.daemons[bouncer].start()
+    await world.settled()
+    assert world.status("Droplet", bouncer)["health"] == "up"
+    assert bouncer not in told(world) or world.status("Network", "front", "red")["bouncers"] == [bouncer]
+
+
+async def test_what_peers_said_before_a_restart_is_asked_again(world: World) -> None:
+    """A daemon tells with its state whom it calls down; one that is gone says nothing any more."""
+    world.apply(*world.base("red"))
+    await world.settled()
+    world.daemons["d1"].call_down(world.daemons["d2"].address)
+    await until(lambda: world.status("Droplet", "d2")["health"] == "down")
+    await world.restart()
+    await until(lambda: world.status("Droplet", "d2")["downBy"] == ["d1"])
+    await world.daemons["d1"].stop()
+    await until(lambda: world.status("Droplet", "d2")["health"] == "up")
+
+
+async def test_where_nobody_else_is_the_dead_keeps_its_place(world: World) -> None:
+    """Nobody can take it; the place waits."""
+    world.apply(*world.base("red"))
+    world.apply(network("red", bouncers=4))
+    await world.settled()
+    dead = "d2"
+    await world.daemons[dead].stop()
+    world.daemons["d1"].call_down(world.daemons[dead].address)
+    await until(lambda: world.status("Droplet", dead)["health"] == "dead")
+    assert dead in world.status("Network", "front", "red")["bouncers"]

@@ -28,8 +28,8 @@ class Rig:
         self.probed: list[bytes] = []
         self.health = Health(self.ledger, self, self.hub, ProbeTiming(count=3), lambda: also)
 
-    def send(self, to: bytes, data: bytes, vni: int = 0) -> bool:
-        assert (data, vni) == (b"\1\0\0\0", 0)
+    def send(self, to: bytes, data: bytes, vni: int = 0, identity: bytes = b"") -> bool:
+        assert (data, vni, identity) == (b"\1\0\0\0", 0, b"")
         self.probed.append(to)
         return True
 
@@ -88,17 +88,22 @@ async def test_three_probes_without_an_answer_and_one_answer() -> None:
     assert [(change.address, change.down) for change in changes] == [(DIVIDER, True), (DIVIDER, False)]
 
 
-async def test_an_end_that_knows_no_probes_is_never_down() -> None:
-    """Unless it has answered once."""
+async def test_a_foreign_end_is_passed_over_but_not_called_dead() -> None:
+    """It may know no probes; once it has answered one, it is told of like any other."""
     rig = Rig(also=(OTHER,))
     await rig.begin()
-    for _ in range(8):
-        await rig.health.tick()
-    assert not rig.is_down(OTHER)
-    rig.stamp(OTHER, heard=5, answered=5)
-    for _ in range(5):
-        await rig.health.tick()
-    assert rig.is_down(OTHER)
+    with rig.hub.subscribed(drops=False) as told:
+        for tick in range(8):
+            rig.stamp(DIVIDER, heard=tick + 1)
+            await rig.health.tick()
+        assert rig.is_down(OTHER)
+        rig.stamp(OTHER, heard=5, answered=5)
+        for tick in range(5):
+            rig.stamp(DIVIDER, heard=tick + 20)
+            await rig.health.tick()
+        assert rig.is_down(OTHER)
+        changes = [(await told.next()).droplet_changed for _ in range(2)]
+    assert [(change.address, change.down) for change in changes] == [(OTHER, False), (OTHER, True)]
 
 
 async def test_one_that_matters_no_more_is_up() -> None:

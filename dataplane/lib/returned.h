@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns frames that come back: Geneve with the O bit and no CONTROL option is a frame that this droplet had sent to what it
+ * took for the endpoint's host (contracts/wire.md, "Returned frames"). What was learned is out of use from here on, and
+ * the frame sets out anew, so that nothing is lost.
+ */
+#ifndef MIZAR_RETURNED_H
+#define MIZAR_RETURNED_H
+#include "locate.h"
+#include "notice.h"
+
+/*
+ * Makes it again what the endpoint's agent would send over the hops. Believed is only what this droplet can see for itself: that
+ * it learned to send there, that the sender is one of its endpoints, or that its own table has another host by now.
+ */
+static __always_inline __must_check enum drop_reason take_back(const struct packet *packet, const struct inner *inner,
+							       const struct known_sender *sender)
+{
+	struct endpoint *to = bpf_map_lookup_elem(&endpoints, &packet->to), *from;
+	struct endpoint_key key = { .vni = packet->to.vni };
+	bool learned = to && to->flags & ENDPOINT_LEARNED, there = to && to->droplet == sender->slot;
+
+	if (learned && there && !(to->flags & ENDPOINT_GONE)) {
+		to->flags |= ENDPOINT_GONE;
+		notice_packet(NOTICE_GONE, packet);
+	}
+	if (to && !learned)
+		return there ? REASON_ENDPOINT_UNKNOWN : REASON_NONE;
+	copy_address(key.addr, packet->src);
+	from = bpf_map_lookup_elem(&endpoints, &key);
+	if (from && from->ifindex)
+		copy_mac(inner->eth->h_source, from->mac);
+	else if (learned && there)
+		service_mac(inner->eth->h_source);
+	else
+		return REASON_RETURNED_STRANGE;
+	router_mac(inner->eth->h_dest);
+	return REASON_NONE;
+}
+#endif
