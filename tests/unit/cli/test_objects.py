@@ -195,7 +195,7 @@ def test_counters_of_all_droplets_with_a_daemon(mizar: Run, client: FakeClient) 
     client.objects = [
         {"kind": "Droplet", "metadata": {"name": "d1"}, "spec": {"daemon": "unix:///d1"}, "status": {}},
         {"kind": "Droplet", "metadata": {"name": "ovs"}, "spec": {"daemon": "none"}, "status": {}},
-        {"kind": "VPC", "metadata": {"name": "main", "tenant": "blue"}, "spec": {}, "status": {"vni": 7}},
+        {"kind": "VPC", "metadata": {"name": "main", "tenant": "blue"}, "spec": {}, "status": {"vni": 7, "number": 7}},
     ]
     out = mizar("counters").out
     assert out.splitlines()[1].split()[:3] == ["d1", "blue/main", "12"]
