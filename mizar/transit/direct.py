@@ -194,6 +194,10 @@ class Direct:
         self._hosts = None
         for one in learned:
             self._used.pop(one.key, None)
+            asked = self._asked.get(one.vni, {}).get(one.address)
+            if asked is not None:  # when it turns out to be wrong, the next question shall not wait for this one's sake
+                asked.pause_s = FIRST_PAUSE_S
+                asked.again = min(asked.again, asyncio.get_running_loop().time() + FIRST_PAUSE_S)
             event(_log, logging.DEBUG, "learned", vni=one.vni, address=text_of(one.address), host=text_of(one.host))
         for one in found:
             if one not in learned:

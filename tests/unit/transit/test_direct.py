@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from typing import Any
 
@@ -186,6 +187,15 @@ async def test_a_denied_endpoint_is_asked_for_again(fleet: Fleet) -> None:
     assert fleet.learned() == {}
     await fleet.settle()
     assert fleet.learned() == {S: DIVIDER}
+
+
+async def test_an_answer_that_took_long_delays_no_later_question(fleet: Fleet) -> None:
+    """However often it was asked before: what was learned may be wrong at once."""
+    await fleet.notice(HERE, UNKNOWN)
+    asked = fleet.at[HERE][1]._asked[VNI][S]
+    asked.again, asked.pause_s = asked.again + 1000, 1000.0
+    await fleet.settle()
+    assert asked.again < asyncio.get_running_loop().time() + 1
 
 
 async def test_the_planners_word_comes_first(fleet: Fleet) -> None:
