@@ -38,7 +38,7 @@ from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # no
 
 SOURCES = ROOT / "bench" / "program_cost"
 TEMPLATE_BYTES = 112
-OVERHEAD, HANDOVER_BYTES = 50, 20
+OVERHEAD, HANDOVER_BYTES = 50, 28
 TC = ("agent", "deliver")
 LEARNED, NETWORK_ELSEWHERE = 8, 0xFFFFFFFF  # written out, as in tests/dataplane/plan.py
 

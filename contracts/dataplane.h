@@ -23,6 +23,7 @@ enum mizar_limit {
 	OPTION_BYTES = 252,	/* Geneve options of one packet, at most (RFC 8926 3.4) */
 	OVERHEAD_IPV4 = 50,	/* Ethernet 14 + IPv4 20 + UDP 8 + Geneve or VXLAN 8, in bytes */
 	OVERHEAD_IPV6 = 70,	/* the same with IPv6's 40 */
+	SERVICE_PLACES = 4093,	/* of a service's Maglev table; a prime */
 };
 
 enum tunnel_protocol {
@@ -42,6 +43,10 @@ enum endpoint_flag {
 	ENDPOINT_STANDBY = 2,	/* of an agent, for the daemon: it lives on another droplet; no entry in endpoints leads here */
 	ENDPOINT_LEARNED = 8,	/* found out by the daemon, for the direct path: agents alone use it, and it may be wrong */
 	ENDPOINT_GONE = 4,	/* learned, and its host has said that the endpoint is not there: not used any more */
+	ENDPOINT_SCALED = 16,	/* in endpoints: a service; `slot` is in services, `droplet` and `ifindex` are 0 */
+	ENDPOINT_MEMBER = 32,	/* in agents: a member of a service, whose replies may have to bear the service's address */
+	MEMBER_DRAINING = 64,	/* in members: takes no new flow, keeps those that it has */
+	MEMBER_DOWN = 128,	/* in members: failed its check; keeps TCP connections alone */
 };
 
 enum learned_network {
@@ -207,6 +212,87 @@ struct group_set {
 	uint32_t groups[16];	/* ids of networks of type group, ascending; 0 behind the last */
 };
 
+/* ---- services: ARRAY, slot -> service. Where the flows of a scaled endpoint go: the low 32 bits of the
+ * flow's hash, times SERVICE_PLACES, shifted right by 32, name a place; the place a member. Every droplet that knows the VPC has the same places (docs/scaled-endpoints.md). */
+struct service {
+	uint32_t near;		/* slot in services of the table that agents use: members on this droplet. 0: this one */
+	uint16_t place[4093];	/* slots in members; 0 = none */
+	uint16_t pad;
+};
+
+/* ---- members: ARRAY, slot -> endpoint: a member of one service, as an endpoint. `slot` counts where it lives here.
+ * member_slots: HASH, member_key -> slot in members, of members that live on this droplet: the last hop finds the one
+ * that was chosen by the inner destination MAC. */
+struct member_key {
+	uint32_t service;	/* slot in services */
+	uint8_t mac[6];
+	uint8_t pad[2];
+};
+
+/* ---- service_notes, member_notes: ARRAY, as services and members. For the daemon alone: what it was told. */
+struct service_note {
+	uint32_t vni;		/* 0: the slot is free */
+	uint32_t network_id;
+	uint8_t addr4[16];	/* zero: it has none */
+	uint8_t addr6[16];
+	uint32_t near;		/* slot of the table for members here, 0 = none */
+	uint32_t colocated;	/* 1: agents prefer members on their droplet */
+};
+
+struct member_note {
+	uint32_t service;	/* slot in services; 0: the slot is free */
+	uint32_t weight;
+	uint32_t rank;		/* place in the list that the daemon was told */
+	uint8_t state;		/* 1 healthy, 2 draining, 3 unknown, 4 down */
+	uint8_t tunnel;		/* enum tunnel_protocol */
+	uint8_t mac[6];
+	uint8_t host[16];
+	uint8_t addr4[16];
+	uint8_t addr6[16];
+};
+
+/* ---- flows: HASH, flow_key -> flow. Written by the data plane with the first packet of a flow only; after that in place,
+ * where stamp or state changed. The daemon removes what is old. */
+enum flow_kind {
+	FLOW_CHOICE = 1,	/* where the member was chosen: client and service -> member */
+	FLOW_SERVICE = 2,	/* at the member's host: client and member -> the service's address */
+};
+
+enum flow_state {
+	FLOW_OPEN = 1,		/* TCP: went beyond its first packet */
+	FLOW_CLOSING = 2,	/* TCP: FIN or RST was seen */
+};
+
+struct flow_key {
+	uint32_t vni;
+	uint8_t client[16];
+	uint8_t server[16];	/* FLOW_CHOICE: the service. FLOW_SERVICE: the member */
+	uint32_t ports_be;	/* the client's, the server's; an echo's identifier twice; 0 for fragments */
+	uint8_t protocol;
+	uint8_t kind;		/* enum flow_kind */
+	uint8_t pad[2];
+};
+
+struct flow {
+	uint8_t addr[16];	/* FLOW_SERVICE: the service's */
+	uint32_t member;	/* FLOW_CHOICE: slot in members */
+	uint32_t vpc_slot;	/* whose budget it is part of */
+	uint32_t stamp;		/* of the last packet: as in struct proxy_flow */
+	uint8_t mac[6];		/* FLOW_CHOICE: of the member, because a slot may be given to another */
+	uint8_t state;		/* enum flow_state */
+	uint8_t pad;
+};
+
+/* ---- flow_budgets, flow_counts: ARRAY, slot in vpc_counters -> how many flows of the VPC may have been inserted since
+ * ever (the daemon adds what it removed), and how many were. */
+struct flow_budget {
+	uint64_t until;
+};
+
+struct flow_count {
+	uint64_t inserted;
+};
+
 /* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].
  * Bytes are those of the inner frame, Ethernet header included. */
 struct endpoint_counters {
@@ -236,6 +322,7 @@ struct vpc_counters {
 	uint64_t direct_packets;	/* of those sent: on the direct path, to the host of a learned endpoint */
 	uint64_t direct_bytes;
 	uint64_t returned_packets;	/* sent back to their sender: the endpoint that they are for is not here */
+	uint64_t unsticky_packets;	/* to a service, forwarded without a flow: the VPC's share of flows is used up */
 };
 
 struct drop_counter {
@@ -257,6 +344,11 @@ struct handover {
 	uint32_t vni;
 	uint32_t slot;		/* slot in endpoint_counters */
 	uint32_t serial;	/* where frames must not be merged: another for each */
+	uint32_t flags;		/* enum handover_flag */
+};
+
+enum handover_flag {
+	HANDOVER_SERVICE = 1,	/* sent to a service: `deliver` writes the member's address over the service's */
 };
 
 /* ---- stages: PROG_ARRAY. Programs that others end in. */

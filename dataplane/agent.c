@@ -4,46 +4,24 @@
  * believed nothing about who it is. Its requests to the virtual router are answered at once; its packets go to a
  * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack.
  */
+#include "lib/choose.h"
 #include "lib/icmp.h"
-#include "lib/locate.h"
 #include "lib/mss.h"
 #include "lib/notice.h"
 #include "lib/proxy.h"
+#include "lib/pull.h"
 #include "lib/respond.h"
 #include "lib/routes.h"
+#include "lib/service.h"
 #include "lib/trap.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
 
-enum header_bytes {	/* what must lie in the linear part before parsing begins */
-	NEEDED_IPV4 = ETH_HLEN + 20 + 20,
-	NEEDED_IPV6 = ETH_HLEN + 40 + 20,
-	PULLED = 128,
-};
-
-/* Headers of a superpacket are linear already, as a rule; pulling them costs a copy. */
-static __always_inline void pull_headers(struct __sk_buff *skb)
-{
-	uint32_t linear = skb->data_end - skb->data;
-	uint32_t needed = skb->protocol == bpf_htons(ETH_P_IPV6) ? NEEDED_IPV6 : NEEDED_IPV4;
-
-	/* Where it fails, the parser finds the frame truncated. */
-	if (linear < needed && linear < skb->len)
-		bpf_skb_pull_data(skb, skb->len < PULLED ? skb->len : PULLED);
-}
-
 /* Of the endpoint that sends: what the frame came in by, or a side of a proxy. */
 static __always_inline uint32_t sender_interface(const struct __sk_buff *skb)
 {
 	return config.onward ? entered_with(skb) : skb->ifindex;
-}
-
-static __always_inline bool is_zero(const void *address)
-{
-	const word32 *words = address;
-
-	return !(words[0] | words[1] | words[2] | words[3]);
 }
 
 static __always_inline bool is_link_local(const void *address)
@@ -276,6 +254,8 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		if (reason)
 			return reason;
 	}
+	if (route->from_service)
+		service_mac(eth.h_source);
 	reason = encapsulate(skb, &eth, next, &tunnel, options);
 	if (reason)
 		return reason;
@@ -288,14 +268,79 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	return REASON_NONE;
 }
 
+/* A member's answer to what was sent to its service: from here on it is the service's. */
+static __always_inline __must_check enum drop_reason answer_for_service(struct __sk_buff *skb, struct cursor *cursor,
+									struct packet *packet, struct inner *inner,
+									bool *translated)
+{
+	struct service_work *work = begin_work(0, cursor, packet, inner);
+	int reason;
+
+	if (!work)
+		return REASON_REWRITE_FAILED;
+	reason = translate_answer(skb);
+	if (reason)
+		return (enum drop_reason)reason;
+	if (!reread_headers(skb, inner))
+		return REASON_REWRITE_FAILED;
+	cursor->end = (void *)(long)skb->data_end;
+	cursor->at = (void *)inner->eth + (work->behind & 0x7f);
+	copy_address(packet->src, work->packet.src);
+	copy_address(packet->to.addr, work->packet.to.addr);
+	*translated = work->translated;
+	return REASON_NONE;
+}
+
+/* A member of the service that the packet is for. */
+static __always_inline __must_check enum drop_reason choose(struct __sk_buff *skb, const struct cursor *cursor,
+							    const struct packet *packet, const struct inner *inner,
+							    struct route *route)
+{
+	struct service_work *work = begin_work(0, cursor, packet, inner);
+	int reason;
+
+	if (!work)
+		return REASON_SERVICE_WITHOUT_MEMBER;
+	work->service = route->endpoint->slot;
+	reason = choose_for_agent(skb);
+	return reason ? (enum drop_reason)reason : route_to_member(work->member, route);
+}
+
+/* To a service, and its member is on this droplet: the member's address takes the place of the service's. */
+static __always_inline __must_check enum drop_reason hand_to_member(struct __sk_buff *skb, struct inner *inner,
+								    const struct endpoint *member)
+{
+	uint32_t ifindex = member->ifindex;
+	struct agent *agent = bpf_map_lookup_elem(&agents, &ifindex);
+	struct service_work *work = service_work();
+	int reason;
+
+	if (!agent || !work)
+		return REASON_DELIVERY_FAILED;
+	copy_address(work->address, inner->kind == INNER_IPV4 ? agent->addr4 : agent->addr6);
+	reason = translate_for_member(skb);
+	if (reason)
+		return (enum drop_reason)reason;
+	return reread_headers(skb, inner) ? REASON_NONE : REASON_REWRITE_FAILED;
+}
+
 static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
-								  struct packet *packet, const struct inner *inner,
+								  struct packet *packet, struct inner *inner,
 								  const struct agent *agent, int *verdict)
 {
-	uint16_t source_port = flow_source_port(*cursor, packet, inner);
 	struct route route = {};
-	enum drop_reason reason = locate(packet, source_port, agent, &route);
+	uint16_t source_port;
+	enum drop_reason reason;
 
+	if (agent->flags & ENDPOINT_MEMBER) {
+		reason = answer_for_service(skb, cursor, packet, inner, &route.from_service);
+		if (reason)
+			return reason;
+	}
+	source_port = flow_source_port(*cursor, packet, inner);
+	reason = locate(packet, source_port, agent, &route);
+	if (!reason && route.to_service)
+		reason = choose(skb, cursor, packet, inner, &route);
 	if (reason)
 		return reason;
 	if (route.step == STEP_ROUTER) {
@@ -313,6 +358,11 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			return reason;
 	}
 	if (route.step == STEP_DELIVER) {
+		if (route.to_service) {
+			reason = hand_to_member(skb, inner, route.endpoint);
+			if (reason)
+				return reason;
+		}
 		*verdict = deliver_here(skb, packet, inner, agent, route.endpoint);
 		return REASON_NONE;
 	}
@@ -384,6 +434,8 @@ int agent(struct __sk_buff *skb)
 	if (!reason)
 		return verdict;
 	verdict = refuse_agent(skb, reason, &packet, agent->slot);
+	if (agent->flags & ENDPOINT_MEMBER && is_told(reason) && restore_answer(skb))
+		return verdict;
 	return is_told(reason) && become_error(skb, reason, &packet, agent) ? send_answer(skb, &packet, agent) : verdict;
 }
 

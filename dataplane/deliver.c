@@ -2,17 +2,30 @@
 /*
  * deliver: tc ingress of the droplet's interface. Hands the frames that Transit XDP decapsulated to their endpoint,
  * after the kernel's GRO has merged what belongs together; sends on what XDP cannot send itself (config.send_by_tc).
- * Every other frame goes on untouched. It must never write to a frame: where a packet socket looks on, the kernel would
- * copy the frame first, and forget its note.
+ * A frame that was sent to a service gets the address of its member. Every other frame goes on untouched. Where a packet
+ * socket looks on, writing makes the kernel copy the frame and forget its note: all of the note is read before.
  */
 #include "lib/proxy.h"
+#include "lib/pull.h"
+#include "lib/service.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
+
+/* A frame that belongs to a VPC and can go no further. */
+static __always_inline int refuse(struct __sk_buff *skb, enum drop_reason reason, struct packet *packet)
+{
+	struct vpc *vpc = bpf_map_lookup_elem(&vpcs, &packet->to.vni);
+
+	packet->vpc_slot = vpc ? vpc->slot : 0;
+	return refuse_delivery(skb, reason, packet);
+}
 
 SEC("tc")
 int deliver(struct __sk_buff *skb)
 {
 	struct handover *note = (void *)(long)skb->data_meta;
+	struct packet packet = { .length = skb->len, .packets = skb->gso_segs ? skb->gso_segs : 1 };
+	bool service;
 	struct agent *agent;
 	uint32_t ifindex;
 
@@ -23,18 +36,20 @@ int deliver(struct __sk_buff *skb)
 		return bpf_redirect(ifindex, 0);
 	if (note->magic != HANDOVER_MAGIC)
 		return TC_ACT_UNSPEC;
+	packet.to.vni = note->vni;
+	service = note->flags & HANDOVER_SERVICE;
 	agent = bpf_map_lookup_elem(&agents, &ifindex);
 	/* The number may have passed to another endpoint's interface since the note was written. */
-	if (!agent || agent->vni != note->vni || agent->slot != note->slot) {
-		struct packet packet = {
-			.length = skb->len,
-			.packets = skb->gso_segs ? skb->gso_segs : 1,
-			.to = { .vni = note->vni },
-		};
-		struct vpc *vpc = bpf_map_lookup_elem(&vpcs, &packet.to.vni);
+	if (!agent || agent->vni != note->vni || agent->slot != note->slot)
+		return refuse(skb, REASON_DELIVERY_FAILED, &packet);
+	if (service) {
+		enum drop_reason reason;
 
-		packet.vpc_slot = vpc ? vpc->slot : 0;
-		return refuse_delivery(skb, &packet);
+		packet.vpc_slot = agent->vpc_slot;
+		pull_headers(skb);
+		reason = translate_delivery(skb, &packet, agent);
+		if (reason)
+			return refuse(skb, reason, &packet);
 	}
 	if (is_proxy(ifindex)) {
 		enter_stage(skb, STAGE_PROXY, ifindex);

@@ -3,9 +3,9 @@
  * transit: XDP on the droplet's interface; sees all that the substrate brings. Tunnel packets from known droplets for
  * known VPCs are delivered, bounced, divided or answered here; everything else belongs to the host's stack.
  */
+#include "lib/choose.h"
 #include "lib/control.h"
 #include "lib/icmp.h"
-#include "lib/locate.h"
 #include "lib/options.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
@@ -107,8 +107,9 @@ static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *
 
 static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md *ctx, const struct packet *packet,
 								  const struct inner *inner, const struct outer *outer,
-								  const struct endpoint *endpoint, int *verdict)
+								  const struct route *route, int *verdict)
 {
+	const struct endpoint *endpoint = route->endpoint;
 	const struct handover note = {
 		.magic = HANDOVER_MAGIC,
 		.mark = config.mark,
@@ -118,6 +119,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 		/* A veth brings the sender's own skb with the mark of its tunnel still on it, and the kernel encapsulates
 		 * no superpacket that bears it: what a proxy sends on must stay single. */
 		.serial = config.send_by_tc && is_proxy(endpoint->ifindex) ? bpf_get_prandom_u32() : 0,
+		.flags = route->to_service ? HANDOVER_SERVICE : 0,
 	};
 	enum drop_reason reason;
 
@@ -165,7 +167,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 		/* Without it, the packet would be another VPC's. */
 		if (outer->identity && !route->peered && tunnel.protocol == TUNNEL_VXLAN)
 			return REASON_IDENTITY_LOST;
-		address_from_router(inner->eth, route->endpoint);
+		address_to_host(inner->eth, route->endpoint);
 	}
 	packet->mtu = room_to(next, route->peered || tunnel.protocol == TUNNEL_VXLAN ? 0 : outer->option_bytes);
 	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
@@ -192,22 +194,42 @@ static __always_inline __must_check enum drop_reason give_back(struct xdp_md *ct
 	return reason;
 }
 
+/* A member of the service that the packet is for. */
+static __always_inline __must_check enum drop_reason choose(struct xdp_md *ctx, const struct cursor *cursor,
+							    const struct packet *packet, const struct inner *inner,
+							    struct route *route)
+{
+	struct service_work *work = begin_work(packet->inner_at, cursor, packet, inner);
+	int reason;
+
+	if (!work)
+		return REASON_SERVICE_WITHOUT_MEMBER;
+	work->service = route->endpoint->slot;
+	reason = choose_for_transit(ctx);
+	return reason ? (enum drop_reason)reason : route_to_member(work->member, route);
+}
+
 static __always_inline __must_check enum drop_reason route_packet(struct xdp_md *ctx, struct cursor *cursor,
 								  struct packet *packet, const struct inner *inner,
 								  const struct outer *outer, int *verdict)
 {
 	struct route route = {};
-	enum drop_reason reason;
+	enum drop_reason reason = REASON_NONE;
 
 	if (!locate_endpoint(packet, false, &route)) {
-		bool final = is_router_mac(inner->eth->h_source);
+		bool final = is_final(inner->eth);
 
 		reason = locate_network(packet, outer->source_port, final, &route);
 		if (reason)
 			return final && !outer->control ? give_back(ctx, packet, outer, verdict) : reason;
 	}
+	if (route.to_service) {
+		reason = is_final(inner->eth) ? find_member(inner, &route) : choose(ctx, cursor, packet, inner, &route);
+		if (reason)
+			return reason;
+	}
 	if (route.step == STEP_DELIVER)
-		return deliver_here(ctx, packet, inner, outer, route.endpoint, verdict);
+		return deliver_here(ctx, packet, inner, outer, &route, verdict);
 	if (route.step == STEP_ROUTER && outer->control)
 		return REASON_ENDPOINT_UNKNOWN;
 	if (route.step == STEP_ROUTER) {
@@ -377,6 +399,7 @@ __attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
 
 	if (!seen)
 		return XDP_PASS;
+	/* Where the caller looks for it: two of them would be too much for one stack. */
 	seen->packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
 	seen->reason = handle_frame(ctx, &seen->packet, &verdict);
 	return seen->reason ? -1 : verdict;

@@ -112,6 +112,14 @@ static __always_inline void count_peered(const struct packet *packet)
 	}
 }
 
+static __always_inline void count_unsticky(const struct packet *packet)
+{
+	struct vpc_counters *vpc = vpc_counters_of(packet->vpc_slot);
+
+	if (vpc)
+		vpc->unsticky_packets += packet->packets;
+}
+
 /* `endpoint_slot` 0: the answer goes through the tunnel. */
 static __always_inline void count_answered(const struct packet *packet, uint32_t endpoint_slot)
 {

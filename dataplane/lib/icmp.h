@@ -25,6 +25,9 @@ enum icmp_type {
 	ICMPV4_UNREACHABLE = 3,
 	ICMPV4_TIME_EXCEEDED = 11,
 	ICMPV4_TOO_BIG_CODE = 4,
+	ICMPV4_HOST_CODE = 1,
+	ICMPV6_UNREACHABLE = 1,
+	ICMPV6_ADDRESS_CODE = 3,
 	ICMPV4_QUERIES = 1 << 0 | 1 << 8 | 0x3f << 13,	/* echo, timestamp, information, mask: all that are no errors */
 	ICMPV6_TOO_BIG = 2,
 	ICMPV6_TIME_EXCEEDED = 3,
@@ -137,6 +140,22 @@ static __always_inline bool deserves_icmpv6(const uint8_t *packet, uint32_t byte
 	return true;
 }
 
+/* Type and code in the upper 16 bits. Of a service that nobody serves, host or address are unreachable. */
+static __always_inline uint32_t icmpv4_about(enum drop_reason reason)
+{
+	if (reason == REASON_TTL_EXPIRED)
+		return ICMPV4_TIME_EXCEEDED << 24;
+	return ICMPV4_UNREACHABLE << 24 | (reason == REASON_PACKET_TOO_BIG ? ICMPV4_TOO_BIG_CODE : ICMPV4_HOST_CODE) << 16;
+}
+
+static __always_inline uint32_t icmpv6_about(enum drop_reason reason)
+{
+	if (reason == REASON_TTL_EXPIRED)
+		return ICMPV6_TIME_EXCEEDED << 24;
+	return reason == REASON_PACKET_TOO_BIG ? ICMPV6_TOO_BIG << 24 :
+						 ICMPV6_UNREACHABLE << 24 | ICMPV6_ADDRESS_CODE << 16;
+}
+
 /* An IPv4 message about the packet that begins at `at`; its bytes, or 0 when none is due. */
 static __always_inline uint32_t write_icmpv4(void *ctx, bool xdp, struct icmp_scratch *scratch, uint32_t at,
 					     uint32_t bytes, enum drop_reason reason, uint32_t mtu, uint32_t router_be)
@@ -155,9 +174,8 @@ static __always_inline uint32_t write_icmpv4(void *ctx, bool xdp, struct icmp_sc
 	if (!deserves_icmpv4(about, bytes))
 		return 0;
 	*(word32 *)(about + bytes) = 0;
-	*(word32 *)icmp = reason == REASON_TTL_EXPIRED ? bpf_htonl(ICMPV4_TIME_EXCEEDED << 24) :
-							 bpf_htonl(ICMPV4_UNREACHABLE << 24 | ICMPV4_TOO_BIG_CODE << 16);
-	*(word32 *)(icmp + 4) = reason == REASON_TTL_EXPIRED ? 0 : bpf_htonl(mtu);
+	*(word32 *)icmp = bpf_htonl(icmpv4_about(reason));
+	*(word32 *)(icmp + 4) = reason == REASON_PACKET_TOO_BIG ? bpf_htonl(mtu) : 0;
 	*(word16 *)(icmp + 2) = message_checksum(icmp, 8 + bytes, ICMPV4_MOST - sizeof(*ip), 0);
 	*(word32 *)ip = bpf_htonl(0x45000000 | ICMP_SERVICE << 16 | (ICMPV4_HEADERS + bytes));
 	*((word32 *)ip + 1) = bpf_htonl(IP_DONT_FRAGMENT);
@@ -187,9 +205,8 @@ static __always_inline uint32_t write_icmpv6(void *ctx, bool xdp, struct icmp_sc
 	if (!deserves_icmpv6(about, bytes))
 		return 0;
 	*(word32 *)(about + bytes) = 0;
-	*(word32 *)icmp = reason == REASON_TTL_EXPIRED ? bpf_htonl(ICMPV6_TIME_EXCEEDED << 24) :
-							 bpf_htonl(ICMPV6_TOO_BIG << 24);
-	*(word32 *)(icmp + 4) = reason == REASON_TTL_EXPIRED ? 0 : bpf_htonl(mtu);
+	*(word32 *)icmp = bpf_htonl(icmpv6_about(reason));
+	*(word32 *)(icmp + 4) = reason == REASON_PACKET_TOO_BIG ? bpf_htonl(mtu) : 0;
 	*(word32 *)ip = bpf_htonl(0x60000000);
 	*((word32 *)ip + 1) = bpf_htonl((8 + bytes) << 16 | IPPROTO_ICMPV6 << 8 | OUTER_TTL);
 	copy_address(&ip->saddr, router);
@@ -230,7 +247,8 @@ static __always_inline struct icmp_scratch *icmp_scratch_of(void)
 /* Whether a packet that is refused for this reason may be answered. */
 static __always_inline bool is_told(enum drop_reason reason)
 {
-	return config.icmp_errors && (reason == REASON_TTL_EXPIRED || reason == REASON_PACKET_TOO_BIG);
+	return config.icmp_errors && (reason == REASON_TTL_EXPIRED || reason == REASON_PACKET_TOO_BIG ||
+				      reason == REASON_SERVICE_WITHOUT_MEMBER);
 }
 
 /* Agent: the frame becomes the message to its endpoint. Of a superpacket, the first segment stands for all. A function of

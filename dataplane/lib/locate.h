@@ -26,6 +26,8 @@ struct route {
 	uint32_t network;		/* slot of the destination's network; 0 while only a divider knows it */
 	uint32_t peered;		/* it has crossed into another VPC here: the VNI of that one on the wire, else 0 */
 	struct endpoint *endpoint;	/* of STEP_DELIVER and STEP_BOUNCE, else NULL */
+	bool to_service;		/* `endpoint` is a service at first, then a member: the packet is addressed to the service */
+	bool from_service;		/* the packet is a member's and bears the address of its service */
 };
 
 /* Of the networks that hold the address, the one with the longest prefix. */
@@ -78,6 +80,7 @@ static __always_inline bool locate_endpoint(struct packet *packet, bool learned,
 		return false;
 	packet->vpc_slot = endpoint->vpc_slot;
 	route->step = endpoint->ifindex ? STEP_DELIVER : STEP_BOUNCE;
+	route->to_service = endpoint->flags & ENDPOINT_SCALED;
 	route->droplet = endpoint->droplet;
 	route->network = endpoint->network;
 	return true;

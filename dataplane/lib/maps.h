@@ -3,7 +3,7 @@
  * Owns the maps and the configuration that all programs of a droplet share. Every object file declares all of them; the
  * loader makes each once, pins it by its name, and gives the same map to every object. The sizes are defaults that the
  * loader may change. Keys, values and meanings: contracts/dataplane.h. The daemon writes them; programs only read,
- * except for the counters, the ring, event_times and the stamps in values.
+ * except for the counters, the ring, event_times, the stamps in values, flows and flow_counts.
  */
 #ifndef MIZAR_MAPS_H
 #define MIZAR_MAPS_H
@@ -36,6 +36,14 @@ MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, struct known_sender, 1
 MAP(BPF_MAP_TYPE_HASH, agents, uint32_t, struct agent, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, agent_options, uint32_t, struct agent_options, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, group_sets, struct group_set_key, struct group_set, 65536, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, services, uint32_t, struct service, 512, 0);
+MAP(BPF_MAP_TYPE_ARRAY, members, uint32_t, struct endpoint, 16384, 0);
+MAP(BPF_MAP_TYPE_HASH, member_slots, struct member_key, uint32_t, 16384, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, service_notes, uint32_t, struct service_note, 512, 0);
+MAP(BPF_MAP_TYPE_ARRAY, member_notes, uint32_t, struct member_note, 16384, 0);
+MAP(BPF_MAP_TYPE_HASH, flows, struct flow_key, struct flow, 262144, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, flow_budgets, uint32_t, struct flow_budget, 65536, 0);
+MAP(BPF_MAP_TYPE_ARRAY, flow_counts, uint32_t, struct flow_count, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, 128, 0);

@@ -42,6 +42,13 @@ static __always_inline bool same_address(const void *a, const void *b)
 	return x[3] == y[3] && x[2] == y[2] && x[1] == y[1] && x[0] == y[0];
 }
 
+static __always_inline bool is_zero(const void *address)
+{
+	const word32 *words = address;
+
+	return !(words[0] | words[1] | words[2] | words[3]);
+}
+
 /* IPv4 as IPv4-mapped IPv6, RFC 4291 2.5.5.2. */
 static __always_inline void map_address(void *to, uint32_t ipv4_be)
 {
@@ -95,7 +102,14 @@ static __always_inline void router_mac(void *to)
 	words[2] = bpf_htons(0x0001);
 }
 
-/* 02:4d:5a:00:00:02, who sends for a service (contracts/wire.md). */
+static __always_inline bool is_router_mac(const void *mac)
+{
+	const word16 *words = mac;
+
+	return words[0] == bpf_htons(0x024d) && words[1] == bpf_htons(0x5a00) && words[2] == bpf_htons(0x0001);
+}
+
+/* 02:4d:5a:00:00:02: the source address is a service's, which lives on no one droplet (contracts/wire.md). */
 static __always_inline void service_mac(void *to)
 {
 	word16 *words = to;
@@ -105,10 +119,10 @@ static __always_inline void service_mac(void *to)
 	words[2] = bpf_htons(0x0002);
 }
 
-static __always_inline bool is_router_mac(const void *mac)
+static __always_inline bool is_service_mac(const void *mac)
 {
 	const word16 *words = mac;
 
-	return words[0] == bpf_htons(0x024d) && words[1] == bpf_htons(0x5a00) && words[2] == bpf_htons(0x0001);
+	return words[0] == bpf_htons(0x024d) && words[1] == bpf_htons(0x5a00) && words[2] == bpf_htons(0x0002);
 }
 #endif

@@ -35,6 +35,23 @@ static __always_inline void address_from_router(struct ethhdr *eth, const struct
 	router_mac(eth->h_source);
 }
 
+/* The same on the way to its host: where the source address is a service's, the frame goes on saying so. */
+static __always_inline void address_to_host(struct ethhdr *eth, const struct endpoint *endpoint)
+{
+	bool service = is_service_mac(eth->h_source);
+
+	address_from_router(eth, endpoint);
+	if (service)
+		service_mac(eth->h_source);
+}
+
+/* Sent to what its sender took for the host of the endpoint: see `final` in locate.h. What is still on its way is addressed to
+ * the router. */
+static __always_inline bool is_final(const struct ethhdr *eth)
+{
+	return is_router_mac(eth->h_source) || (is_service_mac(eth->h_source) && !is_router_mac(eth->h_dest));
+}
+
 /* RFC 1624 eqn. 3 for one 16-bit word of a header, all in the order of the wire. */
 static __always_inline void update_checksum(__sum16 *check, uint16_t before, uint16_t after)
 {

@@ -76,9 +76,9 @@ static __always_inline int refuse_agent(struct __sk_buff *skb, enum drop_reason 
 	return TC_ACT_SHOT;
 }
 
-static __always_inline int refuse_delivery(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline int refuse_delivery(struct __sk_buff *skb, enum drop_reason reason, const struct packet *packet)
 {
-	record_refusal(HOOK_DELIVER, skb->ifindex, REASON_DELIVERY_FAILED, packet, 0);
+	record_refusal(HOOK_DELIVER, skb->ifindex, reason, packet, 0);
 	return TC_ACT_SHOT;
 }
 #endif

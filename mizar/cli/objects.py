@@ -56,7 +56,9 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
     "Network": (("VPC", "spec.vpc"), ("CIDRS", "spec.cidrs"), ("BOUNCERS", "status.bouncers")),
     "Endpoint": (
         ("NETWORK", "spec.network"),
+        ("TYPE", "spec.type"),
         ("DROPLET", "status.host"),
+        ("READY", "status.ready"),
         ("ADDRESSES", "status.addresses"),
     ),
     "Droplet": (

@@ -36,6 +36,14 @@ class Tables:
     proxy_ended: Table[int, int]
     group_sets: Table[Fields, Fields]
     droplet_switches: Table[int, Fields]
+    services: Table[int, Fields]
+    members: Table[int, Fields]
+    member_slots: Table[Fields, int]
+    service_notes: Table[int, Fields]
+    member_notes: Table[int, Fields]
+    flows: Table[Fields, Fields]
+    flow_budgets: Table[int, Fields]
+    flow_counts: Table[int, Fields]
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
     drop_counters: CounterTable
@@ -73,6 +81,14 @@ class Tables:
             proxy_ended=Table("proxy_ended", maps["proxy_ended"], U32, U32),
             group_sets=keyed("group_sets", "group_set_key", "group_set"),
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
+            services=numbered("services", "service"),
+            members=numbered("members", "endpoint"),
+            member_slots=Table("member_slots", maps["member_slots"], struct_codec("member_key"), U32),
+            service_notes=numbered("service_notes", "service_note"),
+            member_notes=numbered("member_notes", "member_note"),
+            flows=keyed("flows", "flow_key", "flow"),
+            flow_budgets=numbered("flow_budgets", "flow_budget"),
+            flow_counts=numbered("flow_counts", "flow_count"),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),
             drop_counters=counting("drop_counters", "drop_counter"),

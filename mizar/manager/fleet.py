@@ -23,8 +23,9 @@ from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.facts import fact_of
 from mizar.manager.health import Reports
 from mizar.manager.registry import Item, Registry, Trouble, half_of
+from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
-from mizar.model.resources import Droplet
+from mizar.model.resources import Droplet, Endpoint
 from mizar.planner.entries import DropletEntry, Entry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change, Plan, Step
@@ -58,6 +59,7 @@ class Fleet:
         self._credentials = credentials
         self._timing = timing
         self._topology = Topology()
+        self._services = Services(registry)
         self._plan = Plan()
         self._serial = 0
         self._links: dict[str, Link] = {}
@@ -131,6 +133,11 @@ class Fleet:
 
     # ---- changes
 
+    @property
+    def services(self) -> Services:
+        """The scaled endpoints and their members."""
+        return self._services
+
     def put(self, item: Item, inside: Iterable[Item] = ()) -> None:
         """Takes an object, or its next state; it then waits for the droplets that have to be told.
 
@@ -143,12 +150,18 @@ class Fleet:
 
     def remove(self, item: Item) -> None:
         """Takes an object out of what is desired; it then waits for the droplets that have to forget it."""
-        fact = fact_of(self._registry, item)
         changes: list[Change] = []
+        if _is_scaled(item):
+            changes = self._remove_service(item)
+            self.expect(item, changes)
+            return
+        if isinstance(item.resource, Endpoint):
+            changes = self._put_services(item)
+        fact = fact_of(self._registry, item)
         try:
             match fact:
                 case EndpointFact():
-                    changes = self._topology.remove_endpoint(fact.uid)
+                    changes += self._topology.remove_endpoint(fact.uid)
                 case NetworkFact():
                     changes = self._topology.remove_network(fact.vni, fact.id)
                 case VpcFact():
@@ -179,10 +192,31 @@ class Fleet:
             self._wake.set()
         self._changed(item)
 
+    def _put_services(self, item: Item) -> list[Change]:
+        """The scaled endpoints whose members change with an endpoint."""
+        changes: list[Change] = []
+        for service in self._services.touched_by(item):
+            fact = self._services.fact(service)
+            changes += self._topology.put_service(fact) if fact else []
+            self._changed(service)
+        return changes
+
+    def _remove_service(self, item: Item) -> list[Change]:
+        fact = self._services.fact(item)
+        self._services.remove(item)
+        try:
+            return self._topology.remove_service(fact.vni, fact.uid) if fact else []
+        except NotFoundError:
+            return []
+
     def _put(self, item: Item) -> list[Change]:
+        if _is_scaled(item):
+            self._services.put(item)
+            service = None if item.deleting else self._services.fact(item)
+            return self._topology.put_service(service) if service else []
         match fact_of(self._registry, item):
             case EndpointFact() as fact:
-                return self._topology.put_endpoint(fact)
+                return self._topology.put_endpoint(fact) + self._put_services(item)
             case NetworkFact() as fact:
                 return self._topology.put_network(fact)
             case VpcFact() as fact:
@@ -363,6 +397,10 @@ class Fleet:
             peer = self._registry.holder("vni", str(entry.peer))
             return self._registry.holder(*half_of(vpc.uid, peer.ref)) if peer else None
         return self._registry.holder(f"address/{vpc.uid}", _text(entry.addresses[0])) if entry.addresses else None
+
+
+def _is_scaled(item: Item) -> bool:
+    return isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled"
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -16,6 +16,7 @@ from mizar.manager.nesting import outside, squatters
 from mizar.manager.peering import check_peering
 from mizar.manager.proxied import problems_of
 from mizar.manager.registry import Registry, parent_refs, target_of
+from mizar.manager.scaled import problems_of as problems_of_members
 from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
 from mizar.model.peering import VPCPeering
@@ -57,7 +58,7 @@ def draft_apply(
     intake.errors += [(InvalidError, problem) for problem in refused]
     intake.broken |= {problem.resource for problem in refused}
     results = {}
-    for submission in sorted(submissions, key=lambda submission: _ORDER[submission.resource.kind]):
+    for submission in sorted(submissions, key=_rank):
         results[submission.index] = intake.take(submission)
     intake.settle_proxied({submission.resource.ref: submission.index for submission in submissions})
     if intake.errors:
@@ -68,6 +69,13 @@ def draft_apply(
         )
         raise first(problems)
     return intake.draft, [results[submission.index] for submission in submissions]
+
+
+def _rank(submission: Submission) -> tuple[int, bool]:
+    """Objects after those that they refer to: scaled endpoints name others."""
+    resource = submission.resource
+    scaled = isinstance(resource, Endpoint) and resource.spec.type == "scaled"
+    return _ORDER[resource.kind], scaled
 
 
 class _Intake:
@@ -150,6 +158,9 @@ class _Intake:
             item = self._registry.find(old.ref)
             if item is not None and self._registry.has_children(item):
                 problems.append(Problem("cannot come or go while the droplet has endpoints", field="spec.daemon"))
+        network, _ = self.draft.parent(new)
+        if isinstance(new, Endpoint) and network is not None:
+            problems += problems_of_members(self.draft.find, new, network)
         if problems := problems or list(marking.problems(new, self.draft)):
             raise InvalidError(problems)
         if old.spec == new.spec and old.metadata.labels == new.metadata.labels:
@@ -187,5 +198,6 @@ class _Intake:
             name = resource.spec.droplet
             droplet = None if name is None else self.draft.find(Ref("Droplet", "", name))
             found = check_endpoint(resource, network, droplet if isinstance(droplet, Droplet) else None)
+            found += problems_of_members(self.draft.find, resource, network)
             return found or outside(resource, network, self.draft) or list(marking.problems(resource, self.draft))
         return ()

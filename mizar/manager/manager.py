@@ -131,6 +131,8 @@ class Manager:
         found = view(item, self._fleet.link, self._fleet.down_by, lambda: sum(1 for _ in self._registry.children(item)))
         if isinstance(item.resource, VPCPeering):
             found["status"] |= agreement(self._registry, item.resource, found["status"])
+        if isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled":
+            found["status"] |= self._fleet.services.told(item)
         return found
 
     async def counters(self, droplet: str) -> pb.Counters:

@@ -123,7 +123,7 @@ def members_of(resource: Resource) -> tuple[str, ...]:
             return resource.status.bouncers
         case VPC():
             return resource.status.dividers
-        case Endpoint() if resource.spec.type != "simple" and resource.status.host:
+        case Endpoint() if resource.spec.type in ("proxied", "source") and resource.status.host:
             return (resource.status.host,)
     return ()
 
@@ -226,7 +226,7 @@ class Registry:
 
     def _index_proxied(self, item: Item, before: Resource | None, after: Resource | None) -> None:
         for resource in (before, after):
-            if not isinstance(resource, Endpoint) or resource.spec.type == "simple":
+            if not isinstance(resource, Endpoint) or resource.spec.type in ("simple", "scaled"):
                 continue
             if (target := target_of(resource)) is not None:
                 place = self._leading.setdefault(target, {})

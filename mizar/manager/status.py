@@ -88,7 +88,10 @@ def _without_target(item: Item) -> bool:
 
 
 def _without_carrier(item: Item) -> bool:
-    return isinstance(item.resource, Endpoint) and not item.resource.status.host and not item.deleting
+    resource = item.resource
+    if not isinstance(resource, Endpoint) or resource.spec.type == "scaled":
+        return False
+    return not resource.status.host and not item.deleting
 
 
 def _health(link: Link | None, down_by: list[str]) -> str:

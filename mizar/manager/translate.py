@@ -15,12 +15,14 @@ from mizar.planner.entries import (
     EndpointEntry,
     Entry,
     LocalEntry,
+    MemberEntry,
     NetworkEntry,
     OvsEntry,
     PeeringEntry,
     PrefixEntry,
     ProxyEntry,
     RouteEntry,
+    ServiceEntry,
     TapEntry,
     VpcEntry,
     WorkloadEntry,
@@ -43,6 +45,8 @@ def put_change(entry: Entry) -> pb.Change:
         case PeeringEntry():
             prefixes = [pb.Prefix(address=address, length=length) for address, length in entry.prefixes]
             return pb.Change(put_peering=pb.Peering(vni=entry.vni, peer=entry.peer, prefixes=prefixes))
+        case ServiceEntry():
+            return pb.Change(put_service=_service(entry))
         case LocalEntry():
             raise TypeError("a local endpoint is attached, not applied")
 
@@ -62,6 +66,8 @@ def delete_change(entry: Entry) -> pb.Change:
             return pb.Change(delete_proxy=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
         case PeeringEntry():
             return pb.Change(delete_peering=pb.PeeringKey(vni=entry.vni, peer=entry.peer))
+        case ServiceEntry():
+            return pb.Change(delete_service=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
         case LocalEntry():
             raise TypeError("a local endpoint is detached, not deleted")
 
@@ -119,6 +125,8 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield _endpoint_entry(endpoint)
     for proxy in state.proxies:
         yield ProxyEntry(_endpoint_entry(proxy.client), _endpoint_entry(proxy.source), tuple(proxy.targets))
+    for service in state.services:
+        yield _service_entry(service)
     for found in state.local_endpoints:
         yield local_entry(found.local)
 
@@ -153,6 +161,35 @@ def _network(entry: NetworkEntry) -> pb.Network:
 
 def _proxy(entry: ProxyEntry) -> pb.Proxy:
     return pb.Proxy(client=_endpoint(entry.client), source=_endpoint(entry.source), targets=entry.targets)
+
+
+def _service(entry: ServiceEntry) -> pb.Service:
+    members = [
+        pb.Member(
+            addresses=one.addresses,
+            mac=one.mac,
+            host=one.host,
+            tunnel=pb.TunnelProtocol.ValueType(one.tunnel),
+            weight=one.weight,
+            state=pb.Member.State.ValueType(one.state),
+        )
+        for one in entry.members
+    ]
+    return pb.Service(
+        vni=entry.vni,
+        network_id=entry.network_id,
+        addresses=entry.addresses,
+        members=members,
+        colocated=entry.colocated,
+    )
+
+
+def _service_entry(service: pb.Service) -> ServiceEntry:
+    members = tuple(
+        MemberEntry(tuple(one.addresses), one.mac, one.host, int(one.tunnel), one.weight, int(one.state))
+        for one in service.members
+    )
+    return ServiceEntry(service.vni, service.network_id, tuple(service.addresses), members, service.colocated)
 
 
 def _endpoint(entry: EndpointEntry) -> pb.Endpoint:

@@ -20,7 +20,7 @@ MAPPED = bytes(10) + b"\xff\xff"
 ROUTER_MAC = bytes.fromhex("024d5a000001")
 """MAC of the virtual router of every network (contracts/wire.md)."""
 SERVICE_MAC = bytes.fromhex("024d5a000002")
-"""Source MAC of frames that a service sends (contracts/wire.md)."""
+"""Source MAC of packets whose source address is a service's (contracts/wire.md)."""
 
 # A network or VPC shorter than /8 (IPv4) or /32 (IPv6) is more than any registry gives to one party; one longer than
 # /30 or /126 has no room for a gateway and an endpoint beside the addresses that are reserved.
@@ -127,7 +127,7 @@ def parse_mac(text: str) -> bytes:
     mac = bytes.fromhex(lower.replace(":", ""))
     if mac[0] & 1 or mac == bytes(6):
         raise ValueError(f"expected a unicast MAC, found {text!r}")
-    if mac == ROUTER_MAC:
+    if mac in (ROUTER_MAC, SERVICE_MAC):
         raise ValueError(f"expected a MAC other than the virtual router's, found {text!r}")
     return mac
 

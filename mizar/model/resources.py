@@ -33,6 +33,7 @@ from mizar.model.fields import Value
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.routes import Routes
+from mizar.model.scaled import MOST_MEMBERS, MemberSpec, Selection
 from mizar.model.workloads import WorkloadSpec
 
 
@@ -140,11 +141,13 @@ class EndpointSpec(Value):
 
     `workload` is absent for an endpoint behind a droplet without a daemon: somebody else makes its interface.
     A `proxied` endpoint has neither droplet nor workload but a target; `grants` say who may have one that leads here.
+    A `scaled` endpoint has neither: its traffic is shared by `members`, and by the endpoints of its VPC whose labels
+    `selector` matches.
     A `source` is the server's: the address that stands for the clients of a proxied endpoint in its target's VPC.
     """
 
     network: fields.Name
-    type: Literal["simple", "proxied", "source"] = "simple"
+    type: Literal["simple", "scaled", "proxied", "source"] = "simple"
     droplet: fields.Name | None = None
     addresses: fields.Addresses = ()
     mac: fields.MacText | None = None
@@ -153,16 +156,24 @@ class EndpointSpec(Value):
     target: TargetSpec | None = None
     grants: tuple[GrantSpec, ...] = ()
     clients: ClientsSpec | None = None
+    members: tuple[MemberSpec, ...] = Field(default=(), max_length=MOST_MEMBERS)
+    selector: dict[fields.LabelKey, fields.LabelValue] = Field(default_factory=dict)
+    selection: Selection = Selection.HASH
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
-        needed = {"simple": "droplet", "proxied": "target", "source": "clients"}
+        needed = {"simple": "droplet", "proxied": "target", "source": "clients", "scaled": ""}
         for name in ("droplet", "target", "clients"):
             given = getattr(self, name) is not None
             if given and needed[self.type] != name:
                 raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": name})
             if not given and needed[self.type] == name:
                 raise PydanticCustomError("fit", "missing", {"field": name})
+        for name in ("members", "selector"):
+            if self.type != "scaled" and getattr(self, name):
+                raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": name})
+        if self.type != "scaled" and self.selection is not Selection.HASH:
+            raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": "selection"})
         if self.type != "simple" and self.workload is not None:
             message = f"unexpected: an endpoint of type {self.type} has no workload of its own"
             raise PydanticCustomError("fit", message, {"field": "workload"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mizar.model.addresses import ROUTER_MAC
+from mizar.model.addresses import ROUTER_MAC, SERVICE_MAC
 from mizar.oracle.flow import Hop, flow_source_port, pick
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
@@ -18,6 +18,7 @@ from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, 
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.routes import follow_routes
+from mizar.oracle.service import choose_member, restore_answer, translate_from_member, translate_to_member
 from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
 from mizar.oracle.trap import ROUTER, asks_for_configuration, check_asker, is_link_local
 from mizar.oracle.tunnel import write_outer
@@ -34,6 +35,8 @@ def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outco
         return handle_frame(here, packet, sender)
     except RefusedError as refused:
         outcome = packet.refused(refused.reason, uid=sender.uid, always_drop=True)
+        if packet.own and packet.inner:
+            packet.inner = restore_answer(packet.inner, packet.own)
         message = answer_agent(here, packet, sender, refused)
         return (
             outcome
@@ -135,6 +138,9 @@ def locate(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender
 
 def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> Outcome:
     """To where `locate` says. Into another network without a divider, the hop is here."""
+    answer = translate_from_member(here, packet.vni, inner) if sender.member else None
+    if answer is not None:
+        packet.own, inner = inner.source, answer
     source_port = flow_source_port(inner)
     route = locate(here, packet, inner, source_port, sender)
     if route.step is Step.ROUTER:
@@ -142,11 +148,25 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
             return ask_daemon(packet, sender)
         return send_answer(packet, sender, respond_echo(inner))
     packet.inner = inner.frame
+    if route.endpoint and route.endpoint.service:
+        route = choose_member(here, packet, inner, route, near=True)
     if route.peered or route.network not in (0, sender.network):
         inner = replace(inner, frame=decrement_ttl(inner))
     if route.step is Step.DELIVER:
+        if route.to_service:
+            inner = hand_to_member(here, packet, inner, route)
         return deliver_here(packet, inner, sender, route)
-    return send_tunnel(here, packet, inner, source_port, sender, route)
+    return send_tunnel(here, packet, inner, source_port, sender, route, from_service=answer is not None)
+
+
+def hand_to_member(here: Droplet, packet: Packet, inner: Inner, route: Route) -> Inner:
+    """To a service, and its member is on this droplet."""
+    assert route.endpoint is not None
+    member = here.agents.get(route.endpoint.ifindex)
+    leg = member.leg(4 if inner.kind is Kind.IPV4 else 6) if member else None
+    if leg is None:
+        raise RefusedError("DELIVERY_FAILED")
+    return translate_to_member(here, packet.vni, inner, leg.address)
 
 
 def deliver_here(packet: Packet, inner: Inner, sender: Agent, route: Route) -> Outcome:
@@ -160,7 +180,9 @@ def deliver_here(packet: Packet, inner: Inner, sender: Agent, route: Route) -> O
     return packet.served(Verdict.DELIVER, from_router(inner.frame, endpoint.mac), handover=handover)
 
 
-def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender: Agent, route: Route) -> Outcome:
+def send_tunnel(
+    here: Droplet, packet: Packet, inner: Inner, source_port: int, sender: Agent, route: Route, *, from_service: bool
+) -> Outcome:
     """To another droplet: in the endpoint's tunnel and with its MAC when this is the last hop, else in the sender's."""
     droplet, mac = locate_next_hop(here, route)
     tunnel, mac_to = (route.endpoint.tunnel, route.endpoint.mac) if route.endpoint else (sender.tunnel, None)
@@ -171,6 +193,8 @@ def send_tunnel(here: Droplet, packet: Packet, inner: Inner, source_port: int, s
     refuse_too_big(inner.frame, room)
     frame = clamp_mss(inner, room)
     frame = from_router(frame, mac_to) if mac_to else ROUTER_MAC + frame[6:]
+    if from_service:
+        frame = frame[:6] + SERVICE_MAC + frame[12:]
     packet.count("endpoint", sender.uid, "sent", len(frame))
     packet.count("vpc", sender.vni, "sent", len(frame))
     if route.endpoint and route.endpoint.learned:

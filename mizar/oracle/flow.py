@@ -32,10 +32,10 @@ def flow_source_port(inner: Inner) -> int:
         value |= int.from_bytes(inner.payload[:4], sys.byteorder) << 32
     source, destination = _words(inner.source), _words(inner.destination)
     if len(source) == 4:
-        value = _mix(value ^ (source[0] << 32 | source[1])) + (destination[0] << 32 | destination[1])
-        value = _mix(value & _ALL ^ source[2]) + destination[2]
-    value = _mix(value & _ALL) ^ (source[-1] << 32 | destination[-1])
-    return 0xC000 | _mix(value) & 0x3FFF
+        value = mix(value ^ (source[0] << 32 | source[1])) + (destination[0] << 32 | destination[1])
+        value = mix(value & _ALL ^ source[2]) + destination[2]
+    value = mix(value & _ALL) ^ (source[-1] << 32 | destination[-1])
+    return 0xC000 | mix(value) & 0x3FFF
 
 
 def pick(hop_set: HopSet, source_port: int, hop: Hop, down: frozenset[bytes]) -> bytes | None:
@@ -54,7 +54,7 @@ def _words(address: bytes) -> list[int]:
     return [int.from_bytes(address[at : at + 4], sys.byteorder) for at in range(0, len(address), 4)]
 
 
-def _mix(value: int) -> int:
+def mix(value: int) -> int:
     """The finalizer of MurmurHash3, 64 bits."""
     value ^= value >> 33
     value = value * 0xFF51AFD7ED558CCD & _ALL

@@ -16,7 +16,7 @@ from mizar.oracle.substrate import DONT_FRAGMENT, OUTER_TTL, address_to
 from mizar.oracle.tables import Agent, Droplet, Network, Tunnel
 from mizar.oracle.tunnel import Outer
 
-TOLD = ("TTL_EXPIRED", "PACKET_TOO_BIG")
+TOLD = ("TTL_EXPIRED", "PACKET_TOO_BIG", "SERVICE_WITHOUT_MEMBER")
 MOST = {4: 576 - 28, 6: 1280 - 48}
 """Bytes of the packet that a message is about, by family."""
 QUERIES = (0, 8, 13, 14, 15, 16, 17, 18)
@@ -112,7 +112,8 @@ def icmpv4_about(about: bytes, router: bytes, reason: str, mtu: int) -> bytes:
         return b""
     if about[9] == ICMP and (len(about) <= header or about[header] not in QUERIES):
         return b""
-    kind, code, rest = (11, 0, 0) if reason == "TTL_EXPIRED" else (3, 4, mtu)
+    messages = {"TTL_EXPIRED": (11, 0, 0), "PACKET_TOO_BIG": (3, 4, mtu), "SERVICE_WITHOUT_MEMBER": (3, 1, 0)}
+    kind, code, rest = messages[reason]
     message = struct.pack("!BBHI", kind, code, 0, rest) + about
     message = message[:2] + struct.pack("!H", checksum(message)) + message[4:]
     fields = (0x45, CONTROL, 20 + len(message), 0, DONT_FRAGMENT, OUTER_TTL, ICMP)
@@ -131,8 +132,9 @@ def icmpv6_about(about: bytes, router: bytes, reason: str, mtu: int) -> bytes:
         return b""
     if following == ICMPV6 and (len(about) <= 40 or about[40] < 128):
         return b""
-    kind, rest = (3, 0) if reason == "TTL_EXPIRED" else (2, mtu)
-    message = struct.pack("!BBHI", kind, 0, 0, rest) + about
+    messages = {"TTL_EXPIRED": (3, 0, 0), "PACKET_TOO_BIG": (2, 0, mtu), "SERVICE_WITHOUT_MEMBER": (1, 3, 0)}
+    kind, code, rest = messages[reason]
+    message = struct.pack("!BBHI", kind, code, 0, rest) + about
     summed = checksum(pseudo_header(router, source, len(message), ICMPV6) + message)
     message = message[:2] + struct.pack("!H", summed) + message[4:]
     return struct.pack("!IHBB", 0x60000000, len(message), ICMPV6, OUTER_TTL) + router + source + message

@@ -25,6 +25,8 @@ class Route:
     endpoint: Endpoint | None = None
     peered: int = 0
     """It has crossed into another VPC here: the VNI of that one on the wire, else 0."""
+    to_service: bool = False
+    """`endpoint` is a member, and the packet is addressed to its service."""
 
 
 def locate_endpoint(here: Droplet, packet: Packet, to: bytes, *, learned: bool) -> Route | None:

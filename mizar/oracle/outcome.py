@@ -46,6 +46,8 @@ class Handover:
     ifindex: int
     vni: int
     uid: str
+    service: bool = False
+    """The frame is addressed to a service: `deliver` writes the member's address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Packet:
     step: Step | None = None
     inner: bytes = b""
     """The inner frame as it would have gone on."""
+    own: bytes = b""
+    """The address that a member's answer bore, before it became its service's."""
     identity: tuple[int, int] | None = None
     """Tenant and VPC, where an option tells them."""
     gone: tuple[int, bytes] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 
-from mizar.model.addresses import ROUTER_MAC
+from mizar.model.addresses import ROUTER_MAC, SERVICE_MAC
 from mizar.oracle.checksum import updated
 from mizar.oracle.frames import ETHERNET, Inner, Kind
 from mizar.oracle.outcome import RefusedError
@@ -39,3 +39,13 @@ def set_ipv4_ttl(frame: bytes, ttl: int) -> bytes:
 def from_router(frame: bytes, to: bytes) -> bytes:
     """As the virtual router sends a frame to a station."""
     return to + ROUTER_MAC + frame[12:]
+
+
+def to_host(frame: bytes, to: bytes) -> bytes:
+    """The same on the way to its host: what comes from a service goes on saying so."""
+    return to + (SERVICE_MAC if frame[6:12] == SERVICE_MAC else ROUTER_MAC) + frame[12:]
+
+
+def is_final(frame: bytes) -> bool:
+    """Whether it was sent to what its sender took for the host of the endpoint (contracts/wire.md, "No circles")."""
+    return frame[6:12] == ROUTER_MAC or (frame[6:12] == SERVICE_MAC and frame[:6] != ROUTER_MAC)

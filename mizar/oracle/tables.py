@@ -15,6 +15,9 @@ from enum import Enum
 PLACES = 16
 """Of a hop set. Members are repeated evenly over them."""
 
+PLACES_OF_SERVICE = 4093
+"""Of a scaled endpoint."""
+
 HopSet = tuple[bytes | None, ...]
 """The droplet at each of the sixteen places; None where there is none. Empty: no set at all."""
 
@@ -43,6 +46,67 @@ class Endpoint:
     """For the direct path: agents alone use it."""
     gone: bool = False
     """Learned, and its host has said that it is not there."""
+    service: Service | None = None
+    """Set for a scaled endpoint, which has no host of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a scaled endpoint."""
+
+    endpoint: Endpoint
+    draining: bool = False
+    """Takes no new flow."""
+    down: bool = False
+    """Failed its check."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Service:
+    """A scaled endpoint: its members, and at each place the number of the one that takes its flows; -1: none."""
+
+    members: tuple[Member, ...] = ()
+    places: tuple[int, ...] = field(default=(-1,) * PLACES_OF_SERVICE, repr=False)
+    near: tuple[int, ...] = field(default=(), repr=False)
+    """The places for agents of this droplet, where members on it come first; empty: the same."""
+
+
+class FlowKind(Enum):
+    """What a flow tells."""
+
+    CHOICE = 1
+    """Client and service: the member."""
+    SERVICE = 2
+    """Client and member: the service's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowKey:
+    """What names a flow; `ports` as the client sends them."""
+
+    kind: FlowKind
+    vni: int
+    client: bytes
+    server: bytes
+    ports: bytes
+    protocol: int
+
+
+class Flows(dict[FlowKey, "Member | bytes"]):
+    """The table of flows. `room`: by VNI, how many more each VPC may have."""
+
+    def __init__(self, room: Mapping[int, int] | None = None) -> None:
+        super().__init__()
+        self.room = dict(room or {})
+
+    def insert(self, key: FlowKey, value: Member | bytes) -> bool:
+        """A new flow; False when the VPC has no room left."""
+        left = self.room.get(key.vni, 0)
+        if left <= 0:
+            return False
+        self.room[key.vni] = left - 1
+        self[key] = value
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +164,8 @@ class Agent:
     """The VPC is known by its identity, which is among the options: no header without them will do."""
     routes: Mapping[tuple[bytes, int], str] = field(default_factory=dict)
     """The table of its network: prefix and length → vpc or blackhole."""
+    member: bool = False
+    """Of a scaled endpoint: what it sends may be an answer that bears the service's address."""
 
     def leg(self, family: int) -> Leg | None:
         """What it has of a family, 4 or 6."""
@@ -136,6 +202,8 @@ class Droplet:
     """Whether requests of endpoints for their configuration are left to the daemon."""
     icmp_errors: bool = True
     """Whether the virtual router tells senders what became of their packets."""
+    flows: Flows = field(default_factory=Flows, compare=False)
+    """Changes as packets pass."""
 
     def find_network(self, vni: int, address: bytes) -> Network | None:
         """The network that the address is in: of several, the one with the longest prefix."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
@@ -14,7 +13,8 @@ from mizar.oracle.options import Options, walk_options
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.returned import give_back, take_back
-from mizar.oracle.rewrite import decrement_ttl, from_router
+from mizar.oracle.rewrite import decrement_ttl, from_router, is_final, to_host
+from mizar.oracle.service import choose_member, find_member
 from mizar.oracle.substrate import sender_of
 from mizar.oracle.tables import Droplet, Network, Tunnel
 from mizar.oracle.tunnel import (
@@ -134,15 +134,18 @@ def route_packet(
     here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, options: Options, inner: Inner
 ) -> Outcome:
     """The first table that knows the destination decides."""
+    packet.inner = inner.frame
     route = locate_endpoint(here, packet, inner.destination, learned=False)
+    final = is_final(inner.frame)
     if route is None:
-        final = inner.ether_source == ROUTER_MAC
         try:
             route = locate_network(here, packet, inner, outer.source_port, final=final)
         except RefusedError:
             if not final or overlay.control:
                 raise
             return give_back(here, packet, outer, overlay)
+    if route.endpoint and route.endpoint.service:
+        route = find_member(packet, inner, route) if final else choose_member(here, packet, inner, route, near=False)
     if route.step is Step.ROUTER and overlay.control:
         raise RefusedError("ENDPOINT_UNKNOWN")
     if route.step is Step.DELIVER:
@@ -158,7 +161,7 @@ def deliver_here(packet: Packet, outer: Outer, inner: Inner, route: Route) -> Ou
     endpoint = route.endpoint
     packet.count("vpc", packet.vni, "delivered", len(inner.frame))
     packet.count("endpoint", endpoint.uid, "delivered", len(inner.frame))
-    handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid)
+    handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid, route.to_service)
     frame = from_router(inner.frame, endpoint.mac) + outer.trailer
     return packet.served(Verdict.DELIVER, frame, handover=handover)
 
@@ -178,7 +181,7 @@ def forward(
     inner = replace(inner, frame=decrement_ttl(inner))
     tunnel, frame = outer.tunnel, inner.frame
     if route.endpoint:
-        tunnel, frame = route.endpoint.tunnel, from_router(frame, route.endpoint.mac)
+        tunnel, frame = route.endpoint.tunnel, to_host(frame, route.endpoint.mac)
         if tunnel is Tunnel.VXLAN and options.identity is not None:
             raise RefusedError("IDENTITY_LOST")
     raw = overlay.rest[: overlay.option_bytes] if tunnel is Tunnel.GENEVE else b""

@@ -276,7 +276,59 @@ class ProxyEntry:
         )
 
 
-Entry = ProxyEntry | DropletEntry | VpcEntry | NetworkEntry | PeeringEntry | EndpointEntry | LocalEntry
+@dataclass(frozen=True, slots=True)
+class MemberEntry:
+    """A member of a scaled endpoint. `state` as in contracts/transit.proto: 1 healthy, 2 draining."""
+
+    addresses: tuple[bytes, ...]
+    mac: bytes
+    host: bytes
+    tunnel: int
+    weight: int
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntry:
+    """A scaled endpoint, as every droplet knows it that knows the VPC."""
+
+    order: ClassVar[int] = 6
+    vni: int
+    network_id: int
+    addresses: tuple[bytes, ...]
+    members: tuple[MemberEntry, ...]
+    colocated: bool = False
+
+    @property
+    def key(self) -> tuple[int, int, tuple[bytes, ...]]:
+        """Names this entry among all entries of a droplet."""
+        return (6, self.vni, tuple(sorted(self.addresses)))
+
+    @property
+    def hosts(self) -> set[bytes]:
+        """The droplets where its members live."""
+        return {member.host for member in self.members}
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return isinstance(other, ServiceEntry) and _by_length(self) == _by_length(other)
+
+    def beside(self, before: ServiceEntry) -> ServiceEntry:
+        """The same, where members that were not there before get no flow yet."""
+        known = {member.mac for member in before.members}
+        members = tuple(m if m.mac in known else replace(m, state=_DRAINING) for m in self.members)
+        return replace(self, members=members)
+
+
+_DRAINING = 2
+
+
+def _by_length(entry: ServiceEntry) -> ServiceEntry:
+    members = tuple(replace(one, addresses=tuple(sorted(one.addresses, key=len))) for one in entry.members)
+    return replace(entry, addresses=tuple(sorted(entry.addresses, key=len)), members=members)
+
+
+Entry = ServiceEntry | ProxyEntry | DropletEntry | VpcEntry | NetworkEntry | PeeringEntry | EndpointEntry | LocalEntry
 Key = tuple[int, bytes] | tuple[int, int] | tuple[int, int, int] | tuple[int, int, tuple[bytes, ...]] | tuple[int, str]
 
 

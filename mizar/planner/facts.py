@@ -111,7 +111,28 @@ class PeeringFact:
         return low, high
 
 
-Fact = DropletFact | VpcFact | NetworkFact | EndpointFact | PeeringFact
+@dataclass(frozen=True, slots=True)
+class MemberFact:
+    """A member of a scaled endpoint, by the uid of an endpoint; `draining`: it gets no new flows."""
+
+    uid: str
+    weight: int
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFact:
+    """A scaled endpoint by uid, and its members in order."""
+
+    uid: str
+    vni: int
+    network_id: int
+    addresses: tuple[bytes, ...]
+    colocated: bool
+    members: tuple[MemberFact, ...]
+
+
+Fact = ServiceFact | DropletFact | VpcFact | NetworkFact | EndpointFact | PeeringFact
 
 
 def droplet_fact(droplet: Droplet) -> DropletFact:
@@ -183,7 +204,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         host=endpoint.spec.droplet or endpoint.status.host,
         tunnel=_TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
         workload=_workload(endpoint.spec.workload),
-        carried=endpoint.spec.type != "simple",
+        carried=endpoint.spec.type in ("proxied", "source"),
         standby=move.target if move is not None and move.stage is MoveStage.PREPARING else "",
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from mizar.planner.entries import EndpointEntry, Entry, Key, LocalEntry, NetworkEntry, VpcEntry
+from mizar.planner.entries import EndpointEntry, Entry, Key, LocalEntry, NetworkEntry, ServiceEntry, VpcEntry
 
 HopSet = NetworkEntry | VpcEntry
 
@@ -157,7 +157,9 @@ class Plan:
     def _steps(self, change: Change, sets: Mapping[Key, tuple[HopSet | None, HopSet | None]]) -> Iterator[Step]:
         name, before, after = change.droplet, change.before, change.after
         old, new = sets.get(change.key, (None, None))
-        if before is None and after is not None:
+        if isinstance(after, ServiceEntry):
+            yield from self._service_steps(change, before if isinstance(before, ServiceEntry) else None, after)
+        elif before is None and after is not None:
             if not isinstance(after, HopSet) or old is None or old == after:
                 yield Step(name, Wave.LEARN, after)
                 return
@@ -178,6 +180,20 @@ class Plan:
             elif isinstance(before, LocalEntry) and before.standby:
                 wave = Wave.ARRIVE
             yield Step(name, wave, after, Action.CHANGE)
+
+    def _service_steps(self, change: Change, before: ServiceEntry | None, after: ServiceEntry) -> Iterator[Step]:
+        """Where a member lives it is known before anybody sends it flows, and forgotten when nobody does any more."""
+        name, here = change.droplet, change.address
+        known = {member.mac for member in before.members} if before else set()
+        kept = {member.mac for member in after.members}
+        comes = any(member.host == here and member.mac not in known for member in after.members)
+        goes = any(member.host == here and member.mac not in kept for member in (before.members if before else ()))
+        if before is None:
+            yield Step(name, Wave.LEARN if comes else Wave.POINT, after)
+            return
+        if comes and not goes:
+            yield Step(name, Wave.LEARN, after.beside(before), Action.CHANGE)
+        yield Step(name, Wave.LEAVE if goes else Wave.POINT, after, Action.CHANGE)
 
     def _knows(self, change: Change, member: bytes) -> bool:
         """Whether the droplet knows a member of an old hop set: a droplet of this plan never knew one that goes."""

@@ -18,6 +18,7 @@ from mizar.planner.entries import (
     NetworkEntry,
     PeeringEntry,
     ProxyEntry,
+    ServiceEntry,
     VpcEntry,
 )
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
@@ -53,6 +54,7 @@ class VpcRecord:
     prefixes: PrefixTable[NetworkRecord] = field(default_factory=PrefixTable)
     users: Counter[str] = field(default_factory=Counter)
     peers: dict[int, tuple[VpcRecord, PeeringEntry]] = field(default_factory=dict)
+    services: dict[str, ServiceEntry] = field(default_factory=dict)
 
     def held_by(self, droplet: str) -> bool:
         """Whether the droplet must know the VPC."""

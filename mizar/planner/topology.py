@@ -28,13 +28,24 @@ from mizar.planner.entries import (
     EndpointEntry,
     Entry,
     LocalEntry,
+    MemberEntry,
     NetworkEntry,
     PeeringEntry,
     PrefixEntry,
     ProxyEntry,
+    ServiceEntry,
     VpcEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, Fact, NetworkFact, PeeringFact, ProxyFact, VpcFact
+from mizar.planner.facts import (
+    DropletFact,
+    EndpointFact,
+    Fact,
+    NetworkFact,
+    PeeringFact,
+    ProxyFact,
+    ServiceFact,
+    VpcFact,
+)
 from mizar.planner.plan import Change
 from mizar.planner.records import DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
 
@@ -311,6 +322,40 @@ class Topology:
                 changes.append(self._change(name, was_local, is_local))
         return self._told(changes)
 
+    # ---- scaled endpoints
+
+    def put_service(self, fact: ServiceFact) -> list[Change]:
+        """A scaled endpoint comes, or its members change, or what is known of them. Members that are not there are
+        left out."""
+        vpc = self._vpc(fact.vni)
+        found = [(member, self._endpoints.get(member.uid)) for member in fact.members]
+        members = tuple(
+            MemberEntry(
+                record.entry.addresses,
+                record.entry.mac,
+                record.entry.host,
+                record.entry.tunnel,
+                member.weight,
+                2 if member.draining else 1,
+            )
+            for member, record in found
+            if record is not None
+        )
+        old = vpc.services.get(fact.uid)
+        new = ServiceEntry(fact.vni, fact.network_id, fact.addresses, members, fact.colocated)
+        if old == new:
+            return []
+        vpc.services[fact.uid] = new
+        return self._told(self._change(name, old, new) for name in vpc.holders())
+
+    def remove_service(self, vni: int, uid: str) -> list[Change]:
+        """A scaled endpoint goes."""
+        vpc = self._vpc(vni)
+        old = vpc.services.pop(uid, None)
+        if old is None:
+            raise NotFoundError(f"no scaled endpoint {uid}")
+        return self._told(self._change(name, old, None) for name in vpc.holders())
+
     # ---- all of it
 
     def desired_for(self, droplet: str) -> Iterator[Entry]:
@@ -334,6 +379,7 @@ class Topology:
         for network in me.bounces.values():
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
         yield from (local for e in me.hosts.values() if (local := e.at(droplet)))
+        yield from (service for vpc in vpcs.values() for service in vpc.services.values())
 
     def local(self, droplet: str, uid: str) -> LocalEntry | None:
         """What a droplet must hold of one endpoint as its own."""
@@ -352,6 +398,8 @@ class Topology:
                 self.put_network(fact)
             elif isinstance(fact, PeeringFact):
                 self.put_peering(fact)
+            elif isinstance(fact, ServiceFact):
+                self.put_service(fact)
             else:
                 self.put_endpoint(fact)
 
@@ -388,6 +436,10 @@ class Topology:
                 changes.append(self._change(name, None, new))
             elif old != new:
                 changes.append(self._change(name, old, new))
+        if isinstance(new, VpcEntry) and new.vni in self._vpcs:  # whoever knows the VPC knows its scaled endpoints
+            for service in self._vpcs[new.vni].services.values():
+                changes.extend(self._change(name, service, None) for name in before if name not in after)
+                changes.extend(self._change(name, None, service) for name in after if name not in before)
         return changes
 
     def _told(self, changes: Iterable[Change]) -> list[Change]:

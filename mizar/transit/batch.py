@@ -16,7 +16,8 @@ from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
 from mizar.transit.peerings import PeeringPlan
-from mizar.transit.proxies import ProxyPlan
+from mizar.transit.service_values import DeleteService, PutService
+from mizar.transit.services import ServicePlan
 from mizar.transit.values import (
     NO_PLACES,
     Change,
@@ -43,7 +44,7 @@ from mizar.transit.values import (
 )
 
 
-class Plan(ProxyPlan, PeeringPlan):
+class Plan(ServicePlan, PeeringPlan):
     """One batch in the making. `ops` is what to execute; then `journal.commit()`, or `journal.roll_back()`."""
 
     def add(self, change: Change) -> bool:
@@ -70,6 +71,10 @@ class Plan(ProxyPlan, PeeringPlan):
                 return self.put_proxy(proxy)
             case DeleteProxy(vni, address):
                 return self.delete_proxy(vni, address)
+            case PutService(service):
+                return self.put_service(service)
+            case DeleteService(vni, address):
+                return self.delete_service(vni, address)
             case PutGroupSet(vni, number, groups):
                 return self._put_group_set(vni, number, groups)
             case DeleteGroupSet(vni, number):
@@ -133,6 +138,9 @@ class Plan(ProxyPlan, PeeringPlan):
         else:
             slot, hops, before = journal.take(state.vpc_slots), 0, replace(new, dividers=())
             self.ops.append(Op("vpc_counters", slot, None))
+            # Until the daemon has counted (service_flows), the share that a VPC alone would not fill.
+            budget = state.limits.flows // (len(state.vpcs) + 1)
+            self.ops += [Op("flow_counts", slot, {}), Op("flow_budgets", slot, {"until": budget})]
         if members and not hops:
             hops = journal.take(state.hop_slots)
         vpc = replace(

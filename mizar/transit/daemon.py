@@ -38,6 +38,7 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.programs import Drops, Loaded, Modes
+from mizar.transit.service_flows import ServiceFlows
 from mizar.transit.servicer import Identity, Servicer
 from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
 from mizar.transit.values import Local
@@ -176,7 +177,8 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
 
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
         aging = FlowAger(ledger)
-        watches = [substrate.run, health.run, aging.run, answering.run, lambda: direct.run(notices)]
+        served = ServiceFlows(ledger)
+        watches = [substrate.run, health.run, aging.run, served.run, answering.run, lambda: direct.run(notices)]
         await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()

@@ -86,6 +86,8 @@ class EndpointPlan:
         prefix = network.prefix_of(address)
         if prefix is None:
             raise NotFoundError(f"{network} has no prefix that holds {text_of(address)}; put the network first")
+        if (network.vni, address) in self.state.serving:
+            raise ConflictError(f"{text_of(address)} is the address of a scaled endpoint; choose another address")
         if address == prefix.gateway:
             raise ConflictError(f"{text_of(address)} is the gateway of {network}; choose another address")
 

@@ -178,7 +178,7 @@ def agent_put(state: State, local: Local, flags: NetworkFlag | None = None) -> O
         "network_flags": int(network.flags if flags is None else flags),
         "mac": endpoint.mac,
         "tunnel": int(endpoint.tunnel),
-        "flags": int(local.flags),
+        "flags": int(local.flags) | (constant("ENDPOINT_MEMBER") if _is_member(state, endpoint) else 0),
     }
     for address in endpoint.addresses:
         prefix = network.prefix_of(address)
@@ -188,6 +188,10 @@ def agent_put(state: State, local: Local, flags: NetworkFlag | None = None) -> O
         value[f"gateway{family}"] = to_mapped(prefix.gateway)
         value[f"prefix{family}"] = prefix.length
     return Op("agents", local.ifindex, value)
+
+
+def _is_member(state: State, endpoint: Endpoint) -> bool:
+    return state.uses["member", endpoint.vni, endpoint.mac] > 0
 
 
 def agent_delete(ifindex: int) -> Op:

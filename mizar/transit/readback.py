@@ -13,7 +13,7 @@ from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
-from mizar.transit import entries, marks
+from mizar.transit import entries, marks, services
 from mizar.transit.entries import Op
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
@@ -40,6 +40,7 @@ from mizar.transit.workloads import Workload
 
 _NO_OPTIONS = {"bytes": 0, "data": b""}
 _STAMPS = frozenset({"heard", "answered", "used"})
+_ARRAYS = frozenset({"proxies", "services", "service_notes", "members", "member_notes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,12 +268,31 @@ class _Reader:
                 for address in side.addresses:
                     state.proxied[side.vni, address] = proxy.key
 
+    def services(self) -> None:
+        state = self.state
+        for table in ("service_notes", "member_notes", "members"):
+            for slot, value in getattr(self.maps, table).items():
+                if any(any(_bits(part)) for part in value.values()):
+                    self.raw[table, slot] = (slot, value)
+        for key, slot in self.items("member_slots"):
+            self.raw["member_slots", _hashable(key)] = (key, slot)
+        for service in services.read_services(self.maps, state):
+            state.services[service.key] = service
+            for address in service.addresses:
+                state.serving[service.vni, address] = service.key
+            for member in service.members:
+                state.uses[member.host] += 1
+                state.uses["member", service.vni, member.mac] += 1
+            for slot in (service.slot, service.near):
+                if slot:
+                    self.raw["services", slot] = (slot, self.maps.services.get(slot))
+
     def repairs(self) -> list[Op]:
         """The difference between what the state implies and what was read."""
         wanted = {(op.table, _hashable(op.key)): op for op in _implied(self.state)}
         puts = [op for at, op in wanted.items() if not _same(self.raw.get(at, (None, None))[1], op.value)]
         deletes = [
-            Op(table, key, {} if table == "proxies" else None)
+            Op(table, key, {} if table in _ARRAYS else None)
             for (table, hashable), (key, _) in self.raw.items()
             if (table, hashable) not in wanted and table != "hop_sets"
         ]
@@ -324,6 +344,8 @@ def _implied(state: State) -> Iterator[Op]:
             yield from entries.endpoint_put(state, local.endpoint, local)
     for proxy in state.proxies.values():
         yield from implied(state, proxy)
+    for service in state.services.values():
+        yield from services.implied(state, service)
 
 
 def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found]) -> Reading:
@@ -336,5 +358,6 @@ def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found]) ->
     reader.endpoints()
     strays = reader.locals(interfaces)
     reader.proxies()
+    reader.services()
     reader.state.count_slots()
     return Reading(reader.state, reader.repairs(), strays)

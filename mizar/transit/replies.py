@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
+from mizar.transit.service_values import Service
 from mizar.transit.state import State
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Tunnel, Vpc
 from mizar.transit.workloads import NamespaceBy, OvsPort, Tap, Workload
@@ -86,6 +87,28 @@ def learned(value: Learned) -> pb.Learned:
     return pb.Learned(vni=value.vni, address=value.address, host=value.host, tunnel=tunnel)
 
 
+def service(value: Service) -> pb.Service:
+    """A scaled endpoint."""
+    members = [
+        pb.Member(
+            addresses=one.addresses,
+            mac=one.mac,
+            host=one.host,
+            tunnel=pb.GENEVE if one.tunnel is Tunnel.GENEVE else pb.VXLAN,
+            weight=one.weight,
+            state=pb.Member.State.ValueType(one.state),
+        )
+        for one in value.members
+    ]
+    return pb.Service(
+        vni=value.vni,
+        network_id=value.network_id,
+        addresses=value.addresses,
+        members=members,
+        colocated=value.colocated,
+    )
+
+
 def local(value: Local, problem: str) -> pb.LocalEndpointState:
     """An endpoint of this droplet, and what is wrong with it."""
     wanted = pb.LocalEndpoint(
@@ -121,6 +144,8 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(group_sets=[pb.GroupSet(vni=key[0], number=key[1], groups=held.group_sets[key]) for key in keys])
     for endpoints in _chunks((one.vni, one.addresses) for one in held.remotes()):
         yield pb.State(endpoints=[endpoint(held.at[vni, addresses[0]]) for vni, addresses in endpoints])
+    for services in _chunks(held.services):
+        yield pb.State(services=[service(held.services[key]) for key in services])
     for proxies in _chunks(held.proxies):
         yield pb.State(proxies=[proxy(held.proxies[key]) for key in proxies])
     for places in _chunks(held.learned):

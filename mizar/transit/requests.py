@@ -8,10 +8,21 @@ It knows neither the state nor the kernel. Raises InvalidError, with what was fo
 from collections.abc import Iterable, Sequence
 
 from mizar._built import transit_pb2 as pb
-from mizar.model.addresses import MAPPED, ROUTER_MAC, mac_text, text_of
+from mizar.model.addresses import MAPPED, ROUTER_MAC, SERVICE_MAC, mac_text, text_of
 from mizar.model.errors import InvalidError
 from mizar.transit import marks
 from mizar.transit.guest.lease import Settings
+from mizar.transit.service_values import (
+    MAX_MEMBERS as MAX_SERVICE_MEMBERS,
+)
+from mizar.transit.service_values import (
+    MAX_WEIGHT,
+    DeleteService,
+    Member,
+    MemberState,
+    PutService,
+    Service,
+)
 from mizar.transit.values import (
     MAX_GROUP_SET,
     MAX_MEMBERS,
@@ -91,6 +102,11 @@ def change(message: pb.Change) -> Change:
         case "delete_endpoint":
             key = message.delete_endpoint
             return DeleteEndpoint(vni(key.vni), addresses(key.addresses))
+        case "put_service":
+            return PutService(service(message.put_service))
+        case "delete_service":
+            key = message.delete_service
+            return DeleteService(vni(key.vni), addresses(key.addresses)[0])
         case "put_proxy":
             return PutProxy(proxy(message.put_proxy))
         case "delete_proxy":
@@ -266,7 +282,7 @@ def endpoint(message: pb.Endpoint) -> Endpoint:
     """An endpoint as its bouncers know it."""
     if len(message.mac) != 6:
         raise InvalidError(f"the MAC has {len(message.mac)} bytes; expected 6")
-    if message.mac[0] & 1 or not any(message.mac) or message.mac == ROUTER_MAC:
+    if message.mac[0] & 1 or not any(message.mac) or message.mac in (ROUTER_MAC, SERVICE_MAC):
         raise InvalidError(f"the MAC is {mac_text(message.mac)}; expected a unicast one, not the virtual router's")
     if message.tunnel not in (pb.GENEVE, pb.VXLAN):
         raise InvalidError(f"the tunnel protocol is {message.tunnel}; expected GENEVE (1) or VXLAN (2)")
@@ -277,6 +293,38 @@ def endpoint(message: pb.Endpoint) -> Endpoint:
         mac=message.mac,
         host=substrate_address(message.host, "the host"),
         tunnel=Tunnel(message.tunnel),
+    )
+
+
+def service(message: pb.Service) -> Service:
+    """A scaled endpoint and its members."""
+    if len(message.members) > MAX_SERVICE_MEMBERS:
+        raise InvalidError(f"there are {len(message.members)} members; at most {MAX_SERVICE_MEMBERS} are possible")
+    found = tuple(member(one) for one in message.members)
+    if len({one.mac for one in found}) != len(found):
+        raise InvalidError("two members have the same MAC, which could not be told from one another")
+    return Service(
+        vni(message.vni), network_id(message.network_id), addresses(message.addresses), found, message.colocated
+    )
+
+
+def member(message: pb.Member) -> Member:
+    """A member of a scaled endpoint."""
+    if len(message.mac) != 6:
+        raise InvalidError(f"the MAC of a member has {len(message.mac)} bytes; expected 6")
+    if message.tunnel not in (pb.GENEVE, pb.VXLAN):
+        raise InvalidError(f"the tunnel protocol is {message.tunnel}; expected GENEVE (1) or VXLAN (2)")
+    if not 1 <= message.weight <= MAX_WEIGHT:
+        raise InvalidError(f"the weight {message.weight} is outside of 1 to {MAX_WEIGHT}")
+    if int(message.state) not in {int(known) for known in MemberState}:
+        raise InvalidError(f"the state of a member is {message.state}; expected 1 to 4")
+    return Member(
+        addresses(message.addresses),
+        message.mac,
+        substrate_address(message.host, "a member's host"),
+        Tunnel(message.tunnel),
+        message.weight,
+        MemberState(message.state),
     )
 
 

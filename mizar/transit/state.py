@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from mizar.transit.service_values import Service, ServiceKey
 from mizar.transit.slots import Slots
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, ProxyKey, Vpc
 
@@ -29,6 +30,10 @@ class Limits:
     proxies: int = 64
     proxy_flows: int = 8192
     """Of each proxied endpoint."""
+    services: int = 512
+    members: int = 16384
+    flows: int = 262144
+    """Of scaled endpoints, shared by their VPCs."""
     group_sets: int = 16384
     learned: int = 65536
 
@@ -44,7 +49,8 @@ class State:
 
     `prefixes`, `at`, `macs` and `uids` find who has a prefix (VNI, address, length), an address (VNI, address), a MAC
     (VNI, network, MAC), and which of the addresses are of local endpoints; `proxied` which are of a proxied endpoint
-    that is carried here, by its key in `proxies`. `uses` counts who refers to a droplet (by its address) and the
+    that is carried here, by its key in `proxies`. `serving` which are of a
+    scaled endpoint, by its key in `services`. `uses` counts who refers to a droplet (by its address) and the
     endpoints of a network (by its key); `members` are the ids of a VPC's networks; `group_sets` are ids of
     groups by VNI and number of the set. `learned` is what
     the direct path found out: nothing refers to it, and it goes with whatever it refers to.
@@ -69,11 +75,15 @@ class State:
     proxied: dict[tuple[int, bytes], ProxyKey] = field(default_factory=dict)
     group_sets: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     learned: dict[tuple[int, bytes], Learned] = field(default_factory=dict)
+    services: dict[ServiceKey, Service] = field(default_factory=dict)
+    serving: dict[tuple[int, bytes], ServiceKey] = field(default_factory=dict)
     droplet_slots: Slots = field(init=False, compare=False)
     vpc_slots: Slots = field(init=False, compare=False)
     hop_slots: Slots = field(init=False, compare=False)
     endpoint_slots: Slots = field(init=False, compare=False)
     proxy_slots: Slots = field(init=False, compare=False)
+    service_slots: Slots = field(init=False, compare=False)
+    member_slots: Slots = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.count_slots()
@@ -92,6 +102,10 @@ class State:
         self.proxy_slots = Slots(
             "proxied endpoints", "--max-proxies", limits.proxies, (x.slot for x in self.proxies.values())
         )
+        services = [slot for one in self.services.values() for slot in (one.slot, one.near) if slot]
+        members = [member.slot for one in self.services.values() for member in one.members]
+        self.service_slots = Slots("scaled endpoints", "--max-services", limits.services, services)
+        self.member_slots = Slots("members", "--max-services", limits.members, members)
 
     def copy(self) -> "State":
         """A copy that later changes do not touch; the values are shared, being frozen."""
@@ -106,6 +120,8 @@ class State:
             locals=self.locals.copy(),
             proxies=self.proxies.copy(),
             proxied=self.proxied.copy(),
+            services=self.services.copy(),
+            serving=self.serving.copy(),
             group_sets=self.group_sets.copy(),
             learned=self.learned.copy(),
         )

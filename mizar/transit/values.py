@@ -12,6 +12,7 @@ from enum import IntEnum, IntFlag
 from mizar.model.addresses import mac_text, text_of
 from mizar.transit.guest.lease import NO_SETTINGS, Settings
 from mizar.transit.hopset import PLACES
+from mizar.transit.service_values import DeleteService, PutService
 from mizar.transit.workloads import Workload
 
 MAX_VNI = (1 << 24) - 1
@@ -389,7 +390,9 @@ class DeletePeering:
 
 
 Change = (
-    PutDroplet
+    PutService
+    | DeleteService
+    | PutDroplet
     | DeleteDroplet
     | PutVpc
     | DeleteVpc

@@ -508,6 +508,12 @@ SEPARATE = {
     "OUTER_EXTENSION": "test_ipv6_substrate.py",
     "NO_COMMON_FAMILY": "test_ipv6_substrate.py",
 } | {f"PROXY_{name}": "test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}
+SEPARATE |= {
+    "SERVICE_WITHOUT_MEMBER": "test_services.py",
+    "MEMBER_UNKNOWN": "test_services.py",
+    "SERVICE_PROTOCOL": "test_services.py",
+    "FLOW_TABLE_FULL": "test_services.py",
+}
 
 
 def test_every_reason_is_provoked() -> None:

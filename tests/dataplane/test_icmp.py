@@ -112,7 +112,7 @@ def test_a_bouncer_tells_the_sender(droplet: Testbed, family: int, kind: str) ->
     result = droplet.transit(
         tunnel(kind, sent, src=BOUNCER, options=b"" if kind == "vxlan" else option(0x0102, 1, b"text"))
     )
-    told = time_exceeded(family, sent.payload, FRONT.gateway(family), R, ROUTER_MAC, R.mac)
+    told = time_exceeded(family, sent.payload, FRONT.gateway(family), R, SERVICE_MAC, R.mac)
     told.payload.ttl = told.payload.hlim = 63
     expected = tunnel(kind, bytes(Ether(bytes(told))), src=ME, dst=HOST)
     assert (result.retval, result.frame) == (XDP_TX, expected)
@@ -177,7 +177,7 @@ def test_a_bouncer_tells_what_fits(droplet: Testbed, family: int, options: bytes
         about.ttl = 63
     else:
         about.hlim = 63
-    told = error(family, about, FRONT.gateway(family), R, ROUTER_MAC, R.mac, mtu=1400 - OVERHEAD - len(options))
+    told = error(family, about, FRONT.gateway(family), R, SERVICE_MAC, R.mac, mtu=1400 - OVERHEAD - len(options))
     told.payload.ttl = told.payload.hlim = 63
     assert (result.retval, result.frame) == (XDP_TX, tunnel("geneve", told, src=ME, dst=HOST))
 

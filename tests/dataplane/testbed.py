@@ -73,6 +73,14 @@ SIZES = {
     "proxy_usage": 4,
     "proxy_ended": 4,
     "proxy_embryos": 256,
+    "services": 8,
+    "service_notes": 8,
+    "members": 16,
+    "member_notes": 16,
+    "member_slots": 16,
+    "flows": 1024,
+    "flow_budgets": 16,
+    "flow_counts": 16,
 }
 TUNNEL_NUMBERS = {"geneve": 1, "vxlan": 2}
 
@@ -123,17 +131,17 @@ class Testbed:
             tables.identities,
             tables.agent_options,
             tables.proxy_flows,
+            tables.member_slots,
+            tables.flows,
         )
         for table in hashes:
             table.delete_many([key for key, _ in table.items()])
         tables.proxy_ended.put(PROXY_SLOT, 0)
-        for array in (
-            tables.hop_sets,
-            tables.droplets,
-            tables.droplet_switches,
-            tables.proxies,
-            tables.proxy_usage,
-        ):
+        arrays = (
+            tables.hop_sets, tables.droplets, tables.droplet_switches, tables.proxies, tables.proxy_usage,
+            tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
+        )  # fmt: skip
+        for array in arrays:
             for slot, value in list(array.items()):
                 if any(any(v) if isinstance(v, (bytes, tuple)) else v for v in value.values()):
                     array.put(slot, {})

@@ -16,7 +16,8 @@ from mizar.oracle.agent import agent
 from mizar.oracle.outcome import Outcome, Verdict
 from mizar.oracle.tables import Droplet
 from mizar.oracle.transit import transit
-from tests.oracle.droplets import Draw, droplets
+from tests.oracle.draws import Draw
+from tests.oracle.droplets import droplets
 from tests.oracle.havoc import variants
 from tests.oracle.packets import agent_frames, tunnel_frames
 from tests.oracle.real import RealDroplet

@@ -8,16 +8,15 @@ longest prefix wins. The endpoint under test sends at interface 1, the loopback 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
 
 from hypothesis import strategies as st
 
-from mizar.oracle.tables import PLACES, Agent, Droplet, Endpoint, HopSet, Leg, Network, Tunnel, Vpc
+from mizar.oracle.tables import PLACES, Agent, Droplet, Endpoint, HopSet, Leg, Network, Service, Tunnel, Vpc
 from tests.oracle.build import option, ours
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
+from tests.oracle.draws import Draw
+from tests.oracle.services import SERVICE_HOST, flow_tables, services
 
 
 def packed(text: str) -> bytes:
@@ -157,4 +156,48 @@ def droplets(draw: Draw) -> Droplet:
     identities = {(RED, TENANT, VPC_ID): GREEN} if mostly(draw) else {}
     mtus = {to: draw(path_mtus) for to in KNOWN}
     down = frozenset(draw(downs))
-    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus)
+    scaled: dict[tuple[int, bytes], Service] = {}
+    for vni in draw(st.lists(st.sampled_from(VNIS), max_size=2, unique=True)):
+        scaled |= draw(scaled_endpoints(vni, ends, sender, bouncers))
+    flows = draw(flow_tables(scaled, sender.get(1)))
+    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, flows=flows)
+
+
+@st.composite
+def scaled_endpoints(
+    draw: Draw,
+    vni: int,
+    ends: dict[tuple[int, bytes], Endpoint],
+    sender: dict[int, Agent],
+    bouncers: dict[tuple[int, int], HopSet],
+) -> dict[tuple[int, bytes], Service]:
+    """A service of a VPC, put into `ends` under its addresses; the agents of its members here come to `sender`."""
+    number = draw(st.sampled_from(NUMBERS))
+    rows = {
+        200 * NUMBERS.index(row.network) + at[-1]: (at, row)
+        for (of, at), row in ends.items()
+        if of == vni and row.service is None and (row.ifindex or row.host != ME)
+    }
+    own = sender.get(1)
+    of_vpc = own if own is not None and own.vni == vni else None
+    service = draw(services({name: row for name, (_, row) in rows.items()}, ME, of_vpc))
+    for member in service.members:
+        if member.endpoint.ifindex == 1 and of_vpc is not None:
+            sender[1] = replace(of_vpc, member=True)
+        elif member.endpoint.ifindex and mostly(draw):
+            agent = agent_of(vni, member.endpoint, draw(families))
+            sender[member.endpoint.ifindex] = replace(agent, bouncers=bouncers[vni, agent.network])
+    row = Endpoint(number, bytes(6), b"", draw(tunnels), service=service)
+    found = {(vni, address(family, number, SERVICE_HOST)): service for family in (4, 6)}
+    ends.update(dict.fromkeys(found, row))
+    return found
+
+
+def agent_of(vni: int, endpoint: Endpoint, present: tuple[int, ...]) -> Agent:
+    """The agent of an endpoint of this droplet, which matters to services alone: its addresses."""
+    host = endpoint.mac[-1]
+    legs = {
+        family: Leg(address(family, endpoint.network, host), address(family, endpoint.network, GATEWAY), 24)
+        for family in present
+    }
+    return Agent(endpoint.uid, vni, endpoint.network, endpoint.mac, ipv4=legs.get(4), ipv6=legs.get(6), member=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.oracle.droplets import BOUNCER, Draw, mostly, packed
+from tests.oracle.draws import Draw
+from tests.oracle.droplets import BOUNCER, mostly, packed
 
 ODD_TTLS = (1, 0, 2, 255)
 ODD_IPV4: list[tuple[str, Any]] = [

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mizar.model.addresses import to_mapped as mapped
 from mizar.oracle.tables import Droplet
 from tests.oracle import build
+from tests.oracle.draws import Draw
 from tests.oracle.droplets import (
     BLUE,
     BOUNCER,
@@ -26,7 +27,6 @@ from tests.oracle.droplets import (
     RED,
     STRANGER,
     UNRESOLVED,
-    Draw,
     address,
     mac_of,
     mostly,
@@ -36,6 +36,7 @@ from tests.oracle.oddities import ODD_IPV4, ODD_IPV6, ODD_ND_OPTIONS, ODD_OUTER,
 from tests.oracle.substrates import addresses_between
 
 BROADCAST = b"\xff" * 6
+SERVICE_MAC = bytes.fromhex("024d5a000002")
 MACS = (build.ROUTER, mac_of(1, 11), mac_of(2, 12), BROADCAST, bytes.fromhex("333300000001"), bytes(6))
 EVERYWHERE: dict[int, list[bytes]] = {
     family: [address(family, number, host) for number in NUMBERS for host in (GATEWAY, *HOSTS, GHOST)]
@@ -170,6 +171,23 @@ def configuration(draw: Draw, own_mac: bytes, own: dict[int, bytes], family: int
 
 
 @st.composite
+def errors(draw: Draw, family: int, src: bytes, dst: bytes) -> tuple[int, bytes]:
+    """An ICMP error about a packet that went the other way, as a rule: protocol, message."""
+    protocol = either(draw, draw(st.sampled_from([6, 17])), [1, 58, 50])
+    transport = either(draw, b"\x0f\xa2\x00\x50", [b"\x00\x50\x0f\xa2"]) + bytes([0, 7, 0, 7])
+    transport = transport[: either(draw, 8, [3, 7])]
+    first, second = either(draw, (dst, src), [(src, dst), (dst, dst)])
+    if family == 4:
+        about = build.ipv4(first, second, protocol, transport, fragment=either(draw, 0x4000, [0x2000, 0x00B9]))
+        kind = draw(st.sampled_from([3, 3, 11, 12, 4, 5]))
+        message = bytes([kind, 3, 0, 0]) + bytes(4) + about
+        return 1, message[:2] + build.summed(message).to_bytes(2, "big") + message[4:]
+    about = build.ipv6(first, second, protocol, transport)
+    kind = draw(st.sampled_from([1, 2, 3, 4, 5, 100]))
+    return 58, build.icmpv6(src, dst, bytes([kind, 0, 0, 0]) + bytes(4) + about)
+
+
+@st.composite
 def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]]) -> bytes:
     """What an endpoint with this MAC and these addresses sends, now and then under another name."""
     own_mac, own_addresses = own
@@ -179,8 +197,8 @@ def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]])
         draw, own_addresses.get(family, EVERYWHERE[family][1]), [EVERYWHERE[family][2], *SPECIAL[family]]
     )
     dst: bytes = draw(st.sampled_from((reachable or EVERYWHERE[family]) * 9 + EVERYWHERE[family] + SPECIAL[family]))
-    src_mac = either(draw, own_mac, [build.ROUTER, build.ROUTER, mac_of(9, 9)])
-    dst_mac: bytes = either(draw, build.ROUTER, MACS)
+    src_mac = either(draw, own_mac, [build.ROUTER, build.ROUTER, SERVICE_MAC, mac_of(9, 9)])
+    dst_mac: bytes = either(draw, build.ROUTER, [*MACS, *(row.mac for row in here.endpoints.values())])
     what: str = draw(
         st.sampled_from(["udp", "tcp", "echo", "discovery", "udp", "tcp", "echo", "other", "discovery", "noise", "ask"])
     )
@@ -200,17 +218,19 @@ def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]])
     protocols = {"udp": 17, "tcp": 6, "echo": 1 if family == 4 else 58}
     protocol: int = protocols[what] if what in protocols else draw(st.sampled_from([0, 44, 50, 58, 1]))
     if what in ("udp", "tcp"):
-        sport, dport = draw(st.integers(0, 0xFFFF)), 4002
+        sport, dport = draw(st.one_of(st.just(80), st.integers(0, 0xFFFF))), 4002
         if what == "udp":
             body = build.udp(sport, dport, body)
         else:
-            words, flags = either(draw, None, [0, 4, 5, 6, 15]), draw(st.sampled_from([0x10, 0x02, 0x12, 0xC2]))
+            words, flags = either(draw, None, [0, 4, 5, 6, 15]), draw(st.sampled_from([0x10, 0x02, 0x12, 0xC2, 0x11]))
             body = build.tcp(sport, dport, flags, draw(tcp_options), words) + body
     elif what == "echo":
         kind = either(draw, 8 if family == 4 else 128, [0, 129, 3])
         check = either(draw, None, [0, 0xFFFF, 0xF7FF])
         body = build.echo(kind, either(draw, 0, [1]), body, check)
         body = body if family == 4 else build.icmpv6(src, dst, body, check)
+    if draw(st.sampled_from([False] * 7 + [True])):
+        protocol, body = draw(errors(family, src, dst))
     ttl: int = either(draw, 64, ODD_TTLS)
     if family == 4:
         fields = {"ttl": ttl, "fragment": either(draw, 0x4000, [0x2000, 0x00B9])} | draw(oddities(ODD_IPV4))

@@ -16,7 +16,8 @@ from mizar.oracle.fleet import Fleet
 from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet, Leg, Network, Tunnel, Vpc, in_prefix
 from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
 from mizar.planner.facts import EndpointFact, PeeringFact, PeeringSide, VpcFact
-from tests.oracle.droplets import Draw, even, mac_of
+from tests.oracle.draws import Draw
+from tests.oracle.droplets import even, mac_of
 from tests.unit.planner.world import AROUND, World, droplet, endpoint, network
 
 NAMES = ("d1", "d2", "d3", "d4", "f1")

@@ -19,7 +19,8 @@ from mizar.model.addresses import to_mapped
 from mizar.oracle.icmp import TOLD
 from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
 from mizar.oracle.substrate import address_to
-from mizar.oracle.tables import Droplet, HopSet, Tunnel
+from mizar.oracle.tables import Droplet, Endpoint, HopSet, Tunnel
+from tests.oracle.real_services import RealServices
 
 SIZES = {
     "endpoints": 256,
@@ -41,6 +42,14 @@ SIZES = {
     "proxy_usage": 8,
     "proxy_ended": 8,
     "proxy_embryos": 512,
+    "services": 16,
+    "service_notes": 16,
+    "members": 32,
+    "member_notes": 32,
+    "member_slots": 32,
+    "flows": 4096,
+    "flow_budgets": 16,
+    "flow_counts": 16,
 }
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
@@ -48,6 +57,7 @@ DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES = 1, 1, 2, 0x100, 0x
 ACTIONS = {"vpc": 1, "blackhole": 2}
 NEEDS_IDENTITY = 1
 LEARNED, ENDPOINT_GONE = 8, 4
+SCALED, MEMBER = 16, 32
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
 TC_SHOT, TC_REDIRECT = 2, 7
@@ -85,6 +95,10 @@ class RealDroplet:
         self.programs = load(config, max_entries=SIZES, objects=objects)
         self.tables = Tables.of(self.programs.maps)
         self.traps = EventReader(self.programs.maps["traps"], "trap")
+        tables = self.tables
+        self.arrays = (
+            tables.hop_sets, tables.droplets, tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
+        )  # fmt: skip
         self.written: list[tuple[Any, Any]] = []
         self.forget()
 
@@ -96,11 +110,13 @@ class RealDroplet:
     def forget(self) -> None:
         """Empties all tables."""
         for table, key in self.written:
-            if table in (self.tables.hop_sets, self.tables.droplets):
+            if table in self.arrays:
                 table.put(key, {})
             else:
                 table.delete(key)
         self.written = []
+        self.tables.flows.delete_many([key for key, _ in self.tables.flows.items()])
+        self.services = RealServices(self)
         self.droplet_slots, self.vpc_slots, self.uid_slots, self.sets = Slots(), Slots(), Slots(), Slots()
 
     def write(self, table: Any, key: Any, value: Any) -> None:
@@ -141,21 +157,28 @@ class RealDroplet:
             self.write(tables.networks, network_key(vni, to_mapped(prefix), length), value)
         self.fill_endpoints(here)
         self.fill_agents(here)
+        self.services.write_flows(here.flows)
 
     def fill_endpoints(self, here: Droplet) -> None:
         """The endpoints that it knows. (A returned frame changes one.)"""
         for (vni, address), endpoint in here.endpoints.items():
-            value = {
-                "droplet": self.droplet_slots.of(endpoint.host),
-                "ifindex": endpoint.ifindex,
-                "slot": self.uid_slots.of(endpoint.uid) if endpoint.ifindex else 0,
-                "vpc_slot": self.vpc_slots.of(vni),
-                "network": self.sets.of((vni, endpoint.network)),
-                "mac": endpoint.mac,
-                "tunnel": TUNNELS[endpoint.tunnel],
-                "flags": endpoint.learned * LEARNED + endpoint.gone * ENDPOINT_GONE,
-            }
+            value = self.endpoint_value(vni, endpoint)
+            if endpoint.service is not None:
+                value |= {"droplet": 0, "slot": self.services.write(vni, endpoint.service), "flags": SCALED}
             self.write(self.tables.endpoints, {"vni": vni, "addr": to_mapped(address)}, value)
+
+    def endpoint_value(self, vni: int, endpoint: Endpoint) -> dict[str, Any]:
+        """An endpoint as `endpoints` and `members` hold it."""
+        return {
+            "droplet": self.droplet_slots.of(endpoint.host) if endpoint.host else 0,
+            "ifindex": endpoint.ifindex,
+            "slot": self.uid_slots.of(endpoint.uid) if endpoint.ifindex else 0,
+            "vpc_slot": self.vpc_slots.of(vni),
+            "network": self.sets.of((vni, endpoint.network)),
+            "mac": endpoint.mac,
+            "tunnel": TUNNELS[endpoint.tunnel],
+            "flags": endpoint.learned * LEARNED + endpoint.gone * ENDPOINT_GONE,
+        }
 
     def fill_agents(self, here: Droplet) -> None:
         """The agents of the droplet's endpoints."""
@@ -174,6 +197,7 @@ class RealDroplet:
                 "group_set": agent.group_set,
                 "option_bytes": len(agent.options),
                 "option_flags": NEEDS_IDENTITY if agent.needs_identity else 0,
+                "flags": MEMBER if agent.member else 0,
             }
             for (to, length), action in agent.routes.items():
                 table = self.sets.of((agent.vni, agent.network)) << 1 | (len(to) == 16)
@@ -219,7 +243,9 @@ class RealDroplet:
             assert (note["ifindex"], note["vni"], note["slot"]) == (UPLINK, 0, 0)
             return Verdict.SEND, None
         assert note["magic"] == MAGIC
-        return Verdict.DELIVER, Handover(note["ifindex"], note["vni"], self.uid_slots.name(note["slot"]))
+        assert note["flags"] in (0, 1)
+        uid = self.uid_slots.name(note["slot"])
+        return Verdict.DELIVER, Handover(note["ifindex"], note["vni"], uid, bool(note["flags"]))
 
     def agent(self, ifindex: int, frame: bytes, segments: int = 1, *, counting: bool = True) -> Outcome:
         """Runs the agent on a frame from an endpoint. A redirect's target cannot be seen: SEND stands for all."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mizar.oracle.fleet import Way
 from tests.oracle.differential import Arrival, can_run, visible
-from tests.oracle.droplets import Draw
+from tests.oracle.draws import Draw
 from tests.oracle.planned import DAEMONS, Planned, fleets, mac_on_substrate, plan
 from tests.oracle.real import RealDroplet
 from tests.oracle.traffic import hostile, sent

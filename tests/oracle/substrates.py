@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mizar.oracle.tables import Droplet, HopSet
+from mizar.oracle.tables import Droplet, Endpoint, Flows, HopSet, Member, Service
 from tests.oracle.droplets import ME, MY_MAC, UNLISTED, UNRESOLVED, packed
 from tests.oracle.real import RealDroplet
 
@@ -44,6 +44,21 @@ def move(here: Droplet, substrate: str) -> Droplet:
     def hops(members: HopSet) -> HopSet:
         return tuple(name(member) if member else None for member in members)
 
+    moved: dict[Service, tuple[Service, dict[Member, Member]]] = {}
+
+    def service(old: Service) -> Service:
+        if old not in moved:
+            members = {m: replace(m, endpoint=replace(m.endpoint, host=name(m.endpoint.host))) for m in old.members}
+            moved[old] = replace(old, members=tuple(members.values())), members
+        return moved[old][0]
+
+    def endpoint(row: Endpoint) -> Endpoint:
+        return replace(row, service=service(row.service)) if row.service else replace(row, host=name(row.host))
+
+    endpoints = {key: endpoint(row) for key, row in here.endpoints.items()}
+    members = {before: after for _, found in moved.values() for before, after in found.items()}
+    flows = Flows(here.flows.room)
+    flows.update({key: members[value] if isinstance(value, Member) else value for key, value in here.flows.items()})
     known = {address: addresses_of(address, substrate) for address in here.droplets}
     own = addresses_of(here.address, substrate)
     sizes = {len(one) for one in own}
@@ -59,7 +74,8 @@ def move(here: Droplet, substrate: str) -> Droplet:
         addresses6={found[0]: found[1] for found in known.values() if len(found) == 2},
         vpcs={vni: replace(row, dividers=hops(row.dividers)) for vni, row in here.vpcs.items()},
         networks={key: replace(row, bouncers=hops(row.bouncers)) for key, row in here.networks.items()},
-        endpoints={key: replace(row, host=name(row.host)) for key, row in here.endpoints.items()},
+        endpoints=endpoints,
+        flows=flows,
         down=frozenset(name(address) for address in here.down),
         agents={index: replace(row, bouncers=hops(row.bouncers)) for index, row in here.agents.items()},
     )

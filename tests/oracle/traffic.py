@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mizar.oracle.fleet import Way
 from mizar.planner.facts import EndpointFact
 from tests.oracle import build
-from tests.oracle.droplets import Draw
+from tests.oracle.draws import Draw
 from tests.oracle.packets import mangled
 from tests.oracle.planned import TUNNELS, VNIS, Planned, mac_on_substrate
 

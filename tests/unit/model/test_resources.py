@@ -77,6 +77,9 @@ def test_a_dump_is_camel_case_and_omits_what_is_not_set() -> None:
         "droplet": "d1",
         "addresses": [],
         "grants": [],
+        "members": [],
+        "selector": {},
+        "selection": "hash",
         "mac": "02:ab:00:00:00:01",
         "tunnelProtocol": "vxlan",
     }

@@ -22,9 +22,23 @@ SCHEMA = {
     "proxy_ended": (None, None),
     "proxy_flows": ("proxy_flow_key", "proxy_flow"),
     "agent_options": (None, "agent_options"),
+    "services": (None, "service"),
+    "service_notes": (None, "service_note"),
+    "members": (None, "endpoint"),
+    "member_notes": (None, "member_note"),
+    "member_slots": ("member_key", None),
+    "flows": ("flow_key", "flow"),
+    "flow_budgets": (None, "flow_budget"),
+    "flow_counts": (None, "flow_count"),
     "group_sets": ("group_set_key", "group_set"),
 }
-ARRAYS = {"hop_sets", "droplets", "proxies", "proxy_usage", "proxy_ended"}
+ARRAYS = {"services", "service_notes", "members", "member_notes", "flow_budgets", "flow_counts"} | {
+    "hop_sets",
+    "droplets",
+    "proxies",
+    "proxy_usage",
+    "proxy_ended",
+}
 
 
 class FakeMaps:

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns the choice of a scaled endpoint's member: once per packet, by the first droplet that knows the service. A flow stays
+ * where it is; a new one goes where the service's table says. The packet is left as it is: the member's host translates.
+ */
+#ifndef MIZAR_CHOOSE_H
+#define MIZAR_CHOOSE_H
+#include "flow.h"
+#include "health.h"
+#include "locate.h"
+#include "service_work.h"
+
+enum choosing {
+	CHOOSE_TRIES = 8,	/* places looked at when members are down that the table still names */
+};
+
+static __always_inline struct endpoint *member_at(uint32_t slot)
+{
+	return slot ? bpf_map_lookup_elem(&members, &slot) : NULL;
+}
+
+/* Whether a member may get a new flow. */
+static __always_inline bool takes_new(const struct endpoint *member)
+{
+	return member->droplet && !(member->flags & (MEMBER_DRAINING | MEMBER_DOWN)) && !is_down(member->droplet);
+}
+
+/* Whether a flow may stay: a connection outlives a failed check, and draining; what has no connection needs an answer. */
+static __always_inline bool keeps(const struct endpoint *member, const struct flow *flow, const struct transport *t)
+{
+	if (!member->droplet || !same_mac(member->mac, flow->mac) || is_down(member->droplet))
+		return false;
+	if (t->syn)
+		return takes_new(member);
+	return t->protocol == IPPROTO_TCP || !(member->flags & MEMBER_DOWN);
+}
+
+/* By the table. The hash is mixed anew for each try, so that the flows of a member that is down spread over all others. */
+static __always_inline struct endpoint *choose_by_hash(const struct service *service, uint64_t hash, uint32_t *slot)
+{
+	for (int i = 0; i < CHOOSE_TRIES; i++) {
+		uint32_t place = (uint64_t)(uint32_t)hash * SERVICE_PLACES >> 32;
+		struct endpoint *member;
+
+		*slot = service->place[place];
+		member = member_at(*slot);
+		if (member && takes_new(member))
+			return member;
+		hash = mix(hash + 1);
+	}
+	return NULL;
+}
+
+/* The member of work->service. `here`: asked by an agent, for which members on this droplet may come first. */
+static __always_inline __must_check enum drop_reason choose_member(struct cursor cursor, const struct inner *inner,
+								   bool here, struct service_work *work)
+{
+	const struct packet *packet = &work->packet;
+	struct flow_key *key = &work->key;
+	struct transport *t = &work->transport;
+	uint32_t service_slot = work->service;
+	struct endpoint *member = NULL;
+	struct service *service;
+	struct flow *flow;
+
+	if (!parse_transport(cursor, packet, inner, true, t))
+		return REASON_SERVICE_PROTOCOL;
+	make_key(key, packet->to.vni, FLOW_CHOICE, packet->to.addr, t);
+	flow = bpf_map_lookup_elem(&flows, key);
+	if (flow) {
+		member = member_at(flow->member);
+		if (member && keeps(member, flow, t)) {
+			if (!t->error)
+				touch_flow(flow, t);
+			work->member = flow->member;
+			return REASON_NONE;
+		}
+	}
+	service = bpf_map_lookup_elem(&services, &service_slot);
+	if (service && here && service->near) {
+		service_slot = service->near;
+		service = bpf_map_lookup_elem(&services, &service_slot);
+	}
+	member = service ? choose_by_hash(service, flow_hash(key), &work->member) : NULL;
+	if (!member)
+		return REASON_SERVICE_WITHOUT_MEMBER;
+	if (flow) {
+		flow->member = work->member;
+		copy_mac(flow->mac, member->mac);
+		touch_flow(flow, t);
+	} else if (!t->error) {
+		work->flow = (struct flow){ .member = work->member };
+		copy_mac(work->flow.mac, member->mac);
+		if (!insert_flow(key, &work->flow, packet->vpc_slot, t))
+			count_unsticky(packet);
+	}
+	return REASON_NONE;
+}
+
+/* On to the member that was chosen, of a packet that stays addressed to its service. */
+static __always_inline __must_check enum drop_reason route_to_member(uint32_t slot, struct route *route)
+{
+	struct endpoint *member = member_at(slot);
+
+	if (!member)
+		return REASON_SERVICE_WITHOUT_MEMBER;
+	route->endpoint = member;
+	route->droplet = member->droplet;
+	route->step = member->ifindex ? STEP_DELIVER : STEP_BOUNCE;
+	return REASON_NONE;
+}
+
+/*
+ * Transit's choice. A function of its own for the verifier, which then looks at it once and not once for each way on which
+ * Transit XDP may come here.
+ */
+__attribute__((noinline)) int choose_for_transit(struct xdp_md *ctx)
+{
+	struct service_work *work = service_work();
+	struct inner inner = {};
+	struct cursor cursor;
+
+	if (!work || !resume(work, (void *)(long)ctx->data, (void *)(long)ctx->data_end, &cursor, &inner))
+		return REASON_INNER_TRUNCATED;
+	return choose_member(cursor, &inner, false, work);
+}
+
+/* The agent's. */
+__attribute__((noinline)) int choose_for_agent(struct __sk_buff *skb)
+{
+	struct service_work *work = service_work();
+	struct inner inner = {};
+	struct cursor cursor;
+
+	if (!work || !resume(work, (void *)(long)skb->data, (void *)(long)skb->data_end, &cursor, &inner))
+		return REASON_INNER_TRUNCATED;
+	return choose_member(cursor, &inner, true, work);
+}
+
+/* The member that another droplet chose: it lives here, or the packet ends here. */
+static __always_inline __must_check enum drop_reason find_member(const struct inner *inner, struct route *route)
+{
+	struct member_key key = { .service = route->endpoint->slot };
+	struct endpoint *member;
+	uint32_t *slot;
+
+	copy_mac(key.mac, inner->eth->h_dest);
+	slot = bpf_map_lookup_elem(&member_slots, &key);
+	member = slot ? member_at(*slot) : NULL;
+	if (!member || !member->ifindex)
+		return REASON_MEMBER_UNKNOWN;
+	route->endpoint = member;
+	route->step = STEP_DELIVER;
+	return REASON_NONE;
+}
+#endif

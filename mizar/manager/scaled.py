@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scaled endpoints: which endpoints are their members now, and what a manifest may ask for.
+
+Owned by mizar.manager.fleet, which asks here whose tables change with an endpoint; the checks are called by intake. A
+change of one endpoint looks at the services of its VPC, never at all endpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mizar.manager.registry import Item, Registry
+from mizar.model.errors import Problem
+from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
+from mizar.model.scaled import MOST_MEMBERS, MemberSpec, matches
+from mizar.planner.facts import MemberFact, ServiceFact, endpoint_fact
+
+Find = Callable[[Ref], Resource | None]
+
+
+class Services:
+    """The scaled endpoints of all VPCs, and the endpoints that their selectors match."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._of_vpc: dict[Ref, dict[str, Item]] = {}
+        self._matched: dict[str, dict[str, Item]] = {}
+
+    def put(self, item: Item) -> None:
+        """A scaled endpoint comes or changes."""
+        endpoint = _endpoint(item)
+        vpc = vpc_of(self._registry_find, endpoint)
+        if vpc is None:
+            return
+        self._of_vpc.setdefault(vpc.ref, {})[item.uid] = item
+        found = self._matched[item.uid] = {}
+        if endpoint.spec.selector:
+            for other in self._endpoints_of(vpc):
+                if self._selects(endpoint, other):
+                    found[other.uid] = other
+
+    def remove(self, item: Item) -> None:
+        """A scaled endpoint goes."""
+        for services in self._of_vpc.values():
+            services.pop(item.uid, None)
+        self._matched.pop(item.uid, None)
+
+    def touched_by(self, item: Item) -> list[Item]:
+        """The scaled endpoints whose members change with this endpoint: it came, changed or goes."""
+        endpoint = _endpoint(item)
+        vpc = vpc_of(self._registry_find, endpoint)
+        found = []
+        for service in self._of_vpc.get(vpc.ref, {}).values() if vpc else ():
+            spec, matched = _endpoint(service).spec, self._matched[service.uid]
+            was = matched.pop(item.uid, None) is not None
+            if not item.deleting and self._selects(_endpoint(service), item):
+                matched[item.uid] = item
+            named = service.resource.tenant == item.resource.tenant and any(
+                member.endpoint == item.resource.name for member in spec.members
+            )
+            if (was or named or item.uid in matched) and not service.deleting:
+                found.append(service)
+        return found
+
+    def fact(self, item: Item) -> ServiceFact | None:
+        """What the planner has to know of a scaled endpoint."""
+        endpoint = _endpoint(item)
+        network = self._registry_find(Ref("Network", endpoint.tenant, endpoint.spec.network))
+        vpc = vpc_of(self._registry_find, endpoint)
+        if not isinstance(network, Network) or vpc is None:
+            return None
+        own = endpoint_fact(endpoint, network, vpc)
+        members = tuple(
+            MemberFact(found.uid, spec.weight, spec.drain) for spec, found in self.members(item) if found is not None
+        )
+        colocated = endpoint.spec.selection.value == "colocated"
+        return ServiceFact(own.uid, own.vni, own.network_id, own.addresses, colocated, members)
+
+    def members(self, item: Item) -> Iterator[tuple[MemberSpec, Item | None]]:
+        """Its members in order, those that are named first; None where there is no such endpoint (any more)."""
+        endpoint, seen = _endpoint(item), set()
+        for spec in endpoint.spec.members:
+            found = self._registry.find(Ref("Endpoint", endpoint.tenant, spec.endpoint))
+            found = None if found is None or found.deleting else found
+            seen.add(found.uid if found else "")
+            yield spec, found
+        for other in list(self._matched.get(item.uid, {}).values())[: MOST_MEMBERS - len(seen)]:
+            if other.uid not in seen and not other.deleting:
+                yield MemberSpec(endpoint=other.resource.name), other
+
+    def told(self, item: Item) -> dict[str, Any]:
+        """What the status of a scaled endpoint says of its members."""
+        rows = []
+        for spec, found in self.members(item):
+            state = "absent" if found is None else "draining" if spec.drain else "healthy"
+            addresses = list(_endpoint(found).status.addresses) if found else []
+            rows.append({"endpoint": spec.endpoint, "weight": spec.weight, "state": state, "addresses": addresses})
+        ready = sum(row["state"] == "healthy" for row in rows)
+        return {"members": rows, "ready": f"{ready}/{len(rows)}"}
+
+    def _selects(self, service: Endpoint, item: Item) -> bool:
+        endpoint = _endpoint(item)
+        return (
+            endpoint.spec.type == "simple"
+            and endpoint.tenant == service.tenant
+            and matches(service.spec.selector, endpoint.metadata.labels)
+            and families(service.status.addresses) <= families(endpoint.status.addresses)
+        )
+
+    def _endpoints_of(self, vpc: VPC) -> Iterator[Item]:
+        item = self._registry.find(vpc.ref)
+        for network in self._registry.children(item) if item else ():
+            for endpoint in self._registry.children(network):
+                if isinstance(endpoint.resource, Endpoint) and not endpoint.deleting:
+                    yield endpoint
+
+    def _registry_find(self, ref: Ref) -> Resource | None:
+        item = self._registry.find(ref)
+        return item.resource if item else None
+
+
+def vpc_of(find: Find, endpoint: Endpoint) -> VPC | None:
+    """The VPC that an endpoint is in."""
+    network = find(Ref("Network", endpoint.tenant, endpoint.spec.network))
+    vpc = find(Ref("VPC", network.tenant, network.spec.vpc)) if isinstance(network, Network) else None
+    return vpc if isinstance(vpc, VPC) else None
+
+
+def families(addresses: tuple[str, ...]) -> set[bool]:
+    """Of addresses or prefixes as text: whether each is IPv6."""
+    return {":" in text for text in addresses}
+
+
+def problems_of(find: Find, service: Endpoint, network: Network) -> list[Problem]:
+    """What speaks against the members that a scaled endpoint names."""
+    found = []
+    vpc = vpc_of(find, service)
+    needed = families(service.spec.addresses or network.spec.cidrs)
+    seen: set[str] = set()
+    for place, member in enumerate(service.spec.members):
+        field, ref = f"spec.members[{place}].endpoint", Ref("Endpoint", service.tenant, member.endpoint)
+        other = find(ref)
+        message = ""
+        if member.endpoint in seen:
+            message = f"{member.endpoint} is a member already"
+        elif ref == service.ref:
+            message = "a scaled endpoint cannot be a member of itself"
+        elif not isinstance(other, Endpoint):
+            message = f"there is no {ref}"
+        elif other.spec.type != "simple":
+            message = f"{ref} is of type {other.spec.type}; expected a simple endpoint"
+        elif vpc is None or vpc_of(find, other) != vpc:
+            message = f"{ref} is in another VPC"
+        elif not needed <= families(other.status.addresses):
+            message = f"{ref} lacks an address of a family that the scaled endpoint has"
+        if message:
+            found.append(Problem(message, field, str(service.ref)))
+        seen.add(member.endpoint)
+    return found
+
+
+def _endpoint(item: Item) -> Endpoint:
+    assert isinstance(item.resource, Endpoint)
+    return item.resource

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a droplet holds of a scaled endpoint, as frozen values. Made by `requests` and `services`; see `values`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mizar.transit.values import Tunnel
+
+MAX_MEMBERS = 128
+MAX_WEIGHT = 1000
+
+ServiceKey = tuple[int, bytes]
+"""VPC and first address."""
+
+
+class MemberState(IntEnum):
+    """What a member may get. As member_note.state in contracts/dataplane.h."""
+
+    HEALTHY = 1
+    DRAINING = 2
+    UNKNOWN = 3
+    DOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An endpoint that takes a part of a service's flows. `slot` is this daemon's; 0 in a request."""
+
+    addresses: tuple[bytes, ...]
+    mac: bytes
+    host: bytes
+    tunnel: Tunnel
+    weight: int
+    state: MemberState
+    slot: int = 0
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether it may get a new flow."""
+        return self.state is MemberState.HEALTHY
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A scaled endpoint: its addresses (IPv4 first) and its members, each once. Slots are 0 in a request.
+
+    `near` is the slot of the table of members on this droplet, for agents; 0 where it is not colocated.
+    """
+
+    vni: int
+    network_id: int
+    addresses: tuple[bytes, ...]
+    members: tuple[Member, ...]
+    colocated: bool = False
+    slot: int = 0
+    near: int = 0
+
+    @property
+    def key(self) -> ServiceKey:
+        """What names it on a droplet."""
+        return self.vni, self.addresses[0]
+
+    def same(self, asked: Service) -> bool:
+        """Whether this is what a request asks for."""
+        bare = tuple(replace(member, slot=0) for member in self.members)
+        return replace(self, members=bare, slot=0, near=0) == asked
+
+
+@dataclass(frozen=True, slots=True)
+class PutService:
+    """Change: a scaled endpoint and its members."""
+
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteService:
+    """Change: a scaled endpoint is gone."""
+
+    vni: int
+    address: bytes

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scaled endpoints on this droplet: planning of their entries, and finding them again in the maps.
+
+`ServicePlan` is a part of `batch.Plan`; `implied` and `read_services` of `readback`. A member that lives here leads to
+its interface: it follows what attaches and detaches. It must never do I/O but read.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mizar.kernel.layout import constant
+from mizar.model.addresses import from_mapped, mac_text, text_of, to_mapped
+from mizar.model.errors import ConflictError, NotFoundError
+from mizar.transit import maglev
+from mizar.transit.entries import Op, agent_put, endpoint_delete
+from mizar.transit.proxies import ProxyPlan
+from mizar.transit.service_values import Member, MemberState, Service, ServiceKey
+from mizar.transit.state import State
+from mizar.transit.values import Endpoint, Local, Tunnel, Wanted
+
+_FLAGS = {
+    MemberState.HEALTHY: 0,
+    MemberState.DRAINING: constant("MEMBER_DRAINING"),
+    MemberState.UNKNOWN: constant("MEMBER_DRAINING"),
+    MemberState.DOWN: constant("MEMBER_DOWN"),
+}
+
+
+class ServicePlan(ProxyPlan):
+    """A plan in the making."""
+
+    def put_service(self, new: Service) -> bool:
+        """Plan a scaled endpoint, new or changed; False when it is there already."""
+        state, journal = self.state, self.journal
+        old = state.services.get(new.key)
+        if old is not None and old.same(new):
+            return False
+        vpc = state.vpcs.get(new.vni)
+        if vpc is None:
+            raise NotFoundError(f"VPC {new.vni} is not known; put it first")
+        for member in new.members:
+            self.slot_of(member.host, "a member's host")
+        for address in new.addresses:
+            holder = state.at.get((new.vni, address))
+            other = state.serving.get((new.vni, address), new.key)
+            if holder is not None or other != new.key:
+                raise ConflictError(f"{text_of(address)} is taken by {holder or 'another scaled endpoint'}")
+        slots = {member.mac: member.slot for member in old.members} if old else {}
+        members = tuple(
+            replace(member, slot=slots.get(member.mac) or journal.take(state.member_slots)) for member in new.members
+        )
+        service = replace(
+            new,
+            members=members,
+            slot=old.slot if old else journal.take(state.service_slots),
+            near=(old.near if old else 0) or (journal.take(state.service_slots) if new.colocated else 0),
+        )
+        self._count_members(old, -1)
+        journal.put(state.services, service.key, service)
+        self._count_members(service, 1)
+        for address in service.addresses:
+            journal.put(state.serving, (service.vni, address), service.key)
+        # Who answers for the service knows it before anybody is sent there.
+        self._refresh_agents_of(service.members, service.vni)
+        self.ops += implied(state, service)
+        if old is not None:
+            self._clear(old, service)
+        return True
+
+    def delete_service(self, vni: int, address: bytes) -> bool:
+        """Plan the end of a scaled endpoint, by an address of it; False when there is none."""
+        state, journal = self.state, self.journal
+        key = state.serving.get((vni, address))
+        if key is None:
+            return False
+        service = state.services[key]
+        for one in service.addresses:
+            journal.drop(state.serving, (vni, one))
+            self.ops.append(endpoint_delete(vni, one))
+        self._count_members(service, -1)
+        journal.drop(state.services, key)
+        self.ops += [Op("services", service.slot, {}), Op("service_notes", service.slot, {})]
+        journal.give_back(state.service_slots, service.slot)
+        if service.near:
+            self.ops.append(Op("services", service.near, {}))
+            journal.give_back(state.service_slots, service.near)
+        self._clear(service, None)
+        return True
+
+    def _clear(self, old: Service, new: Service | None) -> None:
+        """What an earlier state of a service had and this one has not."""
+        kept = {member.mac for member in new.members} if new else set()
+        gone = [member for member in old.members if member.mac not in kept]
+        for member in gone:
+            self.ops += [Op("members", member.slot, {}), Op("member_notes", member.slot, {})]
+            if member.host == self.state.own:
+                self.ops.append(Op("member_slots", {"service": old.slot, "mac": member.mac}, None))
+            self.journal.give_back(self.state.member_slots, member.slot)
+        self._refresh_agents_of(tuple(gone), old.vni)
+        if new is not None and old.near and not new.near:
+            self.ops.append(Op("services", old.near, {}))
+
+    def _count_members(self, service: Service | None, by: int) -> None:
+        for member in service.members if service else ():
+            self.journal.count(self.state.uses, member.host, by)
+            self.journal.count(self.state.uses, ("member", service.vni if service else 0, member.mac), by)
+
+    def _refresh_agents_of(self, members: tuple[Member, ...], vni: int) -> None:
+        locals_ = (local_of(self.state, vni, member) for member in members)
+        self.ops += [agent_put(self.state, local) for local in locals_ if local is not None]
+
+    def refresh_services(self, endpoint: Endpoint) -> None:
+        """A member came to this droplet, or left it."""
+        if not self.state.uses[("member", endpoint.vni, endpoint.mac)]:
+            return
+        for service in list(self.state.services.values()):
+            if service.vni == endpoint.vni and any(member.mac == endpoint.mac for member in service.members):
+                self.ops += implied(self.state, service)
+
+    def put_local(self, wanted: Wanted, host_interface: str, ifindex: int) -> Local:
+        """As of any endpoint; a member's services lead to its interface from now on."""
+        local = super().put_local(wanted, host_interface, ifindex)
+        self.refresh_services(local.endpoint)
+        return local
+
+    def delete_local(self, uid: str) -> Local | None:
+        """As of any endpoint; a member's services lead to it no more."""
+        local = super().delete_local(uid)
+        if local is not None:
+            self.refresh_services(local.endpoint)
+        return local
+
+
+def local_of(state: State, vni: int, member: Member) -> Local | None:
+    """The endpoint of this droplet that a member is, if it is attached."""
+    uid = state.uids.get((vni, member.addresses[0])) if member.host == state.own else None
+    local = state.locals.get(uid) if uid else None
+    return local if local is not None and local.endpoint.mac == member.mac else None
+
+
+def implied(state: State, service: Service) -> list[Op]:
+    """All entries of a service: members first, then the places that lead to them, then what leads there."""
+    vpc = state.vpcs[service.vni]
+    network = state.networks.get((service.vni, service.network_id))
+    ops: list[Op] = []
+    for rank, member in enumerate(service.members):
+        local = local_of(state, service.vni, member)
+        here = member.host == state.own
+        value = {
+            "droplet": 0 if here and local is None else state.droplets[member.host].slot,
+            "ifindex": local.ifindex if local else 0,
+            "slot": local.slot if local else 0,
+            "vpc_slot": vpc.slot,
+            "mac": member.mac,
+            "tunnel": int(member.tunnel),
+            "flags": _FLAGS[member.state] | (int(local.flags) if local else 0),
+        }
+        ops += [Op("members", member.slot, value), Op("member_notes", member.slot, _member_note(service, rank, member))]
+        if here:
+            ops.append(Op("member_slots", {"service": service.slot, "mac": member.mac}, member.slot))
+    near = [member for member in service.members if member.takes_new and local_of(state, service.vni, member)]
+    if service.near:
+        ops.append(Op("services", service.near, {"place": _places(near)}))
+    places = _places([member for member in service.members if member.takes_new])
+    ops += [
+        Op("service_notes", service.slot, _service_note(service)),
+        Op("services", service.slot, {"near": service.near if near else 0, "place": places}),
+    ]
+    entry = {
+        "slot": service.slot,
+        "vpc_slot": vpc.slot,
+        "network": network.hops if network else 0,
+        "flags": constant("ENDPOINT_SCALED"),
+    }
+    keys = [{"vni": service.vni, "addr": to_mapped(address)} for address in service.addresses]
+    return ops + [Op("endpoints", key, entry) for key in keys]
+
+
+def _places(members: list[Member]) -> tuple[int, ...]:
+    slots = {member.mac: member.slot for member in members}
+    table = maglev.table(frozenset((member.mac, member.weight) for member in members))
+    return tuple(slots[mac] if mac is not None else 0 for mac in table)
+
+
+def _service_note(service: Service) -> dict[str, Any]:
+    note: dict[str, Any] = {"vni": service.vni, "network_id": service.network_id, "near": service.near}
+    note |= {f"addr{4 if len(one) == 4 else 6}": to_mapped(one) for one in service.addresses}
+    return note | {"colocated": int(service.colocated)}
+
+
+def _member_note(service: Service, rank: int, member: Member) -> dict[str, Any]:
+    note: dict[str, Any] = {
+        "service": service.slot,
+        "weight": member.weight,
+        "rank": rank,
+        "state": int(member.state),
+        "tunnel": int(member.tunnel),
+        "mac": member.mac,
+        "host": to_mapped(member.host),
+    }
+    return note | {f"addr{4 if len(one) == 4 else 6}": to_mapped(one) for one in member.addresses}
+
+
+def read_services(maps: Any, state: State) -> Iterator[Service]:
+    """The services that the notes tell of, as far as what they refer to is there."""
+    members: dict[int, list[tuple[int, Member]]] = {}
+    for slot, note in maps.member_notes.items():
+        if note["service"]:
+            member = Member(
+                addresses=_addresses(note),
+                mac=note["mac"],
+                host=from_mapped(note["host"]),
+                tunnel=Tunnel(note["tunnel"]),
+                weight=note["weight"],
+                state=MemberState(note["state"]),
+                slot=slot,
+            )
+            members.setdefault(note["service"], []).append((note["rank"], member))
+    for slot, note in maps.service_notes.items():
+        if note["vni"] not in state.vpcs:
+            continue
+        ranked = [member for _, member in sorted(members.get(slot, []), key=lambda pair: pair[0])]
+        known = tuple(member for member in ranked if member.host in state.droplets and member.addresses)
+        addresses = _addresses(note)
+        if addresses and not any((note["vni"], one) in state.at for one in addresses):
+            colocated = bool(note["colocated"])
+            yield Service(note["vni"], note["network_id"], addresses, known, colocated, slot, note["near"])
+
+
+def _addresses(note: Mapping[str, Any]) -> tuple[bytes, ...]:
+    return tuple(from_mapped(note[name]) for name in ("addr4", "addr6") if any(note[name]))
+
+
+def described(key: ServiceKey, member: Member) -> str:
+    """A member of a service, for people."""
+    return f"member {mac_text(member.mac)} of scaled endpoint {text_of(key[1])}"

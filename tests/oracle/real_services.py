@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scaled endpoints of the oracle's tables in the maps of a real droplet. Called by real.py alone."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mizar.model.addresses import to_mapped
+from mizar.oracle.tables import FlowKey, Flows, Member, Service
+
+if TYPE_CHECKING:
+    from tests.oracle.real import RealDroplet
+
+DRAINING, DOWN = 64, 128
+
+
+class RealServices:
+    """Slots of services and members, from 1 on."""
+
+    def __init__(self, droplet: RealDroplet) -> None:
+        self.droplet = droplet
+        self.services: dict[Service, int] = {}
+        self.members: dict[int, int] = {}
+        self.used = 0
+
+    def write(self, vni: int, service: Service) -> int:
+        """The slot of a service, after writing it and its members."""
+        if service in self.services:
+            return self.services[service]
+        tables = self.droplet.tables
+        self.used += 1
+        slot = self.services[service] = self.used
+        slots = [self.write_member(vni, slot, member) for member in service.members]
+        near = 0
+        if service.near:
+            self.used += 1
+            near = self.used
+            self.droplet.write(tables.services, near, {"place": _places(service.near, slots)})
+        self.droplet.write(tables.services, slot, {"near": near, "place": _places(service.places, slots)})
+        return slot
+
+    def write_member(self, vni: int, service: int, member: Member) -> int:
+        """The slot of a member."""
+        tables = self.droplet.tables
+        slot = self.members[id(member)] = len(self.members) + 1
+        flags = (DRAINING if member.draining else 0) | (DOWN if member.down else 0)
+        value = self.droplet.endpoint_value(vni, member.endpoint) | {"flags": flags}
+        self.droplet.write(tables.members, slot, value)
+        if member.endpoint.ifindex:
+            self.droplet.write(tables.member_slots, {"service": service, "mac": member.endpoint.mac}, slot)
+        return slot
+
+    def write_flows(self, flows: Flows) -> None:
+        """What goes on already, and the room for more."""
+        tables = self.droplet.tables
+        for vni, room in flows.room.items():
+            slot = self.droplet.vpc_slots.of(vni)
+            self.droplet.write(tables.flow_budgets, slot, {"until": room})
+            self.droplet.write(tables.flow_counts, slot, {"inserted": 0})
+        for key, value in flows.items():
+            tables.flows.put(_key(key), self._flow(value))
+
+    def _flow(self, value: Member | bytes) -> dict[str, Any]:
+        if isinstance(value, bytes):
+            return {"addr": to_mapped(value)}
+        return {"member": self.members[id(value)], "mac": value.endpoint.mac}
+
+
+def _places(places: tuple[int, ...], slots: list[int]) -> tuple[int, ...]:
+    return tuple(slots[number] if number >= 0 else 0 for number in places)
+
+
+def _key(key: FlowKey) -> dict[str, Any]:
+    return {
+        "vni": key.vni,
+        "client": to_mapped(key.client),
+        "server": to_mapped(key.server),
+        "ports_be": int.from_bytes(key.ports, sys.byteorder),
+        "protocol": key.protocol,
+        "kind": key.kind.value,
+    }
