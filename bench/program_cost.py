@@ -34,6 +34,7 @@ from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
 from tests.dataplane.frames import datagram, tunnel  # noqa: E402
 from tests.dataplane.plan import BOUNCER, DIVIDER, FAMILIES, HANDOVER_MAGIC, HOST, MARK, RED, A, B, R, S  # noqa: E402
+from tests.dataplane.test_services import scaled, service  # noqa: E402
 from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
 SOURCES = ROOT / "bench" / "program_cost"
@@ -70,6 +71,12 @@ class Work:
     room: int = 0
 
 
+def as_bouncer_of_service(testbed: Testbed) -> None:
+    """ME bounces FRONT, and chooses r as the member of the service there."""
+    testbed.as_bouncer()
+    scaled(testbed, R)
+
+
 WORK = (
     Work("local delivery: transit", "transit", None, Testbed.as_host,
          lambda family: tunnel("geneve", datagram(family, R, A.address(family), dst_mac=A.mac), src=BOUNCER),
@@ -79,6 +86,8 @@ WORK = (
          + bytes(datagram(family, R, A.address(family), dst_mac=A.mac)), TC_REDIRECT),
     Work("bounce", "transit", 100, Testbed.as_bouncer,
          lambda family: tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER), XDP_TX),
+    Work("scaled", "transit", 200, as_bouncer_of_service,
+         lambda family: tunnel("geneve", datagram(family, A, service(family)), src=DIVIDER), XDP_TX),
     Work("divide", "transit", 150, Testbed.as_divider,
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST), XDP_TX),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
