@@ -43,6 +43,7 @@ def test_one_entry_lives_and_dies(tables: Tables) -> None:
     tables.endpoints.put(key(1), {"droplet": 3, "mac": MAC, "tunnel": 1})
     assert tables.endpoints.get(key(1)) == {
         "droplet": 3, "ifindex": 0, "slot": 0, "vpc_slot": 0, "network": 0, "mac": MAC, "tunnel": 1, "flags": 0,
+        "used": 0,
     }  # fmt: skip
     assert tables.endpoints.delete(key(1))
     assert not tables.endpoints.delete(key(1))

@@ -27,7 +27,7 @@ needs_clang = pytest.mark.skipif(shutil.which("clang") is None, reason="needs cl
 SAMPLE = """
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-struct droplet_config { unsigned char addr4[16], addr6[16], mac[6], families, pad; unsigned mark, ifindex, pad2[2]; };
+#include "dataplane.h"
 const volatile struct droplet_config config SEC(".rodata.config");
 char _license[] SEC("license") = "GPL";
 """
@@ -58,7 +58,18 @@ SEC("xdp") int transit(struct xdp_md *ctx)
 
 def compiled(text: str, folder: Path) -> bytes:
     (folder / "sample.c").write_text(SAMPLE + text)
-    command = ["clang", "-O2", "-g", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c", "sample.c"]
+    (folder / "dataplane.h").write_text(layout.header_text())
+    command = [
+        "clang",
+        "-O2",
+        "-g",
+        "-target",
+        "bpf",
+        "-ffreestanding",
+        "-I/usr/include/x86_64-linux-gnu",
+        "-c",
+        "sample.c",
+    ]
     subprocess.run(command, cwd=folder, check=True)
     return (folder / "sample.o").read_bytes()
 
@@ -82,7 +93,7 @@ def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
         ids, program = map_ids(first), libbpf.info("prog", first.agent.fd).id
     with load(CONFIG, max_entries=SMALL, pins=pins) as second:
         assert map_ids(second) == ids
-        assert Tables.of(second.maps).vpcs.get(7) == {"slot": 3, "dividers": 0, "flags": 0}
+        assert Tables.of(second.maps).vpcs.get(7) == {"slot": 3, "dividers": 0, "flags": 0, "wire_vni": 0}
         fd = libbpf.open_pin(pins.progs / "agent")
         assert fd is not None
         assert libbpf.info("prog", fd).id == libbpf.info("prog", second.agent.fd).id != program

@@ -22,7 +22,7 @@ def test_fields_land_where_c_puts_them() -> None:
     data = layout.struct(
         "endpoint", droplet=1, ifindex=2, slot=3, vpc_slot=4, network=5, mac=b"\x02\0\0\0\0\x09", tunnel=2
     )
-    assert data.hex() == "01000000 02000000 03000000 04000000 05000000 020000000009 02 00".replace(" ", "")
+    assert data.hex() == "01000000 02000000 03000000 04000000 05000000 020000000009 02 00 00000000".replace(" ", "")
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang, as the build does")
