@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +47,12 @@ def daemon(
     pki: Annotated[
         Path | None, typer.Option(help="Folder with ca.crt, daemon.crt, daemon.key, needed for host:port.")
     ] = None,
-    address: Annotated[str, typer.Option(help="The droplet's IPv4 address; default: the interface's first.")] = "",
+    address: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of the droplet; once, or once for each family. Default: the interface's first, IPv4 before IPv6."
+        ),
+    ] = None,
     xdp: Annotated[_Xdp, typer.Option(help="How Transit XDP is attached; auto: driver, else generic.")] = _Xdp.AUTO,
     tc: Annotated[_Tc, typer.Option(help="How tc programs are attached; auto: tcx, else clsact.")] = _Tc.AUTO,
     max_droplets: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.droplets,
@@ -86,7 +91,7 @@ def daemon(
         name=name,
         listen=listen,
         pki=pki,
-        address=_ipv4(address) if address else None,
+        addresses=_addresses(address or []),
         limits=Limits(
             max_droplets,
             max_vpcs,
@@ -109,8 +114,11 @@ def daemon(
         transit_daemon.run(options)
 
 
-def _ipv4(text: str) -> IPv4Address:
+def _addresses(texts: list[str]) -> tuple[IPv4Address | IPv6Address, ...]:
     try:
-        return IPv4Address(text)
+        found = tuple(map(ip_address, texts))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no IPv4 address", param_hint="--address") from error
+        raise typer.BadParameter(str(error), param_hint="--address") from error
+    if len({address.version for address in found}) < len(found):
+        raise typer.BadParameter("expected at most one of each family", param_hint="--address")
+    return found

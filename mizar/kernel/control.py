@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends control packets (contracts/wire.md) to other droplets: Geneve with the O bit and a CONTROL option.
 
-Owns one UDP socket per daemon. What comes back is never read here: Transit XDP takes it in front of the host's stack.
-It must never wait, and never fail because of the other end: a packet that cannot be sent is one that was lost.
+Owns one UDP socket per daemon and family. What comes back is never read here: Transit XDP takes it in front of the
+host's stack. It must never wait, and never fail because of the other end: a packet that cannot be sent was lost.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _CLASS, _IDENTITY, _CONTROL = 0xFF01, 0x83, 0x85
 
 
 class ControlSocket:
-    """Control packets of the droplet with the address `own` (4 or 16 bytes)."""
+    """Control packets of the droplet with these addresses (4 or 16 bytes, one of each size at most)."""
 
-    def __init__(self, own: bytes) -> None:
-        self._own = own
-        self._socket: socket.socket | None = None
+    def __init__(self, *own: bytes) -> None:
+        self._own = {len(address): address for address in own}
+        self._sockets: dict[int, socket.socket] = {}
 
     def send(self, to: bytes, data: bytes, vni: int = 0, identity: bytes = b"") -> bool:
         """Sends the data of one CONTROL option (whole words); False when the host would not take it.
@@ -29,28 +29,31 @@ class ControlSocket:
         `identity`: 16 bytes that tell the VPC from others of its VNI, where there are others.
         """
         try:
-            if self._socket is None:
-                self._socket = self._open()
-            self._socket.sendto(packet(data, vni, identity), (_text(to), GENEVE_PORT))
+            if len(to) not in self._own:
+                return False
+            if len(to) not in self._sockets:
+                self._sockets[len(to)] = _open(self._own[len(to)])
+            self._sockets[len(to)].sendto(packet(data, vni, identity), (_text(to), GENEVE_PORT))
         except OSError:  # no address, no route, no neighbour, no buffer: all of them pass
             self.close()
             return False
         return True
 
     def close(self) -> None:
-        """Closes the socket; the next packet opens another."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _open(self) -> socket.socket:
-        opened = socket.socket(_family(self._own), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            opened.bind((_text(self._own), 0))
-        except OSError:
+        """Closes the sockets; the next packet opens another."""
+        for opened in self._sockets.values():
             opened.close()
-            raise
-        return opened
+        self._sockets = {}
+
+
+def _open(own: bytes) -> socket.socket:
+    opened = socket.socket(_family(own), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        opened.bind((_text(own), 0))
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 def packet(data: bytes, vni: int, identity: bytes = b"") -> bytes:

@@ -210,6 +210,7 @@ def _start_missing(wanted: LabPlan) -> list[str]:
     for host in wanted.hosts:
         if host.name not in alive:
             argv = [*mizar, "daemon", "--interface", substrate.INTERFACE, "--name", lab.instance(host.name)]
+            argv += [option for one in host.addresses for option in ("--address", str(one.ip))]
             argv += ["--listen", lab.droplet_url(host.name)]
             with Namespace.by_name(host.namespace) as namespace:
                 processes.start(lab.name, host.name, argv, lab.log(host.name), namespace)

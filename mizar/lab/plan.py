@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
 
 from mizar.lab.names import LabName
 from mizar.model.errors import InvalidError, Problem
@@ -21,8 +22,7 @@ class HostPlan:
     """One droplet of the lab: a namespace with an interface `eth0` on the substrate, and a daemon."""
 
     name: str
-    address: str
-    prefix_length: int
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
     namespace: str
 
 
@@ -68,17 +68,35 @@ def plan(resources: Sequence[Resource]) -> LabPlan:
 
 
 def _hosts(lab: Lab, name: LabName) -> tuple[HostPlan, ...]:
-    prefix = ipaddress.ip_network(lab.spec.substrate.cidr)
-    if lab.spec.droplets + 3 > prefix.num_addresses:  # network, broadcast, and the first, which no droplet has
-        raise InvalidError(
-            Problem(f"{prefix} has no room for {lab.spec.droplets} droplets", "spec.substrate.cidr", str(lab.ref))
-        )
+    substrate, numbers = lab.spec.substrate, range(1, lab.spec.droplets + 1)
+    prefixes = [ipaddress.ip_network(cidr) for cidr in substrate.cidrs]
+    problems = [
+        Problem(f"{prefix} has no room for {lab.spec.droplets} droplets", f"spec.substrate.{field}", str(lab.ref))
+        for field, prefix in zip(("cidr", "secondCidr"), prefixes, strict=False)
+        if lab.spec.droplets + 3 > prefix.num_addresses  # network, broadcast, and the first, which no droplet has
+    ]
+    problems += [
+        Problem(f"expected a droplet of d1 to d{lab.spec.droplets}", f"spec.substrate.only.{droplet}", str(lab.ref))
+        for droplet in substrate.only
+        if droplet not in [f"d{number}" for number in numbers]
+    ]
+    if problems:
+        raise InvalidError(problems)
     return tuple(
-        HostPlan(f"d{number}", str(prefix[number + 1]), prefix.prefixlen, name.droplet_namespace(f"d{number}"))
-        for number in range(1, lab.spec.droplets + 1)
+        HostPlan(
+            f"d{number}",
+            tuple(
+                ipaddress.ip_interface(f"{prefix[number + 1]}/{prefix.prefixlen}")
+                for prefix in prefixes
+                if substrate.only.get(f"d{number}", f"ipv{prefix.version}") == f"ipv{prefix.version}"
+            ),
+            name.droplet_namespace(f"d{number}"),
+        )
+        for number in numbers
     )
 
 
 def _droplet(host: HostPlan, lab: LabName) -> Droplet:
-    spec = DropletSpec(address=host.address, daemon=lab.droplet_url(host.name))
+    address, *more = (str(one.ip) for one in host.addresses)
+    spec = DropletSpec(address=address, second_address=more[0] if more else None, daemon=lab.droplet_url(host.name))
     return Droplet(metadata=Metadata(name=host.name), spec=spec)

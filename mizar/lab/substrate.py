@@ -10,7 +10,7 @@ A veth is not quite a wire: XDP is refused unless both ends have equally many qu
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Interface
+from ipaddress import IPv6Interface
 
 from mizar.kernel import interfaces, namespaces
 from mizar.kernel.interfaces import RTM_NEWLINK, RTM_SETLINK
@@ -81,12 +81,18 @@ def _ensure_wire(netlink: Netlink, namespace: Namespace, host: HostPlan, mtu: in
     with Netlink(namespace) as inside:
         what = f"raise {INTERFACE} of {host.name}"
         inside.tell(_raise(interfaces.set_link(INTERFACE, mtu=mtu), INTERFACE, what))
-        address = IPv4Interface(f"{host.address}/{host.prefix_length}")
-        inside.tell([interfaces.address_order(interfaces.get(inside, INTERFACE), address)])
+        found = interfaces.get(inside, INTERFACE)
+        inside.tell([interfaces.address_order(found, address) for address in (*host.addresses, *_link_local(host))])
+
+
+def _link_local(host: HostPlan) -> list[IPv6Interface]:
+    """The kernel solicits neighbours from such an address alone. Given by us, it is usable at once."""
+    numbers = [int(one.ip) & 0xFFFF for one in host.addresses if one.version == 6]
+    return [IPv6Interface(f"fe80::{number:x}/64") for number in numbers]
 
 
 def _raise(message: Message, name: str, what: str) -> list[Order]:
-    """The change, then the interface up; without IPv6 link-local addresses: the substrate speaks IPv4 only."""
+    """The change, then the interface up; without IPv6 link-local addresses: droplets have those that the plan says."""
     return [
         (message, RTM_SETLINK, 0, what),
         (interfaces.no_link_local(name), RTM_SETLINK, 0, what),

@@ -250,8 +250,11 @@ class Draft:
         elif isinstance(resource, VPCPeering) and (own := self.find(resource.own)) is not None:
             found = (half_of(own.metadata.uid or "", resource.other),)
         elif resource.kind == "Droplet":
-            status, found = {"address": resource.spec.address}, (Allocation("droplet", resource.spec.address),)
-            self.refuse_taken(found[0], f"the address {resource.spec.address}", "spec.address")
+            status = {"address": resource.spec.address}
+            found = tuple(Allocation("droplet", text) for text in resource.spec.addresses)
+            for one in found:
+                where = "spec.address" if one.value == resource.spec.address else "spec.secondAddress"
+                self.refuse_taken(one, f"the address {one.value}", where)
         return resource.model_copy(update={"status": resource.status.model_copy(update=status)}), found
 
     def _endpoint(

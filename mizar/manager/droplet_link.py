@@ -104,7 +104,7 @@ class Link:
     def __init__(
         self,
         name: str,
-        address: str,
+        addresses: Sequence[str],
         target: str,
         credentials: grpc.ChannelCredentials | None,
         owner: Owner,
@@ -116,7 +116,7 @@ class Link:
         self.reason = "not connected yet"
         self.epoch = 0
         """Grows with each comparison: steps planned before one are part of it."""
-        self._address = address
+        self._addresses = [ip_address(text) for text in addresses]
         self._credentials = credentials
         self._owner = owner
         self._timing = timing
@@ -218,9 +218,10 @@ class Link:
         async with self._open() as channel:
             stub = _stub(channel)
             info = await stub.GetInfo(pb.GetInfoRequest(), timeout=self._timing.call_s)
-            if info.address != ip_address(self._address).packed:
-                found = ip_address(info.address) if len(info.address) in (4, 16) else "nothing"
-                raise TemporaryError(f"the daemon at {self.target} has address {found}, the droplet {self._address}")
+            found = [ip_address(one) for one in (info.address, info.second_address) if len(one) in (4, 16)]
+            if found != self._addresses:
+                theirs, ours = (" and ".join(map(str, each)) or "nothing" for each in (found, self._addresses))
+                raise TemporaryError(f"the daemon at {self.target} has address {theirs}, the droplet {ours}")
             self._channel = channel
             events = stub.WatchEvents(pb.WatchEventsRequest())
             tasks = [asyncio.create_task(self._listen(events))]

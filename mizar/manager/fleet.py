@@ -105,7 +105,7 @@ class Fleet:
         self.close_link(droplet.name)
         if droplet.spec.has_daemon:
             credentials = None if target.startswith("unix:") else self._credentials()
-            link = Link(droplet.name, droplet.spec.address, target, credentials, self, self._timing)
+            link = Link(droplet.name, droplet.spec.addresses, target, credentials, self, self._timing)
             self._links[droplet.name] = link
             link.start().add_done_callback(_report)
 

@@ -128,7 +128,8 @@ class Manager:
 
     def show(self, item: Item) -> dict[str, Any]:
         """An object as JSON values, with its status as of now."""
-        found = view(item, self._fleet.link, self._fleet.down_by, lambda: sum(1 for _ in self._registry.children(item)))
+        children = lambda: sum(1 for _ in self._registry.children(item))  # noqa: E731 - counted only when asked
+        found = view(item, self._fleet.link, self._fleet.down_by, children, self._members.families.cut_off)
         if isinstance(item.resource, VPCPeering):
             found["status"] |= agreement(self._registry, item.resource, found["status"])
         if isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled":
@@ -250,12 +251,9 @@ class Manager:
 
     def _seat(self, before: object, resource: object) -> Moved:
         """Makes a droplet eligible, or no more, as its manifest says."""
-        if not isinstance(resource, Droplet):
+        if not isinstance(resource, Droplet) or (isinstance(before, Droplet) and before.spec == resource.spec):
             return {}
-        had = isinstance(before, Droplet) and before.spec.has_daemon
-        if resource.spec.has_daemon and not had:
-            return self._members.add_droplet(resource.name)
-        return self._members.remove_droplet(resource.name) if had and not resource.spec.has_daemon else {}
+        return self._members.put_droplet(resource)
 
     def _reached(self, droplet: str, connected: bool) -> None:
         """A droplet's daemon answers, or no more: places are given only to those that can be told of them."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from mizar.manager.registry import Item
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Resource
+from mizar.planner.families import FleetFamilies
 from mizar.planner.placement import Placement
 
 _R = TypeVar("_R", bound=Resource)
@@ -26,10 +27,15 @@ class Members:
     def __init__(self, items: Iterable[Item], away: Container[str] = ()) -> None:
         """Takes all objects as they are, droplets first; `away`: droplets that cannot be told of a place now."""
         kept = [item for item in items if not item.deleting]
-        eligible = [i.resource.name for i in kept if isinstance(i.resource, Droplet) and i.resource.spec.has_daemon]
-        self._bouncers, self._dividers = Placement(eligible), Placement(eligible)
-        self._carriers = Placement(eligible)
-        for name in eligible:
+        self.families = FleetFamilies()
+        for item in kept:
+            if isinstance(item.resource, Droplet):
+                self._know(item.resource)
+        self._eligible = self.families.members()
+        self._away: set[str] = set()
+        self._bouncers, self._dividers = Placement(self._eligible), Placement(self._eligible)
+        self._carriers = Placement(self._eligible)
+        for name in (item.resource.name for item in kept if isinstance(item.resource, Droplet)):
             if name in away:
                 self.leave(name)
         for item in kept:
@@ -52,12 +58,16 @@ class Members:
         if (placement := self._of(item.resource)) is not None:
             placement.remove(item.uid)
 
-    def add_droplet(self, name: str) -> Moved:
-        """A droplet with a daemon comes; it is away until the daemon has answered."""
-        return _joined(self._bouncers.reserve(name), self._dividers.reserve(name), self._carriers.reserve(name))
+    def put_droplet(self, droplet: Droplet) -> Moved:
+        """A droplet comes, or gets or loses its daemon; a new daemon is away until it has answered."""
+        self._know(droplet)
+        if droplet.name not in self._eligible:
+            self._away.add(droplet.name)
+        return self._follow()
 
     def leave(self, name: str) -> None:
         """A droplet cannot be told of a place now. It keeps those that it has: its programs go on."""
+        self._away.add(name)
         self._bouncers.leave(name)
         self._dividers.leave(name)
         self._carriers.leave(name)
@@ -72,14 +82,32 @@ class Members:
 
     def come_back(self, name: str) -> Moved:
         """A droplet can be told of places, for the first time or again."""
+        self._away.discard(name)
         # What is carried elsewhere stays there: moving it would disturb its flows.
         carriers = self._carriers.come_back(name, share=False)
         return _joined(self._bouncers.come_back(name), self._dividers.come_back(name), carriers)
 
     def remove_droplet(self, name: str) -> Moved:
-        """A droplet goes, or loses its daemon."""
-        carriers = self._carriers.remove_droplet(name)
-        return _joined(self._bouncers.remove_droplet(name), self._dividers.remove_droplet(name), carriers)
+        """A droplet goes."""
+        self.families.remove(name)
+        self._away.discard(name)
+        return self._follow()
+
+    def _know(self, droplet: Droplet) -> None:
+        self.families.put(droplet.name, droplet.spec.families, daemon=droplet.spec.has_daemon)
+
+    def _follow(self) -> Moved:
+        """Who may have places now. Those that come are taken in before others go: no group is without a member."""
+        eligible = self.families.members()
+        come, go = sorted(eligible - self._eligible), sorted(self._eligible - eligible)
+        self._eligible = eligible
+        moved: Moved = {}
+        for placement in (self._bouncers, self._dividers, self._carriers):
+            for name in come:
+                moved |= placement.reserve(name) if name in self._away else placement.add_droplet(name)
+            for name in go:
+                moved |= placement.remove_droplet(name)
+        return moved
 
     def _of(self, resource: Resource) -> Placement | None:
         match resource:

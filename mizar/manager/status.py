@@ -61,10 +61,21 @@ def explain(item: Item, links: Links, children: int) -> tuple[str, str]:
     return "", ""
 
 
-def view(item: Item, links: Links, down_by: Callable[[str], list[str]], children: Callable[[], int]) -> dict[str, Any]:
-    """The object as the API shows it."""
+def view(
+    item: Item,
+    links: Links,
+    down_by: Callable[[str], list[str]],
+    children: Callable[[], int],
+    cut_off: Callable[[str], bool] = lambda _: False,
+) -> dict[str, Any]:
+    """The object as the API shows it. `cut_off`: whether there are droplets that a droplet cannot reach."""
     found = dump(item.resource)
     reason, message = explain(item, links, children() if item.deleting else 0)
+    if not reason and (host := _host_of(item)) and cut_off(host):
+        reason, message = (
+            "CutOff",
+            f"droplet {host} shares no address family with others, and none with both joins them",
+        )
     news = {"phase": phase_of(item, links).value, "observedGeneration": item.resource.metadata.generation}
     found["status"] = {**item.status(), **news, "reason": reason, "message": message}
     if isinstance(item.resource, Droplet):
@@ -101,6 +112,16 @@ def _health(link: Link | None, down_by: list[str]) -> str:
     if down_by:
         return "down" if link.connected else "dead"
     return "up" if link.connected else "unreachable"
+
+
+def _host_of(item: Item) -> str:
+    """The droplet whose reach the object depends on; empty when there is none."""
+    match item.resource:
+        case Droplet():
+            return item.resource.name
+        case Endpoint():
+            return item.resource.status.host or item.resource.spec.droplet or ""
+    return ""
 
 
 def _daemon_away(item: Item, links: Links) -> bool:

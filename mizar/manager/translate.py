@@ -33,7 +33,8 @@ def put_change(entry: Entry) -> pb.Change:
     """The change that puts an entry into a table; local endpoints are attached instead."""
     match entry:
         case DropletEntry():
-            return pb.Change(put_droplet=pb.Droplet(address=entry.address, name=entry.name, mtu=entry.mtu))
+            droplet = pb.Droplet(address=entry.address, name=entry.name, mtu=entry.mtu, second_address=entry.second)
+            return pb.Change(put_droplet=droplet)
         case VpcEntry():
             return pb.Change(put_vpc=_vpc(entry))
         case NetworkEntry():
@@ -111,7 +112,7 @@ def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
 def entries(state: pb.State) -> Iterator[Entry]:
     """What a chunk of a droplet's state holds."""
     for droplet in state.droplets:
-        yield DropletEntry(droplet.address, droplet.name, droplet.mtu)
+        yield DropletEntry(droplet.address, droplet.name, droplet.mtu, droplet.second_address)
     for vpc in state.vpcs:
         yield VpcEntry(vpc.vni, tuple(vpc.dividers), vpc.wire_vni, vpc.identity)
     for network in state.networks:

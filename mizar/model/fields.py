@@ -39,8 +39,9 @@ def _prefix(text: str) -> str:
 
 def _substrate_prefix(text: str) -> str:
     prefix = addresses.parse_prefix(text)
-    if prefix.version != 4 or not 8 <= prefix.prefixlen <= 30:
-        raise ValueError(f"expected an IPv4 prefix of /8 to /30, found {text!r}")
+    shortest, longest = (8, 30) if prefix.version == 4 else (32, 126)
+    if not shortest <= prefix.prefixlen <= longest:
+        raise ValueError(f"expected an IPv4 prefix of /8 to /30 or an IPv6 one of /32 to /126, found {text!r}")
     return str(prefix)
 
 
@@ -50,9 +51,9 @@ def _address(text: str) -> str:
 
 def _droplet_address(text: str) -> str:
     address = addresses.parse_address(text)
-    if address.version != 4:
-        raise ValueError(f"expected an IPv4 address (the substrate is IPv4), found {text!r}")
-    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_reserved:
+    special = address.is_multicast or address.is_loopback or address.is_unspecified
+    special |= address.version == 6 and address.ipv4_mapped is not None
+    if special or (address.is_link_local if address.version == 6 else address.is_reserved):
         raise ValueError(f"expected a unicast address of a host, found {text!r}")
     return str(address)
 

@@ -236,15 +236,38 @@ class Endpoint(Resource):
     status: EndpointStatus = EndpointStatus()
 
 
+_LEAST_MTU_OVER_IPV6 = 1350
+"""Endpoints with IPv6 need 1280 (RFC 8200 5); the tunnel puts 70 in front."""
+
+
 class DropletSpec(Value):
     """An interface of a host: its address on the substrate, and where its daemon listens.
 
-    `daemon`: `unix:///path`, `host:port` (mutual TLS), or `none` for a foreign tunnel end without a daemon, which is
+    `address` is IPv4 or IPv6; one that speaks both families has the other in `secondAddress`. `daemon`:
+    `unix:///path`, `host:port` (mutual TLS), or `none` for a foreign tunnel end without a daemon, which is
     known as a sender and may host endpoints but is never chosen as bouncer or divider.
     """
 
     address: fields.DropletAddress
+    second_address: fields.DropletAddress | None = None
     daemon: fields.DaemonTarget
+
+    @model_validator(mode="after")
+    def _one_of_each_family(self) -> Self:
+        if self.second_address is not None:
+            fields.one_per_family(self.addresses)
+        return self
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that it has, IPv4 before IPv6: the first one names it on the wire."""
+        found = (self.address, self.second_address) if self.second_address else (self.address,)
+        return tuple(sorted(found, key=lambda text: ":" in text))
+
+    @property
+    def families(self) -> frozenset[int]:
+        """4, 6 or both."""
+        return frozenset(6 if ":" in text else 4 for text in self.addresses)
 
     @property
     def has_daemon(self) -> bool:
@@ -271,17 +294,36 @@ class Droplet(Resource):
     """A physical interface of a host with an address on the substrate."""
 
     scope = Scope.CLUSTER
-    IMMUTABLE = ("address",)
+    IMMUTABLE = ("address", "second_address")
     kind: Literal["Droplet"] = "Droplet"
     spec: DropletSpec
     status: DropletStatus = DropletStatus()
 
 
 class SubstrateSpec(Value):
-    """The network that the lab's droplets share; droplet N has its N-th address after the first."""
+    """The network that the lab's droplets share; droplet N has its N-th address after the first.
+
+    With `secondCidr`, of the other family, droplets have an address of each, but for those that `only` names.
+    """
 
     cidr: fields.SubstratePrefix = "172.31.0.0/24"
+    second_cidr: fields.SubstratePrefix | None = None
+    only: Mapping[fields.Name, Literal["ipv4", "ipv6"]] = {}
     mtu: Annotated[int, Field(strict=True, ge=1330, le=9216)] = 1500
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        fields.one_per_family(self.cidrs)
+        if self.only and self.second_cidr is None:
+            raise ValueError("expected a secondCidr beside only: it tells which droplets have one of two families")
+        if self.mtu < _LEAST_MTU_OVER_IPV6 and any(":" in cidr for cidr in self.cidrs):
+            raise ValueError(f"expected an mtu of {_LEAST_MTU_OVER_IPV6} or more over IPv6, found {self.mtu}")
+        return self
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """One, or one of each family."""
+        return (self.cidr, self.second_cidr) if self.second_cidr else (self.cidr,)
 
 
 class LabSpec(Value):

@@ -23,6 +23,8 @@ class DropletEntry:
     address: bytes
     name: str = ""
     mtu: int = 0
+    second: bytes = b""
+    """Its IPv6 address, when it has one of each family: `address` is IPv4 then."""
 
     @property
     def key(self) -> tuple[int, bytes]:
@@ -31,7 +33,11 @@ class DropletEntry:
 
     def same(self, other: Entry) -> bool:
         """Whether a droplet that holds `other` needs no change to hold this."""
-        return isinstance(other, DropletEntry) and self.address == other.address and self.mtu in (0, other.mtu)
+        return (
+            isinstance(other, DropletEntry)
+            and (self.address, self.second) == (other.address, other.second)
+            and self.mtu in (0, other.mtu)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,16 @@ _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_pr
 
 @dataclass(frozen=True, slots=True)
 class DropletFact:
-    """A droplet by name; `daemon`: whether it can be told of tables. `mtu`: of its interface, 0 while not known."""
+    """A droplet by name; `daemon`: whether it can be told of tables. `mtu`: of its interface, 0 while not known.
+
+    `address` is IPv4 unless it has none; `second` is its IPv6 address when it has both.
+    """
 
     name: str
     address: bytes
     daemon: bool
     mtu: int = 0
+    second: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,8 @@ Fact = ServiceFact | DropletFact | VpcFact | NetworkFact | EndpointFact | Peerin
 
 def droplet_fact(droplet: Droplet) -> DropletFact:
     """Of a droplet."""
-    return DropletFact(droplet.name, ip_address(droplet.spec.address).packed, droplet.spec.has_daemon)
+    address, *more = (ip_address(text).packed for text in droplet.spec.addresses)
+    return DropletFact(droplet.name, address, droplet.spec.has_daemon, second=more[0] if more else b"")
 
 
 def vpc_fact(vpc: VPC) -> VpcFact:

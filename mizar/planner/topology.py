@@ -69,18 +69,21 @@ class Topology:
     def put_droplet(self, fact: DropletFact) -> list[Change]:
         """A droplet comes; or one that is not in use gets or loses its daemon. All learn it, and it learns all."""
         present = self._droplets.get(fact.name)
-        if self._names.get(fact.address, fact.name) != fact.name:
-            raise ConflictError(f"droplet {self._names[fact.address]} has the address of droplet {fact.name}")
+        addresses = [address for address in (fact.address, fact.second) if address]
+        for address in addresses:
+            if self._names.get(address, fact.name) != fact.name:
+                raise ConflictError(f"droplet {self._names[address]} has an address of droplet {fact.name}")
         if present is not None:
-            if present.fact.address != fact.address:
+            if (present.fact.address, present.fact.second) != (fact.address, fact.second):
                 raise ConflictError(f"the address of droplet {fact.name} cannot change")
             if present.fact.daemon == fact.daemon:
                 return self._put_mtu(present, fact)
             _refuse_in_use(present)
             present.fact = fact
             return self._told(self._change(fact.name, None, other.entry) for other in self._droplets.values())
-        self._names[fact.address] = fact.name
-        record = self._droplets[fact.name] = DropletRecord(fact, DropletEntry(fact.address, fact.name, fact.mtu))
+        self._names |= dict.fromkeys(addresses, fact.name)
+        entry = DropletEntry(fact.address, fact.name, fact.mtu, fact.second)
+        record = self._droplets[fact.name] = DropletRecord(fact, entry)
         changes = [self._change(name, None, record.entry) for name in self._droplets if name != fact.name]
         changes.extend(self._change(fact.name, None, other.entry) for other in self._droplets.values())
         return self._told(changes)
@@ -88,7 +91,7 @@ class Topology:
     def _put_mtu(self, present: DropletRecord, fact: DropletFact) -> list[Change]:
         if fact.mtu in (0, present.fact.mtu):
             return []
-        old, present.entry = present.entry, DropletEntry(fact.address, fact.name, fact.mtu)
+        old, present.entry = present.entry, replace(present.entry, mtu=fact.mtu)
         present.fact = fact
         return self._told(self._change(name, old, present.entry) for name in self._droplets)
 
@@ -100,7 +103,7 @@ class Topology:
         changes.extend(self._change(name, other.entry, None) for other in self._droplets.values())
         changes = self._told(changes)
         del self._droplets[name]
-        del self._names[record.fact.address]
+        self._names = {address: other for address, other in self._names.items() if other != name}
         return changes
 
     # ---- VPCs

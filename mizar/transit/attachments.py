@@ -30,6 +30,7 @@ from mizar.transit.logs import event
 from mizar.transit.marks import option_bytes
 from mizar.transit.options import Options
 from mizar.transit.readback import Found
+from mizar.transit.room import Room
 from mizar.transit.state import State
 from mizar.transit.values import Local, Network, Wanted
 
@@ -63,15 +64,15 @@ class Outcome:
 
 
 class Attachments:
-    """Makes and ends local endpoints. `mtu` tells what a packet of the interface has room for, after the overhead."""
+    """Makes and ends local endpoints. `room` tells how large packets may be."""
 
-    def __init__(
-        self, ledger: Ledger, agent_fd: int, pins: Pins, options: Options, hub: Hub, mtu: Callable[[], int]
-    ) -> None:
+    def __init__(self, ledger: Ledger, agent_fd: int, pins: Pins, options: Options, hub: Hub, room: Room) -> None:
         self._ledger = ledger
         self._hub = hub
-        self._mtu = mtu
-        self._installer = Installer(agent_fd, pins, options, mtu)
+        self._mtu = room.mtu
+        self._fitted = 0
+        self._refitting: asyncio.Task[None] | None = None
+        self._installer = Installer(agent_fd, pins, options, room)
         self._lock = asyncio.Lock()
         self._pool = ThreadPoolExecutor(WORKERS, "attach")
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -227,6 +228,28 @@ class Attachments:
     def _sized(self, wanted: Wanted) -> Wanted:
         return replace(wanted, mtu=wanted.mtu or self._room(wanted))
 
+    def refit_soon(self) -> None:
+        """Droplets came or went: the largest overhead may be another, and with it the size of packets here."""
+        if self._mtu() != self._fitted and (self._refitting is None or self._refitting.done()):
+            self._refitting = asyncio.create_task(self._refit())
+
+    async def _refit(self) -> None:
+        while self._mtu() != self._fitted:
+            self._fitted = self._mtu()
+            event(_log, logging.INFO, "packet_size_changed", mtu=self._fitted)
+            for uid in list(self._ledger.state.locals):
+                async with self._lock:
+                    local = self._ledger.state.locals.get(uid)
+                    if local is not None and not local.wanted.mtu:
+                        await self._resize(local)
+
+    async def _resize(self, local: Local) -> None:
+        network = self._ledger.state.networks[local.endpoint.vni, local.endpoint.network_id]
+        try:
+            await self._in_pool(lambda: self._installer.make(self._sized(local.wanted), network))
+        except MizarError as error:
+            event(_log, logging.WARNING, "endpoint_not_resized", uid=local.wanted.uid, error=error)
+
     # ---- what vanishes by itself
 
     async def lost(self, ifindex: int) -> None:
@@ -265,7 +288,10 @@ class Attachments:
 
         Called once, after the tables were read and before requests are taken.
         """
-        self._installer.take_over(self._ledger.state.locals.values())
+        kept = list(self._ledger.state.locals.values())
+        sizes = self._installer.take_over(kept)
+        if all(sizes.get(local.host_interface) == self._sized(local.wanted).mtu for local in kept):
+            self._fitted = self._mtu()
 
     def problems(self, state: State) -> dict[str, str]:
         """What is wrong with the local endpoints of a state, by uid."""
@@ -278,8 +304,9 @@ class Attachments:
 
     def close(self) -> None:
         """Let go of the threads."""
-        if self._settling is not None:
-            self._settling.cancel()
+        for task in (self._settling, self._refitting):
+            if task is not None:
+                task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._installer.close()
 

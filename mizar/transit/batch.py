@@ -89,17 +89,40 @@ class Plan(ServicePlan, PeeringPlan):
     def _put_droplet(self, new: Droplet) -> bool:
         state = self.state
         old = state.droplets.get(new.address)
-        if old:
+        if old and old.second == new.second:
             known = replace(old, name=new.name, mtu=new.mtu or old.mtu)
             self.journal.put(state.droplets, new.address, known)
             if known.mtu == old.mtu:
                 return False
             self.ops += entries.droplet_put(known, state.own_mtu)[:1]
             return True
-        droplet = replace(new, slot=self.journal.take(state.droplet_slots))
+        self._check_addresses(new)
+        slot = old.slot if old else self.journal.take(state.droplet_slots)
+        mtu = new.mtu or (old.mtu if old else 0)
+        droplet = replace(old or new, name=new.name, second=new.second, slot=slot, mtu=mtu)
+        droplet = replace(droplet, reached=state.reached(droplet))
+        if old:
+            self._forget_second(old)
+            droplet = replace(droplet, mac=old.mac if old.reached == droplet.reached else bytes(6))
         self.journal.put(state.droplets, new.address, droplet)
+        if new.second:
+            self.journal.put(state.seconds, new.second, new.address)
+        if len(new.address) == 16:
+            self.journal.put(state.ipv6_alone, new.address, None)
         self.ops += entries.droplet_put(droplet, state.own_mtu)
         return True
+
+    def _check_addresses(self, new: Droplet) -> None:
+        state = self.state
+        for address in new.addresses:
+            holder = state.seconds.get(address, address if address in state.droplets else new.address)
+            if holder != new.address:
+                raise ConflictError(f"{text_of(address)} is an address of {state.droplets[holder]} already")
+
+    def _forget_second(self, old: Droplet) -> None:
+        if old.second:
+            self.journal.drop(self.state.seconds, old.second)
+            self.ops.append(entries.sender_delete(old.second))
 
     def _delete_droplet(self, address: bytes) -> bool:
         state = self.state
@@ -110,6 +133,10 @@ class Plan(ServicePlan, PeeringPlan):
             raise InUseError(f"{droplet} is still in use by {self._user_of(address)}; change or delete that first")
         self.unlearn_where(lambda learned: learned.host == address)
         self.journal.drop(state.droplets, address)
+        if droplet.second:
+            self.journal.drop(state.seconds, droplet.second)
+        if address in state.ipv6_alone:
+            self.journal.drop(state.ipv6_alone, address)
         self.journal.give_back(state.droplet_slots, droplet.slot)
         self.ops += entries.droplet_delete(droplet)
         return True

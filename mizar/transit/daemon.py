@@ -15,7 +15,6 @@ import signal
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib import metadata
-from ipaddress import IPv4Interface
 
 from mizar.kernel import interfaces
 from mizar.kernel.bpffs import Pins, instances
@@ -38,6 +37,7 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.programs import Drops, Loaded, Modes
+from mizar.transit.room import Room
 from mizar.transit.service_flows import ServiceFlows
 from mizar.transit.servicer import Identity, Servicer
 from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
@@ -78,7 +78,7 @@ def run(options: Options) -> None:
             event(_log, logging.INFO, "detached", instance=options.instance)
 
 
-def _be(options: Options, uplink: Interface, own: bytes) -> None:
+def _be(options: Options, uplink: Interface, own: tuple[bytes, ...]) -> None:
     with _named_feature():
         loaded = programs.load(options, uplink, own)
     with loaded.programs:
@@ -87,32 +87,34 @@ def _be(options: Options, uplink: Interface, own: bytes) -> None:
         asyncio.run(_serve(options, uplink, own, loaded, modes))
 
 
-def _own(options: Options) -> tuple[Interface, bytes]:
-    """The droplet's interface and address."""
+def _own(options: Options) -> tuple[Interface, tuple[bytes, ...]]:
+    """The droplet's interface and addresses: the first one names it (contracts/wire.md)."""
     with Netlink() as netlink:
         uplink = interfaces.get(netlink, options.interface)
         found = interfaces.addresses(netlink, uplink.index)
     if len(uplink.mac) != 6 or not any(uplink.mac):
         raise InvalidError(f"{uplink.name} has no Ethernet address and cannot be a droplet; choose another interface")
-    if options.address is not None:
-        if options.address not in [one.ip for one in found]:
-            event(_log, logging.WARNING, "address_not_here", address=options.address, interface=uplink.name)
-        return uplink, _same_as_before(options, options.address.packed)
+    if options.addresses:
+        for address in options.addresses:
+            if address not in [one.ip for one in found]:
+                event(_log, logging.WARNING, "address_not_here", address=address, interface=uplink.name)
+        own = tuple(sorted((address.packed for address in options.addresses), key=len))
+        return uplink, _same_as_before(options, own)
     held = programs.held_address(options)
-    if held in [one.ip.packed for one in found]:
-        return uplink, held
-    usable = [one for one in found if isinstance(one, IPv4Interface) and not one.is_link_local]
+    if held is not None and held in [one.ip.packed for one in found]:
+        return uplink, (held,)
+    usable = sorted((one.ip for one in found if not one.is_link_local), key=lambda address: address.version)
     if not usable:
-        raise InvalidError(f"the interface {uplink.name} has no IPv4 address; give it one, or pass --address")
-    return uplink, _same_as_before(options, usable[0].ip.packed)
+        raise InvalidError(f"the interface {uplink.name} has no address for others; give it one, or pass --address")
+    return uplink, _same_as_before(options, (usable[0].packed,))
 
 
-def _same_as_before(options: Options, own: bytes) -> bytes:
+def _same_as_before(options: Options, own: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Refuse to be another droplet than the one whose endpoints are here: they would have to be ended."""
     held = programs.held_address(options)
-    if held not in (None, own):
+    if held not in (None, own[0]):
         raise ConflictError(
-            f"the endpoints here belong to droplet {text_of(held)}, and this would be {text_of(own)}: give "
+            f"the endpoints here belong to droplet {text_of(held)}, and this would be {text_of(own[0])}: give "
             f"{options.interface} the address {text_of(held)} again, or end the endpoints by `mizar daemon --cleanup`"
         )
     return own
@@ -138,18 +140,19 @@ def _named_feature() -> Iterator[None]:
         raise
 
 
-async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded, modes: Modes) -> None:
-    uplink = Uplink(facts)
+async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loaded: Loaded, modes: Modes) -> None:
+    uplink, second = Uplink(facts), own[1] if len(own) > 1 else b""
     drops = Drops(loaded)
     drops.switch(on=False)  # the daemon before may have died while somebody watched
     hub = Hub(drops, _interface_name)
-    ledger = Ledger(loaded.tables, own, loaded.limits, lambda: attachments.interfaces())
-    attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, uplink.room)
+    ledger = Ledger(loaded.tables, own[0], loaded.limits, lambda: attachments.interfaces(), second)
+    room = Room(uplink.mtu, lambda: ledger.state)
+    attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, room)
     neighbours = Neighbours()
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
-    sender = ControlSocket(own)
+    sender = ControlSocket(*own)
     traps, answers = EventReader(loaded.programs.maps["traps"], "trap"), PacketSocket()
-    answering = Answering(ledger, aiter(traps), answers, uplink.room)
+    answering = Answering(ledger, aiter(traps), answers, room.mtu)
     direct = Direct(ledger, sender)
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     notices = EventReader(loaded.programs.maps["notices"], "notice")
@@ -163,7 +166,8 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
 
         ledger.on_lost = on_lost
         identity = Identity(
-            address=own,
+            address=own[0],
+            second_address=second,
             interface=facts.name,
             version=metadata.version("mizar"),
             instance=uuid.uuid4().hex,
@@ -174,7 +178,9 @@ async def _serve(options: Options, facts: Interface, own: bytes, loaded: Loaded,
         def tables_changed() -> None:
             substrate.droplets_changed()
             health.tables_changed()
+            attachments.refit_soon()
 
+        attachments.refit_soon()
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
         aging = FlowAger(ledger)
         served = ServiceFlows(ledger)

@@ -46,8 +46,8 @@ class Op:
 
 
 def droplet_put(droplet: Droplet, own_mtu: int) -> list[Op]:
-    """The droplet's address, MAC and MTU, then its place among the known senders. `own_mtu` 0: not known."""
-    addr = to_mapped(droplet.address)
+    """Where the droplet is reached, then its addresses among the known senders. `own_mtu` 0: not known."""
+    addr = to_mapped(droplet.reached or droplet.address)
     value = {
         "addr": addr,
         "next_hop_mac": droplet.mac,
@@ -57,13 +57,18 @@ def droplet_put(droplet: Droplet, own_mtu: int) -> list[Op]:
     }
     return [
         Op("droplets", droplet.slot, value),
-        Op("droplet_slots", {"addr": addr}, {"slot": droplet.slot}),
+        *(Op("droplet_slots", {"addr": to_mapped(one)}, {"slot": droplet.slot}) for one in droplet.addresses),
     ]
 
 
 def droplet_delete(droplet: Droplet) -> list[Op]:
     """No sender any more, then no next hop."""
-    return [Op("droplet_slots", {"addr": to_mapped(droplet.address)}, None), Op("droplets", droplet.slot, {})]
+    return [*map(sender_delete, droplet.addresses), Op("droplets", droplet.slot, {})]
+
+
+def sender_delete(address: bytes) -> Op:
+    """No sender any more."""
+    return Op("droplet_slots", {"addr": to_mapped(address)}, None)
 
 
 def hop_set(slot: int, places: tuple[int, ...], vni: int, network_id: int) -> Op:

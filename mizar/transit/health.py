@@ -19,6 +19,7 @@ from mizar.transit.events import Hub
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.options import ProbeTiming
+from mizar.transit.values import Droplet
 
 _PROBE = bytes([control.PROBE, 0, 0, 0])
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Sender(Protocol):
 class _Watched:
     """One droplet: the stamps as last seen, and how many probes it owes."""
 
-    heard: int
+    heard: tuple[int, ...]
     unanswered: int = 0
     probed: bool = False
 
@@ -82,28 +83,31 @@ class Health:
             del self._watched[address]
         for address in matter:
             droplet = state.droplets.get(address)
-            verdict = self._look(address) if droplet else None
+            verdict = self._look(droplet) if droplet else None
             if droplet and verdict not in (None, droplet.down):
                 verdicts[address] = bool(verdict)
         verdicts |= {one.address: False for one in state.droplets.values() if one.down and one.address not in matter}
         if verdicts:
             await self._tell(verdicts)
 
-    def _look(self, address: bytes) -> bool | None:
-        """Whether a droplet is down; None where nothing new can be said."""
-        stamps = self._ledger.maps.droplet_slots.get({"addr": to_mapped(address)})
-        if stamps is None:
+    def _look(self, droplet: Droplet) -> bool | None:
+        """Whether a droplet is down; None where nothing new can be said. One with two addresses is heard by either."""
+        address = droplet.address
+        senders = self._ledger.maps.droplet_slots
+        stamps = [found for one in droplet.addresses if (found := senders.get({"addr": to_mapped(one)})) is not None]
+        if not stamps or not droplet.reached:
             return None
+        heard = tuple(one["heard"] for one in stamps)
         watched = self._watched.get(address)
         if watched is None:
-            self._watched[address] = _Watched(stamps["heard"])
+            self._watched[address] = _Watched(heard)
             return None
-        if stamps["heard"] != watched.heard:
-            watched.heard, watched.unanswered, watched.probed = stamps["heard"], 0, False
+        if heard != watched.heard:
+            watched.heard, watched.unanswered, watched.probed = heard, 0, False
             return False
         watched.unanswered += watched.probed
         watched.probed = True
-        self._sender.send(address, _PROBE)
+        self._sender.send(droplet.reached, _PROBE)
         return True if watched.unanswered >= self._timing.count else None
 
     async def _tell(self, verdicts: dict[bytes, bool]) -> None:

@@ -8,7 +8,7 @@ by pins. It must never touch the tables.
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
@@ -27,6 +27,7 @@ from mizar.model.errors import InvalidError, MizarError, NotFoundError
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.readback import Found
+from mizar.transit.room import Room
 from mizar.transit.state import State
 from mizar.transit.values import Local, Network, Wanted
 from mizar.transit.workloads import InNamespace, OvsPort, Tap, Workload, of_alias
@@ -53,16 +54,16 @@ def host_name(uid: str, workload: Workload | None = None) -> str:
 
 
 class Installer:
-    """Works on interfaces. `mtu` tells what a packet of the interface has room for, after the overhead.
+    """Works on interfaces. `room` tells how large packets may be.
 
     What is wanted has its MTU already.
     """
 
-    def __init__(self, agent_fd: int, pins: Pins, options: Options, mtu: Callable[[], int]) -> None:
+    def __init__(self, agent_fd: int, pins: Pins, options: Options, room: Room) -> None:
         self._agent_fd = agent_fd
         self._pins = pins
         self._options = options
-        self._mtu = mtu
+        self._room = room
         self._links = threading.local()
         self._ovsdb = Ovsdb(options.ovsdb)
 
@@ -144,13 +145,19 @@ class Installer:
                 event(_log, logging.WARNING, "alias_unknown", interface=link.interface.name, error=error)
                 continue
             interface = link.interface
-            found.append(Found(interface.name, interface.index, interface.mtu, self._mtu(), link.uid, workload))
+            found.append(Found(interface.name, interface.index, interface.mtu, self._room.mtus(), link.uid, workload))
         return found
 
-    def take_over(self, kept: Collection[Local]) -> None:
-        """Give every endpoint the new agent program; remove links and pins that belong to no endpoint."""
+    def take_over(self, kept: Collection[Local]) -> dict[str, int]:
+        """Give every endpoint the new agent program; remove links and pins that belong to no endpoint.
+
+        Returns the MTU of each interface that is kept.
+        """
         by_name = {local.host_interface: local for local in kept}
+        sizes = {}
         for link in self._own_links().owned():
+            if link.interface.name in by_name:
+                sizes[link.interface.name] = link.interface.mtu
             if link.interface.name not in by_name and self._is_own(link):
                 event(_log, logging.WARNING, "link_removed", interface=link.interface.name, uid=link.uid)
                 self._own_links().delete(link.interface.name)
@@ -160,6 +167,7 @@ class Installer:
         for name, local in by_name.items():
             self.settle(name, local.ifindex)
         self._unplug_strays(kept)
+        return sizes
 
     def pulse(self, wanted: Wanted, network: Network) -> Pulse | None:
         """Measures how long the workload gets no answer from its router while it moves here; None where it cannot."""
@@ -217,7 +225,7 @@ class Installer:
             host_name=host_name(wanted.uid),
             port_name=name,
             alias=alias_of(instance, wanted.uid, workload.inner, workload.spec),
-            mtu=wanted.mtu or self._mtu(),
+            mtu=wanted.mtu or self._room.mtu(),
             offloads=offloads,
         )
         made, change = host_pair.ensure(self._own_links(), pair, self._guard)

@@ -32,9 +32,11 @@ class Ledger:
     `on_lost` is called, on any thread, for a local endpoint that is no longer found in the kernel.
     """
 
-    def __init__(self, maps: Maps, own: bytes, limits: Limits, interfaces: Callable[[], list[Found]]) -> None:
+    def __init__(
+        self, maps: Maps, own: bytes, limits: Limits, interfaces: Callable[[], list[Found]], own6: bytes = b""
+    ) -> None:
         self.maps = maps
-        self.state = State(own, limits)
+        self.state = State(own, limits, own6)
         self.lock = asyncio.Lock()
         self.on_lost: Callable[[Local], None] = lambda _: None
         self._interfaces = interfaces
@@ -107,7 +109,7 @@ class Ledger:
 
         Returns the interfaces that no entry commits to. The caller holds the lock.
         """
-        reading = read(self.maps, self.state.own, self.state.limits, self._interfaces())
+        reading = read(self.maps, self.state.own, self.state.limits, self._interfaces(), self.state.own6)
         if reading.repairs:
             event(_log, logging.WARNING, "tables_repaired", operations=len(reading.repairs))
             execute(self.maps, reading.repairs)

@@ -5,7 +5,7 @@ Made by the command line and by tests; frozen. Defaults live here and nowhere el
 """
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from mizar.kernel.attach import TcMode, XdpMode
@@ -27,15 +27,16 @@ class ProbeTiming:
 class Options:
     """One droplet: its interface, its name on this host, where it listens, how large its tables are.
 
-    `ovsdb` is where the database of an Open vSwitch on this host answers, should there be one. `xdp` and `tc` are the
-    modes that programs must run in; None: the best that the interface and the kernel have.
+    `addresses`: of the droplet, at most one of each family; none: the interface's first IPv4 address, else its first of
+    IPv6. `ovsdb` is where the database of an Open vSwitch on this host answers, should there be one. `xdp` and `tc` are
+    the modes that programs must run in; None: the best that the interface and the kernel have.
     """
 
     interface: str
     name: str = ""
     listen: str = ""
     pki: Path | None = None
-    address: IPv4Address | None = None
+    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     limits: Limits = field(default_factory=Limits)
     xdp: XdpMode | None = None
     tc: TcMode | None = None

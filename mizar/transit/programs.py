@@ -7,7 +7,7 @@ loses no packet. It must never leave half of a new droplet behind when it fails.
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +53,13 @@ class Modes:
     tc: str
 
 
-def load(options: Options, uplink: Interface, own: bytes) -> Loaded:
+def load(options: Options, uplink: Interface, own: Sequence[bytes]) -> Loaded:
     """Load the programs with this droplet's configuration, over the maps that are there or over new ones."""
     ensure_mounted()
     pins = Pins.of(options.instance)
     pins.make()
     config = configuration(
-        [own], uplink.mac, uplink.index, send_by_tc=uplink.kind == "veth", icmp_errors=ICMP_ERRORS, traps=TRAPS
+        own, uplink.mac, uplink.index, send_by_tc=uplink.kind == "veth", icmp_errors=ICMP_ERRORS, traps=TRAPS
     )
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
     return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)

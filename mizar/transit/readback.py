@@ -45,12 +45,12 @@ _ARRAYS = frozenset({"proxies", "services", "service_notes", "members", "member_
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An interface of this droplet that bears the daemon's alias. `room`: the MTU of an endpoint without options."""
+    """An interface of this droplet that bears the daemon's alias. `rooms`: MTUs of endpoints without options."""
 
     name: str
     ifindex: int
     mtu: int
-    room: int
+    rooms: tuple[int, ...]
     uid: str
     workload: Workload
 
@@ -65,9 +65,9 @@ class Reading:
 
 
 class _Reader:
-    def __init__(self, maps: Any, own: bytes, limits: Limits) -> None:
+    def __init__(self, maps: Any, own: bytes, limits: Limits, own6: bytes) -> None:
         self.maps = maps
-        self.state = State(own, limits)
+        self.state = State(own, limits, own6)
         self.raw: dict[tuple[str, Any], Any] = {}
         self.addresses: dict[int, bytes] = {}  # of droplets, by slot
         self.networks: dict[int, Network] = {}  # by slot
@@ -78,19 +78,28 @@ class _Reader:
             yield key, value
 
     def droplets(self) -> None:
-        taken: set[int] = set()
+        state = self.state
+        found: dict[int, list[bytes]] = {}
         for key, sender in self.items("droplet_slots"):
-            slot = sender["slot"]
+            found.setdefault(sender["slot"], []).append(from_mapped(key["addr"]))
+        for slot, addresses in found.items():
             entry = self.maps.droplets.get(slot)
-            if entry is None or entry["addr"] != key["addr"] or not slot or slot in taken:
+            addresses.sort(key=len)
+            whole = entry is not None and from_mapped(entry["addr"]) in addresses
+            if not slot or not whole or len({len(one) for one in addresses}) < len(addresses):
                 continue
-            taken.add(slot)
-            address = from_mapped(key["addr"])
-            droplet = Droplet(
-                address, slot=slot, mac=entry["next_hop_mac"], down=bool(entry["down"]), mtu=entry["interface_mtu"]
-            )
-            self.state.droplets[address] = droplet
-            self.addresses[droplet.slot] = address
+            name, second = addresses[0], addresses[1] if len(addresses) > 1 else b""
+            droplet = Droplet(name, slot=slot, mac=entry["next_hop_mac"], down=bool(entry["down"]), second=second)
+            droplet = replace(droplet, mtu=entry["interface_mtu"])
+            droplet = replace(droplet, reached=state.reached(droplet))
+            if from_mapped(entry["addr"]) != (droplet.reached or name):  # this droplet speaks other families now
+                droplet = replace(droplet, mac=bytes(6))
+            state.droplets[name] = droplet
+            self.addresses[slot] = name
+            if second:
+                state.seconds[second] = name
+            if len(name) == 16:
+                state.ipv6_alone[name] = None
 
     def hop_set(self, slot: int, vni: int, network_id: int | None) -> tuple[int, tuple[bytes, ...], tuple[int, ...]]:
         """Network id, members and places of a hop set; (0, (), ()) when it is not this VPC's."""
@@ -241,7 +250,7 @@ class _Reader:
             raw = options.get(ifindex, _NO_OPTIONS)
             raw = raw["data"][: raw["bytes"]] if value["option_bytes"] else b""
             # What the interface has less than there is room for, beside what the options take, somebody asked for.
-            mtu = 0 if found.mtu == found.room - len(raw) else found.mtu
+            mtu = 0 if found.mtu + len(raw) in found.rooms else found.mtu
             marked = marks.without_identity(raw)
             wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby)
             state.locals[found.uid] = Local(wanted, found.name, ifindex, value["slot"])
@@ -319,7 +328,7 @@ def _bits(value: Any) -> Any:
 
 def _implied(state: State) -> Iterator[Op]:
     for droplet in state.droplets.values():
-        yield entries.droplet_put(droplet, 0)[1]
+        yield from entries.droplet_put(droplet, 0)[1:]
     for vpc in state.vpcs.values():
         if vpc.hops:
             yield entries.hop_set(vpc.hops, vpc.places, vpc.vni, 0)
@@ -348,9 +357,9 @@ def _implied(state: State) -> Iterator[Op]:
         yield from services.implied(state, service)
 
 
-def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found]) -> Reading:
-    """Read everything. Raises MizarError when a map cannot be read."""
-    reader = _Reader(maps, own, limits)
+def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found], own6: bytes = b"") -> Reading:
+    """Read everything. `own6`: as in State. Raises MizarError when a map cannot be read."""
+    reader = _Reader(maps, own, limits, own6)
     reader.droplets()
     reader.vpcs()
     reader.group_sets()

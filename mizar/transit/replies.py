@@ -22,7 +22,9 @@ CHUNK = 1000
 
 def droplet(value: Droplet) -> pb.Droplet:
     """A droplet."""
-    return pb.Droplet(address=value.address, name=value.name, down=value.down, mtu=value.mtu)
+    return pb.Droplet(
+        address=value.address, name=value.name, down=value.down, mtu=value.mtu, second_address=value.second
+    )
 
 
 def vpc(value: Vpc) -> pb.Vpc:

@@ -6,6 +6,8 @@ It knows neither the state nor the kernel. Raises InvalidError, with what was fo
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
 
 from mizar._built import transit_pb2 as pb
 from mizar.model.addresses import MAPPED, ROUTER_MAC, SERVICE_MAC, mac_text, text_of
@@ -131,10 +133,11 @@ def address(packed: bytes, what: str) -> bytes:
 
 
 def substrate_address(packed: bytes, what: str) -> bytes:
-    """The address of a droplet: IPv4 (contracts/wire.md)."""
-    if len(packed) == 16:
-        raise InvalidError(f"{what} is {text_of(packed)}; droplets have IPv4 addresses")
-    return address(packed, what)
+    """An address that a droplet can have: its host's, on more than its own link."""
+    found = ip_address(address(packed, what))
+    if found.is_loopback or (found.version == 6 and found.is_link_local):
+        raise InvalidError(f"{what} is {found}; expected one that other hosts can reach")
+    return packed
 
 
 def droplet(message: pb.Droplet) -> Droplet:
@@ -143,7 +146,13 @@ def droplet(message: pb.Droplet) -> Droplet:
         raise InvalidError(f"a droplet's name has at most {_MAX_NAME} printable characters")
     if message.mtu > _MAX_MTU:
         raise InvalidError(f"the droplet's MTU {message.mtu} is more than {_MAX_MTU}")
-    return Droplet(substrate_address(message.address, "the droplet's address"), message.name, mtu=message.mtu)
+    found = Droplet(substrate_address(message.address, "the droplet's address"), message.name, mtu=message.mtu)
+    if not message.second_address:
+        return found
+    second = substrate_address(message.second_address, "the droplet's second address")
+    if (len(found.address), len(second)) != (4, 16):
+        raise InvalidError("a droplet with two addresses is named by the IPv4 one, and the second is IPv6")
+    return replace(found, second=second)
 
 
 def vni(number: int) -> int:

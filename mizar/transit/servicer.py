@@ -36,6 +36,7 @@ class Identity:
     """What does not change while the daemon runs."""
 
     address: bytes
+    second_address: bytes
     interface: str
     version: str
     instance: str
@@ -91,6 +92,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         """Who and what this droplet is."""
         return pb.Info(
             address=self._identity.address,
+            second_address=self._identity.second_address,
             interface=self._identity.interface,
             interface_mtu=self._interface_mtu(),
             version=self._identity.version,

@@ -58,6 +58,8 @@ class State:
 
     own: bytes
     limits: Limits
+    own6: bytes = b""
+    """This droplet's IPv6 address, where `own` is IPv4 and it has both."""
     own_mtu: int = 0
     """Of this droplet's interface; 0 while it is not known."""
     droplets: dict[bytes, Droplet] = field(default_factory=dict)
@@ -77,6 +79,10 @@ class State:
     learned: dict[tuple[int, bytes], Learned] = field(default_factory=dict)
     services: dict[ServiceKey, Service] = field(default_factory=dict)
     serving: dict[tuple[int, bytes], ServiceKey] = field(default_factory=dict)
+    seconds: dict[bytes, bytes] = field(default_factory=dict)
+    """The second addresses of droplets → the first ones, which name them."""
+    ipv6_alone: dict[bytes, None] = field(default_factory=dict)
+    """Droplets that have no IPv4 address."""
     droplet_slots: Slots = field(init=False, compare=False)
     vpc_slots: Slots = field(init=False, compare=False)
     hop_slots: Slots = field(init=False, compare=False)
@@ -136,6 +142,15 @@ class State:
             if key is not None:
                 return self.networks[key]
         return None
+
+    def reached(self, droplet: Droplet) -> bytes:
+        """The address at which this droplet writes to another, IPv4 before IPv6; empty when they share no family."""
+        own = {len(address) for address in (self.own, self.own6)}
+        return next((address for address in (droplet.address, droplet.second) if address and len(address) in own), b"")
+
+    def meets_ipv6(self) -> bool:
+        """Whether packets of endpoints here may travel over IPv6 somewhere: not while all droplets have IPv4."""
+        return bool(self.ipv6_alone) or len(self.own) == 16
 
     def networks_of(self, vni: int) -> Iterator[Network]:
         """The networks of a VPC."""

@@ -8,13 +8,12 @@ MAC stays until the kernel has given the neighbour up for a while.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mizar.kernel import interfaces
 from mizar.kernel.interfaces import Interface
-from mizar.kernel.layout import constant
 from mizar.kernel.neighbours import Neighbours, NextHop
 from mizar.kernel.netlink import Netlink
 from mizar.model.addresses import text_of
@@ -55,10 +54,6 @@ class Uplink:
     def mtu(self) -> int:
         """Bytes of the largest IP packet on the substrate."""
         return self.facts.mtu
-
-    def room(self) -> int:
-        """The largest inner IP packet that fits into one of the substrate."""
-        return self.facts.mtu - constant("OVERHEAD_IPV4")
 
 
 class Substrate:
@@ -140,13 +135,14 @@ class Substrate:
         self._changed.set()
 
     def _check_address(self) -> None:
-        """Say so when other droplets can no longer reach this one at its address, and when they can again."""
-        own = ip_address(self._ledger.state.own)
+        """Say so when other droplets can no longer reach this one at its addresses, and when they can again."""
+        own = [ip_address(address) for address in (self._ledger.state.own, self._ledger.state.own6) if address]
         with Netlink() as netlink:
-            here = own in [one.ip for one in interfaces.addresses(netlink, self._uplink.facts.index)]
+            present = [one.ip for one in interfaces.addresses(netlink, self._uplink.facts.index)]
+        here = all(address in present for address in own)
         if here != self._address_here:
             level, name = (logging.INFO, "address_back") if here else (logging.WARNING, "address_lost")
-            event(_log, level, name, address=own, interface=self._uplink.facts.name)
+            event(_log, level, name, address=",".join(map(str, own)), interface=self._uplink.facts.name)
         self._address_here = here
 
     # ---- neighbours
@@ -206,10 +202,13 @@ class Substrate:
 
     async def _refresh(self) -> None:
         async with self._ledger.lock:
-            wanted = [address for address in self._ledger.state.droplets if address != self._ledger.state.own]
-        for address in self._hops.keys() - set(wanted):
+            state = self._ledger.state
+            wanted = {
+                one.address: one.reached for one in state.droplets.values() if one.reached and one.address != state.own
+            }
+        for address in self._hops.keys() - wanted.keys():
             self._hops.pop(address)
-        new = [address for address in wanted if address not in self._hops]
+        new = {address: reached for address, reached in wanted.items() if address not in self._hops}
         found = await asyncio.to_thread(self._resolve, new)
         lost = set(new) - {resolved.address for resolved in found}
         await self._ledger.set_macs(dict.fromkeys(lost, _NO_MAC))
@@ -220,11 +219,12 @@ class Substrate:
             elif resolved.next_hop not in self._giving_up:
                 self._lose(resolved.next_hop, [resolved.address])
 
-    def _resolve(self, addresses: Iterable[bytes]) -> list[_Resolved]:
+    def _resolve(self, droplets: Mapping[bytes, bytes]) -> list[_Resolved]:
+        """`droplets`: the address that names each, and the one that it is reached at."""
         found = []
-        for address in addresses:
+        for address, reached in droplets.items():
             try:
-                hop = self._neighbours.next_hop(ip_address(address), self._uplink.facts.index)
+                hop = self._neighbours.next_hop(ip_address(reached), self._uplink.facts.index)
                 self._neighbours.install(hop)
                 found.append(_Resolved(address, hop, self._neighbours.read(hop).mac))
             except MizarError as error:

@@ -64,15 +64,24 @@ class VpcFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Droplet:
-    """A known sender and possible next hop. `slot`, `mac` and `down` are this daemon's; zero in a request."""
+    """A known sender and possible next hop. From `slot` on all is this daemon's, and zero in a request."""
 
     address: bytes
     name: str = field(default="", compare=False)
+    second: bytes = b""
+    """Its IPv6 address, when it has one of each family: `address` is IPv4 then."""
     slot: int = 0
     mac: bytes = bytes(6)
     down: bool = False
     mtu: int = 0
     """Of its interface, 0 while nobody has told."""
+    reached: bytes = b""
+    """The one of its addresses that this droplet writes to; empty when they share no family."""
+
+    @property
+    def addresses(self) -> tuple[bytes, ...]:
+        """All that it has: one, or one of each family."""
+        return (self.address, self.second) if self.second else (self.address,)
 
     def __str__(self) -> str:
         return f"droplet {text_of(self.address)}"

@@ -18,9 +18,9 @@ LAB = LabName("plan")
 def test_droplets_have_the_addresses_after_the_first() -> None:
     """Droplet N has the N-th address after the substrate's first, a daemon of its own and a namespace of its own."""
     made = plan(manifests(LAB))
-    assert [(host.name, host.address, host.prefix_length) for host in made.hosts] == [
-        ("d1", "172.31.0.2", 24),
-        ("d2", "172.31.0.3", 24),
+    assert [(host.name, *map(str, host.addresses)) for host in made.hosts] == [
+        ("d1", "172.31.0.2/24"),
+        ("d2", "172.31.0.3/24"),
     ]
     assert [item.ref.name for item in made.objects[:2]] == ["d1", "d2"]
     assert len({host.namespace for host in made.hosts}) == 2

@@ -99,7 +99,11 @@ def test_a_dump_is_camel_case_and_omits_what_is_not_set() -> None:
         ("172.31.0.1", "host:0", False),
         ("172.31.0.1", "host:65536", False),
         ("172.31.0.1", "http://host:80", False),
-        ("fd00::1", "none", False),
+        ("fd00::1", "none", True),
+        ("fe80::1", "none", False),
+        ("::1", "none", False),
+        ("ff02::1", "none", False),
+        ("::ffff:172.31.0.1", "none", False),
         ("127.0.0.1", "none", False),
         ("224.0.0.1", "none", False),
         ("0.0.0.0", "none", False),
@@ -165,12 +169,32 @@ def test_a_name_is_a_dns_label(name: str) -> None:
         Tenant.model_validate({"metadata": {"name": name}})
 
 
+def test_a_droplet_may_have_an_address_of_each_family() -> None:
+    """In any order; the IPv4 one names it. Two of one family are refused."""
+    for address, second in (("172.31.0.1", "fd00::1"), ("fd00::1", "172.31.0.1")):
+        droplet = build("Droplet", {"address": address, "secondAddress": second, "daemon": "none"})
+        assert isinstance(droplet, Droplet)
+        assert droplet.spec.addresses == ("172.31.0.1", "fd00::1")
+        assert droplet.spec.families == {4, 6}
+    with pytest.raises(ValidationError, match="at most one per address family"):
+        build("Droplet", {"address": "fd00::1", "secondAddress": "fd00::2", "daemon": "none"})
+
+
 def test_a_lab_has_defaults_for_its_substrate() -> None:
     lab = build("Lab", {"droplets": 4})
     assert isinstance(lab, Lab)
     assert (lab.spec.substrate.cidr, lab.spec.substrate.mtu) == ("172.31.0.0/24", 1500)
-    for substrate in ({"cidr": "fd00::/64"}, {"cidr": "172.31.0.1/24"}, {"cidr": "172.31.0.0/31"}, {"mtu": 1000}):
-        with pytest.raises(ValidationError, match=r"expected|greater"):
+    for substrate in (
+        {"cidr": "fd00::/16"},
+        {"cidr": "172.31.0.1/24"},
+        {"cidr": "172.31.0.0/31"},
+        {"mtu": 1000},
+        {"cidr": "fd00::/64", "mtu": 1340},
+        {"secondCidr": "172.30.0.0/24"},
+        {"only": {"d1": "ipv4"}},
+        {"secondCidr": "fd00::/64", "only": {"d1": "ipx"}},
+    ):
+        with pytest.raises(ValidationError, match=r"expected|greater|should be"):
             build("Lab", {"droplets": 4, "substrate": substrate})
 
 

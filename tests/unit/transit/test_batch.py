@@ -161,7 +161,7 @@ class Bench:
         plan.journal.commit()
         self.interfaces = [one for one in self.interfaces if one.uid != wanted.uid]
         mtu = wanted.mtu or ROOM - len(option_bytes(wanted, self.state.vpcs[wanted.endpoint.vni]))
-        self.interfaces.append(Found(f"mz{ifindex}", ifindex, mtu, ROOM, wanted.uid, wanted.workload))
+        self.interfaces.append(Found(f"mz{ifindex}", ifindex, mtu, (ROOM,), wanted.uid, wanted.workload))
 
     def check(self) -> None:
         """What is in the maps is the state, and nothing else."""
@@ -305,7 +305,7 @@ def test_local_endpoint_half_made_or_half_gone(at: int) -> None:
     plan = Plan(bench.state)
     plan.put_local(LOCAL, "mz77", 77)
     execute(bench.maps, plan.ops[:at])
-    found = Found("mz77", 77, ROOM, ROOM, "uid-1", WORKLOAD)
+    found = Found("mz77", 77, ROOM, (ROOM,), "uid-1", WORKLOAD)
     committed = any(op.table == "agents" for op in plan.ops[:at])
     reading = read(bench.maps, OWN, LIMITS, [found])
     assert (list(reading.state.locals) == ["uid-1"]) == committed
