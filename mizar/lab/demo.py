@@ -160,6 +160,7 @@ def _switch(probes: Probes, view: _View, members: Sequence[Member], limit_s: flo
         for source, destination in pairs(members)
         if source.droplet != destination.droplet
         and source.droplet not in view.roles(source, destination).destination_bouncers
+        and view.share_family(source.droplet, destination.droplet)
     ]
     far.sort(key=lambda pair: _shortcuts(view, *pair))
     found: Path | None = None
@@ -193,7 +194,14 @@ class _View:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._droplets = [i["metadata"]["name"] for i in client.list("Droplet") if i["spec"]["daemon"] != "none"]
+        droplets = client.list("Droplet")
+        self._droplets = [i["metadata"]["name"] for i in droplets if i["spec"]["daemon"] != "none"]
+        self._families = {
+            i["metadata"]["name"]: {
+                ":" in i["spec"][field] for field in ("address", "secondAddress") if field in i["spec"]
+            }
+            for i in droplets
+        }
         self._vpcs = {(i["metadata"]["tenant"], i["metadata"]["name"]): i["status"] for i in client.list("VPC")}
         networks = client.list("Network")
         self._peers = _peers(client.list("VPCPeering"))
@@ -219,6 +227,10 @@ class _View:
     def _vpc_of(self, endpoint: dict[str, Any]) -> str:
         found: str = self._networks[endpoint["metadata"]["tenant"], endpoint["spec"]["network"]]["spec"]["vpc"]
         return found
+
+    def share_family(self, one: str, other: str) -> bool:
+        """Whether two droplets can speak straight to one another."""
+        return bool(self._families[one] & self._families[other])
 
     def roles(self, source: Member, destination: Member) -> Roles:
         """Who may be what between two endpoints of a VPC."""

@@ -145,9 +145,9 @@ class Direct:
 
     def _tell(self, to: bytes, data: bytes, number: int) -> None:
         """The VPC as the wire names it: another droplet has another number for one that shares its VNI."""
-        vpc = self._ledger.state.vpcs.get(number)
-        if vpc is not None:
-            self._sender.send(to, data, vpc.wire_vni or vpc.vni, vpc.identity)
+        vpc, droplet = self._ledger.state.vpcs.get(number), self._ledger.state.droplets.get(to)
+        if vpc is not None and droplet is not None and droplet.reached:
+            self._sender.send(droplet.reached, data, vpc.wire_vni or vpc.vni, vpc.identity)
 
     # ---- answering
 

@@ -135,7 +135,8 @@ class EndpointPlan:
     def learn(self, new: Learned) -> bool:
         """Plan an entry for the direct path; False when something here is surer, or what it refers to is not known."""
         state = self.state
-        known = new.vni in state.vpcs and new.host in state.droplets and new.host != state.own
+        host = state.droplets.get(new.host)
+        known = new.vni in state.vpcs and host is not None and host.reached and new.host != state.own
         if not known or new.key in state.at:
             return False
         self.journal.put(state.learned, new.key, new)
