@@ -17,8 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pyroute2 import IPRoute
+
 from mizar._built import transit_pb2 as pb
-from tests.transit.rig import FRONT, Rig, endpoint, local, put_droplet, put_network, put_vpc, rig
+from tests.transit.rig import FRONT, Droplet, Rig, endpoint, local, put_droplet, put_network, put_vpc, rig, until
 
 
 def main() -> None:
@@ -33,16 +35,19 @@ def main() -> None:
 def measure(made: Rig, count: int) -> None:
     """One droplet that is everything."""
     one = made.add_droplet()
-    one.start()
+    one.start("--pool", str(min(count, 1024)))
     one.apply(put_droplet(one), put_vpc(one), put_network(FRONT, one))
     places = [made.make_namespace(f"e{number}") for number in range(count)]
-    for kind in ("namespace", "tap"):
+    for kind in ("namespace", "pool", "tap"):
         attached, detached = [], []
+        until(lambda: one.links() == [] and len(waiting(one)) == count, "what was before has ended", 120)
         for number, place in enumerate(places):
             what = endpoint(number % 89, FRONT, one)
             what.mac = bytes((2, 0, 0, 0, 2, number))
             what.addresses[:] = [bytes((10, 0, 1, 2 + number)), what.addresses[1][:15] + bytes((2 + number,))]
             wanted = local(f"{kind}-{number}", what, name=place)
+            if kind == "pool":
+                wanted.workload.CopyFrom(pb.Workload(pool=f"{place}f"))
             if kind == "tap":
                 wanted.workload.CopyFrom(pb.Workload(tap=pb.Tap()))
             (result,) = one.attach(wanted)
@@ -55,6 +60,13 @@ def measure(made: Rig, count: int) -> None:
             detached.append((time.perf_counter() - begun) * 1000)
         show(f"attach, {kind}", attached)
         show(f"detach, {kind} (as the caller sees it)", detached)
+
+
+def waiting(one: Droplet) -> list[str]:
+    """What is in the pool."""
+    with IPRoute(netns=one.namespace) as ip:
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in ip.get_links()]
+    return [name for name in names if name.startswith("pool")]
 
 
 def show(what: str, times_ms: list[float]) -> None:

@@ -73,6 +73,9 @@ def daemon(
     probe_count: Annotated[
         int, typer.Option(min=1, max=100, help="Probes without an answer until a droplet is passed over.")
     ] = _PROBES.count,
+    pool: Annotated[
+        int, typer.Option(min=0, max=1024, help="Namespaces with an interface to keep prepared, for functions.")
+    ] = 8,
     ovsdb: Annotated[
         str, typer.Option(help="Database of this host's Open vSwitch, for endpoints on its bridges.")
     ] = "unix:/var/run/openvswitch/db.sock",
@@ -106,6 +109,7 @@ def daemon(
         tc=_TC[tc],
         probes=ProbeTiming(probe_interval / 1000, probe_count),
         detach_on_exit=detach_on_exit,
+        pool=pool,
         ovsdb=ovsdb,
     )
     if cleanup:

@@ -122,7 +122,7 @@ def guard_tc(fd: int, ifindex: int, pin: Path, *, force: TcMode | None = None) -
     if _update(fd, ifindex, pin, "tcx"):
         return Attachment(ifindex, "tcx", updated=True)
     try:
-        return Attachment(ifindex, "clsact", updated=clsact.attach(fd, ifindex, pin.name, qdisc="ingress"))
+        return Attachment(ifindex, "clsact", updated=clsact.guard(fd, ifindex, pin.name))
     except MizarError:
         return attach_tc(fd, ifindex, pin, force=force)
 

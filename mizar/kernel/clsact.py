@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
 
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
-from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Message, Netlink
+from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Message, Netlink, Order
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 
 _RTM_NEWQDISC, _RTM_NEWTFILTER, _RTM_DELTFILTER, _RTM_GETTFILTER = 36, 44, 45, 46
@@ -23,29 +22,43 @@ _ETH_P_ALL_BE = 0x0300
 _DIRECT_ACTION = 1  # TCA_BPF_FLAG_ACT_DIRECT
 
 
-def attach(fd: int, ifindex: int, name: str, qdisc: Literal["clsact", "ingress"] = "clsact") -> bool:
-    """Attaches the program as a filter, or replaces the filter's program atomically. Returns whether it was there.
-
-    `qdisc` is what to add where none of both is: "ingress" for a filter that will not stay, because a clsact also has
-    all packets on their way out looked at.
-    """
+def attach(fd: int, ifindex: int, name: str) -> bool:
+    """Attaches the program as a filter, or replaces the filter's program atomically. Returns whether it was there."""
     with Netlink() as netlink:
         present = set(_filters(netlink, ifindex))
         if present and name not in present:
             raise ConflictError(f"interface {ifindex} has the tc filter {', '.join(present)} at priority {_PRIORITY}")
         if not present:
-            made = tcmsg()
-            made["index"], made["handle"], made["parent"] = ifindex, _CLSACT_HANDLE, _CLSACT
-            made["attrs"] = [("TCA_KIND", qdisc)]
             with contextlib.suppress(ConflictError):  # somebody has added it before, for this purpose or another
-                netlink.tell([(made, _RTM_NEWQDISC, CREATE | EXCL, f"add {qdisc} to interface {ifindex}")])
-        order = _message(ifindex)
-        order["handle"] = 1
-        options = [("TCA_BPF_FD", fd), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", _DIRECT_ACTION)]
-        order["attrs"] = [("TCA_KIND", "bpf"), ("TCA_OPTIONS", {"attrs": options})]
-        flags = CREATE | (REPLACE if present else EXCL)
-        netlink.tell([(order, _RTM_NEWTFILTER, flags, f"add the tc filter {name} to interface {ifindex}")])
+                netlink.tell([_qdisc_order(ifindex, "clsact")])
+        netlink.tell([_filter_order(fd, ifindex, name, REPLACE if present else EXCL)])
         return bool(present)
+
+
+def guard(fd: int, ifindex: int, name: str) -> bool:
+    """The same, quickly, for an interface that was just made, where the filter will not stay: below it is an ingress
+    qdisc, because a clsact also has all packets on their way out looked at."""
+    try:
+        with Netlink() as netlink:
+            netlink.tell([_qdisc_order(ifindex, "ingress"), _filter_order(fd, ifindex, name, EXCL)])
+    except ConflictError:  # it was not: one of both was there
+        return attach(fd, ifindex, name)
+    return False
+
+
+def _qdisc_order(ifindex: int, kind: str) -> Order:
+    order = tcmsg()
+    order["index"], order["handle"], order["parent"] = ifindex, _CLSACT_HANDLE, _CLSACT
+    order["attrs"] = [("TCA_KIND", kind)]
+    return order, _RTM_NEWQDISC, CREATE | EXCL, f"add {kind} to interface {ifindex}"
+
+
+def _filter_order(fd: int, ifindex: int, name: str, flags: int) -> Order:
+    order = _message(ifindex)
+    order["handle"] = 1
+    options = [("TCA_BPF_FD", fd), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", _DIRECT_ACTION)]
+    order["attrs"] = [("TCA_KIND", "bpf"), ("TCA_OPTIONS", {"attrs": options})]
+    return order, _RTM_NEWTFILTER, CREATE | flags, f"add the tc filter {name} to interface {ifindex}"
 
 
 def detach(ifindex: int, name: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -84,14 +85,36 @@ class Links:
                 return interfaces.get(self.netlink, host.index), "changed" if changed else "unchanged"
             self._create(link, namespace)
             try:
-                guard(interfaces.get(self.netlink, link.host_name))
-                self._configure_host(link, alias)
-                workload.configure(link, namespace, inside, interfaces.get(inside, link.name_inside))
-                return interfaces.get(self.netlink, link.host_name), "created"
+                host = interfaces.get(self.netlink, link.host_name)
+                return self._finish(link, namespace, inside, host, guard), "created"
             except BaseException:
                 with contextlib.suppress(NotFoundError):
                     self.delete(link.host_name)
                 raise
+
+    def complete(
+        self, link: EndpointLink, namespace: Namespace, host: Interface, guard: Callable[[Interface], None]
+    ) -> Interface:
+        """Makes an endpoint's link of one that prepare() made and rename() renamed; returns the host side."""
+        with Netlink(namespace) as inside:
+            return self._finish(link, namespace, inside, host, guard)
+
+    def _finish(
+        self,
+        link: EndpointLink,
+        namespace: Namespace,
+        inside: Netlink,
+        host: Interface,
+        guard: Callable[[Interface], None],
+    ) -> Interface:
+        """All that a link lacks whose ends are there and down. It is known without asking what they are: asking takes
+        longer than doing."""
+        alias = link.alias(namespace)
+        guard(host)
+        self._configure_host(link, alias)
+        inner = replace(host, index=host.peer_index, name=link.name_inside, mac=b"", up=False)
+        workload.configure(link, namespace, inside, inner, fresh=True)
+        return replace(host, mtu=link.mtu, alias=alias, up=True)
 
     def held(self, host_name: str, instance: str, uid: str) -> OwnedLink | None:
         """What an endpoint has under a name on the host, None when that is free; its `uid` is empty when it was left
@@ -105,6 +128,35 @@ class Links:
         if owned.uid and (owned.instance, owned.uid) != (instance, uid):
             raise ConflictError(f"the interface name {host_name} is taken by endpoint {owned.uid} of {owned.instance}")
         return owned
+
+    def holds(self, host: Interface, namespace: Namespace) -> bool:
+        """Whether the other end of a link is in that namespace."""
+        return host.peer_nsid is not None and host.peer_nsid == self._nsid_of(namespace)
+
+    def prepare(self, link: EndpointLink, namespace: Namespace, alias: str) -> Interface:
+        """A link for later: both ends with their offloads, down, and marked by `alias`; ensure_endpoint() does the rest
+        once the host side has the name and the alias of an endpoint."""
+        self._create(link, namespace)
+        orders = [(set_link(link.host_name, alias=alias), RTM_SETLINK, 0, f"mark {link.host_name}")]
+        self.netlink.tell([*orders, (no_link_local(link.host_name), RTM_SETLINK, 0, f"configure {link.host_name}")])
+        self.run(lambda: interfaces.set_gro(link.host_name, True))
+        return interfaces.get(self.netlink, link.host_name)
+
+    def rename(self, host: Interface, name: str, alias: str) -> Interface:
+        """Gives a host side that is down another name, and its alias."""
+        message = ifinfmsg()
+        message["index"] = host.index
+        message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_IFALIAS", alias)]
+        self.netlink.tell([(message, RTM_SETLINK, 0, f"give {host.name} the name {name}")])
+        return replace(host, name=name, alias=alias)
+
+    def rename_inner(self, namespace: Namespace, old: str, new: str) -> None:
+        """Gives a workload's end that is down another name."""
+        with Netlink(namespace) as inside:
+            message = ifinfmsg()
+            message["index"] = interfaces.get(inside, old).index
+            message["attrs"] = [("IFLA_IFNAME", new)]
+            inside.tell([(message, RTM_SETLINK, 0, f"give {old} the name {new}")])
 
     def _present(self, link: EndpointLink, namespace: Namespace, inside: Netlink) -> tuple[Interface, Interface] | None:
         """Both ends when the link is there; what is half made, or leads elsewhere, is deleted."""
@@ -168,12 +220,12 @@ class Links:
             interfaces.set_gro(link.host_name, True)
 
         self.run(gro_on)
-        facts = set_link(link.host_name, alias=alias, mtu=link.mtu)
+        facts = no_link_local(link.host_name)
+        facts["attrs"] += [("IFLA_IFALIAS", alias), ("IFLA_MTU", link.mtu)]
         what = f"configure {link.host_name}"
         self.netlink.tell(
             [
                 (facts, RTM_SETLINK, 0, what),
-                (no_link_local(link.host_name), RTM_SETLINK, 0, f"{what}: no IPv6 link-local address"),
                 (set_link(link.host_name, up=True), RTM_SETLINK, 0, f"{what}: up"),
             ]
         )

@@ -37,7 +37,7 @@ class Namespace:
 
     fd: int
     spec: str
-    """How it was named: `name:<n>`, `path:<p>`, `pid:<n>`; what open_spec() takes."""
+    """How it was named: `name:<n>`, `pool:<n>`, `path:<p>`, `pid:<n>`; what open_spec() takes."""
 
     @classmethod
     def by_name(cls, name: str) -> Namespace:
@@ -65,11 +65,13 @@ class Namespace:
         kind, _, rest = spec.partition(":")
         if kind == "name":
             return cls.by_name(rest)
+        if kind == "pool":
+            return cls._open(_path_of(rest), spec)
         if kind == "path":
             return cls.by_path(rest)
         if kind == "pid" and rest.isdecimal():
             return cls.by_pid(int(rest))
-        raise InvalidError(f"{spec!r} does not say which network namespace: name:<n>, path:<p> or pid:<n>")
+        raise InvalidError(f"{spec!r} does not say which network namespace: name:<n>, pool:<n>, path:<p> or pid:<n>")
 
     @classmethod
     def _open(cls, path: Path, spec: str) -> Namespace:
@@ -131,25 +133,27 @@ def enter(fd: int) -> None:
 
 def create(name: str) -> Namespace:
     """Makes an empty named namespace, as `ip netns add` does. Raises ConflictError when the name is taken."""
+    _path_of(name)  # refuses what cannot be a name before anything is made
+    with anonymous() as made:
+        publish(made, name)
+    return Namespace.by_name(name)
+
+
+def publish(namespace: Namespace, name: str) -> None:
+    """Gives a namespace a name, under which it outlives those who have it open. Raises ConflictError when the name is
+    taken."""
     path = _path_of(name)
     _share_folder()
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444))
     except OSError as error:
         raise libbpf.error_of(error.errno or 0, f"create the network namespace {name}") from error
-
-    def make() -> None:
-        _call(f"create the network namespace {name}", "unshare", _CLONE_NEWNET)
-        source = b"/proc/thread-self/ns/net"
-        _call(f"mount the network namespace {name}", "mount", source, os.fsencode(path), b"none", _MS_BIND, None)
-
+    source = os.fsencode(f"/proc/self/fd/{namespace.fd}")
     try:
-        with Namespace.current() as here:
-            here.run(make)
+        _call(f"mount the network namespace {name}", "mount", source, os.fsencode(path), b"none", _MS_BIND, None)
     except BaseException:
         path.unlink()
         raise
-    return Namespace.by_name(name)
 
 
 def anonymous() -> Namespace:
@@ -171,6 +175,11 @@ def remove(name: str) -> None:
     with contextlib.suppress(InvalidError):  # EINVAL: nothing is mounted on the file, left by a half-done create()
         _call(f"unmount the network namespace {name}", "umount2", os.fsencode(path), _MNT_DETACH)
     path.unlink()
+
+
+def exists(name: str) -> bool:
+    """Whether a name is taken."""
+    return _path_of(name).exists()
 
 
 def names() -> list[str]:

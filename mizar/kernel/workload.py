@@ -26,18 +26,21 @@ _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _MAIN_TABLE, _PROTOCOL_STATIC, _UNICAST = 254, 4, 1
 
 
-def configure(link: EndpointLink, namespace: Namespace, inside: Netlink, inner: Interface) -> bool:
-    """Brings the workload's end to what `link` says; returns whether anything had to be changed.
+def configure(
+    link: EndpointLink, namespace: Namespace, inside: Netlink, inner: Interface, *, fresh: bool = False
+) -> bool:
+    """Brings the workload's end to what `link` says; returns whether anything had to be changed. `fresh`: it was just
+    made, and has neither addresses nor routes.
 
     Raises ConflictError when the namespace has a default route over another interface already.
     """
     left_alone = link.self_configured and not link.takes_over
-    bare = left_alone or link.standby
+    bare, unasked = left_alone or link.standby, left_alone or fresh
     want = set() if bare else set(link.addresses)
     gateways = () if bare else link.gateways
-    found = [] if left_alone else interfaces.addresses(inside, inner.index)
+    found = [] if unasked else interfaces.addresses(inside, inner.index)
     have = {address for address in found if address in want or not address.is_link_local}  # those are the workload's
-    routes = set() if left_alone else default_gateways(inside, inner.index)
+    routes = set() if unasked else default_gateways(inside, inner.index)
     orders: list[Order] = []
     if not inner.up:
         namespace.run(lambda: _prepare(link))

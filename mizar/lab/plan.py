@@ -58,10 +58,12 @@ def plan(resources: Sequence[Resource]) -> LabPlan:
         if isinstance(resource, Lab):
             continue
         if isinstance(resource, Endpoint) and resource.spec.droplet in own:
-            namespace, workload = name.endpoint_namespace(resource.tenant, resource.name), resource.spec.workload
-            if workload is None or workload.namespace == namespace:
-                namespaces.append(namespace)
-                workload = workload or WorkloadSpec(namespace=namespace)
+            namespace, asked = name.endpoint_namespace(resource.tenant, resource.name), resource.spec.workload
+            pool = asked is not None and asked.pool
+            if asked is None or pool or asked.namespace == namespace:
+                if not pool:  # that one the daemon makes; here it gets a name that `down` knows
+                    namespaces.append(namespace)
+                workload = (asked or WorkloadSpec(namespace=namespace)).model_copy(update={"namespace": namespace})
                 resource = resource.model_copy(update={"spec": resource.spec.model_copy(update={"workload": workload})})
         objects.append(resource)
     return LabPlan(name, lab.spec.substrate, hosts, tuple(namespaces), tuple(objects))

@@ -31,6 +31,8 @@ def begin(item: Item, droplet: Item | None, target: str, link: Link | None) -> E
         raise ConflictError(_problem(item, "it is being deleted"))
     if endpoint.spec.workload is None or endpoint.spec.droplet is None:
         raise InvalidError(_problem(item, "it has no workload that a daemon could give another interface"))
+    if endpoint.spec.workload.pool:
+        raise InvalidError(_problem(item, "a function does not move: its namespace is the daemon's; make another"))
     if endpoint.status.move is not None and endpoint.status.move.under_way:
         raise ConflictError(_problem(item, f"it is moving to droplet {endpoint.status.move.target} already"))
     if droplet is None or droplet.deleting or not isinstance(droplet.resource, Droplet):

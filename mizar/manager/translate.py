@@ -90,6 +90,9 @@ def _workload(entry: WorkloadEntry) -> pb.Workload:
     if entry.ovs:
         return pb.Workload(ovs=pb.OvsPort(bridge=entry.ovs.bridge, port=entry.ovs.port, vlan=entry.ovs.vlan))
     found = pb.Workload(interface=entry.interface, self_configured=entry.self_configured)
+    if entry.pool:
+        found.pool = entry.namespace
+        return found
     if entry.namespace:
         found.name = entry.namespace
     elif entry.path:
@@ -106,7 +109,8 @@ def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
     if workload.HasField("ovs"):
         ovs = OvsEntry(workload.ovs.bridge, workload.ovs.port, workload.ovs.vlan)
     interface = workload.interface or "eth0"
-    return WorkloadEntry(workload.name, workload.path, workload.pid, interface, tap, ovs, workload.self_configured)
+    name, alone, pool = workload.name or workload.pool, workload.self_configured, bool(workload.pool)
+    return WorkloadEntry(name, workload.path, workload.pid, interface, tap, ovs, alone, pool)
 
 
 def entries(state: pb.State) -> Iterator[Entry]:

@@ -107,5 +107,5 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, BaseModel):
-        return ", ".join(f"{name} {_text(part)}" for name, part in value if part is not None)
+        return ", ".join(f"{name} {_text(part)}" for name, part in value if part not in (None, False))
     return str(value)

@@ -38,6 +38,7 @@ class WorkloadSpec(Value):
 
     `configure`: `static`, the daemon sets addresses and routes of an interface in a namespace; `dhcp`, the workload
     asks for them (a virtual machine always does, or is told by other means).
+    `pool`: the daemon brings the namespace, one of those that it has prepared, and it is the daemon's from then on.
     """
 
     namespace: fields.NamespaceName | None = None
@@ -47,6 +48,7 @@ class WorkloadSpec(Value):
     ovs: OvsSpec | None = None
     interface: fields.InterfaceName = "eth0"
     configure: Literal["static", "dhcp"] = "static"
+    pool: bool = False
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -54,4 +56,6 @@ class WorkloadSpec(Value):
             raise ValueError(f"expected exactly one of {', '.join(PLACES[:-1])} and {PLACES[-1]}")
         if (self.tap or self.ovs) and self.interface != "eth0":
             raise ValueError("expected no interface beside tap or ovs: it is a name inside of a namespace")
+        if self.pool and self.namespace is None:
+            raise ValueError("expected the name of a namespace beside pool")
         return self

@@ -214,6 +214,8 @@ class WorkloadEntry:
     tap: TapEntry | None = None
     ovs: OvsEntry | None = None
     self_configured: bool = False
+    pool: bool = False
+    """The namespace is one that the daemon has prepared."""
 
 
 @dataclass(frozen=True, slots=True)

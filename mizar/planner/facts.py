@@ -232,8 +232,8 @@ def _workload(spec: WorkloadSpec | None) -> WorkloadEntry | None:
         return None
     tap = TapEntry(spec.tap.name or "", spec.tap.owner, spec.tap.queues) if spec.tap else None
     ovs = OvsEntry(spec.ovs.bridge, spec.ovs.port or "", spec.ovs.vlan or 0) if spec.ovs else None
-    alone = spec.configure == "dhcp"
-    return WorkloadEntry(spec.namespace or "", spec.path or "", spec.pid or 0, spec.interface, tap, ovs, alone)
+    alone, interface = spec.configure == "dhcp", spec.interface
+    return WorkloadEntry(spec.namespace or "", spec.path or "", spec.pid or 0, interface, tap, ovs, alone, spec.pool)
 
 
 def _allocated(resource: Resource, number: int | None, what: str) -> int:

@@ -137,7 +137,8 @@ class Attachments:
             await self._in_pool(lambda: self._installer.restore(interface, before, network, change == "created"))
             raise
         if change == "created":
-            self._settle_later(interface)
+            self._unsettled[interface.name] = interface.index
+        self.settle_later()
         if changed or change != "unchanged":
             event(_log, logging.INFO, "endpoint_attached", uid=wanted.uid, interface=interface.name)
             self._hub.endpoint_changed(wanted.uid, "attached", str(wanted.workload))
@@ -200,24 +201,28 @@ class Attachments:
         self._unsettled.pop(name, None)
         self._ending[name] = asyncio.create_task(remove())
 
-    def _settle_later(self, interface: Interface) -> None:
-        self._unsettled[interface.name] = interface.index
+    def settle_later(self) -> None:
+        """Do what can wait, once nothing comes or goes: agents attached for good, the pool filled."""
         if self._settling is None:
             self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:
-        """Attach agents for good, one by one, not while endpoints come and go: each holds up the kernel's changes."""
-        while self._unsettled:
-            await asyncio.sleep(QUIET_S)
+        """One by one, not while endpoints come and go: each holds up the kernel's changes."""
+        while self._unsettled or self._installer.pool_is_short:
+            await asyncio.sleep(max(0.0, self._busy_at + QUIET_S - time.monotonic()))
             if time.monotonic() - self._busy_at < QUIET_S:
                 continue
             async with self._lock:
-                if self._unsettled:
-                    name, ifindex = self._unsettled.popitem()
-                    try:
+                name, ifindex = self._unsettled.popitem() if self._unsettled else ("", 0)
+                try:
+                    if name:
                         await self._in_pool(partial(self._installer.settle, name, ifindex))
-                    except MizarError as error:  # it has vanished, or keeps the filter, which does the same
-                        event(_log, logging.DEBUG, "agent_not_settled", interface=name, error=error)
+                    else:
+                        await self._in_pool(self._installer.refill)
+                except MizarError as error:  # an interface has vanished, or keeps its filter, which does the same
+                    event(_log, logging.WARNING, "not_settled", interface=name or "pool", error=error)
+                    if not name:
+                        break
         self._settling = None
 
     def _room(self, wanted: Wanted) -> int:

@@ -181,6 +181,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             attachments.refit_soon()
 
         attachments.refit_soon()
+        attachments.settle_later()
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
         aging = FlowAger(ledger)
         served = ServiceFlows(ledger)

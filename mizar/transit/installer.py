@@ -5,6 +5,7 @@ Called by `attachments`, on any of its threads. It keeps nothing: what it made i
 by pins. It must never touch the tables.
 """
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -13,7 +14,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 
-from mizar.kernel import attach, host_pair, interfaces, taps
+from mizar.kernel import attach, host_pair, interfaces, namespaces, taps
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.endpoint_link import EndpointLink, OwnedLink, TapLink, alias_of
 from mizar.kernel.host_pair import HostPair
@@ -26,11 +27,12 @@ from mizar.model.addresses import text_of
 from mizar.model.errors import InvalidError, MizarError, NotFoundError
 from mizar.transit.logs import event
 from mizar.transit.options import Options
+from mizar.transit.pool import INNER, Pool, hand_out, retire
 from mizar.transit.readback import Found
 from mizar.transit.room import Room
 from mizar.transit.state import State
 from mizar.transit.values import Local, Network, Wanted
-from mizar.transit.workloads import InNamespace, OvsPort, Tap, Workload, of_alias
+from mizar.transit.workloads import InNamespace, NamespaceBy, OvsPort, Tap, Workload, of_alias
 
 OVS = "ovs:"
 """How the alias of an Open vSwitch port's link begins to say what is behind it."""
@@ -66,6 +68,7 @@ class Installer:
         self._room = room
         self._links = threading.local()
         self._ovsdb = Ovsdb(options.ovsdb)
+        self._pool = Pool(options.pool, options.instance, agent_fd, tcx=options.tc != "clsact")
 
     def make(self, wanted: Wanted, network: Network, arrives: bool = False) -> tuple[Interface, Change]:
         """The interface as wanted, and what had to be done. What could not be made whole is gone.
@@ -79,6 +82,8 @@ class Installer:
             if isinstance(workload, OvsPort):
                 return self._plug(wanted, workload)
             link = replace(self._link(wanted, workload, network), takes_over=arrives)
+            if workload.by is NamespaceBy.POOL and not namespaces.exists(workload.namespace):
+                return self._from_pool(link, workload)
             with Namespace.open_spec(workload.spec) as namespace:
                 return self._own_links().ensure_endpoint(link, namespace, self._guard)
         except MizarError:
@@ -105,6 +110,8 @@ class Installer:
         link = OwnedLink.of(interface) if interface else None
         if link is not None and link.spec.startswith(OVS):
             self.unplug(port_name(link.uid, of_alias(link.inner_name, link.spec)))
+        if link is not None:
+            retire(self._own_links(), link)
         removed = self._own_links().delete(name)
         self.unpin(name, 0)
         return removed
@@ -160,6 +167,7 @@ class Installer:
                 sizes[link.interface.name] = link.interface.mtu
             if link.interface.name not in by_name and self._is_own(link):
                 event(_log, logging.WARNING, "link_removed", interface=link.interface.name, uid=link.uid)
+                retire(self._own_links(), link)
                 self._own_links().delete(link.interface.name)
         for pin in self._pins.links.iterdir():
             if pin.name.startswith(_PIN) and pin.name.removeprefix(_PIN) not in by_name:
@@ -196,9 +204,34 @@ class Installer:
                 found[uid] = f"{port_name(uid, port)} is no {port} any more"
         return found
 
+    @property
+    def pool_is_short(self) -> bool:
+        """Whether the pool of prepared namespaces lacks any."""
+        return self._pool.short
+
+    def refill(self) -> None:
+        """Prepare one more namespace."""
+        self._pool.refill(self._own_links(), self._mtu())
+
     def close(self) -> None:
         """End what is held open."""
         self._ovsdb.close()
+        self._pool.close()
+
+    def _from_pool(self, link: EndpointLink, workload: InNamespace) -> tuple[Interface, Change]:
+        """A namespace of the pool becomes the endpoint's."""
+        links, pin = self._own_links(), self._pin(link.host_name)
+        self.unpin(link.host_name, 0)
+        with contextlib.closing(self._pool.take(links, link.mtu)) as prepared:
+            host = hand_out(links, prepared, workload.namespace, link, pin)
+            try:
+                with Namespace.open_spec(workload.spec) as namespace:
+                    if link.inner_name != INNER:
+                        links.rename_inner(namespace, INNER, link.inner_name)
+                    return links.complete(link, namespace, host, self._guard), "created"
+            except BaseException:
+                self.remove(link.host_name)
+                raise
 
     def _plugged(self) -> dict[str, str] | None:
         """Our ports and their bridges; None when Open vSwitch does not say."""

@@ -28,8 +28,9 @@ class Options:
     """One droplet: its interface, its name on this host, where it listens, how large its tables are.
 
     `addresses`: of the droplet, at most one of each family; none: the interface's first IPv4 address, else its first of
-    IPv6. `ovsdb` is where the database of an Open vSwitch on this host answers, should there be one. `xdp` and `tc` are
-    the modes that programs must run in; None: the best that the interface and the kernel have.
+    IPv6. `pool`: how many namespaces are prepared for workloads that want one from there. `ovsdb` is where the database
+    of an Open vSwitch on this host answers, should there be one. `xdp` and `tc` are the modes that programs must run in;
+    None: the best that the interface and the kernel have.
     """
 
     interface: str
@@ -42,6 +43,7 @@ class Options:
     tc: TcMode | None = None
     probes: ProbeTiming = field(default_factory=ProbeTiming)
     detach_on_exit: bool = False
+    pool: int = 8
     ovsdb: str = "unix:/var/run/openvswitch/db.sock"
     run_folder: Path = RUN_FOLDER
 

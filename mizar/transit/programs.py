@@ -25,6 +25,7 @@ from mizar.model.addresses import from_mapped
 from mizar.model.errors import MizarError
 from mizar.transit.logs import event
 from mizar.transit.options import Options
+from mizar.transit.pool import retire
 from mizar.transit.state import Limits
 
 ICMP_ERRORS = 64
@@ -157,6 +158,7 @@ def remove(options: Options) -> None:
         attach.detach_tc(uplink.index if uplink else 0, pins.links / "deliver")
         for link in links.owned():
             if link.instance == options.instance:
+                retire(links, link)
                 links.delete(link.interface.name)
     finally:
         links.close()

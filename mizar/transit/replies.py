@@ -71,6 +71,8 @@ def workload(value: Workload) -> pb.Workload:
     match value.by:
         case NamespaceBy.NAME:
             found.name = value.namespace
+        case NamespaceBy.POOL:
+            found.pool = value.namespace
         case NamespaceBy.PATH:
             found.path = value.namespace
         case NamespaceBy.PID:

@@ -375,11 +375,11 @@ def workload(message: pb.Workload) -> Workload:
     if len(interface.encode()) > _MAX_INTERFACE or interface in (".", "..", "lo") or not _is_word(interface, "/:%"):
         raise InvalidError(f"{interface[:32]!r} cannot name an interface; expected 1 to {_MAX_INTERFACE} letters")
     match message.WhichOneof("place"):
-        case "name":
-            name = message.name
+        case "name" | "pool" as place:
+            name = getattr(message, place)
             if len(name.encode()) > _MAX_PATH or name in (".", "..") or not _is_word(name, "/"):
                 raise InvalidError(f"{name[:_MAX_PATH]!r} is no name of a namespace under /run/netns")
-            return InNamespace(NamespaceBy.NAME, name, interface, message.self_configured)
+            return InNamespace(NamespaceBy[place.upper()], name, interface, message.self_configured)
         case "path":
             path = message.path
             if not path.startswith("/") or len(path.encode()) > _MAX_PATH or not path.isprintable():
@@ -389,7 +389,7 @@ def workload(message: pb.Workload) -> Workload:
             if not 1 <= message.pid <= _MAX_PID:
                 raise InvalidError(f"pid {message.pid} is outside of 1 to {_MAX_PID}")
             return InNamespace(NamespaceBy.PID, str(message.pid), interface, message.self_configured)
-    raise InvalidError("the workload names no place; set name, path, pid, tap or ovs")
+    raise InvalidError("the workload names no place; set name, pool, path, pid, tap or ovs")
 
 
 def tap(message: pb.Tap) -> Tap:

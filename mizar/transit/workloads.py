@@ -23,6 +23,7 @@ class NamespaceBy(IntEnum):
     NAME = 1
     PATH = 2
     PID = 3
+    POOL = 4  # a name, of one that the daemon brings
 
 
 @dataclass(frozen=True, slots=True)

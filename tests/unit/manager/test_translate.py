@@ -15,6 +15,7 @@ ENDPOINT = EndpointEntry(7, 1, (bytes((10, 0, 1, 11)),), bytes((2, 0, 0, 0, 1, 1
         WorkloadEntry(namespace="red.a"),
         WorkloadEntry(path="/proc/7/ns/net", interface="net0"),
         WorkloadEntry(pid=7),
+        WorkloadEntry(namespace="red.f", pool=True),
         WorkloadEntry(tap=TapEntry()),
         WorkloadEntry(tap=TapEntry("vm1", 1000, 4)),
         WorkloadEntry(ovs=OvsEntry("br0")),

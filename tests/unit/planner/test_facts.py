@@ -62,6 +62,7 @@ def test_an_endpoint_speaks_its_own_protocol_or_else_its_networks() -> None:
         ({"pid": 12}, WorkloadEntry(pid=12)),
         ({"tap": {}}, WorkloadEntry(tap=TapEntry())),
         ({"tap": {"name": "vm1", "owner": 7, "queues": 2}}, WorkloadEntry(tap=TapEntry("vm1", 7, 2))),
+        ({"namespace": "n", "pool": True}, WorkloadEntry(namespace="n", pool=True)),
         ({"ovs": {"bridge": "br0"}}, WorkloadEntry(ovs=OvsEntry("br0"))),
         ({"ovs": {"bridge": "br0", "port": "p1", "vlan": 9}}, WorkloadEntry(ovs=OvsEntry("br0", "p1", 9))),
         (None, None),

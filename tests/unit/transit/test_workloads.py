@@ -11,6 +11,7 @@ WORKLOADS: list[Workload] = [
     InNamespace(NamespaceBy.NAME, "red.a", "eth0"),
     InNamespace(NamespaceBy.PATH, "/run/my containers/1", "net0"),
     InNamespace(NamespaceBy.PID, "12", "eth0"),
+    InNamespace(NamespaceBy.POOL, "red.f", "eth0"),
     Tap("", 0, 1),
     Tap("vm-web", 1000, 4),
     OvsPort("br0", "", 0),
