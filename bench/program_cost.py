@@ -33,14 +33,14 @@ from mizar.kernel import layout, test_run  # noqa: E402
 from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
 from tests.dataplane.frames import datagram, tunnel  # noqa: E402
-from tests.dataplane.plan import BOUNCER, DIVIDER, FAMILIES, HANDOVER_MAGIC, HOST, MARK, RED, A, B, R, S  # noqa: E402
+from tests.dataplane.plan import BOUNCER, DIVIDER, FAMILIES, HANDOVER_MAGIC, HOST, MARK, RED, A, B, P, R, S  # noqa: E402
 from tests.dataplane.test_services import scaled, service  # noqa: E402
 from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
 SOURCES = ROOT / "bench" / "program_cost"
 TEMPLATE_BYTES = 112
 OVERHEAD, HANDOVER_BYTES = 50, 28
-TC = ("agent", "deliver")
+TC = ("agent", "deliver", "proxy")
 LEARNED, NETWORK_ELSEWHERE = 8, 0xFFFFFFFF  # written out, as in tests/dataplane/plan.py
 
 
@@ -77,6 +77,12 @@ def as_bouncer_of_service(testbed: Testbed) -> None:
     scaled(testbed, R)
 
 
+def carrying(testbed: Testbed) -> None:
+    """The droplet carries a proxied endpoint whose target is elsewhere."""
+    testbed.as_host()
+    testbed.proxy()
+
+
 WORK = (
     Work("local delivery: transit", "transit", None, Testbed.as_host,
          lambda family: tunnel("geneve", datagram(family, R, A.address(family), dst_mac=A.mac), src=BOUNCER),
@@ -96,6 +102,8 @@ WORK = (
          lambda family: bytes(datagram(family, A, S.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, same droplet", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, B.address(family))), TC_REDIRECT),
+    Work("proxy and agent: a flow", "proxy", 300, carrying,
+         lambda family: bytes(datagram(family, R, P.address(family), dst_mac=P.mac)), TC_REDIRECT, OVERHEAD),
 )  # fmt: skip
 
 
@@ -134,7 +142,7 @@ class Bench:
         """Nanoseconds per run of restoring program and `program`; the fastest round."""
         hook = "tc" if program in (*TC, "baseline_tc") else "xdp"
         words = frame[:TEMPLATE_BYTES].ljust(TEMPLATE_BYTES, b"\0")
-        template = struct.pack("=IIII", len(frame), room, HANDOVER_BYTES, 0) + words
+        template = struct.pack("=IIII", len(frame), room, HANDOVER_BYTES, P.ifindex) + words
         maps, zero = self.testbed.programs.maps, bytes(4)
         check(lib().bpf_map_update_elem(maps["template"], zero, template, 0), "write the template")
         target = struct.pack("=I", self.programs[program])

@@ -112,7 +112,7 @@ static __always_inline int send_answer(struct __sk_buff *skb, const struct packe
 	count_answered(packet, agent->slot);
 	if (config.onward) {	/* to the proxy, which translates an error to who caused it */
 		enter_stage(skb, STAGE_PROXY, entered_with(skb));
-		return TC_ACT_SHOT;
+		return refuse_agent(skb, REASON_PROXY_GONE, packet, agent->slot);
 	}
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -53,7 +53,7 @@ int deliver(struct __sk_buff *skb)
 	}
 	if (is_proxy(ifindex)) {
 		enter_stage(skb, STAGE_PROXY, ifindex);
-		return TC_ACT_SHOT;
+		return TC_ACT_SHOT;	/* only while programs are loaded for the first time */
 	}
 	return hand_over(skb, ifindex, agent->flags);
 }

@@ -17,7 +17,6 @@ struct job {
 	enum proxy_side side;
 	struct packet packet;
 	uint32_t ttl;
-	uint16_t ip_check_be;
 	uint8_t protocol;
 	bool ipv4;
 	struct l4 l4;
@@ -102,7 +101,6 @@ static __always_inline __must_check enum drop_reason parse_frame(struct __sk_buf
 	job->ipv4 = inner.kind == INNER_IPV4;
 	if (inner.kind == INNER_IPV4) {
 		job->ttl = inner.ip4->ttl;
-		job->ip_check_be = inner.ip4->check;
 		job->l4.at = ETH_HLEN + inner.ip4->ihl * 4;
 		if (inner.fragment)
 			return REASON_PROXY_FRAGMENT;
@@ -179,6 +177,7 @@ static __always_inline __must_check enum drop_reason translate(struct __sk_buff 
 	uint16_t source_be, dest_be;
 	struct proxy_flow *flow;
 	enum drop_reason reason;
+	uint32_t difference;
 	bool done;
 
 	/* The other side may lack the family. */
@@ -196,17 +195,17 @@ static __always_inline __must_check enum drop_reason translate(struct __sk_buff 
 	copy_address(job->change.from[1], job->packet.to.addr);
 	copy_address(job->change.to[0], source);
 	copy_address(job->change.to[1], flow->remote);
+	difference = address_difference(&job->change);
 	if (job->l4.error) {
 		copy_address(job->inside.from[0], job->quoted.src);
 		copy_address(job->inside.from[1], job->quoted.dst);
 		copy_address(job->inside.to[0], flow->remote);
 		copy_address(job->inside.to[1], source);
-		done = write_error(skb, &job->change, job->l4.at, &job->quoted, &job->inside, dest_be, source_be);
+		done = write_error(skb, difference, job->l4.at, &job->quoted, &job->inside, dest_be, source_be);
 	} else {
-		done = write_l4(skb, &job->change, &job->l4, job->protocol, source_be, dest_be);
+		done = write_l4(skb, difference, &job->l4, job->protocol, source_be, dest_be);
 	}
-	return done && write_ip(skb, &job->change, job->ttl, job->protocol, job->ip_check_be) ? REASON_NONE :
-												REASON_REWRITE_FAILED;
+	return done && write_ip(skb, &job->change, difference, job->ttl) ? REASON_NONE : REASON_REWRITE_FAILED;
 }
 
 static __always_inline uint32_t interface_of(uint32_t slot, enum proxy_side side)

@@ -25,6 +25,7 @@ int restore_tc(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	for (int i = 0; i < 16; i++)
 		words[i] = start->words[i];
+	skb->cb[0] = start->cb;
 	bpf_tail_call(skb, &jump_tc, 0);
 	return TC_ACT_SHOT;
 }

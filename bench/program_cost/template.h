@@ -18,7 +18,7 @@ struct template {
 	uint32_t length;	/* of the whole frame */
 	uint32_t room;		/* bytes by which the program under test moves the beginning of the frame */
 	uint32_t metadata;	/* bytes that it leaves in front */
-	uint32_t pad;
+	uint32_t cb;		/* what a tc program finds in the first word of skb->cb */
 	uint32_t words[TEMPLATE_BYTES / 4];
 };
 

@@ -104,16 +104,16 @@ static __always_inline uint32_t word_difference(uint16_t from, uint16_t to)
 }
 
 /*
- * `addresses`, source_be, dest_be: of the quoted packet on the other side. What follows in the error's own checksum is
+ * `outside`: the difference that the error's own addresses make. `addresses`, source_be, dest_be: of the quoted packet on the other side. What follows in the error's own checksum is
  * the sum of all that changed behind its first eight bytes; over IPv6 its own addresses count, too.
  */
-static __always_inline bool write_error(struct __sk_buff *skb, const struct change *outside, uint32_t icmp_at,
+static __always_inline bool write_error(struct __sk_buff *skb, uint32_t outside, uint32_t icmp_at,
 					const struct quoted *quoted, const struct change *addresses,
 					uint16_t source_be, uint16_t dest_be)
 {
 	bool echo = quoted->protocol == IPPROTO_ICMP || quoted->protocol == IPPROTO_ICMPV6;
 	uint16_t check = quoted->l4.check_be, ports[2] = { source_be, dest_be };
-	uint64_t by_address = (uint32_t)address_difference(addresses), by_port;
+	uint64_t by_address = address_difference(addresses), by_port;
 	uint64_t difference = 0;
 
 	if (echo) {
@@ -150,7 +150,7 @@ static __always_inline bool write_error(struct __sk_buff *skb, const struct chan
 			return false;
 	} else if (bpf_skb_store_bytes(skb, quoted->at + offsetof(struct ipv6hdr, saddr), addresses->to,
 				       sizeof(addresses->to), 0) ||
-		   bpf_l4_csum_replace(skb, icmp_at + ICMP_CHECK, 0, address_difference(outside), BPF_F_PSEUDO_HDR)) {
+		   bpf_l4_csum_replace(skb, icmp_at + ICMP_CHECK, 0, outside, BPF_F_PSEUDO_HDR)) {
 		return false;
 	}
 	return !bpf_l4_csum_replace(skb, icmp_at + ICMP_CHECK, 0, fold(difference), 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Owns the translation of one frame: addresses, ports and checksums, of the packet itself and of what an ICMP error
- * quotes. By the kernel's helpers throughout, because they know where a checksum is still left to hardware. After any of
+ * quotes. L4 checksums by the kernel's helpers, because they know where one is still left to hardware. After any of
  * these, pointers into the frame are void.
  */
 #ifndef MIZAR_PROXY_REWRITE_H
@@ -52,65 +52,64 @@ struct change {
 	bool ipv4;
 };
 
-/* What a checksum over both addresses has to be changed by. */
-static __always_inline int64_t address_difference(const struct change *change)
+/* What a checksum over both addresses has to be changed by; not folded. */
+static __always_inline uint32_t address_difference(const struct change *change)
 {
-	if (change->ipv4) {
-		uint32_t from[2] = { address_ipv4_be(change->from[0]), address_ipv4_be(change->from[1]) };
-		uint32_t to[2] = { address_ipv4_be(change->to[0]), address_ipv4_be(change->to[1]) };
+	uint64_t sum = 0;
 
-		return bpf_csum_diff(from, sizeof(from), to, sizeof(to), 0);
+	for (int end = 0; end < 2; end++) {
+		const word32 *from = (const word32 *)change->from[end], *to = (const word32 *)change->to[end];
+
+		for (int i = change->ipv4 ? 3 : 0; i < 4; i++)
+			sum += (uint64_t)(uint32_t)~from[i] + to[i];
 	}
-	return bpf_csum_diff((void *)change->from, sizeof(change->from), (void *)change->to, sizeof(change->to), 0);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
 }
 
-/* One more virtual hop, other addresses, and the service's MAC. */
-static __always_inline bool write_ip(struct __sk_buff *skb, const struct change *change, uint8_t ttl, uint8_t protocol,
-				     uint16_t check)
+/* One more virtual hop, other addresses, and the service's MAC. The kernel makes the headers writable where a
+ * program on tc writes any. */
+static __always_inline bool write_ip(struct __sk_buff *skb, const struct change *change, uint32_t difference,
+				     uint8_t ttl)
 {
-	uint16_t macs[6];
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
 
-	router_mac(macs);
-	service_mac(&macs[3]);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return false;
+	router_mac(eth->h_dest);
+	service_mac(eth->h_source);
 	if (change->ipv4) {
-		struct {
-			uint8_t ttl;
-			uint8_t protocol;
-			uint16_t check;
-			uint32_t source;
-			uint32_t destination;
-		} tail = {
-			.ttl = ttl - 1,
-			.protocol = protocol,
-			.source = address_ipv4_be(change->to[0]),
-			.destination = address_ipv4_be(change->to[1]),
-		};
-		int64_t difference = address_difference(change);
-		uint32_t sum = (uint16_t)~check;
+		word16 *hop = (word16 *)&ip->ttl;
+		uint16_t before = *hop;
+		uint32_t sum;
 
-		sum += (uint32_t)(difference & 0xffff) + (uint32_t)((difference >> 16) & 0xffff);
-		sum += (uint16_t)~bpf_htons(ttl << 8 | protocol) + (uint32_t)bpf_htons((ttl - 1) << 8 | protocol);
+		ip->ttl = ttl - 1;
+		sum = (uint16_t)~ip->check + (difference & 0xffff) + (difference >> 16) + (uint16_t)~before + *hop;
 		sum = (sum & 0xffff) + (sum >> 16);
-		sum = (sum & 0xffff) + (sum >> 16);
-		tail.check = ~sum;
-		return !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, ttl), &tail, sizeof(tail), 0);
+		ip->check = ~((sum & 0xffff) + (sum >> 16));
+		ip->saddr = address_ipv4_be(change->to[0]);
+		ip->daddr = address_ipv4_be(change->to[1]);
+		return true;
 	}
-	ttl--;
-	return !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit), &ttl, sizeof(ttl), 0) &&
-	       !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, saddr), change->to, sizeof(change->to), 0);
+	if ((void *)(ip6 + 1) > (void *)(long)skb->data_end)
+		return false;
+	ip6->hop_limit = ttl - 1;
+	copy_address(&ip6->saddr, change->to[0]);
+	copy_address(&ip6->daddr, change->to[1]);
+	return true;
 }
 
 /* Ports, or the identifier of an echo, and the checksum over them and the addresses. */
-static __always_inline bool write_l4(struct __sk_buff *skb, const struct change *change, const struct l4 *l4,
-				     uint8_t protocol, uint16_t source_be, uint16_t dest_be)
+static __always_inline bool write_l4(struct __sk_buff *skb, uint32_t difference, const struct l4 *l4, uint8_t protocol,
+				     uint16_t source_be, uint16_t dest_be)
 {
 	uint64_t flags = protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 	uint32_t check = l4->at + l4->check;
 
 	if (protocol != IPPROTO_ICMP &&
-	    bpf_l4_csum_replace(skb, check, 0, address_difference(change), flags | BPF_F_PSEUDO_HDR))
+	    bpf_l4_csum_replace(skb, check, 0, difference, flags | BPF_F_PSEUDO_HDR))
 		return false;
 	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) {
 		uint16_t from[2] = { l4->source_be, l4->dest_be }, to[2] = { source_be, dest_be };

@@ -257,14 +257,14 @@ class Manager:
 
     def _reached(self, droplet: str, connected: bool) -> None:
         """A droplet's daemon answers, or no more: places are given only to those that can be told of them."""
-        waiting = self._away.pop(droplet, None)
-        if waiting is not None:
-            waiting.cancel()
         if not connected:
             self._members.leave(droplet)
-            loop = asyncio.get_running_loop()
-            self._away[droplet] = loop.call_later(self._timing.carrier_away_s, self._stays_away, droplet)
+            if droplet not in self._away:  # told again by each attempt to reach it
+                loop = asyncio.get_running_loop()
+                self._away[droplet] = loop.call_later(self._timing.carrier_away_s, self._stays_away, droplet)
             return
+        if (waiting := self._away.pop(droplet, None)) is not None:
+            waiting.cancel()
         try:
             self._keep((), (), self._members.come_back(droplet))
         except MizarError as error:  # the members were made anew: the next connection tries again

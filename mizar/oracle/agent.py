@@ -15,6 +15,7 @@ from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.mss import clamp_mss
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
+from mizar.oracle.proxy import MOST_STAGES, is_proxy, proxy
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.routes import follow_routes
@@ -26,7 +27,23 @@ from mizar.oracle.tunnel import write_outer
 
 def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outcome:
     """A frame comes in at the host side of a veth; `segments`: of a superpacket, as they will be on the wire."""
-    packet = Packet(frame, segments)
+    return send(here, Packet(frame, segments, proxy_flows=here.proxy_flows), ifindex)
+
+
+def onward(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
+    """The same for what a side of a proxy sends."""
+    packet.side, packet.step, packet.own = ifindex, None, b""
+    return send(here, packet, ifindex)
+
+
+def at_proxy(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outcome:
+    """A frame that `deliver` hands to a side of a proxy."""
+    return proxy(here, Packet(frame, segments, proxy_flows=here.proxy_flows), ifindex, onward)
+
+
+def send(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
+    """The frame of the endpoint behind an interface."""
+    packet.vni, packet.vpc_known = 0, False
     sender = here.agents.get(ifindex)
     if sender is None:
         return packet.refused("AGENT_UNCONFIGURED", always_drop=True)
@@ -38,11 +55,10 @@ def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outco
         if packet.own and packet.inner:
             packet.inner = restore_answer(packet.inner, packet.own)
         message = answer_agent(here, packet, sender, refused)
-        return (
-            outcome
-            if message is None
-            else packet.told(outcome, send_answer(Packet(frame, segments, packet.vni), sender, message))
-        )
+        if message is None:
+            return outcome
+        answer = replace(packet, inner=b"", counted={})
+        return packet.told(outcome, send_answer(here, answer, sender, message))
 
 
 def handle_frame(here: Droplet, packet: Packet, sender: Agent) -> Outcome:
@@ -56,11 +72,11 @@ def handle_frame(here: Droplet, packet: Packet, sender: Agent) -> Outcome:
     if inner.ether_source != sender.mac:
         raise RefusedError("SPOOFED_MAC")
     if inner.kind is Kind.ARP:
-        return send_answer(packet, sender, answer_arp(inner, sender))
+        return send_answer(here, packet, sender, answer_arp(inner, sender))
     if inner.kind is Kind.ND:
         if here.traps and asks_for_configuration(packet.frame, sender):
             return ask_daemon(packet, sender)
-        return send_answer(packet, sender, answer_solicitation(inner, sender))
+        return send_answer(here, packet, sender, answer_solicitation(inner, sender))
     leg = sender.leg(4 if inner.kind is Kind.IPV4 else 6)
     if leg is None or inner.source != leg.address:
         raise RefusedError("SPOOFED_ADDRESS")
@@ -110,10 +126,12 @@ def ask_daemon(packet: Packet, sender: Agent) -> Outcome:
     return packet.served(Verdict.TRAP, packet.frame)
 
 
-def send_answer(packet: Packet, sender: Agent, frame: bytes) -> Outcome:
+def send_answer(here: Droplet, packet: Packet, sender: Agent, frame: bytes) -> Outcome:
     """Back out of the interface that the request came in by."""
     packet.count("vpc", packet.vni, "answered")
     packet.count("endpoint", sender.uid, "answered")
+    if packet.side:  # to the proxy, which translates an error to who caused it
+        return enter_proxy(here, packet, packet.side, frame)
     return packet.served(Verdict.ANSWER, frame)
 
 
@@ -146,7 +164,7 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     if route.step is Step.ROUTER:
         if here.traps and inner.kind is Kind.IPV4 and asks_for_configuration(packet.frame, sender):
             return ask_daemon(packet, sender)
-        return send_answer(packet, sender, respond_echo(inner))
+        return send_answer(here, packet, sender, respond_echo(inner))
     packet.inner = inner.frame
     if route.endpoint and route.endpoint.service:
         route = choose_member(here, packet, inner, route, near=True)
@@ -155,7 +173,7 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     if route.step is Step.DELIVER:
         if route.to_service:
             inner = hand_to_member(here, packet, inner, route)
-        return deliver_here(packet, inner, sender, route)
+        return deliver_here(here, packet, inner, sender, route)
     return send_tunnel(here, packet, inner, source_port, sender, route, from_service=answer is not None)
 
 
@@ -169,15 +187,26 @@ def hand_to_member(here: Droplet, packet: Packet, inner: Inner, route: Route) ->
     return translate_to_member(here, packet.vni, inner, leg.address)
 
 
-def deliver_here(packet: Packet, inner: Inner, sender: Agent, route: Route) -> Outcome:
+def deliver_here(here: Droplet, packet: Packet, inner: Inner, sender: Agent, route: Route) -> Outcome:
     """On this droplet: straight into the other endpoint's namespace."""
     assert route.endpoint is not None
     endpoint, size = route.endpoint, len(inner.frame)
     packet.count("endpoint", sender.uid, "sent", size)
     packet.count("vpc", packet.vni, "delivered", size)
     packet.count("endpoint", endpoint.uid, "delivered", size)
+    if is_proxy(endpoint.ifindex):
+        return enter_proxy(here, packet, endpoint.ifindex, from_router(inner.frame, endpoint.mac))
     handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid)
     return packet.served(Verdict.DELIVER, from_router(inner.frame, endpoint.mac), handover=handover)
+
+
+def enter_proxy(here: Droplet, packet: Packet, ifindex: int, frame: bytes) -> Outcome:
+    """To a side of a proxy that this droplet carries."""
+    packet.stages += 1
+    if packet.stages > MOST_STAGES:
+        raise RefusedError("PROXY_GONE")
+    packet.frame = frame
+    return proxy(here, packet, ifindex, onward)
 
 
 def send_tunnel(

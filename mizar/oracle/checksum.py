@@ -22,6 +22,13 @@ def updated(old: int, before: int, after: int) -> int:
     return 0xFFFF - _fold((0xFFFF - old) + (0xFFFF - before) + after)
 
 
+def adjusted(old: int, before: bytes, after: bytes) -> int:
+    """The same for many words; the lengths are even."""
+    gone = sum(0xFFFF - word for (word,) in struct.iter_unpack("!H", before))
+    come = sum(word for (word,) in struct.iter_unpack("!H", after))
+    return 0xFFFF - _fold((0xFFFF - old) + gone + come)
+
+
 def pseudo_header(source: bytes, destination: bytes, length: int, protocol: int) -> bytes:
     """Of IPv6 (RFC 8200 8.1), for the checksum of what it carries."""
     return source + destination + struct.pack("!I3xB", length, protocol)

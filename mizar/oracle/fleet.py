@@ -8,12 +8,13 @@ one another may let a packet circle until its TTL ends, and an answer may travel
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from mizar.oracle.agent import agent
+from mizar.oracle.agent import agent, at_proxy
 from mizar.oracle.deliver import deliver
 from mizar.oracle.outcome import Handover, Outcome, Verdict
+from mizar.oracle.proxy import is_proxy
 from mizar.oracle.tables import Droplet
 from mizar.oracle.transit import transit
 
@@ -76,6 +77,7 @@ class Fleet:
         """The way of a frame that an endpoint sends."""
         here = self.droplets[droplet]
         outcome = agent(here, ifindex, frame)
+        self._remember(droplet, outcome)
         ends = {
             Verdict.DELIVER: End.DELIVERED,
             Verdict.ANSWER: End.ANSWERED,
@@ -110,5 +112,22 @@ class Fleet:
         if outcome.verdict is Verdict.DELIVER:
             handed = deliver(here, outcome.frame, outcome.handover)
             hops.append(Hop(droplet, "deliver", outcome.frame, handed))
+            if handed.handover and is_proxy(handed.handover.ifindex):
+                return self.proxied(droplet, handed, hops)
             return Way(tuple(hops), End.DROPPED if handed.reason else End.DELIVERED)
         return Way(tuple(hops), End.DROPPED if outcome.verdict is Verdict.DROP else End.PASSED)
+
+    def proxied(self, droplet: bytes, handed: Outcome, hops: list[Hop]) -> Way:
+        """At a proxied endpoint that a droplet carries."""
+        assert handed.handover is not None
+        outcome = at_proxy(self.droplets[droplet], handed.handover.ifindex, handed.frame)
+        self._remember(droplet, outcome)
+        hops.append(Hop(droplet, "proxy", handed.frame, outcome))
+        if outcome.verdict is Verdict.SEND:
+            return self.follow(outcome, hops)
+        return Way(tuple(hops), End.DELIVERED if outcome.verdict is Verdict.DELIVER else End.DROPPED)
+
+    def _remember(self, droplet: bytes, outcome: Outcome) -> None:
+        """The flows of proxied endpoints that a droplet knows from now on."""
+        if outcome.proxy_flows is not None:
+            self.droplets[droplet] = replace(self.droplets[droplet], proxy_flows=outcome.proxy_flows)

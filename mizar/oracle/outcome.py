@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mizar.model import drop_reasons
+from mizar.oracle.proxy_flows import ProxyFlows
 
 Counted = dict[tuple[str, str | int], dict[str, int]]
 """Counters that moved: ("vpc", VNI), ("endpoint", uid) or ("drop", reason) → field of dataplane.h → value."""
@@ -68,6 +69,8 @@ class Outcome:
     step: Step | None = None
     gone: tuple[int, bytes] | None = None
     """VNI and address of a learned endpoint that is out of use from now on."""
+    proxy_flows: ProxyFlows | None = None
+    """Of proxied endpoints, as they are afterwards; None where no proxy was met."""
 
 
 class RefusedError(Exception):
@@ -100,6 +103,14 @@ class Packet:
     """Tenant and VPC, where an option tells them."""
     gone: tuple[int, bytes] | None = None
     counted: Counted = field(default_factory=dict)
+    proxy_flows: ProxyFlows = field(default_factory=ProxyFlows)
+    """Of proxied endpoints, as far as the packet has changed them."""
+    proxied: bool = False
+    """Whether it has met a proxy."""
+    stages: int = 0
+    """Programs that it has ended in, from one to the next."""
+    side: int = 0
+    """The interface of the proxy that sends it, 0 where an endpoint does."""
 
     def count(self, kind: str, key: str | int, name: str, size: int | None = None) -> None:
         """Adds to `name`_packets of a counter, and, with a size, to its bytes."""
@@ -111,20 +122,28 @@ class Packet:
     def refused(self, reason: str, *, uid: str = "", always_drop: bool = False) -> Outcome:
         """The end of a refused packet; `uid`: of the endpoint whose agent refuses it."""
         self.counted["drop", reason] = {"packets": self.segments, "bytes": len(self.frame)}
+        flows = self.proxy_flows if self.proxied else None
         if self.vpc_known:
             self.count("vpc", self.vni, "dropped")
         if uid:
             self.count("endpoint", uid, "dropped")
         passes = drop_reasons.by_name()[reason].verdict == "pass" and not always_drop
         return Outcome(
-            Verdict.PASS if passes else Verdict.DROP, self.frame, reason, self.counted, step=self.step, gone=self.gone
+            Verdict.PASS if passes else Verdict.DROP,
+            self.frame,
+            reason,
+            self.counted,
+            step=self.step,
+            gone=self.gone,
+            proxy_flows=flows,
         )
 
     def served(
         self, verdict: Verdict, frame: bytes, next_hop: bytes | None = None, handover: Handover | None = None
     ) -> Outcome:
         """The end of a packet that was served."""
-        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step, self.gone)
+        flows = self.proxy_flows if self.proxied else None
+        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step, self.gone, flows)
 
     def told(self, refused: Outcome, answer: Outcome) -> Outcome:
         """The end of a refused packet whose sender is told: `answer` is what became of the message."""
@@ -141,4 +160,5 @@ class Packet:
             answer.handover,
             refused.step,
             self.gone,
+            answer.proxy_flows,
         )

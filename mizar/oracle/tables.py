@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mizar.oracle.proxy_flows import ProxyFlows
+
 PLACES = 16
 """Of a hop set. Members are repeated evenly over them."""
 
@@ -173,6 +175,19 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxied endpoint that the droplet carries; addresses by family, 4 or 6. Its sides have the interfaces
+    PROXY_INTERFACE + 2 x slot, and one more."""
+
+    client_vni: int
+    source_vni: int
+    client: Mapping[int, bytes]
+    source: Mapping[int, bytes]
+    target: Mapping[int, bytes]
+    budget: int = 8
+
+
+@dataclass(frozen=True, slots=True)
 class Droplet:
     """One droplet: who it is, and what it knows."""
 
@@ -204,6 +219,11 @@ class Droplet:
     """Whether the virtual router tells senders what became of their packets."""
     flows: Flows = field(default_factory=Flows, compare=False)
     """Changes as packets pass."""
+
+    proxies: Mapping[int, Proxy] = field(default_factory=dict)
+    """By slot."""
+    proxy_flows: ProxyFlows = field(default_factory=ProxyFlows)
+    """Of its proxies."""
 
     def find_network(self, vni: int, address: bytes) -> Network | None:
         """The network that the address is in: of several, the one with the longest prefix."""

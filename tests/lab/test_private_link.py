@@ -245,3 +245,49 @@ def test_a_carrier_that_dies_is_replaced(link: Link) -> None:
         wait_until(lambda: link.status("blue", "db")["phase"] == "Provisioned", 30)
         assert link.status("blue", "db")["host"] == after["host"]
         assert talk(probes, people["blue/app-1"], DB, people["red/database"]) == []
+
+
+ECHO = """
+import socket
+with socket.create_server(("", 7200)) as server:
+    print("ready", flush=True)
+    peer, _ = server.accept()
+    while data := peer.recv(1000):
+        peer.sendall(data)
+"""
+TALK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7200), timeout=60) as s:
+    for line in sys.stdin:
+        s.sendall(line.encode())
+        print(s.recv(1000).decode(), end="", flush=True)
+"""
+
+
+def test_an_open_connection_survives_its_carrier(link: Link) -> None:
+    """It goes on over the droplet that takes over: same addresses, same port, nothing to begin anew."""
+    run = [sys.executable, "-m", "mizar.cli.main", "lab", "exec", "-n", link.name.name]
+    server = [*run, "red/database", "--", sys.executable, "-c", ECHO]
+    client = [*run, "blue/app-2", "--", sys.executable, "-c", TALK, DB[0]]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(server, stdout=pipe) as echo:
+        assert echo.stdout is not None
+        assert echo.stdout.readline() == b"ready\n"
+        with subprocess.Popen(client, stdin=pipe, stdout=pipe) as speaker:
+            assert said(speaker, b"before\n") == b"before\n"
+            carrier = link.status("blue", "db")["host"]
+            kill(link.name, carrier)
+            assert said(speaker, b"meanwhile\n") == b"meanwhile\n"
+            wait_until(lambda: link.status("blue", "db")["host"] != carrier, 30)
+            assert said(speaker, b"afterwards\n") == b"afterwards\n"
+            speaker.kill()
+        echo.kill()
+
+
+def said(speaker: subprocess.Popen[bytes], words: bytes) -> bytes:
+    """What comes back for a line."""
+    assert speaker.stdin is not None
+    assert speaker.stdout is not None
+    speaker.stdin.write(words)
+    speaker.stdin.flush()
+    return speaker.stdout.readline()

@@ -12,9 +12,21 @@ from ipaddress import ip_network
 
 from hypothesis import strategies as st
 
+from mizar.model.addresses import SERVICE_MAC
 from mizar.oracle.fleet import Fleet
-from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet, Leg, Network, Tunnel, Vpc, in_prefix
-from mizar.planner.entries import DropletEntry, EndpointEntry, Entry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
+from mizar.oracle.proxy import PROXY_INTERFACE
+from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet, Leg, Network, Proxy, Tunnel, Vpc, in_prefix
+from mizar.planner.entries import (
+    DropletEntry,
+    EndpointEntry,
+    Entry,
+    LocalEntry,
+    NetworkEntry,
+    PeeringEntry,
+    ProxyEntry,
+    VpcEntry,
+    WorkloadEntry,
+)
 from mizar.planner.facts import EndpointFact, PeeringFact, PeeringSide, VpcFact
 from tests.oracle.draws import Draw
 from tests.oracle.droplets import even, mac_of
@@ -56,6 +68,7 @@ def tables(address: bytes, entries: Iterable[Entry], ifindexes: dict[str, int]) 
     endpoints: dict[tuple[int, bytes], Endpoint] = {}
     agents: dict[int, Agent] = {}
     known: dict[tuple[int, int], NetworkEntry] = {}
+    proxies: dict[int, Proxy] = {}
     for entry in entries:
         match entry:
             case DropletEntry():
@@ -81,7 +94,25 @@ def tables(address: bytes, entries: Iterable[Entry], ifindexes: dict[str, int]) 
                 endpoints |= endpoint_rows(entry.endpoint, ifindexes[entry.uid], entry.uid)
                 own = known[entry.endpoint.vni, entry.endpoint.network_id]
                 agents[ifindexes[entry.uid]] = agent_row(entry, own, address, vpcs[own.vni].divided_here)
-    return Droplet(address, mac_on_substrate(address), droplets, vpcs, networks, endpoints, agents)
+            case ProxyEntry():
+                slot = len(proxies) + 1
+                proxies[slot] = proxy_row(entry)
+                for side, end in enumerate((entry.client, entry.source)):
+                    ifindex, own = PROXY_INTERFACE + 2 * slot + side, known[end.vni, end.network_id]
+                    endpoints |= endpoint_rows(end, ifindex, f"{slot}/{side}")
+                    local = LocalEntry(f"{slot}/{side}", replace(end, mac=SERVICE_MAC), WorkloadEntry())
+                    agents[ifindex] = agent_row(local, own, address, vpcs[own.vni].divided_here)
+    return Droplet(
+        address, mac_on_substrate(address), droplets, vpcs, networks, endpoints, agents, proxies=proxies
+    )  # fmt: skip
+
+
+def proxy_row(entry: ProxyEntry) -> Proxy:
+    client, source, target = (
+        {4 if len(address) == 4 else 6: address for address in addresses}
+        for addresses in (entry.client.addresses, entry.source.addresses, entry.targets)
+    )
+    return Proxy(entry.client.vni, entry.source.vni, client, source, target, budget=4096)
 
 
 def endpoint_rows(entry: EndpointEntry, ifindex: int = 0, uid: str = "") -> dict[tuple[int, bytes], Endpoint]:
