@@ -211,7 +211,7 @@ class Installer:
 
     def refill(self) -> None:
         """Prepare one more namespace."""
-        self._pool.refill(self._own_links(), self._mtu())
+        self._pool.refill(self._own_links(), self._room.mtu())
 
     def close(self) -> None:
         """End what is held open."""
