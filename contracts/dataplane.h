@@ -83,6 +83,7 @@ enum network_flag {
 	NETWORK_BOUNCED_HERE = 1,	/* this droplet is one of its bouncers: it knows every endpoint */
 	NETWORK_ROUTED_HERE = 2,	/* this droplet is a divider of the VPC */
 	NETWORK_HAS_ROUTES = 0x200,	/* `routes` has a table of it: its agents look there first */
+	NETWORK_THROUGH_DIVIDER = 0x400, /* for the daemon: it gives nobody of another network a direct path to it */
 	NETWORK_PEERED = 0x100,	/* no network: addresses of a VPC that this one is peered with. Dividers hold these */
 };
 

@@ -123,7 +123,8 @@ def entries(state: pb.State) -> Iterator[Entry]:
         prefixes = tuple(PrefixEntry(p.address, p.length, p.gateway) for p in network.prefixes)
         routes = tuple(RouteEntry(r.address, r.length, int(r.action)) for r in network.routes)
         bouncers, told = tuple(network.bouncers), _dhcp_entry(network.dhcp)
-        yield NetworkEntry(network.vni, network.id, prefixes, bouncers, told, routes)
+        through = network.through_divider
+        yield NetworkEntry(network.vni, network.id, prefixes, bouncers, told, routes, through)
     for peering in state.peerings:
         yield PeeringEntry(peering.vni, peering.peer, tuple((p.address, p.length) for p in peering.prefixes))
     for endpoint in state.endpoints:
@@ -161,6 +162,7 @@ def _network(entry: NetworkEntry) -> pb.Network:
             pb.Route(address=r.address, length=r.length, action=pb.RouteAction.ValueType(r.action))
             for r in entry.routes
         ],
+        through_divider=entry.through_divider,
     )
 
 

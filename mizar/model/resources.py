@@ -107,7 +107,10 @@ class VPC(Resource):
 
 
 class NetworkSpec(Value):
-    """A part of a VPC. `tunnelProtocol` is the default of its endpoints."""
+    """A part of a VPC. `tunnelProtocol` is the default of its endpoints.
+
+    `throughDivider`: there is no direct path between it and other networks, so that a divider sees that traffic.
+    """
 
     vpc: fields.Name
     type: Literal["subnet"] = "subnet"
@@ -116,6 +119,7 @@ class NetworkSpec(Value):
     tunnel_protocol: TunnelProtocol = TunnelProtocol.GENEVE
     dhcp: DhcpSpec = DhcpSpec()
     routes: Routes = ()
+    through_divider: bool = False
 
 
 class NetworkStatus(Status):
@@ -130,7 +134,7 @@ class Network(Resource):
     """A subnet of a VPC."""
 
     scope = Scope.TENANT
-    IMMUTABLE = ("vpc", "type", "cidrs")
+    IMMUTABLE = ("vpc", "type", "cidrs", "through_divider")
     kind: Literal["Network"] = "Network"
     spec: NetworkSpec
     status: NetworkStatus = NetworkStatus()

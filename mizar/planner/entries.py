@@ -117,6 +117,7 @@ class NetworkEntry:
     bouncers: tuple[bytes, ...]
     dhcp: DhcpEntry = NO_DHCP
     routes: tuple[RouteEntry, ...] = ()
+    through_divider: bool = False
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -141,6 +142,7 @@ class NetworkEntry:
             and set(self.bouncers) == set(other.bouncers)
             and self.dhcp == other.dhcp
             and set(self.routes) == set(other.routes)
+            and self.through_divider == other.through_divider
         )
 
 

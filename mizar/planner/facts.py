@@ -58,6 +58,7 @@ class NetworkFact:
     bouncers: tuple[str, ...]
     dhcp: DhcpEntry = NO_DHCP
     routes: tuple[RouteEntry, ...] = ()
+    through_divider: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ def network_fact(network: Network, vpc: VPC) -> NetworkFact:
             network.spec.dhcp.lease_time,
         ),
         _table(network, vpc),
+        network.spec.through_divider,
     )
 
 

@@ -182,7 +182,10 @@ class Topology:
     def put_network(self, fact: NetworkFact) -> list[Change]:
         """A network comes, or its bouncers or routes change."""
         vpc = self._vpc(fact.vni)
-        entry = NetworkEntry(fact.vni, fact.id, fact.prefixes, self._addresses(fact.bouncers), fact.dhcp, fact.routes)
+        entry = NetworkEntry(
+            fact.vni, fact.id, fact.prefixes, self._addresses(fact.bouncers), fact.dhcp, fact.routes,
+            fact.through_divider,
+        )  # fmt: skip
         network = vpc.networks.get(fact.id)
         if network is None:
             before: set[str] = set()

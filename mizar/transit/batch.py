@@ -266,6 +266,8 @@ class Plan(ServicePlan, PeeringPlan):
             flags |= NetworkFlag.BOUNCED_HERE
         if vpc.flags & VpcFlag.DIVIDED_HERE:
             flags |= NetworkFlag.ROUTED_HERE
+        if network.through_divider:
+            flags |= NetworkFlag.THROUGH_DIVIDER
         return flags
 
     def _count(self, addresses: Iterable[bytes], by: int) -> None:

@@ -21,7 +21,7 @@ from mizar.transit.health import Sender
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.shares import Shares
-from mizar.transit.values import Learned, NetworkFlag, VpcFlag
+from mizar.transit.values import Learned, Network, NetworkFlag, VpcFlag
 
 MOST_HOPS = 4
 """How often a question is passed on: bouncer, divider, bouncer, and one more while tables change."""
@@ -53,6 +53,11 @@ class _Asked:
     nonce: int
     again: float
     pause_s: float
+
+
+def _divides(network: Network, other: bytes) -> bool:
+    """Whether a divider shall see what a network and an address say to one another."""
+    return network.through_divider and network.prefix_of(other) is None
 
 
 class Direct:
@@ -110,6 +115,9 @@ class Direct:
         learned = state.learned.get((vni, dst))
         if sender is None or (vni, dst) in state.at or (learned and state.droplets[learned.host].down):
             return []
+        network = state.networks.get((vni, sender.network_id))
+        if network is None or _divides(network, dst):
+            return []
         mine = self._asked.setdefault(vni, {})
         asked = mine.get(dst)
         if (asked and now < asked.again) or not self._affordable(vni, now):
@@ -122,9 +130,6 @@ class Direct:
         nonce = self._draw.getrandbits(32)
         mine[dst] = _Asked(nonce, now + pause_s, pause_s)
         question = Ask(vni, src, dst, state.own, nonce)
-        network = state.networks.get((vni, sender.network_id))
-        if network is None:
-            return []
         if network.flags & (NetworkFlag.BOUNCED_HERE | NetworkFlag.ROUTED_HERE):
             return self._answer(question)
         self._send(network.bouncers, question)
@@ -164,7 +169,7 @@ class Direct:
             return []
         if network and network.flags & NetworkFlag.BOUNCED_HERE:
             found = state.at.get((vni, question.dst))
-            if found is None:
+            if found is None or _divides(network, question.src):
                 return []
             return [Hint(vni, question.dst, found.host, found.mac, found.tunnel, found.network_id, question.nonce)]
         if question.hops < MOST_HOPS:

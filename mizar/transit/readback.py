@@ -160,8 +160,10 @@ class _Reader:
                     flags |= NetworkFlag.ROUTED_HERE
                 table = tables.get(value["slot"], ())
                 flags |= NetworkFlag.HAS_ROUTES if table else NetworkFlag.NONE
+                flags |= NetworkFlag(value["flags"]) & NetworkFlag.THROUGH_DIVIDER
                 network = Network(vni, network_id, (prefix,), bouncers, value["slot"], (), flags, routes=table)
-                network = replace(network, places=fill(self.slots(bouncers), places))
+                through = bool(flags & NetworkFlag.THROUGH_DIVIDER)
+                network = replace(network, places=fill(self.slots(bouncers), places), through_divider=through)
                 state.members.setdefault(vni, {})[network_id] = None
                 for member in bouncers:
                     state.uses[member] += 1

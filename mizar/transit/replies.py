@@ -40,7 +40,10 @@ def network(value: Network) -> pb.Network:
         pb.Route(address=address, length=length, action=pb.RouteAction.ValueType(int(action)))
         for address, length, action in value.routes
     ]
-    return pb.Network(vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told, routes=routes)
+    return pb.Network(
+        vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told, routes=routes,
+        through_divider=value.through_divider,
+    )  # fmt: skip
 
 
 def peering(value: Peering) -> pb.Peering:

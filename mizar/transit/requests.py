@@ -243,6 +243,7 @@ def network(message: pb.Network) -> Network:
         bouncers=members(message.bouncers, "bouncer"),
         dhcp=dhcp(message.dhcp),
         routes=routes(message.routes),
+        through_divider=message.through_divider,
     )
 
 

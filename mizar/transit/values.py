@@ -37,6 +37,7 @@ class NetworkFlag(IntFlag):
     BOUNCED_HERE = 1
     ROUTED_HERE = 2
     HAS_ROUTES = 0x200
+    THROUGH_DIVIDER = 0x400
     PEERED = 0x100
 
 
@@ -150,6 +151,8 @@ class Network:
     flags: NetworkFlag = NetworkFlag.NONE
     dhcp: Settings = NO_SETTINGS
     """What endpoints that ask are told; in memory only."""
+    through_divider: bool = False
+    """Whether a divider shall see the traffic between it and other networks."""
     routes: tuple[Route, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ from mizar.lab import lab as labs
 from mizar.lab.demo import traffic
 from mizar.lab.names import LabName
 from mizar.model.manifest import parse_manifests
-from mizar.model.resources import Resource
+from mizar.model.resources import Network, Resource
 from tests.lab.conftest import wait_until
 from tests.lab.screen import Recorder
 from tests.lab.test_lab import kill
@@ -42,6 +42,21 @@ def test_everything_is_direct_after_the_first_packets(lab: LabName) -> None:
     for path in result.paths:
         known = path.source.droplet in bouncers[path.destination.network]
         assert path.direct == (0 if known else path.packets), path
+
+
+def test_a_network_may_keep_others_at_its_divider(lab: LabName) -> None:
+    """`throughDivider`: what it and other networks say to one another stays on the hops, and arrives."""
+    resources = [
+        one.model_copy(update={"spec": one.spec.model_copy(update={"through_divider": True})})
+        if isinstance(one, Network)
+        else one
+        for one in example(lab)
+    ]
+    labs.up(resources)
+    result = traffic(lab, Recorder())
+    assert all(cell.ok for cell in result.cells)
+    assert result.paths
+    assert all(path.ok and path.direct == 0 for path in result.paths), result.paths
 
 
 def test_a_droplet_that_dies_is_replaced(lab: LabName) -> None:

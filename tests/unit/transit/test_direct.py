@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,6 +145,26 @@ async def test_nobody_answers_for_an_address_that_nobody_has(fleet: Fleet) -> No
     await fleet.notice(HERE, UNKNOWN, dst=GHOST)
     assert await fleet.settle() == []
     assert fleet.learned() == {}
+
+
+@pytest.mark.parametrize("kept", ["source", "destination"])
+async def test_a_network_may_keep_others_at_its_divider(fleet: Fleet, kept: str) -> None:
+    """Neither its own endpoints learn of others, nor others of them; within the network all is as ever."""
+    number, bouncer = (FRONT, FRONTS) if kept == "source" else (BACK, BACKS)
+    wanted = PutNetwork(replace(network(number, bouncer).network, through_divider=True))
+    for ledger, _ in fleet.at.values():
+        if (VNI, number) in ledger.state.networks:
+            await ledger.apply([wanted])
+    await fleet.notice(HERE, UNKNOWN)
+    passed = await fleet.settle()
+    assert HINT not in [kind for _, _, kind in passed]
+    assert len(passed) == (0 if kept == "source" else 3)
+    assert fleet.learned() == {}
+    neighbour = bytes((10, 0, 1, 12))
+    await fleet.at[FRONTS][0].apply([endpoint(neighbour, FRONT, THERE)])
+    await fleet.notice(HERE, UNKNOWN, dst=neighbour)
+    await fleet.settle()
+    assert fleet.learned() == {neighbour: THERE}
 
 
 async def test_only_answers_to_questions_are_believed(fleet: Fleet) -> None:
