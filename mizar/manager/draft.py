@@ -120,6 +120,16 @@ class Draft:
             if isinstance(planned.resource, VPCPeering) and planned.resource.own == vpc.ref and not planned.before:
                 yield planned.resource
 
+    def groups_of(self, vpc: Ref) -> Iterator[Network]:
+        """The networks of type group of a VPC, those of this draft included, without those being deleted."""
+        for item in self._registry.groups(vpc):
+            if item.ref not in self.planned and isinstance(item.resource, Network) and not item.deleting:
+                yield item.resource
+        for planned in self.planned.values():
+            network = planned.resource
+            if isinstance(network, Network) and network.is_group and vpc_of(network) == vpc:
+                yield network
+
     def network_at(self, vpc: Ref, address: Address) -> tuple[Prefix, Ref] | None:
         """The network of a VPC that an address belongs to: of several, the one with the longest prefix."""
         tables = self._registry.prefixes(vpc), self._prefixes.get(vpc)
@@ -151,6 +161,14 @@ class Draft:
         assert item is not None
         self.planned[resource.ref] = Planned(resource, item.allocations, item.resource)
         self._note(resource)
+
+    def amend(self, resource: Resource) -> None:
+        """Takes what follows from this change for an object, be it one of the draft or another."""
+        planned = self.planned.get(resource.ref)
+        if planned is None:
+            self.keep(resource)
+        else:
+            self.planned[resource.ref] = Planned(resource, planned.allocations, planned.before)
 
     def create(self, resource: Resource, families: Sequence[int] = (4, 6)) -> None:
         """Takes a new object: gives it uid, time and all that has to be allocated. Raises what the planner raises.

@@ -30,6 +30,8 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
             return droplet_fact(resource)
         case VPC():
             return vpc_fact(resource)
+        case Network() if resource.is_group:
+            return None  # what endpoints bear tells of it
         case Network():
             return network_fact(resource, _vpc(registry, resource))
         case Endpoint():

@@ -26,7 +26,7 @@ from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
 from mizar.model.resources import Droplet, Endpoint
-from mizar.planner.entries import DropletEntry, Entry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
+from mizar.planner.entries import DropletEntry, Entry, GroupSetEntry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change, Plan, Step
 from mizar.planner.topology import Topology
@@ -390,6 +390,8 @@ class Fleet:
                 return self._registry.holder("droplet", _text(address))
         vpc = self._registry.holder("vni", str(entry.vni))
         if vpc is None or isinstance(entry, VpcEntry):
+            return vpc
+        if isinstance(entry, GroupSetEntry):
             return vpc
         if isinstance(entry, NetworkEntry):
             return self._registry.holder(f"network/{vpc.uid}", str(entry.id))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import marking
+from mizar.manager import groups, marking
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.nesting import outside, squatters
 from mizar.manager.peering import check_peering
@@ -161,7 +161,7 @@ class _Intake:
         network, _ = self.draft.parent(new)
         if isinstance(new, Endpoint) and network is not None:
             problems += problems_of_members(self.draft.find, new, network)
-        if problems := problems or list(marking.problems(new, self.draft)):
+        if problems := problems or [*groups.problems(new, self.draft), *marking.problems(new, self.draft)]:
             raise InvalidError(problems)
         if old.spec == new.spec and old.metadata.labels == new.metadata.labels:
             return "unchanged"
@@ -189,6 +189,8 @@ class _Intake:
 
     def _relations(self, resource: Resource) -> Iterable[Problem]:
         network, vpc = self.draft.parent(resource)
+        if found := list(groups.problems(resource, self.draft)):
+            return found
         if isinstance(resource, Network) and isinstance(vpc, VPC):
             found = check_network(resource, vpc, self.draft.networks_of(vpc))
             return found or squatters(resource, self.draft) or list(marking.problems(resource, self.draft))

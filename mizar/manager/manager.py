@@ -22,6 +22,7 @@ from mizar.manager.deletion import doomed
 from mizar.manager.draft import Cursors, Draft, now
 from mizar.manager.droplet_link import Timing
 from mizar.manager.fleet import Credentials, Fleet
+from mizar.manager.groups import Groups
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved, with_members
 from mizar.manager.peering import agreement, other_half
@@ -29,7 +30,7 @@ from mizar.manager.progress import Progress
 from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
 from mizar.manager.registry import Item, Registry, members_of
-from mizar.manager.status import view
+from mizar.manager.status import count_members, view
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.peering import VPCPeering
@@ -92,11 +93,13 @@ class Manager:
         self._members = Members(())
         self._timing = timing or Timing()
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
+        self._groups = Groups(self._registry)
 
     async def start(self) -> None:
         """Reads the store and begins to bring every droplet to what it says."""
         self._registry.load(self._store.load())
         self._members = recover(self._registry, self._cursors, self._fleet)
+        self._groups.load(self._registry.of_kind("Endpoint"))
         self._keep((), (), self._members.settle())
         for item in self._registry.of_kind("Droplet"):
             if isinstance(item.resource, Droplet) and not item.forced:
@@ -134,6 +137,8 @@ class Manager:
             found["status"] |= agreement(self._registry, item.resource, found["status"])
         if isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled":
             found["status"] |= self._fleet.services.told(item)
+        if isinstance(item.resource, Network) and item.resource.is_group:
+            count_members(found["status"], self._groups.members(item))
         return found
 
     async def counters(self, droplet: str) -> pb.Counters:
@@ -166,6 +171,8 @@ class Manager:
     ) -> list[Result]:
         """Makes all manifests desired state, or none; see mizar.manager.intake.draft_apply for what it raises."""
         draft, results = draft_apply(self._registry, self._cursors, submissions, refused, visible)
+        for endpoint in list(self._groups.regrouped(draft)):
+            draft.amend(endpoint)
         if dry_run:
             return results
         self._check_reachable(draft)
@@ -210,7 +217,13 @@ class Manager:
         for doom in dooms:
             if isinstance(doom.resource, Droplet):
                 moved |= self._members.remove_droplet(doom.resource.name)
-        last = self._ending(dooms) + [(one, without_target(one.resource)) for one in left]
+        draft, gone = Draft(self._registry, self._cursors), {doom.ref for doom in dooms}
+        for one in left:
+            draft.amend(without_target(one.resource))
+        for endpoint in list(self._groups.regrouped(draft, gone)):
+            draft.amend(endpoint)
+        last = self._ending(dooms)
+        last += [(self._item(ref), planned.resource) for ref, planned in draft.planned.items()]
         self._keep((), last, moved, forced=item if force else None)
         return self.show(item)
 
@@ -329,6 +342,10 @@ class Manager:
         self._tell_other_halves([*told, *dooms])
         if forced is not None:
             self._fleet.give_up(forced.resource.name)
+        counted = {uid for item in (*told, *dooms) for uid in self._groups.follow(item)}
+        for group in (self._registry.by_uid(uid) for uid in counted):
+            if group is not None:
+                self.watchers.tell(group)
 
     def _tell_other_halves(self, items: Iterable[Item]) -> None:
         """Who waited for an object of these, or has lost it, is another one now."""

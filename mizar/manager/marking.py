@@ -30,7 +30,10 @@ def _of_endpoint(endpoint: Endpoint, network: Network, vpc: VPC, draft: Draft) -
     droplet = draft.find(Ref("Droplet", "", endpoint.spec.droplet or ""))
     if vpc.shares_vni and vxlan:
         yield Problem(_no_room(vpc), "spec.tunnelProtocol", str(endpoint.ref))
-    elif vpc.shares_vni and isinstance(droplet, Droplet) and not droplet.spec.has_daemon:
+    if endpoint.spec.geneve_options and vxlan:
+        message = "expected geneve: the endpoint has geneveOptions, which VXLAN has no room for"
+        yield Problem(message, "spec.tunnelProtocol", str(endpoint.ref))
+    if vpc.shares_vni and isinstance(droplet, Droplet) and not droplet.spec.has_daemon:
         message = (
             f"{vpc.ref} shares VNI {vpc.status.vni}; droplet {droplet.name} has no daemon that tells whose packets are"
         )

@@ -111,6 +111,8 @@ class Members:
 
     def _of(self, resource: Resource) -> Placement | None:
         match resource:
+            case Network() if resource.is_group:
+                return None
             case Network():
                 return self._bouncers
             case VPC():

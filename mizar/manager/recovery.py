@@ -55,6 +55,8 @@ def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
             if (move := item.resource.status.move) is not None and move.under_way:
                 yield from (move.source, move.target)
             yield from network.status.bouncers if network else ()
+        case Network() if item.resource.is_group:
+            pass
         case Network():
             yield from item.resource.status.bouncers
             yield from vpc.status.dividers if vpc else ()

@@ -153,6 +153,7 @@ class Registry:
         self.troubled: dict[str, Item] = {}
         """Objects that some droplet could not take, by uid."""
         self._prefixes: dict[Ref, PrefixTable[Ref]] = {}
+        self._groups: dict[Ref, dict[Ref, Item]] = {}
 
     def find(self, ref: Ref) -> Item | None:
         """By name."""
@@ -195,6 +196,10 @@ class Registry:
         """A droplet by name."""
         return self._by_ref.get(Ref("Droplet", "", name))
 
+    def groups(self, vpc: Ref) -> Iterator[Item]:
+        """The networks of type group of a VPC."""
+        return iter(self._groups.get(vpc, {}).values())
+
     def prefixes(self, vpc: Ref) -> PrefixTable[Ref]:
         """The prefixes of a VPC's networks, those of networks that are being deleted included."""
         return self._prefixes.get(vpc) or PrefixTable()
@@ -211,6 +216,8 @@ class Registry:
             table = self._prefixes.setdefault(vpc_of(item.resource), PrefixTable())
             for cidr in item.resource.spec.cidrs:
                 table.put(parse_prefix(cidr), item.ref)
+            if item.resource.is_group:
+                self._groups.setdefault(vpc_of(item.resource), {})[item.ref] = item
 
     def change(self, item: Item, resource: Resource) -> None:
         """Takes the next state of an object, which may be inside of others than before."""
@@ -251,7 +258,9 @@ class Registry:
         if isinstance(item.resource, Network):
             for cidr in item.resource.spec.cidrs:
                 self._prefixes[vpc_of(item.resource)].remove(parse_prefix(cidr))
+            self._groups.get(vpc_of(item.resource), {}).pop(item.ref, None)
         self._prefixes.pop(item.ref, None)
+        self._groups.pop(item.ref, None)
 
     def load(self, records: Iterable[Record]) -> None:
         """Takes everything that a store kept."""

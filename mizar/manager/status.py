@@ -124,6 +124,13 @@ def _host_of(item: Item) -> str:
     return ""
 
 
+def count_members(status: dict[str, Any], members: int) -> None:
+    """What the status of a group says of its members; that there are none is no fault, and is said."""
+    status["members"] = members
+    if not members and status["phase"] == Phase.PROVISIONED.value:
+        status["reason"], status["message"] = "Empty", "no endpoint of the VPC is in it"
+
+
 def _daemon_away(item: Item, links: Links) -> bool:
     if not isinstance(item.resource, Droplet) or not item.resource.spec.has_daemon:
         return False

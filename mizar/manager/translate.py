@@ -14,6 +14,7 @@ from mizar.planner.entries import (
     DropletEntry,
     EndpointEntry,
     Entry,
+    GroupSetEntry,
     LocalEntry,
     MemberEntry,
     NetworkEntry,
@@ -39,6 +40,8 @@ def put_change(entry: Entry) -> pb.Change:
             return pb.Change(put_vpc=_vpc(entry))
         case NetworkEntry():
             return pb.Change(put_network=_network(entry))
+        case GroupSetEntry():
+            return pb.Change(put_group_set=pb.GroupSet(vni=entry.vni, number=entry.number, groups=entry.groups))
         case EndpointEntry():
             return pb.Change(put_endpoint=_endpoint(entry))
         case ProxyEntry():
@@ -61,6 +64,8 @@ def delete_change(entry: Entry) -> pb.Change:
             return pb.Change(delete_vpc=entry.vni)
         case NetworkEntry():
             return pb.Change(delete_network=pb.NetworkKey(vni=entry.vni, id=entry.id))
+        case GroupSetEntry():
+            return pb.Change(delete_group_set=pb.GroupSetKey(vni=entry.vni, number=entry.number))
         case EndpointEntry():
             return pb.Change(delete_endpoint=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
         case ProxyEntry():
@@ -81,6 +86,9 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         workload=_workload(entry.workload),
         mtu=entry.mtu,
         standby=entry.standby,
+        options=entry.options,
+        group_set=entry.group_set,
+        bypass=entry.bypass,
     )
 
 
@@ -127,20 +135,25 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield NetworkEntry(network.vni, network.id, prefixes, bouncers, told, routes, through)
     for peering in state.peerings:
         yield PeeringEntry(peering.vni, peering.peer, tuple((p.address, p.length) for p in peering.prefixes))
+    for found in state.group_sets:
+        yield GroupSetEntry(found.vni, found.number, tuple(found.groups))
     for endpoint in state.endpoints:
         yield _endpoint_entry(endpoint)
     for proxy in state.proxies:
         yield ProxyEntry(_endpoint_entry(proxy.client), _endpoint_entry(proxy.source), tuple(proxy.targets))
     for service in state.services:
         yield _service_entry(service)
-    for found in state.local_endpoints:
-        yield local_entry(found.local)
+    for local in state.local_endpoints:
+        yield local_entry(local.local)
 
 
 def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
     """A local endpoint as a droplet holds it."""
     workload = _workload_entry(local.workload)
-    return LocalEntry(local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby)
+    return LocalEntry(
+        local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby,
+        local.options, local.group_set, local.bypass,
+    )  # fmt: skip
 
 
 def _vpc(entry: VpcEntry) -> pb.Vpc:

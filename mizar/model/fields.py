@@ -114,6 +114,7 @@ def _families(texts: tuple[str, ...]) -> tuple[str, ...]:
 Name = Annotated[str, AfterValidator(_name)]
 PrefixText = Annotated[str, AfterValidator(_prefix)]
 Prefixes = Annotated[tuple[PrefixText, ...], Field(min_length=1), AfterValidator(_families)]
+PrefixesOrNone = Annotated[tuple[PrefixText, ...], AfterValidator(_families)]
 SubstratePrefix = Annotated[str, AfterValidator(_substrate_prefix)]
 AddressText = Annotated[str, AfterValidator(_address)]
 Addresses = Annotated[tuple[AddressText, ...], AfterValidator(_families)]

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
@@ -30,6 +31,7 @@ from mizar.model.base import Status as Status
 from mizar.model.dhcp import DhcpSpec
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
+from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.routes import Routes
@@ -107,37 +109,68 @@ class VPC(Resource):
 
 
 class NetworkSpec(Value):
-    """A part of a VPC. `tunnelProtocol` is the default of its endpoints.
+    """A part of a VPC: a subnet, by its prefixes, or a group, by a label, of endpoints wherever they are.
 
-    `throughDivider`: there is no direct path between it and other networks, so that a divider sees that traffic.
+    Of a subnet, `tunnelProtocol` is the default of its endpoints. The members of a group are the VPC's endpoints whose
+    labels `selector` selects, and those that `members` names; `label` is its own name unless it says otherwise.
+    `throughDivider`: there is no direct path between a subnet and others, so that a divider sees that traffic.
     """
 
     vpc: fields.Name
-    type: Literal["subnet"] = "subnet"
-    cidrs: fields.Prefixes
+    type: Literal["subnet", "group"] = "subnet"
+    cidrs: fields.PrefixesOrNone = ()
     bouncers: fields.Members = 1
     tunnel_protocol: TunnelProtocol = TunnelProtocol.GENEVE
     dhcp: DhcpSpec = DhcpSpec()
     routes: Routes = ()
     through_divider: bool = False
+    label: fields.LabelValue | None = None
+    selector: Selector | None = None
+    members: tuple[fields.Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _fields_of_its_type(self) -> Self:
+        of_subnets = ("cidrs", "bouncers", "tunnel_protocol", "dhcp", "routes", "through_divider")
+        others = ("label", "selector", "members") if self.type == "subnet" else of_subnets
+        for name in others:
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                message = f"unexpected: a network of type {self.type} has none"
+                raise PydanticCustomError("type", message, {"field": to_camel(name)})
+        if self.type == "subnet" and not self.cidrs:
+            raise PydanticCustomError("missing", "missing; expected at least one prefix", {"field": "cidrs"})
+        return self
 
 
 class NetworkStatus(Status):
-    """`id`: unique within the VPC. `gateways`: one for each of `spec.cidrs`. `bouncers`: names of droplets."""
+    """`id`: unique within the VPC. `gateways`: one for each of `spec.cidrs`. `bouncers`: names of droplets.
+
+    `members`: of a group, how many endpoints are in it.
+    """
 
     id: int | None = None
     gateways: tuple[str, ...] = ()
     bouncers: tuple[str, ...] = ()
+    members: int | None = None
 
 
 class Network(Resource):
-    """A subnet of a VPC."""
+    """A subnet of a VPC, or a group of its endpoints."""
 
     scope = Scope.TENANT
     IMMUTABLE = ("vpc", "type", "cidrs", "through_divider")
     kind: Literal["Network"] = "Network"
     spec: NetworkSpec
     status: NetworkStatus = NetworkStatus()
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is a group of endpoints and not a subnet."""
+        return self.spec.type == "group"
+
+    @property
+    def label(self) -> str:
+        """By which a group is known in its VPC."""
+        return self.spec.label or self.name
 
 
 class EndpointSpec(Value):
@@ -148,6 +181,7 @@ class EndpointSpec(Value):
     A `scaled` endpoint has neither: its traffic is shared by `members`, and by the endpoints of its VPC whose labels
     `selector` matches.
     A `source` is the server's: the address that stands for the clients of a proxied endpoint in its target's VPC.
+    `geneveOptions`: what its packets bear in addition.
     """
 
     network: fields.Name
@@ -157,6 +191,7 @@ class EndpointSpec(Value):
     mac: fields.MacText | None = None
     tunnel_protocol: TunnelProtocol | None = None
     workload: WorkloadSpec | None = None
+    geneve_options: GeneveOptions = ()
     target: TargetSpec | None = None
     grants: tuple[GrantSpec, ...] = ()
     clients: ClientsSpec | None = None
@@ -217,6 +252,8 @@ class Move(Value):
 class EndpointStatus(Status):
     """What was allocated and made. `host`: name of its droplet; `hostInterface`: the droplet's side of its veth.
 
+    `groups`: names of the networks of type group that it is in, `groupIds` their ids, `groupSet` the number of the set.
+
     Of a proxied endpoint, `host` is the droplet that carries it; `target` is its target, `tenant/name`, while that
     grants it, and `sourceAddresses` are those that stand for its clients there; empty while it is out of service.
     """
@@ -228,6 +265,9 @@ class EndpointStatus(Status):
     host: str = ""
     host_interface: str = ""
     move: Move | None = None
+    groups: tuple[str, ...] = ()
+    group_ids: tuple[int, ...] = ()
+    group_set: int = 0
 
 
 class Endpoint(Resource):

@@ -166,6 +166,25 @@ class PeeringEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSetEntry:
+    """What the number of a set of groups means: ids of networks of type group, ascending."""
+
+    order: ClassVar[int] = 2
+    vni: int
+    number: int
+    groups: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Names this entry among all entries of a droplet."""
+        return (50, self.vni, self.number)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return self == other
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointEntry:
     """An endpoint as the bouncers of its network know it. `tunnel`: 1 Geneve, 2 VXLAN, as in dataplane.h."""
 
@@ -225,6 +244,8 @@ class LocalEntry:
     """An endpoint that lives on the droplet. `mtu` 0: the interface's less the tunnel's overhead.
 
     `standby`: it lives on another droplet still and is prepared to move here, with an interface but without addresses.
+    `options`: Geneve options of all that it sends, as on the wire; `group_set`: the number of its groups, 0 for none;
+    `bypass`: it is handed tunnel packets as they are.
     """
 
     order: ClassVar[int] = 4
@@ -233,6 +254,9 @@ class LocalEntry:
     workload: WorkloadEntry
     mtu: int = 0
     standby: bool = False
+    options: bytes = b""
+    group_set: int = 0
+    bypass: bool = False
 
     @property
     def key(self) -> tuple[int, str]:
@@ -248,6 +272,7 @@ class LocalEntry:
             and self.workload == other.workload
             and self.mtu in (0, other.mtu)
             and self.standby == other.standby
+            and (self.options, self.group_set, self.bypass) == (other.options, other.group_set, other.bypass)
         )
 
 
@@ -338,7 +363,17 @@ def _by_length(entry: ServiceEntry) -> ServiceEntry:
     return replace(entry, addresses=tuple(sorted(entry.addresses, key=len)), members=members)
 
 
-Entry = ServiceEntry | ProxyEntry | DropletEntry | VpcEntry | NetworkEntry | PeeringEntry | EndpointEntry | LocalEntry
+Entry = (
+    DropletEntry
+    | VpcEntry
+    | NetworkEntry
+    | PeeringEntry
+    | GroupSetEntry
+    | EndpointEntry
+    | LocalEntry
+    | ProxyEntry
+    | ServiceEntry
+)
 Key = tuple[int, bytes] | tuple[int, int] | tuple[int, int, int] | tuple[int, int, tuple[bytes, ...]] | tuple[int, str]
 
 

@@ -7,16 +7,31 @@ manager; the topology is fed with facts and never sees a resource.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
+from mizar.model.groups import OWN_CLASS
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
 from mizar.model.routes import Via
 from mizar.model.workloads import WorkloadSpec
-from mizar.planner.entries import NO_DHCP, DhcpEntry, OvsEntry, PrefixEntry, RouteEntry, TapEntry, WorkloadEntry
+from mizar.planner.entries import (
+    NO_DHCP,
+    DhcpEntry,
+    EndpointEntry,
+    GroupSetEntry,
+    LocalEntry,
+    OvsEntry,
+    PrefixEntry,
+    RouteEntry,
+    TapEntry,
+    WorkloadEntry,
+)
 
+GROUPS = 0x02
+"""Type of the option of contracts/wire.md."""
 _ACTIONS = {Via.VPC: 1, Via.BLACKHOLE: 2}  # enum route_action of contracts/dataplane.h
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
 
@@ -77,7 +92,8 @@ class ProxyFact:
 class EndpointFact:
     """An endpoint by uid; `host`: name of a droplet; `workload` is None where somebody else makes its interface.
 
-    `standby`: name of the droplet that is prepared to be its next host, "" for none.
+    `standby`: name of the droplet that is prepared to be its next host, "" for none. `groups`: ids, ascending;
+    `group_set`: the number of this set of groups in the VPC. `options`: its own Geneve options, as on the wire.
     """
 
     uid: str
@@ -92,6 +108,29 @@ class EndpointFact:
     carried: bool = False
     """It has no workload of its own, and any droplet may be its host: a side of a proxied endpoint."""
     proxy: ProxyFact | None = None
+    groups: tuple[int, ...] = ()
+    group_set: int = 0
+    options: bytes = b""
+    bypass: bool = False
+
+    def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
+        """As the droplet with this address holds it; None where somebody else makes its interface."""
+        if self.workload is None:
+            return None
+        groups = struct.pack(f"!I{len(self.groups)}I", self.group_set, *self.groups)
+        options = (_option(GROUPS, groups) if self.groups else b"") + self.options
+        return LocalEntry(
+            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass
+        )  # fmt: skip
+
+    def entry(self, host: bytes) -> EndpointEntry:
+        """As its bouncers hold it, when it lives on the droplet with this address."""
+        return EndpointEntry(self.vni, self.network_id, self.addresses, self.mac, host, self.tunnel)
+
+    @property
+    def group_set_entry(self) -> GroupSetEntry | None:
+        """What its set of groups means; None when it is in none."""
+        return GroupSetEntry(self.vni, self.group_set, self.groups) if self.groups else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +252,9 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         workload=_workload(endpoint.spec.workload),
         carried=endpoint.spec.type in ("proxied", "source"),
         standby=move.target if move is not None and move.stage is MoveStage.PREPARING else "",
+        groups=endpoint.status.group_ids,
+        group_set=endpoint.status.group_set,
+        options=b"".join(option.encoded for option in endpoint.spec.geneve_options),
     )
 
 
@@ -227,6 +269,10 @@ def proxy_fact(source: EndpointFact, target: Endpoint) -> ProxyFact:
         tunnel=source.tunnel,
         targets=tuple(targets[len(address)] for address in source.addresses),
     )
+
+
+def _option(kind: int, data: bytes) -> bytes:
+    return struct.pack("!HBB", OWN_CLASS, kind, len(data) // 4) + data
 
 
 def _workload(spec: WorkloadSpec | None) -> WorkloadEntry | None:

@@ -22,6 +22,7 @@ from mizar.planner.entries import (
     VpcEntry,
 )
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
+from mizar.planner.group_sets import GroupSets
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class VpcRecord:
     users: Counter[str] = field(default_factory=Counter)
     peers: dict[int, tuple[VpcRecord, PeeringEntry]] = field(default_factory=dict)
     services: dict[str, ServiceEntry] = field(default_factory=dict)
+    group_sets: GroupSets = field(default_factory=GroupSets)
 
     def held_by(self, droplet: str) -> bool:
         """Whether the droplet must know the VPC."""

@@ -13,6 +13,7 @@ Who holds what, on droplets that have a daemon:
     endpoint    the bouncers of its network, except its own host
     local       its host
     proxy       the droplet that carries the proxied endpoint; it holds what the host of both of its sides holds
+    group set   the hosts of the VPC's endpoints
 """
 
 from __future__ import annotations
@@ -266,14 +267,11 @@ class Topology:
     def put_endpoint(self, fact: EndpointFact) -> list[Change]:
         """An endpoint comes; its tunnel protocol, MAC or workload changes; or it moves to where it is prepared."""
         host, network = self._droplet(fact.host), self._network(fact.vni, fact.network_id)
-        entry = EndpointEntry(fact.vni, fact.network_id, fact.addresses, fact.mac, host.fact.address, fact.tunnel)
-        local: LocalEntry | ProxyEntry | None = LocalEntry(fact.uid, entry, fact.workload) if fact.workload else None
+        entry = fact.entry(host.fact.address)
+        local: LocalEntry | ProxyEntry | None = fact.local(host.fact.address)
         if fact.proxy:
             local = _proxy_entry(entry, fact.proxy)
-        standby = None
-        if fact.standby and fact.workload:
-            there = replace(entry, host=self._droplet(fact.standby).fact.address)
-            standby = LocalEntry(fact.uid, there, fact.workload, standby=True)
+        standby = fact.local(self._droplet(fact.standby).fact.address, standby=True) if fact.standby else None
         endpoint = EndpointRecord(fact, entry, local, standby, network)
         present = self._endpoints.get(fact.uid)
         if present is not None:
@@ -318,6 +316,8 @@ class Topology:
             del network.endpoints[uid], self._endpoints[uid]
         changes = self._shift(vpc.entry, held[0], vpc.entry, _holders(vpc, moving))
         changes.extend(self._shift(network.entry, held[1], network.entry, _holders(network, moving)))
+        was_set, is_set = (record.fact.group_set_entry if record else None for record in (old, new))
+        changes.extend(self._change(*shift) for shift in vpc.group_sets.replace(was_set, is_set, before, after))
         for name in bouncers:
             was, is_now = (record.entry_at(name) if record else None for record in (old, new))
             if was != is_now:
@@ -382,6 +382,8 @@ class Topology:
         yield from (vpc.entry for vpc in vpcs.values())
         yield from (crossing for vpc in me.divides.values() for _, crossing in vpc.peers.values())
         yield from (network.entry for network in networks.values())
+        for vpc in vpcs.values():
+            yield from vpc.group_sets.users if droplet in vpc.group_sets.hosts else ()
         for network in me.bounces.values():
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
         yield from (local for e in me.hosts.values() if (local := e.at(droplet)))
