@@ -291,3 +291,48 @@ def said(speaker: subprocess.Popen[bytes], words: bytes) -> bytes:
     speaker.stdin.write(words)
     speaker.stdin.flush()
     return speaker.stdout.readline()
+
+
+SERVICE = """
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: second, tenant: red}
+spec: {network: data, droplet: d3, addresses: [10.0.1.30, "fd00:10:0:1::30"]}
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: pool, tenant: red}
+spec:
+  type: scaled
+  network: data
+  addresses: [10.0.1.50, "fd00:10:0:1::50"]
+  members: [{endpoint: database}, {endpoint: second}]
+  grants: [{tenant: blue}]
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: pool, tenant: blue}
+spec:
+  type: proxied
+  network: apps
+  addresses: [10.0.1.101, "fd00:10:0:1::101"]
+  target: {tenant: red, endpoint: pool}
+"""
+
+
+def test_a_link_to_a_service(link: Link) -> None:
+    """proxied → scaled → simple: clients on both droplets are answered, and both members take a share of the flows."""
+    link.up(EXAMPLE + SERVICE)
+    people = link.people()
+    behind = {people["red/database"], people["red/second"]}
+    with link.probes() as probes:
+        tokens = {probes.of(member).token.hex() for member in behind}
+        met = set()
+        for name in ("blue/app-1", "blue/app-2"):
+            for address in ("10.0.1.101", "fd00:10:0:1::101"):
+                for way in (*WAYS, *["udp"] * 8):
+                    answer = probes.of(people[name]).ask("check", way=way, address=address, limit_s=5.0, bytes=BYTES)
+                    assert answer["ok"], (name, address, way, answer)
+                    met.add(answer["answered_by"])
+    assert met - {""} == tokens
