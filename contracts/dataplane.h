@@ -105,11 +105,16 @@ struct route_key {
 enum route_action {
 	ROUTE_VPC = 1,		/* as if the network had no table: the networks of the VPC, and its peers */
 	ROUTE_BLACKHOLE = 2,	/* refused */
+	ROUTE_SUBSTRATE = 3,	/* to the stack of the sender's own droplet; and what comes from there may come in */
 };
 
 struct network_route {
 	uint32_t action;	/* enum route_action */
 };
+
+/* ---- substrate_link: ARRAY of one: the ifindex of the data plane's end of the veth pair into this droplet's own stack; 0:
+ * there is none. substrate_endpoints: HASH, droplet_key -> number of the VPC: addresses of this droplet's endpoints to which
+ * its stack has a route. Such addresses are the substrate's own, and unique: hence no VPC in the key. */
 
 /* ---- vpcs: HASH, vni -> vpc. */
 enum vpc_flag {
@@ -435,6 +440,7 @@ enum hook {
 	HOOK_TRANSIT = 2,
 	HOOK_DELIVER = 3,
 	HOOK_PROXY = 4,
+	HOOK_SUBSTRATE = 5,
 };
 
 struct event {

@@ -2,7 +2,7 @@
 /*
  * agent: tc ingress of an endpoint's tap, or of the host side of its veth; sees all that the endpoint sends. It is
  * believed nothing about who it is. Its requests to the virtual router are answered at once; its packets go to a
- * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack.
+ * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack, but over a link made for it.
  */
 #include "lib/choose.h"
 #include "lib/icmp.h"
@@ -13,6 +13,7 @@
 #include "lib/respond.h"
 #include "lib/routes.h"
 #include "lib/service.h"
+#include "lib/substrate.h"
 #include "lib/trap.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
@@ -154,10 +155,14 @@ static __always_inline __must_check enum drop_reason locate(struct packet *packe
 		return REASON_NONE;
 	}
 	if (agent->network_flags & NETWORK_HAS_ROUTES) {
-		enum drop_reason reason = follow_routes(packet, agent->network);
+		uint32_t action = action_for(packet->to.addr, agent->network);
 
-		if (reason)
-			return reason;
+		if (action == ROUTE_BLACKHOLE)
+			return REASON_ROUTE_BLACKHOLE;
+		if (action == ROUTE_SUBSTRATE) {
+			route->step = STEP_SUBSTRATE;
+			return REASON_NONE;
+		}
 	}
 	if (locate_endpoint(packet, true, route))
 		return REASON_NONE;
@@ -351,6 +356,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			*verdict = send_answer(skb, packet, agent);
 		return reason;
 	}
+	if (route.step == STEP_SUBSTRATE)
+		return enter_substrate(cursor, packet, inner, agent, verdict);
 	/* Into another network or VPC, and this droplet does what its divider would do: the hop is here. */
 	if (route.peered || (route.network && route.network != agent->network)) {
 		reason = decrement_ttl(inner);

@@ -25,7 +25,7 @@ HATCH = "hatchling.builders.hooks.plugin.interface"
 HatchHook: Any = importlib.import_module(HATCH).BuildHookInterface if importlib.util.find_spec("hatchling") else object
 
 CLANG_AT_LEAST = 14
-PROGRAMS = ("agent", "transit", "deliver", "proxy")
+PROGRAMS = ("agent", "transit", "deliver", "proxy", "substrate")
 C_FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-ffreestanding", "-fno-strict-aliasing")
 C_WARNINGS = ("-Wall", "-Wextra", "-Werror")
 

@@ -18,6 +18,7 @@ enum step {
 	STEP_TO_DIVIDER,	/* to a divider of the VPC */
 	STEP_TO_BOUNCER,	/* agent only: to a bouncer of the sender's network */
 	STEP_ROUTER,		/* it is for the virtual router itself */
+	STEP_SUBSTRATE,		/* agent only: to the stack of this droplet */
 };
 
 struct route {

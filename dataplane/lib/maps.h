@@ -28,6 +28,8 @@
 MAP(BPF_MAP_TYPE_HASH, endpoints, struct endpoint_key, struct endpoint, 1048576, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_LPM_TRIE, networks, struct network_key, struct network, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_LPM_TRIE, routes, struct route_key, struct network_route, 65536, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, substrate_link, uint32_t, uint32_t, 1, 0);
+MAP(BPF_MAP_TYPE_HASH, substrate_endpoints, struct droplet_key, uint32_t, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, vpcs, uint32_t, struct vpc, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, identities, struct identity_key, uint32_t, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, hop_sets, uint32_t, struct hop_set, 131072, 0);

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Owns the route table of a network: what becomes of a packet before the VPC's tables are asked. Agents look here, and only
- * those of networks that have a table (NETWORK_HAS_ROUTES). Only reads.
+ * those of networks that have a table (NETWORK_HAS_ROUTES); so does what comes in from the substrate. Only reads.
  */
 #ifndef MIZAR_ROUTES_H
 #define MIZAR_ROUTES_H
 #include "parse.h"
 
-/* Of the table's prefixes that hold the destination, the longest decides. Where none does, there is nothing to say. */
-static __always_inline __must_check enum drop_reason follow_routes(const struct packet *packet, uint32_t network)
+/* Of the table's prefixes that hold the address, the longest decides: enum route_action, or 0 where none does. */
+static __always_inline uint32_t action_for(const void *address, uint32_t network)
 {
 	struct route_key key = {
 		.prefix_bits = 32 + 128,
-		.table_be = bpf_htonl(network << 1 | !is_mapped(packet->to.addr)),
+		.table_be = bpf_htonl(network << 1 | !is_mapped(address)),
 	};
 	const struct network_route *found;
 
-	copy_address(key.addr, packet->to.addr);
+	copy_address(key.addr, address);
 	found = bpf_map_lookup_elem(&routes, &key);
-	return found && found->action == ROUTE_BLACKHOLE ? REASON_ROUTE_BLACKHOLE : REASON_NONE;
+	return found ? found->action : 0;
 }
 #endif

@@ -76,6 +76,13 @@ static __always_inline int refuse_agent(struct __sk_buff *skb, enum drop_reason 
 	return TC_ACT_SHOT;
 }
 
+/* What the host's own stack sent to endpoints. */
+static __always_inline int refuse_substrate(struct __sk_buff *skb, enum drop_reason reason, const struct packet *packet)
+{
+	record_refusal(HOOK_SUBSTRATE, skb->ifindex, reason, packet, 0);
+	return TC_ACT_SHOT;
+}
+
 static __always_inline int refuse_delivery(struct __sk_buff *skb, enum drop_reason reason, const struct packet *packet)
 {
 	record_refusal(HOOK_DELIVER, skb->ifindex, reason, packet, 0);

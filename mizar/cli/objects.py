@@ -53,6 +53,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("PEER VPC", "spec.peer.vpc"),
         ("STATE", "status.state"),
     ),
+    "SubstrateRoute": (("PREFIXES", "spec.prefixes"), ("VPCS", "spec.vpcs")),
     "Network": (("VPC", "spec.vpc"), ("CIDRS", "spec.cidrs"), ("BOUNCERS", "status.bouncers")),
     "Endpoint": (
         ("NETWORK", "spec.network"),

@@ -94,7 +94,7 @@ def _cell(value: object) -> Text:
     if isinstance(value, bool):
         return Text("yes" if value else "no", style="green" if value else "bold red")
     if isinstance(value, list | tuple):
-        return Text(", ".join(str(item) for item in value))
+        return Text(", ".join("/".join(item.values()) if isinstance(item, dict) else str(item) for item in value))
     return Text(str(value), style=_PHASE_STYLES.get(str(value), ""))
 
 

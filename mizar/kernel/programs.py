@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of a droplet, loaded: `agent`, `transit`, `deliver`, `proxy`, and the maps that they share.
+"""The programs of a droplet, loaded: `agent`, `transit`, `deliver`, `proxy`, `substrate`, and the maps that they share.
 
 Transit is loaded twice. In driver mode it must take frames of several buffers (jumbo MTUs). In generic mode it must
 not: for a program that does, newer kernels copy the skb and forget where its Ethernet header is, and what `deliver`
@@ -28,7 +28,7 @@ from mizar.kernel.layout import U32, struct_codec
 from mizar.kernel.libbpf import ffi, lib
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 
-OBJECTS = ("agent", "transit", "deliver", "proxy")
+OBJECTS = ("agent", "transit", "deliver", "proxy", "substrate")
 """In the order of loading; the first makes the maps, the others share them."""
 GENERIC = "transit_generic"
 """Transit again, for generic mode."""
@@ -77,6 +77,11 @@ class Programs:
     def deliver(self) -> Program:
         """tc program of the droplet's interface: hands decapsulated frames to their endpoint."""
         return self.programs["deliver"]
+
+    @property
+    def substrate(self) -> Program:
+        """tc program of the pair into the host's own stack: brings in what that sends to endpoints."""
+        return self.programs["substrate"]
 
     def close(self) -> None:
         """Closes every program and map. May be called twice."""

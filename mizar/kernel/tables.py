@@ -23,6 +23,8 @@ class Tables:
     endpoints: Table[Fields, Fields]
     networks: Table[Fields, Fields]
     routes: Table[Fields, Fields]
+    substrate_link: Table[int, int]
+    substrate_endpoints: Table[Fields, int]
     vpcs: Table[int, Fields]
     identities: Table[Fields, int]
     hop_sets: Table[int, Fields]
@@ -68,6 +70,10 @@ class Tables:
             endpoints=keyed("endpoints", "endpoint_key", "endpoint"),
             networks=keyed("networks", "network_key", "network"),
             routes=keyed("routes", "route_key", "network_route"),
+            substrate_link=Table("substrate_link", maps["substrate_link"], U32, U32),
+            substrate_endpoints=Table(
+                "substrate_endpoints", maps["substrate_endpoints"], struct_codec("droplet_key"), U32
+            ),
             vpcs=numbered("vpcs", "vpc"),
             identities=Table("identities", maps["identities"], struct_codec("identity_key"), U32),
             hop_sets=numbered("hop_sets", "hop_set"),

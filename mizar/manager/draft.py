@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from mizar.manager import numbers
 from mizar.manager.proxied import granted_target, shared_families, vpc_name
@@ -23,6 +24,8 @@ from mizar.model.proxied import ClientsSpec
 from mizar.model.resources import VPC, Endpoint, EndpointSpec, Identity, Metadata, Network, Ref, Resource
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
+
+R = TypeVar("R", bound=Resource)
 
 
 def now() -> datetime:
@@ -101,6 +104,13 @@ class Draft:
             return planned.resource
         item = self._registry.find(ref)
         return None if item is None or item.deleting else item.resource
+
+    def of_kind(self, model: type[R]) -> list[R]:
+        """All objects of a kind, as they would be."""
+        items = self._registry.of_kind(model.__name__)
+        kept = (item.resource for item in items if not item.deleting and item.ref not in self.planned)
+        found = (*kept, *(planned.resource for planned in self.planned.values()))
+        return [resource for resource in found if isinstance(resource, model)]
 
     def networks_of(self, vpc: VPC) -> Iterator[Network]:
         """All networks of a VPC, those of this draft included, and those being deleted (their prefixes are in use)."""

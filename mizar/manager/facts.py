@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry, target_of
+from mizar.manager.substrate import allowance
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.planner.facts import (
@@ -33,7 +34,7 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
         case Network() if resource.is_group:
             return None  # what endpoints bear tells of it
         case Network():
-            return network_fact(resource, _vpc(registry, resource))
+            return network_fact(resource, _vpc(registry, resource), allowance(registry, resource))
         case Endpoint():
             found = registry.find(Ref("Network", resource.tenant, resource.spec.network))
             assert found is not None

@@ -148,8 +148,9 @@ class Fleet:
             changes += self._put(child)
         self.expect(item, changes)
 
-    def remove(self, item: Item) -> None:
-        """Takes an object out of what is desired; it then waits for the droplets that have to forget it."""
+    def remove(self, item: Item, inside: Iterable[Item] = ()) -> None:
+        """Takes an object out of what is desired; it then waits for the droplets that have to forget it, or to take the
+        next state of objects whose tables follow from it (`inside`)."""
         changes: list[Change] = []
         if _is_scaled(item):
             changes = self._remove_service(item)
@@ -172,6 +173,8 @@ class Fleet:
                     changes = self._topology.remove_droplet(fact.name)
         except NotFoundError:
             log.debug("removed_twice object=%s", item.ref)
+        for child in inside:
+            changes += self._put(child)
         self.expect(item, changes)
 
     def load(self, items: Iterable[Item]) -> None:

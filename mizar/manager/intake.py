@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import groups, marking
+from mizar.manager import groups, marking, substrate
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.nesting import outside, squatters
 from mizar.manager.peering import check_peering
@@ -144,6 +144,7 @@ class _Intake:
         if item is not None:
             return self._change(item.resource, resource)
         problems = list(self._relations(resource)) if complete else []
+        problems += substrate.problems(resource, self.draft, self._visible) if complete else []
         if problems:
             raise InvalidError(problems)
         if complete:
@@ -168,6 +169,8 @@ class _Intake:
         metadata = old.metadata.model_copy(
             update={"labels": new.metadata.labels, "generation": old.metadata.generation + 1}
         )
+        if problems := substrate.problems(new, self.draft, self._visible, old):
+            raise InvalidError(problems)
         self.draft.keep(new.model_copy(update={"metadata": metadata, "status": old.status}))
         return "changed"
 

@@ -31,6 +31,7 @@ from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
 from mizar.manager.registry import Item, Registry, members_of
 from mizar.manager.status import count_members, view
+from mizar.manager.substrate import affected, refused
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.peering import VPCPeering
@@ -139,6 +140,8 @@ class Manager:
             found["status"] |= self._fleet.services.told(item)
         if isinstance(item.resource, Network) and item.resource.is_group:
             count_members(found["status"], self._groups.members(item))
+        if isinstance(item.resource, Network):
+            found["status"] |= refused(self._registry, item.resource, found["status"])
         return found
 
     async def counters(self, droplet: str) -> pb.Counters:
@@ -326,6 +329,8 @@ class Manager:
             self._registry.put(item)
         dooms: list[Item] = []
         told = list(created)
+        fresh = {item.uid for item in created}
+        before = {uid: (item.resource,) for uid, (item, _) in states.items()}
         for state in after:
             item = states[state.uid][0]
             (told if not state.deleting else dooms if not item.deleting else []).append(item)
@@ -334,12 +339,16 @@ class Manager:
         settled = {item.uid for item, _ in changed}
         for item in sorted(told, key=lambda item: _rank(item, item.uid in settled)):
             inside = self._registry.children(item) if item.uid in settled and isinstance(item.resource, Network) else ()
-            self._fleet.put(item, [child for child in inside if not child.deleting])
+            follow = affected(self._registry, (*before.get(item.uid, ()), item.resource))
+            self._fleet.put(item, [one for one in (*inside, *follow) if not one.deleting and one.uid not in fresh])
             if isinstance(item.resource, Droplet):
                 self._fleet.open_link(item.resource)
         for item in sorted(dooms, key=_rank, reverse=True):
-            self._fleet.remove(item)
+            self._fleet.remove(item, affected(self._registry, [item.resource]))
         self._tell_other_halves([*told, *dooms])
+        for item in (*told, *dooms):
+            for network in affected(self._registry, (*before.get(item.uid, ()), item.resource)):
+                self._progress.note(network)
         if forced is not None:
             self._fleet.give_up(forced.resource.name)
         counted = {uid for item in (*told, *dooms) for uid in self._groups.follow(item)}

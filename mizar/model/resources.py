@@ -36,6 +36,7 @@ from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.routes import Routes
 from mizar.model.scaled import MOST_MEMBERS, MemberSpec, Selection
+from mizar.model.substrate import SubstrateRoute as SubstrateRoute
 from mizar.model.workloads import WorkloadSpec
 
 
@@ -145,12 +146,14 @@ class NetworkStatus(Status):
     """`id`: unique within the VPC. `gateways`: one for each of `spec.cidrs`. `bouncers`: names of droplets.
 
     `members`: of a group, how many endpoints are in it.
+    `routesRefused`: routes into the substrate that the operator does not allow, or no more.
     """
 
     id: int | None = None
     gateways: tuple[str, ...] = ()
     bouncers: tuple[str, ...] = ()
     members: int | None = None
+    routes_refused: tuple[str, ...] = ()
 
 
 class Network(Resource):
@@ -412,6 +415,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("Tenant", "tenants", "tenant", ("t",), Tenant),
         Kind("VPC", "vpcs", "vpc", (), VPC),
         Kind("VPCPeering", "vpcpeerings", "vpcpeering", ("peering",), VPCPeering),
+        Kind("SubstrateRoute", "substrateroutes", "substrateroute", ("sr",), SubstrateRoute),
         Kind("Network", "networks", "network", ("net",), Network),
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
     )

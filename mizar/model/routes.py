@@ -14,10 +14,11 @@ from mizar.model.fields import Value
 
 
 class Via(StrEnum):
-    """Where packets go: to the VPC's networks and peers, as without a table; or nowhere."""
+    """Where packets go: to the VPC's networks and peers, as without a table; nowhere; or to the droplet's own stack."""
 
     VPC = "vpc"
     BLACKHOLE = "blackhole"
+    SUBSTRATE = "substrate"
 
 
 def _any_prefix(text: str) -> str:

@@ -20,6 +20,7 @@ from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, 
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.routes import follow_routes
 from mizar.oracle.service import choose_member, restore_answer, translate_from_member, translate_to_member
+from mizar.oracle.stack import enter_stack
 from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
 from mizar.oracle.trap import ROUTER, asks_for_configuration, check_asker, is_link_local
 from mizar.oracle.tunnel import write_outer
@@ -141,7 +142,9 @@ def locate(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender
     if any(leg and leg.gateway == to for leg in (sender.ipv4, sender.ipv6)):
         packet.step = Step.ROUTER
         return Route(Step.ROUTER)
-    follow_routes(sender, to)
+    if follow_routes(sender, to):
+        packet.step = Step.SUBSTRATE
+        return Route(Step.SUBSTRATE)
     known = locate_endpoint(here, packet, to, learned=True)
     if known:
         return known
@@ -165,6 +168,8 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
         if here.traps and inner.kind is Kind.IPV4 and asks_for_configuration(packet.frame, sender):
             return ask_daemon(packet, sender)
         return send_answer(here, packet, sender, respond_echo(inner))
+    if route.step is Step.SUBSTRATE:
+        return enter_stack(here, packet, inner, sender)
     packet.inner = inner.frame
     if route.endpoint and route.endpoint.service:
         route = choose_member(here, packet, inner, route, near=True)

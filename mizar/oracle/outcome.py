@@ -26,6 +26,7 @@ class Verdict(Enum):
     SEND = "sent to another droplet"
     ANSWER = "answered, back out of the endpoint's interface"
     TRAP = "left to the daemon, which answers"
+    STACK = "handed to the host's own stack, as a route says"
     DELIVER = "handed to an endpoint of this droplet"
 
 
@@ -38,6 +39,7 @@ class Step(Enum):
     TO_DIVIDER = "to a divider of the VPC"
     TO_BOUNCER = "to a bouncer of the sender's network"
     ROUTER = "for the virtual router itself"
+    SUBSTRATE = "to the stack of this droplet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mizar.oracle.outcome import RefusedError
 from mizar.oracle.tables import Agent, in_prefix
 
-BLACKHOLE = "blackhole"
+BLACKHOLE, SUBSTRATE = "blackhole", "substrate"
+Table = Mapping[tuple[bytes, int], str]
 
 
-def follow_routes(sender: Agent, to: bytes) -> None:
-    """Of the table's prefixes that hold the destination, the longest decides."""
-    found = [(length, action) for (prefix, length), action in sender.routes.items() if in_prefix(to, prefix, length)]
-    if found and max(found)[1] == BLACKHOLE:
+def action_for(table: Table, address: bytes) -> str:
+    """Of the prefixes that hold the address, the longest decides; empty where none does."""
+    found = [(length, action) for (prefix, length), action in table.items() if in_prefix(address, prefix, length)]
+    return max(found)[1] if found else ""
+
+
+def follow_routes(sender: Agent, to: bytes) -> bool:
+    """Whether the packet goes into the substrate."""
+    action = action_for(sender.routes, to)
+    if action == BLACKHOLE:
         raise RefusedError("ROUTE_BLACKHOLE")
+    return action == SUBSTRATE

@@ -165,7 +165,7 @@ class Agent:
     needs_identity: bool = False
     """The VPC is known by its identity, which is among the options: no header without them will do."""
     routes: Mapping[tuple[bytes, int], str] = field(default_factory=dict)
-    """The table of its network: prefix and length → vpc or blackhole."""
+    """The table of its network: prefix and length → vpc, blackhole or substrate."""
     member: bool = False
     """Of a scaled endpoint: what it sends may be an answer that bears the service's address."""
 
@@ -215,6 +215,10 @@ class Droplet:
     """Of the way to a droplet: bytes of the longest IP packet; of others nothing is known."""
     traps: bool = True
     """Whether requests of endpoints for their configuration are left to the daemon."""
+    stack_link: bool = False
+    """Whether it has a link into its own stack."""
+    stack: Mapping[bytes, int] = field(default_factory=dict)
+    """Addresses of its endpoints to which that has a route → number of their VPC."""
     icmp_errors: bool = True
     """Whether the virtual router tells senders what became of their packets."""
     flows: Flows = field(default_factory=Flows, compare=False)

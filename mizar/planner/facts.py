@@ -8,10 +8,11 @@ manager; the topology is fed with facts and never sees a resource.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from mizar.model.addresses import gateway_of, parse_mac, parse_prefix
+from mizar.model.addresses import Prefix, gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
 from mizar.model.groups import OWN_CLASS
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
@@ -32,7 +33,7 @@ from mizar.planner.entries import (
 
 GROUPS = 0x02
 """Type of the option of contracts/wire.md."""
-_ACTIONS = {Via.VPC: 1, Via.BLACKHOLE: 2}  # enum route_action of contracts/dataplane.h
+_ACTIONS = {Via.VPC: 1, Via.BLACKHOLE: 2, Via.SUBSTRATE: 3}  # enum route_action of contracts/dataplane.h
 _TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
 
 
@@ -204,8 +205,11 @@ def _side(vpc: VPC) -> PeeringSide:
     return PeeringSide(_allocated(vpc, vpc.number, "number"), prefixes)
 
 
-def network_fact(network: Network, vpc: VPC) -> NetworkFact:
-    """Of a network whose `status.id` and `status.bouncers` are set, and its VPC. Raises InvalidError when unset."""
+def network_fact(network: Network, vpc: VPC, allowed: Callable[[Prefix], bool] = lambda _: False) -> NetworkFact:
+    """Of a network whose `status.id` and `status.bouncers` are set, and its VPC. Raises InvalidError when unset.
+
+    `allowed`: whether a route of it may lead to a prefix of the substrate.
+    """
     prefixes = tuple(
         PrefixEntry(prefix.network_address.packed, prefix.prefixlen, gateway_of(prefix).packed)
         for prefix in map(parse_prefix, network.spec.cidrs)
@@ -220,18 +224,19 @@ def network_fact(network: Network, vpc: VPC) -> NetworkFact:
             network.spec.dhcp.domain,
             network.spec.dhcp.lease_time,
         ),
-        _table(network, vpc),
+        _table(network, vpc, allowed),
         network.spec.through_divider,
     )
 
 
-def _table(network: Network, vpc: VPC) -> tuple[RouteEntry, ...]:
+def _table(network: Network, vpc: VPC, allowed: Callable[[Prefix], bool]) -> tuple[RouteEntry, ...]:
     """The routes as they are written, and, where there are any, the VPC and the network itself: longer ones alone
-    take anything of those away."""
+    take anything of those away. What is not allowed leads nowhere."""
     if not network.spec.routes:
         return ()
     table = {parse_prefix(text): Via.VPC for text in (*vpc.spec.cidrs, *network.spec.cidrs)}
     table |= {parse_prefix(route.to): route.via for route in network.spec.routes}
+    table = {to: Via.BLACKHOLE if via is Via.SUBSTRATE and not allowed(to) else via for to, via in table.items()}
     found = (RouteEntry(to.network_address.packed, to.prefixlen, _ACTIONS[via]) for to, via in table.items())
     return tuple(sorted(found))
 

@@ -40,6 +40,7 @@ from mizar.transit.programs import Drops, Loaded, Modes
 from mizar.transit.room import Room
 from mizar.transit.service_flows import ServiceFlows
 from mizar.transit.servicer import Identity, Servicer
+from mizar.transit.stack import Stack
 from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
 from mizar.transit.values import Local
 
@@ -185,7 +186,9 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
         aging = FlowAger(ledger)
         served = ServiceFlows(ledger)
-        watches = [substrate.run, health.run, aging.run, served.run, answering.run, lambda: direct.run(notices)]
+        stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)
+        watches = [substrate.run, health.run, aging.run, served.run, answering.run, stack.run]
+        watches.append(lambda: direct.run(notices))
         await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()

@@ -20,7 +20,7 @@ from mizar.transit.logs import event
 
 QUEUE = 4096
 
-_HOOKS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy"}  # enum hook
+_HOOKS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy", 5: "substrate"}  # enum hook
 _log = logging.getLogger(__name__)
 
 

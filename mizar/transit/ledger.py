@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 class Ledger:
     """State and maps. `interfaces` lists those that bear this daemon's alias; it is called from other threads.
 
-    `on_lost` is called, on any thread, for a local endpoint that is no longer found in the kernel.
+    `on_lost` is called, on any thread, for a local endpoint that is no longer found in the kernel; `on_change` after
+    each change of the state, on any thread.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Ledger:
         self.state = State(own, limits, own6)
         self.lock = asyncio.Lock()
         self.on_lost: Callable[[Local], None] = lambda _: None
+        self.on_change: Callable[[], None] = lambda: None
         self._interfaces = interfaces
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -102,6 +104,7 @@ class Ledger:
             plan.journal.roll_back()
             raise
         plan.journal.commit()
+        self.on_change()
         return result
 
     def reread(self) -> list[Found]:
@@ -126,6 +129,7 @@ class Ledger:
             self.state = fresh
         for local in gone:
             self.on_lost(local)
+        self.on_change()
         return reading.strays
 
     async def snapshot(self) -> State:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mizar.kernel import attach, features, interfaces, libbpf, programs
+from mizar.kernel import attach, features, interfaces, libbpf, programs, stack_link
 from mizar.kernel.bpffs import Pins, ensure_mounted
 from mizar.kernel.configuration import configuration
 from mizar.kernel.events import EventReader
@@ -97,6 +97,7 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "group_sets": limits.group_sets,
         "networks": 2 * limits.networks,
         "routes": 4 * limits.networks,
+        "substrate_endpoints": 2 * limits.local_endpoints,
         "hop_sets": limits.hop_sets,
         "endpoints": limits.endpoints + limits.learned,
         "agents": limits.local_endpoints,
@@ -156,6 +157,8 @@ def remove(options: Options) -> None:
         uplink = interfaces.find(links.netlink, options.interface)
         attach.detach_xdp(pins.links / "transit")
         attach.detach_tc(uplink.index if uplink else 0, pins.links / "deliver")
+        attach.detach_tc(0, pins.links / "substrate")
+        stack_link.remove(links.netlink, options.instance)
         for link in links.owned():
             if link.instance == options.instance:
                 retire(links, link)

@@ -265,8 +265,9 @@ def routes(messages: Sequence[pb.Route]) -> tuple[Route, ...]:
     found: dict[tuple[bytes, int], Route] = {}
     for message in messages:
         place = host_bits_zero(message.address, message.length)
-        if message.action not in (pb.VIA_VPC, pb.BLACKHOLE):
-            raise InvalidError(f"the route's action is {message.action}; expected VIA_VPC (1) or BLACKHOLE (2)")
+        if message.action not in (pb.VIA_VPC, pb.BLACKHOLE, pb.VIA_SUBSTRATE):
+            expected = "VIA_VPC (1), BLACKHOLE (2) or VIA_SUBSTRATE (3)"
+            raise InvalidError(f"the route's action is {message.action}; expected {expected}")
         if place in found:
             raise InvalidError(f"the route {text_of(message.address)}/{message.length} comes twice")
         found[place] = (*place, RouteAction(message.action))

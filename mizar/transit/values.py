@@ -54,6 +54,7 @@ class RouteAction(IntEnum):
 
     VPC = 1
     BLACKHOLE = 2
+    SUBSTRATE = 3
 
 
 class VpcFlag(IntFlag):

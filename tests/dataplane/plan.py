@@ -149,7 +149,7 @@ def mac_bytes(mac: str) -> bytes:
 HOPS = 16
 VPC_DIVIDED_HERE = 1
 NETWORK_BOUNCED_HERE, NETWORK_ROUTED_HERE, NETWORK_PEERED = 1, 2, 0x100
-NETWORK_HAS_ROUTES, ROUTE_VPC, ROUTE_BLACKHOLE = 0x200, 1, 2
+NETWORK_HAS_ROUTES, ROUTE_VPC, ROUTE_BLACKHOLE, ROUTE_SUBSTRATE = 0x200, 1, 2, 3
 HANDOVER_MAGIC = 0x4D5A4F31
 HANDOVER_SEND = 0x4D5A5331
 """Written out, not read from contracts/dataplane.h: a test that takes both sides from one place proves nothing."""

@@ -34,6 +34,7 @@ from .plan import (
     NOWHERE,
     RED,
     ROUTE_BLACKHOLE,
+    ROUTE_SUBSTRATE,
     ROUTER_MAC,
     STRANGER,
     THEIRS,
@@ -388,6 +389,26 @@ def agent_with_routes(droplet: Testbed) -> None:
     droplet.route(FRONT, "::", 0, ROUTE_BLACKHOLE)
 
 
+def agent_to_substrate(link: int) -> Callable[[Testbed], None]:
+    """Everything goes there; `link`: the interface, 0 for none."""
+
+    def setup(droplet: Testbed) -> None:
+        droplet.as_host()
+        droplet.agent(A, network_flags=NETWORK_HAS_ROUTES)
+        droplet.route(FRONT, "0.0.0.0", 0, ROUTE_SUBSTRATE)
+        droplet.route(FRONT, "::", 0, ROUTE_SUBSTRATE)
+        droplet.tables.substrate_link.put(0, link)
+
+    return setup
+
+
+def of_tunnel(port: int) -> Any:
+    """A tunnel's packet that an endpoint makes itself."""
+    frame = retarget(S)
+    frame[UDP].dport = port
+    return frame
+
+
 def agent_crossing_to_nobody(droplet: Testbed) -> None:
     crossing_to_nobody(droplet)
     droplet.agent(A, network_flags=NETWORK_ROUTED_HERE)
@@ -452,6 +473,10 @@ AGENT_CASES = [
     Case("gateway-tcp", "ENDPOINT_UNKNOWN", bytes(datagram(4, A, FRONT.gateway(4), tcp=True)), host),
     Case("bounced", "ENDPOINT_UNKNOWN", bytes(retarget(FRONT, GHOST_HOST)), bouncer),
     Case("route", "ROUTE_BLACKHOLE", bytes(retarget(S, family=6)), agent_with_routes),
+    Case("no-link", "SUBSTRATE_UNREADY", bytes(FROM_A[6]), agent_to_substrate(link=0)),
+    Case("geneve", "SUBSTRATE_TUNNEL", bytes(of_tunnel(6081)), agent_to_substrate(link=7)),
+    Case("vxlan", "SUBSTRATE_TUNNEL", bytes(of_tunnel(4789)), agent_to_substrate(link=7)),
+    Case("hidden", "SUBSTRATE_TUNNEL", bytes(inner_ip(6, nh=135)), agent_to_substrate(link=7)),
     Case("peer-untold", "PEER_UNKNOWN", bytes(retarget(V)), agent_crossing_to_nobody),
     Case("divided", "NETWORK_UNKNOWN", bytes(retarget(NOWHERE, 5)), agent_divider),
     Case("bouncer-alone", "NO_DIVIDER", bytes(retarget(S)), agent_no_divider),
@@ -505,6 +530,8 @@ SEPARATE = {
     "REQUEST_LIMITED": "test_traps.py",
     "REWRITE_FAILED": "above",
     "DELIVERY_FAILED": "test_live.py",
+    "SUBSTRATE_SOURCE": "test_substrate.py",
+    "SUBSTRATE_DESTINATION": "test_substrate.py",
     "OUTER_EXTENSION": "test_ipv6_substrate.py",
     "NO_COMMON_FAMILY": "test_ipv6_substrate.py",
 } | {f"PROXY_{name}": "test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}

@@ -58,6 +58,7 @@ TC_SHOT, TC_REDIRECT, TC_NEXT = 2, 7, 0xFFFFFFFF
 SIZES = {
     "endpoints": 256,
     "networks": 64,
+    "substrate_endpoints": 64,
     "vpcs": 16,
     "identities": 16,
     "agent_options": 16,
@@ -125,6 +126,7 @@ class Testbed:
             tables.endpoints,
             tables.networks,
             tables.routes,
+            tables.substrate_endpoints,
             tables.vpcs,
             tables.droplet_slots,
             tables.agents,
@@ -137,6 +139,7 @@ class Testbed:
         for table in hashes:
             table.delete_many([key for key, _ in table.items()])
         tables.proxy_ended.put(PROXY_SLOT, 0)
+        tables.substrate_link.put(0, 0)
         arrays = (
             tables.hop_sets, tables.droplets, tables.droplet_switches, tables.proxies, tables.proxy_usage,
             tables.services, tables.members, tables.flow_budgets, tables.flow_counts,

@@ -80,7 +80,15 @@ def map_ids(loaded: Programs) -> dict[str, int]:
 
 def test_the_programs_share_one_set_of_maps(programs: Programs) -> None:
     """All load, and what a table has is what they see."""
-    assert set(programs.programs) == {"agent", "onward", "transit", "transit_generic", "deliver", "proxy"}
+    assert set(programs.programs) == {
+        "agent",
+        "onward",
+        "transit",
+        "transit_generic",
+        "deliver",
+        "proxy",
+        "substrate",
+    }
     assert Tables.of(programs.maps).vpcs.max_entries == SMALL["vpcs"]
     ids = {libbpf.info("prog", program.fd).id for program in programs.programs.values()}
     assert len(ids) == 6

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mizar.oracle.agent import agent
 from mizar.oracle.outcome import Outcome, Verdict
+from mizar.oracle.stack import substrate
 from mizar.oracle.tables import Droplet
 from mizar.oracle.transit import transit
 from tests.oracle.draws import Draw
@@ -64,6 +65,8 @@ def predict(here: Droplet, arrival: Arrival) -> Outcome:
     """What the oracle says."""
     if arrival.door == "transit":
         return transit(here, arrival.frame)
+    if arrival.door == "stack":
+        return substrate(here, arrival.frame, arrival.segments)
     return agent(here, SENDER, arrival.frame, arrival.segments)
 
 
@@ -71,6 +74,8 @@ def observe(real: RealDroplet, arrival: Arrival, *, counting: bool = True) -> Ou
     """What the kernel does."""
     if arrival.door == "transit":
         return real.transit(arrival.frame, counting=counting)
+    if arrival.door == "stack":
+        return real.stack(arrival.frame, arrival.segments, counting=counting)
     return real.agent(SENDER, arrival.frame, arrival.segments, counting=counting)
 
 
@@ -84,7 +89,7 @@ def can_run(arrival: Arrival) -> bool:
 def visible(outcome: Outcome, door: str) -> tuple[object, ...]:
     """As much of an outcome as a test run shows: what a redirect leads to and a dropped frame's bytes are not seen."""
     verdict = outcome.verdict
-    if door == "agent" and verdict in (Verdict.ANSWER, Verdict.DELIVER):
+    if door != "transit" and verdict in (Verdict.ANSWER, Verdict.DELIVER, Verdict.STACK):
         verdict = Verdict.SEND
     frame = b"" if verdict is Verdict.DROP else outcome.frame
     handover = outcome.handover if door == "transit" else None

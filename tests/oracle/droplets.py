@@ -98,7 +98,7 @@ routes = st.dictionaries(
         *(prefix(family, number) for family in (4, 6) for number in NUMBERS),
         *((address(family, 1, HOSTS[1]), 32 if family == 4 else 128) for family in (4, 6)),
     ]),
-    st.sampled_from(["vpc", "vpc", "blackhole"]),
+    st.sampled_from(["vpc", "vpc", "vpc", "blackhole", "substrate"]),
     max_size=3,
 )  # fmt: skip
 
@@ -160,7 +160,10 @@ def droplets(draw: Draw) -> Droplet:
     for vni in draw(st.lists(st.sampled_from(VNIS), max_size=2, unique=True)):
         scaled |= draw(scaled_endpoints(vni, ends, sender, bouncers))
     flows = draw(flow_tables(scaled, sender.get(1)))
-    return Droplet(ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, flows=flows)
+    link = mostly(draw)
+    return Droplet(
+        ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows
+    )  # fmt: skip
 
 
 @st.composite

@@ -25,6 +25,7 @@ from tests.oracle.real_services import RealServices
 SIZES = {
     "endpoints": 256,
     "networks": 64,
+    "substrate_endpoints": 64,
     "routes": 64,
     "vpcs": 16,
     "identities": 16,
@@ -54,7 +55,7 @@ SIZES = {
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
 DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES = 1, 1, 2, 0x100, 0x200
-ACTIONS = {"vpc": 1, "blackhole": 2}
+ACTIONS = {"vpc": 1, "blackhole": 2, "substrate": 3}
 NEEDS_IDENTITY = 1
 LEARNED, ENDPOINT_GONE = 8, 4
 SCALED, MEMBER = 16, 32
@@ -155,6 +156,9 @@ class RealDroplet:
                 "gateway": to_mapped(network.gateway),
             }
             self.write(tables.networks, network_key(vni, to_mapped(prefix), length), value)
+        tables.substrate_link.put(0, UPLINK if here.stack_link else 0)
+        for address, vni in here.stack.items():
+            self.write(tables.substrate_endpoints, {"addr": to_mapped(address)}, vni)
         self.fill_endpoints(here)
         self.fill_agents(here)
         self.services.write_flows(here.flows)
@@ -256,6 +260,13 @@ class RealDroplet:
             assert [(one["ifindex"], one["frame"][: one["length"]]) for one in asked] == [(ifindex, frame)]
             return self.outcome(Verdict.TRAP, frame, None, counting)
         return self.outcome(Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND, result.frame, None, counting)
+
+    def stack(self, frame: bytes, segments: int = 1, *, counting: bool = True) -> Outcome:
+        """Runs the program that sees what the host's stack sends to endpoints."""
+        result = test_run.run_tc(self.programs.substrate.fd, frame, gso_segs=segments)
+        assert result.retval in (TC_SHOT, TC_REDIRECT)
+        verdict = Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND
+        return self.outcome(verdict, result.frame, None, counting)
 
     def outcome(self, verdict: Verdict, frame: bytes, handover: Handover | None, counting: bool) -> Outcome:
         """What was seen of a run; `counting`: its counters included, which start from zero again."""

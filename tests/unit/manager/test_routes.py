@@ -40,8 +40,8 @@ async def test_a_table_comes_changes_and_goes(world: World) -> None:
     ("route", "part"),
     [
         ({"to": "10.0.0.1/24", "via": "vpc"}, "expected zero host bits"),
-        ({"to": "10.0.0.0/24", "via": "substrate"}, "'vpc' or 'blackhole'"),
-        ({"to": "10.0.0.0/24", "via": {"endpoint": "fw"}}, "'vpc' or 'blackhole'"),
+        ({"to": "10.0.0.0/24", "via": "nowhere"}, "'vpc', 'blackhole' or 'substrate'"),
+        ({"to": "10.0.0.0/24", "via": {"endpoint": "fw"}}, "'vpc', 'blackhole' or 'substrate'"),
         ({"to": "10.0.0.0/24"}, "missing"),
     ],
 )

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * substrate: tc ingress of the data plane's end of the pair into the host's own stack; sees all that the stack sends to
+ * endpoints. It lets in what is for an endpoint of this droplet, and comes from where that one's network has a route to.
+ */
+#include "lib/proxy.h"
+#include "lib/routes.h"
+#include "lib/substrate.h"
+#include "lib/verdict.h"
+#include "lib/workload.h"
+
+enum header_bytes {
+	PULLED = 128,
+};
+
+/* The endpoint that the stack's route is for, if it is here still. */
+static __always_inline struct endpoint *find_local(struct packet *packet)
+{
+	uint32_t *vni = bpf_map_lookup_elem(&substrate_endpoints, packet->to.addr);
+	struct endpoint *endpoint;
+
+	if (!vni)
+		return NULL;
+	packet->to.vni = *vni;
+	endpoint = bpf_map_lookup_elem(&endpoints, &packet->to);
+	return endpoint && endpoint->ifindex && !is_proxy(endpoint->ifindex) ? endpoint : NULL;
+}
+
+static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *skb, struct packet *packet, int *verdict)
+{
+	struct cursor cursor;
+	struct inner inner;
+	struct endpoint *endpoint;
+	enum drop_reason reason;
+
+	if (skb->data_end - skb->data < PULLED && skb->data_end - skb->data < skb->len)
+		bpf_skb_pull_data(skb, skb->len < PULLED ? skb->len : PULLED);
+	cursor = (struct cursor){
+		.at = (void *)(long)skb->data,
+		.end = (void *)(long)skb->data_end,
+		.left = packet->length,
+	};
+	reason = parse_inner(&cursor, packet, &inner);
+	if (reason)
+		return reason;
+	if (skb->vlan_present || (inner.kind != INNER_IPV4 && inner.kind != INNER_IPV6))
+		return REASON_SUBSTRATE_DESTINATION;
+	endpoint = find_local(packet);
+	if (!endpoint)
+		return REASON_SUBSTRATE_DESTINATION;
+	packet->vpc_slot = endpoint->vpc_slot;
+	/* One endpoint does not come to another's by way of the host, whatever their tables say. */
+	if (action_for(packet->src, endpoint->network) != ROUTE_SUBSTRATE ||
+	    bpf_map_lookup_elem(&substrate_endpoints, packet->src))
+		return REASON_SUBSTRATE_SOURCE;
+	reason = decrement_ttl(&inner);
+	if (reason)
+		return reason;
+	address_from_router(inner.eth, endpoint);
+	count_delivered(packet, endpoint->slot);
+	*verdict = hand_over(skb, endpoint->ifindex, endpoint->flags);
+	return REASON_NONE;
+}
+
+SEC("tc")
+int substrate(struct __sk_buff *skb)
+{
+	struct packet packet = {
+		.length = skb->len,
+		.packets = skb->gso_segs ? skb->gso_segs : 1,
+	};
+	int verdict = TC_ACT_SHOT;
+	enum drop_reason reason = bring_in(skb, &packet, &verdict);
+
+	return reason ? refuse_substrate(skb, reason, &packet) : verdict;
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";
