@@ -107,13 +107,24 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 	return REASON_NONE;
 }
 
+/*
+ * What one look at a frame finds out. It is behind a pointer that the verifier knows nothing of, and so is what is stored there:
+ * ways that part while headers are read meet again behind them, and it looks at the rest once and not once for each.
+ */
+struct refusal {
+	struct packet packet;	/* as far as it was known */
+	bool tight;		/* see fit_frame() */
+	enum drop_reason reason;
+	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
+};
+
 /* The answer stands where the request was: back out of the interface that it came in by. */
-static __always_inline int send_answer(struct __sk_buff *skb, const struct packet *packet, const struct agent *agent)
+static __always_inline int send_answer(struct __sk_buff *skb, struct refusal *seen, const struct agent *agent)
 {
-	count_answered(packet, agent->slot);
+	count_answered(&seen->packet, agent->slot);
 	if (config.onward) {	/* to the proxy, which translates an error to who caused it */
-		enter_stage(skb, STAGE_PROXY, entered_with(skb));
-		return refuse_agent(skb, REASON_PROXY_GONE, packet, agent->slot);
+		seen->proxy = entered_with(skb);
+		return TC_ACT_SHOT;
 	}
 	return bpf_redirect(skb->ifindex, 0);
 }
@@ -175,17 +186,19 @@ static __always_inline __must_check enum drop_reason locate(struct packet *packe
 }
 
 /* On this droplet: straight to the other endpoint. */
-static __always_inline int deliver_here(struct __sk_buff *skb, const struct packet *packet, const struct inner *inner,
-					const struct agent *agent, const struct endpoint *endpoint)
+static __always_inline __must_check enum drop_reason deliver_here(struct __sk_buff *skb, struct refusal *seen,
+								  const struct inner *inner, const struct agent *agent,
+								  const struct endpoint *endpoint, int *verdict)
 {
 	address_from_router(inner->eth, endpoint);
-	count_sent(packet, agent->slot, 0);
-	count_delivered(packet, endpoint->slot);
+	count_sent(&seen->packet, agent->slot, 0);
+	count_delivered(&seen->packet, endpoint->slot);
 	if (is_proxy(endpoint->ifindex)) {
-		enter_stage(skb, STAGE_PROXY, endpoint->ifindex);
-		return refuse_agent(skb, REASON_PROXY_GONE, packet, agent->slot);
+		seen->proxy = endpoint->ifindex;
+		return REASON_NONE;
 	}
-	return hand_over(skb, endpoint->ifindex, endpoint->flags);
+	*verdict = hand_over(skb, endpoint->ifindex, endpoint->flags);
+	return REASON_NONE;
 }
 
 /* What the endpoint's packets bear in the tunnel that was chosen. VXLAN has no room for any of it. */
@@ -205,25 +218,13 @@ static __always_inline __must_check enum drop_reason find_options(uint32_t ifind
 	return REASON_NONE;
 }
 
-/* Not longer than the way there has room for, and a SYN does not promise more either. */
-static __always_inline __must_check enum drop_reason fit(struct __sk_buff *skb, struct packet *packet,
-							 const struct inner *inner, const struct cursor *transport,
-							 uint32_t room)
-{
-	if (packet->bytes > room + ETH_HLEN && longest_frame(skb, *transport, packet, inner) > room + ETH_HLEN) {
-		packet->mtu = room;
-		return REASON_PACKET_TOO_BIG;
-	}
-	clamp_mss(skb, *transport, inner, room);
-	return REASON_NONE;
-}
-
-static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, struct packet *packet,
+static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, struct refusal *seen,
 								 const struct inner *inner,
 								 const struct cursor *transport, uint16_t source_port,
 								 const struct agent *agent, const struct route *route,
 								 int *verdict)
 {
+	struct packet *packet = &seen->packet;
 	struct tunnel tunnel = {
 		.protocol = agent->tunnel,
 		.vni = route->peered ? route->peered : agent->wire_vni,
@@ -255,7 +256,9 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	}
 	room = room_to(next, tunnel.option_bytes);
 	if (room) {
-		reason = fit(skb, packet, inner, transport, room);
+		seen->tight = may_not_fit(*transport, packet, inner, room);
+		meet();
+		reason = seen->tight ? (enum drop_reason)fit_frame(skb, packet, room) : REASON_NONE;
 		if (reason)
 			return reason;
 	}
@@ -330,9 +333,10 @@ static __always_inline __must_check enum drop_reason hand_to_member(struct __sk_
 }
 
 static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
-								  struct packet *packet, struct inner *inner,
+								  struct refusal *seen, struct inner *inner,
 								  const struct agent *agent, int *verdict)
 {
+	struct packet *packet = &seen->packet;
 	struct route route = {};
 	uint16_t source_port;
 	enum drop_reason reason;
@@ -353,7 +357,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			return ask_daemon(skb, packet, inner, agent, verdict);
 		reason = respond_echo(cursor, inner);
 		if (!reason)
-			*verdict = send_answer(skb, packet, agent);
+			*verdict = send_answer(skb, seen, agent);
 		return reason;
 	}
 	if (route.step == STEP_SUBSTRATE)
@@ -370,15 +374,15 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			if (reason)
 				return reason;
 		}
-		*verdict = deliver_here(skb, packet, inner, agent, route.endpoint);
-		return REASON_NONE;
+		return deliver_here(skb, seen, inner, agent, route.endpoint, verdict);
 	}
-	return send_tunnel(skb, packet, inner, cursor, source_port, agent, &route, verdict);
+	return send_tunnel(skb, seen, inner, cursor, source_port, agent, &route, verdict);
 }
 
-static __always_inline __must_check enum drop_reason handle_frame(struct __sk_buff *skb, struct packet *packet,
+static __always_inline __must_check enum drop_reason handle_frame(struct __sk_buff *skb, struct refusal *seen,
 								  const struct agent *agent, int *verdict)
 {
+	struct packet *packet = &seen->packet;
 	struct cursor cursor;
 	struct inner inner;
 	enum drop_reason reason;
@@ -405,7 +409,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 		reason = check_source(packet, &inner, agent);
 		if (reason)
 			return reason;
-		return route_packet(skb, &cursor, packet, &inner, agent, verdict);
+		return route_packet(skb, &cursor, seen, &inner, agent, verdict);
 	case INNER_ARP:
 		reason = answer_arp(packet, &inner, agent);
 		break;
@@ -417,8 +421,25 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	}
 	if (reason)
 		return reason;
-	*verdict = send_answer(skb, packet, agent);
+	*verdict = send_answer(skb, seen, agent);
 	return REASON_NONE;
+}
+
+/* Returns only a refusal: see enter_stage(). */
+static __always_inline int end_in_proxy(struct __sk_buff *skb, const struct refusal *seen, const struct agent *agent)
+{
+	enter_stage(skb, STAGE_PROXY, seen->proxy);
+	return refuse_agent(skb, REASON_PROXY_GONE, &seen->packet, agent->slot);
+}
+
+/* One look at a frame: tc's verdict, or, with `seen` telling why, that it is refused. A function of its own for `seen`'s sake. */
+__attribute__((noinline)) int look_at(struct __sk_buff *skb, struct agent *agent, struct refusal *seen)
+{
+	int verdict = TC_ACT_SHOT;
+
+	if (agent && seen)
+		seen->reason = handle_frame(skb, seen, agent, &verdict);
+	return verdict;
 }
 
 SEC("tc")
@@ -426,24 +447,27 @@ int agent(struct __sk_buff *skb)
 {
 	uint32_t ifindex = sender_interface(skb);
 	struct agent *agent = bpf_map_lookup_elem(&agents, &ifindex);
-	struct packet packet = {
-		.length = skb->len,
-		.packets = skb->gso_segs ? skb->gso_segs : 1,
+	struct refusal seen = {
+		.packet.length = skb->len,
+		.packet.packets = skb->gso_segs ? skb->gso_segs : 1,
 	};
-	enum drop_reason reason;
-	int verdict = TC_ACT_SHOT;
+	int verdict;
 
 	if (!agent)
-		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &packet, 0);
-	packet.to.vni = agent->vni;
-	packet.vpc_slot = agent->vpc_slot;
-	reason = handle_frame(skb, &packet, agent, &verdict);
-	if (!reason)
+		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &seen.packet, 0);
+	seen.packet.to.vni = agent->vni;
+	seen.packet.vpc_slot = agent->vpc_slot;
+	verdict = look_at(skb, agent, &seen);
+	if (seen.proxy)
+		return end_in_proxy(skb, &seen, agent);
+	if (!seen.reason)
 		return verdict;
-	verdict = refuse_agent(skb, reason, &packet, agent->slot);
-	if (agent->flags & ENDPOINT_MEMBER && is_told(reason) && restore_answer(skb))
+	verdict = refuse_agent(skb, seen.reason, &seen.packet, agent->slot);
+	if (!is_told(seen.reason) || (agent->flags & ENDPOINT_MEMBER && restore_answer(skb)) ||
+	    !become_error(skb, seen.reason, &seen.packet, agent))
 		return verdict;
-	return is_told(reason) && become_error(skb, reason, &packet, agent) ? send_answer(skb, &packet, agent) : verdict;
+	verdict = send_answer(skb, &seen, agent);
+	return config.onward ? end_in_proxy(skb, &seen, agent) : verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -248,6 +248,17 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	return REASON_NONE;
 }
 
+/*
+ * What one look at a frame finds out. It is behind a pointer that the verifier knows nothing of, and so is what is stored there:
+ * ways that part while headers are read meet again behind them, and it looks at the rest once and not once for each.
+ */
+struct refusal {
+	struct packet packet;	/* as far as it was known */
+	struct outer outer;
+	struct options options;
+	enum drop_reason reason;
+};
+
 /* Without any, all that is known is that there are none. */
 static __always_inline __must_check enum drop_reason read_options(struct xdp_md *ctx, struct cursor *cursor,
 								  struct outer *outer, struct options *options)
@@ -258,7 +269,7 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 	if (outer->option_bytes) {
 		uint32_t begin = cursor->at - (void *)(long)ctx->data;
 
-		if (!take(cursor, outer->option_bytes))
+		if (!take(cursor, outer->option_bytes & OPTION_BYTES))
 			return REASON_GENEVE_OPTIONS_TRUNCATED;
 		reason = walk_options(ctx, begin, outer->option_bytes, options);
 		if (reason)
@@ -302,25 +313,25 @@ static __always_inline __must_check enum drop_reason locate_identity(struct pack
 
 /* What is inside of a tunnel packet whose VNI has been read. */
 static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_md *ctx, struct cursor *cursor,
-								    struct packet *packet, struct outer *outer,
-								    struct known_sender *sender, int *verdict)
+								    struct refusal *seen, struct known_sender *sender,
+								    int *verdict)
 {
-	struct options options;
+	struct packet *packet = &seen->packet;
+	struct outer *outer = &seen->outer;
+	struct options *options = &seen->options;
 	struct inner inner;
-	enum drop_reason reason = read_options(ctx, cursor, outer, &options);
+	enum drop_reason reason = read_options(ctx, cursor, outer, options);
 
 	if (reason)
 		return reason;
+	meet();
 	if (outer->identity) {
-		reason = locate_identity(packet, &options);
+		reason = locate_identity(packet, options);
 		if (reason)
 			return reason;
-		packet->has_identity = true;
-		packet->tenant = options.tenant;
-		packet->identity = options.vpc;
 	}
-	if (options.present & HAS_CONTROL)
-		return obey(ctx, packet, outer, &options, sender, verdict);
+	if (options->present & HAS_CONTROL)
+		return obey(ctx, packet, outer, options, sender, verdict);
 	packet->inner_at = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
 	reason = parse_inner(cursor, packet, &inner);
 	if (reason)
@@ -357,37 +368,36 @@ static __always_inline enum drop_reason judge_vpc(enum drop_reason reason, struc
 	return reason;
 }
 
-static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md *ctx, struct packet *packet, int *verdict)
+static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md *ctx, struct refusal *seen, int *verdict)
 {
+	struct packet *packet = &seen->packet;
+	struct outer *outer = &seen->outer;
 	struct cursor cursor = {
 		.at = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,
 		.left = packet->length,
 	};
 	struct known_sender *sender;
-	struct outer outer;
 	enum drop_reason reason;
 
-	reason = parse_outer(&cursor, packet, &outer);
-	if (reason || !outer.tunnel)
+	reason = parse_outer(&cursor, packet, outer);
+	if (reason || !outer->tunnel)
 		return reason;
 	reason = locate_sender(packet, &sender);
 	if (reason)
 		return reason;
-	reason = parse_tunnel(&cursor, packet, &outer);
+	reason = parse_tunnel(&cursor, packet, outer);
 	if (reason)
 		return reason;
-	reason = handle_overlay(ctx, &cursor, packet, &outer, sender, verdict);
+	packet->inner_at = cursor.at - (void *)(long)ctx->data;
+	meet();
+	cursor.at = (void *)(long)ctx->data + (packet->inner_at & 0x7f);
+	reason = handle_overlay(ctx, &cursor, seen, sender, verdict);
 	/* Which VPC it is of, nobody here knows: the VNI's own it is not. */
 	if (reason == REASON_UNKNOWN_IDENTITY)
 		return reason;
 	return reason && !packet->vpc_slot ? judge_vpc(reason, packet) : reason;
 }
-
-struct refusal {
-	struct packet packet;	/* as far as it was known */
-	enum drop_reason reason;
-};
 
 /*
  * One look at a frame: XDP's verdict, or -1 with `seen` telling why it is refused, and what is known of it. A function of
@@ -401,7 +411,7 @@ __attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
 		return XDP_PASS;
 	/* Where the caller looks for it: two of them would be too much for one stack. */
 	seen->packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
-	seen->reason = handle_frame(ctx, &seen->packet, &verdict);
+	seen->reason = handle_frame(ctx, seen, &verdict);
 	return seen->reason ? -1 : verdict;
 }
 
@@ -414,7 +424,7 @@ int transit(struct xdp_md *ctx)
 
 	if (verdict < 0) {
 		verdict = refuse_transit(ctx, seen.reason, &seen.packet);
-		if (is_told(seen.reason) && become_tunnelled_error(ctx, seen.reason, &seen.packet)) {
+		if (is_told(seen.reason) && become_tunnelled_error(ctx, seen.reason, &seen.packet, &seen.options)) {
 			count_answered(&seen.packet, 0);
 			verdict = look_at(ctx, &seen);
 			if (verdict < 0)

@@ -7,6 +7,7 @@
 #ifndef MIZAR_ICMP_H
 #define MIZAR_ICMP_H
 #include "locate.h"
+#include "options.h"
 #include "tunnel.h"
 
 enum icmp_limit {
@@ -305,7 +306,8 @@ static __always_inline void fit_outer(struct icmp_scratch *scratch, bool ipv6, u
 
 /* The tunnel's header without what was the packet's own: its options and groups. The VPC's identity must stay. Returns the
  * bytes of options. */
-static __always_inline uint32_t write_identity(struct icmp_scratch *scratch, bool ipv6, const struct packet *packet)
+static __always_inline uint32_t write_identity(struct icmp_scratch *scratch, bool ipv6,
+					       const struct options *options)
 {
 	struct udphdr *udp = (void *)scratch->front + (ipv6 ? OUTER_UDP6 : OUTER_UDP);
 	word32 *header = (void *)(udp + 1), *option = header + 2;
@@ -315,14 +317,14 @@ static __always_inline uint32_t write_identity(struct icmp_scratch *scratch, boo
 		return 0;
 	}
 	header[0] = bpf_htonl(GENEVE_ETHERNET);
-	if (!packet->has_identity)
+	if (!(options->present & HAS_IDENTITY))
 		return 0;
 	header[0] = bpf_htonl(IDENTITY_BYTES / 4 << 24 | GENEVE_ETHERNET);
 	option[0] = bpf_htonl(0xff01 << 16 | 0x83 << 8 | 4);
-	option[1] = bpf_htonl(packet->tenant >> 32);
-	option[2] = bpf_htonl(packet->tenant);
-	option[3] = bpf_htonl(packet->identity >> 32);
-	option[4] = bpf_htonl(packet->identity);
+	option[1] = bpf_htonl(options->tenant >> 32);
+	option[2] = bpf_htonl(options->tenant);
+	option[3] = bpf_htonl(options->vpc >> 32);
+	option[4] = bpf_htonl(options->vpc);
 	return IDENTITY_BYTES;
 }
 
@@ -331,7 +333,8 @@ static __always_inline uint32_t write_identity(struct icmp_scratch *scratch, boo
  * sent that: it can then take the way that any packet to this endpoint takes.
  */
 static __always_inline bool become_tunnelled(struct xdp_md *ctx, bool ipv6, enum drop_reason reason,
-					     struct packet *packet, const struct network *network)
+					     struct packet *packet, const struct options *options,
+					     const struct network *network)
 {
 	const uint32_t overhead = overhead_bytes(ipv6);
 	struct icmp_scratch *scratch = icmp_scratch_of();
@@ -346,7 +349,7 @@ static __always_inline bool become_tunnelled(struct xdp_md *ctx, bool ipv6, enum
 	bytes = write_message(ctx, true, scratch, packet->inner_at, reason, packet, network->gateway);
 	if (!bytes || bytes > sizeof(scratch->eth) + sizeof(scratch->packet))
 		return false;
-	front = overhead + write_identity(scratch, ipv6, packet);
+	front = overhead + write_identity(scratch, ipv6, options);
 	fit_outer(scratch, ipv6, front - (ipv6 ? OUTER_UDP6 : OUTER_UDP) + bytes);
 	more = front + bytes - packet->length;
 	/* Room is made in front: there is some with every driver. */
@@ -357,17 +360,19 @@ static __always_inline bool become_tunnelled(struct xdp_md *ctx, bool ipv6, enum
 	return store_bytes(ctx, true, 0, scratch->front, front) && store_bytes(ctx, true, front, scratch->eth, bytes);
 }
 
-__attribute__((noinline)) int become_tunnelled_error(struct xdp_md *ctx, enum drop_reason reason, struct packet *packet)
+__attribute__((noinline)) int become_tunnelled_error(struct xdp_md *ctx, enum drop_reason reason, struct packet *packet,
+						     struct options *options)
 {
 	const struct network *network;
 	uint16_t protocol;
 
-	if (!packet || !load_bytes(ctx, true, 12, &protocol, sizeof(protocol)))
+	if (!packet || !options || !load_bytes(ctx, true, 12, &protocol, sizeof(protocol)))
 		return false;
 	network = router_of(packet);
 	if (!network || is_mapped(network->gateway) != is_mapped(packet->to.addr))
 		return false;
-	return protocol == bpf_htons(ETH_P_IPV6) ? speaks_ipv6() && become_tunnelled(ctx, true, reason, packet, network) :
-						   become_tunnelled(ctx, false, reason, packet, network);
+	if (protocol == bpf_htons(ETH_P_IPV6))
+		return speaks_ipv6() && become_tunnelled(ctx, true, reason, packet, options, network);
+	return become_tunnelled(ctx, false, reason, packet, options, network);
 }
 #endif

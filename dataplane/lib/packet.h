@@ -21,13 +21,16 @@ struct packet {
 	uint32_t vpc_slot;	/* 0 until the VPC is known */
 	uint32_t inner_at;	/* where the inner frame begins in what arrived */
 	uint32_t mtu;		/* PACKET_TOO_BIG: bytes of the longest inner IP packet that would have fitted */
-	uint64_t tenant;	/* with `identity`: of its IDENTITY option, where it has one */
-	uint64_t identity;
-	bool has_identity;
 	bool leaving;		/* it was on its way to a divider */
 	uint32_t src[4];	/* the innermost source parsed so far, mapped, network order */
 	struct endpoint_key to;	/* VNI (0 until known) and innermost destination: ready to be looked up */
 };
+
+/* From here on what is known of a frame is what is in memory: compilers, too, have to read it there. */
+static __always_inline void meet(void)
+{
+	asm volatile("" ::: "memory");
+}
 
 static __always_inline void copy_address(void *to, const void *from)
 {

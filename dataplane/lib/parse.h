@@ -47,13 +47,15 @@ enum inner_kind {
 	INNER_ND,	/* IPv6 with a message of neighbour discovery */
 };
 
-/* The inner frame. Of `arp`, `ip4` and `ip6` the one that `kind` names is set. */
+/* The inner frame. Of `arp`, `ip4` and `ip6` it is the one that `kind` names. */
 struct inner {
 	enum inner_kind kind;
 	struct ethhdr *eth;
-	struct arp *arp;
-	struct iphdr *ip4;
-	struct ipv6hdr *ip6;
+	union {
+		struct arp *arp;
+		struct iphdr *ip4;
+		struct ipv6hdr *ip6;
+	};
 	uint8_t protocol;	/* IPv4's protocol or IPv6's first next header */
 	bool fragment;		/* IPv4 only: IPv6's extension headers are not looked into */
 };
@@ -104,7 +106,7 @@ static __always_inline __must_check enum drop_reason parse_ipv4(struct cursor *c
 	map_address(packet->to.addr, ip->daddr);
 	if (ip->version != 4 || ip->ihl < 5)
 		return REASON_INNER_IP_HEADER;
-	options = ip->ihl * 4 - sizeof(*ip);
+	options = (ip->ihl * 4 - sizeof(*ip)) & 0x3c;	/* as the verifier may not see */
 	total = bpf_ntohs(ip->tot_len);
 	if (total < sizeof(*ip) + options || total - sizeof(*ip) > cursor->left)
 		return REASON_INNER_IP_LENGTH;

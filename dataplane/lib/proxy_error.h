@@ -71,7 +71,7 @@ static __always_inline __must_check enum drop_reason parse_quoted(struct cursor 
 		map_address(quoted->dst, ip->daddr);
 		quoted->ip_check_be = ip->check;
 		quoted->protocol = ip->protocol;
-		options = ip->ihl * 4 - sizeof(*ip);
+		options = (ip->ihl * 4 - sizeof(*ip)) & 0x3c;	/* as the verifier may not see */
 		quoted->l4.at = at + sizeof(*ip) + options;
 		if (options && !take(cursor, options))
 			return REASON_INNER_TRUNCATED;

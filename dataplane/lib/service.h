@@ -222,8 +222,7 @@ static __always_inline __must_check bool reread_headers(struct __sk_buff *skb, s
 	if (frame + ETH_HLEN + (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > end)
 		return false;
 	inner->eth = frame;
-	inner->ip4 = v4 ? frame + ETH_HLEN : NULL;
-	inner->ip6 = v4 ? NULL : frame + ETH_HLEN;
+	inner->ip4 = frame + ETH_HLEN;
 	return true;
 }
 #endif

@@ -42,9 +42,9 @@ static __always_inline void write_event(enum hook hook, uint32_t ifindex, enum d
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* `endpoint_slot`: of the sender, where an agent refuses it, else 0. */
-static __always_inline void record_refusal(enum hook hook, uint32_t ifindex, enum drop_reason reason,
-					   const struct packet *packet, uint32_t endpoint_slot)
+/* `endpoint_slot`: of the sender, where an agent refuses it, else 0. No part of its caller, whose stack is scarce. */
+static __noinline void record_refusal(enum hook hook, uint32_t ifindex, enum drop_reason reason,
+				      const struct packet *packet, uint32_t endpoint_slot)
 {
 	uint32_t key = reason;
 	struct drop_counter *drop = bpf_map_lookup_elem(&drop_counters, &key);

@@ -40,14 +40,16 @@ STAGES = {"proxy": 0, ONWARD: 1}
 _CONFIG_MAP = ".rodata.config"
 _MAP_TYPE_RINGBUF = 27  # enum bpf_map_type
 _XDP_HAS_FRAGS = 1 << 5  # BPF_F_XDP_HAS_FRAGS
+_LOG_STATISTICS = 4  # BPF_LOG_STATS
 
 
 @dataclass(frozen=True)
 class Program:
-    """A loaded program: `fd` is open until Programs.close()."""
+    """A loaded program: `fd` is open until Programs.close(). `statistics` is what load() was asked for."""
 
     name: str
     fd: int
+    statistics: str = ""
 
 
 @dataclass
@@ -116,13 +118,15 @@ def load(
     max_entries: Mapping[str, int] | None = None,
     pins: Pins | None = None,
     objects: Mapping[str, bytes] | None = None,
+    statistics: bool = False,
 ) -> Programs:
     """Loads the programs with `config` (bytes of struct droplet_config) as their constant configuration.
 
     `max_entries` sets the size of maps by name. With `pins`, maps are taken from there when they exist, and maps and
     programs are pinned there (its folders must exist); without, everything ends with the result. `objects` replaces
-    the packaged ELF objects, for tests. Raises InvalidError with the last lines of the verifier's log when the
-    kernel refuses a program, and ConflictError when a pinned map has another shape than the programs want.
+    the packaged ELF objects, for tests. With `statistics`, each program has what the verifier says of its work. Raises
+    InvalidError with the last lines of the verifier's log when the kernel refuses a program, and ConflictError when a
+    pinned map has another shape than the programs want.
     """
     loaded = Programs()
     opened = dict(objects) if objects is not None else {name: object_bytes(name) for name in OBJECTS}
@@ -133,7 +137,8 @@ def load(
         if "agent" in opened and "proxy" in opened:
             opened[ONWARD] = opened["agent"]
         for name, data in opened.items():
-            _load_object(loaded, name, data, _for_onward(config) if name == ONWARD else config, sizes, pins)
+            own = _for_onward(config) if name == ONWARD else config
+            _load_object(loaded, name, data, own, sizes, pins, statistics=statistics)
         unknown = sizes.keys() - loaded.maps.keys()
         if unknown:
             raise InvalidError(f"sizes are given for maps that no program has: {', '.join(sorted(unknown))}")
@@ -161,7 +166,14 @@ def _fill_stages(loaded: Programs) -> None:
 
 
 def _load_object(
-    loaded: Programs, name: str, data: bytes, config: bytes, sizes: Mapping[str, int], pins: Pins | None
+    loaded: Programs,
+    name: str,
+    data: bytes,
+    config: bytes,
+    sizes: Mapping[str, int],
+    pins: Pins | None,
+    *,
+    statistics: bool,
 ) -> None:
     with libbpf.collected_log() as log:
         title = ffi.new("char[]", f"mizar_{name}".encode())
@@ -183,10 +195,12 @@ def _load_object(
             raise InvalidError(f"the object {name} must hold exactly one program")
         if name == "transit":
             libbpf.check(lib().bpf_program__set_flags(program, _XDP_HAS_FRAGS), f"allow {name} several buffers")
+        if statistics:
+            libbpf.check(lib().bpf_program__set_log_level(program, _LOG_STATISTICS), f"ask for statistics of {name}")
         libbpf.check(lib().bpf_object__load(obj), f"load the program {name}", log)
     for map_name, item in maps.items():
         loaded.maps.setdefault(map_name, lib().bpf_map__fd(item))
-    loaded.programs[name] = Program(name, lib().bpf_program__fd(program))
+    loaded.programs[name] = Program(name, lib().bpf_program__fd(program), "".join(log) if statistics else "")
 
 
 def _maps_of(obj: Any) -> list[Any]:
