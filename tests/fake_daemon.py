@@ -35,6 +35,7 @@ class Tables:
         self.locals: dict[str, pb.LocalEndpoint] = {}
         self.group_sets: dict[tuple[int, int], pb.GroupSet] = {}
         self.proxies: dict[tuple[int, tuple[bytes, ...]], pb.Proxy] = {}
+        self.services: dict[tuple[int, tuple[bytes, ...]], pb.Service] = {}
 
     def copy(self) -> Tables:
         other = Tables()
@@ -110,6 +111,11 @@ class Tables:
             case "delete_proxy":
                 ended = change.delete_proxy
                 self.proxies.pop((ended.vni, tuple(sorted(ended.addresses))), None)
+            case "put_service":
+                self._put_service(change.put_service)
+            case "delete_service":
+                over = change.delete_service
+                self.services.pop((over.vni, tuple(sorted(over.addresses))), None)
             case "put_peering":
                 peering = change.put_peering
                 self._refuse(not {peering.vni, peering.peer} <= set(self.vpcs), "unknown VPC")
@@ -118,6 +124,18 @@ class Tables:
                 self.peerings.pop((change.delete_peering.vni, change.delete_peering.peer), None)
             case _:
                 raise LookupError("an empty change")
+
+    def _put_service(self, asked: pb.Service) -> None:
+        """Of a member whose state is not told, what is held stays."""
+        service = pb.Service()
+        service.CopyFrom(asked)
+        self._refuse(service.vni not in self.vpcs, "unknown VPC")
+        self._known(member.host for member in service.members)
+        key = (service.vni, tuple(sorted(service.addresses)))
+        held = {one.mac: one.state for one in self.services[key].members} if key in self.services else {}
+        for member in service.members:
+            member.state = member.state or held.get(member.mac, pb.Member.UNKNOWN)
+        self.services[key] = service
 
     def _end_proxies(self, endpoint: pb.Endpoint) -> None:
         mine = {(endpoint.vni, address) for address in endpoint.addresses}
@@ -144,7 +162,12 @@ class Tables:
 
     def _uses(self, address: bytes) -> bool:
         members = [*(v.dividers for v in self.vpcs.values()), *(n.bouncers for n in self.networks.values())]
-        return any(address in group for group in members) or any(e.host == address for e in self._all_endpoints())
+        hosts = {one.host for service in self.services.values() for one in service.members}
+        return (
+            address in hosts
+            or any(address in group for group in members)
+            or any(e.host == address for e in self._all_endpoints())
+        )
 
     def _refuse(self, wrong: bool, why: str) -> None:
         if wrong:
@@ -165,6 +188,7 @@ class FakeDaemon(TransitServicer):
         self.refuse_change: Callable[[pb.Change], str | None] = lambda _: None
         self.problems: dict[str, str] = {}
         self.down: set[bytes] = set()
+        self.checked: dict[tuple[bytes, bytes], pb.MemberHealth] = {}
         self.calls: list[str] = []
         self.paused = asyncio.Event()  # set: changes go through
         self.paused.set()
@@ -213,6 +237,12 @@ class FakeDaemon(TransitServicer):
         (self.down.add if down else self.down.discard)(packed)
         for queue in self._events:
             queue.put_nowait(pb.Event(droplet_changed=pb.DropletChanged(address=packed, down=down)))
+
+    def say_checked(self, found: pb.MemberHealth) -> None:
+        """The check of a member came to something."""
+        self.checked[found.service, found.mac] = found
+        for queue in self._events:
+            queue.put_nowait(pb.Event(member_health=found))
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.Info:
         return pb.Info(
@@ -278,6 +308,8 @@ class FakeDaemon(TransitServicer):
             group_sets=tables.group_sets.values(),
             endpoints=tables.endpoints.values(),
             proxies=tables.proxies.values(),
+            services=tables.services.values(),
+            member_health=self.checked.values(),
             local_endpoints=[
                 pb.LocalEndpointState(local=local, host_interface=f"mz{uid[:8]}", problem=self.problems.get(uid, ""))
                 for uid, local in tables.locals.items()

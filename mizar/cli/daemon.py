@@ -22,6 +22,8 @@ from mizar.transit.state import Limits
 
 _SIZES = Limits()
 _PROBES = ProbeTiming()
+_MEMBERS = _SIZES.members // _SIZES.services
+"""For each scaled endpoint there is room, on the average."""
 
 
 class _Xdp(StrEnum):
@@ -64,6 +66,12 @@ def daemon(
     max_proxy_flows: Annotated[
         int, typer.Option(min=2, help="Flows that one proxied endpoint may have.")
     ] = _SIZES.proxy_flows,
+    max_services: Annotated[
+        int, typer.Option(min=2, help="Scaled endpoints known here; one with colocated members counts twice.")
+    ] = _SIZES.services,
+    max_flows: Annotated[
+        int, typer.Option(min=2, help="Flows of scaled endpoints, shared evenly by their VPCs.")
+    ] = _SIZES.flows,
     max_learned: Annotated[
         int, typer.Option(min=2, help="Addresses beyond those, found out for the direct path.")
     ] = _SIZES.learned,
@@ -103,6 +111,9 @@ def daemon(
             max_local_endpoints,
             max_proxies,
             max_proxy_flows,
+            services=max_services,
+            members=_MEMBERS * max_services,
+            flows=max_flows,
             learned=max_learned,
         ),
         xdp=_XDP[xdp],

@@ -84,6 +84,10 @@ class Owner(Protocol):
         """Which of the others the droplet calls down, by their addresses."""
         ...
 
+    def members_checked(self, droplet: str, found: Sequence[pb.MemberHealth]) -> None:
+        """What the droplet found out about members of scaled endpoints that live on it."""
+        ...
+
     def peer_changed(self, droplet: str, address: bytes, down: bool) -> None:
         """The droplet calls another down, or no more."""
         ...
@@ -128,6 +132,7 @@ class Link:
         self._new_trouble = asyncio.Event()
         self._ended = asyncio.Event()
         self._settled = False
+        self._held: list[pb.MemberHealth] | None = None  # what came before the comparison
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -214,6 +219,7 @@ class Link:
     async def _session(self) -> None:
         """One connection, from its beginning to its end."""
         self._settled = False
+        self._held = []
         self._ended.clear()
         async with self._open() as channel:
             stub = _stub(channel)
@@ -258,16 +264,21 @@ class Link:
             actual: list[Entry] = []
             lost: list[Key] = []
             down: list[bytes] = []
+            checked: list[pb.MemberHealth] = []
             interfaces: list[tuple[LocalEntry, str]] = []
             async for chunk in stub.GetState(pb.GetStateRequest(), timeout=self._timing.state_s):
                 actual += entries(chunk)
                 down += [droplet.address for droplet in chunk.droplets if droplet.down]
+                checked += chunk.member_health
                 for found in chunk.local_endpoints:
                     entry = local_entry(found.local)
                     if found.problem:
                         lost.append(entry.key)
                     else:
                         interfaces.append((entry, found.host_interface))
+            # What came in the meantime may be newer than this state, and must not be hidden by it.
+            self._owner.members_checked(self.name, [*checked, *(self._held or ())])
+            self._held = None
             desired, serial = self._owner.desired(self.name)
             # From here to the end of the delivery nothing older than `serial` may come in between.
             self.epoch += 1
@@ -312,6 +323,10 @@ class Link:
                 self._lost(event.endpoint_changed)
             elif what == "endpoint_changed" and event.endpoint_changed.state == "moved":
                 self._owner.moved(event.endpoint_changed.uid, event.endpoint_changed.blackout_us)
+            elif what == "member_health" and self._held is not None:
+                self._held.append(event.member_health)
+            elif what == "member_health":
+                self._owner.members_checked(self.name, [event.member_health])
             elif what == "droplet_changed":
                 self._owner.peer_changed(self.name, event.droplet_changed.address, event.droplet_changed.down)
 

@@ -19,6 +19,7 @@ from ipaddress import ip_address
 
 import grpc
 
+from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.facts import fact_of
 from mizar.manager.health import Reports
@@ -26,9 +27,18 @@ from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
 from mizar.model.resources import Droplet, Endpoint
-from mizar.planner.entries import DropletEntry, Entry, GroupSetEntry, LocalEntry, NetworkEntry, PeeringEntry, VpcEntry
+from mizar.planner.entries import (
+    DropletEntry,
+    Entry,
+    GroupSetEntry,
+    LocalEntry,
+    NetworkEntry,
+    PeeringEntry,
+    ServiceEntry,
+    VpcEntry,
+)
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
-from mizar.planner.plan import Change, Plan, Step
+from mizar.planner.plan import Action, Change, Plan, Step, Wave
 from mizar.planner.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -66,6 +76,7 @@ class Fleet:
         self._waiting: dict[str, dict[str, int]] = {}  # droplet → uid → serial, ascending
         self._closing: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._busy = False
         self._worker: asyncio.Task[None] | None = None
 
     # ---- life
@@ -204,6 +215,23 @@ class Fleet:
             self._changed(service)
         return changes
 
+    def _rush(self, changes: Iterable[Change]) -> None:
+        """A round that is under way may wait for a droplet that hangs; who chooses members does not wait with it.
+
+        The next round says the same once more, should this one have undone it.
+        """
+        for change in changes if self._busy else ():
+            link = self._links.get(change.droplet)
+            if link is not None and isinstance(change.before, ServiceEntry) and isinstance(change.after, ServiceEntry):
+                step = Step(change.droplet, Wave.POINT, change.after, Action.CHANGE)
+                rushed = asyncio.get_running_loop().create_task(self._submit(link, step))
+                self._closing.add(rushed)
+                rushed.add_done_callback(self._closing.discard)
+
+    @staticmethod
+    async def _submit(link: Link, step: Step) -> None:
+        await link.submit([step], 0, link.epoch)
+
     def _remove_service(self, item: Item) -> list[Change]:
         fact = self._services.fact(item)
         self._services.remove(item)
@@ -242,6 +270,7 @@ class Fleet:
             self._wake.clear()
             plan, self._plan = self._plan, Plan()
             serial = self._serial
+            self._busy = True
             able = {name: (link, link.epoch) for name, link in self._links.items()}
             for _, per_droplet in plan.waves():
                 names = [name for name in per_droplet if name in able]
@@ -261,6 +290,7 @@ class Fleet:
                     later = asyncio.get_running_loop().create_task(self._done_later(name, link, epoch, serial))
                     self._closing.add(later)
                     later.add_done_callback(self._closing.discard)
+            self._busy = False
 
     async def _done_later(self, name: str, link: Link, epoch: int, serial: int) -> None:
         if await link.submit((), serial, epoch):
@@ -350,6 +380,21 @@ class Fleet:
         if name := self._named(address):
             self._reports.report(droplet, name, down=down)
             self._judge(name)
+
+    def members_checked(self, droplet: str, found: Sequence[pb.MemberHealth]) -> None:
+        """What a droplet found out about members of scaled endpoints: all droplets of their VPCs are told at once."""
+        for one in found:
+            service = self._services.checked(droplet, one)
+            if service is None or service.deleting:
+                continue
+            fact = self._services.fact(service)
+            changes = self._topology.put_service(fact) if fact else []
+            if changes:
+                self._serial += 1
+                self._plan.add(changes)
+                self._rush(changes)
+                self._wake.set()
+            self._changed(service)
 
     def down_by(self, droplet: str) -> list[str]:
         """Names of the droplets that call one down."""

@@ -137,7 +137,7 @@ class Manager:
         if isinstance(item.resource, VPCPeering):
             found["status"] |= agreement(self._registry, item.resource, found["status"])
         if isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled":
-            found["status"] |= self._fleet.services.told(item)
+            found["status"] |= self._fleet.services.told(item, self._fleet.down_by)
         if isinstance(item.resource, Network) and item.resource.is_group:
             count_members(found["status"], self._groups.members(item))
         if isinstance(item.resource, Network):

@@ -8,15 +8,39 @@ change of one endpoint looks at the services of its VPC, never at all endpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from mizar._built import transit_pb2 as pb
 from mizar.manager.registry import Item, Registry
+from mizar.model.addresses import parse_mac
 from mizar.model.errors import Problem
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
-from mizar.model.scaled import MOST_MEMBERS, MemberSpec, matches
+from mizar.model.scaled import MOST_MEMBERS, HealthSpec, HealthType, MemberSpec, matches
+from mizar.planner.entries import HealthEntry
 from mizar.planner.facts import MemberFact, ServiceFact, endpoint_fact
 
 Find = Callable[[Ref], Resource | None]
+
+_NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the host of a member said of it last."""
+
+    droplet: str
+    state: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """Of a member: its number in the tables (0: as they are), and the word and reason for people."""
+
+    number: int
+    word: str
+    reason: str = ""
 
 
 class Services:
@@ -26,6 +50,8 @@ class Services:
         self._registry = registry
         self._of_vpc: dict[Ref, dict[str, Item]] = {}
         self._matched: dict[str, dict[str, Item]] = {}
+        self._verdicts: dict[str, dict[str, _Verdict]] = {}
+        self._at: dict[tuple[int, bytes], Item] = {}
 
     def put(self, item: Item) -> None:
         """A scaled endpoint comes or changes."""
@@ -34,6 +60,8 @@ class Services:
         if vpc is None:
             return
         self._of_vpc.setdefault(vpc.ref, {})[item.uid] = item
+        if (fact := self.fact(item)) is not None:
+            self._at.update({(fact.vni, address): item for address in fact.addresses})
         found = self._matched[item.uid] = {}
         if endpoint.spec.selector:
             for other in self._endpoints_of(vpc):
@@ -45,6 +73,8 @@ class Services:
         for services in self._of_vpc.values():
             services.pop(item.uid, None)
         self._matched.pop(item.uid, None)
+        self._verdicts.pop(item.uid, None)
+        self._at = {key: service for key, service in self._at.items() if service.uid != item.uid}
 
     def touched_by(self, item: Item) -> list[Item]:
         """The scaled endpoints whose members change with this endpoint: it came, changed or goes."""
@@ -54,6 +84,8 @@ class Services:
         for service in self._of_vpc.get(vpc.ref, {}).values() if vpc else ():
             spec, matched = _endpoint(service).spec, self._matched[service.uid]
             was = matched.pop(item.uid, None) is not None
+            if item.deleting:
+                self._verdicts.get(service.uid, {}).pop(item.uid, None)
             if not item.deleting and self._selects(_endpoint(service), item):
                 matched[item.uid] = item
             named = service.resource.tenant == item.resource.tenant and any(
@@ -72,10 +104,12 @@ class Services:
             return None
         own = endpoint_fact(endpoint, network, vpc)
         members = tuple(
-            MemberFact(found.uid, spec.weight, spec.drain) for spec, found in self.members(item) if found is not None
+            MemberFact(found.uid, spec.weight, self._standing(item, spec, found).number)
+            for spec, found in self.members(item)
+            if found is not None
         )
         colocated = endpoint.spec.selection.value == "colocated"
-        return ServiceFact(own.uid, own.vni, own.network_id, own.addresses, colocated, members)
+        return ServiceFact(own.uid, own.vni, own.network_id, own.addresses, colocated, members, health_of(endpoint))
 
     def members(self, item: Item) -> Iterator[tuple[MemberSpec, Item | None]]:
         """Its members in order, those that are named first; None where there is no such endpoint (any more)."""
@@ -89,13 +123,46 @@ class Services:
             if other.uid not in seen and not other.deleting:
                 yield MemberSpec(endpoint=other.resource.name), other
 
-    def told(self, item: Item) -> dict[str, Any]:
-        """What the status of a scaled endpoint says of its members."""
+    def checked(self, droplet: str, row: pb.MemberHealth) -> Item | None:
+        """Keeps what a droplet found out about a member; the scaled endpoint, where it is the droplet's to say."""
+        service = self._at.get((row.vni, row.service))
+        for _, found in self.members(service) if service else ():
+            endpoint = _endpoint(found) if found else None
+            if found and endpoint and parse_mac(endpoint.status.mac) == row.mac and endpoint.spec.droplet == droplet:
+                verdicts = self._verdicts.setdefault(service.uid if service else "", {})
+                verdicts[found.uid] = _Verdict(droplet, int(row.state), row.reason)
+                return service
+        return None
+
+    def _standing(self, service: Item, spec: MemberSpec, found: Item) -> _Standing:
+        """What a member may get. Whoever was not heard of leaves the tables as they are."""
+        well = _Standing(2, "draining") if spec.drain else _Standing(1, "healthy")
+        if not _endpoint(service).spec.health.checks:
+            return well
+        member = _endpoint(found)
+        if not can_be_checked(member):
+            return _Standing(3, "unknown", _NO_NAMESPACE)
+        verdict = self._verdicts.get(service.uid, {}).get(found.uid)
+        if verdict is None or verdict.droplet != member.spec.droplet:
+            return _Standing(0, "unknown", f"droplet {member.spec.droplet} has not told of it")
+        match verdict.state:
+            case pb.Member.HEALTHY:
+                return well
+            case pb.Member.DOWN:
+                return _Standing(4, "down", verdict.reason)
+        return _Standing(3, "unknown", verdict.reason)
+
+    def told(self, item: Item, down_by: Callable[[str], list[str]]) -> dict[str, Any]:
+        """What the status of a scaled endpoint says of its members; `down_by`: who calls a droplet down."""
         rows = []
         for spec, found in self.members(item):
-            state = "absent" if found is None else "draining" if spec.drain else "healthy"
+            standing = self._standing(item, spec, found) if found else _Standing(0, "absent")
+            host = _endpoint(found).spec.droplet if found else None
+            if host and down_by(host):
+                standing = _Standing(0, "down", f"droplet {host} is down")
             addresses = list(_endpoint(found).status.addresses) if found else []
-            rows.append({"endpoint": spec.endpoint, "weight": spec.weight, "state": state, "addresses": addresses})
+            row = {"endpoint": spec.endpoint, "weight": spec.weight, "state": standing.word, "addresses": addresses}
+            rows.append(row | ({"reason": standing.reason} if standing.reason else {}))
         ready = sum(row["state"] == "healthy" for row in rows)
         return {"members": rows, "ready": f"{ready}/{len(rows)}"}
 
@@ -118,6 +185,21 @@ class Services:
     def _registry_find(self, ref: Ref) -> Resource | None:
         item = self._registry.find(ref)
         return item.resource if item else None
+
+
+def can_be_checked(member: Endpoint) -> bool:
+    """Whether the daemon of its droplet can ask it from inside of its namespace."""
+    workload = member.spec.workload
+    return workload is not None and workload.tap is None and workload.ovs is None
+
+
+def health_of(service: Endpoint) -> HealthEntry | None:
+    """How the members of a scaled endpoint are checked."""
+    spec: HealthSpec = service.spec.health
+    if not spec.checks or spec.port is None:
+        return None
+    path = (spec.path or "/") if spec.type is HealthType.HTTP else ""
+    return HealthEntry(spec.port, path, spec.interval_ms, spec.timeout_ms, spec.healthy_after, spec.unhealthy_after)
 
 
 def vpc_of(find: Find, endpoint: Endpoint) -> VPC | None:
@@ -152,6 +234,8 @@ def problems_of(find: Find, service: Endpoint, network: Network) -> list[Problem
             message = f"{ref} is of type {other.spec.type}; expected a simple endpoint"
         elif vpc is None or vpc_of(find, other) != vpc:
             message = f"{ref} is in another VPC"
+        elif service.spec.health.checks and not can_be_checked(other):
+            message = f"{ref} cannot be checked: {_NO_NAMESPACE}; leave health out, or type none"
         elif not needed <= families(other.status.addresses):
             message = f"{ref} lacks an address of a family that the scaled endpoint has"
         if message:

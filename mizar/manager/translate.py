@@ -15,6 +15,7 @@ from mizar.planner.entries import (
     EndpointEntry,
     Entry,
     GroupSetEntry,
+    HealthEntry,
     LocalEntry,
     MemberEntry,
     NetworkEntry,
@@ -201,6 +202,25 @@ def _service(entry: ServiceEntry) -> pb.Service:
         addresses=entry.addresses,
         members=members,
         colocated=entry.colocated,
+        health=_health(entry.health) if entry.health else None,
+    )
+
+
+def _health(entry: HealthEntry) -> pb.HealthCheck:
+    return pb.HealthCheck(
+        kind=pb.HealthCheck.HTTP if entry.path else pb.HealthCheck.TCP,
+        port=entry.port,
+        path=entry.path,
+        interval_ms=entry.interval_ms,
+        timeout_ms=entry.timeout_ms,
+        healthy_after=entry.healthy_after,
+        unhealthy_after=entry.unhealthy_after,
+    )
+
+
+def _health_entry(found: pb.HealthCheck) -> HealthEntry:
+    return HealthEntry(
+        found.port, found.path, found.interval_ms, found.timeout_ms, found.healthy_after, found.unhealthy_after
     )
 
 
@@ -209,7 +229,8 @@ def _service_entry(service: pb.Service) -> ServiceEntry:
         MemberEntry(tuple(one.addresses), one.mac, one.host, int(one.tunnel), one.weight, int(one.state))
         for one in service.members
     )
-    return ServiceEntry(service.vni, service.network_id, tuple(service.addresses), members, service.colocated)
+    health = _health_entry(service.health) if service.HasField("health") else None
+    return ServiceEntry(service.vni, service.network_id, tuple(service.addresses), members, service.colocated, health)
 
 
 def _endpoint(entry: EndpointEntry) -> pb.Endpoint:

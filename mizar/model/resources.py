@@ -35,7 +35,7 @@ from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.routes import Routes
-from mizar.model.scaled import MOST_MEMBERS, MemberSpec, Selection
+from mizar.model.scaled import MOST_MEMBERS, HealthSpec, MemberSpec, Selection
 from mizar.model.substrate import SubstrateRoute as SubstrateRoute
 from mizar.model.workloads import WorkloadSpec
 
@@ -201,6 +201,7 @@ class EndpointSpec(Value):
     members: tuple[MemberSpec, ...] = Field(default=(), max_length=MOST_MEMBERS)
     selector: dict[fields.LabelKey, fields.LabelValue] = Field(default_factory=dict)
     selection: Selection = Selection.HASH
+    health: HealthSpec = HealthSpec()
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
@@ -216,6 +217,8 @@ class EndpointSpec(Value):
                 raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": name})
         if self.type != "scaled" and self.selection is not Selection.HASH:
             raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": "selection"})
+        if self.type != "scaled" and self.health != HealthSpec():
+            raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": "health"})
         if self.type != "simple" and self.workload is not None:
             message = f"unexpected: an endpoint of type {self.type} has no workload of its own"
             raise PydanticCustomError("fit", message, {"field": "workload"})

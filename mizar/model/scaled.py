@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
 from mizar.model.fields import Value
@@ -28,6 +29,41 @@ class MemberSpec(Value):
     endpoint: fields.Name
     weight: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
     drain: bool = False
+
+
+class HealthType(StrEnum):
+    """How members are checked: not at all, by a TCP connection, or by an HTTP GET."""
+
+    NONE = "none"
+    TCP = "tcp"
+    HTTP = "http"
+
+
+class HealthSpec(Value):
+    """How the droplets of members find out whether they serve: asked every `interval_ms` at `port`, each of the address
+    families that the scaled endpoint has, for an answer within `timeout_ms`."""
+
+    type: HealthType = HealthType.NONE
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
+    path: Annotated[str, Field(pattern=r"^/[!-~]{0,255}$")] | None = None
+    interval_ms: Annotated[int, Field(strict=True, ge=100, le=600_000)] = 1000
+    timeout_ms: Annotated[int, Field(strict=True, ge=10, le=60_000)] = 500
+    healthy_after: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
+    unhealthy_after: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
+
+    @property
+    def checks(self) -> bool:
+        """Whether members are checked at all."""
+        return self.type is not HealthType.NONE
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        if self.checks and self.port is None:
+            raise PydanticCustomError("fit", f"missing: a check by {self.type.value} needs it", {"field": "port"})
+        for name, fits in (("port", self.checks), ("path", self.type is HealthType.HTTP)):
+            if getattr(self, name) is not None and not fits:
+                raise PydanticCustomError("fit", f"unexpected for a check of type {self.type.value}", {"field": name})
+        return self
 
 
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -313,7 +313,8 @@ class ProxyEntry:
 
 @dataclass(frozen=True, slots=True)
 class MemberEntry:
-    """A member of a scaled endpoint. `state` as in contracts/transit.proto: 1 healthy, 2 draining."""
+    """A member of a scaled endpoint. `state` as in contracts/transit.proto: 0 not known here, 1 healthy,
+    2 draining, 3 unknown to everybody, 4 down."""
 
     addresses: tuple[bytes, ...]
     mac: bytes
@@ -321,6 +322,18 @@ class MemberEntry:
     tunnel: int
     weight: int
     state: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthEntry:
+    """How members are checked where they live; the path of an HTTP request, or "" for a TCP connection."""
+
+    port: int
+    path: str
+    interval_ms: int
+    timeout_ms: int
+    healthy_after: int
+    unhealthy_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +346,7 @@ class ServiceEntry:
     addresses: tuple[bytes, ...]
     members: tuple[MemberEntry, ...]
     colocated: bool = False
+    health: HealthEntry | None = None
 
     @property
     def key(self) -> tuple[int, int, tuple[bytes, ...]]:
@@ -346,16 +360,22 @@ class ServiceEntry:
 
     def same(self, other: Entry) -> bool:
         """Whether a droplet that holds `other` needs no change to hold this."""
-        return isinstance(other, ServiceEntry) and _by_length(self) == _by_length(other)
+        if not isinstance(other, ServiceEntry):
+            return False
+        held = {member.mac: member.state for member in other.members}
+        members = tuple(replace(one, state=one.state or held.get(one.mac, 0)) for one in self.members)
+        return _by_length(replace(self, members=members)) == _by_length(other)
 
     def beside(self, before: ServiceEntry) -> ServiceEntry:
         """The same, where members that were not there before get no flow yet."""
         known = {member.mac for member in before.members}
-        members = tuple(m if m.mac in known else replace(m, state=_DRAINING) for m in self.members)
+        members = tuple(
+            m if m.mac in known else replace(m, state=_DRAINING if m.state else _UNKNOWN) for m in self.members
+        )
         return replace(self, members=members)
 
 
-_DRAINING = 2
+_DRAINING, _UNKNOWN = 2, 3
 
 
 def _by_length(entry: ServiceEntry) -> ServiceEntry:

@@ -23,6 +23,7 @@ from mizar.planner.entries import (
     DhcpEntry,
     EndpointEntry,
     GroupSetEntry,
+    HealthEntry,
     LocalEntry,
     OvsEntry,
     PrefixEntry,
@@ -158,11 +159,11 @@ class PeeringFact:
 
 @dataclass(frozen=True, slots=True)
 class MemberFact:
-    """A member of a scaled endpoint, by the uid of an endpoint; `draining`: it gets no new flows."""
+    """A member of a scaled endpoint, by the uid of an endpoint; `state` as that of an entry."""
 
     uid: str
     weight: int
-    draining: bool
+    state: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ class ServiceFact:
     addresses: tuple[bytes, ...]
     colocated: bool
     members: tuple[MemberFact, ...]
+    health: HealthEntry | None = None
 
 
 Fact = ServiceFact | DropletFact | VpcFact | NetworkFact | EndpointFact | PeeringFact

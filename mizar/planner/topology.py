@@ -342,13 +342,13 @@ class Topology:
                 record.entry.host,
                 record.entry.tunnel,
                 member.weight,
-                2 if member.draining else 1,
+                member.state,
             )
             for member, record in found
             if record is not None
         )
         old = vpc.services.get(fact.uid)
-        new = ServiceEntry(fact.vni, fact.network_id, fact.addresses, members, fact.colocated)
+        new = ServiceEntry(fact.vni, fact.network_id, fact.addresses, members, fact.colocated, fact.health)
         if old == new:
             return []
         vpc.services[fact.uid] = new

@@ -35,6 +35,7 @@ from mizar.transit.guest.answering import Answering
 from mizar.transit.health import Health
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
+from mizar.transit.member_health import MemberHealth
 from mizar.transit.options import Options
 from mizar.transit.programs import Drops, Loaded, Modes
 from mizar.transit.room import Room
@@ -156,6 +157,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     answering = Answering(ledger, aiter(traps), answers, room.mtu)
     direct = Direct(ledger, sender)
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
+    members = MemberHealth(ledger, hub)
     notices = EventReader(loaded.programs.maps["notices"], "notice")
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
@@ -179,15 +181,16 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         def tables_changed() -> None:
             substrate.droplets_changed()
             health.tables_changed()
+            members.tables_changed()
             attachments.refit_soon()
 
         attachments.refit_soon()
         attachments.settle_later()
-        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed)
+        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed, members.rows)
         aging = FlowAger(ledger)
         served = ServiceFlows(ledger)
         stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)
-        watches = [substrate.run, health.run, aging.run, served.run, answering.run, stack.run]
+        watches = [substrate.run, health.run, members.run, aging.run, served.run, answering.run, stack.run]
         watches.append(lambda: direct.run(notices))
         await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:

@@ -86,6 +86,10 @@ class Hub:
         """Publish that another droplet answers probes no more, or again."""
         self._publish(pb.Event(droplet_changed=pb.DropletChanged(address=address, down=down)))
 
+    def member_health(self, found: pb.MemberHealth) -> None:
+        """Publish what was found out about a member of a scaled endpoint that lives here."""
+        self._publish(pb.Event(member_health=found))
+
     def link_changed(self, interface: str, up: bool, mtu: int) -> None:
         """Publish a change of the droplet's own interface."""
         self._publish(pb.Event(link_changed=pb.LinkChanged(interface=interface, up=up, mtu=mtu)))

@@ -59,6 +59,7 @@ class Health:
         self._also = also
         self._watched: dict[bytes, _Watched] = {}
         self._members: set[bytes] = set()
+        self._hosts: set[bytes] = set()
         self._changed = True
 
     def tables_changed(self) -> None:
@@ -76,14 +77,18 @@ class Health:
         if self._changed:
             self._changed = False
             self._members = self._find_members()
+            self._hosts = {one.host for service in self._ledger.state.services.values() for one in service.members}
         verdicts: dict[bytes, bool] = {}
         state = self._ledger.state
-        matter = {*self._members, *self._also()} - {state.own}
+        alike = {*self._members, *self._also()}
+        matter = alike.union(self._hosts) - {state.own}
         for address in self._watched.keys() - matter:
             del self._watched[address]
         for address in matter:
             droplet = state.droplets.get(address)
             verdict = self._look(droplet) if droplet else None
+            if verdict and address not in alike and not self._knows_probes(address):
+                continue  # a foreign end has no reason to answer, and there is no long way to its members
             if droplet and verdict not in (None, droplet.down):
                 verdicts[address] = bool(verdict)
         verdicts |= {one.address: False for one in state.droplets.values() if one.down and one.address not in matter}

@@ -124,6 +124,9 @@ class Ledger:
         for key, network in self.state.networks.items():
             if key in fresh.networks:
                 fresh.networks[key] = replace(fresh.networks[key], dhcp=network.dhcp)
+        for name, service in self.state.services.items():
+            if name in fresh.services:
+                fresh.services[name] = replace(fresh.services[name], health=service.health)
         gone = [local for uid, local in self.state.locals.items() if uid not in fresh.locals]
         if fresh != self.state:
             self.state = fresh

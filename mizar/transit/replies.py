@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
-from mizar.transit.service_values import Service
+from mizar.transit.service_values import HealthCheck, Service
 from mizar.transit.state import State
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Tunnel, Vpc
 from mizar.transit.workloads import NamespaceBy, OvsPort, Tap, Workload
@@ -113,6 +113,20 @@ def service(value: Service) -> pb.Service:
         addresses=value.addresses,
         members=members,
         colocated=value.colocated,
+        health=health_check(value.health) if value.health else None,
+    )
+
+
+def health_check(value: HealthCheck) -> pb.HealthCheck:
+    """How members are checked."""
+    return pb.HealthCheck(
+        kind=pb.HealthCheck.HTTP if value.http else pb.HealthCheck.TCP,
+        port=value.port,
+        path=value.path,
+        interval_ms=round(value.interval_s * 1000),
+        timeout_ms=round(value.timeout_s * 1000),
+        healthy_after=value.healthy_after,
+        unhealthy_after=value.unhealthy_after,
     )
 
 

@@ -5,6 +5,7 @@ Called by the servicer. Checks every length, count, range and enum of a request;
 It knows neither the state nor the kernel. Raises InvalidError, with what was found and what is expected.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -20,6 +21,7 @@ from mizar.transit.service_values import (
 from mizar.transit.service_values import (
     MAX_WEIGHT,
     DeleteService,
+    HealthCheck,
     Member,
     MemberState,
     PutService,
@@ -65,6 +67,7 @@ MAX_ATTACH = 4096
 MAX_ROUTES = 1024
 
 _MAX_NAME = 255
+_PATH = re.compile("/[!-~]{0,255}")
 _MAX_UID = 64
 _MAX_PATH = 120  # what the alias of an interface has room for, beside the uid
 _MAX_PID = 1 << 22
@@ -315,7 +318,37 @@ def service(message: pb.Service) -> Service:
     if len({one.mac for one in found}) != len(found):
         raise InvalidError("two members have the same MAC, which could not be told from one another")
     return Service(
-        vni(message.vni), network_id(message.network_id), addresses(message.addresses), found, message.colocated
+        vni(message.vni),
+        network_id(message.network_id),
+        addresses(message.addresses),
+        found,
+        message.colocated,
+        health=health_check(message.health) if message.HasField("health") else None,
+    )
+
+
+def health_check(message: pb.HealthCheck) -> HealthCheck:
+    """How members are checked."""
+    if message.kind not in (pb.HealthCheck.TCP, pb.HealthCheck.HTTP):
+        raise InvalidError(f"the kind of a check is {message.kind}; expected TCP (1) or HTTP (2)")
+    limits = {
+        "port": (1, 65535), "interval_ms": (100, 600000), "timeout_ms": (10, 60000),
+        "healthy_after": (1, 100), "unhealthy_after": (1, 100),
+    }  # fmt: skip
+    for name, (least, most) in limits.items():
+        if not least <= (found := getattr(message, name)) <= most:
+            raise InvalidError(f"{name} of a check is {found}; expected {least} to {most}")
+    http = message.kind == pb.HealthCheck.HTTP
+    if http and not _PATH.fullmatch(message.path):
+        raise InvalidError("the path of a check is not a slash and up to 255 printable ASCII letters")
+    return HealthCheck(
+        http,
+        message.port,
+        message.path if http else "",
+        message.interval_ms / 1000,
+        message.timeout_ms / 1000,
+        message.healthy_after,
+        message.unhealthy_after,
     )
 
 
@@ -328,7 +361,7 @@ def member(message: pb.Member) -> Member:
     if not 1 <= message.weight <= MAX_WEIGHT:
         raise InvalidError(f"the weight {message.weight} is outside of 1 to {MAX_WEIGHT}")
     if int(message.state) not in {int(known) for known in MemberState}:
-        raise InvalidError(f"the state of a member is {message.state}; expected 1 to 4")
+        raise InvalidError(f"the state of a member is {message.state}; expected 0 to 4")
     return Member(
         addresses(message.addresses),
         message.mac,

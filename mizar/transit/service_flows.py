@@ -92,5 +92,5 @@ class ServiceFlows:
 
     def _tell(self, full: set[int]) -> None:
         for vni in full - self._full:
-            event(_log, logging.WARNING, "flow_budget_used_up", vni=vni)
+            event(_log, logging.WARNING, "flow_budget_used_up", vni=vni, option="--max-flows")
         self._full = full

@@ -20,10 +20,25 @@ ServiceKey = tuple[int, bytes]
 class MemberState(IntEnum):
     """What a member may get. As member_note.state in contracts/dataplane.h."""
 
+    KEPT = 0
+    """In a request alone: as it is held; UNKNOWN for a new member."""
     HEALTHY = 1
     DRAINING = 2
     UNKNOWN = 3
     DOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How members are checked: by a TCP connection, or by an HTTP request for `path`."""
+
+    http: bool
+    port: int
+    path: str
+    interval_s: float
+    timeout_s: float
+    healthy_after: int
+    unhealthy_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,8 @@ class Service:
     colocated: bool = False
     slot: int = 0
     near: int = 0
+    health: HealthCheck | None = None
+    """Of the members that live here; in memory only."""
 
     @property
     def key(self) -> ServiceKey:

@@ -78,6 +78,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         hub: Hub,
         interface_mtu: Callable[[], int],
         droplets_changed: Callable[[], None],
+        member_health: Callable[[], Sequence[pb.MemberHealth]] = tuple,
     ) -> None:
         self._identity = identity
         self._ledger = ledger
@@ -86,6 +87,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         self._interface_mtu = interface_mtu
         self._generation = 0
         self._droplets_changed = droplets_changed
+        self._member_health = member_health
 
     @_answering
     async def GetInfo(self, _request: pb.GetInfoRequest, _context: Context) -> pb.Info:  # noqa: N802
@@ -142,6 +144,8 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             await _refuse(context, "GetState", error)
         for chunk in replies.state(held, problems):
             yield chunk
+        if found := self._member_health():
+            yield pb.State(member_health=found)
 
     @_answering
     async def GetCounters(self, _request: pb.GetCountersRequest, _context: Context) -> pb.Counters:  # noqa: N802

@@ -34,6 +34,7 @@ class ServicePlan(ProxyPlan):
         """Plan a scaled endpoint, new or changed; False when it is there already."""
         state, journal = self.state, self.journal
         old = state.services.get(new.key)
+        new = _with_states(new, old)
         if old is not None and old.same(new):
             return False
         vpc = state.vpcs.get(new.vni)
@@ -130,6 +131,16 @@ class ServicePlan(ProxyPlan):
         if local is not None:
             self.refresh_services(local.endpoint)
         return local
+
+
+def _with_states(new: Service, old: Service | None) -> Service:
+    """Of members whose state the caller does not know, what is held."""
+    held = {member.mac: member.state for member in old.members} if old else {}
+    members = tuple(
+        replace(one, state=held.get(one.mac, MemberState.UNKNOWN)) if one.state is MemberState.KEPT else one
+        for one in new.members
+    )
+    return replace(new, members=members)
 
 
 def local_of(state: State, vni: int, member: Member) -> Local | None:

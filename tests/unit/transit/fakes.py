@@ -96,6 +96,12 @@ class FakeTable:
         self.maps.written()
         return self.entries.pop(self.key.pack(key), None) is not None
 
+    def raw_items(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from list(self.entries.items())
+
+    def delete_raw(self, keys: Iterable[bytes]) -> int:
+        return sum(self.entries.pop(key, None) is not None for key in keys)
+
     def items(self) -> Iterator[tuple[Any, Any]]:
         for key, value in list(self.entries.items()):
             yield self.key.unpack(key), self.value.unpack(value)
