@@ -244,8 +244,7 @@ class LocalEntry:
     """An endpoint that lives on the droplet. `mtu` 0: the interface's less the tunnel's overhead.
 
     `standby`: it lives on another droplet still and is prepared to move here, with an interface but without addresses.
-    `options`: Geneve options of all that it sends, as on the wire; `group_set`: the number of its groups, 0 for none;
-    `bypass`: it is handed tunnel packets as they are.
+    `options`: Geneve options of all that it sends, as on the wire; `group_set`: the number of its groups, 0 for none.
     """
 
     order: ClassVar[int] = 4
@@ -256,7 +255,6 @@ class LocalEntry:
     standby: bool = False
     options: bytes = b""
     group_set: int = 0
-    bypass: bool = False
 
     @property
     def key(self) -> tuple[int, str]:
@@ -272,7 +270,7 @@ class LocalEntry:
             and self.workload == other.workload
             and self.mtu in (0, other.mtu)
             and self.standby == other.standby
-            and (self.options, self.group_set, self.bypass) == (other.options, other.group_set, other.bypass)
+            and (self.options, self.group_set) == (other.options, other.group_set)
         )
 
 

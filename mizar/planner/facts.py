@@ -113,7 +113,6 @@ class EndpointFact:
     groups: tuple[int, ...] = ()
     group_set: int = 0
     options: bytes = b""
-    bypass: bool = False
 
     def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
         """As the droplet with this address holds it; None where somebody else makes its interface."""
@@ -122,7 +121,7 @@ class EndpointFact:
         groups = struct.pack(f"!I{len(self.groups)}I", self.group_set, *self.groups)
         options = (_option(GROUPS, groups) if self.groups else b"") + self.options
         return LocalEntry(
-            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass
+            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set
         )  # fmt: skip
 
     def entry(self, host: bytes) -> EndpointEntry:
