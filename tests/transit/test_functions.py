@@ -65,7 +65,7 @@ def test_more_functions_than_the_pool_has(made: Rig) -> None:
     wanted = [function(made, one, number) for number in range(1, 7)]
     one.attach_whole(*wanted)
     for other in range(2, 7):
-        assert ping(wanted[0].workload.pool, f"10.0.1.1{other}") is not None
+        assert ping(wanted[0].workload.pool, f"10.0.1.1{other}", 5.0) is not None
     until(lambda: len(pooled(one)) == 2 and len(one.pins()) == 6, "the pool is full, and all agents are settled")
     one.stop()
     one.start("--pool", "0")
