@@ -168,9 +168,9 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
         if here.traps and inner.kind is Kind.IPV4 and asks_for_configuration(packet.frame, sender):
             return ask_daemon(packet, sender)
         return send_answer(here, packet, sender, respond_echo(inner))
+    packet.inner = inner.frame
     if route.step is Step.SUBSTRATE:
         return enter_stack(here, packet, inner, sender)
-    packet.inner = inner.frame
     if route.endpoint and route.endpoint.service:
         route = choose_member(here, packet, inner, route, near=True)
     if route.peered or route.network not in (0, sender.network):

@@ -91,7 +91,7 @@ def test_the_programs_share_one_set_of_maps(programs: Programs) -> None:
     }
     assert Tables.of(programs.maps).vpcs.max_entries == SMALL["vpcs"]
     ids = {libbpf.info("prog", program.fd).id for program in programs.programs.values()}
-    assert len(ids) == 6
+    assert len(ids) == 7
 
 
 def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
@@ -106,7 +106,7 @@ def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
         assert fd is not None
         assert libbpf.info("prog", fd).id == libbpf.info("prog", second.agent.fd).id != program
         os.close(fd)
-    names = ["agent", "deliver", "onward", "proxy", "transit", "transit_generic"]
+    names = ["agent", "deliver", "onward", "proxy", "substrate", "transit", "transit_generic"]
     assert sorted(entry.name for entry in pins.progs.iterdir()) == names
 
 
