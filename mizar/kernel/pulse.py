@@ -8,7 +8,6 @@ namespace (RFC 792, RFC 4443 4.1) until the former interface is gone; it must ne
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
@@ -82,10 +81,11 @@ class Pulse:
 
     def _receive(self, until_s: float) -> None:
         while (left := until_s - time.monotonic()) > 0:
-            if not select.select([self._socket], [], [], left)[0]:
-                return
+            self._socket.settimeout(left)
             try:
                 data = self._socket.recv(2048)
+            except TimeoutError:
+                return
             except OSError:
                 continue
             if self._family == socket.AF_INET:

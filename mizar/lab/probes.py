@@ -26,6 +26,15 @@ from mizar.model.errors import TemporaryError
 ANSWER_LIMIT_S = 60.0
 
 
+def readable(descriptors: Sequence[int], limit_s: float) -> list[int]:
+    """Those of some file descriptors that can be read, as soon as there is one; none when there is not within a limit.
+    Any number of descriptors may be open: select() would end at 1024."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(max(0.0, limit_s) * 1000)]
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """An endpoint that takes part: where it belongs, where it lives, what reaches it."""
@@ -83,7 +92,7 @@ class Probe:
         with contextlib.suppress(BrokenPipeError):
             stdin.write(json.dumps({"op": op, **order}) + "\n")
             stdin.flush()
-            if select.select([stdout], [], [], ANSWER_LIMIT_S)[0]:
+            if readable([stdout.fileno()], ANSWER_LIMIT_S):
                 line = stdout.readline()
         if not line:
             raise TemporaryError(f"the probe of {self.member} gave no answer to {op}{self._last_words()}")

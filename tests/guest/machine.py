@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import subprocess
 import time
 from types import TracebackType
 
+from mizar.lab.probes import readable
 from tests.guest.image import QEMU, Image
 
 BOOT_S = 90.0
@@ -55,7 +55,7 @@ class Guest:
         assert self._process.stdout is not None
         end = time.monotonic() + limit_s
         while not (found := _DONE.search(self._said)):
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
+            ready = readable([self._process.stdout.fileno()], end - time.monotonic())
             assert ready, f"the guest said nothing more within {limit_s} s; last:\n{self._said[-2000:]}"
             data = os.read(self._process.stdout.fileno(), 1 << 16)
             assert data, f"the guest ended:\n{self._said[-2000:]}"

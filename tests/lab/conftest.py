@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,7 +75,7 @@ def wait_until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
-        select.select([], [], [], 0.01)
+        time.sleep(0.01)
 
 
 def manifests(lab: LabName, text: str = SMALL) -> list[Resource]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +36,7 @@ SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 def pause(seconds: float) -> None:
     """Lets the others work for a while: the moment of a blow is what is random here."""
-    select.select([], [], [], seconds)
+    time.sleep(seconds)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import itertools
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -23,6 +22,7 @@ import pytest
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
+from mizar.lab.probes import readable
 from mizar.model.manifest import parse_manifests
 from tests.lab.conftest import manifests, wait_until
 from tests.transit.test_guest import dhclient
@@ -210,7 +210,7 @@ def hop(net: Net, source: str, destination: str, family: int, ttl: int) -> tuple
         probe.setsockopt(level, limit, ttl)
         probe.connect((address(destination, family), 33434 + ttl))
         probe.send(b"where are you?")
-        if not select.select([], [], [probe], 2.0)[2] and not select.select([probe], [], [], 0)[0]:
+        if not readable([probe.fileno()], 2.0):  # poll() tells of errors always
             return None
         _, told, _, _ = probe.recvmsg(512, 512, socket.MSG_ERRQUEUE)
         data = next(data for at, kind, data in told if (at, kind) == (level, receive))

@@ -7,10 +7,10 @@ import contextlib
 import json
 import os
 import random
-import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +22,7 @@ from mizar.lab import lab as labs
 from mizar.lab import processes
 from mizar.lab.demo import traffic
 from mizar.lab.names import LabName
+from mizar.lab.probes import readable
 from mizar.model.errors import InvalidError
 from tests.lab.conftest import SMALL, manifests, wait_until
 from tests.lab.screen import Recorder
@@ -78,7 +79,7 @@ def inside(lab: LabName, tenant: str, name: str, script: str, *words: str) -> It
         )
     try:
         assert process.stdout is not None
-        assert select.select([process.stdout], [], [], 20)[0], "it said nothing"
+        assert readable([process.stdout.fileno()], 20), "it said nothing"
         process.stdout.readline()
         yield process
     finally:
@@ -126,7 +127,7 @@ def kill_during_move(up: LabName, target: str, dice: random.Random) -> None:
     command = [*MIZAR, "endpoint", "move", "blue/blue-web", "--to", target, "--server", up.server_url]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: status(up, "blue", "blue-web").get("move", {}).get("target") == target)
-        select.select([], [], [], dice.uniform(0.0, 0.05))
+        time.sleep(dice.uniform(0.0, 0.05))
         os.kill(server, signal.SIGKILL)
         process.wait()
     with contextlib.suppress(InvalidError):  # if it has moved already, the manifest names its former droplet

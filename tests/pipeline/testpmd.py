@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+from mizar.lab.probes import readable
 
 PROMPT = b"testpmd> "
 LIMIT_S = 30.0
@@ -69,8 +70,7 @@ class Testpmd:
     def _until_prompt(self) -> str:
         found, end = b"", time.monotonic() + LIMIT_S
         while not found.endswith(PROMPT):
-            ready, _, _ = select.select([self._terminal], [], [], max(0.0, end - time.monotonic()))
-            if not ready:
+            if not readable([self._terminal], end - time.monotonic()):
                 raise TimeoutError(f"no prompt within {LIMIT_S} s; testpmd said {found[-500:]!r}")
             try:
                 found += os.read(self._terminal, 65536)

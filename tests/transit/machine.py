@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import struct
 import time
 from collections.abc import Callable
 from types import TracebackType
 
 from mizar.kernel.namespaces import Namespace
+from mizar.lab.probes import readable
 
 LIMIT_S = 10.0
 NEEDS_CSUM, GSO_NONE, GSO_TCPV4 = 1, 0, 1  # linux/virtio_net.h
@@ -51,7 +51,7 @@ class Machine:
         """The next frame that is wanted; others are thrown away."""
         end = time.monotonic() + limit_s
         while True:
-            ready, _, _ = select.select(self._fds, [], [], max(0.0, end - time.monotonic()))
+            ready = readable(self._fds, end - time.monotonic())
             assert ready, f"nothing came within {limit_s} s"
             frame = os.read(ready[0], 1 << 17)[_HEADER.size :]
             if wanted(frame):
