@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All droplets together: from what is desired to what each has acknowledged.
 
-Made and fed by mizar.manager.manager; owns the topology (what each droplet should hold), the plan (steps that wait) and
+Made and fed by mizar.manager.manager; owns what each droplet should hold, the plan (steps that wait) and
 the links (one per daemon). It must never touch the store: what it finds out it notes on the items and tells `changed`.
 
 Every change has a serial number. A round takes all steps that wait and carries out their waves, each on all droplets
@@ -14,19 +14,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 
 import grpc
 
 from mizar._built import transit_pb2 as pb
+from mizar.manager.desired import Desired
 from mizar.manager.droplet_link import Link, Timing
-from mizar.manager.facts import fact_of
 from mizar.manager.health import Reports
 from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
-from mizar.model.resources import Droplet, Endpoint
+from mizar.model.resources import Droplet
 from mizar.planner.entries import (
     DropletEntry,
     Entry,
@@ -37,9 +36,7 @@ from mizar.planner.entries import (
     ServiceEntry,
     VpcEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Action, Change, Plan, Step, Wave
-from mizar.planner.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +65,7 @@ class Fleet:
         self._reports = Reports()
         self._credentials = credentials
         self._timing = timing
-        self._topology = Topology()
-        self._services = Services(registry)
+        self._desired = Desired(registry, self._mtu_of, changed)
         self._plan = Plan()
         self._serial = 0
         self._links: dict[str, Link] = {}
@@ -147,51 +143,24 @@ class Fleet:
     @property
     def services(self) -> Services:
         """The scaled endpoints and their members."""
-        return self._services
+        return self._desired.services
 
     def put(self, item: Item, inside: Iterable[Item] = ()) -> None:
         """Takes an object, or its next state; it then waits for the droplets that have to be told.
 
         `inside` are objects whose tables follow from it (endpoints take their network's tunnel protocol).
         """
-        changes = self._put(item)
-        for child in inside:
-            changes += self._put(child)
-        self.expect(item, changes)
+        self.expect(item, self._desired.put(item, inside))
 
     def remove(self, item: Item, inside: Iterable[Item] = ()) -> None:
         """Takes an object out of what is desired; it then waits for the droplets that have to forget it, or to take the
         next state of objects whose tables follow from it (`inside`)."""
-        changes: list[Change] = []
-        if _is_scaled(item):
-            changes = self._remove_service(item)
-            self.expect(item, changes)
-            return
-        if isinstance(item.resource, Endpoint):
-            changes = self._put_services(item)
-        fact = fact_of(self._registry, item)
-        try:
-            match fact:
-                case EndpointFact():
-                    changes += self._topology.remove_endpoint(fact.uid)
-                case NetworkFact():
-                    changes = self._topology.remove_network(fact.vni, fact.id)
-                case VpcFact():
-                    changes = self._topology.remove_vpc(fact.vni)
-                case PeeringFact():
-                    changes = self._topology.remove_peering(fact.vnis)
-                case DropletFact():
-                    changes = self._topology.remove_droplet(fact.name)
-        except NotFoundError:
-            log.debug("removed_twice object=%s", item.ref)
-        for child in inside:
-            changes += self._put(child)
-        self.expect(item, changes)
+        self.expect(item, self._desired.remove(item, inside))
 
     def load(self, items: Iterable[Item]) -> None:
         """Takes all objects of a store, parents first, without steps: the links will compare."""
         for item in items:
-            self._put(item)
+            self._desired.put(item)
 
     def expect(self, item: Item, changes: Sequence[Change], also: Iterable[str] = ()) -> None:
         """Plans what a change of the object asks of droplets, and makes it wait for them."""
@@ -205,15 +174,6 @@ class Fleet:
         if changes:
             self._wake.set()
         self._changed(item)
-
-    def _put_services(self, item: Item) -> list[Change]:
-        """The scaled endpoints whose members change with an endpoint."""
-        changes: list[Change] = []
-        for service in self._services.touched_by(item):
-            fact = self._services.fact(service)
-            changes += self._topology.put_service(fact) if fact else []
-            self._changed(service)
-        return changes
 
     def _rush(self, changes: Iterable[Change]) -> None:
         """A round that is under way may wait for a droplet that hangs; who chooses members does not wait with it.
@@ -232,35 +192,9 @@ class Fleet:
     async def _submit(link: Link, step: Step) -> None:
         await link.submit([step], 0, link.epoch)
 
-    def _remove_service(self, item: Item) -> list[Change]:
-        fact = self._services.fact(item)
-        self._services.remove(item)
-        try:
-            return self._topology.remove_service(fact.vni, fact.uid) if fact else []
-        except NotFoundError:
-            return []
-
-    def _put(self, item: Item) -> list[Change]:
-        if _is_scaled(item):
-            self._services.put(item)
-            service = None if item.deleting else self._services.fact(item)
-            return self._topology.put_service(service) if service else []
-        match fact_of(self._registry, item):
-            case EndpointFact() as fact:
-                return self._topology.put_endpoint(fact) + self._put_services(item)
-            case NetworkFact() as fact:
-                return self._topology.put_network(fact)
-            case VpcFact() as fact:
-                return self._topology.put_vpc(fact)
-            case DropletFact() as fact:
-                link = self._links.get(fact.name)
-                mtu = link.info.interface_mtu if link is not None and link.info is not None else 0
-                return self._topology.put_droplet(replace(fact, mtu=mtu))
-            case PeeringFact() as fact:
-                return self._topology.put_peering(fact)
-        if self._topology.knows(item.uid):  # nobody can carry it any more
-            return self._topology.remove_endpoint(item.uid)
-        return []
+    def _mtu_of(self, droplet: str) -> int:
+        link = self._links.get(droplet)
+        return link.info.interface_mtu if link is not None and link.info is not None else 0
 
     # ---- rounds
 
@@ -307,13 +241,13 @@ class Fleet:
         for item in self._troubled_by(droplet):
             self._clear(item, droplet)
         try:
-            return list(self._topology.desired_for(droplet)), self._serial
+            return list(self._desired.topology.desired_for(droplet)), self._serial
         except NotFoundError:  # it is being deleted
             return [], self._serial
 
     def local(self, droplet: str, uid: str) -> LocalEntry | None:
         """One endpoint that the droplet must hold now."""
-        return self._topology.local(droplet, uid)
+        return self._desired.topology.local(droplet, uid)
 
     def moved(self, uid: str, blackout_us: int) -> None:
         """An endpoint lives at its next host, and its former interface is gone."""
@@ -360,7 +294,7 @@ class Fleet:
             self._changed(item)
             self._reached(droplet, link.connected)
             if link.info is not None and not item.deleting:
-                self._plan.add(self._put(item))  # with the MTU that it has told
+                self._plan.add(self._desired.put(item))  # with the MTU that it has told
                 self._wake.set()
             for uid in () if link.connected else list(self._waiting.get(droplet, ())):
                 if (waits := self._registry.by_uid(uid)) is not None:
@@ -384,11 +318,10 @@ class Fleet:
     def members_checked(self, droplet: str, found: Sequence[pb.MemberHealth]) -> None:
         """What a droplet found out about members of scaled endpoints: all droplets of their VPCs are told at once."""
         for one in found:
-            service = self._services.checked(droplet, one)
+            service = self.services.checked(droplet, one)
             if service is None or service.deleting:
                 continue
-            fact = self._services.fact(service)
-            changes = self._topology.put_service(fact) if fact else []
+            changes = self._desired.refresh(service)
             if changes:
                 self._serial += 1
                 self._plan.add(changes)
@@ -447,10 +380,6 @@ class Fleet:
             peer = self._registry.holder("vni", str(entry.peer))
             return self._registry.holder(*half_of(vpc.uid, peer.ref)) if peer else None
         return self._registry.holder(f"address/{vpc.uid}", _text(entry.addresses[0])) if entry.addresses else None
-
-
-def _is_scaled(item: Item) -> bool:
-    return isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled"
 
 
 def _report(task: asyncio.Task[None]) -> None:

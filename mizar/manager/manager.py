@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,23 +18,24 @@ import grpc
 from mizar._built import transit_pb2 as pb
 from mizar.manager import moves
 from mizar.manager.deletion import doomed
-from mizar.manager.draft import Cursors, Draft, now
+from mizar.manager.draft import Cursors, Draft
 from mizar.manager.droplet_link import Timing
 from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.groups import Groups
 from mizar.manager.intake import Result, Submission, draft_apply
-from mizar.manager.members import Members, Moved, with_members
+from mizar.manager.members import Members, Moved
 from mizar.manager.peering import agreement, other_half
 from mizar.manager.progress import Progress
 from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
-from mizar.manager.registry import Item, Registry, members_of
+from mizar.manager.registry import Item, Registry
+from mizar.manager.revision import State, drafted, ending, revise, take
 from mizar.manager.status import count_members, view
 from mizar.manager.substrate import affected, refused
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref, Resource
+from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
 
@@ -47,10 +47,6 @@ log = logging.getLogger(__name__)
 Visible = Callable[[Ref], bool]
 """What the caller may be told of."""
 
-_State = tuple[Item, Resource]
-"""An object and what it shall become."""
-
-_ORDER = {name: number for number, name in enumerate(KINDS)}
 _CALL_S = 10.0
 
 
@@ -179,21 +175,7 @@ class Manager:
         if dry_run:
             return results
         self._check_reachable(draft)
-        moved: Moved = {}
-        for planned in draft.planned.values():
-            moved |= self._seat(planned.before, planned.resource)
-        created: list[Item] = []
-        changed: list[_State] = []
-        carriers: dict[str, str] = {}
-        for planned in draft.planned.values():
-            resource = _carried(self._members.place(planned.resource), carriers, self._registry)
-            item = self._registry.find(resource.ref)
-            moved.pop(resource.metadata.uid or "", None)
-            if item is None:
-                created.append(Item(resource, planned.allocations))
-            else:
-                changed.append((item, resource))
-        changed += self._ending(draft.dooms)
+        created, changed, moved = drafted(self._registry, self._members, draft)
         self._keep(created, changed, moved)
         self._cursors.merge(draft.cursors)
         for result in results:
@@ -225,7 +207,7 @@ class Manager:
             draft.amend(without_target(one.resource))
         for endpoint in list(self._groups.regrouped(draft, gone)):
             draft.amend(endpoint)
-        last = self._ending(dooms)
+        last = ending(dooms)
         last += [(self._item(ref), planned.resource) for ref, planned in draft.planned.items()]
         self._keep((), last, moved, forced=item if force else None)
         return self.show(item)
@@ -241,12 +223,6 @@ class Manager:
         return self.show(item)
 
     # ---- how a change takes effect
-
-    @staticmethod
-    def _ending(dooms: Iterable[Item]) -> list[_State]:
-        """The objects as they are from the beginning of their deletion on."""
-        time = now()
-        return [(doom, _with(doom.resource, "metadata", deleted_at=time)) for doom in dooms]
 
     def _go_on(self, item: Item) -> None:
         """Something happened to an object: a move may have come to its next stage."""
@@ -264,12 +240,6 @@ class Manager:
         if item is not None and resource is not None:
             item.resource = resource
             self._progress.note(item)
-
-    def _seat(self, before: object, resource: object) -> Moved:
-        """Makes a droplet eligible, or no more, as its manifest says."""
-        if not isinstance(resource, Droplet) or (isinstance(before, Droplet) and before.spec == resource.spec):
-            return {}
-        return self._members.put_droplet(resource)
 
     def _reached(self, droplet: str, connected: bool) -> None:
         """A droplet's daemon answers, or no more: places are given only to those that can be told of them."""
@@ -302,52 +272,19 @@ class Manager:
             log.error("places_not_kept droplet=%s reason=%s", droplet, error)
 
     def _keep(
-        self, created: Sequence[Item], changed: Sequence[_State], moved: Moved, forced: Item | None = None
+        self, created: Sequence[Item], changed: Sequence[State], moved: Moved, forced: Item | None = None
     ) -> None:
         """One change: kept whole by the store or not at all; after that the registry and the fleet follow.
 
         `moved` are groups that got other members because droplets came or went; `forced` is a droplet that nobody
         shall wait for any more.
         """
-        states = {item.uid: (item, resource) for item, resource in changed}
-        for uid, members in moved.items():
-            item, resource = states.get(uid) or self._known(uid)
-            states[uid] = item, with_members(resource, members)
-        for item, resource in list(states.values()):
-            source = self._registry.source_of(item.uid)
-            if source is not None and members_of(source.resource) != members_of(resource):
-                _, as_it_is = states.get(source.uid) or (source, source.resource)
-                states[source.uid] = source, with_members(as_it_is, members_of(resource))
-        if forced is not None:
-            states.setdefault(forced.uid, (forced, forced.resource))
-        after = [
-            replace(item, resource=resource, former=_former(item, resource), forced=item.forced or item is forced)
-            for item, resource in states.values()
-        ]
-        self._commit(Commit(put=tuple(item.record() for item in (*created, *after))))
-        for item in created:
-            self._registry.put(item)
-        dooms: list[Item] = []
-        told = list(created)
-        fresh = {item.uid for item in created}
-        before = {uid: (item.resource,) for uid, (item, _) in states.items()}
-        for state in after:
-            item = states[state.uid][0]
-            (told if not state.deleting else dooms if not item.deleting else []).append(item)
-            self._registry.change(item, state.resource)
-            item.former, item.forced = state.former, state.forced
-        settled = {item.uid for item, _ in changed}
-        for item in sorted(told, key=lambda item: _rank(item, item.uid in settled)):
-            inside = self._registry.children(item) if item.uid in settled and isinstance(item.resource, Network) else ()
-            follow = affected(self._registry, (*before.get(item.uid, ()), item.resource))
-            self._fleet.put(item, [one for one in (*inside, *follow) if not one.deleting and one.uid not in fresh])
-            if isinstance(item.resource, Droplet):
-                self._fleet.open_link(item.resource)
-        for item in sorted(dooms, key=_rank, reverse=True):
-            self._fleet.remove(item, affected(self._registry, [item.resource]))
+        revision = revise(self._registry, created, changed, moved, forced)
+        self._commit(Commit(put=revision.records()))
+        told, dooms = take(self._registry, self._fleet, revision)
         self._tell_other_halves([*told, *dooms])
         for item in (*told, *dooms):
-            for network in affected(self._registry, (*before.get(item.uid, ()), item.resource)):
+            for network in affected(self._registry, revision.states(item)):
                 self._progress.note(network)
         if forced is not None:
             self._fleet.give_up(forced.resource.name)
@@ -362,11 +299,6 @@ class Manager:
             half = other_half(self._registry, item.resource) if isinstance(item.resource, VPCPeering) else None
             if half is not None:
                 self._progress.note(half)
-
-    def _known(self, uid: str) -> _State:
-        item = self._registry.by_uid(uid)
-        assert item is not None
-        return item, item.resource
 
     def _commit(self, commit: Commit) -> None:
         try:
@@ -400,32 +332,3 @@ class Manager:
         if link is None:
             raise NotFoundError(Problem("it has no daemon that could be asked", resource=str(item.ref)))
         return link.stub()
-
-
-def _with(resource: Resource, part: str, **changes: object) -> Resource:
-    """The resource with some fields of its metadata or status replaced."""
-    return resource.model_copy(update={part: getattr(resource, part).model_copy(update=changes)})
-
-
-def _carried(resource: Resource, carriers: dict[str, str], registry: Registry) -> Resource:
-    """The source of a proxied endpoint where that one is; `carriers` holds those of this change, by uid."""
-    if isinstance(resource, Endpoint) and resource.spec.type == "proxied":
-        carriers[resource.metadata.uid or ""] = resource.status.host
-    elif isinstance(resource, Endpoint) and resource.spec.clients is not None:
-        proxied = registry.by_uid(resource.spec.clients.proxied)
-        known = members_of(proxied.resource) if proxied else ()
-        host = carriers.get(resource.spec.clients.proxied)
-        return with_members(resource, known if host is None else (host,))
-    return resource
-
-
-def _former(item: Item, resource: Resource) -> tuple[str, ...]:
-    """Droplets that were members before this state and may not know that they are no more."""
-    members = members_of(resource)
-    return tuple(dict.fromkeys(name for name in (*item.former, *item.placement) if name not in members))
-
-
-def _rank(item: Item, changed: bool = False) -> tuple[bool, int]:
-    """Parents first; a droplet that may just have lost its daemon last, when it is a member of nothing any more."""
-    leaves = changed and isinstance(item.resource, Droplet) and not item.resource.spec.has_daemon
-    return leaves, _ORDER[item.resource.kind]

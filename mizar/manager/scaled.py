@@ -7,11 +7,10 @@ change of one endpoint looks at the services of its VPC, never at all endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mizar._built import transit_pb2 as pb
 from mizar.manager.registry import Item, Registry
 from mizar.model.addresses import parse_mac
 from mizar.model.errors import Problem
@@ -20,13 +19,18 @@ from mizar.model.scaled import MOST_MEMBERS, HealthSpec, HealthType, MemberSpec,
 from mizar.planner.entries import HealthEntry
 from mizar.planner.facts import MemberFact, ServiceFact, endpoint_fact
 
+if TYPE_CHECKING:  # a rehearsal does without what is generated
+    from mizar._built import transit_pb2 as pb
+
 Find = Callable[[Ref], Resource | None]
 
+_HEALTHY, _DOWN = 1, 4
+"""enum State of Member in contracts/transit.proto."""
 _NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class Verdict:
     """What the host of a member said of it last."""
 
     droplet: str
@@ -50,7 +54,7 @@ class Services:
         self._registry = registry
         self._of_vpc: dict[Ref, dict[str, Item]] = {}
         self._matched: dict[str, dict[str, Item]] = {}
-        self._verdicts: dict[str, dict[str, _Verdict]] = {}
+        self._verdicts: dict[str, dict[str, Verdict]] = {}
         self._at: dict[tuple[int, bytes], Item] = {}
 
     def put(self, item: Item) -> None:
@@ -130,9 +134,17 @@ class Services:
             endpoint = _endpoint(found) if found else None
             if found and endpoint and parse_mac(endpoint.status.mac) == row.mac and endpoint.spec.droplet == droplet:
                 verdicts = self._verdicts.setdefault(service.uid if service else "", {})
-                verdicts[found.uid] = _Verdict(droplet, int(row.state), row.reason)
+                verdicts[found.uid] = Verdict(droplet, int(row.state), row.reason)
                 return service
         return None
+
+    def verdicts(self) -> dict[str, dict[str, Verdict]]:
+        """A copy of all that droplets found out: by uid of the scaled endpoint and of the member."""
+        return {service: dict(found) for service, found in self._verdicts.items()}
+
+    def adopt(self, verdicts: Mapping[str, Mapping[str, Verdict]]) -> None:
+        """Takes what another one knew."""
+        self._verdicts = {service: dict(found) for service, found in verdicts.items()}
 
     def _standing(self, service: Item, spec: MemberSpec, found: Item) -> _Standing:
         """What a member may get. Whoever was not heard of leaves the tables as they are."""
@@ -145,11 +157,10 @@ class Services:
         verdict = self._verdicts.get(service.uid, {}).get(found.uid)
         if verdict is None or verdict.droplet != member.spec.droplet:
             return _Standing(0, "unknown", f"droplet {member.spec.droplet} has not told of it")
-        match verdict.state:
-            case pb.Member.HEALTHY:
-                return well
-            case pb.Member.DOWN:
-                return _Standing(4, "down", verdict.reason)
+        if verdict.state == _HEALTHY:
+            return well
+        if verdict.state == _DOWN:
+            return _Standing(_DOWN, "down", verdict.reason)
         return _Standing(3, "unknown", verdict.reason)
 
     def told(self, item: Item, down_by: Callable[[str], list[str]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def held(daemon: FakeDaemon) -> int:
 
 
 def wanted(world: World, name: str) -> list[Entry]:
-    return list(world.manager._fleet._topology.desired_for(name))
+    return list(world.manager._fleet._desired.topology.desired_for(name))
 
 
 async def test_a_restart_in_the_middle_of_provisioning_goes_on(world: World) -> None:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every droplet should hold, fed with objects as they come, change and go.
+
+Owned by mizar.manager.fleet, which tells droplets of it, and by mizar.manager.rehearsal, which tells nobody. It must
+never touch a droplet or the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from mizar.manager.facts import fact_of
+from mizar.manager.registry import Item, Registry
+from mizar.manager.scaled import Services
+from mizar.model.errors import NotFoundError
+from mizar.model.resources import Endpoint
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
+from mizar.planner.plan import Change
+from mizar.planner.topology import Topology
+
+log = logging.getLogger(__name__)
+
+
+class Desired:
+    """The topology, and the scaled endpoints whose members follow from other objects."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        mtu_of: Callable[[str], int] = lambda _: 0,
+        changed: Callable[[Item], None] = lambda _: None,
+    ) -> None:
+        """`mtu_of`: what a droplet told of its interface; `changed` is told of services whose members change."""
+        self._registry = registry
+        self._mtu_of = mtu_of
+        self._changed = changed
+        self.topology = Topology()
+        self.services = Services(registry)
+
+    def put(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
+        """Takes an object, or its next state.
+
+        `inside` are objects whose tables follow from it (endpoints take their network's tunnel protocol).
+        """
+        changes = self._put(item)
+        for child in inside:
+            changes += self._put(child)
+        return changes
+
+    def remove(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
+        """Takes an object out of what is desired; `inside` are objects whose tables follow from it."""
+        changes: list[Change] = []
+        if _is_scaled(item):
+            return self._remove_service(item)
+        if isinstance(item.resource, Endpoint):
+            changes = self._put_services(item)
+        fact = fact_of(self._registry, item)
+        try:
+            match fact:
+                case EndpointFact():
+                    changes += self.topology.remove_endpoint(fact.uid)
+                case NetworkFact():
+                    changes = self.topology.remove_network(fact.vni, fact.id)
+                case VpcFact():
+                    changes = self.topology.remove_vpc(fact.vni)
+                case PeeringFact():
+                    changes = self.topology.remove_peering(fact.vnis)
+                case DropletFact():
+                    changes = self.topology.remove_droplet(fact.name)
+        except NotFoundError:
+            log.debug("removed_twice object=%s", item.ref)
+        for child in inside:
+            changes += self._put(child)
+        return changes
+
+    def refresh(self, service: Item) -> list[Change]:
+        """Something is known of a scaled endpoint's members that was not."""
+        fact = self.services.fact(service)
+        return self.topology.put_service(fact) if fact else []
+
+    def _put(self, item: Item) -> list[Change]:
+        if _is_scaled(item):
+            self.services.put(item)
+            return [] if item.deleting else self.refresh(item)
+        match fact_of(self._registry, item):
+            case EndpointFact() as fact:
+                return self.topology.put_endpoint(fact) + self._put_services(item)
+            case NetworkFact() as fact:
+                return self.topology.put_network(fact)
+            case VpcFact() as fact:
+                return self.topology.put_vpc(fact)
+            case DropletFact() as fact:
+                return self.topology.put_droplet(replace(fact, mtu=self._mtu_of(fact.name)))
+            case PeeringFact() as fact:
+                return self.topology.put_peering(fact)
+        if self.topology.knows(item.uid):  # nobody can carry it any more
+            return self.topology.remove_endpoint(item.uid)
+        return []
+
+    def _put_services(self, item: Item) -> list[Change]:
+        """The scaled endpoints whose members change with an endpoint."""
+        changes: list[Change] = []
+        for service in self.services.touched_by(item):
+            changes += self.refresh(service)
+            self._changed(service)
+        return changes
+
+    def _remove_service(self, item: Item) -> list[Change]:
+        fact = self.services.fact(item)
+        self.services.remove(item)
+        try:
+            return self.topology.remove_service(fact.vni, fact.uid) if fact else []
+        except NotFoundError:
+            return []
+
+
+def _is_scaled(item: Item) -> bool:
+    return isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled"
