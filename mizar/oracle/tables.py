@@ -224,6 +224,9 @@ class Droplet:
     flows: Flows = field(default_factory=Flows, compare=False)
     """Changes as packets pass."""
 
+    group_sets: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    """Number of a VPC and of a set → ids of its groups. For functions: what forwards packets does not ask."""
+
     proxies: Mapping[int, Proxy] = field(default_factory=dict)
     """By slot."""
     proxy_flows: ProxyFlows = field(default_factory=ProxyFlows)

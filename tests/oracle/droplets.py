@@ -103,6 +103,11 @@ routes = st.dictionaries(
 )  # fmt: skip
 
 
+group_sets = st.dictionaries(
+    st.tuples(st.sampled_from(VNIS), st.sampled_from([7, 0xFFFF])), st.sampled_from([(3,), (3, 9)]), max_size=2
+)
+
+
 def mostly(draw: Draw) -> bool:
     """Nine times of ten."""
     return bool(draw(st.sampled_from([True] * 9 + [False])))
@@ -162,7 +167,8 @@ def droplets(draw: Draw) -> Droplet:
     flows = draw(flow_tables(scaled, sender.get(1)))
     link = mostly(draw)
     return Droplet(
-        ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows
+        ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows,
+        group_sets=draw(group_sets),
     )  # fmt: skip
 
 

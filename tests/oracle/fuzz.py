@@ -16,15 +16,17 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from multiprocessing.queues import Queue
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from tests.oracle.differential import Case, cases, check_case
-from tests.oracle.real import RealDroplet
-from tests.oracle.real_fleet import Journey, RealFleet, journeys
+from tests.oracle.proxied import arrivals, carriers
+from tests.oracle.real_fleet import Journey, RealFleet, whole_journeys
+from tests.oracle.real_proxies import run
 from tests.oracle.substrates import SUBSTRATES, loaded
 
 CASES, VARIANTS = 250, 30
@@ -40,27 +42,37 @@ Result = tuple[int, Counter[str], str]
 """Seed, how packets ended, and what went wrong, if anything did."""
 
 
-def run_round(droplet: Callable[[str], RealDroplet], fleet: Callable[[], RealFleet], number: int) -> Result:
-    """All cases of one seed: each fourth round walks over planned fleets, the others try single droplets."""
-    ended: Counter[str] = Counter()
-    substrate = SUBSTRATES[number % len(SUBSTRATES)]
+class Loaded:
+    """What a process has loaded, once each."""
 
-    @seed(number)
-    @WAY
+    def __init__(self) -> None:
+        self.droplet, self.fleet = cache(loaded), cache(RealFleet)
+
+
+def run_round(kernel: Loaded, number: int) -> Result:
+    """All cases of one seed. Of four rounds one walks over planned fleets, one tries proxied endpoints, and two single
+    droplets; rounds go through the substrates."""
+    ended: Counter[str] = Counter()
+    substrate = SUBSTRATES[number // 4 % len(SUBSTRATES)]
+
     @given(cases(substrate=substrate))
     def droplets(case: Case) -> None:
         ended.update(
-            outcome.reason or outcome.verdict.name for outcome in check_case(droplet(substrate), case, VARIANTS)
+            outcome.reason or outcome.verdict.name for outcome in check_case(kernel.droplet(substrate), case, VARIANTS)
         )
 
-    @seed(number)
-    @WAY
-    @given(journeys())
+    @given(whole_journeys(substrate))
     def fleets(journey: Journey) -> None:
-        ended.update(way.reason or way.end.name for way in fleet().check(journey))
+        ended.update(way.reason or way.end.name for way in kernel.fleet(substrate).check(journey))
 
+    @given(st.data())
+    def proxies(data: st.DataObject) -> None:
+        here = data.draw(carriers())
+        run(kernel.droplet("ipv4"), here, data.draw(st.lists(arrivals(here), min_size=1, max_size=24)), ended)
+
+    kind = (fleets, droplets, proxies, droplets)[number % 4]
     try:
-        fleets() if number % 4 == 0 else droplets()
+        seed(number)(WAY(kind))()
     except AssertionError:
         return number, ended, traceback.format_exc()
     return number, ended, ""
@@ -71,12 +83,12 @@ def worker(seeds: Sequence[int], until: float, results: Queue[Result | None]) ->
     os.nice(5)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends all of them
     try:
-        droplet, fleet = cache(loaded), cache(lambda: RealFleet())
+        kernel = Loaded()
         for number in seeds:
             if time.monotonic() > until:
                 break
             try:
-                results.put(run_round(droplet, fleet, number))
+                results.put(run_round(kernel, number))
             except Exception as error:
                 error.add_note(f"in the round of seed {number}")
                 raise

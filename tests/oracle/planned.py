@@ -1,41 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fleets as the planner wants them: random objects → Topology → every droplet's entries → the oracle's tables.
 
-Entries become tables as a daemon makes them of its messages (mizar/transit/entries.py), written here once more.
+What becomes of a droplet's entries is in told.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from hypothesis import strategies as st
 
-from mizar.model.addresses import SERVICE_MAC
 from mizar.oracle.fleet import Fleet
-from mizar.oracle.proxy import PROXY_INTERFACE
-from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet, Leg, Network, Proxy, Tunnel, Vpc, in_prefix
-from mizar.planner.entries import (
-    DropletEntry,
-    EndpointEntry,
-    Entry,
-    LocalEntry,
-    NetworkEntry,
-    PeeringEntry,
-    ProxyEntry,
-    VpcEntry,
-    WorkloadEntry,
-)
 from mizar.planner.facts import EndpointFact, PeeringFact, PeeringSide, VpcFact
 from tests.oracle.draws import Draw
-from tests.oracle.droplets import even, mac_of
+from tests.oracle.told import tables
 from tests.unit.planner.world import AROUND, World, droplet, endpoint, network
 
 NAMES = ("d1", "d2", "d3", "d4", "f1")
 DAEMONS = NAMES[:4]
 VNIS = (0x0A0B0C, 0x0A0B0D)
-TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
 
 
 @dataclass(frozen=True)
@@ -50,87 +34,6 @@ class Planned:
     def host(self, fact: EndpointFact) -> bytes:
         """The address of the droplet that an endpoint lives on."""
         return self.world.droplets[fact.host].address
-
-
-def mac_on_substrate(address: bytes) -> bytes:
-    return mac_of(*address[2:])
-
-
-def hop_set(members: tuple[bytes, ...]) -> HopSet:
-    return even(*members) if members else ()
-
-
-def tables(address: bytes, entries: Iterable[Entry], ifindexes: dict[str, int]) -> Droplet:
-    """A droplet that was told of these entries, in their order."""
-    droplets: dict[bytes, bytes | None] = {}
-    vpcs: dict[int, Vpc] = {}
-    networks: dict[tuple[int, bytes, int], Network] = {}
-    endpoints: dict[tuple[int, bytes], Endpoint] = {}
-    agents: dict[int, Agent] = {}
-    known: dict[tuple[int, int], NetworkEntry] = {}
-    proxies: dict[int, Proxy] = {}
-    for entry in entries:
-        match entry:
-            case DropletEntry():
-                droplets[entry.address] = mac_on_substrate(entry.address)
-            case VpcEntry():
-                vpcs[entry.vni] = Vpc(hop_set(entry.dividers), address in entry.dividers)
-            case NetworkEntry():
-                known[entry.vni, entry.id] = entry
-                bouncers, bounced, routed = (
-                    hop_set(entry.bouncers),
-                    address in entry.bouncers,
-                    vpcs[entry.vni].divided_here,
-                )
-                for prefix in entry.prefixes:
-                    row = Network(entry.id, prefix.gateway, bouncers, bounced, routed)
-                    networks[entry.vni, prefix.address, prefix.length] = row
-            case PeeringEntry():
-                for address_, length in entry.prefixes:
-                    networks[entry.vni, address_, length] = Network(0, bytes(16), peer=entry.peer)
-            case EndpointEntry():
-                endpoints |= endpoint_rows(entry)
-            case LocalEntry():
-                endpoints |= endpoint_rows(entry.endpoint, ifindexes[entry.uid], entry.uid)
-                own = known[entry.endpoint.vni, entry.endpoint.network_id]
-                agents[ifindexes[entry.uid]] = agent_row(entry, own, address, vpcs[own.vni].divided_here)
-            case ProxyEntry():
-                slot = len(proxies) + 1
-                proxies[slot] = proxy_row(entry)
-                for side, end in enumerate((entry.client, entry.source)):
-                    ifindex, own = PROXY_INTERFACE + 2 * slot + side, known[end.vni, end.network_id]
-                    endpoints |= endpoint_rows(end, ifindex, f"{slot}/{side}")
-                    local = LocalEntry(f"{slot}/{side}", replace(end, mac=SERVICE_MAC), WorkloadEntry())
-                    agents[ifindex] = agent_row(local, own, address, vpcs[own.vni].divided_here)
-    return Droplet(
-        address, mac_on_substrate(address), droplets, vpcs, networks, endpoints, agents, proxies=proxies
-    )  # fmt: skip
-
-
-def proxy_row(entry: ProxyEntry) -> Proxy:
-    client, source, target = (
-        {4 if len(address) == 4 else 6: address for address in addresses}
-        for addresses in (entry.client.addresses, entry.source.addresses, entry.targets)
-    )
-    return Proxy(entry.client.vni, entry.source.vni, client, source, target, budget=4096)
-
-
-def endpoint_rows(entry: EndpointEntry, ifindex: int = 0, uid: str = "") -> dict[tuple[int, bytes], Endpoint]:
-    row = Endpoint(entry.network_id, entry.mac, entry.host, TUNNELS[entry.tunnel], ifindex, uid)
-    return {(entry.vni, address): row for address in entry.addresses}
-
-
-def agent_row(entry: LocalEntry, own: NetworkEntry, here: bytes, divided_here: bool) -> Agent:
-    legs = {
-        len(address): Leg(address, prefix.gateway, prefix.length)
-        for address in entry.endpoint.addresses
-        for prefix in own.prefixes
-        if in_prefix(address, prefix.address, prefix.length)
-    }
-    return Agent(
-        entry.uid, own.vni, own.id, entry.endpoint.mac, TUNNELS[entry.endpoint.tunnel], hop_set(own.bouncers),
-        here in own.bouncers, divided_here, legs.get(4), legs.get(16),
-    )  # fmt: skip
 
 
 members = st.lists(st.sampled_from(DAEMONS), min_size=1, max_size=4, unique=True).map(tuple)

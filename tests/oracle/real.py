@@ -20,6 +20,7 @@ from mizar.oracle.icmp import TOLD
 from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
 from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, Endpoint, HopSet, Tunnel
+from tests.oracle.real_proxies import RealProxies
 from tests.oracle.real_services import RealServices
 
 SIZES = {
@@ -59,6 +60,7 @@ ACTIONS = {"vpc": 1, "blackhole": 2, "substrate": 3}
 NEEDS_IDENTITY = 1
 LEARNED, ENDPOINT_GONE = 8, 4
 SCALED, MEMBER = 16, 32
+GROUPS = 16
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
 TC_SHOT, TC_REDIRECT = 2, 7
@@ -76,6 +78,11 @@ class Slots:
 
     def name(self, number: int) -> Any:
         return next((name for name, each in self.numbers.items() if each == number), f"slot {number}")
+
+
+def wire_of(here: Droplet, vni: int) -> int:
+    """What the packets of a VPC bear as VNI."""
+    return next((wire for (wire, _, _), number in here.identities.items() if number == vni), vni)
 
 
 class RealDroplet:
@@ -101,6 +108,7 @@ class RealDroplet:
             tables.hop_sets, tables.droplets, tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
         )  # fmt: skip
         self.written: list[tuple[Any, Any]] = []
+        self.proxies = RealProxies(self)
         self.forget()
 
     def close(self) -> None:
@@ -117,6 +125,7 @@ class RealDroplet:
                 table.delete(key)
         self.written = []
         self.tables.flows.delete_many([key for key, _ in self.tables.flows.items()])
+        self.proxies.forget()
         self.services = RealServices(self)
         self.droplet_slots, self.vpc_slots, self.uid_slots, self.sets = Slots(), Slots(), Slots(), Slots()
 
@@ -142,7 +151,8 @@ class RealDroplet:
         for vni, vpc in here.vpcs.items():
             slot = self.hop_set((vni, 0), vpc.dividers) if vpc.dividers else 0
             flags = DIVIDED_HERE if vpc.divided_here else 0
-            self.write(tables.vpcs, vni, {"slot": self.vpc_slots.of(vni), "dividers": slot, "flags": flags})
+            value = {"slot": self.vpc_slots.of(vni), "dividers": slot, "flags": flags}
+            self.write(tables.vpcs, vni, value | {"wire_vni": wire_of(here, vni)})
         for (vni, tenant, number), vpc_number in here.identities.items():
             self.write(tables.identities, {"vni": vni, "tenant": tenant, "vpc": number}, vpc_number)
         for (vni, prefix, length), network in here.networks.items():
@@ -156,12 +166,16 @@ class RealDroplet:
                 "gateway": to_mapped(network.gateway),
             }
             self.write(tables.networks, network_key(vni, to_mapped(prefix), length), value)
+        for (vni, number), groups in here.group_sets.items():
+            value = {"count": len(groups), "groups": groups + (0,) * (GROUPS - len(groups))}
+            self.write(tables.group_sets, {"vni": vni, "number": number}, value)
         tables.substrate_link.put(0, UPLINK if here.stack_link else 0)
         for address, vni in here.stack.items():
             self.write(tables.substrate_endpoints, {"addr": to_mapped(address)}, vni)
         self.fill_endpoints(here)
         self.fill_agents(here)
         self.services.write_flows(here.flows)
+        self.proxies.fill(here)
 
     def fill_endpoints(self, here: Droplet) -> None:
         """The endpoints that it knows. (A returned frame changes one.)"""
@@ -260,6 +274,12 @@ class RealDroplet:
             assert [(one["ifindex"], one["frame"][: one["length"]]) for one in asked] == [(ifindex, frame)]
             return self.outcome(Verdict.TRAP, frame, None, counting)
         return self.outcome(Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND, result.frame, None, counting)
+
+    def proxy(self, ifindex: int, frame: bytes) -> Outcome:
+        """Runs the program at a side of a proxied endpoint that the droplet carries."""
+        result = test_run.run_tc(self.programs.programs["proxy"].fd, frame, cb=ifindex)
+        verdict = Verdict.DROP if result.retval == TC_SHOT else Verdict.SEND
+        return self.outcome(verdict, result.frame, None, counting=True)
 
     def stack(self, frame: bytes, segments: int = 1, *, counting: bool = True) -> Outcome:
         """Runs the program that sees what the host's stack sends to endpoints."""

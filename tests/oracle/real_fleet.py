@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from mizar.oracle.fleet import Way
+from mizar.oracle.fleet import Hop, Way
+from mizar.oracle.outcome import Handover, Outcome
 from tests.oracle.differential import Arrival, can_run, visible
 from tests.oracle.draws import Draw
-from tests.oracle.planned import DAEMONS, Planned, fleets, mac_on_substrate, plan
+from tests.oracle.planned import DAEMONS, Planned, fleets, plan
 from tests.oracle.real import RealDroplet
+from tests.oracle.told import mac_on_substrate
 from tests.oracle.traffic import hostile, sent
-from tests.unit.planner.world import droplet
+from tests.oracle.whole import anything, droplet_on, whole_fleets
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,28 @@ def journeys(draw: Draw) -> Journey:
     return Journey(planned, uid, tuple(draw(hostile(planned, source)) for _ in range(4)))
 
 
+@st.composite
+def whole_journeys(draw: Draw, substrate: str) -> Journey:
+    """The same over fleets with everything in them, on a substrate."""
+    world = draw(whole_fleets(substrate)).world
+    uid = draw(st.sampled_from(sorted(uid for uid, fact in world.endpoints.items() if not fact.carried)))
+    planned = plan(world, uid if world.endpoints[uid].workload else "")
+    return Journey(planned, uid, tuple(draw(anything(planned, world.endpoints[uid])) for _ in range(6)))
+
+
 class RealFleet:
     """The droplets that have a daemon, loaded once and filled anew for each journey.
 
     Here XDP leaves to `deliver` what it sends, as on a veth; the single droplet of droplets.py sends by XDP_TX.
     """
 
-    def __init__(self) -> None:
-        addresses = [droplet(name).address for name in DAEMONS]
+    def __init__(self, substrate: str = "ipv4") -> None:
+        facts = [droplet_on(name, substrate) for name in DAEMONS]
         self.droplets = {
-            address: RealDroplet(address, mac_on_substrate(address), send_by_tc=True) for address in addresses
+            fact.address: RealDroplet(
+                fact.address, mac_on_substrate(fact.address), address6=fact.second, send_by_tc=True
+            )
+            for fact in facts
         }
 
     def close(self) -> None:
@@ -70,9 +84,18 @@ class RealFleet:
 
     def walk(self, way: Way) -> None:
         """One way again. `deliver` needs the metadata that only XDP can write, so no test run shows it."""
+        handed = None
         for hop in way.hops:
-            real = self.droplets[hop.droplet]
             if hop.program != "deliver":
-                seen = real.agent(1, hop.arrived) if hop.program == "agent" else real.transit(hop.arrived)
+                seen = self.run(hop, handed)
                 expected, found = visible(hop.outcome, hop.program), visible(seen, hop.program)
                 assert expected == found, f"{hop.program} {hop.arrived.hex()}\n  oracle {expected}\n  kernel {found}"
+            handed = hop.outcome.handover
+
+    def run(self, hop: Hop, handed: Handover | None) -> Outcome:
+        """What the kernel does with what came there; `handed`: to whom `deliver` gave it before."""
+        real = self.droplets[hop.droplet]
+        if hop.program == "proxy":
+            assert handed is not None
+            return real.proxy(handed.ifindex, hop.arrived)
+        return real.agent(1, hop.arrived) if hop.program == "agent" else real.transit(hop.arrived)

@@ -12,7 +12,8 @@ from mizar.oracle.tables import Tunnel
 from mizar.planner.facts import EndpointFact
 from tests.oracle import build
 from tests.oracle.droplets import address
-from tests.oracle.planned import TUNNELS, Planned, fleets
+from tests.oracle.planned import Planned, fleets
+from tests.oracle.told import TUNNELS
 from tests.oracle.traffic import datagram, echo_request, hostile, sent
 from tests.unit.planner.budget import examples
 from tests.unit.planner.world import AROUND

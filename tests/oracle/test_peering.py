@@ -13,9 +13,10 @@ from mizar.oracle.fleet import End
 from mizar.oracle.outcome import Step
 from mizar.planner.facts import EndpointFact
 from tests.oracle import build
-from tests.oracle.planned import DAEMONS, PEERED_VNIS, Planned, mac_on_substrate, peered_fleets, plan
+from tests.oracle.planned import DAEMONS, PEERED_VNIS, Planned, peered_fleets, plan
 from tests.oracle.real_fleet import Journey, RealFleet
 from tests.oracle.test_fleet import arrived, without_hops
+from tests.oracle.told import mac_on_substrate
 from tests.oracle.traffic import datagram, hostile, sent
 from tests.unit.planner.budget import examples
 from tests.unit.planner.world import droplet

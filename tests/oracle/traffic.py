@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from mizar.oracle.fleet import Way
 from mizar.planner.facts import EndpointFact
 from tests.oracle import build
+from tests.oracle.build import ours
 from tests.oracle.draws import Draw
 from tests.oracle.packets import mangled
-from tests.oracle.planned import TUNNELS, VNIS, Planned, mac_on_substrate
+from tests.oracle.planned import VNIS, Planned
+from tests.oracle.told import IDENTITY, TUNNELS, mac_on_substrate
 
 
 def datagram(mac: bytes, source: bytes, destination: bytes, sport: int = 4001, payload: bytes = b"mizar!") -> bytes:
@@ -34,12 +36,32 @@ def sent(planned: Planned, source: EndpointFact, frame: bytes) -> Way:
     """The way of a frame from an endpoint, also from one whose droplet has no daemon: it sends to a bouncer."""
     if source.workload:
         return planned.fleet.send(planned.host(source), planned.ifindexes[source.uid], frame)
-    bouncer = planned.world.droplets[planned.world.networks[source.vni, source.network_id].bouncers[0]].address
+    bouncer, vpc = bouncer_for(planned, source), planned.world.vpcs[source.vni]
+    host = next(one for one in addresses_of(planned, source.host) if len(one) == len(bouncer))
+    kind, options = TUNNELS[source.tunnel].name.lower(), b""
+    if vpc.identity:
+        kind, options = "geneve", ours(IDENTITY, vpc.identity)
     outer = build.tunnel(
-        TUNNELS[source.tunnel].name.lower(), frame, src=planned.host(source), dst=bouncer,
-        src_mac=mac_on_substrate(planned.host(source)), dst_mac=mac_on_substrate(bouncer), vni=source.vni,
+        kind, frame, src=host, dst=bouncer, options=options,
+        src_mac=mac_on_substrate(host), dst_mac=mac_on_substrate(bouncer), vni=vpc.wire_vni or vpc.vni,
     )  # fmt: skip
-    return planned.fleet.inject(bouncer, outer)
+    return planned.fleet.inject(planned.world.droplets[first_bouncer(planned, source)].address, outer)
+
+
+def first_bouncer(planned: Planned, source: EndpointFact) -> str:
+    return planned.world.networks[source.vni, source.network_id].bouncers[0]
+
+
+def addresses_of(planned: Planned, name: str) -> list[bytes]:
+    """Of a droplet: IPv4 first."""
+    fact = planned.world.droplets[name]
+    return [one for one in (fact.address, fact.second) if one]
+
+
+def bouncer_for(planned: Planned, source: EndpointFact) -> bytes:
+    """The address of its bouncer at which a droplet without a daemon reaches it."""
+    own = {len(one) for one in addresses_of(planned, source.host)}
+    return next(one for one in addresses_of(planned, first_bouncer(planned, source)) if len(one) in own)
 
 
 @st.composite

@@ -23,7 +23,7 @@ from mizar.planner.entries import (
     VpcEntry,
     WorkloadEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, PeeringSide, VpcFact
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, PeeringSide, ServiceFact, VpcFact
 from mizar.planner.ipam import derive_mac
 from mizar.planner.topology import Topology
 
@@ -77,6 +77,7 @@ class World:
     networks: dict[tuple[int, int], NetworkFact] = field(default_factory=dict)
     endpoints: dict[str, EndpointFact] = field(default_factory=dict)
     peerings: dict[tuple[int, int], PeeringFact] = field(default_factory=dict)
+    services: dict[str, ServiceFact] = field(default_factory=dict)
     added: int = 9
     """Place of the endpoint that was added last, beyond those that a test begins with."""
 
@@ -120,7 +121,7 @@ class World:
     def rebuilt(self) -> Topology:
         """A topology that is told everything at once."""
         topology = Topology()
-        facts = (self.droplets, self.vpcs, self.peerings, self.networks, self.endpoints)
+        facts = (self.droplets, self.vpcs, self.peerings, self.networks, self.endpoints, self.services)
         topology.load(fact for kind in facts for fact in kind.values())
         return topology
 
