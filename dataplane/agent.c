@@ -5,6 +5,7 @@
  * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack, but over a link made for it.
  */
 #include "lib/choose.h"
+#include "lib/extensions.h"
 #include "lib/icmp.h"
 #include "lib/mss.h"
 #include "lib/notice.h"
@@ -396,7 +397,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	/* The kernel has moved a VLAN tag out of the frame. */
 	if (skb->vlan_present)
 		return REASON_INNER_ETHERTYPE;
-	reason = parse_inner(&cursor, packet, &inner);
+	reason = parse_inner(skb, &cursor, packet, &inner);
 	if (reason == REASON_INNER_MULTICAST && asks_dhcp(cursor, &inner, packet, agent))
 		return ask_daemon(skb, packet, &inner, agent, verdict);
 	if (reason)

@@ -4,6 +4,7 @@
  * `deliver` end in it with the side of the proxy in skb->cb (lib/proxy.h). It translates the frame to the other side, and
  * ends in the agent that sends for that side, as if an endpoint of that VPC had sent it: nothing else knows both VPCs.
  */
+#include "lib/extensions.h"
 #include "lib/proxy_error.h"
 #include "lib/verdict.h"
 
@@ -94,7 +95,7 @@ static __always_inline __must_check enum drop_reason parse_frame(struct __sk_buf
 		.end = (void *)(long)skb->data_end,
 		.left = skb->len,
 	};
-	reason = parse_inner(&cursor, &job->packet, &inner);
+	reason = parse_inner(skb, &cursor, &job->packet, &inner);
 	if (reason)
 		return reason;
 	job->protocol = inner.protocol;

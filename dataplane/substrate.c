@@ -3,6 +3,7 @@
  * substrate: tc ingress of the data plane's end of the pair into the host's own stack; sees all that the stack sends to
  * endpoints. It lets in what is for an endpoint of this droplet, and comes from where that one's network has a route to.
  */
+#include "lib/extensions.h"
 #include "lib/proxy.h"
 #include "lib/routes.h"
 #include "lib/substrate.h"
@@ -40,7 +41,7 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 		.end = (void *)(long)skb->data_end,
 		.left = packet->length,
 	};
-	reason = parse_inner(&cursor, packet, &inner);
+	reason = parse_inner(skb, &cursor, packet, &inner);
 	if (reason)
 		return reason;
 	if (skb->vlan_present || (inner.kind != INNER_IPV4 && inner.kind != INNER_IPV6))

@@ -5,6 +5,7 @@
  */
 #include "lib/choose.h"
 #include "lib/control.h"
+#include "lib/extensions.h"
 #include "lib/icmp.h"
 #include "lib/options.h"
 #include "lib/proxy.h"
@@ -333,7 +334,7 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 	if (options->present & HAS_CONTROL)
 		return obey(ctx, packet, outer, options, sender, verdict);
 	packet->inner_at = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
-	reason = parse_inner(cursor, packet, &inner);
+	reason = parse_tunnelled(ctx, cursor, packet, &inner);
 	if (reason)
 		return reason;
 	if (outer->control && (inner.kind == INNER_ARP || inner.kind == INNER_ND))

@@ -34,9 +34,10 @@ static __always_inline bool is_down(uint32_t slot)
 
 /*
  * Instead of a member that is down: the places that follow, by an odd step that the flow's hash chooses, so that all
- * places are seen once and the flows of the lost member spread over the others. Where all are down, the flow's own.
+ * places are seen once and the flows of the lost member spread over the others. Where all are down, the flow's own. A function
+ * of its own for the verifier, which walks the loop once and not once for each way that leads here.
  */
-static __noinline uint32_t pick_other(uint32_t hop_set_slot, uint32_t hash_bits)
+__attribute__((noinline)) uint32_t pick_other(uint32_t hop_set_slot, uint32_t hash_bits)
 {
 	struct hop_set *set = bpf_map_lookup_elem(&hop_sets, &hop_set_slot);
 	uint32_t step = hash_bits >> 4 | 1;

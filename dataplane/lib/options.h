@@ -106,9 +106,33 @@ static __always_inline __must_check enum drop_reason read_option(struct options 
 }
 
 /*
- * Walks the `option_bytes` that begin `begin` bytes into the frame. A function of its own for the verifier, which walks its
- * loop once, whatever else is known where it is called; so it counts bytes and keeps no pointers from step to step.
+ * The option of ours that begins `begin` + `at` bytes into the frame. Functions of their own for the verifier, this and the
+ * next: it looks at one option once, and not once for each place where one may stand.
  */
+__attribute__((noinline)) int take_option(struct xdp_md *ctx, uint32_t begin, uint32_t at, struct options *options)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct geneve_option *option;
+	word32 read[4] = {};
+	uint32_t words;
+
+	if (!options || begin > OPTIONS_BEGIN_LIMIT || at > OPTION_BYTES)
+		return REASON_GENEVE_OPTIONS_TRUNCATED;
+	option = (void *)(long)ctx->data + begin + at;
+	if ((void *)(option + 1) > end)
+		return REASON_GENEVE_OPTIONS_TRUNCATED;
+	words = option->words & OPTION_WORDS;
+	for (uint32_t word = 0; word < 4 && word < words; word++) {
+		const word32 *each = (const word32 *)(option + 1) + word;
+
+		if ((void *)(each + 1) > end)
+			return REASON_GENEVE_OPTIONS_TRUNCATED;
+		read[word] = *each;
+	}
+	return read_option(options, option->type, read, words, at + sizeof(*option));
+}
+
+/* Walks the `option_bytes` that begin `begin` bytes into the frame. It counts bytes and keeps no pointers from step to step. */
 __attribute__((noinline)) int walk_options(struct xdp_md *ctx, uint32_t begin, uint32_t option_bytes,
 					   struct options *options)
 {
@@ -119,26 +143,16 @@ __attribute__((noinline)) int walk_options(struct xdp_md *ctx, uint32_t begin, u
 		return REASON_GENEVE_OPTIONS_TRUNCATED;
 	for (int i = 0; i < OPTION_BYTES / 4 && at < option_bytes; i++) {
 		struct geneve_option *option = data + begin + at;
-		uint32_t words, next;
+		uint32_t next;
 
 		if ((void *)(option + 1) > end)
 			return REASON_GENEVE_OPTIONS_TRUNCATED;
-		words = option->words & OPTION_WORDS;
-		next = at + sizeof(*option) + words * 4;
+		next = at + sizeof(*option) + (option->words & OPTION_WORDS) * 4;
 		if (next > option_bytes)
 			return REASON_GENEVE_OPTION_LENGTH;
 		if (option->class == bpf_htons(OPTION_CLASS)) {
-			enum drop_reason reason;
-			word32 read[4] = {};
+			int reason = take_option(ctx, begin, at, options);
 
-			for (uint32_t word = 0; word < 4 && word < words; word++) {
-				const word32 *each = (const word32 *)(option + 1) + word;
-
-				if ((void *)(each + 1) > end)
-					return REASON_GENEVE_OPTIONS_TRUNCATED;
-				read[word] = *each;
-			}
-			reason = read_option(options, option->type, read, words, at + sizeof(*option));
 			if (reason)
 				return reason;
 		} else if (option->type & OPTION_CRITICAL) {

@@ -58,6 +58,7 @@ struct inner {
 	};
 	uint8_t protocol;	/* IPv4's protocol or IPv6's first next header */
 	bool fragment;		/* IPv4 only: IPv6's extension headers are not looked into */
+	bool extended;		/* IPv6 with extension headers, which are yet to be looked at */
 };
 
 /* RFC 826 for IPv4 over Ethernet. */
@@ -132,7 +133,6 @@ static __always_inline bool is_discovery(uint8_t type)
 }
 
 enum ipv6_extension {
-	EXTENSIONS = 8,		/* more in one packet than any use of them needs */
 	FRAGMENT_BYTES = 8,
 };
 
@@ -142,35 +142,10 @@ struct extension {		/* RFC 8200 4.3, 4.4, 4.6; of a fragment header (4.5) the sa
 	__be16 fragment;	/* of a fragment header: its offset in the upper 13 bits */
 };
 
-/*
- * Behind extension headers stands a message of neighbour discovery. Nobody sends one so but to get past those who look
- * at the first header only: an endpoint would believe it, for its hop limit may be 255 on the same droplet.
- */
-static __always_inline __must_check enum drop_reason refuse_hidden_discovery(struct cursor cursor, uint8_t next)
+/* Whether other headers may follow a header of this kind: refuse_hidden_discovery() in extensions.h. */
+static __always_inline bool is_extension(uint8_t next)
 {
-	for (int i = 0; i <= EXTENSIONS; i++) {
-		struct extension *extension;
-
-		if (next == IPPROTO_ICMPV6) {
-			uint8_t *type = take(&cursor, sizeof(*type));
-
-			return type && is_discovery(*type) ? REASON_ND_MALFORMED : REASON_NONE;
-		}
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_FRAGMENT)
-			return REASON_NONE;
-		extension = take(&cursor, sizeof(*extension));
-		if (!extension)
-			return REASON_INNER_TRUNCATED;
-		/* Later fragments bear no header; a host ignores discovery in fragments (RFC 6980 5). */
-		if (next == IPPROTO_FRAGMENT && extension->fragment & bpf_htons(0xfff8))
-			return REASON_NONE;
-		if (!take(&cursor, next == IPPROTO_FRAGMENT ? FRAGMENT_BYTES - sizeof(*extension) :
-				   (extension->units + 1) * 8 - sizeof(*extension)))
-			return REASON_INNER_TRUNCATED;
-		next = extension->next;
-	}
-	return REASON_INNER_IP_HEADER;
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT;
 }
 
 static __always_inline __must_check enum drop_reason parse_ipv6(struct cursor *cursor, struct packet *packet,
@@ -208,14 +183,16 @@ static __always_inline __must_check enum drop_reason parse_ipv6(struct cursor *c
 	}
 	if (inner->eth->h_dest[0] & 1 || ip->daddr.s6_addr[0] == 0xff)
 		return REASON_INNER_MULTICAST;
-	return ip->nexthdr == IPPROTO_ICMPV6 ? REASON_NONE : refuse_hidden_discovery(*cursor, ip->nexthdr);
+	inner->extended = is_extension(ip->nexthdr);
+	return REASON_NONE;
 }
 
-/* The inner frame up to its IP header; the cursor is left at what the IP header carries. */
-static __always_inline __must_check enum drop_reason parse_inner(struct cursor *cursor, struct packet *packet,
+/* The inner frame up to its IP header; the cursor is left at what the IP header carries. Called by extensions.h. */
+static __always_inline __must_check enum drop_reason parse_headers(struct cursor *cursor, struct packet *packet,
 								 struct inner *inner)
 {
 	packet->bytes = cursor->left;
+	inner->extended = false;
 	inner->eth = take(cursor, sizeof(*inner->eth));
 	if (!inner->eth)
 		return REASON_INNER_TRUNCATED;

@@ -6,6 +6,7 @@
  */
 #ifndef MIZAR_SERVICE_H
 #define MIZAR_SERVICE_H
+#include "extensions.h"
 #include "service_work.h"
 
 /* One address of an IP header, with the checksum of what it carries. */
@@ -195,7 +196,7 @@ static __always_inline __must_check enum drop_reason translate_delivery(struct _
 		.left = packet->length,
 	};
 	struct inner inner;
-	enum drop_reason reason = parse_inner(&cursor, packet, &inner);
+	enum drop_reason reason = parse_inner(skb, &cursor, packet, &inner);
 	struct service_work *work;
 	bool v4;
 
