@@ -130,8 +130,10 @@ class Capture:
         self._socket.settimeout(LIMIT_S)
 
     def tunnels(self) -> Iterator[tuple[int, int, bytes]]:
-        """Of each tunnel packet over IPv4: UDP port, first word of the tunnel's header, options and what follows."""
-        while True:
+        """Of each tunnel packet over IPv4: UDP port, first word of the tunnel's header, options and what follows. Ends
+        after a while: there are always probes."""
+        end = time.monotonic() + LIMIT_S
+        while time.monotonic() < end:
             frame = self._socket.recv(65536)
             if frame[12:14] == b"\x08\x00" and frame[23] == 17 and frame[36:38] in (b"\x17\xc1", b"\x12\xb5"):
                 yield int.from_bytes(frame[36:38], "big"), int.from_bytes(frame[42:46], "big"), frame[50:]
