@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.root)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def loaded_testbed() -> Iterator[Testbed]:
     testbed = Testbed()
     yield testbed

@@ -11,21 +11,21 @@ from tests.oracle.real import RealDroplet
 from tests.oracle.substrates import loaded
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real() -> Iterator[RealDroplet]:
     droplet = loaded("ipv4")
     yield droplet
     droplet.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real6() -> Iterator[RealDroplet]:
     droplet = loaded("ipv6")
     yield droplet
     droplet.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real46() -> Iterator[RealDroplet]:
     droplet = loaded("both")
     yield droplet
