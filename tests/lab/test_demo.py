@@ -15,6 +15,7 @@ from mizar.cli.demo import EXAMPLE
 from mizar.lab import processes
 from mizar.lab.names import LabName
 from tests.lab.conftest import leftovers, wait_until
+from tests.marks import first_of
 
 MIZAR = [sys.executable, "-m", "mizar.cli.main"]
 
@@ -68,7 +69,7 @@ def test_the_demo_for_people(lab: LabName, example: Path) -> None:
     assert {process.name for process in processes.marked(lab.name)} == {"server", "d1", "d2", "d3", "d4"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", first_of([signal.SIGINT, signal.SIGTERM]))
 def test_a_demo_that_is_interrupted_cleans_up(lab: LabName, example: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM take the lab down."""
     with subprocess.Popen([*MIZAR, "demo", "-f", str(example)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:

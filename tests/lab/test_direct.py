@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pyroute2 import NetNS
 
 from mizar.api.client import Client
@@ -44,6 +45,7 @@ def test_everything_is_direct_after_the_first_packets(lab: LabName) -> None:
         assert path.direct == (0 if known else path.packets), path
 
 
+@pytest.mark.long
 def test_a_network_may_keep_others_at_its_divider(lab: LabName) -> None:
     """`throughDivider`: what it and other networks say to one another stays on the hops, and arrives."""
     resources = [

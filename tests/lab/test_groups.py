@@ -18,6 +18,7 @@ from mizar.model.manifest import parse_manifests, parse_resource
 from mizar.model.resources import Ref
 from tests.lab.screen import Recorder
 from tests.lab.transfer import Capture, Numbered, Transfer
+from tests.marks import first_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GENEVE, VXLAN = 6081, 4789
@@ -111,11 +112,13 @@ def test_vxlan_bears_the_group_in_its_header(groups: LabName, client: Client) ->
     capture.close()
 
 
+@pytest.mark.long
 def test_all_traffic_flows_with_options_of_endpoints(options: LabName) -> None:
     """Between endpoints with options, without, and with VXLAN; bulk too."""
     assert traffic(options, Recorder()).ok
 
 
+@pytest.mark.long
 def test_options_change_under_a_transfer(options: LabName, client: Client) -> None:
     """None, some, as many as there may be; what leaves the droplet bears them, and nothing of the transfer is lost."""
     address = client.get("Endpoint", "plain", "blue")["status"]["addresses"][0]
@@ -132,7 +135,7 @@ def test_options_change_under_a_transfer(options: LabName, client: Client) -> No
     capture.close()
 
 
-@pytest.mark.parametrize("receiver", ["plain", "older"])
+@pytest.mark.parametrize("receiver", first_of(["plain", "older"]))
 def test_the_tunnel_protocol_changes_without_loss(options: LabName, client: Client, receiver: str) -> None:
     """Of the sender's side and of the receiver's, to and fro, under numbered datagrams and a transfer."""
     changed(client, "marked", geneveOptions=[])

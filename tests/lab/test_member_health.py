@@ -122,6 +122,7 @@ def test_members_die_and_come_back(served: Served) -> None:
         served.ask(SERVICE[1])
 
 
+@pytest.mark.long
 def test_restarts_do_not_flap(served: Served) -> None:
     """Daemon and server die while one member is down and the others serve: no new flow fails, before or after."""
     started(served)
@@ -139,6 +140,7 @@ def test_restarts_do_not_flap(served: Served) -> None:
     assert served.askers() == set(WEB)
 
 
+@pytest.mark.long
 def test_a_droplet_that_is_down(served: Served) -> None:
     """Its members are passed over as soon as its peers miss it, and are shown as down."""
     started(served)
@@ -162,6 +164,7 @@ def test_a_droplet_that_is_down(served: Served) -> None:
     wait_until(lambda: served.askers(20) == set(WEB), LIMIT_S)
 
 
+@pytest.mark.long
 def test_a_member_moves(served: Served) -> None:
     """To another droplet, while it serves: its connections go on, it gets new ones, and it is never down."""
     started(served)

@@ -81,45 +81,58 @@ def talk(probes: Probes, source: Member, addresses: tuple[str, ...], target: Mem
     return wrong
 
 
-@pytest.fixture
-def link(lab: LabName) -> Iterator[Link]:
-    """The example's lab, up."""
+def linked(lab: LabName) -> Iterator[Link]:
+    """The example's lab, up, and gone afterwards."""
     found = Link(lab)
-    found.up()
-    yield found
-    labs.down(lab)
+    try:
+        found.up()
+        yield found
+    finally:
+        labs.down(lab)
     assert leftovers(lab) == []
 
 
-def test_traffic_through_link_and_chain(link: Link) -> None:
+@pytest.fixture
+def link(lab: LabName) -> Iterator[Link]:
+    """A lab for a test that changes it."""
+    yield from linked(lab)
+
+
+@pytest.fixture(scope="module")
+def calm() -> Iterator[Link]:
+    """A lab for all tests that only look at it."""
+    yield from linked(LabName(f"tpl{os.getpid()}"))
+
+
+def test_traffic_through_link_and_chain(calm: Link) -> None:
     """Ping, UDP and bulk TCP of both families from clients on every droplet, over Geneve and VXLAN; the database hears
     them from the addresses that stand for them, and nothing is refused."""
-    people = link.people()
+    people = calm.people()
     database = people["red/database"]
-    with link.probes() as probes:
+    with calm.probes() as probes:
         assert talk(probes, people["blue/app-1"], DB, database) == []
         assert talk(probes, people["blue/app-2"], DB, database) == []
         assert talk(probes, people["blue/test-1"], CHAIN, database) == []
-    drops = link.drops()
+    drops = calm.drops()
     assert [name for name in drops if name.startswith(("PROXY", "REWRITE"))] == []
-    shown = link.status("blue", "db")
+    shown = calm.status("blue", "db")
     assert shown["target"] == "red/database"
     assert len(shown["sourceAddresses"]) == 2
-    with Client(link.name.server_url) as client:
+    with Client(calm.name.server_url) as client:
         sources = [item for item in client.list("Endpoint") if item["spec"].get("type") == "source"]
     assert {tuple(item["status"]["addresses"]) for item in sources if item["metadata"]["tenant"] == "red"} == {
         tuple(shown["sourceAddresses"])
     }
 
 
-def test_only_clients_begin(link: Link) -> None:
+def test_only_clients_begin(calm: Link) -> None:
     """The database can open nothing towards blue, neither by the address that stands for blue's clients nor by theirs;
     and blue's second VPC, which has no grant of its own, reaches it by its chain alone."""
-    source = link.status("blue", "db")["sourceAddresses"][0]
+    source = calm.status("blue", "db")["sourceAddresses"][0]
     code = "import socket, sys; socket.create_connection((sys.argv[1], 7001), timeout=0.5)"
-    assert "timed out" in link.execute("red/database", code, source).stderr
-    assert link.drops()["PROXY_NO_FLOW"] >= 1
-    assert link.execute("blue/test-1", code, DB[0]).returncode != 0
+    assert "timed out" in calm.execute("red/database", code, source).stderr
+    assert calm.drops()["PROXY_NO_FLOW"] >= 1
+    assert calm.execute("blue/test-1", code, DB[0]).returncode != 0
 
 
 SERVER = """
@@ -140,15 +153,15 @@ with socket.socket() as s:
 """
 
 
-def test_clients_with_one_port_are_told_apart(link: Link) -> None:
+def test_clients_with_one_port_are_told_apart(calm: Link) -> None:
     """Two clients with equal source ports to one service at once: one keeps its port, the other is given another."""
-    command = [sys.executable, "-m", "mizar.cli.main", "lab", "exec", "-n", link.name.name, "red/database", "--"]
+    command = [sys.executable, "-m", "mizar.cli.main", "lab", "exec", "-n", calm.name.name, "red/database", "--"]
     with subprocess.Popen([*command, sys.executable, "-c", SERVER], stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
-        seen = [eval(link.execute(f"blue/{name}", CLIENT, DB[0]).stdout) for name in ("app-1", "app-2")]
+        seen = [eval(calm.execute(f"blue/{name}", CLIENT, DB[0]).stdout) for name in ("app-1", "app-2")]
         server.kill()
-    address = link.status("blue", "db")["sourceAddresses"][0]
+    address = calm.status("blue", "db")["sourceAddresses"][0]
     assert [host for host, _ in seen] == [address, address]
     assert seen[0][1] == 50001 != seen[1][1]
 
@@ -165,11 +178,11 @@ with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, so
 """
 
 
-def test_icmp_errors_reach_the_client(link: Link) -> None:
+def test_icmp_errors_reach_the_client(calm: Link) -> None:
     """A closed port of the database is a closed port of the proxied endpoint: its error quotes what the client sent."""
     for name, addresses in (("app-1", DB), ("app-2", DB), ("test-1", CHAIN)):
         for address in addresses:
-            assert link.execute(f"blue/{name}", CLOSED, address).stdout == "refused\n", (name, address)
+            assert calm.execute(f"blue/{name}", CLOSED, address).stdout == "refused\n", (name, address)
 
 
 def test_a_grant_is_needed_and_can_be_taken_back(link: Link) -> None:
@@ -197,7 +210,7 @@ def test_a_grant_is_needed_and_can_be_taken_back(link: Link) -> None:
         assert talk(probes, people["blue/test-1"], CHAIN, people["red/database"]) == []
 
 
-def test_without_a_grant_all_targets_are_alike(link: Link) -> None:
+def test_without_a_grant_all_targets_are_alike(calm: Link) -> None:
     """The same answer whether the target is there or not, and nothing is stored."""
     words = []
     for name in ("database", "no-such"):
@@ -206,10 +219,10 @@ def test_without_a_grant_all_targets_are_alike(link: Link) -> None:
             f"spec: {{type: proxied, network: dev, target: {{tenant: red, endpoint: {name}}}}}}}\n"
         )
         with pytest.raises(InvalidError) as caught:
-            link.up(text)
+            calm.up(text)
         words.append(str(caught.value).replace(name, "NAME"))
     assert words[0] == words[1]
-    with Client(link.name.server_url) as client:
+    with Client(calm.name.server_url) as client:
         assert "sneak" not in [item["metadata"]["name"] for item in client.list("Endpoint")]
 
 
@@ -219,6 +232,7 @@ def kill(lab: LabName, name: str) -> None:
     wait_until(lambda: name not in [process.name for process in processes.marked(lab.name)])
 
 
+@pytest.mark.long
 def test_flows_survive_the_daemon(link: Link) -> None:
     """An open connection goes on while the carrier's daemon is dead, and after another has taken over."""
     people = link.people()
@@ -264,6 +278,7 @@ with socket.create_connection((sys.argv[1], 7200), timeout=60) as s:
 """
 
 
+@pytest.mark.long
 def test_an_open_connection_survives_its_carrier(link: Link) -> None:
     """It goes on over the droplet that takes over: same addresses, same port, nothing to begin anew."""
     run = [sys.executable, "-m", "mizar.cli.main", "lab", "exec", "-n", link.name.name]

@@ -182,6 +182,7 @@ def test_colocated_and_nobody_left(scaled: Scaled) -> None:
             scaled.who("client", address)
 
 
+@pytest.mark.long
 def test_tapped_interfaces_change_nothing(scaled: Scaled) -> None:
     """While packet sockets look on at every droplet, the kernel copies frames that are written to."""
     taps = []

@@ -81,7 +81,7 @@ class Droplet:
             return False
         self.close_client()
         try:
-            self.client.GetInfo(pb.GetInfoRequest(), timeout=2)
+            self.client.GetInfo(pb.GetInfoRequest(), timeout=5)
         except grpc.RpcError:
             return False
         return True
@@ -99,7 +99,7 @@ class Droplet:
             self._channel.close()
             self._channel = None
 
-    def stop(self, number: int = signal.SIGTERM, limit_s: float = 5) -> int:
+    def stop(self, number: int = signal.SIGTERM, limit_s: float = 30) -> int:
         """End the daemon; returns its exit code."""
         assert self.process is not None
         self.close_client()
@@ -109,13 +109,13 @@ class Droplet:
     def state(self) -> pb.State:
         """The whole state in one message."""
         whole = pb.State()
-        for chunk in self.client.GetState(pb.GetStateRequest(), timeout=10):
+        for chunk in self.client.GetState(pb.GetStateRequest(), timeout=30):
             whole.MergeFrom(chunk)
         return whole
 
     def apply(self, *changes: pb.Change, generation: int = 1) -> int:
         """Apply a batch; returns how many changes were new."""
-        return self.client.Apply(pb.ApplyRequest(generation=generation, changes=changes), timeout=10).changed
+        return self.client.Apply(pb.ApplyRequest(generation=generation, changes=changes), timeout=30).changed
 
     def attach(self, *endpoints: pb.LocalEndpoint) -> list[pb.AttachResult]:
         """Attach endpoints; returns the results."""
@@ -154,7 +154,7 @@ class Droplet:
         self.close_client()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait(30)
         subprocess.run(self.command("--cleanup"), check=True, capture_output=True)
 
 

@@ -162,7 +162,7 @@ def test_a_checksum_left_to_hardware_arrives_whole(made: Rig) -> None:
         ["addr", "add", "10.0.1.12/24", "dev", "vx"],
         ["link", "set", "vx", "up"],
     ):
-        subprocess.run(["ip", "-n", foreign.namespace, *command], check=True, timeout=10)
+        subprocess.run(["ip", "-n", foreign.namespace, *command], check=True, timeout=30)
     until(lambda: ping(foreign.namespace, "10.0.1.11", 0.2), "the first answer")
     data = os.urandom(400_000)
     with sink(place, "10.0.1.11", 5001) as received:

@@ -92,7 +92,7 @@ def test_a_tunnel_of_the_endpoints_own_carries_bulk_data(made: Rig, family: int)
             ["addr", "add", f"172.20.0.{number}/24", "dev", "own0"],
             ["link", "set", "own0", "up"],
         ):
-            subprocess.run(["ip", "-n", place, *command], check=True, timeout=10)
+            subprocess.run(["ip", "-n", place, *command], check=True, timeout=30)
     until(lambda: ping(first, "172.20.0.2", 0.2), "the first answer inside")
     data = os.urandom(1_000_000)
     with sink(second, "172.20.0.2", 5001) as received:
