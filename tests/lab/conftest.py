@@ -70,7 +70,7 @@ def leftovers(lab: LabName) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
     """Returns as soon as the condition holds; fails when it does not within the limit."""
     end = time.monotonic() + limit_s
     while not condition():

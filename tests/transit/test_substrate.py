@@ -183,6 +183,6 @@ def test_droplets_behind_a_router(made: Rig) -> None:
     two.apply(pb.Change(put_endpoint=endpoint(1, FRONT, one)))
     assert ping(first, "10.0.1.12", 0.2) is None
     own_interface(one, "route", "add", "172.30.10.0/24", "via", "172.30.9.254")
-    until(lambda: ping(first, "10.0.1.12", 0.2), "the first answer", 3)
+    until(lambda: ping(first, "10.0.1.12", 0.2), "the first answer")
     own_interface(one, "route", "replace", "172.30.10.0/24", "via", "172.30.9.253")
     assert ping(first, "10.0.1.12") is not None
