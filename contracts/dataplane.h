@@ -443,16 +443,35 @@ enum hook {
 	HOOK_SUBSTRATE = 5,
 };
 
+enum event_constant {
+	EVENT_BYTES = 128,	/* of a frame, from its beginning */
+	EVENT_REASONS = 128,	/* places for drop reasons, in drop_counters too */
+	EVENT_SHARES = 64,	/* places for VPCs, by their slot in vpc_counters: those that share one share its limits */
+};
+
 struct event {
 	uint64_t time_ns;	/* CLOCK_MONOTONIC */
 	uint32_t reason;	/* contracts/drop_reasons.toml */
 	uint32_t vni;		/* 0 where it was not known yet */
 	uint32_t ifindex;	/* where the frame came in */
 	uint32_t length;	/* bytes of the frame as it arrived */
+	uint32_t endpoint_slot;	/* of the sender in endpoint_counters, where its agent refused the frame, else 0 */
+	uint32_t vpc_slot;	/* in vpc_counters; 0: no VPC here is to be charged, whatever `vni` says */
+	uint32_t inner_at;	/* where the inner frame begins, 0 for one that is in no tunnel, or not known to be */
+	uint16_t captured;	/* bytes of `frame` that count */
 	uint8_t hook;		/* enum hook */
-	uint8_t pad[7];
+	uint8_t pad;
 	uint8_t src[16];	/* inner source where it was parsed, else outer source, else zero */
 	uint8_t dst[16];
+	uint8_t frame[128];	/* as it was when it was refused */
+};
+
+/* ---- event_limits: PERCPU_ARRAY, share * EVENT_REASONS + reason -> event_limit; place 0 is for all together. */
+struct event_limit {
+	uint64_t due_ns;	/* CLOCK_MONOTONIC */
+	uint64_t suppressed;	/* packets of `vni` that no event told of, since it has the place */
+	uint32_t vni;		/* of the VPC that had the place last; 0: no VPC was known */
+	uint32_t pad;
 };
 
 /* ---- traps: RINGBUF of struct trap: what an endpoint asks and the daemon answers (DHCP, router solicitations). */
@@ -510,7 +529,7 @@ struct droplet_config {
 
 /* ---- switches: changed while programs run (ARRAY of one, map droplet_switches). Read on drop paths only. */
 struct droplet_switches {
-	uint32_t events;	/* 1: drops are also written to the ring, at most one per reason, CPU and millisecond */
+	uint32_t events;	/* 1: refused packets are also written to the ring, as far as event_limits allow */
 	uint32_t pad;
 };
 #endif

@@ -251,7 +251,7 @@ int proxy(struct __sk_buff *skb)
 	if (job) {
 		enum drop_reason reason = handle_frame(skb, entered_with(skb), job);
 
-		record_refusal(HOOK_PROXY, skb->ifindex, reason, &job->packet, 0);
+		record_refusal(skb, HOOK_PROXY, reason, &job->packet, 0);
 	}
 	return TC_ACT_SHOT;
 }

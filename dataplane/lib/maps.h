@@ -3,7 +3,7 @@
  * Owns the maps and the configuration that all programs of a droplet share. Every object file declares all of them; the
  * loader makes each once, pins it by its name, and gives the same map to every object. The sizes are defaults that the
  * loader may change. Keys, values and meanings: contracts/dataplane.h. The daemon writes them; programs only read,
- * except for the counters, the ring, event_times, the stamps in values, flows and flow_counts.
+ * except for the counters, the rings, event_limits, the stamps in values, flows and flow_counts.
  */
 #ifndef MIZAR_MAPS_H
 #define MIZAR_MAPS_H
@@ -48,7 +48,7 @@ MAP(BPF_MAP_TYPE_ARRAY, flow_budgets, uint32_t, struct flow_budget, 65536, 0);
 MAP(BPF_MAP_TYPE_ARRAY, flow_counts, uint32_t, struct flow_count, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, 128, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, EVENT_REASONS, 0);
 MAP(BPF_MAP_TYPE_PROG_ARRAY, stages, uint32_t, uint32_t, STAGES, 0);
 MAP(BPF_MAP_TYPE_ARRAY, proxies, uint32_t, struct proxy, 64, 0);
 MAP(BPF_MAP_TYPE_HASH, proxy_flows, struct proxy_flow_key, struct proxy_flow, 1048576, BPF_F_NO_PREALLOC);
@@ -57,8 +57,7 @@ MAP(BPF_MAP_TYPE_ARRAY, proxy_ended, uint32_t, uint32_t, 64, 0);
 /* The data plane's own: the newest flows of each proxy, FLOW_EMBRYOS places for each. */
 MAP(BPF_MAP_TYPE_ARRAY, proxy_embryos, uint32_t, struct proxy_flow_key, 64 * FLOW_EMBRYOS, 0);
 MAP(BPF_MAP_TYPE_ARRAY, droplet_switches, uint32_t, struct droplet_switches, 1, 0);
-/* When this CPU last wrote an event of a reason: the data plane's own, for the limit of one per millisecond. */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, event_times, uint32_t, uint64_t, 128, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, event_limits, uint32_t, struct event_limit, EVENT_SHARES * EVENT_REASONS, 0);
 
 /* When this CPU last wrote a notice of an unknown destination, by VPC and flow: see notice.h. */
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, notice_times, uint32_t, uint64_t, 4096, 0);
@@ -73,7 +72,7 @@ struct {
 	__uint(max_entries, 256 * 1024);
 } notices SEC(".maps");
 
-_Static_assert(REASON_LIMIT <= 128, "drop_counters and event_times hold every reason");
+_Static_assert(REASON_LIMIT <= EVENT_REASONS, "drop_counters and event_limits hold every reason");
 
 /*
  * Constant once loaded, so that the verifier folds it into the code. Read it as volatile only: through a plain pointer

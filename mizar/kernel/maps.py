@@ -191,5 +191,22 @@ class CounterTable(_Map[int, Fields]):
         return self._value.unpack(struct.pack(f"={self._numbers}Q", *sums))
 
 
+class PerCpuTable(_Map[int, Fields]):
+    """A PERCPU_ARRAY of any struct, read as it is on each CPU."""
+
+    def __init__(self, name: str, fd: int, value: Codec[Fields]) -> None:
+        super().__init__(name, fd, U32, value)
+        self._cpus = libbpf.possible_cpus()
+        self._stride = (value.size + 7) // 8 * 8  # as the kernel lays the CPUs' values out
+
+    def items(self) -> Iterator[tuple[int, list[Fields]]]:
+        """Slots in which any CPU has anything, with one value for each CPU."""
+        zero, size = bytes(self._stride * self._cpus), self._value.size
+        for key, data in self._raw_items(len(zero)):
+            if data != zero:
+                places = range(0, len(data), self._stride)
+                yield U32.unpack(key), [self._value.unpack(data[at : at + size]) for at in places]
+
+
 def _batch_opts() -> Any:
     return ffi.new("struct batch_opts *", {"sz": ffi.sizeof("struct batch_opts")})

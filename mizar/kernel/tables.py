@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mizar.kernel.layout import U32, Fields, struct_codec
-from mizar.kernel.maps import CounterTable, Table
+from mizar.kernel.maps import CounterTable, PerCpuTable, Table
 from mizar.model.errors import InvalidError
 
 
@@ -49,6 +49,7 @@ class Tables:
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
     drop_counters: CounterTable
+    event_limits: PerCpuTable
 
     @classmethod
     def of(cls, maps: Mapping[str, int]) -> Tables:
@@ -98,6 +99,7 @@ class Tables:
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),
             drop_counters=counting("drop_counters", "drop_counter"),
+            event_limits=PerCpuTable("event_limits", maps["event_limits"], struct_codec("event_limit")),
         )
 
 

@@ -29,6 +29,7 @@ from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit import programs, server
 from mizar.transit.attachments import Attachments
 from mizar.transit.direct import Direct
+from mizar.transit.drops import Describer
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
 from mizar.transit.guest.answering import Answering
@@ -144,9 +145,9 @@ def _named_feature() -> Iterator[None]:
 
 async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loaded: Loaded, modes: Modes) -> None:
     uplink, second = Uplink(facts), own[1] if len(own) > 1 else b""
-    drops = Drops(loaded)
+    drops = Drops(loaded, Describer(lambda: ledger.state, _interface_name))
     drops.switch(on=False)  # the daemon before may have died while somebody watched
-    hub = Hub(drops, _interface_name)
+    hub = Hub(drops)
     ledger = Ledger(loaded.tables, own[0], loaded.limits, lambda: attachments.interfaces(), second)
     room = Room(uplink.mtu, lambda: ledger.state)
     attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, room)
@@ -154,8 +155,8 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
     sender = ControlSocket(*own)
     traps, answers = EventReader(loaded.programs.maps["traps"], "trap"), PacketSocket()
-    answering = Answering(ledger, aiter(traps), answers, room.mtu)
-    direct = Direct(ledger, sender)
+    answering = Answering(ledger, aiter(traps), answers, room.mtu, hub.trapped)
+    direct = Direct(ledger, sender, hub.path_changed)
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     members = MemberHealth(ledger, hub)
     notices = EventReader(loaded.programs.maps["notices"], "notice")

@@ -10,7 +10,7 @@ answer that it has not asked for, spend more on one tenant than on another, or t
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,9 +63,13 @@ def _divides(network: Network, other: bytes) -> bool:
 class Direct:
     """What one droplet asks, answers and learns."""
 
-    def __init__(self, ledger: Ledger, sender: Sender) -> None:
+    def __init__(
+        self, ledger: Ledger, sender: Sender, changed: Callable[[int, bytes, bytes], None] = lambda *_: None
+    ) -> None:
+        """`changed` is told of each path: VNI, address, host; an empty host when it is forgotten."""
         self._ledger = ledger
         self._sender = sender
+        self._changed = changed
         self._shares: Shares[bytes] = Shares(ledger.state.limits.learned)
         self._asked: dict[int, dict[bytes, _Asked]] = {}
         self._credit: dict[int, tuple[float, float]] = {}
@@ -196,8 +200,11 @@ class Direct:
             found.append(Learned(hint.vni, hint.dst, number, hint.mac, hint.host, hint.tunnel))
             forgotten += self._shares.use(hint.vni, hint.dst)
         learned = await self._ledger.learn(found, forgotten)
+        for vni, address in forgotten:
+            self._changed(vni, address, b"")
         self._hosts = None
         for one in learned:
+            self._changed(one.vni, one.address, one.host)
             self._used.pop(one.key, None)
             asked = self._asked.get(one.vni, {}).get(one.address)
             if asked is not None:  # when it turns out to be wrong, the next question shall not wait for this one's sake
@@ -210,8 +217,11 @@ class Direct:
 
     async def _forget(self, keys: Sequence[Key]) -> None:
         """They were wrong, or nobody uses them."""
+        known = [key for key in keys if key in self._ledger.state.learned]
         await self._ledger.learn((), keys)
         self._hosts = None
+        for vni, address in known:
+            self._changed(vni, address, b"")
         for vni, address in keys:
             self._shares.drop(vni, [address])
             self._used.pop((vni, address), None)

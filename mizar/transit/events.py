@@ -10,63 +10,72 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
 from mizar._built import transit_pb2 as pb
-from mizar.model import drop_reasons
-from mizar.model.addresses import from_mapped
 from mizar.transit.logs import event
 
 QUEUE = 4096
+SUMMARY_S = 1.0
+"""How often watchers of drops are told what was left out."""
 
-_HOOKS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy", 5: "substrate"}  # enum hook
 _log = logging.getLogger(__name__)
 
 
 class DropSource(Protocol):
-    """The kernel's side of drops: a switch, and what comes while it is on."""
+    """Refused packets: a switch, and what comes while it is on."""
 
     def switch(self, on: bool) -> None:
         """Make the programs write events of drops, or not."""
 
-    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """Events (struct event) without end."""
+    def __aiter__(self) -> AsyncIterator[tuple[int, pb.Drop]]:
+        """Refused packets without end, each with the time of CLOCK_MONOTONIC in nanoseconds."""
+
+    async def suppressed(self) -> list[pb.Suppressed]:
+        """What was left out since the last time."""
 
 
 class Subscription:
     """One watcher's queue."""
 
-    def __init__(self, drops: bool) -> None:
+    def __init__(self, drops: bool, traps: bool = False, paths: bool = False) -> None:
         self.drops = drops
         self.lost = 0
+        unasked = (("drop", drops), ("suppressed", drops), ("trapped", traps), ("path_changed", paths))
+        self._unasked = frozenset(kind for kind, asked in unasked if not asked)
+        self._told = 0
         self._queue: asyncio.Queue[pb.Event] = asyncio.Queue(QUEUE)
 
     def offer(self, message: pb.Event) -> None:
-        """Queue an event, or count it as lost when the watcher is too slow."""
+        """Queue an event that was asked for, or count it as lost when the watcher is too slow."""
+        if message.WhichOneof("event") in self._unasked:
+            return
         try:
             self._queue.put_nowait(message)
         except asyncio.QueueFull:
             self.lost += 1
 
     async def next(self) -> pb.Event:
-        """The next event."""
+        """The next event; what was lost is told as soon as there is room for it again."""
+        if self.drops and self.lost > self._told and self._queue.empty():
+            lost, self._told = self.lost - self._told, self.lost
+            return pb.Event(time_unix_ns=time.time_ns(), suppressed=pb.Suppressed(events=lost))
         return await self._queue.get()
 
 
 class Hub:
-    """Hands each event to every watcher. `name_of` tells an interface's name by its index."""
+    """Hands each event to every watcher."""
 
-    def __init__(self, source: DropSource, name_of: Callable[[int], str]) -> None:
+    def __init__(self, source: DropSource) -> None:
         self._source = source
-        self._name_of = name_of
         self._subscriptions: set[Subscription] = set()
         self._reader: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
-    def subscribed(self, drops: bool) -> Iterator[Subscription]:
+    def subscribed(self, drops: bool, traps: bool = False, paths: bool = False) -> Iterator[Subscription]:
         """A subscription for the length of the block."""
-        subscription = Subscription(drops)
+        subscription = Subscription(drops, traps, paths)
         self._subscriptions.add(subscription)
         self._follow()
         try:
@@ -94,46 +103,53 @@ class Hub:
         """Publish a change of the droplet's own interface."""
         self._publish(pb.Event(link_changed=pb.LinkChanged(interface=interface, up=up, mtu=mtu)))
 
+    def trapped(self, uid: str, vni: int, kind: str, answered: bool) -> None:
+        """Publish what an endpoint asked."""
+        self._publish(pb.Event(trapped=pb.Trapped(uid=uid, vni=vni, kind=kind, answered=answered)))
+
+    def path_changed(self, vni: int, address: bytes, host: bytes) -> None:
+        """Publish where the direct path to an endpoint leads; no `host`: nowhere any more."""
+        self._publish(pb.Event(path_changed=pb.PathChanged(vni=vni, address=address, host=host)))
+
+    @property
+    def watchers(self) -> int:
+        """How many are there."""
+        return len(self._subscriptions)
+
     def close(self) -> None:
         """Stop reading drops."""
         self._subscriptions.clear()
         self._follow()
 
-    def _publish(self, message: pb.Event, drop: bool = False) -> None:
+    def _publish(self, message: pb.Event) -> None:
         message.time_unix_ns = message.time_unix_ns or time.time_ns()
         for subscription in self._subscriptions:
-            if subscription.drops or not drop:
-                subscription.offer(message)
+            subscription.offer(message)
 
     def _follow(self) -> None:
         """Read drops exactly while somebody asks for them."""
         asked = any(subscription.drops for subscription in self._subscriptions)
         if asked and self._reader is None:
             self._source.switch(True)
-            self._reader = asyncio.create_task(self._read_drops())
+            self._reader = asyncio.create_task(self._read())
         elif not asked and self._reader is not None:
             self._source.switch(False)
             self._reader.cancel()
             self._reader = None
 
+    async def _read(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_drops())
+            group.create_task(self._read_suppressed())
+
     async def _read_drops(self) -> None:
         offset_ns = time.time_ns() - time.monotonic_ns()
-        async for fields in self._source:
-            self._publish(self._drop(fields, offset_ns), drop=True)
+        async for time_ns, drop in self._source:
+            self._publish(pb.Event(time_unix_ns=time_ns + offset_ns, drop=drop))
 
-    def _drop(self, fields: dict[str, Any], offset_ns: int) -> pb.Event:
-        reason = drop_reasons.by_number().get(fields["reason"])
-        return pb.Event(
-            time_unix_ns=fields["time_ns"] + offset_ns,
-            drop=pb.Drop(
-                reason=fields["reason"],
-                name=reason.name if reason else "",
-                sentence=reason.sentence if reason else "",
-                vni=fields["vni"],
-                source=from_mapped(fields["src"]) if any(fields["src"]) else b"",
-                destination=from_mapped(fields["dst"]) if any(fields["dst"]) else b"",
-                interface=self._name_of(fields["ifindex"]),
-                length=fields["length"],
-                hook=_HOOKS.get(fields["hook"], ""),
-            ),
-        )
+    async def _read_suppressed(self) -> None:
+        await self._source.suppressed()  # of an earlier time
+        while True:
+            await asyncio.sleep(SUMMARY_S)
+            for one in await self._source.suppressed():
+                self._publish(pb.Event(suppressed=one))

@@ -5,12 +5,13 @@ Called by the daemon at its start and end. Finding maps of a daemon before, it t
 loses no packet. It must never leave half of a new droplet behind when it fails.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from mizar._built import transit_pb2 as pb
 from mizar.kernel import attach, features, interfaces, libbpf, programs, stack_link
 from mizar.kernel.bpffs import Pins, ensure_mounted
 from mizar.kernel.configuration import configuration
@@ -23,6 +24,7 @@ from mizar.kernel.programs import Programs
 from mizar.kernel.tables import Tables
 from mizar.model.addresses import from_mapped
 from mizar.model.errors import MizarError
+from mizar.transit.drops import Describer, Suppressed
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.pool import retire
@@ -33,6 +35,7 @@ ICMP_ERRORS = 64
 TRAPS = 16
 """How many requests for its configuration an endpoint has answered in 1.07 s; clients send a handful."""
 
+_BREATH = 64
 _log = logging.getLogger(__name__)
 
 
@@ -179,9 +182,11 @@ def missing_feature() -> str:
 class Drops:
     """The ring of drops, and the switch that makes the programs write to it (events.DropSource)."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, describer: Describer) -> None:
         self._tables = loaded.tables
+        self._describer = describer
         self._reader = EventReader(loaded.programs.maps["events"])
+        self._suppressed = Suppressed(loaded.tables)
 
     def switch(self, on: bool) -> None:
         """Write drops to the ring, or not. What an earlier time left in the ring is read away first."""
@@ -189,10 +194,17 @@ class Drops:
             self._reader.read()
         self._tables.droplet_switches.put(0, {"events": int(on)})
 
-    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """Events since the switch was turned on."""
-        async for fields in self._reader:
-            yield fields
+    async def __aiter__(self) -> AsyncIterator[tuple[int, pb.Drop]]:
+        """Drops since the switch was turned on; whoever else has work to do gets to it in between."""
+        async for batch in self._reader.batches():
+            for number, fields in enumerate(batch):
+                yield fields["time_ns"], self._describer.drop(fields)
+                if number % _BREATH == _BREATH - 1:
+                    await asyncio.sleep(0)
+
+    async def suppressed(self) -> list[pb.Suppressed]:
+        """What was not written, as the limits were reached, since the last time."""
+        return await asyncio.to_thread(lambda: list(self._suppressed.take()))
 
     def close(self) -> None:
         """Give the ring back."""

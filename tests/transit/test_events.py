@@ -54,6 +54,8 @@ def test_drops_are_events_while_somebody_asks(made: Rig) -> None:
     assert event.drop.hook == "agent"
     assert event.drop.interface == one.links()[0]
     assert event.drop.sentence.startswith("The destination is in a network")
+    assert (event.drop.uid, event.drop.vpc_known, event.drop.inner) == ("uid-1", True, True)
+    assert (event.drop.protocol, len(event.drop.frame)) == (1, min(event.drop.length, 128)), "an echo request"
     asking.cancel()
     until(lambda: _switch(one) == 0, "the switch is off again")
     one.detach("uid-1")

@@ -44,16 +44,34 @@ def answer(frame: bytes, lease: Lease) -> bytes | None:
     raise BadRequestError(f"nobody listens on port {request.port}")
 
 
+def kind_of(frame: bytes) -> str:
+    """What a frame asks for: "dhcp4", "dhcp6", "router", or empty when it is none of them."""
+    try:
+        request = frames.parse(frame)
+    except BadRequestError:
+        return ""
+    if request.protocol == frames.ICMPV6:
+        return "router"
+    return {frames.DHCP4_SERVER: "dhcp4", frames.DHCP6_SERVER: "dhcp6"}.get(request.port, "")
+
+
 class Answering:
     """Answers endpoints of this droplet. `traps` yields struct trap; `room` is the MTU of endpoints by default."""
 
     def __init__(
-        self, ledger: Ledger, traps: AsyncIterator[dict[str, Any]], sender: Sender, room: Callable[[], int]
+        self,
+        ledger: Ledger,
+        traps: AsyncIterator[dict[str, Any]],
+        sender: Sender,
+        room: Callable[[], int],
+        asked: Callable[[str, int, str, bool], None] = lambda *_: None,
     ) -> None:
+        """`asked` is told of each request: uid and VNI of the endpoint, what it asked for, and whether it got it."""
         self._ledger = ledger
         self._traps = traps
         self._sender = sender
         self._room = room
+        self._asked = asked
         self._told: set[int] = set()  # interfaces whose endpoints asked for a router
 
     async def run(self) -> None:
@@ -68,14 +86,16 @@ class Answering:
 
     def answer(self, ifindex: int, frame: bytes) -> None:
         """Answer one request, if it is one."""
-        lease = self._lease(ifindex)
-        if lease is None:
+        local = self._local(ifindex)
+        lease = self._lease(local)
+        if local is None or lease is None:
             return
+        reply = None
         try:
             reply = answer(frame, lease)
         except BadRequestError as error:
             event(_log, logging.DEBUG, "request_ignored", ifindex=ifindex, why=error)
-            return
+        self._asked(local.wanted.uid, local.endpoint.vni, kind_of(frame), reply is not None)
         if reply is not None:
             self._sender.send(ifindex, reply)
             if lease.ipv6 is not None and frame[20:21] == bytes([frames.ICMPV6]):
@@ -86,14 +106,16 @@ class Answering:
         while True:
             await asyncio.sleep(router.REFRESH_S)
             for ifindex in tuple(self._told):
-                lease = self._lease(ifindex)
+                lease = self._lease(self._local(ifindex))
                 advertisement = router.advertisement(lease) if lease else None
                 if advertisement is None or not self._sender.send(ifindex, advertisement):
                     self._told.discard(ifindex)
 
-    def _lease(self, ifindex: int) -> Lease | None:
+    def _local(self, ifindex: int) -> Local | None:
+        return next((one for one in self._ledger.state.locals.values() if one.ifindex == ifindex), None)
+
+    def _lease(self, local: Local | None) -> Lease | None:
         state = self._ledger.state
-        local = next((one for one in state.locals.values() if one.ifindex == ifindex), None)
         network = state.networks.get((local.endpoint.vni, local.endpoint.network_id)) if local else None
         return lease_of(local, network, self._room()) if local and network else None
 

@@ -24,7 +24,7 @@ class Rig:
     def __init__(self, also: tuple[bytes, ...] = ()) -> None:
         self.maps = FakeMaps()
         self.ledger = Ledger(self.maps, OWN, Limits(8, 4, 8, 8, 4), list)
-        self.hub = Hub(_NoDrops(), str)
+        self.hub = Hub(_NoDrops())
         self.probed: list[bytes] = []
         self.health = Health(self.ledger, self, self.hub, ProbeTiming(count=3), lambda: also)
 
@@ -53,6 +53,9 @@ class Rig:
 class _NoDrops:
     def switch(self, on: bool) -> None:
         raise AssertionError(on)
+
+    async def suppressed(self) -> Any:
+        raise AssertionError
 
     def __aiter__(self) -> Any:
         raise AssertionError

@@ -65,7 +65,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.ledger = Ledger(FakeMaps(), OWN, Limits(8, 4, 8, 8, 4), list)
-        self.hub = Hub(_NoDrops(), str)
+        self.hub = Hub(_NoDrops())
         self.failures: dict[bytes, str] = {}
         self.asked: list[bytes] = []
         self.health = MemberHealth(self.ledger, self.hub, self.ask)
@@ -114,6 +114,9 @@ class Rig:
 class _NoDrops:
     def switch(self, on: bool) -> None:
         raise AssertionError(on)
+
+    async def suppressed(self) -> Any:
+        raise AssertionError
 
     def __aiter__(self) -> Any:
         raise AssertionError
