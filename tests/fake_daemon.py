@@ -193,6 +193,7 @@ class FakeDaemon(TransitServicer):
         self.paused = asyncio.Event()  # set: changes go through
         self.paused.set()
         self.generation = 0
+        self.asked: list[pb.WatchEventsRequest] = []
         self._instance = ""
         self._server: grpc.aio.Server | None = None
         self._events: set[asyncio.Queue[pb.Event]] = set()
@@ -217,6 +218,16 @@ class FakeDaemon(TransitServicer):
             await self._server.stop(grace=None)
             self._server = None
             self.socket.unlink(missing_ok=True)
+
+    def say(self, event: pb.Event) -> None:
+        """To everybody who watches."""
+        for queue in self._events:
+            queue.put_nowait(event)
+
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return len(self._events)
 
     def say_moved(self, uid: str, blackout_us: int) -> None:
         """The former interface of an endpoint is gone."""
@@ -322,6 +333,8 @@ class FakeDaemon(TransitServicer):
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.Event]:
         queue: asyncio.Queue[pb.Event] = asyncio.Queue()
         self._events.add(queue)
+        self.asked.append(request)
+        await context.send_initial_metadata(())
         try:
             while True:
                 yield await queue.get()

@@ -18,7 +18,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from mizar.api.asking import Asking
 from mizar.api.caller import Caller
+from mizar.api.events import add_events
 from mizar.api.limits import Limits
 from mizar.api.messages import as_json
 from mizar.api.problems import status_of
@@ -40,16 +42,6 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _caller(request: Request) -> Caller:
-    caller = getattr(request.state, "caller", None)
-    if not isinstance(caller, Caller):
-        raise HTTPException(403, "this certificate may not use the API")
-    return caller
-
-
-Asking = Annotated[Caller, Depends(_caller)]
-
-
 def make_app(manager: Manager) -> FastAPI:
     """The application over one manager."""
     app = FastAPI(
@@ -69,6 +61,7 @@ def make_app(manager: Manager) -> FastAPI:
     _add_watch(app, manager)
     _add_droplet_questions(app, manager)
     _add_move(app, manager)
+    add_events(app, manager)
     for kind in KINDS.values():
         if kind.served:
             _add_kind(app, manager, kind)

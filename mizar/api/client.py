@@ -137,19 +137,28 @@ class Client:
         may be left out.
         """
         deadline = time.monotonic() + timeout_s
+        for change in self._lines("/v1/watch", {}, "watch"):
+            yield change
+            if time.monotonic() >= deadline:
+                return
+
+    def events(self, wish: Mapping[str, str | Sequence[str] | None]) -> Iterator[Manifest]:
+        """What droplets see from now on; `wish` has the query of GET /v1/events. {"type": "ready"} comes first and
+        {"type": "alive"} when nothing else does."""
+        return self._lines("/v1/events", {key: value for key, value in wish.items() if value}, "events")
+
+    def _lines(self, path: str, query: Mapping[str, Any], what: str) -> Iterator[Manifest]:
         try:
-            with self._http.stream("GET", "/v1/watch", timeout=_SILENCE_S) as reply:
+            with self._http.stream("GET", path, params=query, timeout=_SILENCE_S) as reply:
                 if reply.status_code != httpx.codes.OK:
                     reply.read()
                     raise error_for(reply.status_code, _json_of(reply))
                 for line in reply.iter_lines():
                     if line:
                         yield json.loads(line)
-                    if time.monotonic() >= deadline:
-                        return
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
-        raise TemporaryError(f"the server at {self._url} ended the watch; it is restarting or gone")
+        raise TemporaryError(f"the server at {self._url} ended the {what}; it is restarting or gone")
 
     def counters(self, droplet: str) -> Manifest:
         """The droplet's counters as its daemon tells them: {"endpoints": [...], "vpcs": [...], "drops": [...]}."""

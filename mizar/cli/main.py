@@ -28,6 +28,7 @@ COMMANDS = {
     "delete": "mizar.cli.objects:delete",
     "endpoint": "mizar.cli.endpoint:app",
     "counters": "mizar.cli.counters:counters",
+    "monitor": "mizar.cli.monitor:monitor",
     "topology": "mizar.cli.topology:app",
     "lab": "mizar.cli.lab:app",
     "demo": "mizar.cli.demo:demo",

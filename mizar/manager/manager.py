@@ -24,6 +24,7 @@ from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.groups import Groups
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved
+from mizar.manager.monitor import Monitor
 from mizar.manager.peering import agreement, other_half
 from mizar.manager.progress import Progress
 from mizar.manager.proxied import out_of_service, without_target
@@ -91,6 +92,7 @@ class Manager:
         self._timing = timing or Timing()
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
         self._groups = Groups(self._registry)
+        self.monitor = Monitor(self._registry, self._fleet.link)
 
     async def start(self) -> None:
         """Reads the store and begins to bring every droplet to what it says."""

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people see of real traffic: why it is dropped, how a flood is counted, and what a capture says of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.utils import RawPcapNgReader
+
+from mizar.api.client import Client
+from mizar.kernel.namespaces import Namespace
+from mizar.lab import lab as labs
+from mizar.lab.names import LabName
+from tests.lab.conftest import manifests, wait_until
+
+pytestmark = pytest.mark.root
+
+ROUTER = "02:4d:5a:00:00:01"
+STRANGE = "10.0.99.99"
+FLOOD = 3000
+
+
+class Watcher:
+    """`mizar monitor -o json` as a process of its own."""
+
+    def __init__(self, lab: LabName, *options: str) -> None:
+        command = [sys.executable, "-m", "mizar.cli.main", "monitor", "--server", lab.server_url, "-o", "json"]
+        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        self.file = self.process.stdout
+        self.seen: list[dict[str, Any]] = []
+
+    def until(self, found: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, Any]]:
+        """Reads until what was seen is enough."""
+        assert self.file is not None
+        while not found(self.seen):
+            line = self.file.readline()
+            assert line, "the monitor ended"
+            self.seen.append(json.loads(line))
+        return self.seen
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30)
+
+
+@contextmanager
+def watching(lab: LabName, *options: str) -> Iterator[Watcher]:
+    """A watcher that misses nothing from here on."""
+    watcher = Watcher(lab, *options)
+    try:
+        with Client(lab.server_url) as client:
+            wait_until(lambda: _watched(client, lab), 30)
+        yield watcher
+    finally:
+        watcher.process.kill()
+        watcher.process.communicate()
+
+
+def _watched(client: Client, lab: LabName) -> bool:
+    """Whether both droplets write events."""
+    import os
+
+    from mizar.kernel import libbpf
+    from mizar.kernel.bpffs import Pins
+    from mizar.kernel.layout import U32, struct_codec
+    from mizar.kernel.maps import Table
+
+    for droplet in ("d1", "d2"):
+        fd = libbpf.open_pin(Pins.of(lab.instance(droplet)).maps / "droplet_switches")
+        assert fd is not None
+        try:
+            value = Table("droplet_switches", fd, U32, struct_codec("droplet_switches")).get(0)
+        finally:
+            os.close(fd)
+        if not value or not value["events"]:
+            return False
+    return True
+
+
+def spoof(lab: LabName, count: int) -> None:
+    """Datagrams from an address that is not the endpoint's own."""
+    with Namespace.by_name(labs.endpoint_namespace(lab, "blue/blue-web")) as namespace:
+        sender = namespace.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    with sender:
+        sender.bind(("eth0", 0))
+        mac = sender.getsockname()[4].hex(":")
+        datagram = IP(src=STRANGE, dst="10.0.2.2") / UDP(sport=4001, dport=53) / b"who am I"
+        frame = bytes(Ether(src=mac, dst=ROUTER) / datagram)
+        for _ in range(count):
+            sender.send(frame)
+
+
+def dropped(seen: list[dict[str, Any]], kind: str = "drop") -> list[dict[str, Any]]:
+    return [one for one in seen if one["type"] == kind and one.get("reason") == "SPOOFED_ADDRESS"]
+
+
+def test_a_spoofed_packet_is_shown_and_a_flood_is_counted(lab: LabName, tmp_path: Path) -> None:
+    """Each with names and the sentence; every packet is either shown or counted; the capture tells why on each."""
+    labs.up(manifests(lab))
+    capture = tmp_path / "drops.pcapng"
+    with watching(lab, "--vpc", "blue/main", "--pcap", str(capture)) as watcher:
+        spoof(lab, 1)
+        (seen,) = dropped(watcher.until(dropped))
+        assert seen["sentence"] == "The endpoint sent from an IP address that is not its own."
+        assert (seen["droplet"], seen["program"], seen["sender"]) == ("d1", "agent", "blue/blue-web")
+        assert seen["source"] == {"address": STRANGE, "port": 4001, "endpoint": None}
+        assert seen["destination"] == {"address": "10.0.2.2", "port": 53, "endpoint": "blue/db"}
+        spoof(lab, FLOOD)
+
+        def counted(seen: list[dict[str, Any]]) -> bool:
+            left_out = sum(one["packets"] for one in dropped(seen, "suppressed"))
+            return bool(len(dropped(seen)) + left_out == FLOOD + 1)
+
+        watcher.until(counted)
+        assert len(dropped(watcher.seen)) < FLOOD // 4
+        assert watcher.end() == 130
+        with RawPcapNgReader(str(capture)) as reader:
+            frames = list(reader)
+    about = [meta for frame, meta in frames if STRANGE in str(Ether(frame).summary())]
+    comments = [(getattr(meta, "comments", None) or [meta.comment])[0].decode() for meta in about]
+    assert len(comments) == len(dropped(watcher.seen))
+    assert comments[0] == (
+        "SPOOFED_ADDRESS: The endpoint sent from an IP address that is not its own. "
+        "(dropped by agent on d1; VPC blue/main; sent by blue/blue-web)"
+    )
+    assert {meta.ifname.split(b"/")[0] for meta in about} == {b"d1"}
