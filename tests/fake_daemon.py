@@ -189,6 +189,7 @@ class FakeDaemon(TransitServicer):
         self.problems: dict[str, str] = {}
         self.down: set[bytes] = set()
         self.checked: dict[tuple[bytes, bytes], pb.MemberHealth] = {}
+        self.faults: list[pb.Finding] = []
         self.calls: list[str] = []
         self.paused = asyncio.Event()  # set: changes go through
         self.paused.set()
@@ -326,6 +327,18 @@ class FakeDaemon(TransitServicer):
                 for uid, local in tables.locals.items()
             ],
         )
+
+    async def Audit(self, request: pb.AuditRequest, context: Any) -> AsyncIterator[pb.AuditReply]:
+        """The kernel of a fake has no faults but those that a test puts into `faults`."""
+        found = list(self.faults) if request.kernel else []
+        if request.repair:
+            self.faults.clear()
+            for one in found:
+                one.repair = "written again"
+        yield pb.AuditReply(findings=found, looked_at=1)
+        if request.state:
+            async for chunk in self.GetState(pb.GetStateRequest(), context):
+                yield pb.AuditReply(state=chunk)
 
     async def GetCounters(self, request: pb.GetCountersRequest, context: Any) -> pb.Counters:
         return pb.Counters(vpcs=[pb.VpcCounters(vni=vni, sent_packets=1) for vni in self.tables.vpcs])

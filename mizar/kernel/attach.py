@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -147,6 +148,17 @@ def attached(pin: Path) -> PinnedLink | None:
         return _facts(fd)
     finally:
         os.close(fd)
+
+
+def fault(fds: Iterable[int], ifindex: int, pin: Path) -> str | None:
+    """What is wrong with an attachment that should run one of these programs; None: nothing, "": nothing runs."""
+    link = attached(pin)
+    if link is None or link.ifindex != ifindex:
+        if pin.name in clsact.attached(ifindex):
+            return None
+        return f"attached to interface {link.ifindex}" if link is not None and link.ifindex else ""
+    builds = [libbpf.info("prog", fd).id for fd in fds]
+    return None if link.program_id in builds else f"program {link.program_id}, of another build"
 
 
 def _facts(fd: int) -> PinnedLink:

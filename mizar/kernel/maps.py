@@ -111,6 +111,13 @@ class Table(_Map[K, V]):
         for key, value in self._raw_items(self._value.size):
             yield self._key.unpack(key), self._value.unpack(value)
 
+    def used(self) -> Iterator[tuple[K, V]]:
+        """The places of an array that hold anything but zeros; as items()."""
+        zeros = bytes(self._value.size)
+        for key, value in self._raw_items(self._value.size):
+            if value != zeros:
+                yield self._key.unpack(key), self._value.unpack(value)
+
     def put_many(self, entries: Iterable[tuple[K, V]]) -> int:
         """Writes entries in batches; returns how many. After an error any of them may have been written."""
         rest = iter(entries)

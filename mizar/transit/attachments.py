@@ -298,6 +298,20 @@ class Attachments:
         if all(sizes.get(local.host_interface) == self._sized(local.wanted).mtu for local in kept):
             self._fitted = self._mtu()
 
+    async def look_at(self, uid: str, call: Callable[[Installer, Local, Network], T]) -> T | None:
+        """Calls, on another thread while none is made or ended, with a local endpoint as it should be, with its size.
+
+        None when it has ended, or when all are about to get another size.
+        """
+        async with self._lock:
+            async with self._ledger.lock:
+                local = self._ledger.state.locals.get(uid)
+                if local is None or self._mtu() != self._fitted:
+                    return None
+                network = self._ledger.state.networks[local.endpoint.vni, local.endpoint.network_id]
+                sized = replace(local, wanted=self._sized(local.wanted))
+            return await self._in_pool(lambda: call(self._installer, sized, network))
+
     def problems(self, state: State) -> dict[str, str]:
         """What is wrong with the local endpoints of a state, by uid."""
         return self._installer.problems(state)

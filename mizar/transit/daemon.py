@@ -28,6 +28,8 @@ from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 from mizar.transit import programs, server
 from mizar.transit.attachments import Attachments
+from mizar.transit.audit import Audit
+from mizar.transit.audit_links import LinkAudit, ProgramAudit
 from mizar.transit.direct import Direct
 from mizar.transit.drops import Describer
 from mizar.transit.events import Hub
@@ -187,7 +189,8 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
 
         attachments.refit_soon()
         attachments.settle_later()
-        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed, members.rows)
+        audit = Audit(ledger, (LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options)))
+        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed, audit, members.rows)
         aging = FlowAger(ledger)
         served = ServiceFlows(ledger)
         stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)

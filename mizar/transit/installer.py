@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from mizar.kernel import attach, host_pair, interfaces, namespaces, taps
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.endpoint_link import EndpointLink, OwnedLink, TapLink, alias_of
+from mizar.kernel.endpoint_look import Fault, host_faults, inner_faults
 from mizar.kernel.host_pair import HostPair
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.links import Change, Links
@@ -203,6 +204,18 @@ class Installer:
             if held is not None and held.get(port_name(uid, port)) != port.bridge:
                 found[uid] = f"{port_name(uid, port)} is no {port} any more"
         return found
+
+    def faults(self, local: Local, network: Network) -> Iterator[Fault]:
+        """What is wrong with the interface and the agent of a local endpoint, whose size is known."""
+        wanted, netlink = local.wanted, self._own_links().netlink
+        yield from host_faults(netlink, local.host_interface, local.ifindex, wanted.mtu)
+        wrong = attach.fault([self._agent_fd], local.ifindex, self._pin(local.host_interface))
+        if wrong is not None:
+            yield Fault(f"agent at {local.host_interface}", "attached", wrong)
+        workload = wanted.workload
+        if isinstance(workload, InNamespace):
+            with Namespace.open_spec(workload.spec) as namespace:
+                yield from inner_faults(netlink, self._link(wanted, workload, network), namespace)
 
     @property
     def pool_is_short(self) -> bool:

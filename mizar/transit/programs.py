@@ -8,13 +8,14 @@ loses no packet. It must never leave half of a new droplet behind when it fails.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import attach, features, interfaces, libbpf, programs, stack_link
 from mizar.kernel.bpffs import Pins, ensure_mounted
 from mizar.kernel.configuration import configuration
+from mizar.kernel.endpoint_look import Fault, map_pin_fault
 from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.layout import U32, constant, struct_codec
@@ -150,6 +151,30 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
         event(_log, logging.WARNING, "generic_on_veth", interface=uplink.name, reason=why)
     event(_log, logging.INFO, "attached", interface=uplink.name, xdp=transit.mode, tc=deliver.mode)
     return Modes(transit.mode, deliver.mode)
+
+
+def faults(loaded: Loaded, uplink: Interface) -> Iterator[Fault]:
+    """What is wrong with the programs at the droplet's interface, and with the pins by which the next daemon finds the
+    maps."""
+    links, programs_ = loaded.pins.links, loaded.programs
+    transits = [programs_.transit.fd, programs_.transit_generic.fd]
+    for name, fds in (("transit", transits), ("deliver", [programs_.deliver.fd])):
+        wrong = attach.fault(fds, uplink.index, links / name)
+        if wrong is not None:
+            yield Fault(f"{name} at {uplink.name}", "attached", wrong)
+    for name, fd in sorted(programs_.maps.items()):
+        wrong = map_pin_fault(fd, loaded.pins.maps / name)
+        if wrong is not None:
+            yield Fault(f"pin of {name}", "the map that is in use", wrong)
+
+
+def mend(loaded: Loaded, uplink: Interface, options: Options) -> None:
+    """Attach and pin again what is not."""
+    start(loaded, uplink, options)
+    for name, fd in loaded.programs.maps.items():
+        if map_pin_fault(fd, loaded.pins.maps / name) is not None:
+            (loaded.pins.maps / name).unlink(missing_ok=True)
+            libbpf.pin(fd, loaded.pins.maps / name)
 
 
 def remove(options: Options) -> None:

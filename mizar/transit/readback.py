@@ -13,11 +13,11 @@ from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
-from mizar.transit import entries, marks, services
+from mizar.transit import entries, marks, proxies, services
 from mizar.transit.entries import Op
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
-from mizar.transit.proxies import implied, read_proxies
+from mizar.transit.proxies import read_proxies
 from mizar.transit.routes import routes_of, routes_put
 from mizar.transit.state import Limits, State
 from mizar.transit.values import (
@@ -74,7 +74,7 @@ class _Reader:
 
     def items(self, table: str) -> Iterator[tuple[Any, Any]]:
         for key, value in getattr(self.maps, table).items():
-            self.raw[table, _hashable(key)] = (key, value)
+            self.raw[table, hashable(key)] = (key, value)
             yield key, value
 
     def droplets(self) -> None:
@@ -286,7 +286,7 @@ class _Reader:
                 if any(any(_bits(part)) for part in value.values()):
                     self.raw[table, slot] = (slot, value)
         for key, slot in self.items("member_slots"):
-            self.raw["member_slots", _hashable(key)] = (key, slot)
+            self.raw["member_slots", hashable(key)] = (key, slot)
         for service in services.read_services(self.maps, state):
             state.services[service.key] = service
             for address in service.addresses:
@@ -300,8 +300,8 @@ class _Reader:
 
     def repairs(self) -> list[Op]:
         """The difference between what the state implies and what was read."""
-        wanted = {(op.table, _hashable(op.key)): op for op in _implied(self.state)}
-        puts = [op for at, op in wanted.items() if not _same(self.raw.get(at, (None, None))[1], op.value)]
+        wanted = {(op.table, hashable(op.key)): op for op in implied(self.state)}
+        puts = [op for at, op in wanted.items() if not same(self.raw.get(at, (None, None))[1], op.value)]
         deletes = [
             Op(table, key, {} if table in _ARRAYS else None)
             for (table, hashable), (key, _) in self.raw.items()
@@ -310,11 +310,12 @@ class _Reader:
         return puts + deletes
 
 
-def _hashable(key: Any) -> Any:
+def hashable(key: Any) -> Any:
+    """A key of a map, for a dictionary."""
     return tuple(sorted(key.items())) if isinstance(key, dict) else key
 
 
-def _same(found: Any, wanted: Any) -> bool:
+def same(found: Any, wanted: Any) -> bool:
     """Whether an entry is as wanted; fields that are not named are zero, but for the data plane's own stamps."""
     if not isinstance(wanted, dict) or found is None:
         return bool(found == wanted)
@@ -328,7 +329,8 @@ def _bits(value: Any) -> Any:
     return (value,) if isinstance(value, int) else value
 
 
-def _implied(state: State) -> Iterator[Op]:
+def implied(state: State) -> Iterator[Op]:
+    """The entries that a state means, but for those of `droplets`, which change as neighbours and probes do."""
     for droplet in state.droplets.values():
         yield from entries.droplet_put(droplet, 0)[1:]
     for vpc in state.vpcs.values():
@@ -354,7 +356,7 @@ def _implied(state: State) -> Iterator[Op]:
         if not local.wanted.standby:
             yield from entries.endpoint_put(state, local.endpoint, local)
     for proxy in state.proxies.values():
-        yield from implied(state, proxy)
+        yield from proxies.implied(state, proxy)
     for service in state.services.values():
         yield from services.implied(state, service)
 

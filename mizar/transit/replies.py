@@ -9,6 +9,8 @@ from itertools import islice
 from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
+from mizar.transit.audit import Report
+from mizar.transit.findings import Finding
 from mizar.transit.service_values import HealthCheck, Service
 from mizar.transit.state import State
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Tunnel, Vpc
@@ -173,6 +175,32 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(learned=[learned(held.learned[place]) for place in places])
     for uids in _chunks(held.locals):
         yield pb.State(local_endpoints=[local(held.locals[uid], problems.get(uid, "")) for uid in uids])
+
+
+def finding(value: Finding) -> pb.Finding:
+    """What an audit found."""
+    owner = value.owner
+    return pb.Finding(
+        kind=pb.Finding.Kind.ValueType(int(value.kind)),
+        table=value.table,
+        key=value.key,
+        wanted=value.wanted,
+        found=value.found,
+        vni=owner.vni,
+        network_id=owner.network_id,
+        address=owner.address,
+        uid=owner.uid,
+        repair=value.repair,
+        error=value.error,
+    )
+
+
+def audit(report: Report) -> Iterator[pb.AuditReply]:
+    """The chunks of what an audit found; at least one."""
+    found = iter(report.findings)
+    while chunk := list(islice(found, CHUNK)):
+        yield pb.AuditReply(findings=map(finding, chunk))
+    yield pb.AuditReply(looked_at=report.looked_at, more=report.more)
 
 
 def _chunks(keys: Iterable[T]) -> Iterator[list[T]]:

@@ -19,6 +19,7 @@ from mizar.model.errors import InvalidError, MizarError
 from mizar.transit import counters, replies, requests
 from mizar.transit.access import check_peer
 from mizar.transit.attachments import Attachments, Outcome
+from mizar.transit.audit import Audit
 from mizar.transit.errors import is_permanent, status_of
 from mizar.transit.events import Hub
 from mizar.transit.ledger import Ledger, of_change
@@ -78,8 +79,10 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         hub: Hub,
         interface_mtu: Callable[[], int],
         droplets_changed: Callable[[], None],
+        audit: Audit,
         member_health: Callable[[], Sequence[pb.MemberHealth]] = tuple,
     ) -> None:
+        self._audit = audit
         self._identity = identity
         self._ledger = ledger
         self._attachments = attachments
@@ -152,6 +155,21 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         """Counters, summed over CPUs."""
         async with self._ledger.lock:
             return counters.read(self._ledger.maps, self._ledger.state)
+
+    async def Audit(  # noqa: N802
+        self, request: pb.AuditRequest, context: Context
+    ) -> AsyncIterator[pb.AuditReply]:
+        """What maps, interfaces and programs hold, compared with what this daemon was told."""
+        try:
+            check_peer(context.auth_context())
+            report = await self._audit.run(repair=request.repair) if request.kernel else None
+            told = await self._audit.told() if request.state else None
+        except MizarError as error:
+            await _refuse(context, "Audit", error)
+        for reply in replies.audit(report) if report else ():
+            yield reply
+        for chunk in replies.state(told, {}) if told else ():
+            yield pb.AuditReply(state=chunk)
 
     async def WatchEvents(  # noqa: N802
         self, request: pb.WatchEventsRequest, context: Context

@@ -130,6 +130,7 @@ class State:
             serving=self.serving.copy(),
             group_sets=self.group_sets.copy(),
             learned=self.learned.copy(),
+            uses=self.uses.copy(),
         )
 
     def network_at(self, vni: int, address: bytes) -> Network | None:

@@ -31,6 +31,7 @@ SCHEMA = {
     "flow_budgets": (None, "flow_budget"),
     "flow_counts": (None, "flow_count"),
     "group_sets": ("group_set_key", "group_set"),
+    "substrate_endpoints": ("droplet_key", None),
 }
 ARRAYS = {"services", "service_notes", "members", "member_notes", "flow_budgets", "flow_counts"} | {
     "hop_sets",
@@ -101,6 +102,9 @@ class FakeTable:
 
     def delete_raw(self, keys: Iterable[bytes]) -> int:
         return sum(self.entries.pop(key, None) is not None for key in keys)
+
+    def used(self) -> Iterator[tuple[Any, Any]]:
+        return ((self.key.unpack(key), self.value.unpack(value)) for key, value in self.raw_items() if any(value))
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         for key, value in list(self.entries.items()):
