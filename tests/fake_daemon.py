@@ -191,6 +191,8 @@ class FakeDaemon(TransitServicer):
         self.checked: dict[tuple[bytes, bytes], pb.MemberHealth] = {}
         self.faults: list[pb.Finding] = []
         self.calls: list[str] = []
+        self.rows: list[pb.TableRows] = []
+        """What ReadTables tells."""
         self.paused = asyncio.Event()  # set: changes go through
         self.paused.set()
         self.generation = 0
@@ -339,6 +341,10 @@ class FakeDaemon(TransitServicer):
         if request.state:
             async for chunk in self.GetState(pb.GetStateRequest(), context):
                 yield pb.AuditReply(state=chunk)
+
+    async def ReadTables(self, request: pb.ReadTablesRequest, context: Any) -> AsyncIterator[pb.TableRows]:
+        for message in self.rows:
+            yield message
 
     async def GetCounters(self, request: pb.GetCountersRequest, context: Any) -> pb.Counters:
         return pb.Counters(vpcs=[pb.VpcCounters(vni=vni, sent_packets=1) for vni in self.tables.vpcs])

@@ -26,6 +26,7 @@ from mizar.api.messages import as_json
 from mizar.api.problems import status_of
 from mizar.api.refusal import Refusal
 from mizar.api.replies import ApplyReply, ApplyRequest, Errors, Health, MoveRequest, Object, ObjectList
+from mizar.api.traces import TraceRequest, answer
 from mizar.manager.intake import Submission
 from mizar.manager.manager import Manager
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
@@ -62,6 +63,7 @@ def make_app(manager: Manager) -> FastAPI:
     _add_droplet_questions(app, manager)
     _add_move(app, manager)
     add_events(app, manager)
+    _add_traces(app, manager)
     for kind in KINDS.values():
         if kind.served:
             _add_kind(app, manager, kind)
@@ -189,6 +191,19 @@ def _add_move(app: FastAPI, manager: Manager) -> None:
         if not caller.sees(ref):
             raise NotFoundError(Problem("there is no such object", resource=str(ref)))
         return JSONResponse(manager.move(ref, body.droplet))
+
+
+def _add_traces(app: FastAPI, manager: Manager) -> None:
+    ask = answer(manager)
+
+    @app.post(
+        "/v1/traces",
+        summary="Which way a packet takes, hop by hop, and why; nothing is changed by asking",
+        responses=_only(404, 422, 503),
+    )
+    async def trace(body: TraceRequest, caller: Asking) -> dict[str, Any]:
+        found: dict[str, Any] = await ask(body, caller)
+        return found
 
 
 def _add_watch(app: FastAPI, manager: Manager) -> None:

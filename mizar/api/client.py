@@ -168,6 +168,13 @@ class Client:
         """What the droplet's tables hold, read from the kernel, in the shape of transit.proto's State (as JSON)."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/state")
 
+    def trace(self, question: Manifest) -> Manifest:
+        """Which way a packet takes and why: {"hops": [...], "ending", "ok", ...}; asked as POST /v1/traces has it.
+
+        Raises NotFoundError or InvalidError when nobody is meant, TemporaryError when the source's droplet is silent.
+        """
+        return self._call("POST", "/v1/traces", question)
+
     def health(self) -> Manifest:
         """{"status": "ok", "version": ...}; raises TemporaryError when nobody answers."""
         return self._call("GET", "/healthz")

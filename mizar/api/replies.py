@@ -9,24 +9,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """What all have in common: camelCase outside, and no field that nobody knows."""
+
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
-class ApplyRequest(_Shape):
+class ApplyRequest(Shape):
     """Manifests that are applied together: all or none."""
 
     resources: list[dict[str, Any]] = Field(description="Manifests, in any order.", max_length=20_000)
     dry_run: bool = Field(default=False, description="Check everything, keep nothing.")
 
 
-class MoveRequest(_Shape):
+class MoveRequest(Shape):
     """Where an endpoint shall live."""
 
     droplet: str = Field(description="Name of the droplet.", min_length=1, max_length=63)
 
 
-class ApplyResult(_Shape):
+class ApplyResult(Shape):
     """What became, or would become, of one manifest."""
 
     kind: str
@@ -35,7 +37,7 @@ class ApplyResult(_Shape):
     change: Literal["created", "changed", "unchanged"]
 
 
-class ApplyReply(_Shape):
+class ApplyReply(Shape):
     """One result per manifest, in the order of the request."""
 
     results: list[ApplyResult]
@@ -56,13 +58,13 @@ class Object(BaseModel):
     )
 
 
-class ObjectList(_Shape):
+class ObjectList(Shape):
     """Objects by tenant and name."""
 
     items: list[Object]
 
 
-class ErrorEntry(_Shape):
+class ErrorEntry(Shape):
     """One thing that is wrong."""
 
     resource: str = Field(description="`Kind tenant/name` or `Kind name`; empty when no object is meant.")
@@ -71,13 +73,13 @@ class ErrorEntry(_Shape):
     index: int | None = Field(description="Place of the manifest in the request, from 0.")
 
 
-class Errors(_Shape):
+class Errors(Shape):
     """Everything that is wrong."""
 
     errors: list[ErrorEntry]
 
 
-class Health(_Shape):
+class Health(Shape):
     """The server answers."""
 
     status: Literal["ok"] = "ok"

@@ -29,6 +29,7 @@ COMMANDS = {
     "endpoint": "mizar.cli.endpoint:app",
     "counters": "mizar.cli.counters:counters",
     "monitor": "mizar.cli.monitor:monitor",
+    "trace": "mizar.cli.trace:trace",
     "topology": "mizar.cli.topology:app",
     "lab": "mizar.cli.lab:app",
     "demo": "mizar.cli.demo:demo",

@@ -33,6 +33,7 @@ from mizar.manager.registry import Item, Registry
 from mizar.manager.revision import State, drafted, ending, revise, take
 from mizar.manager.status import count_members, view
 from mizar.manager.substrate import affected, refused
+from mizar.manager.tracing import Tracing
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.peering import VPCPeering
@@ -93,6 +94,7 @@ class Manager:
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
         self._groups = Groups(self._registry)
         self.monitor = Monitor(self._registry, self._fleet.link)
+        self.tracing = Tracing(self._registry, self._fleet.link)
 
     async def start(self) -> None:
         """Reads the store and begins to bring every droplet to what it says."""

@@ -46,6 +46,7 @@ from mizar.transit.service_flows import ServiceFlows
 from mizar.transit.servicer import Identity, Servicer
 from mizar.transit.stack import Stack
 from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
+from mizar.transit.tracing import Tracer
 from mizar.transit.values import Local
 
 STOP_S = 1.0
@@ -187,10 +188,11 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             members.tables_changed()
             attachments.refit_soon()
 
+        tracer = Tracer(loaded, ledger, lambda: uplink.facts)
         attachments.refit_soon()
         attachments.settle_later()
         audit = Audit(ledger, (LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options)))
-        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed, audit, members.rows)
+        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed, audit, tracer, members.rows)
         aging = FlowAger(ledger)
         served = ServiceFlows(ledger)
         stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)

@@ -24,6 +24,7 @@ from mizar.transit.errors import is_permanent, status_of
 from mizar.transit.events import Hub
 from mizar.transit.ledger import Ledger, of_change
 from mizar.transit.logs import event
+from mizar.transit.tracing import Tracer
 from mizar.transit.values import Change, Wanted
 
 Context = Any  # grpc.aio.ServicerContext: the generated stubs and grpc's own types disagree on its parameters
@@ -80,6 +81,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         interface_mtu: Callable[[], int],
         droplets_changed: Callable[[], None],
         audit: Audit,
+        tracer: Tracer,
         member_health: Callable[[], Sequence[pb.MemberHealth]] = tuple,
     ) -> None:
         self._audit = audit
@@ -90,6 +92,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         self._interface_mtu = interface_mtu
         self._generation = 0
         self._droplets_changed = droplets_changed
+        self._tracer = tracer
         self._member_health = member_health
 
     @_answering
@@ -149,6 +152,18 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             yield chunk
         if found := self._member_health():
             yield pb.State(member_health=found)
+
+    async def ReadTables(  # noqa: N802
+        self, request: pb.ReadTablesRequest, context: Context
+    ) -> AsyncIterator[pb.TableRows]:
+        """Entries of the maps as they are."""
+        try:
+            check_peer(context.auth_context())
+            found = await asyncio.to_thread(self._tracer.read, request)
+        except MizarError as error:
+            await _refuse(context, "ReadTables", error)
+        for message in found:
+            yield message
 
     @_answering
     async def GetCounters(self, _request: pb.GetCountersRequest, _context: Context) -> pb.Counters:  # noqa: N802

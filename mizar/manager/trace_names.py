@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the registry knows of the numbers and addresses in droplets' tables (mizar.trace.names.Names).
+
+Made by mizar.manager.tracing. It only reads, and tells everything: what a caller may hear is decided there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+
+from mizar.manager.droplet_link import Link
+from mizar.manager.registry import Item, Registry
+from mizar.model.addresses import parse_mac, text_of
+from mizar.model.resources import VPC, Droplet, Endpoint, Network
+from mizar.trace.names import Known
+
+
+class RegistryNames:
+    """Names, and how things should be. `link`: the connection to a droplet."""
+
+    def __init__(self, registry: Registry, link: Callable[[str], Link | None]) -> None:
+        self._registry = registry
+        self._link = link
+
+    def droplet_item(self, address: bytes) -> Droplet | None:
+        """The droplet that has an address."""
+        item = self._registry.holder("droplet", text_of(address))
+        return item.resource if item and isinstance(item.resource, Droplet) else None
+
+    def droplet(self, address: bytes) -> str:
+        """Its name."""
+        found = self.droplet_item(address)
+        return found.name if found else ""
+
+    def vpc_item(self, number: int) -> Item | None:
+        """The VPC that droplets know by a number."""
+        return self._registry.holder("vni", str(number)) if number else None
+
+    def vpc(self, number: int) -> str:
+        """`tenant/name`."""
+        return _name(self.vpc_item(number))
+
+    def network(self, number: int, network: int) -> str:
+        """`tenant/name`."""
+        return _name(self._network_item(number, network))
+
+    def endpoint(self, number: int, address: bytes) -> Known | None:
+        """Who should have an address."""
+        vpc = self.vpc_item(number)
+        item = (
+            self._registry.holder(f"address/{vpc.uid}", text_of(address)) if vpc and len(address) in (4, 16) else None
+        )
+        if item is None or not isinstance(item.resource, Endpoint):
+            return None
+        status = item.resource.status
+        host = self.address_of(status.host) if status.host else b""
+        mac = parse_mac(status.mac) if status.mac else b""
+        return Known(_name(item), item.resource.spec.type, host, mac)
+
+    def members(self, number: int, network: int) -> frozenset[bytes]:
+        """Bouncers of a network or, for id 0, dividers of a VPC."""
+        item = self._network_item(number, network) if network else self.vpc_item(number)
+        names: Iterable[str] = ()
+        if item and isinstance(item.resource, VPC):
+            names = item.resource.status.dividers
+        elif item and isinstance(item.resource, Network):
+            names = item.resource.status.bouncers
+        return frozenset(self.address_of(name) for name in (*names, *(item.former if item else ())))
+
+    def mtu(self, one: bytes, other: bytes) -> int:
+        """What both interfaces have room for; 0 where either has not told."""
+        links = [self._link(self.droplet(address)) for address in (one, other)]
+        told = [link.info.interface_mtu if link and link.info else 0 for link in links]
+        return min(told) if all(told) else 0
+
+    def address_of(self, name: str) -> bytes:
+        """By which the tables name a droplet; empty for one that is gone."""
+        item = self._registry.find_droplet(name)
+        if item is None or not isinstance(item.resource, Droplet):
+            return b""
+        return ip_address(item.resource.spec.addresses[0]).packed
+
+    def _network_item(self, number: int, network: int) -> Item | None:
+        vpc = self.vpc_item(number)
+        return self._registry.holder(f"network/{vpc.uid}", str(network)) if vpc else None
+
+
+def _name(item: Item | None) -> str:
+    return f"{item.resource.tenant}/{item.resource.name}" if item else ""

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the rows of a droplet's maps to what the oracle knows of a droplet.
+
+Called by predict.py. It takes the maps at their word: an entry that leads to a slot which is empty leads nowhere, as it
+does for the data plane.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mizar.model.addresses import to_mapped
+from mizar.oracle import proxy_flows
+from mizar.oracle.tables import (
+    Agent,
+    Droplet,
+    Endpoint,
+    FlowKey,
+    HopSet,
+    Leg,
+    Member,
+    Network,
+    Proxy,
+    Service,
+    Tunnel,
+    Vpc,
+)
+from mizar.trace.rows import Asked, AskedFlows, AskedProxyFlows, Fields, Point, Rows, address_of, text_of
+
+# The numbers of contracts/dataplane.h.
+_TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
+_DIVIDED_HERE, _BOUNCED_HERE, _ROUTED_HERE, _PEERED = 1, 1, 2, 0x100
+_GONE, _LEARNED, _SCALED, _MEMBER, _DRAINING, _DOWN = 4, 8, 16, 32, 64, 128
+_ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
+_FIN, _RESET = 1, 2
+
+
+def droplet_of(rows: Rows) -> Droplet:
+    """The droplet that told the rows."""
+    return _Droplet(rows).droplet()
+
+
+def _vni_of(raw: int) -> int:
+    return int.from_bytes(raw.to_bytes(4, sys.byteorder), "big")
+
+
+def _families(fields: Fields, name: str) -> Mapping[int, bytes]:
+    found = ((family, bytes.fromhex(fields[f"{name}{family}"])) for family in (4, 6))
+    return {family: address_of(raw.hex()) for family, raw in found if any(raw)}
+
+
+@dataclass(slots=True)
+class _Droplet:
+    rows: Rows
+
+    def droplet(self) -> Droplet:
+        rows, itself = self.rows, self.rows.itself
+        own = bytes.fromhex(itself["address"])
+        addresses: dict[int, list[bytes]] = {}
+        for key, sender in rows.items("droplet_slots"):
+            addresses.setdefault(sender["slot"], []).append(address_of(key["addr"]))
+        self_slots = {slot: sorted(found, key=len) for slot, found in addresses.items()}
+        entries = {slot: rows.get("droplets", slot) or {} for slot in self_slots}
+        names = {slot: self.address_at(slot) or found[0] for slot, found in self_slots.items()}
+        macs = {names[slot]: bytes.fromhex(entry.get("next_hop_mac", "00" * 6)) for slot, entry in entries.items()}
+        return Droplet(
+            own,
+            bytes.fromhex(itself["mac"]),
+            {name: mac if any(mac) else None for name, mac in macs.items()},
+            {
+                vni: Vpc(self.hop_set(value["dividers"]), bool(value["flags"] & _DIVIDED_HERE))
+                for vni, value in rows.items("vpcs")
+            },
+            self.networks(),
+            Asked(rows, own, endpoint_point, lambda _, value: self.endpoint(value)),
+            {ifindex: self.agent(ifindex, value) for ifindex, value in rows.items("agents")},
+            frozenset(names[slot] for slot, entry in entries.items() if entry.get("down")),
+            {(key["vni"], key["tenant"], key["vpc"]): number for key, number in rows.items("identities")},
+            bytes.fromhex(itself["address6"]),
+            {found[0]: found[1] for found in self_slots.values() if len(found) > 1},
+            {names[slot]: entry["mtu"] for slot, entry in entries.items() if entry.get("mtu")},
+            itself["traps"],
+            bool(rows.get("substrate_link", 0)),
+            {address_of(key["addr"]): number for key, number in rows.items("substrate_endpoints")},
+            itself["icmp_errors"],
+            AskedFlows(self.room(), Asked(rows, own, flow_point, lambda _, value: self.flow(value))),
+            {slot: self.proxy(value) for slot, value in rows.items("proxies")},
+            proxy_flows.ProxyFlows(
+                AskedProxyFlows(Asked(rows, own, proxy_flow_point, lambda _, value: proxy_flow(value))),
+                {
+                    slot: proxy_flows.Usage(value["begun"], value["evicted"], value["refused"], value["cursor"])
+                    for slot, value in rows.items("proxy_usage")
+                },
+            ),
+        )
+
+    def address_at(self, slot: int) -> bytes | None:
+        """The name of the droplet in a slot: its first address. Where `droplets` leads elsewhere, so do packets."""
+        named = [address_of(key["addr"]) for key, one in self.rows.items("droplet_slots") if one["slot"] == slot]
+        entry = self.rows.get("droplets", slot)
+        written = address_of(entry["addr"]) if slot and entry and any(bytes.fromhex(entry["addr"])) else None
+        if named and written in (None, *named):
+            return min(named, key=len)
+        return written
+
+    def hop_set(self, slot: int) -> HopSet:
+        found = self.rows.get("hop_sets", slot) if slot else None
+        if found is None or not any(found["droplet"]):
+            return ()
+        cache = {place: self.address_at(place) if place else None for place in set(found["droplet"])}
+        return tuple(cache[place] for place in found["droplet"])
+
+    def network_id(self, slot: int) -> int:
+        """A network is named by its id; one that is not known here by the number of its slot, negative."""
+        found = self.rows.get("hop_sets", slot)
+        return int(found["network_id"]) if found and found["network_id"] else -slot
+
+    def networks(self) -> dict[tuple[int, bytes, int], Network]:
+        found = {}
+        for key, value in self.rows.items("networks"):
+            address, flags = address_of(key["addr"]), value["flags"]
+            length = key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)
+            found[_vni_of(key["vni_be"]), address, length] = Network(
+                self.network_id(value["slot"]),
+                address_of(value["gateway"]),
+                self.hop_set(value["slot"]),
+                bool(flags & _BOUNCED_HERE),
+                bool(flags & _ROUTED_HERE),
+                value["peer"] if flags & _PEERED else 0,
+            )
+        return found
+
+    def endpoint(self, value: Fields) -> Endpoint:
+        flags = value["flags"]
+        return Endpoint(
+            self.network_id(value["network"]),
+            bytes.fromhex(value["mac"]),
+            self.address_at(value["droplet"]) or b"",
+            _TUNNELS.get(value["tunnel"], Tunnel.GENEVE),
+            value["ifindex"],
+            str(value["slot"]),
+            bool(flags & _LEARNED),
+            bool(flags & _GONE),
+            self.service(value["slot"]) if flags & _SCALED else None,
+        )
+
+    def member(self, slot: int) -> Member:
+        value = self.rows.get("members", slot)
+        return Member(
+            self.endpoint(value | {"flags": 0}), bool(value["flags"] & _DRAINING), bool(value["flags"] & _DOWN)
+        )
+
+    def service(self, slot: int) -> Service:
+        value = self.rows.get("services", slot)
+        near = self.rows.get("services", value["near"]) if value["near"] else None
+        slots = sorted({place for one in (value, near) if one for place in one["place"] if place})
+        numbers = {place: number for number, place in enumerate(slots)} | {0: -1}
+        members = tuple(self.member(place) for place in slots)
+        near_places = tuple(numbers[place] for place in near["place"]) if near else ()
+        return Service(members, tuple(numbers[place] for place in value["place"]), near_places)
+
+    def flow(self, value: Fields) -> Member | bytes:
+        if any(bytes.fromhex(value["addr"])):
+            return address_of(value["addr"])
+        entry = self.rows.get("members", value["member"])
+        if entry is None or entry["mac"] != value["mac"]:  # the slot is another's now
+            return b""
+        return self.member(value["member"])
+
+    def agent(self, ifindex: int, value: Fields) -> Agent:
+        table = value["network"]
+        routes = {}
+        for key, route in self.rows.items("routes"):
+            if _vni_of(key["table_be"]) >> 1 == table:
+                address = address_of(key["addr"])
+                length = key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)
+                routes[address, length] = _ACTIONS.get(route["action"], "vpc")
+        blob = self.rows.get("agent_options", ifindex) if value["option_bytes"] else None
+        addresses, gateways = _families(value, "addr"), _families(value, "gateway")
+        legs = {
+            family: Leg(address, gateways.get(family, bytes(len(address))), value[f"prefix{family}"])
+            for family, address in addresses.items()
+        }
+        return Agent(
+            str(value["slot"]),
+            value["vni"],
+            self.network_id(table),
+            bytes.fromhex(value["mac"]),
+            _TUNNELS.get(value["tunnel"], Tunnel.GENEVE),
+            self.hop_set(table),
+            bool(value["network_flags"] & _BOUNCED_HERE),
+            bool(value["network_flags"] & _ROUTED_HERE),
+            legs.get(4),
+            legs.get(6),
+            value["wire_vni"],
+            bytes.fromhex(blob["data"])[: blob["bytes"]] if blob else b"",
+            value["group_set"],
+            bool(value["option_flags"] & 1),
+            routes,
+            bool(value["flags"] & _MEMBER),
+        )
+
+    def proxy(self, value: Fields) -> Proxy:
+        client, source, target = (_families(value, name) for name in ("client", "source", "target"))
+        return Proxy(value["client_vni"], value["source_vni"], client, source, target, value["budget"])
+
+    def room(self) -> dict[int, int]:
+        found = {}
+        for vni, vpc in self.rows.items("vpcs"):
+            budget = self.rows.get("flow_budgets", vpc["slot"]) or {"until": 0}
+            count = self.rows.get("flow_counts", vpc["slot"]) or {"inserted": 0}
+            found[vni] = budget["until"] - count["inserted"]
+        return found
+
+
+def endpoint_point(key: tuple[int, bytes]) -> Point:
+    """An endpoint by VPC and address."""
+    return Point("endpoints", text_of({"vni": key[0], "addr": to_mapped(key[1]).hex()}))
+
+
+def flow_point(key: FlowKey) -> Point:
+    """A flow of a scaled endpoint."""
+    fields = {
+        "vni": key.vni,
+        "client": to_mapped(key.client).hex(),
+        "server": to_mapped(key.server).hex(),
+        "ports_be": int.from_bytes(key.ports, sys.byteorder),
+        "protocol": key.protocol,
+        "kind": key.kind.value,
+    }
+    return Point("flows", text_of(fields))
+
+
+def proxy_flow_point(key: proxy_flows.FlowKey) -> Point:
+    """A flow of a proxied endpoint."""
+    fields = {
+        "vni": key.vni,
+        "local": to_mapped(key.local).hex(),
+        "remote": to_mapped(key.remote).hex(),
+        "local_port_be": int.from_bytes(key.local_port.to_bytes(2, "big"), sys.byteorder),
+        "remote_port_be": int.from_bytes(key.remote_port.to_bytes(2, "big"), sys.byteorder),
+        "protocol": key.protocol,
+    }
+    return Point("proxy_flows", text_of(fields))
+
+
+def proxy_flow(value: Fields) -> proxy_flows.Flow:
+    """An entry of proxy_flows."""
+
+    def port(name: str) -> int:
+        return int.from_bytes(value[name].to_bytes(2, sys.byteorder), "big")
+
+    return proxy_flows.Flow(
+        value["slot"],
+        address_of(value["remote"]),
+        port("local_port_be"),
+        port("remote_port_be"),
+        bool(value["stamp"]),
+        bool(value["state"] & _FIN),
+        bool(value["state"] & _RESET),
+    )
