@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from mizar.model.addresses import to_mapped
 from mizar.oracle import proxy_flows
@@ -51,43 +50,43 @@ def _families(fields: Fields, name: str) -> Mapping[int, bytes]:
     return {family: address_of(raw.hex()) for family, raw in found if any(raw)}
 
 
-@dataclass(slots=True)
 class _Droplet:
-    rows: Rows
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.addresses: dict[int, list[bytes]] = {}
+        for key, sender in rows.items("droplet_slots"):
+            self.addresses.setdefault(sender["slot"], []).append(address_of(key["addr"]))
 
     def droplet(self) -> Droplet:
         rows, itself = self.rows, self.rows.itself
         own = bytes.fromhex(itself["address"])
-        addresses: dict[int, list[bytes]] = {}
-        for key, sender in rows.items("droplet_slots"):
-            addresses.setdefault(sender["slot"], []).append(address_of(key["addr"]))
-        self_slots = {slot: sorted(found, key=len) for slot, found in addresses.items()}
-        entries = {slot: rows.get("droplets", slot) or {} for slot in self_slots}
-        names = {slot: self.address_at(slot) or found[0] for slot, found in self_slots.items()}
+        pairs = {slot: sorted(found, key=len) for slot, found in self.addresses.items()}
+        entries = {slot: rows.get("droplets", slot) or {} for slot in pairs}
+        names = {slot: self.address_at(slot) or found[0] for slot, found in pairs.items()}
         macs = {names[slot]: bytes.fromhex(entry.get("next_hop_mac", "00" * 6)) for slot, entry in entries.items()}
         return Droplet(
-            own,
-            bytes.fromhex(itself["mac"]),
-            {name: mac if any(mac) else None for name, mac in macs.items()},
-            {
+            address=own,
+            mac=bytes.fromhex(itself["mac"]),
+            droplets={name: mac if any(mac) else None for name, mac in macs.items()},
+            vpcs={
                 vni: Vpc(self.hop_set(value["dividers"]), bool(value["flags"] & _DIVIDED_HERE))
                 for vni, value in rows.items("vpcs")
             },
-            self.networks(),
-            Asked(rows, own, endpoint_point, lambda _, value: self.endpoint(value)),
-            {ifindex: self.agent(ifindex, value) for ifindex, value in rows.items("agents")},
-            frozenset(names[slot] for slot, entry in entries.items() if entry.get("down")),
-            {(key["vni"], key["tenant"], key["vpc"]): number for key, number in rows.items("identities")},
-            bytes.fromhex(itself["address6"]),
-            {found[0]: found[1] for found in self_slots.values() if len(found) > 1},
-            {names[slot]: entry["mtu"] for slot, entry in entries.items() if entry.get("mtu")},
-            itself["traps"],
-            bool(rows.get("substrate_link", 0)),
-            {address_of(key["addr"]): number for key, number in rows.items("substrate_endpoints")},
-            itself["icmp_errors"],
-            AskedFlows(self.room(), Asked(rows, own, flow_point, lambda _, value: self.flow(value))),
-            {slot: self.proxy(value) for slot, value in rows.items("proxies")},
-            proxy_flows.ProxyFlows(
+            networks=self.networks(),
+            endpoints=Asked(rows, own, endpoint_point, lambda _, value: self.endpoint(value)),
+            agents={ifindex: self.agent(ifindex, value) for ifindex, value in rows.items("agents")},
+            down=frozenset(names[slot] for slot, entry in entries.items() if entry.get("down")),
+            identities={(key["vni"], key["tenant"], key["vpc"]): number for key, number in rows.items("identities")},
+            address6=bytes.fromhex(itself["address6"]),
+            addresses6={found[0]: found[1] for found in pairs.values() if len(found) > 1},
+            mtus={names[slot]: entry["mtu"] for slot, entry in entries.items() if entry.get("mtu")},
+            traps=itself["traps"],
+            stack_link=bool(rows.get("substrate_link", 0)),
+            stack={address_of(key["addr"]): number for key, number in rows.items("substrate_endpoints")},
+            icmp_errors=itself["icmp_errors"],
+            flows=AskedFlows(self.room(), Asked(rows, own, flow_point, lambda _, value: self.flow(value))),
+            proxies={slot: self.proxy(value) for slot, value in rows.items("proxies")},
+            proxy_flows=proxy_flows.ProxyFlows(
                 AskedProxyFlows(Asked(rows, own, proxy_flow_point, lambda _, value: proxy_flow(value))),
                 {
                     slot: proxy_flows.Usage(value["begun"], value["evicted"], value["refused"], value["cursor"])
@@ -98,8 +97,7 @@ class _Droplet:
 
     def address_at(self, slot: int) -> bytes | None:
         """The name of the droplet in a slot: its first address. Where `droplets` leads elsewhere, so do packets."""
-        named = [address_of(key["addr"]) for key, one in self.rows.items("droplet_slots") if one["slot"] == slot]
-        entry = self.rows.get("droplets", slot)
+        named, entry = self.addresses.get(slot), self.rows.get("droplets", slot)
         written = address_of(entry["addr"]) if slot and entry and any(bytes.fromhex(entry["addr"])) else None
         if named and written in (None, *named):
             return min(named, key=len)
