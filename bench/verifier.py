@@ -42,6 +42,7 @@ def main() -> None:
         )
         milliseconds = 0.0
         with load(config, statistics=True) as programs:
+            _ = programs.transit_generic  # loaded only where it is asked for
             for name, program in programs.programs.items():
                 found = {key: re.search(form, program.statistics) for key, form in FIGURES.items()}
                 figure = {key: match[1] if match else "?" for key, match in found.items()}

@@ -524,7 +524,6 @@ struct droplet_config {
 	uint32_t traps;		/* how many requests for its configuration an endpoint has answered in 1.07 s; 0: none */
 	uint32_t send_by_tc;	/* 1: XDP leaves to `deliver` what it sends. On a veth XDP itself reaches no far end
 				 * without NAPI, and loses a checksum that was left to hardware; an skb has neither fault */
-	uint32_t onward;	/* 1: this agent sends for proxies (STAGE_ONWARD) */
 };
 
 /* ---- switches: changed while programs run (ARRAY of one, map droplet_switches). Read on drop paths only. */

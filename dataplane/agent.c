@@ -20,12 +20,6 @@
 #include "lib/verdict.h"
 #include "lib/workload.h"
 
-/* Of the endpoint that sends: what the frame came in by, or a side of a proxy. */
-static __always_inline uint32_t sender_interface(const struct __sk_buff *skb)
-{
-	return config.onward ? entered_with(skb) : skb->ifindex;
-}
-
 static __always_inline bool is_link_local(const void *address)
 {
 	return (*(const word32 *)address & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
@@ -116,6 +110,7 @@ struct refusal {
 	struct packet packet;	/* as far as it was known */
 	bool tight;		/* see fit_frame() */
 	enum drop_reason reason;
+	uint32_t sender;	/* the interface that the frame came in by, or the side of a proxy that it is sent for */
 	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
 };
 
@@ -123,8 +118,8 @@ struct refusal {
 static __always_inline int send_answer(struct __sk_buff *skb, struct refusal *seen, const struct agent *agent)
 {
 	count_answered(&seen->packet, agent->slot);
-	if (config.onward) {	/* to the proxy, which translates an error to who caused it */
-		seen->proxy = entered_with(skb);
+	if (is_proxy(seen->sender)) {	/* to the proxy, which translates an error to who caused it */
+		seen->proxy = seen->sender;
 		return TC_ACT_SHOT;
 	}
 	return bpf_redirect(skb->ifindex, 0);
@@ -251,7 +246,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	}
 	/* What a tenant attaches means something in its own VPC only. */
 	if (agent->option_bytes && !route->peered) {
-		reason = find_options(sender_interface(skb), agent, &tunnel, &options);
+		reason = find_options(seen->sender, agent, &tunnel, &options);
 		if (reason)
 			return reason;
 	}
@@ -446,12 +441,12 @@ __attribute__((noinline)) int look_at(struct __sk_buff *skb, struct agent *agent
 SEC("tc")
 int agent(struct __sk_buff *skb)
 {
-	uint32_t ifindex = sender_interface(skb);
-	struct agent *agent = bpf_map_lookup_elem(&agents, &ifindex);
 	struct refusal seen = {
+		.sender = sender_of(skb),
 		.packet.length = skb->len,
 		.packet.packets = skb->gso_segs ? skb->gso_segs : 1,
 	};
+	struct agent *agent = bpf_map_lookup_elem(&agents, &seen.sender);
 	int verdict;
 
 	if (!agent)
@@ -468,7 +463,7 @@ int agent(struct __sk_buff *skb)
 	    !become_error(skb, seen.reason, &seen.packet, agent))
 		return verdict;
 	verdict = send_answer(skb, &seen, agent);
-	return config.onward ? end_in_proxy(skb, &seen, agent) : verdict;
+	return seen.proxy ? end_in_proxy(skb, &seen, agent) : verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -220,6 +220,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	bool client = !(ifindex & PROXY_SOURCE);
 	const struct proxy *proxy;
 	enum drop_reason reason;
+	uint32_t other;
 
 	job->slot = (ifindex & ~PROXY_INTERFACE) >> 1;
 	job->side = client ? PROXY_CLIENT : PROXY_SOURCE;
@@ -238,7 +239,10 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 		reason = translate(skb, job, proxy);
 	if (reason)
 		return reason;
-	enter_stage(skb, STAGE_ONWARD, interface_of(job->slot, other_side(job->side)));
+	other = interface_of(job->slot, other_side(job->side));
+	send_for(other);
+	enter_stage(skb, STAGE_ONWARD, other);
+	send_for(0);
 	return REASON_PROXY_GONE;
 }
 

@@ -39,7 +39,7 @@ _Static_assert(sizeof(struct flow_budget) == 8, "flow_budget");
 _Static_assert(sizeof(struct flow_count) == 8, "flow_count");
 _Static_assert(sizeof(struct event) == 200, "event");
 _Static_assert(sizeof(struct event_limit) == 24, "event_limit");
-_Static_assert(sizeof(struct droplet_config) == 64, "droplet_config");
+_Static_assert(sizeof(struct droplet_config) == 60, "droplet_config");
 _Static_assert(sizeof(struct notice) == 72, "notice");
 _Static_assert(sizeof(struct droplet_switches) == 8, "droplet_switches");
 _Static_assert(sizeof(struct proxy) == 24 + 6 * 16, "proxy");

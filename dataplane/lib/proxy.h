@@ -20,6 +20,33 @@ static __always_inline uint32_t entered_with(const struct __sk_buff *skb)
 	return *(const volatile uint32_t *)&skb->cb[0];
 }
 
+/* The data plane's own: the side that `proxy` sends for, from just before it ends in the agent until that has read it. What
+ * stands in skb->cb of a frame that came in by an interface is anybody's; what stands here is not. */
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, onward_sides, uint32_t, uint32_t, 1, 0);
+
+static __always_inline void send_for(uint32_t side)
+{
+	uint32_t zero = 0, *place = bpf_map_lookup_elem(&onward_sides, &zero);
+
+	if (place)
+		*place = side;
+}
+
+/* The agent's first question: whose frame is it? That of the endpoint behind the interface that it came in by, or of the side
+ * of a proxy that it is sent for. */
+static __always_inline uint32_t sender_of(const struct __sk_buff *skb)
+{
+	uint32_t zero = 0, side = entered_with(skb), *place;
+
+	if (!is_proxy(side))
+		return skb->ifindex;
+	place = bpf_map_lookup_elem(&onward_sides, &zero);
+	if (!place || *place != side)
+		return skb->ifindex;
+	*place = 0;
+	return side;
+}
+
 /* To `stage`, with the side of a proxy that the frame is at. Returns only where that fails: nobody is there (any more),
  * or the kernel's limit of programs for one packet is reached. */
 static __always_inline void enter_stage(struct __sk_buff *skb, enum stage stage, uint32_t ifindex)

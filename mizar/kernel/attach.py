@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,20 +57,23 @@ class PinnedLink:
 
 
 def attach_xdp(
-    fd: int, ifindex: int, pin: Path, *, force: XdpMode | None = None, generic_fd: int | None = None
+    fd: int, ifindex: int, pin: Path, *, force: XdpMode | None = None, generic: Callable[[], int] | None = None
 ) -> Attachment:
     """Attaches an XDP program by a link pinned at `pin`, or puts it into the link that is pinned there already.
 
-    Tries driver mode, then generic, for which it takes `generic_fd` when given; `force` allows one mode only, and
-    replaces a link of the other. Raises ConflictError when another program has the interface, and the driver's error
-    when no mode works.
+    Tries driver mode, then generic, for which it asks `generic` for the program when given; `force` allows one mode
+    only, and replaces a link of the other. Raises ConflictError when another program has the interface, and the
+    driver's error when no mode works.
     """
     with Netlink() as netlink:
         running = interfaces.get(netlink, ifindex).xdp_mode
-    fds: dict[XdpMode, int] = {"driver": fd, "generic": fd if generic_fd is None else generic_fd}
+
+    def program(mode: str) -> int:
+        return fd if mode == "driver" or generic is None else generic()
+
     if force is not None and running and running != force and attached(pin) is not None:
         _remove(pin)
-    elif _update(fds["driver" if running == "driver" else "generic"], ifindex, pin, "xdp"):
+    elif _update(program("generic" if running == "generic" else "driver"), ifindex, pin, "xdp"):
         if running == "driver":
             return Attachment(ifindex, "driver", updated=True)
         kept = "it was attached so before, and stays so lest packets are lost; force driver mode to change it"
@@ -79,7 +82,7 @@ def attach_xdp(
     modes: tuple[XdpMode, ...] = ("driver", "generic") if force is None else (force,)
     for mode in modes:
         try:
-            _create_pinned(fds[mode], ifindex, mode, pin)
+            _create_pinned(program(mode), ifindex, mode, pin)
         except ConflictError as error:
             raise ConflictError(f"{error}; another XDP program has the interface") from error
         except MizarError as error:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs of a droplet, loaded: `agent`, `transit`, `deliver`, `proxy`, `substrate`, and the maps that they share.
 
-Transit is loaded twice. In driver mode it must take frames of several buffers (jumbo MTUs). In generic mode it must
-not: for a program that does, newer kernels copy the skb and forget where its Ethernet header is, and what `deliver`
-gets then begins at the IP header, without its note (seen on 6.18: skb_copy_header() leaves mac_len out).
-The agent is loaded twice as well: once more, as `onward`, for what proxied endpoints send (lib/proxy.h).
+In driver mode, transit must take frames of several buffers (jumbo MTUs). In generic mode it must not: for a program
+that does, newer kernels copy the skb and forget where its Ethernet header is, and what `deliver` gets then begins at
+the IP header, without its note (seen on 6.18: skb_copy_header() leaves mac_len out). So transit is loaded once more
+where generic mode is used, and only there.
 
 Owns opening, configuring, loading and pinning. Called by the daemon at its start and by data-plane tests, which load
 without pins. The maps are the state of the droplet: maps that are pinned are reused, never replaced; the programs
@@ -16,15 +16,16 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mizar.kernel import libbpf
 from mizar.kernel.bpffs import Pins
-from mizar.kernel.layout import U32, struct_codec
+from mizar.kernel.layout import U32
 from mizar.kernel.libbpf import ffi, lib
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 
@@ -32,10 +33,8 @@ OBJECTS = ("agent", "transit", "deliver", "proxy", "substrate")
 """In the order of loading; the first makes the maps, the others share them."""
 GENERIC = "transit_generic"
 """Transit again, for generic mode."""
-ONWARD = "onward"
-"""The agent again, for what proxies send."""
-STAGES = {"proxy": 0, ONWARD: 1}
-"""Programs that others end in, by enum stage."""
+STAGES = {"agent": 1, "proxy": 0}
+"""Programs that others end in, by enum stage; each before those that end in it."""
 
 _CONFIG_MAP = ".rodata.config"
 _MAP_TYPE_RINGBUF = 27  # enum bpf_map_type
@@ -58,7 +57,7 @@ class Programs:
 
     programs: dict[str, Program] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
-    _objects: list[Any] = field(default_factory=list)
+    _load_generic: Callable[[], None] | None = None
 
     @property
     def agent(self) -> Program:
@@ -72,7 +71,9 @@ class Programs:
 
     @property
     def transit_generic(self) -> Program:
-        """The same for generic mode."""
+        """The same for generic mode; loaded when it is first asked for."""
+        if GENERIC not in self.programs and self._load_generic is not None:
+            self._load_generic()
         return self.programs[GENERIC]
 
     @property
@@ -87,10 +88,11 @@ class Programs:
 
     def close(self) -> None:
         """Closes every program and map. May be called twice."""
-        while self._objects:
-            lib().bpf_object__close(self._objects.pop())
-        self.programs.clear()
-        self.maps.clear()
+        self._load_generic = None
+        while self.programs:
+            os.close(self.programs.popitem()[1].fd)
+        while self.maps:
+            os.close(self.maps.popitem()[1])
 
     def __enter__(self) -> Programs:
         return self
@@ -132,28 +134,30 @@ def load(
     opened = dict(objects) if objects is not None else {name: object_bytes(name) for name in OBJECTS}
     sizes = dict(max_entries or {})
     try:
-        if "transit" in opened:
-            opened[GENERIC] = opened["transit"]
-        if "agent" in opened and "proxy" in opened:
-            opened[ONWARD] = opened["agent"]
         for name, data in opened.items():
-            own = _for_onward(config) if name == ONWARD else config
-            _load_object(loaded, name, data, own, sizes, pins, statistics=statistics)
+            _load_object(loaded, name, data, config, sizes, pins, statistics=statistics)
         unknown = sizes.keys() - loaded.maps.keys()
         if unknown:
             raise InvalidError(f"sizes are given for maps that no program has: {', '.join(sorted(unknown))}")
         if pins is not None:
             _pin_all(loaded, pins)
         _fill_stages(loaded)
+        if "transit" in opened:
+            loaded._load_generic = partial(
+                _load_generic, loaded, opened["transit"], config, sizes, pins, statistics=statistics
+            )
     except BaseException:
         loaded.close()
         raise
     return loaded
 
 
-def _for_onward(config: bytes) -> bytes:
-    codec = struct_codec("droplet_config")
-    return codec.pack({**codec.unpack(config), "onward": 1})
+def _load_generic(
+    loaded: Programs, data: bytes, config: bytes, sizes: Mapping[str, int], pins: Pins | None, *, statistics: bool
+) -> None:
+    _load_object(loaded, GENERIC, data, config, sizes, pins, statistics=statistics)
+    if pins is not None:
+        _pin_program(loaded.programs[GENERIC], pins)
 
 
 def _fill_stages(loaded: Programs) -> None:
@@ -175,12 +179,12 @@ def _load_object(
     *,
     statistics: bool,
 ) -> None:
-    with libbpf.collected_log() as log:
+    with contextlib.ExitStack() as end, libbpf.collected_log() as log:
         title = ffi.new("char[]", f"mizar_{name}".encode())
         opts = ffi.new("struct bpf_object_open_opts *", {"sz": ffi.sizeof("struct bpf_object_open_opts")})
         opts.object_name = title
         obj = libbpf.check_pointer(lib().bpf_object__open_mem(data, len(data), opts), f"open the object {name}", log)
-        loaded._objects.append(obj)
+        end.callback(lib().bpf_object__close, obj)  # it holds more than is needed: the code, and each map once more
         maps = {ffi.string(lib().bpf_map__name(item)).decode(): item for item in _maps_of(obj)}
         for map_name, item in maps.items():
             if map_name in sizes:
@@ -198,9 +202,11 @@ def _load_object(
         if statistics:
             libbpf.check(lib().bpf_program__set_log_level(program, _LOG_STATISTICS), f"ask for statistics of {name}")
         libbpf.check(lib().bpf_object__load(obj), f"load the program {name}", log)
-    for map_name, item in maps.items():
-        loaded.maps.setdefault(map_name, lib().bpf_map__fd(item))
-    loaded.programs[name] = Program(name, lib().bpf_program__fd(program), "".join(log) if statistics else "")
+        for map_name, item in maps.items():
+            if map_name not in loaded.maps:
+                loaded.maps[map_name] = os.dup(lib().bpf_map__fd(item))
+        fd = os.dup(lib().bpf_program__fd(program))
+        loaded.programs[name] = Program(name, fd, "".join(log) if statistics else "")
 
 
 def _maps_of(obj: Any) -> list[Any]:
@@ -261,8 +267,15 @@ def _pin_all(loaded: Programs, pins: Pins) -> None:
         if not (pins.maps / name).exists():
             libbpf.pin(fd, pins.maps / name)
     for program in loaded.programs.values():
-        new = pins.progs / f"{program.name}_new"
-        with contextlib.suppress(FileNotFoundError):  # left by a daemon that died at this very place
-            new.unlink()
-        libbpf.pin(program.fd, new)
-        new.replace(pins.progs / program.name)
+        _pin_program(program, pins)
+    for pin in pins.progs.iterdir():
+        if pin.name not in loaded.programs:  # of a load before, which this one has no use for
+            pin.unlink()
+
+
+def _pin_program(program: Program, pins: Pins) -> None:
+    new = pins.progs / f"{program.name}_new"
+    with contextlib.suppress(FileNotFoundError):  # left by a daemon that died at this very place
+        new.unlink()
+    libbpf.pin(program.fd, new)
+    new.replace(pins.progs / program.name)

@@ -137,7 +137,7 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
             uplink.index,
             links / "transit",
             force=options.xdp,
-            generic_fd=loaded.programs.transit_generic.fd,
+            generic=lambda: loaded.programs.transit_generic.fd,
         )
     except MizarError:
         if not deliver.updated:

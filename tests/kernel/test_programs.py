@@ -80,18 +80,25 @@ def map_ids(loaded: Programs) -> dict[str, int]:
 
 def test_the_programs_share_one_set_of_maps(programs: Programs) -> None:
     """All load, and what a table has is what they see."""
-    assert set(programs.programs) == {
-        "agent",
-        "onward",
-        "transit",
-        "transit_generic",
-        "deliver",
-        "proxy",
-        "substrate",
-    }
+    assert set(programs.programs) == {"agent", "transit", "deliver", "proxy", "substrate"}
     assert Tables.of(programs.maps).vpcs.max_entries == SMALL["vpcs"]
     ids = {libbpf.info("prog", program.fd).id for program in programs.programs.values()}
-    assert len(ids) == 7
+    assert len(ids) == 5
+
+
+def test_generic_mode_has_a_program_once_it_is_asked_for(pins: Pins) -> None:
+    """It shares the maps and is pinned like the others; a later load that does without removes the pin."""
+    with load(CONFIG, max_entries=SMALL, pins=pins) as first:
+        assert not (pins.progs / "transit_generic").exists()
+        one, two = first.transit, first.transit_generic
+        assert two is first.transit_generic
+        assert libbpf.info("prog", one.fd).id != libbpf.info("prog", two.fd).id
+        assert (pins.progs / "transit_generic").exists()
+        descriptors = {one.fd, two.fd, *first.maps.values()}
+    assert not first.programs
+    assert not [fd for fd in descriptors if Path(f"/proc/self/fd/{fd}").exists()]
+    with load(CONFIG, max_entries=SMALL, pins=pins):
+        assert not (pins.progs / "transit_generic").exists()
 
 
 def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
@@ -106,7 +113,7 @@ def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
         assert fd is not None
         assert libbpf.info("prog", fd).id == libbpf.info("prog", second.agent.fd).id != program
         os.close(fd)
-    names = ["agent", "deliver", "onward", "proxy", "substrate", "transit", "transit_generic"]
+    names = ["agent", "deliver", "proxy", "substrate", "transit"]
     assert sorted(entry.name for entry in pins.progs.iterdir()) == names
 
 
