@@ -1,210 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mizar demo`: what `./run demo` shows. The work is in mizar.lab.demo."""
+"""`mizar demo`: what `./run demo` shows. The work is in mizar.lab.demo; with --simulate, in mizar.lab.simulated.
+
+What needs Linux is imported only where it is used: a simulation runs anywhere.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Sequence
-from dataclasses import asdict
+import sys
 from importlib import resources
-from pathlib import Path as FilePath
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from mizar.cli.objects import Files, read_manifests
 from mizar.cli.output import FAILED, Format, Output, emit, stdout
-from mizar.cli.progress import steps
-from mizar.lab import demo as demos
-from mizar.lab.isolation import Isolation
-from mizar.lab.lab import Progress
-from mizar.lab.path import Path, longest
-from mizar.lab.probes import Member
-from mizar.lab.traffic import TRANSFER_BYTES, Cell
+from mizar.model.errors import MizarError
 
-EXAMPLE = FilePath(str(resources.files("mizar._built"))) / "examples" / "two-tenants.yaml"
+EXAMPLE = Path(str(resources.files("mizar._built"))) / "examples" / "two-tenants.yaml"
+
+Simulate = Annotated[
+    bool, typer.Option("--simulate", help="Over a model of the data plane: no root, no Linux, no packet.")
+]
 
 
 def demo(
     filename: Files = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up afterwards.")] = False,
+    simulate: Simulate = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Bring up a lab, send traffic between all endpoints, prove that tenants are apart; exit 1 unless all is well."""
+    if simulate:
+        from mizar.cli.simulation import show
+
+        if keep:
+            raise typer.BadParameter("a simulation leaves nothing behind that could be kept")
+        show(filename or [str(EXAMPLE)], output)
+        return
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        raise MizarError("the demo needs root on Linux; without privileges: mizar demo --simulate")
     manifests = read_manifests(filename or [str(EXAMPLE)])
+    from mizar.cli.demo_screen import QuietScreen, TextScreen, as_data, verdict
+    from mizar.cli.progress import steps
+    from mizar.lab import demo as demos
+
     quiet = output is not Format.TABLE
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: clean up first
         signal.signal(number, signal.default_int_handler)
     with manifests.blamed(), steps(quiet) as progress:
         screen = QuietScreen(progress) if quiet else TextScreen(progress, stdout())
         result = demos.run(manifests.resources, screen, keep)
-    emit(_as_data(result), output, lambda: _verdict(result))
+    emit(as_data(result), output, lambda: verdict(result))
     if not result.ok:
         raise typer.Exit(FAILED)
-
-
-class QuietScreen:
-    """Shows nothing: for output that a program reads."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    def show_switch(self, found: Path) -> None:
-        """Nothing."""
-
-    def begin_matrix(self, members: Sequence[Member]) -> None:
-        """Nothing."""
-
-    def fill(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def end_matrix(self) -> None:
-        """Nothing."""
-
-    def show_isolation(self, found: Isolation) -> None:
-        """Nothing."""
-
-    def show_paths(self, found: Sequence[Path]) -> None:
-        """Nothing."""
-
-
-class TextScreen(QuietScreen):
-    """Shows the matrices as they fill: in place on a terminal, row by row elsewhere."""
-
-    def __init__(self, progress: Progress, console: Console) -> None:
-        super().__init__(progress)
-        self._console = console
-        self._members: Sequence[Member] = ()
-        self._cells: dict[tuple[Member, Member], Cell] = {}
-        self._live: Live | None = None
-
-    def show_switch(self, found: Path) -> None:
-        """Shows how a way became direct, as the droplets counted it."""
-        hops, ends = found.packets - found.direct, f"from {found.source} to {found.destination}"
-        words = f"\nThe direct path: of the first {found.packets} packets {ends}, {hops} went over the hops, then "
-        words += f"{found.direct} straight from {found.source.droplet} to {found.destination.droplet} "
-        self._console.print(Text(words).append_text(_tick(found.ok)))
-        for hop in found.hops:
-            self._console.print(f"  {hop.droplet:<6} {hop.packets:>5}  {hop.did}")
-        for problem in found.problems:
-            self._console.print(Text(f"  {problem}", style="red"))
-
-    def begin_matrix(self, members: Sequence[Member]) -> None:
-        """Explains and draws the empty matrix."""
-        self._members = members
-        self._console.print(
-            "\nEvery endpoint to every other of its VPC, IPv4 and IPv6: ICMP echo, UDP echo, and a TCP transfer of "
-            f"{TRANSFER_BYTES / 1e6:.0f} MB, all compared."
-        )
-        if self._console.is_terminal:
-            self._live = Live(self._matrix(), console=self._console, refresh_per_second=10)
-            self._live.start()
-
-    def fill(self, cell: Cell) -> None:
-        """Draws one cell, or a row that is full."""
-        self._cells[cell.source, cell.destination] = cell
-        if self._live:
-            self._live.update(self._matrix())
-            return
-        peers = [member for member in self._members if member.group == cell.source.group and member != cell.source]
-        row = [self._cells.get((cell.source, peer)) for peer in peers]
-        if all(done and done.full for done in row):
-            line = Text(f"  {cell.source!s:<16} →")
-            for peer, done in zip(peers, row, strict=True):
-                line.append(f"  {peer.name} ").append_text(_mark(done))
-            self._console.print(line)
-
-    def end_matrix(self) -> None:
-        """Leaves the full matrix on the screen, and what is wrong under it."""
-        if self._live:
-            self._live.stop()
-        for cell in self._cells.values():
-            for outcome in cell.outcomes:
-                if not outcome.ok:
-                    words = f"  {cell.source} → {cell.destination} {outcome.way}: {outcome.detail}"
-                    self._console.print(Text(words, style="red"))
-
-    def _matrix(self) -> RenderableType:
-        tables: list[RenderableType] = []
-        for group in dict.fromkeys(member.group for member in self._members):
-            members = [member for member in self._members if member.group == group]
-            table = Table(box=None, title=f"{group[0]}/{group[1]}", title_justify="left", title_style="bold")
-            table.add_column("from \\ to")
-            for member in members:
-                table.add_column(member.name, justify="center")
-            for source in members:
-                marks = [_mark(self._cells.get((source, peer)), source == peer) for peer in members]
-                table.add_row(f"{source.name} ({source.droplet})", *marks)
-            tables.append(table)
-        return Group(*tables)
-
-    def show_isolation(self, found: Isolation) -> None:
-        """Says what was proven."""
-        words = (
-            f"\nIsolation: {found.sent} packets to addresses that other tenants have too; {found.heard} of "
-            f"{found.expected} expected were heard by their own, {len(found.foreign)} by others "
-        )
-        self._console.print(Text(words).append_text(_tick(found.ok)))
-        for problem in (*found.foreign, *found.problems):
-            self._console.print(Text(f"  {problem}", style="red"))
-
-    def show_paths(self, found: Sequence[Path]) -> None:
-        """Shows the longest way as the droplets counted it, and whatever did not add up on any."""
-        shown = longest(found)
-        words = f"\n{len(found)} ways of {shown.packets} packets each, as the droplets counted them "
-        self._console.print(Text(words).append_text(_tick(all(path.ok for path in found))))
-        self._console.print(f"  the longest: {shown.source} → {shown.destination}")
-        for hop in shown.hops:
-            self._console.print(f"  {hop.droplet:<6} {hop.packets:>5}  {hop.did}")
-        for path in found:
-            for problem in path.problems:
-                self._console.print(Text(f"  {path.source} → {path.destination}: {problem}", style="red"))
-
-
-def _mark(cell: Cell | None, self_: bool = False) -> Text:
-    if self_:
-        return Text("-", style="dim")
-    if cell is None:
-        return Text("·", style="dim")
-    if wrong := [outcome.way for outcome in cell.outcomes if not outcome.ok]:
-        return Text(",".join(wrong), style="bold red")
-    return Text("ok", style="green") if cell.full else Text("…", style="yellow")
-
-
-def _tick(ok: bool) -> Text:
-    return Text("ok", style="green") if ok else Text("WRONG", style="bold red")
-
-
-def _verdict(result: demos.Result) -> Text:
-    good = sum(cell.ok for cell in result.cells)
-    words = f"\n{good} of {len(result.cells)} cells are green"
-    words += "; tenants never heard one another" if result.isolation.ok else "; isolation is BROKEN"
-    words += f" (traffic took {result.elapsed_s:.1f} s)"
-    return Text(words, style="bold green" if result.ok else "bold red")
-
-
-def _as_data(result: demos.Result) -> dict[str, Any]:
-    return {
-        "ok": result.ok,
-        "lab": result.lab,
-        "elapsed_s": round(result.elapsed_s, 3),
-        "switch": asdict(result.switch) | {"ok": result.switch.ok, "direct": result.switch.direct}
-        if result.switch
-        else None,
-        "cells": [
-            {
-                "from": str(cell.source),
-                "to": str(cell.destination),
-                "vpc": cell.source.vpc,
-                "ok": cell.ok,
-                "checks": {outcome.way: asdict(outcome) | {"ok": outcome.ok} for outcome in cell.outcomes},
-            }
-            for cell in result.cells
-        ],
-        "isolation": asdict(result.isolation) | {"ok": result.isolation.ok},
-        "paths": [asdict(path) | {"ok": path.ok} for path in result.paths],
-    }

@@ -11,10 +11,9 @@ from rich.text import Text
 
 from mizar.api.client import Client
 from mizar.cli.connection import COMPLETION_TIMEOUT_S, object_name
+from mizar.cli.demo import Simulate
 from mizar.cli.objects import Files, read_manifests
 from mizar.cli.output import FAILED, Format, Output, columns, emit, stderr
-from mizar.cli.progress import steps
-from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.lab.names import labs as all_labs
 from mizar.lab.plan import plan
@@ -48,8 +47,19 @@ Name = Annotated[
 
 
 @app.command()
-def up(filename: Files = None, output: Output = Format.TABLE) -> None:
-    """Bring up the lab of manifests, or repair and change the one that is up; wait until all is provisioned."""
+def up(filename: Files = None, simulate: Simulate = False, output: Output = Format.TABLE) -> None:
+    """Bring up the lab of manifests, or repair and change the one that is up; wait until all is provisioned.
+
+    With --simulate nothing is brought up: the matrix that the lab would have is shown, and that is all.
+    """
+    if simulate:
+        from mizar.cli.simulation import show
+
+        show(filename or [], output)
+        return
+    from mizar.cli.progress import steps
+    from mizar.lab import lab as labs
+
     manifests = read_manifests(filename)
     with manifests.blamed(), steps(quiet=output is not Format.TABLE) as progress:
         made = labs.up(manifests.resources, progress)
@@ -60,6 +70,8 @@ def up(filename: Files = None, output: Output = Format.TABLE) -> None:
 @app.command()
 def status(lab: LabArgument = None, name: Name = None, output: Output = Format.TABLE) -> None:
     """Show processes, droplets, endpoints and problems; exit 1 when there is a problem."""
+    from mizar.lab import lab as labs
+
     found = labs.status(_chosen(lab or name))
     emit(found, output, lambda: _table(found))
     if found["problems"]:
@@ -76,6 +88,8 @@ def execute(
     name: Name = None,
 ) -> None:
     """Run a command inside of an endpoint's network namespace; its exit code is ours."""
+    from mizar.lab import lab as labs
+
     command = command[1:] if command[0] == "--" else command
     if not command:
         raise typer.BadParameter("give a command behind --")
@@ -94,6 +108,8 @@ def down(
     output: Output = Format.TABLE,
 ) -> None:
     """Remove a lab and everything that belongs to it, also what a crash left behind."""
+    from mizar.lab import lab as labs
+
     if filename:
         chosen = [plan(read_manifests(filename).resources).lab]
     else:
@@ -111,7 +127,7 @@ def _chosen(name: str | None) -> LabName:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise NotFoundError("no lab is up: bring one up with `mizar lab up -f FILE`")
+        raise NotFoundError("no lab is up: bring one up with `mizar lab up -f FILE` (a simulation leaves none)")
     raise InvalidError(f"several labs are up ({', '.join(lab.name for lab in found)}): choose one with -n NAME")
 
 

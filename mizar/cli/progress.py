@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from mizar.cli.output import stderr
-from mizar.lab.lab import Progress, silent
+from mizar.lab.progress import Progress, silent
 
 
 @contextlib.contextmanager

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 from mizar.api.client import Client
 from mizar.lab import lab as labs
-from mizar.lab.isolation import Group, Isolation, foreign, isolation
+from mizar.lab.findings import Cell, Group, Isolation, Member, Outcome, pairs
+from mizar.lab.isolation import foreign, isolation
 from mizar.lab.names import LabName
 from mizar.lab.path import Counts, Path, Roles, follow
 from mizar.lab.plan import plan
-from mizar.lab.probes import Member, Probes
-from mizar.lab.traffic import Cell, Outcome, matrix, pairs
+from mizar.lab.probes import Probes
+from mizar.lab.progress import Progress
+from mizar.lab.traffic import matrix
 from mizar.model.errors import InvalidError
 from mizar.model.resources import Resource
 
@@ -36,7 +38,7 @@ class Screen(Protocol):
     """Who is told what happens."""
 
     @property
-    def progress(self) -> labs.Progress:
+    def progress(self) -> Progress:
         """Shows the steps of setting up and taking down."""
 
     def show_switch(self, found: Path) -> None:

@@ -12,28 +12,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from mizar.lab.probes import Member, Probes
+from mizar.lab.findings import Group, Isolation, Member
+from mizar.lab.probes import Probes
 
 PAYLOAD_BYTES = 64
-Group = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What was sent towards foreign addresses, what of it was heard at home, and everything that is wrong."""
-
-    sent: int
-    expected: int
-    heard: int
-    foreign: tuple[str, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nobody heard a stranger, and everybody their own."""
-        return not self.foreign and not self.problems
 
 
 def isolation(probes: Probes, delivered: Callable[[], Mapping[Group, int]], limit_s: float) -> Isolation:

@@ -16,8 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from mizar.api.client import Client
@@ -27,23 +26,16 @@ from mizar.kernel.namespaces import Namespace, enter
 from mizar.lab import processes, substrate
 from mizar.lab.names import LabName
 from mizar.lab.plan import LabPlan, plan
+from mizar.lab.progress import Progress, silent
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
 from mizar.transit.options import RUN_FOLDER
 
-Progress = Callable[[str], AbstractContextManager[object]]
-"""Called with the words for a step; the context lasts as long as the step does."""
-
 START_LIMIT_S = 30.0
 PROVISION_LIMIT_S = 60.0
 _POLL_S = 0.02
 _SERVER = "server"
-
-
-def silent(_step: str) -> AbstractContextManager[object]:
-    """No progress shown."""
-    return contextlib.nullcontext()
 
 
 def up(resources: Sequence[Resource], progress: Progress = silent) -> LabPlan:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mizar.lab.probes import Member, Probes
+from mizar.lab.findings import Member
+from mizar.lab.probes import Probes
 
 PACKETS, PACKET_BYTES = 200, 100
 Counts = Mapping[str, Mapping[str, int]]

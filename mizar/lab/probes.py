@@ -13,13 +13,13 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import probe as program
+from mizar.lab.findings import Member
 from mizar.lab.processes import environment
 from mizar.model.errors import TemporaryError
 
@@ -33,33 +33,6 @@ def readable(descriptors: Sequence[int], limit_s: float) -> list[int]:
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
     return [descriptor for descriptor, _ in poll.poll(max(0.0, limit_s) * 1000)]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An endpoint that takes part: where it belongs, where it lives, what reaches it."""
-
-    tenant: str
-    vpc: str
-    network: str
-    name: str
-    droplet: str
-    namespace: str
-    addresses: tuple[str, ...]
-    peers: tuple[tuple[str, str], ...] = ()
-    """Groups that its own is peered with."""
-
-    @property
-    def group(self) -> tuple[str, str]:
-        """Where it belongs: tenant and VPC."""
-        return self.tenant, self.vpc
-
-    def may_hear(self, other: Member) -> bool:
-        """Whether packets may pass between the two: within a VPC, and between peers."""
-        return other.group == self.group or other.group in self.peers
-
-    def __str__(self) -> str:
-        return f"{self.tenant}/{self.name}"
 
 
 class Probe:

@@ -9,55 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
+from mizar.lab.findings import DATAGRAMS, STREAMS, Cell, Outcome, pairs
 from mizar.lab.probe import family_of
-from mizar.lab.probes import Member, Probe, Probes
+from mizar.lab.probes import Probe, Probes
 
-DATAGRAMS, STREAMS = ("icmp", "udp"), ("tcp",)
 TRANSFER_BYTES = 3_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One check: `detail` says what went wrong, empty when nothing did."""
-
-    way: str
-    elapsed_ms: float
-    detail: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether what came back is what was sent, from the one it was sent to."""
-        return not self.detail
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """All checks from one endpoint to another."""
-
-    source: Member
-    destination: Member
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def full(self) -> bool:
-        """Whether every way to every address was tried."""
-        return len(self.outcomes) >= len(self.destination.addresses) * len(DATAGRAMS + STREAMS)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every way works."""
-        return self.full and all(outcome.ok for outcome in self.outcomes)
-
-    def with_outcomes(self, outcomes: Sequence[Outcome]) -> Cell:
-        """The same cell with what was found out since."""
-        return Cell(self.source, self.destination, (*self.outcomes, *outcomes))
-
-
-def pairs(members: Sequence[Member]) -> list[tuple[Member, Member]]:
-    """All ordered pairs within the VPCs and between peers."""
-    return [(one, other) for one in members for other in members if one != other and one.may_hear(other)]
 
 
 def matrix(probes: Probes, on_cell: Callable[[Cell], None], limit_s: float) -> list[Cell]:

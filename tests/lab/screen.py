@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mizar.lab.isolation import Isolation
-from mizar.lab.lab import Progress, silent
+from mizar.lab.findings import Cell, Isolation, Member
 from mizar.lab.path import Path
-from mizar.lab.probes import Member
-from mizar.lab.traffic import Cell
+from mizar.lab.progress import Progress, silent
 
 
 @dataclass

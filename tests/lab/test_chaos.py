@@ -23,9 +23,10 @@ from mizar.api.client import Client
 from mizar.lab import lab as labs
 from mizar.lab import processes
 from mizar.lab.demo import members
+from mizar.lab.findings import Cell, Member
 from mizar.lab.names import LabName
-from mizar.lab.probes import Member, Probes
-from mizar.lab.traffic import Cell, matrix
+from mizar.lab.probes import Probes
+from mizar.lab.traffic import matrix
 from tests.lab.conftest import leftovers, manifests, wait_until
 from tests.marks import first_of
 

@@ -18,8 +18,9 @@ from mizar.api.client import Client
 from mizar.lab import lab as labs
 from mizar.lab import processes
 from mizar.lab.demo import members
+from mizar.lab.findings import Member
 from mizar.lab.names import LabName
-from mizar.lab.probes import Member, Probes
+from mizar.lab.probes import Probes
 from mizar.model.errors import InvalidError
 from mizar.model.manifest import parse_manifests
 from tests.lab.conftest import leftovers, wait_until

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from mizar.kernel import namespaces
+from mizar.lab.findings import Member
 from mizar.lab.isolation import foreign
 from mizar.lab.names import LabName
 from mizar.lab.probe import UDP_SINK_PORT
-from mizar.lab.probes import Member, Probes
+from mizar.lab.probes import Probes
 from mizar.lab.substrate import ensure_namespace
 from tests.lab.conftest import wait_until
 
