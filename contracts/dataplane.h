@@ -43,6 +43,7 @@ enum endpoint_flag {
 	ENDPOINT_STANDBY = 2,	/* of an agent, for the daemon: it lives on another droplet; no entry in endpoints leads here */
 	ENDPOINT_LEARNED = 8,	/* found out by the daemon, for the direct path: agents alone use it, and it may be wrong */
 	ENDPOINT_GONE = 4,	/* learned, and its host has said that the endpoint is not there: not used any more */
+	ENDPOINT_BYPASS = 4,	/* on this droplet (which nothing learned is): it takes tunnel packets as they are */
 	ENDPOINT_SCALED = 16,	/* in endpoints: a service; `slot` is in services, `droplet` and `ifindex` are 0 */
 	ENDPOINT_MEMBER = 32,	/* in agents: a member of a service, whose replies may have to bear the service's address */
 	MEMBER_DRAINING = 64,	/* in members: takes no new flow, keeps those that it has */

@@ -4,6 +4,7 @@
  * believed nothing about who it is. Its requests to the virtual router are answered at once; its packets go to a
  * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack, but over a link made for it.
  */
+#include "lib/bypass.h"
 #include "lib/choose.h"
 #include "lib/extensions.h"
 #include "lib/icmp.h"
@@ -109,6 +110,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 struct refusal {
 	struct packet packet;	/* as far as it was known */
 	bool tight;		/* see fit_frame() */
+	bool whole;		/* on this droplet, and in a tunnel all the same: see bypass.h */
 	enum drop_reason reason;
 	uint32_t sender;	/* the interface that the frame came in by, or the side of a proxy that it is sent for */
 	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
@@ -234,7 +236,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	uint32_t room;
 	enum drop_reason reason = locate_next_hop(route, &next);
 
-	if (reason)
+	if (reason && !(reason == REASON_FORWARD_TO_SELF && seen->whole))
 		return reason;
 	eth.h_proto = inner->eth->h_proto;
 	if (route->endpoint) {
@@ -263,6 +265,11 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	reason = encapsulate(skb, &eth, next, &tunnel, options);
 	if (reason)
 		return reason;
+	if (seen->whole && route->endpoint) {
+		count_sent(packet, agent->slot, 0);
+		count_delivered(packet, route->endpoint->slot);
+		return hand_over_whole(skb, route->endpoint, verdict);
+	}
 	count_sent(packet, agent->slot, agent->vpc_slot);
 	if (route->endpoint && route->endpoint->flags & ENDPOINT_LEARNED) {
 		note_use(&route->endpoint->used);
@@ -364,7 +371,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 		if (reason)
 			return reason;
 	}
-	if (route.step == STEP_DELIVER) {
+	if (route.step == STEP_DELIVER && !takes_tunnel(route.endpoint)) {
 		if (route.to_service) {
 			reason = hand_to_member(skb, inner, route.endpoint);
 			if (reason)
@@ -372,6 +379,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 		}
 		return deliver_here(skb, seen, inner, agent, route.endpoint, verdict);
 	}
+	seen->whole = route.step == STEP_DELIVER;
+	meet();
 	return send_tunnel(skb, seen, inner, cursor, source_port, agent, &route, verdict);
 }
 

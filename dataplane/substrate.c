@@ -3,6 +3,7 @@
  * substrate: tc ingress of the data plane's end of the pair into the host's own stack; sees all that the stack sends to
  * endpoints. It lets in what is for an endpoint of this droplet, and comes from where that one's network has a route to.
  */
+#include "lib/bypass.h"
 #include "lib/extensions.h"
 #include "lib/proxy.h"
 #include "lib/routes.h"
@@ -54,6 +55,8 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 	if (action_for(packet->src, endpoint->network) != ROUTE_SUBSTRATE ||
 	    bpf_map_lookup_elem(&substrate_endpoints, packet->src))
 		return REASON_SUBSTRATE_SOURCE;
+	if (takes_tunnel(endpoint))
+		return REASON_BYPASS_SUBSTRATE;
 	reason = decrement_ttl(&inner);
 	if (reason)
 		return reason;

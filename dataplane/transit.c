@@ -3,6 +3,7 @@
  * transit: XDP on the droplet's interface; sees all that the substrate brings. Tunnel packets from known droplets for
  * known VPCs are delivered, bounced, divided or answered here; everything else belongs to the host's stack.
  */
+#include "lib/bypass.h"
 #include "lib/choose.h"
 #include "lib/control.h"
 #include "lib/extensions.h"
@@ -111,6 +112,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 								  const struct route *route, int *verdict)
 {
 	const struct endpoint *endpoint = route->endpoint;
+	const bool whole = takes_tunnel(endpoint);
 	const struct handover note = {
 		.magic = HANDOVER_MAGIC,
 		.mark = config.mark,
@@ -118,14 +120,14 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 		.vni = packet->to.vni,
 		.slot = endpoint->slot,
 		/* A veth brings the sender's own skb with the mark of its tunnel still on it, and the kernel encapsulates
-		 * no superpacket that bears it: what a proxy sends on must stay single. */
-		.serial = config.send_by_tc && is_proxy(endpoint->ifindex) ? bpf_get_prandom_u32() : 0,
-		.flags = route->to_service ? HANDOVER_SERVICE : 0,
+		 * no superpacket that bears it: what a proxy sends on must stay single. So must tunnel packets. */
+		.serial = whole || (config.send_by_tc && is_proxy(endpoint->ifindex)) ? bpf_get_prandom_u32() : 0,
+		.flags = route->to_service && !whole ? HANDOVER_SERVICE : 0,
 	};
 	enum drop_reason reason;
 
 	address_from_router(inner->eth, endpoint);
-	reason = decapsulate(ctx, outer);
+	reason = whole ? address_whole(ctx, endpoint) : decapsulate(ctx, outer);
 	if (!reason)
 		reason = leave_note(ctx, &note);
 	if (reason)

@@ -178,7 +178,7 @@ static __always_inline bool is_foreign(const void *address)
 	return is_mapped(address) ? !speaks_ipv4() : !speaks_ipv6();
 }
 
-/* The droplet that a route leads to, when it can be reached. */
+/* The droplet that a route leads to, when it can be reached. FORWARD_TO_SELF: `next` is this one. */
 static __always_inline __must_check enum drop_reason locate_next_hop(const struct route *route, struct droplet **next)
 {
 	uint32_t slot = route->droplet;
@@ -187,12 +187,12 @@ static __always_inline __must_check enum drop_reason locate_next_hop(const struc
 
 	if (!droplet)
 		return REASON_NEXT_HOP_UNRESOLVED;
+	*next = droplet;
 	if (is_own_address(droplet->addr))
 		return REASON_FORWARD_TO_SELF;
 	mac = (const word16 *)droplet->next_hop_mac;
 	if (!(mac[0] | mac[1] | mac[2]))
 		return is_foreign(droplet->addr) ? REASON_NO_COMMON_FAMILY : REASON_NEXT_HOP_UNRESOLVED;
-	*next = droplet;
 	return REASON_NONE;
 }
 

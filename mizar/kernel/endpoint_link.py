@@ -48,6 +48,8 @@ class EndpointLink:
     standby: bool = False
     """The endpoint has another interface of the name in the namespace still: this one waits under another, without
     addresses and routes."""
+    bypass: bool = False
+    """What comes in is for a program that wants it as it was on a wire: nothing merged, and nothing left undone."""
     takes_over: bool = False
     """It may push that other interface (it has the same MAC) out of its name and of the default routes."""
 

@@ -81,6 +81,7 @@ class Links:
                 changed |= workload.configure(link, namespace, inside, interfaces.get(inside, inner.index))
                 if host.mtu != link.mtu or host.alias != alias or not host.up:
                     self._configure_host(link, alias)
+                    self.run(lambda: interfaces.set_tx_checksum(link.host_name, not link.bypass))
                     changed = True
                 return interfaces.get(self.netlink, host.index), "changed" if changed else "unchanged"
             self._create(link, namespace)
@@ -112,6 +113,8 @@ class Links:
         alias = link.alias(namespace)
         guard(host)
         self._configure_host(link, alias)
+        if link.bypass:  # without it the kernel cuts superpackets too, and finishes checksums, before it transmits
+            self.run(lambda: interfaces.set_tx_checksum(link.host_name, False))
         inner = replace(host, index=host.peer_index, name=link.name_inside, mac=b"", up=False)
         workload.configure(link, namespace, inside, inner, fresh=True)
         return replace(host, mtu=link.mtu, alias=alias, up=True)

@@ -47,6 +47,8 @@ def configure(
         if not link.self_configured:
             orders.append((no_link_local(inner.name), RTM_SETLINK, 0, f"configure {inner.name}"))
         orders.append((set_link("lo", up=True), RTM_SETLINK, 0, "bring up the loopback"))
+    if inner.up and inner.mtu != link.mtu:
+        namespace.run(lambda: interfaces.set_gro(link.name_inside, not link.bypass))
     if inner.mac != link.mac or inner.mtu != link.mtu:
         facts = set_link(inner.name, mac=link.mac, mtu=link.mtu)
         orders.append((facts, RTM_SETLINK, 0, f"set MAC and MTU of {inner.name}"))
@@ -106,7 +108,7 @@ def _rename(inside: Netlink, interface: Interface, name: str) -> None:
 
 def _prepare(link: EndpointLink) -> None:
     """In the workload's namespace, while the interface is down."""
-    interfaces.set_gro(link.name_inside, True)
+    interfaces.set_gro(link.name_inside, not link.bypass)
     interfaces.end_encapsulated_segmentation(link.name_inside)
     if any(address.version == 6 for address in link.addresses):
         # Container runtimes switch IPv6 off where they gave no address; this interface gets one.

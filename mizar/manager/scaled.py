@@ -26,6 +26,7 @@ Find = Callable[[Ref], Resource | None]
 
 _HEALTHY, _DOWN = 1, 4
 """enum State of Member in contracts/transit.proto."""
+_BYPASSES = "it bypasses decapsulation, and so its droplet cannot translate the address of the scaled endpoint for it"
 _NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
 
 
@@ -148,6 +149,8 @@ class Services:
 
     def _standing(self, service: Item, spec: MemberSpec, found: Item) -> _Standing:
         """What a member may get. Whoever was not heard of leaves the tables as they are."""
+        if _endpoint(found).spec.bypass_decapsulation:
+            return _Standing(3, "unknown", _BYPASSES)
         well = _Standing(2, "draining") if spec.drain else _Standing(1, "healthy")
         if not _endpoint(service).spec.health.checks:
             return well
@@ -245,6 +248,8 @@ def problems_of(find: Find, service: Endpoint, network: Network) -> list[Problem
             message = f"{ref} is of type {other.spec.type}; expected a simple endpoint"
         elif vpc is None or vpc_of(find, other) != vpc:
             message = f"{ref} is in another VPC"
+        elif other.spec.bypass_decapsulation:
+            message = f"{ref} cannot be a member: {_BYPASSES}"
         elif service.spec.health.checks and not can_be_checked(other):
             message = f"{ref} cannot be checked: {_NO_NAMESPACE}; leave health out, or type none"
         elif not needed <= families(other.status.addresses):

@@ -89,6 +89,7 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         standby=entry.standby,
         options=entry.options,
         group_set=entry.group_set,
+        bypass=entry.bypass,
     )
 
 
@@ -152,7 +153,7 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
     workload = _workload_entry(local.workload)
     return LocalEntry(
         local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby,
-        local.options, local.group_set,
+        local.options, local.group_set, local.bypass,
     )  # fmt: skip
 
 

@@ -184,7 +184,7 @@ class EndpointSpec(Value):
     A `scaled` endpoint has neither: its traffic is shared by `members`, and by the endpoints of its VPC whose labels
     `selector` matches.
     A `source` is the server's: the address that stands for the clients of a proxied endpoint in its target's VPC.
-    `geneveOptions`: what its packets bear in addition.
+    `geneveOptions`: what its packets bear in addition. `bypassDecapsulation`: it gets tunnel packets as they are.
     """
 
     network: fields.Name
@@ -195,6 +195,7 @@ class EndpointSpec(Value):
     tunnel_protocol: TunnelProtocol | None = None
     workload: WorkloadSpec | None = None
     geneve_options: GeneveOptions = ()
+    bypass_decapsulation: bool = False
     target: TargetSpec | None = None
     grants: tuple[GrantSpec, ...] = ()
     clients: ClientsSpec | None = None
@@ -222,7 +223,20 @@ class EndpointSpec(Value):
         if self.type != "simple" and self.workload is not None:
             message = f"unexpected: an endpoint of type {self.type} has no workload of its own"
             raise PydanticCustomError("fit", message, {"field": "workload"})
+        if self.bypass_decapsulation:
+            self._check_bypass()
         return self
+
+    def _check_bypass(self) -> None:
+        message, workload = "", self.workload
+        if self.type != "simple":
+            message = f"unexpected for an endpoint of type {self.type}"
+        elif workload is not None and (workload.tap or workload.ovs or workload.configure == "dhcp"):
+            message = (
+                "needs a workload in a namespace, with addresses from its droplet: not a tap, ovs or configure: dhcp"
+            )
+        if message:
+            raise PydanticCustomError("fit", message, {"field": "bypassDecapsulation"})
 
 
 class MoveStage(StrEnum):

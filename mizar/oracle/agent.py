@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mizar.model.addresses import ROUTER_MAC, SERVICE_MAC
+from mizar.oracle.bypass import hand_over_wrapped
 from mizar.oracle.flow import Hop, flow_source_port, pick
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
@@ -175,7 +176,7 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
         route = choose_member(here, packet, inner, route, near=True)
     if route.peered or route.network not in (0, sender.network):
         inner = replace(inner, frame=decrement_ttl(inner))
-    if route.step is Step.DELIVER:
+    if route.step is Step.DELIVER and not (route.endpoint and route.endpoint.bypass):
         if route.to_service:
             inner = hand_to_member(here, packet, inner, route)
         return deliver_here(here, packet, inner, sender, route)
@@ -230,11 +231,14 @@ def send_tunnel(
     if from_service:
         frame = frame[:6] + SERVICE_MAC + frame[12:]
     packet.count("endpoint", sender.uid, "sent", len(frame))
-    packet.count("vpc", sender.vni, "sent", len(frame))
+    if route.step is not Step.DELIVER:
+        packet.count("vpc", sender.vni, "sent", len(frame))
     if route.endpoint and route.endpoint.learned:
         packet.count("vpc", sender.vni, "direct", len(frame))
     outer = write_outer(
         here, droplet, mac, tunnel, route.peered or sender.wire_vni or sender.vni, source_port, options + frame,
         words=len(options) // 4, group_set=0 if route.peered else sender.group_set,
     )  # fmt: skip
+    if route.endpoint and route.step is Step.DELIVER:
+        return hand_over_wrapped(packet, outer, route.endpoint)
     return packet.served(Verdict.SEND, outer, next_hop=droplet)

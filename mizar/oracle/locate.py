@@ -110,8 +110,11 @@ def locate_peer(here: Droplet, packet: Packet, inner: Inner, source_port: int, e
 
 
 def locate_next_hop(here: Droplet, route: Route) -> tuple[bytes, bytes]:
-    """Name and MAC of the droplet that a route leads to, when it can be reached."""
+    """Name and MAC of the droplet that a route leads to, when it can be reached. This one itself is by nobody but an
+    endpoint that takes its packets as they are in a tunnel."""
     if route.droplet == here.address and route.droplet in here.droplets:
+        if route.step is Step.DELIVER:
+            return route.droplet, here.droplets[route.droplet] or bytes(6)
         raise RefusedError("FORWARD_TO_SELF")
     mac = here.droplets.get(route.droplet) if route.droplet else None
     if route.droplet is None or mac is None:

@@ -64,6 +64,8 @@ def bring_in(here: Droplet, packet: Packet) -> Outcome:
     table = next((one.routes for one in neighbours), {})
     if action_for(table, inner.source) != SUBSTRATE or inner.source in here.stack:
         raise RefusedError("SUBSTRATE_SOURCE")
+    if endpoint.bypass:
+        raise RefusedError("BYPASS_SUBSTRATE")
     frame = decrement_ttl(inner)
     packet.count("vpc", vni, "delivered", len(frame))
     packet.count("endpoint", endpoint.uid, "delivered", len(frame))

@@ -50,6 +50,8 @@ class Endpoint:
     """Learned, and its host has said that it is not there."""
     service: Service | None = None
     """Set for a scaled endpoint, which has no host of its own."""
+    bypass: bool = False
+    """It lives on this droplet and takes tunnel packets as they are."""
 
 
 @dataclass(frozen=True, slots=True)

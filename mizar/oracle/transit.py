@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mizar.oracle.bypass import hand_over_whole
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
@@ -149,18 +150,21 @@ def route_packet(
     if route.step is Step.ROUTER and overlay.control:
         raise RefusedError("ENDPOINT_UNKNOWN")
     if route.step is Step.DELIVER:
-        return deliver_here(packet, outer, inner, route)
+        return deliver_here(here, packet, outer, inner, route)
     if route.step is Step.ROUTER:
         return send_answer(here, packet, outer, respond_echo(inner))
     return forward(here, packet, outer, overlay, options, inner, route)
 
 
-def deliver_here(packet: Packet, outer: Outer, inner: Inner, route: Route) -> Outcome:
-    """The frame without its outer headers, and a note to `deliver` for whom it is."""
+def deliver_here(here: Droplet, packet: Packet, outer: Outer, inner: Inner, route: Route) -> Outcome:
+    """The frame without its outer headers, and a note to `deliver` for whom it is. Or with them, where it bypasses."""
     assert route.endpoint is not None
     endpoint = route.endpoint
     packet.count("vpc", packet.vni, "delivered", len(inner.frame))
     packet.count("endpoint", endpoint.uid, "delivered", len(inner.frame))
+    if endpoint.bypass:
+        headers = packet.frame[: len(packet.frame) - len(outer.trailer) - len(inner.frame)]
+        return hand_over_whole(here, packet, headers, inner.frame, outer.trailer, endpoint)
     handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid, route.to_service)
     frame = from_router(inner.frame, endpoint.mac) + outer.trailer
     return packet.served(Verdict.DELIVER, frame, handover=handover)

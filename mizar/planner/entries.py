@@ -255,6 +255,8 @@ class LocalEntry:
     standby: bool = False
     options: bytes = b""
     group_set: int = 0
+    bypass: bool = False
+    """It takes tunnel packets as they are."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -270,7 +272,7 @@ class LocalEntry:
             and self.workload == other.workload
             and self.mtu in (0, other.mtu)
             and self.standby == other.standby
-            and (self.options, self.group_set) == (other.options, other.group_set)
+            and (self.options, self.group_set, self.bypass) == (other.options, other.group_set, other.bypass)
         )
 
 

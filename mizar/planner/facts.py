@@ -113,6 +113,8 @@ class EndpointFact:
     groups: tuple[int, ...] = ()
     group_set: int = 0
     options: bytes = b""
+    bypass: bool = False
+    """It takes tunnel packets as they are."""
 
     def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
         """As the droplet with this address holds it; None where somebody else makes its interface."""
@@ -121,7 +123,7 @@ class EndpointFact:
         groups = struct.pack(f"!I{len(self.groups)}I", self.group_set, *self.groups)
         options = (_option(GROUPS, groups) if self.groups else b"") + self.options
         return LocalEntry(
-            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set
+            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass
         )  # fmt: skip
 
     def entry(self, host: bytes) -> EndpointEntry:
@@ -261,6 +263,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         groups=endpoint.status.group_ids,
         group_set=endpoint.status.group_set,
         options=b"".join(option.encoded for option in endpoint.spec.geneve_options),
+        bypass=endpoint.spec.bypass_decapsulation,
     )
 
 

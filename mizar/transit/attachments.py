@@ -69,7 +69,7 @@ class Attachments:
     def __init__(self, ledger: Ledger, agent_fd: int, pins: Pins, options: Options, hub: Hub, room: Room) -> None:
         self._ledger = ledger
         self._hub = hub
-        self._mtu = room.mtu
+        self._mtu, self._whole = room.mtu, room.whole
         self._fitted = 0
         self._refitting: asyncio.Task[None] | None = None
         self._installer = Installer(agent_fd, pins, options, room)
@@ -226,7 +226,9 @@ class Attachments:
         self._settling = None
 
     def _room(self, wanted: Wanted) -> int:
-        """The largest IP packet of the endpoint that fits into one of the substrate, with its options."""
+        """The largest IP packet of the endpoint that fits into one of the substrate, with its options; or that one."""
+        if wanted.bypass:
+            return self._whole()
         vpc = self._ledger.state.vpcs.get(wanted.endpoint.vni)
         return self._mtu() - (len(option_bytes(wanted, vpc)) if vpc else 0)
 

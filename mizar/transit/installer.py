@@ -320,6 +320,7 @@ class Installer:
             addresses=tuple(addresses),
             gateways=tuple(gateways),
             standby=wanted.standby,
+            bypass=wanted.bypass,
         )
 
     def _tap(self, wanted: Wanted, workload: Tap) -> TapLink:

@@ -252,9 +252,10 @@ class _Reader:
             raw = options.get(ifindex, _NO_OPTIONS)
             raw = raw["data"][: raw["bytes"]] if value["option_bytes"] else b""
             # What the interface has less than there is room for, beside what the options take, somebody asked for.
-            mtu = 0 if found.mtu + len(raw) in found.rooms else found.mtu
+            bypass = bool(value["flags"] & EndpointFlag.BYPASS)  # whose interface is never asked to be smaller
+            mtu = 0 if bypass or found.mtu + len(raw) in found.rooms else found.mtu
             marked = marks.without_identity(raw)
-            wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby)
+            wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby, bypass)
             state.locals[found.uid] = Local(wanted, found.name, ifindex, value["slot"])
             if standby:
                 state.uses[endpoint.host] += 1

@@ -142,6 +142,7 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
         options=value.wanted.options,
         group_set=value.wanted.group_set,
         standby=value.wanted.standby,
+        bypass=value.wanted.bypass,
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
 

@@ -458,7 +458,13 @@ def wanted(message: pb.LocalEndpoint) -> Wanted:
     found = Wanted(
         uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu,
         marks.checked(message.options), marks.group_set(message.group_set), message.standby,
+        message.bypass,
     )  # fmt: skip
+    if found.bypass and (found.mtu or not isinstance(found.workload, InNamespace) or found.workload.self_configured):
+        raise InvalidError(
+            "an endpoint that bypasses decapsulation needs a workload in a namespace that does not configure itself, "
+            "and no MTU of its own: its interface has that of the droplet's"
+        )
     least = max(_MIN_MTU[len(one)] for one in found.endpoint.addresses)
     if found.mtu and not least <= found.mtu <= _MAX_MTU:
         raise InvalidError(f"the MTU {found.mtu} is outside of {least} to {_MAX_MTU}")

@@ -22,6 +22,10 @@ class Room:
         """For an endpoint that leaves the choice to its droplet."""
         return self._mtu() - constant("OVERHEAD_IPV6" if self._state().meets_ipv6() else "OVERHEAD_IPV4")
 
+    def whole(self) -> int:
+        """For one that takes tunnel packets as they are."""
+        return self._mtu()
+
     def mtus(self) -> tuple[int, int]:
         """All that it may be or have been: over IPv4 and over IPv6."""
         return self._mtu() - constant("OVERHEAD_IPV4"), self._mtu() - constant("OVERHEAD_IPV6")

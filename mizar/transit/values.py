@@ -47,6 +47,7 @@ class EndpointFlag(IntFlag):
     NONE = 0
     EGRESS = 1
     STANDBY = 2
+    BYPASS = 4
 
 
 class RouteAction(IntEnum):
@@ -265,6 +266,7 @@ class Wanted:
 
     `options`: Geneve options, as on the wire, of all that it sends; `group_set`: the number of its groups, 0 for none.
     `standby`: it lives on another droplet, and has an interface here but neither addresses nor packets.
+    `bypass`: it takes tunnel packets as they are, and its interface is as large as the droplet's.
     """
 
     uid: str
@@ -274,6 +276,7 @@ class Wanted:
     options: bytes = b""
     group_set: int = 0
     standby: bool = False
+    bypass: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +296,10 @@ class Local:
     @property
     def flags(self) -> EndpointFlag:
         """How frames are handed to it."""
-        egress = EndpointFlag.EGRESS if self.wanted.workload.egress else EndpointFlag.NONE
-        return egress | (EndpointFlag.STANDBY if self.wanted.standby else EndpointFlag.NONE)
+        flags = EndpointFlag.EGRESS if self.wanted.workload.egress else EndpointFlag.NONE
+        if self.wanted.bypass:  # transmitted, so that a program on the other end of the veth sees it
+            flags |= EndpointFlag.BYPASS | EndpointFlag.EGRESS
+        return flags | (EndpointFlag.STANDBY if self.wanted.standby else EndpointFlag.NONE)
 
 
 @dataclass(frozen=True, slots=True)

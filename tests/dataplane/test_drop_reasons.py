@@ -530,6 +530,7 @@ SEPARATE = {
     "REQUEST_LIMITED": "test_traps.py",
     "REWRITE_FAILED": "above",
     "DELIVERY_FAILED": "test_live.py",
+    "BYPASS_SUBSTRATE": "test_bypass.py",
     "SUBSTRATE_SOURCE": "test_substrate.py",
     "SUBSTRATE_DESTINATION": "test_substrate.py",
     "OUTER_EXTENSION": "test_ipv6_substrate.py",

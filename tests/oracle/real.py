@@ -58,7 +58,7 @@ TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
 DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES = 1, 1, 2, 0x100, 0x200
 ACTIONS = {"vpc": 1, "blackhole": 2, "substrate": 3}
 NEEDS_IDENTITY = 1
-LEARNED, ENDPOINT_GONE = 8, 4
+LEARNED, ENDPOINT_GONE, BYPASS = 8, 4, 4
 SCALED, MEMBER = 16, 32
 GROUPS = 16
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
@@ -195,7 +195,7 @@ class RealDroplet:
             "network": self.sets.of((vni, endpoint.network)),
             "mac": endpoint.mac,
             "tunnel": TUNNELS[endpoint.tunnel],
-            "flags": endpoint.learned * LEARNED + endpoint.gone * ENDPOINT_GONE,
+            "flags": endpoint.learned * LEARNED + endpoint.gone * ENDPOINT_GONE + endpoint.bypass * BYPASS,
         }
 
     def fill_agents(self, here: Droplet) -> None:

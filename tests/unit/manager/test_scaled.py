@@ -75,6 +75,24 @@ async def test_members_that_are_refused(world: World) -> None:
     world.apply(scaled("a", "vm"))  # nobody has to ask it
 
 
+async def test_who_bypasses_decapsulation_is_no_member(world: World) -> None:
+    """It cannot be named as one; one that changes, or that a selector matches, gets nothing and says why."""
+    world.apply(*world.base("blue"), endpoint("blue", "a", "d1", bypassDecapsulation=True), endpoint("blue", "b", "d2"))
+    with pytest.raises(InvalidError, match="bypasses decapsulation"):
+        world.apply(scaled("a"))
+    world.apply(scaled("b"))
+    await world.settled()
+    world.apply(endpoint("blue", "b", "d2", bypassDecapsulation=True))
+    await world.settled()
+    (row,) = world.status("Endpoint", "web", "blue")["members"]
+    assert row["state"] == "unknown"
+    assert "bypasses decapsulation" in row["reason"]
+    (service,) = world.daemons["d2"].tables.services.values()
+    assert [member.state for member in service.members] == [pb.Member.UNKNOWN]
+    held = world.daemons["d2"].tables.locals
+    assert [one.bypass for one in held.values()] == [True]
+
+
 async def test_new_members_take_flows_once_they_answer(served: World) -> None:
     """Unknown until their droplets tell; the check is told to all."""
     assert states(served) == {"a": "UNKNOWN", "b": "UNKNOWN"}

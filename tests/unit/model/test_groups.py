@@ -90,6 +90,22 @@ def test_options_together_have_a_limit() -> None:
     assert "at most 128 bytes of options, found 132" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        ({"droplet": "d", "workload": {"tap": {}}}, "a workload in a namespace"),
+        ({"droplet": "d", "workload": {"ovs": {"bridge": "br"}}}, "a workload in a namespace"),
+        ({"droplet": "d", "workload": {"namespace": "n", "configure": "dhcp"}}, "a workload in a namespace"),
+        ({"type": "scaled"}, "unexpected for an endpoint of type scaled"),
+        ({"type": "proxied", "target": {"endpoint": "e"}}, "unexpected for an endpoint of type proxied"),
+    ],
+)
+def test_bypass_is_for_a_veth_alone(spec: dict[str, Any], part: str) -> None:
+    """Whoever has none is told what is missing."""
+    (message,) = refused("Endpoint", network="n", bypassDecapsulation=True, **spec).values()
+    assert part in message
+
+
 def test_an_option_as_on_the_wire() -> None:
     """RFC 8926 3.5."""
     option = GeneveOption.model_validate({"class": "0x0102", "type": 3, "data": "CAFE0001"})

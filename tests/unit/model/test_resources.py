@@ -84,6 +84,7 @@ def test_a_dump_is_camel_case_and_omits_what_is_not_set() -> None:
         "mac": "02:ab:00:00:00:01",
         "tunnelProtocol": "vxlan",
         "geneveOptions": [],
+        "bypassDecapsulation": False,
     }
     assert document["status"]["phase"] == "Init"
     assert parse_resource(document) == endpoint

@@ -286,6 +286,21 @@ def test_options_of_an_agent_come_and_go(ways: list[tuple[bytes, int, int]]) -> 
         bench.check()
 
 
+@pytest.mark.parametrize("standby", [False, True])
+def test_bypass_is_kept_and_can_be_changed(standby: bool) -> None:
+    """The entries tell it, whatever else they say; the interface's size is then no wish of anybody's."""
+    bench = Bench(START)
+    for bypass in (True, False, True):
+        bench.attach(replace(LOCAL, bypass=bypass, standby=standby), 77)
+        bench.check()
+    ((_, agent),) = bench.maps.agents.items()
+    assert agent["flags"] == 1 + 2 * standby + 4
+    assert all(row["flags"] == 1 + 4 for _, row in bench.maps.endpoints.items() if row["ifindex"])
+    found = Found("mz77", 77, ROOM + 50, (ROOM,), "uid-1", WORKLOAD)
+    wanted = read(bench.maps, OWN, LIMITS, [found]).state.locals["uid-1"].wanted
+    assert wanted == replace(LOCAL, bypass=True, standby=standby)
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.lists(changes, max_size=6))
 def test_local_endpoints_follow_every_change(batch: list[Change]) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile requests: whatever the bytes, the answer is a value that is valid or InvalidError."""
 
+from typing import Any
+
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -133,6 +135,23 @@ def test_mtu_has_room_for_the_families() -> None:
         requests.wanted(message)
     message.endpoint.addresses[:] = [A4]
     assert requests.wanted(message).mtu == 1279
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mtu": 1400},
+        {"workload": pb.Workload(tap=pb.Tap())},
+        {"workload": pb.Workload(ovs=pb.OvsPort(bridge="br"))},
+        {"workload": pb.Workload(pid=1, self_configured=True)},
+    ],
+)
+def test_bypass_needs_a_veth_of_the_droplets_size(wrong: dict[str, Any]) -> None:
+    """The workload's end of which nobody else sets up."""
+    right: dict[str, Any] = {"uid": "u", "endpoint": endpoint(), "workload": pb.Workload(pid=1), "bypass": True}
+    assert requests.wanted(pb.LocalEndpoint(**right)).bypass
+    with pytest.raises(InvalidError, match="bypasses decapsulation"):
+        requests.wanted(pb.LocalEndpoint(**(right | wrong)))
 
 
 def test_a_droplets_name_is_no_part_of_what_it_is() -> None:

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions that take tunnel packets as they are: what they see, what they answer, and that it stays so."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from scapy.contrib.geneve import GENEVE
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
+
+from mizar.api.client import Client
+from mizar.kernel.namespaces import Namespace
+from mizar.lab.names import LabName
+from mizar.lab.probes import readable
+from tests.lab.test_groups import changed, up
+
+PORT = 4200
+OPTION = bytes.fromhex("0102 01 01 cafe0001")
+PORTS = {"inspector": 6081, "older": 4789}
+LIMIT_S = 30.0
+ROUTER_MAC = "02:4d:5a:00:00:01"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a function reads of a tunnel packet: the outer headers, and the inner ones behind them."""
+
+    ether_to: str
+    outer_from: str
+    outer_to: str
+    port: int
+    vni: int
+    options: bytes
+    inner_ether: tuple[str, str]
+    inner_from: tuple[str, int]
+    inner_to: tuple[str, int]
+    payload: bytes
+    whole: bool
+    """UDP's length and checksum of the inner packet are as they would be on a wire."""
+
+
+def seen_in(frame: bytes) -> Seen | None:
+    """What a frame says, None for one that is no tunnel packet with a datagram to PORT in it."""
+    outer = Ether(frame)
+    ip = outer.payload
+    if not isinstance(ip, IP | IPv6) or not isinstance(ip.payload, UDP):
+        return None
+    udp = ip.payload
+    if udp.dport == PORTS["older"]:
+        header = VXLAN(bytes(udp.payload))
+        options, inner = b"", header.payload
+    elif udp.dport == PORTS["inspector"]:
+        raw = bytes(udp.payload)
+        size = 4 * (raw[0] & 0x3F)
+        header = GENEVE(raw[:8])
+        options, inner = raw[8 : 8 + size], Ether(raw[8 + size :])
+    else:
+        return None
+    if not inner.haslayer(UDP) or inner[UDP].dport != PORT:
+        return None
+    packet = inner.payload
+    again = packet.__class__(bytes(packet))
+    del again[UDP].chksum
+    del again[UDP].len
+    return Seen(
+        outer.dst, ip.src, ip.dst, udp.dport, header.vni, options, (inner.src, inner.dst),
+        (packet.src, packet[UDP].sport), (packet.dst, packet[UDP].dport), bytes(packet[UDP].payload),
+        bytes(again) == bytes(packet),
+    )  # fmt: skip
+
+
+class Function:
+    """A process in a namespace that reads its veth, and answers a request with what it holds, backwards: as an
+    ordinary datagram from its own address."""
+
+    def __init__(self, namespace: str) -> None:
+        self.seen: list[Seen] = []
+        self.frames: list[bytes] = []
+        with Namespace.by_name(namespace) as inside:
+            self.wire = inside.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+            self._ways = {
+                4: inside.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
+                6: inside.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)),
+            }
+        self.wire.bind(("eth0", 0))
+        self._ways[6].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for family, way in self._ways.items():
+            way.bind(("0.0.0.0" if family == 4 else "::", PORT))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            if not readable([self.wire.fileno()], 0.1):
+                continue
+            frame = self.wire.recv(65536)
+            found = seen_in(frame)
+            if found is not None:
+                self.seen.append(found)
+                self.frames.append(frame)
+                way = self._ways[ip_address(found.inner_from[0]).version]
+                with contextlib.suppress(OSError):  # a neighbour is not known yet: the client asks again
+                    way.sendto(found.payload[::-1], found.inner_from)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._stop.set()
+        self._thread.join(LIMIT_S)
+        for each in (self.wire, *self._ways.values()):
+            each.close()
+
+
+def ask(namespace: str, address: str, payload: bytes) -> bytes:
+    """Sends a request again and again until there is an answer; returns it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with Namespace.by_name(namespace) as inside:
+        client = inside.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
+    with client:
+        client.connect((address, PORT))
+        for _ in range(round(LIMIT_S / 0.2)):
+            with contextlib.suppress(OSError):
+                client.send(payload)
+            if readable([client.fileno()], 0.2):
+                with contextlib.suppress(OSError):
+                    return client.recv(65536)
+    raise AssertionError(f"no answer from {address}")
+
+
+@pytest.fixture
+def bypass(lab: LabName) -> LabName:
+    up(lab, "bypass-decapsulation.yaml", "bypass")
+    return lab
+
+
+@pytest.fixture
+def client(lab: LabName) -> Iterator[Client]:
+    with Client(lab.server_url) as made:
+        yield made
+
+
+def of(client: Client, name: str) -> dict[str, Any]:
+    status: dict[str, Any] = client.get("Endpoint", name, "blue")["status"]
+    return status
+
+
+def check(lab: LabName, client: Client, function: str, sender: str, address: str) -> Seen:
+    """A request and its answer; and that what the function saw of it is a whole tunnel packet of the right VPC."""
+    worker = Function(lab.endpoint_namespace("blue", function))
+    try:
+        payload = f"{sender} to {address}".encode()
+        assert ask(lab.endpoint_namespace("blue", sender), address, payload) == payload[::-1]
+        seen = next(one for one in worker.seen if one.payload == payload)
+    finally:
+        worker.close()
+    version = ip_address(address).version
+    own = next(one for one in of(client, sender)["addresses"] if ip_address(one).version == version)
+    mac = of(client, function)["mac"]
+    host = of(client, function)["host"]
+    assert (seen.ether_to, seen.inner_ether) == (mac, (ROUTER_MAC, mac))
+    assert seen.vni == client.get("VPC", "main", "blue")["status"]["vni"]
+    assert seen.port == PORTS[function] or sender == "far", "what its own droplet bounces comes as it was sent"
+    assert (seen.inner_from[0], seen.inner_to, seen.whole) == (own, (address, PORT), True)
+    assert seen.outer_to == client.get("Droplet", host)["spec"]["address"]
+    assert seen.options.startswith(OPTION) == (seen.port == PORTS["inspector"])
+    return seen
+
+
+def test_a_function_sees_tunnel_packets_and_answers(bypass: LabName, client: Client) -> None:
+    """Geneve and VXLAN, inner packets of both families, from its own droplet and another: always the same thing. Then
+    it becomes an ordinary endpoint, and a function again."""
+    addresses = {name: client.get("Droplet", name)["spec"]["address"] for name in ("d1", "d2")}
+    for function in ("inspector", "older"):
+        for address in of(client, function)["addresses"]:
+            assert check(bypass, client, function, "near", address).outer_from == addresses["d1"]
+            assert check(bypass, client, function, "far", address).outer_from in addresses.values()
+    (address, _) = sorted(of(client, "inspector")["addresses"], key=len)
+    changed(client, "inspector", bypassDecapsulation=False)
+    with Namespace.by_name(bypass.endpoint_namespace("blue", "inspector")) as inside:
+        echo = inside.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    echo.bind((address, PORT))
+    answering = threading.Thread(target=lambda: echo.sendto(b"plain", echo.recvfrom(64)[1]))
+    answering.start()
+    assert ask(bypass.endpoint_namespace("blue", "far"), address, b"x") == b"plain"
+    answering.join(LIMIT_S)
+    echo.close()
+    changed(client, "inspector", bypassDecapsulation=True)
+    for sender in ("near", "far"):
+        check(bypass, client, "inspector", sender, address)
