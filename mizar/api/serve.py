@@ -26,6 +26,8 @@ from mizar.api.caller import ADMINISTRATOR, Caller, caller_of
 from mizar.api.listen import Listen, open_socket, parse_listen
 from mizar.manager.droplet_link import Timing
 from mizar.manager.manager import Manager, no_credentials
+from mizar.metrics.serve import check as check_place
+from mizar.metrics.serve import serving
 from mizar.model.errors import InvalidError
 from mizar.pki.identity import identity_of
 from mizar.planner.vni import ALL_VNIS
@@ -65,13 +67,15 @@ async def serve(
     *,
     timing: Timing | None = None,
     vnis: range = ALL_VNIS,
+    metrics: str = "",
     ready: asyncio.Event | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Runs a server until `stop` is set, or SIGINT or SIGTERM comes. What is wrong is raised before it listens; a
-    defect that ends the manager's work ends the server too."""
+    defect that ends the manager's work ends the server too. `metrics`: where Prometheus reads; empty: nowhere."""
     places = [parse_listen(text, certificates=pki is not None) for text in listens]
     tls = _server_context(pki) if pki is not None and any(place.tls for place in places) else None
+    check_place(metrics, certificates=pki is not None)
     stop = stop or _until_signal()
     with contextlib.ExitStack() as stack:
         store = SqliteStore(db)
@@ -85,7 +89,11 @@ async def serve(
         )
         await manager.start()
         try:
-            async with _listening(make_app(manager), sockets, tls):
+            certificates = (pki, "server") if pki is not None else None
+            async with (
+                _listening(make_app(manager), sockets, tls),
+                serving(metrics, manager.metrics.read, certificates),
+            ):
                 if ready is not None:
                     ready.set()
                 await _first(stop.wait(), manager.broken())

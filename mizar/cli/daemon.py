@@ -87,6 +87,9 @@ def daemon(
     ovsdb: Annotated[
         str, typer.Option(help="Database of this host's Open vSwitch, for endpoints on its bridges.")
     ] = "unix:/var/run/openvswitch/db.sock",
+    metrics: Annotated[
+        str, typer.Option(help="Where Prometheus reads: unix:///path or address:port; beyond loopback --pki is needed.")
+    ] = "",
     detach_on_exit: Annotated[
         bool, typer.Option("--detach-on-exit", help="On SIGTERM, remove programs, pins and endpoints.")
     ] = False,
@@ -122,6 +125,7 @@ def daemon(
         detach_on_exit=detach_on_exit,
         pool=pool,
         ovsdb=ovsdb,
+        metrics=metrics,
     )
     if cleanup:
         transit_daemon.cleanup(options)

@@ -163,4 +163,11 @@ def _table(found: dict[str, Any]) -> Group:
         columns(("ENDPOINT", "NETWORK", "DROPLET", "ADDRESSES", "PHASE"), endpoints),
         Text(f"\n{len(problems)} problems" if problems else "\nno problems", style="bold red" if problems else "green"),
         *problems,
+        Text(_metrics_hint(found["processes"]), style="dim"),
     )
+
+
+def _metrics_hint(processes: list[dict[str, Any]]) -> str:
+    """How to read the metrics of a process: those of a lab are on unix sockets."""
+    name, place = processes[-1]["name"], processes[-1]["metrics"].removeprefix("unix://")
+    return f"\nmetrics of {name}: curl --unix-socket {place} localhost/metrics"

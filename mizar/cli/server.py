@@ -30,6 +30,9 @@ def server(
             metavar="FIRST-LAST", help="VNIs for VPCs that ask for none. Where all are taken, VPCs share them."
         ),
     ] = "1-16777215",
+    metrics: Annotated[
+        str, typer.Option(help="Where Prometheus reads: unix:///path or address:port; beyond loopback --pki is needed.")
+    ] = "",
     verbose: Annotated[bool, typer.Option("--verbose", help="Also log what heals itself at once.")] = False,
 ) -> None:
     """Run the management plane: keep what is desired, and bring every droplet to it."""
@@ -37,7 +40,7 @@ def server(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki, vnis=_vnis(vni_range)))
+    asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki, vnis=_vnis(vni_range), metrics=metrics))
 
 
 def _vnis(text: str) -> range:

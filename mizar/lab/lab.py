@@ -124,7 +124,10 @@ def status(lab: LabName) -> dict[str, Any]:
     return {
         "lab": lab.name,
         "server": lab.server_url,
-        "processes": [{"name": name, "pid": alive.get(name), "log": str(lab.log(name))} for name in names],
+        "processes": [
+            {"name": name, "pid": alive.get(name), "log": str(lab.log(name)), "metrics": lab.metrics_url(name)}
+            for name in names
+        ],
         "droplets": droplets,
         "endpoints": endpoints,
         "problems": problems,
@@ -197,13 +200,14 @@ def _start_missing(wanted: LabPlan) -> list[str]:
     if _SERVER not in alive:
         lab.server_socket.unlink(missing_ok=True)
         argv = [*mizar, "server", "--db", str(lab.database), "--listen", lab.server_url]
+        argv += ["--metrics", lab.metrics_url(_SERVER)]
         processes.start(lab.name, _SERVER, argv, lab.log(_SERVER))
         started.append(_SERVER)
     for host in wanted.hosts:
         if host.name not in alive:
             argv = [*mizar, "daemon", "--interface", substrate.INTERFACE, "--name", lab.instance(host.name)]
             argv += [option for one in host.addresses for option in ("--address", str(one.ip))]
-            argv += ["--listen", lab.droplet_url(host.name)]
+            argv += ["--listen", lab.droplet_url(host.name), "--metrics", lab.metrics_url(host.name)]
             with Namespace.by_name(host.namespace) as namespace:
                 processes.start(lab.name, host.name, argv, lab.log(host.name), namespace)
             started.append(host.name)

@@ -66,6 +66,10 @@ class LabName:
         """Where the daemon of a droplet listens."""
         return f"unix://{self.folder / f'{droplet}.sock'}"
 
+    def metrics_url(self, process: str) -> str:
+        """Where metrics of the server, or of a droplet's daemon, are read."""
+        return f"unix://{self.folder / f'{process}.metrics'}"
+
     def log(self, process: str) -> Path:
         """What a process of the lab (`server` or a droplet) writes."""
         return self.folder / f"{process}.log"

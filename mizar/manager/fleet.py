@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
 
@@ -74,6 +75,8 @@ class Fleet:
         self._wake = asyncio.Event()
         self._busy = False
         self._worker: asyncio.Task[None] | None = None
+        self.observe_round: Callable[[float], None] = lambda _: None
+        """Is told how many seconds each round took."""
 
     # ---- life
 
@@ -98,6 +101,10 @@ class Fleet:
     def unreachable(self) -> set[str]:
         """Names of the droplets whose daemon does not answer now."""
         return {name for name, link in self._links.items() if not link.connected}
+
+    def missing(self) -> int:
+        """How many acknowledgements are waited for: one for each object and droplet."""
+        return sum(map(len, self._waiting.values()))
 
     def link(self, name: str) -> Link | None:
         """The connection to one droplet's daemon."""
@@ -204,7 +211,7 @@ class Fleet:
             self._wake.clear()
             plan, self._plan = self._plan, Plan()
             serial = self._serial
-            self._busy = True
+            self._busy, begun = True, time.monotonic()
             able = {name: (link, link.epoch) for name, link in self._links.items()}
             for _, per_droplet in plan.waves():
                 names = [name for name in per_droplet if name in able]
@@ -225,6 +232,7 @@ class Fleet:
                     self._closing.add(later)
                     later.add_done_callback(self._closing.discard)
             self._busy = False
+            self.observe_round(time.monotonic() - begun)
 
     async def _done_later(self, name: str, link: Link, epoch: int, serial: int) -> None:
         if await link.submit((), serial, epoch):

@@ -24,6 +24,7 @@ from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.groups import Groups
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved
+from mizar.manager.metrics import ManagerMetrics
 from mizar.manager.monitor import Monitor
 from mizar.manager.peering import agreement, other_half
 from mizar.manager.progress import Progress
@@ -31,7 +32,7 @@ from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
 from mizar.manager.registry import Item, Registry
 from mizar.manager.revision import State, drafted, ending, revise, take
-from mizar.manager.status import count_members, view
+from mizar.manager.status import count_members, health_of, view
 from mizar.manager.substrate import affected, refused
 from mizar.manager.tracing import Tracing
 from mizar.manager.watch import Watchers
@@ -95,6 +96,13 @@ class Manager:
         self._groups = Groups(self._registry)
         self.monitor = Monitor(self._registry, self._fleet.link)
         self.tracing = Tracing(self._registry, self._fleet.link)
+        self.metrics = ManagerMetrics(
+            self._registry,
+            self._fleet.missing,
+            lambda: self.monitor.watchers,
+            lambda name: health_of(self._fleet.link(name), self._fleet.down_by(name)),
+        )
+        self._fleet.observe_round = self.metrics.observe_round
 
     async def start(self) -> None:
         """Reads the store and begins to bring every droplet to what it says."""

@@ -46,6 +46,11 @@ class Monitor:
         self._names = Names(registry)
         self._watching: dict[str | None, int] = {}
 
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return sum(self._watching.values())
+
     def wish(
         self,
         sees: Callable[[Ref], bool],

@@ -83,7 +83,7 @@ def view(
         info = link.info if link is not None else None
         found["status"] |= {
             "connected": info is not None,
-            "health": _health(link, down_by(item.resource.name)),
+            "health": health_of(link, down_by(item.resource.name)),
             "downBy": down_by(item.resource.name),
             "version": info.version if info else "",
             "xdpMode": info.xdp_mode if info else "",
@@ -105,7 +105,7 @@ def _without_carrier(item: Item) -> bool:
     return not resource.status.host and not item.deleting
 
 
-def _health(link: Link | None, down_by: list[str]) -> str:
+def health_of(link: Link | None, down_by: list[str]) -> str:
     """ "dead" needs two witnesses: peers that get no answer to their probes, and the manager."""
     if link is None:
         return ""

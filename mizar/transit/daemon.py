@@ -13,9 +13,10 @@ import logging
 import resource
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from importlib import metadata
 
+from mizar.api.listen import parse_listen
 from mizar.kernel import interfaces
 from mizar.kernel.bpffs import Pins, instances
 from mizar.kernel.control import ControlSocket
@@ -68,6 +69,7 @@ def run(options: Options) -> None:
     Pins.of(options.instance)  # refuses a name that cannot be one
     with server.locked(options):
         server.check_listening(options)
+        check_metrics(options)
         uplink, own = _own(options)
         _raise_limits()
         fresh = options.instance not in instances()
@@ -198,7 +200,8 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)
         watches = [substrate.run, health.run, members.run, aging.run, served.run, answering.run, stack.run]
         watches.append(lambda: direct.run(notices))
-        await _until_told(servicer, options, ledger, attachments, hub, watches)
+        async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu):
+            await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
         neighbours.close()
@@ -207,6 +210,31 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         answers.close()
         notices.close()
         drops.close()
+
+
+def check_metrics(options: Options) -> None:
+    """Raises InvalidError when metrics would be open to strangers."""
+    if options.metrics:
+        parse_listen(options.metrics, certificates=options.pki is not None)
+
+
+@contextlib.asynccontextmanager
+async def _metrics(
+    options: Options, servicer: Servicer, identity: Identity, ledger: Ledger, hub: Hub, mtu: Callable[[], int]
+) -> AsyncIterator[None]:
+    """Metrics for the length of the block; what serves them is loaded where they are wanted."""
+    if not options.metrics:
+        yield
+        return
+    from mizar.metrics.serve import serving
+    from mizar.transit.metrics import DaemonMetrics
+
+    metrics = DaemonMetrics(identity, ledger, hub, mtu)
+    servicer.observe = metrics.observe
+    certificates = (options.pki, "daemon") if options.pki is not None else None
+    async with serving(options.metrics, metrics.read, certificates):
+        event(_log, logging.INFO, "metrics", on=options.metrics)
+        yield
 
 
 def _take_over(ledger: Ledger, attachments: Attachments) -> None:

@@ -29,7 +29,8 @@ class Options:
 
     `addresses`: of the droplet, at most one of each family; none: the interface's first IPv4 address, else its first of
     IPv6. `pool`: how many namespaces are prepared for workloads that want one from there. `ovsdb` is where the database
-    of an Open vSwitch on this host answers, should there be one. `xdp` and `tc` are the modes that programs must run
+    of an Open vSwitch on this host answers, should there be one. `metrics` is where
+    Prometheus reads; empty: nowhere. `xdp` and `tc` are the modes that programs must run
     in; None: the best that the interface and the kernel have.
     """
 
@@ -45,6 +46,7 @@ class Options:
     detach_on_exit: bool = False
     pool: int = 8
     ovsdb: str = "unix:/var/run/openvswitch/db.sock"
+    metrics: str = ""
     run_folder: Path = RUN_FOLDER
 
     @property

@@ -9,6 +9,7 @@ anything before all of it was checked.
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -53,11 +54,15 @@ def _answering(
 
     @functools.wraps(method)
     async def wrapped(self: "Servicer", request: Any, context: Context) -> R:
+        begun, code = time.monotonic(), ""
         try:
             check_peer(context.auth_context())
             return await method(self, request, context)
         except MizarError as error:
+            code = status_of(error).name
             await _refuse(context, method.__name__, error)
+        finally:
+            self.observe(method.__name__, time.monotonic() - begun, code)
 
     return wrapped
 
@@ -94,6 +99,8 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         self._droplets_changed = droplets_changed
         self._tracer = tracer
         self._member_health = member_health
+        self.observe: Callable[[str, float, str], None] = lambda *_: None
+        """Is told of each call: its name, its seconds, and the status with which it was refused, if it was."""
 
     @_answering
     async def GetInfo(self, _request: pb.GetInfoRequest, _context: Context) -> pb.Info:  # noqa: N802

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapNgReader
@@ -105,8 +107,9 @@ def dropped(seen: list[dict[str, Any]], kind: str = "drop") -> list[dict[str, An
     return [one for one in seen if one["type"] == kind and one.get("reason") == "SPOOFED_ADDRESS"]
 
 
-def test_a_spoofed_packet_is_shown_and_a_flood_is_counted(lab: LabName, tmp_path: Path) -> None:
-    """Each with names and the sentence; every packet is either shown or counted; the capture tells why on each."""
+def test_a_spoofed_packet_is_shown_and_a_flood_is_counted_everywhere(lab: LabName, tmp_path: Path) -> None:
+    """Each with names and the sentence; every packet is either shown or counted; the capture tells why on each,
+    and metrics say the same."""
     labs.up(manifests(lab))
     capture = tmp_path / "drops.pcapng"
     with watching(lab, "--vpc", "blue/main", "--pcap", str(capture)) as watcher:
@@ -135,3 +138,42 @@ def test_a_spoofed_packet_is_shown_and_a_flood_is_counted(lab: LabName, tmp_path
         "(dropped by agent on d1; VPC blue/main; sent by blue/blue-web)"
     )
     assert {meta.ifname.split(b"/")[0] for meta in about} == {b"d1"}
+    _metrics_agree(lab)
+
+
+def scraped(lab: LabName, process: str, query: str = "") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """What Prometheus would have read."""
+    place = lab.metrics_url(process).removeprefix("unix://")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=place), base_url="http://localhost") as client:
+        text = client.get(f"/metrics{query}").raise_for_status().text
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name, frozenset(sample.labels.items())] = sample.value
+    return found
+
+
+def series(metric: str, /, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return metric, frozenset(labels.items())
+
+
+def _metrics_agree(lab: LabName) -> None:
+    """With the counters that the manager asks for, and with what was sent."""
+    with Client(lab.server_url) as client:
+        reasons = {one["name"]: one for one in client.counters("d1")["drops"]}
+        number = str(client.get("VPC", "main", "blue")["status"]["number"])
+        uid = client.get("Endpoint", "blue-web", "blue")["metadata"]["uid"]
+    daemon, server = scraped(lab, "d1", "?endpoints=10"), scraped(lab, "server")
+    labels = {"reason": "SPOOFED_ADDRESS", "verdict": "drop"}
+    assert reasons["SPOOFED_ADDRESS"]["packets"] == FLOOD + 1
+    assert daemon[series("mizar_dropped_packets_total", **labels)] == FLOOD + 1
+    assert daemon[series("mizar_dropped_bytes_total", **labels)] == reasons["SPOOFED_ADDRESS"]["bytes"]
+    assert daemon[series("mizar_vpc_packets_total", vpc=number, way="dropped")] > FLOOD
+    assert daemon[series("mizar_endpoint_packets_total", endpoint=uid, vpc=number, way="dropped")] > FLOOD
+    assert daemon[series("mizar_endpoints")] == 2
+    assert daemon[series("mizar_map_entries", map="local_endpoints")] == 2
+    assert daemon[series("mizar_daemon_call_seconds_count", call="Attach")] >= 1
+    assert server[series("mizar_vpc_info", vpc=number, tenant="blue", name="main")] == 1
+    assert server[series("mizar_objects", kind="Endpoint", phase="Provisioned")] == 4
+    assert server[series("mizar_droplets", health="up")] == 2
+    assert server[series("mizar_reconcile_waiting")] == 0
