@@ -347,7 +347,11 @@ class FakeDaemon(TransitServicer):
             yield message
 
     async def GetCounters(self, request: pb.GetCountersRequest, context: Any) -> pb.Counters:
-        return pb.Counters(vpcs=[pb.VpcCounters(vni=vni, sent_packets=1) for vni in self.tables.vpcs])
+        return pb.Counters(
+            vpcs=[pb.VpcCounters(vni=vni, sent_packets=1) for vni in self.tables.vpcs],
+            endpoints=[pb.EndpointCounters(uid=uid, sent_packets=1) for uid in self.tables.locals],
+            drops=[pb.DropCounter(reason=62, name="SPOOFED_ADDRESS", packets=2, bytes=120)],
+        )
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.Event]:
         queue: asyncio.Queue[pb.Event] = asyncio.Queue()

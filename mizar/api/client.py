@@ -160,6 +160,10 @@ class Client:
             raise self._unreachable(error) from error
         raise TemporaryError(f"the server at {self._url} ended the {what}; it is restarting or gone")
 
+    def traffic(self) -> Manifest:
+        """What all droplets have counted: {"time", "droplets", "drops", "vpcs", "endpoints"}, as far as one may see."""
+        return self._call("GET", "/v1/traffic")
+
     def counters(self, droplet: str) -> Manifest:
         """The droplet's counters as its daemon tells them: {"endpoints": [...], "vpcs": [...], "drops": [...]}."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/counters")

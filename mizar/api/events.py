@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live events as lines of JSON: what is refused, trapped, and what becomes of direct paths, endpoints and droplets.
+"""Live events as lines of JSON (what is refused, trapped, becomes of paths, endpoints, droplets), and counters of all.
 
 Part of mizar.api.app. Thin: mizar.manager.monitor decides what a caller is shown.
 """
@@ -21,7 +21,7 @@ ALIVE_S = 1.0
 
 
 def add_events(app: FastAPI, manager: Manager) -> None:
-    """Adds the path."""
+    """Adds the paths."""
 
     @app.get(
         "/v1/events",
@@ -54,6 +54,10 @@ def add_events(app: FastAPI, manager: Manager) -> None:
         found = manager.monitor.watch(wish, caller.sees, caller.tenant, ALIVE_S)
         first = await anext(found)  # errors become a status while there is still one to be sent
         return StreamingResponse(_lines(first, found), media_type="application/x-ndjson")
+
+    @app.get("/v1/traffic", summary="What all droplets have counted: by VPC, endpoint, droplet and reason of drops")
+    async def traffic(caller: Asking) -> dict[str, Any]:
+        return await manager.traffic.look(caller.sees, caller.tenant is None)
 
 
 async def _lines(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "delete": "mizar.cli.objects:delete",
     "endpoint": "mizar.cli.endpoint:app",
     "counters": "mizar.cli.counters:counters",
+    "top": "mizar.cli.top:top",
     "monitor": "mizar.cli.monitor:monitor",
     "trace": "mizar.cli.trace:trace",
     "topology": "mizar.cli.topology:app",

@@ -35,6 +35,7 @@ from mizar.manager.revision import State, drafted, ending, revise, take
 from mizar.manager.status import count_members, health_of, view
 from mizar.manager.substrate import affected, refused
 from mizar.manager.tracing import Tracing
+from mizar.manager.traffic import Traffic
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.peering import VPCPeering
@@ -96,12 +97,9 @@ class Manager:
         self._groups = Groups(self._registry)
         self.monitor = Monitor(self._registry, self._fleet.link)
         self.tracing = Tracing(self._registry, self._fleet.link)
-        self.metrics = ManagerMetrics(
-            self._registry,
-            self._fleet.missing,
-            lambda: self.monitor.watchers,
-            lambda name: health_of(self._fleet.link(name), self._fleet.down_by(name)),
-        )
+        health = lambda name: health_of(self._fleet.link(name), self._fleet.down_by(name))  # noqa: E731
+        self.traffic = Traffic(self._registry, self._fleet.link, health)
+        self.metrics = ManagerMetrics(self._registry, self._fleet.missing, lambda: self.monitor.watchers, health)
         self._fleet.observe_round = self.metrics.observe_round
 
     async def start(self) -> None:

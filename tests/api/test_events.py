@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live events by the API: names for numbers, to each tenant its own alone, filters, and watching while it is wanted."""
+"""Live events and counters by the API: names for numbers, to each tenant its own alone, filters, and no longer than
+they are wanted."""
 
 from __future__ import annotations
 
@@ -234,3 +235,35 @@ async def test_daemons_are_watched_while_somebody_looks(site: Site) -> None:
     await aside(listener.end)
     other.close()
     await aside(ended)
+
+
+async def test_traffic_of_all_droplets(site: Site) -> None:
+    """Summed up under names; a tenant is shown its own, and no droplets; who does not answer is said to be away."""
+
+    def look() -> None:
+        with set_up(site) as (admin, _), site.certified("tenant-red") as red:
+            found = admin.traffic()
+            assert [(one["name"], one["health"], one["problem"]) for one in found["droplets"]] == [
+                ("d1", "up", ""),
+                ("d2", "up", ""),
+            ]
+            assert {(one["tenant"], one["name"]) for one in found["vpcs"]} == {("red", "main"), ("blue", "main")}
+            assert [(one["tenant"], one["droplet"]) for one in sorted(found["endpoints"], key=str)] == [
+                ("blue", "d1"),
+                ("red", "d1"),
+            ]
+            (drops,) = found["drops"]
+            assert (drops["reason"], drops["packets"], drops["bytes"]) == ("SPOOFED_ADDRESS", 4, 240)
+            own = red.traffic()
+            assert own["droplets"] == own["drops"] == []
+            assert {one["tenant"] for one in (*own["vpcs"], *own["endpoints"])} == {"red"}
+
+    await aside(look)
+    await site.daemons[1].stop()
+
+    def again() -> None:
+        with site.client() as admin:
+            wait_until(lambda: admin.traffic()["droplets"][1]["problem"], 30)
+            assert admin.traffic()["droplets"][0]["problem"] == ""
+
+    await aside(again)

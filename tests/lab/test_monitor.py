@@ -163,6 +163,8 @@ def _metrics_agree(lab: LabName) -> None:
         reasons = {one["name"]: one for one in client.counters("d1")["drops"]}
         number = str(client.get("VPC", "main", "blue")["status"]["number"])
         uid = client.get("Endpoint", "blue-web", "blue")["metadata"]["uid"]
+        (drops,) = (one for one in client.traffic()["drops"] if one["reason"] == "SPOOFED_ADDRESS")
+        assert drops["packets"] == FLOOD + 1
     daemon, server = scraped(lab, "d1", "?endpoints=10"), scraped(lab, "server")
     labels = {"reason": "SPOOFED_ADDRESS", "verdict": "drop"}
     assert reasons["SPOOFED_ADDRESS"]["packets"] == FLOOD + 1
