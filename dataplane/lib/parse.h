@@ -163,7 +163,7 @@ static __always_inline __must_check enum drop_reason parse_ipv6(struct cursor *c
 	inner->fragment = false;
 	copy_address(packet->src, &ip->saddr);
 	copy_address(packet->to.addr, &ip->daddr);
-	if (ip->version != 6 || is_mapped(&ip->daddr))
+	if (ip->version != 6 || is_mapped(&ip->daddr) || is_mapped(&ip->saddr))
 		return REASON_INNER_IP_HEADER;
 	payload = bpf_ntohs(ip->payload_len);
 	if (payload > cursor->left)

@@ -102,8 +102,8 @@ def parse_ipv6(frame: bytes, packet: bytes) -> Inner:
     if len(packet) < 40:
         raise RefusedError("INNER_TRUNCATED")
     first, length, protocol, ttl, source, destination = struct.unpack_from("!B3xHBB16s16s", packet)
-    mapped = destination.startswith(bytes(10) + b"\xff\xff")  # belongs on no wire, RFC 4291 2.5.5.2
-    if first >> 4 != 6 or mapped:
+    mapped = bytes(10) + b"\xff\xff"  # belongs on no wire, RFC 4291 2.5.5.2
+    if first >> 4 != 6 or destination.startswith(mapped) or source.startswith(mapped):
         raise RefusedError("INNER_IP_HEADER")
     if 40 + length > len(packet):
         raise RefusedError("INNER_IP_LENGTH")

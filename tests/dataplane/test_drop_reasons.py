@@ -237,6 +237,7 @@ INNER_CASES = [
     Case("ipv4-header", "INNER_IP_HEADER", inside(inner_ip(4, ihl=4))),
     Case("ipv6-version", "INNER_IP_HEADER", inside(inner_ip(6, version=4), "vxlan")),
     Case("ipv6-mapped", "INNER_IP_HEADER", inside(inner_ip(6, dst=f"::ffff:{R.address(4)}"))),
+    Case("ipv6-from-mapped", "INNER_IP_HEADER", inside(inner_ip(6, src=f"::ffff:{R.address(4)}"))),
     Case("ipv4-longer", "INNER_IP_LENGTH", inside(inner_ip(4, len=len(GOOD[4]) - 14 + 1))),
     Case("ipv4-shorter", "INNER_IP_LENGTH", inside(inner_ip(4, len=19))),
     Case("ipv4-options-longer", "INNER_IP_LENGTH", inside(inner_ip(4, ihl=15))),
@@ -427,7 +428,7 @@ AGENT_CASES = [
     Case("ipv4", "SPOOFED_ADDRESS", bytes(datagram(4, B, R.address(4), src_mac=A.mac)), host),
     Case("ipv6", "SPOOFED_ADDRESS", bytes(datagram(6, B, R.address(6), src_mac=A.mac)), host),
     Case("link-local", "SPOOFED_ADDRESS", bytes(inner_ip(6, src=LINK_LOCAL)), host),
-    Case("mapped", "SPOOFED_ADDRESS", bytes(inner_ip(6, src=f"::ffff:{A.address(4)}")), host),
+    Case("mapped", "INNER_IP_HEADER", bytes(inner_ip(6, src=f"::ffff:{A.address(4)}")), host),
     Case("ipv4-not-given", "SPOOFED_ADDRESS", bytes(FROM_A[4]), agent_without(addr4=bytes(16))),
     Case("ipv6-not-given", "SPOOFED_ADDRESS", bytes(inner_ip(6, src="::")), agent_without(addr6=bytes(16))),
     Case(

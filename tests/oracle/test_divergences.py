@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from mizar.oracle.outcome import Verdict
-from mizar.oracle.tables import Droplet
+from mizar.oracle.tables import Droplet, Network, Vpc
 from tests.oracle import build
 from tests.oracle.differential import Arrival, observe, predict, visible
-from tests.oracle.droplets import BOUNCER, HOST, ME, MY_MAC, RED, address, mac_of, packed
+from tests.oracle.droplets import BLUE, BOUNCER, HOST, ME, MY_MAC, RED, address, even, mac_of, packed
 from tests.oracle.real import RealDroplet
 from tests.oracle.test_golden import droplet
 
@@ -58,6 +58,26 @@ def test_nobody_answers_for_a_mapped_address(real: RealDroplet) -> None:
     target = packed("::ffff:10.0.1.11")
     frame = solicitation(R, address(6, 1, 21), packed("ff02::1:ff00:10b"), target, option=True)
     agree(real, droplet(), "transit", from_host(frame))
+
+
+def test_a_mapped_source_is_nobodys(real: RealDroplet) -> None:
+    """In the tables ::ffff:10.0.1.11 means IPv4: a packet of IPv6 from there crossed a peering as if a network of its
+    VPC had sent it. Such a source is refused as such a destination is."""
+    row = Network(0, bytes(16), peer=BLUE)
+    here = droplet()
+    prefix_, far = packed("fd00:99::"), packed("fd00:99::1")
+    neighbour = replace(here.endpoints[RED, address(6, 1, 21)], host=ME, ifindex=12, uid="r")
+    here = replace(
+        here,
+        vpcs={**here.vpcs, BLUE: Vpc(even(HOST))},
+        networks={**here.networks, (RED, prefix_, 32): row},
+        endpoints={**here.endpoints, (BLUE, far): neighbour},
+    )
+    for source, reason in ((address(6, 1, 21), ""), (packed("::ffff:10.0.1.21"), "INNER_IP_HEADER")):
+        body = build.udp(1, 2, b"mizar!")
+        inner = build.ethernet(build.ROUTER, R, 0x86DD, build.ipv6(source, far, 17, body))
+        agree(real, here, "transit", from_host(inner))
+        assert predict(here, Arrival("transit", from_host(inner))).reason == reason
 
 
 @pytest.mark.parametrize(
