@@ -25,8 +25,19 @@ from mizar.api.limits import Limits
 from mizar.api.messages import as_json
 from mizar.api.problems import status_of
 from mizar.api.refusal import Refusal
-from mizar.api.replies import ApplyReply, ApplyRequest, Errors, Health, MoveRequest, Object, ObjectList
+from mizar.api.replies import (
+    ApplyReply,
+    ApplyRequest,
+    AuditReply,
+    AuditRequest,
+    Errors,
+    Health,
+    MoveRequest,
+    Object,
+    ObjectList,
+)
 from mizar.api.traces import TraceRequest, answer
+from mizar.manager.audit import as_dict
 from mizar.manager.intake import Submission
 from mizar.manager.manager import Manager
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
@@ -61,6 +72,7 @@ def make_app(manager: Manager) -> FastAPI:
     _add_apply(app, manager)
     _add_watch(app, manager)
     _add_droplet_questions(app, manager)
+    _add_audit(app, manager)
     _add_move(app, manager)
     add_events(app, manager)
     _add_traces(app, manager)
@@ -177,6 +189,19 @@ def _add_droplet_questions(app: FastAPI, manager: Manager) -> None:
     async def state(caller: Asking, name: str) -> dict[str, Any]:
         known(caller, name)
         return as_json(await manager.state(name))
+
+
+def _add_audit(app: FastAPI, manager: Manager) -> None:
+    @app.post(
+        "/v1/droplets/{name}/audit",
+        summary="Compare what a droplet holds with what is wanted of it; with repair, mend it",
+        response_model=AuditReply,
+        responses=_only(404),
+    )
+    async def audit(body: AuditRequest, caller: Asking, name: str) -> JSONResponse:
+        if not caller.sees(Ref("Droplet", "", name)):
+            raise NotFoundError(Problem("there is no such object", resource=f"Droplet {name}"))
+        return JSONResponse(as_dict(await manager.audit(name, repair=body.repair)))
 
 
 def _add_move(app: FastAPI, manager: Manager) -> None:

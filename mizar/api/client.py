@@ -37,6 +37,7 @@ Manifests = list[Manifest]
 
 _SILENCE_S = 60.0
 """How long a watch may be silent: the server says "alive" each second, but not while it takes a very large apply."""
+_AUDIT_S = 330.0
 _BATCH = 16
 """From this many objects of one kind on, a wait lists the kind instead of asking for each."""
 
@@ -168,6 +169,14 @@ class Client:
         """The droplet's counters as its daemon tells them: {"endpoints": [...], "vpcs": [...], "drops": [...]}."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/counters")
 
+    def audit(self, droplet: str, *, repair: bool = False) -> Manifest:
+        """Compares what the droplet holds with what is wanted of it: {"reached", "reason", "findings": [...], ...}.
+
+        With `repair` it is mended. May take minutes for a large droplet.
+        """
+        path = f"{object_path(kind_named('Droplet'), None, droplet)}/audit"
+        return self._call("POST", path, {"repair": repair}, timeout_s=_AUDIT_S)
+
     def state(self, droplet: str) -> Manifest:
         """What the droplet's tables hold, read from the kernel, in the shape of transit.proto's State (as JSON)."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/state")
@@ -212,9 +221,10 @@ class Client:
                     found[key] = None
         return found
 
-    def _call(self, method: str, path: str, body: Manifest | None = None) -> Manifest:
+    def _call(self, method: str, path: str, body: Manifest | None = None, timeout_s: float | None = None) -> Manifest:
         try:
-            reply = self._http.request(method, path, json=body)
+            wait = self._http.timeout if timeout_s is None else timeout_s
+            reply = self._http.request(method, path, json=body, timeout=wait)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         found = _json_of(reply)

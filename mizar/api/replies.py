@@ -28,6 +28,42 @@ class MoveRequest(Shape):
     droplet: str = Field(description="Name of the droplet.", min_length=1, max_length=63)
 
 
+class AuditRequest(Shape):
+    """An audit of one droplet."""
+
+    repair: bool = Field(default=False, description="Mend what is found.")
+
+
+class AuditFinding(Shape):
+    """One thing that is not as it should be."""
+
+    kind: Literal["missing", "foreign", "altered"]
+    at: Literal["kernel", "daemon"] = Field(
+        description="kernel: the droplet holds something else than its daemon was told. daemon: that was told "
+        "something else than is desired."
+    )
+    table: str
+    key: str
+    object: str = Field(description="`Kind tenant/name` or `Kind name`; empty when it is nobody's.")
+    vpc: str = Field(description="tenant/name")
+    wanted: str
+    found: str
+    repair: str = Field(description="What was done about it; empty: nothing.")
+    error: str = Field(description="Why nothing could be done.")
+
+
+class AuditReply(Shape):
+    """What an audit of a droplet found."""
+
+    droplet: str
+    time: str
+    reached: bool
+    reason: str = Field(description="Why it could not be audited.")
+    looked_at: int = Field(description="Entries of maps.")
+    more: int = Field(description="Findings that are not among `findings`, being too many.")
+    findings: list[AuditFinding]
+
+
 class ApplyResult(Shape):
     """What became, or would become, of one manifest."""
 
@@ -53,8 +89,8 @@ class Object(BaseModel):
     status: dict[str, Any] = Field(
         description="phase (Init, Provisioned, Failed, Deleting), reason, message, observedGeneration, and what was "
         "allocated: a VPC's vni, identity and dividers; a network's id, gateways and bouncers; an endpoint's "
-        "addresses, mac, host, hostInterface and (last) move; a droplet's address, connected, health, downBy, version "
-        "and xdpMode."
+        "addresses, mac, host, hostInterface and (last) move; a droplet's address, connected, health, downBy, version, "
+        "xdpMode and (last) audit."
     )
 
 

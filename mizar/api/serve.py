@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mizar.api.app import make_app
 from mizar.api.caller import ADMINISTRATOR, Caller, caller_of
 from mizar.api.listen import Listen, open_socket, parse_listen
+from mizar.manager.audit import NO_AUDITS, Audits
 from mizar.manager.droplet_link import Timing
 from mizar.manager.manager import Manager, no_credentials
 from mizar.metrics.serve import check as check_place
@@ -68,6 +69,7 @@ async def serve(
     timing: Timing | None = None,
     vnis: range = ALL_VNIS,
     metrics: str = "",
+    audits: Audits = NO_AUDITS,
     ready: asyncio.Event | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
@@ -85,7 +87,7 @@ async def serve(
             if place.path is not None:
                 stack.callback(place.path.unlink, missing_ok=True)
         manager = Manager(
-            store, (lambda: _client_credentials(pki)) if pki is not None else no_credentials, timing, vnis
+            store, (lambda: _client_credentials(pki)) if pki is not None else no_credentials, timing, vnis, audits
         )
         await manager.start()
         try:

@@ -29,6 +29,7 @@ COMMANDS = {
     "endpoint": "mizar.cli.endpoint:app",
     "counters": "mizar.cli.counters:counters",
     "top": "mizar.cli.top:top",
+    "audit": "mizar.cli.audit:audit",
     "monitor": "mizar.cli.monitor:monitor",
     "trace": "mizar.cli.trace:trace",
     "topology": "mizar.cli.topology:app",

@@ -12,6 +12,7 @@ import typer
 
 from mizar.api.listen import DEFAULT_LISTEN
 from mizar.api.serve import serve
+from mizar.manager.audit import Audits
 from mizar.planner.vni import LAST_VNI
 
 DEFAULT_DB = Path("/var/lib/mizar/server.db")
@@ -33,6 +34,11 @@ def server(
     metrics: Annotated[
         str, typer.Option(help="Where Prometheus reads: unix:///path or address:port; beyond loopback --pki is needed.")
     ] = "",
+    audit_interval: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="In this time each droplet is audited, one by one; 0: never."),
+    ] = 600.0,
+    audit_repair: Annotated[bool, typer.Option(help="Mend what these audits find.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also log what heals itself at once.")] = False,
 ) -> None:
     """Run the management plane: keep what is desired, and bring every droplet to it."""
@@ -40,7 +46,8 @@ def server(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki, vnis=_vnis(vni_range), metrics=metrics))
+    audits = Audits(audit_interval, audit_repair)
+    asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki, vnis=_vnis(vni_range), audits=audits, metrics=metrics))
 
 
 def _vnis(text: str) -> range:

@@ -41,6 +41,8 @@ from mizar.planner.plan import Action, Change, Plan, Step, Wave
 
 log = logging.getLogger(__name__)
 
+_LOOK_S = 0.02
+
 Credentials = Callable[[], grpc.ChannelCredentials]
 """Makes the credentials for daemons that are reached over TCP; raises when there are none."""
 
@@ -109,6 +111,10 @@ class Fleet:
     def link(self, name: str) -> Link | None:
         """The connection to one droplet's daemon."""
         return self._links.get(name)
+
+    def linked(self) -> list[str]:
+        """Names of the droplets that have a daemon."""
+        return sorted(self._links)
 
     def open_link(self, droplet: Droplet) -> None:
         """Begins to connect to a droplet's daemon; to the new place when it has moved."""
@@ -253,6 +259,23 @@ class Fleet:
         except NotFoundError:  # it is being deleted
             return [], self._serial
 
+    def wanted(self, droplet: str) -> list[Entry]:
+        """What the droplet must hold now."""
+        try:
+            return list(self._desired.topology.desired_for(droplet))
+        except NotFoundError:
+            return []
+
+    async def quiet(self, limit_s: float) -> bool:
+        """Waits until no change is on its way to any droplet; False when that takes too long."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit_s
+        while self._busy or self._plan:
+            if loop.time() > deadline:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
+
     def local(self, droplet: str, uid: str) -> LocalEntry | None:
         """One endpoint that the droplet must hold now."""
         return self._desired.topology.local(droplet, uid)
@@ -279,7 +302,7 @@ class Fleet:
         """What became of one step."""
         if trouble is None and not host_interface and not self._registry.troubled:
             return
-        item = self._owner(step.entry)
+        item = self.owner(step.entry)
         if item is None:
             return
         if trouble is not None:
@@ -370,7 +393,7 @@ class Fleet:
     def _troubled_by(self, droplet: str) -> list[Item]:
         return [item for item in self._registry.troubled.values() if droplet in item.troubles]
 
-    def _owner(self, entry: Entry) -> Item | None:
+    def owner(self, entry: Entry) -> Item | None:
         """The object that an entry tells of; None when there is none any more."""
         match entry:
             case LocalEntry(uid=uid):

@@ -17,6 +17,7 @@ import grpc
 
 from mizar._built import transit_pb2 as pb
 from mizar.manager import moves
+from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.deletion import doomed
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.droplet_link import Timing
@@ -73,8 +74,9 @@ class Manager:
         credentials: Credentials = no_credentials,
         timing: Timing | None = None,
         vnis: range = ALL_VNIS,
+        audits: Audits = NO_AUDITS,
     ) -> None:
-        """`vnis`: those that are given to VPCs that ask for none."""
+        """`vnis`: those that are given to VPCs that ask for none; `audits`: those that nobody asks for."""
         self.watchers = Watchers()
         self._store = store
         self._credentials = credentials
@@ -95,6 +97,9 @@ class Manager:
         self._timing = timing or Timing()
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
         self._groups = Groups(self._registry)
+        self._auditor = Auditor(self._registry, self._fleet, self._audited)
+        self._audits = audits
+        self._auditing: asyncio.Task[None] | None = None
         self.monitor = Monitor(self._registry, self._fleet.link)
         self.tracing = Tracing(self._registry, self._fleet.link)
         health = lambda name: health_of(self._fleet.link(name), self._fleet.down_by(name))  # noqa: E731
@@ -112,6 +117,9 @@ class Manager:
             if isinstance(item.resource, Droplet) and not item.forced:
                 self._fleet.open_link(item.resource)
         self._fleet.start()
+        if self._audits.interval_s:
+            work = self._auditor.run(self._audits.interval_s, repair=self._audits.repair)
+            self._auditing = asyncio.create_task(work, name="audits")
 
     async def broken(self) -> None:
         """Lasts as long as the manager works; raises the defect that ended its work."""
@@ -121,6 +129,9 @@ class Manager:
         """Ends all work; daemons keep what they hold, and the next start goes on from there."""
         for waiting in self._away.values():
             waiting.cancel()
+        if self._auditing is not None:
+            self._auditing.cancel()
+            await asyncio.gather(self._auditing, return_exceptions=True)
         await self._fleet.stop()
         self._progress.stop()
 
@@ -144,6 +155,8 @@ class Manager:
             found["status"] |= agreement(self._registry, item.resource, found["status"])
         if isinstance(item.resource, Endpoint) and item.resource.spec.type == "scaled":
             found["status"] |= self._fleet.services.told(item, self._fleet.down_by)
+        if isinstance(item.resource, Droplet) and (audit := self._auditor.last(item.resource.name)) is not None:
+            found["status"]["audit"] = audit.summary
         if isinstance(item.resource, Network) and item.resource.is_group:
             count_members(found["status"], self._groups.members(item))
         if isinstance(item.resource, Network):
@@ -157,6 +170,17 @@ class Manager:
             return await stub.GetCounters(pb.GetCountersRequest(), timeout=_CALL_S)
         except grpc.aio.AioRpcError as error:
             raise TemporaryError(f"droplet {droplet} did not tell its counters: {error.details()}") from error
+
+    async def audit(self, droplet: str, *, repair: bool) -> DropletAudit:
+        """Compares what a droplet holds with what is wanted of it, and mends it if asked to. Raises NotFoundError."""
+        self._item(Ref("Droplet", "", droplet))
+        return await self._auditor.audit(droplet, repair=repair)
+
+    def _audited(self, droplet: str) -> None:
+        """Its last audit found something else than the one before."""
+        item = self._registry.find_droplet(droplet)
+        if item is not None:
+            self.watchers.tell(item)
 
     async def state(self, droplet: str) -> pb.State:
         """What a droplet's tables hold. Raises NotFoundError or TemporaryError."""
@@ -329,6 +353,7 @@ class Manager:
         """An object is gone everywhere."""
         if isinstance(item.resource, Droplet):
             self._fleet.give_up(item.resource.name)
+            self._auditor.forget(item.resource.name)
 
     def _item(self, ref: Ref) -> Item:
         item = self._registry.find(ref)

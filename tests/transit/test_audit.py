@@ -34,6 +34,7 @@ def key(address: str) -> dict[str, object]:
     return {"vni": VNI, "addr": to_mapped(packed(address))}
 
 
+@pytest.mark.long
 def test_each_fault_is_found_named_and_mended(made: Rig) -> None:
     """Entries that are gone, changed or somebody else's; a wrong MTU, a lost address; an agent and a pin taken away."""
     one, _two, first, second = two_droplets(made)
