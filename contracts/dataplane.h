@@ -32,7 +32,9 @@ enum tunnel_protocol {
 };
 
 /* ---- endpoints: HASH, endpoint_key -> endpoint. One entry per address of an endpoint that this droplet knows:
- * all of its own, all of every network for which it is a bouncer, and, learned, those that its own endpoints send to. */
+ * all of its own, all of every network for which it is a bouncer, and, learned, those that its own endpoints send to. An
+ * appliance that lives here, or that a route leads to, has one by its MAC: ff02:4d5a:0:0:0, which no destination begins with,
+ * and the six bytes. */
 struct endpoint_key {
 	uint32_t vni;
 	uint8_t addr[16];
@@ -46,6 +48,7 @@ enum endpoint_flag {
 	ENDPOINT_BYPASS = 4,	/* on this droplet (which nothing learned is): it takes tunnel packets as they are */
 	ENDPOINT_SCALED = 16,	/* in endpoints: a service; `slot` is in services, `droplet` and `ifindex` are 0 */
 	ENDPOINT_MEMBER = 32,	/* in agents: a member of a service, whose replies may have to bear the service's address */
+	ENDPOINT_FORWARDING = 16,	/* in agents: an appliance. What `routes` has as its sources may be sent from, too */
 	MEMBER_DRAINING = 64,	/* in members: takes no new flow, keeps those that it has */
 	MEMBER_DOWN = 128,	/* in members: failed its check; keeps TCP connections alone */
 };
@@ -96,7 +99,12 @@ struct network {
 	uint8_t gateway[16];	/* the address answered as the virtual router */
 };
 
-/* ---- routes: LPM_TRIE, route_key -> network_route. The route tables of networks; asked by agents, before all others. */
+/* ---- routes: LPM_TRIE, route_key -> network_route. The route tables of networks; asked by agents, before all others. And
+ * the sources of appliances: what each may send from beside its own addresses, ROUTE_VPC, and what not, ROUTE_BLACKHOLE. */
+enum route_table {
+	TABLE_SOURCES = 0x40000000,	/* of an appliance: this and its slot in endpoint_counters, instead of a network's slot */
+};
+
 struct route_key {
 	uint32_t prefix_bits;	/* 32 (the table) + prefix length of the mapped address (IPv4: + 96) */
 	uint32_t table_be;	/* network order: twice the slot of the network in hop_sets, and one more for IPv6 */
@@ -107,10 +115,16 @@ enum route_action {
 	ROUTE_VPC = 1,		/* as if the network had no table: the networks of the VPC, and its peers */
 	ROUTE_BLACKHOLE = 2,	/* refused */
 	ROUTE_SUBSTRATE = 3,	/* to the stack of the sender's own droplet; and what comes from there may come in */
+	ROUTE_ENDPOINT = 4,	/* to an appliance, an endpoint that forwards; what that sends itself goes as ROUTE_VPC */
 };
 
 struct network_route {
 	uint32_t action;	/* enum route_action */
+	uint32_t droplet;	/* for the daemon, and so on below: the host of the appliance, slot in droplets */
+	uint32_t network_id;	/* its network */
+	uint8_t mac[6];		/* ROUTE_ENDPOINT: of the appliance, which is in endpoints by it; else zero */
+	uint8_t tunnel;		/* for the daemon: in which packets reach the host */
+	uint8_t pad;
 };
 
 /* ---- substrate_link: ARRAY of one: the ifindex of the data plane's end of the veth pair into this droplet's own stack; 0:

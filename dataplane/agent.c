@@ -5,6 +5,7 @@
  * neighbour on the same droplet, or into the tunnel. Nothing reaches the host's own stack, but over a link made for it.
  */
 #include "lib/bypass.h"
+#include "lib/appliance.h"
 #include "lib/choose.h"
 #include "lib/extensions.h"
 #include "lib/icmp.h"
@@ -13,7 +14,6 @@
 #include "lib/proxy.h"
 #include "lib/pull.h"
 #include "lib/respond.h"
-#include "lib/routes.h"
 #include "lib/service.h"
 #include "lib/substrate.h"
 #include "lib/trap.h"
@@ -51,12 +51,17 @@ static __always_inline bool same_prefix(const void *a, const void *b, uint32_t b
 }
 
 /* Anti-spoofing: the MAC and address of an IP packet are those that the endpoint was given. */
-static __always_inline __must_check enum drop_reason check_source(const struct packet *packet,
-								  const struct inner *inner, const struct agent *agent)
+static __always_inline __must_check enum drop_reason check_source(struct packet *packet, const struct inner *inner,
+								  const struct agent *agent)
 {
-	if (inner->kind == INNER_IPV4)
-		return same_address(packet->src, agent->addr4) ? REASON_NONE : REASON_SPOOFED_ADDRESS;
-	return same_address(packet->src, agent->addr6) && !is_zero(agent->addr6) ? REASON_NONE : REASON_SPOOFED_ADDRESS;
+	bool own = inner->kind == INNER_IPV4 ? same_address(packet->src, agent->addr4) :
+					       same_address(packet->src, agent->addr6) && !is_zero(agent->addr6);
+
+	if (own)
+		return REASON_NONE;
+	if (!(agent->flags & ENDPOINT_FORWARDING) || is_zero(inner->kind == INNER_IPV4 ? agent->addr4 : agent->addr6))
+		return REASON_SPOOFED_ADDRESS;
+	return (enum drop_reason)check_foreign_source(packet, agent->slot);
 }
 
 static __always_inline __must_check enum drop_reason answer_arp(const struct packet *packet, const struct inner *inner,
@@ -164,18 +169,24 @@ static __always_inline __must_check enum drop_reason locate(struct packet *packe
 		return REASON_NONE;
 	}
 	if (agent->network_flags & NETWORK_HAS_ROUTES) {
-		uint32_t action = action_for(packet->to.addr, agent->network);
+		struct network_route *way = route_for(packet->to.addr, agent->network);
+		uint32_t action = way ? way->action : 0;
 
 		if (action == ROUTE_BLACKHOLE)
 			return REASON_ROUTE_BLACKHOLE;
 		if (action == ROUTE_SUBSTRATE) {
+			/* There, addresses are not the VPC's alone. */
+			if (agent->flags & ENDPOINT_FORWARDING && !is_from_itself(packet, agent))
+				return REASON_FOREIGN_SUBSTRATE;
 			route->step = STEP_SUBSTRATE;
 			return REASON_NONE;
 		}
+		if (way && action == ROUTE_ENDPOINT && !same_mac(way->mac, agent->mac))
+			return find_appliance(packet, way->mac, false, route);
 	}
 	if (locate_endpoint(packet, true, route))
 		return REASON_NONE;
-	notice_unknown(packet, source_port);
+	notice_unknown(packet, source_port, agent);
 	if (agent->network_flags & (NETWORK_BOUNCED_HERE | NETWORK_ROUTED_HERE))
 		return locate_network(packet, source_port, false, route);
 	route->step = STEP_TO_BOUNCER;
@@ -260,7 +271,9 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		if (reason)
 			return reason;
 	}
-	if (route->from_service)
+	if (packet->by_mac)
+		appliance_mac(eth.h_source);
+	else if (route->from_service)
 		service_mac(eth.h_source);
 	reason = encapsulate(skb, &eth, next, &tunnel, options);
 	if (reason)

@@ -4,6 +4,7 @@
  * known VPCs are delivered, bounced, divided or answered here; everything else belongs to the host's stack.
  */
 #include "lib/bypass.h"
+#include "lib/appliance.h"
 #include "lib/choose.h"
 #include "lib/control.h"
 #include "lib/extensions.h"
@@ -219,7 +220,11 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	struct route route = {};
 	enum drop_reason reason = REASON_NONE;
 
-	if (!locate_endpoint(packet, false, &route)) {
+	if (is_appliance_mac(inner->eth->h_source)) {
+		reason = find_appliance(packet, inner->eth->h_dest, true, &route);
+		if (reason)
+			return reason;
+	} else if (!locate_endpoint(packet, false, &route)) {
 		bool final = is_final(inner->eth);
 
 		reason = locate_network(packet, outer->source_port, final, &route);

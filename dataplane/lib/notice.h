@@ -37,16 +37,25 @@ static __always_inline void notice_packet(enum notice_kind kind, const struct pa
 	bpf_ringbuf_submit(notice, 0);
 }
 
-/* A packet goes the long way. `flow`: its hash. */
-static __always_inline void notice_unknown(const struct packet *packet, uint32_t flow)
+/* A packet goes the long way. `flow`: its hash. What an appliance forwards is the appliance's: it asks by its own address. */
+static __always_inline void notice_unknown(const struct packet *packet, uint32_t flow, const struct agent *agent)
 {
 	uint32_t slot = (packet->vpc_slot * NOTICE_FLOWS + (flow & (NOTICE_FLOWS - 1))) & (NOTICE_SLOTS - 1);
 	uint64_t *last = bpf_map_lookup_elem(&notice_times, &slot);
 	uint64_t now = bpf_jiffies64();
+	struct notice *notice;
 
 	if (!last || now - *last < NOTICE_TICKS)
 		return;
 	*last = now;
-	notice_packet(NOTICE_UNKNOWN, packet);
+	notice = reserve_notice(NOTICE_UNKNOWN, packet->to.vni);
+	if (!notice)
+		return;
+	if (agent->flags & ENDPOINT_FORWARDING)
+		copy_address(notice->src, is_mapped(packet->to.addr) ? agent->addr4 : agent->addr6);
+	else
+		copy_address(notice->src, packet->src);
+	copy_address(notice->dst, packet->to.addr);
+	bpf_ringbuf_submit(notice, 0);
 }
 #endif

@@ -22,6 +22,7 @@ struct packet {
 	uint32_t inner_at;	/* where the inner frame begins in what arrived */
 	uint32_t mtu;		/* PACKET_TOO_BIG: bytes of the longest inner IP packet that would have fitted */
 	bool leaving;		/* it was on its way to a divider */
+	bool by_mac;		/* it goes to an appliance, whose address is not its destination */
 	uint32_t src[4];	/* the innermost source parsed so far, mapped, network order */
 	struct endpoint_key to;	/* VNI (0 until known) and innermost destination: ready to be looked up */
 };
@@ -120,6 +121,23 @@ static __always_inline void service_mac(void *to)
 	words[0] = bpf_htons(0x024d);
 	words[1] = bpf_htons(0x5a00);
 	words[2] = bpf_htons(0x0002);
+}
+
+/* 02:4d:5a:00:00:03: for the appliance with the destination MAC, whatever the destination address (contracts/wire.md). */
+static __always_inline void appliance_mac(void *to)
+{
+	word16 *words = to;
+
+	words[0] = bpf_htons(0x024d);
+	words[1] = bpf_htons(0x5a00);
+	words[2] = bpf_htons(0x0003);
+}
+
+static __always_inline bool is_appliance_mac(const void *mac)
+{
+	const word16 *words = mac;
+
+	return words[2] == bpf_htons(0x0003) && words[0] == bpf_htons(0x024d) && words[1] == bpf_htons(0x5a00);
 }
 
 static __always_inline bool is_service_mac(const void *mac)

@@ -7,17 +7,23 @@
 #define MIZAR_ROUTES_H
 #include "parse.h"
 
-/* Of the table's prefixes that hold the address, the longest decides: enum route_action, or 0 where none does. */
-static __always_inline uint32_t action_for(const void *address, uint32_t network)
+/* Of the table's prefixes that hold the address, the longest decides; NULL where none does. */
+static __always_inline struct network_route *route_for(const void *address, uint32_t table)
 {
 	struct route_key key = {
 		.prefix_bits = 32 + 128,
-		.table_be = bpf_htonl(network << 1 | !is_mapped(address)),
+		.table_be = bpf_htonl(table << 1 | !is_mapped(address)),
 	};
-	const struct network_route *found;
 
 	copy_address(key.addr, address);
-	found = bpf_map_lookup_elem(&routes, &key);
+	return bpf_map_lookup_elem(&routes, &key);
+}
+
+/* The same as enum route_action, or 0. */
+static __always_inline uint32_t action_for(const void *address, uint32_t table)
+{
+	const struct network_route *found = route_for(address, table);
+
 	return found ? found->action : 0;
 }
 #endif

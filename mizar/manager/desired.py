@@ -11,10 +11,12 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from mizar.manager.appliances import Appliances
 from mizar.manager.facts import fact_of
 from mizar.manager.registry import Item, Registry
 from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
+from mizar.model.peering import VPCPeering
 from mizar.model.resources import Endpoint
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change
@@ -38,6 +40,7 @@ class Desired:
         self._changed = changed
         self.topology = Topology()
         self.services = Services(registry)
+        self.appliances = Appliances(registry)
 
     def put(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
         """Takes an object, or its next state.
@@ -60,13 +63,14 @@ class Desired:
         try:
             match fact:
                 case EndpointFact():
-                    changes += self.topology.remove_endpoint(fact.uid)
+                    changes += self.topology.remove_endpoint(fact.uid) + self._put_routes(item)
                 case NetworkFact():
                     changes = self.topology.remove_network(fact.vni, fact.id)
+                    changes += self._put_sources(self.appliances.put(item))
                 case VpcFact():
                     changes = self.topology.remove_vpc(fact.vni)
                 case PeeringFact():
-                    changes = self.topology.remove_peering(fact.vnis)
+                    changes = self.topology.remove_peering(fact.vnis) + self._put_peers(item)
                 case DropletFact():
                     changes = self.topology.remove_droplet(fact.name)
         except NotFoundError:
@@ -86,15 +90,17 @@ class Desired:
             return [] if item.deleting else self.refresh(item)
         match fact_of(self._registry, item):
             case EndpointFact() as fact:
-                return self.topology.put_endpoint(fact) + self._put_services(item)
+                fact = replace(fact, sources=self.appliances.sources(item))
+                return self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
             case NetworkFact() as fact:
-                return self.topology.put_network(fact)
+                named = self.appliances.put(item)
+                return self.topology.put_network(fact) + self._put_sources(named)
             case VpcFact() as fact:
                 return self.topology.put_vpc(fact)
             case DropletFact() as fact:
                 return self.topology.put_droplet(replace(fact, mtu=self._mtu_of(fact.name)))
             case PeeringFact() as fact:
-                return self.topology.put_peering(fact)
+                return self.topology.put_peering(fact) + self._put_peers(item)
         if self.topology.knows(item.uid):  # nobody can carry it any more
             return self.topology.remove_endpoint(item.uid)
         return []
@@ -106,6 +112,30 @@ class Desired:
             changes += self.refresh(service)
             self._changed(service)
         return changes
+
+    def _put_routes(self, item: Item) -> list[Change]:
+        """The networks whose routes lead to an endpoint, where it is now."""
+        changes: list[Change] = []
+        for network in self.appliances.networks(item):
+            fact = fact_of(self._registry, network)
+            changes += self.topology.put_network(fact) if isinstance(fact, NetworkFact) else []
+            self._changed(network)
+        return changes
+
+    def _put_sources(self, items: Iterable[Item]) -> list[Change]:
+        """Endpoints that routes lead to, or led to: what they may send from."""
+        changes: list[Change] = []
+        for item in items:
+            fact = fact_of(self._registry, item) if self.topology.knows(item.uid) else None
+            if isinstance(fact, EndpointFact) and fact.forwarding:
+                changes += self.topology.put_endpoint(replace(fact, sources=self.appliances.sources(item)))
+        return changes
+
+    def _put_peers(self, item: Item) -> list[Change]:
+        """A peering comes or goes: appliances of both VPCs may send from nothing of the other."""
+        half = item.resource
+        vpcs = (half.own, half.other) if isinstance(half, VPCPeering) else ()
+        return [change for vpc in vpcs for change in self._put_sources(self.appliances.of_vpc(vpc))]
 
     def _remove_service(self, item: Item) -> list[Change]:
         fact = self.services.fact(item)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mizar.manager.appliances import appliance_of
 from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry, target_of
 from mizar.manager.substrate import allowance
@@ -34,7 +35,9 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
         case Network() if resource.is_group:
             return None  # what endpoints bear tells of it
         case Network():
-            return network_fact(resource, _vpc(registry, resource), allowance(registry, resource))
+            return network_fact(
+                resource, _vpc(registry, resource), allowance(registry, resource), appliance_of(registry, resource)
+            )
         case Endpoint():
             found = registry.find(Ref("Network", resource.tenant, resource.spec.network))
             assert found is not None

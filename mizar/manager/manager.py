@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import moves
+from mizar.manager import appliances, moves
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.deletion import doomed
 from mizar.manager.draft import Cursors, Draft
@@ -161,6 +161,7 @@ class Manager:
             count_members(found["status"], self._groups.members(item))
         if isinstance(item.resource, Network):
             found["status"] |= refused(self._registry, item.resource, found["status"])
+            found["status"] |= appliances.refused(self._registry, item.resource, found["status"])
         return found
 
     async def counters(self, droplet: str) -> pb.Counters:

@@ -25,6 +25,16 @@ def other_half(registry: Registry, half: VPCPeering) -> Item | None:
     return found if found is not None and not found.deleting else None
 
 
+def peers_of(registry: Registry, vpc: Ref) -> Iterator[VPC]:
+    """The VPCs that one is peered with now."""
+    item = registry.find(vpc)
+    for half in registry.children(item) if item else ():
+        if isinstance(half.resource, VPCPeering) and not half.deleting and other_half(registry, half.resource):
+            found = registry.find(half.resource.other)
+            if found is not None and isinstance(found.resource, VPC):
+                yield found.resource
+
+
 def agreement(registry: Registry, half: VPCPeering, status: dict[str, Any]) -> dict[str, Any]:
     """What a half's status says of the other half; the message only where there is none yet."""
     if other_half(registry, half) is not None:

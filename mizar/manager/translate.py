@@ -19,6 +19,7 @@ from mizar.planner.entries import (
     LocalEntry,
     MemberEntry,
     NetworkEntry,
+    NextHopEntry,
     OvsEntry,
     PeeringEntry,
     PrefixEntry,
@@ -90,6 +91,8 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         options=entry.options,
         group_set=entry.group_set,
         bypass=entry.bypass,
+        forwarding=entry.forwarding,
+        sources=[_route(route) for route in entry.sources],
     )
 
 
@@ -130,7 +133,7 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield VpcEntry(vpc.vni, tuple(vpc.dividers), vpc.wire_vni, vpc.identity)
     for network in state.networks:
         prefixes = tuple(PrefixEntry(p.address, p.length, p.gateway) for p in network.prefixes)
-        routes = tuple(RouteEntry(r.address, r.length, int(r.action)) for r in network.routes)
+        routes = tuple(map(_route_entry, network.routes))
         bouncers, told = tuple(network.bouncers), _dhcp_entry(network.dhcp)
         through = network.through_divider
         yield NetworkEntry(network.vni, network.id, prefixes, bouncers, told, routes, through)
@@ -153,7 +156,7 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
     workload = _workload_entry(local.workload)
     return LocalEntry(
         local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby,
-        local.options, local.group_set, local.bypass,
+        local.options, local.group_set, local.bypass, local.forwarding, tuple(map(_route_entry, local.sources)),
     )  # fmt: skip
 
 
@@ -172,12 +175,23 @@ def _network(entry: NetworkEntry) -> pb.Network:
         prefixes=[pb.Prefix(address=p.address, length=p.length, gateway=p.gateway) for p in entry.prefixes],
         bouncers=entry.bouncers,
         dhcp=pb.Dhcp(dns=entry.dhcp.dns, domain=entry.dhcp.domain, lease_s=entry.dhcp.lease_s),
-        routes=[
-            pb.Route(address=r.address, length=r.length, action=pb.RouteAction.ValueType(r.action))
-            for r in entry.routes
-        ],
+        routes=[_route(route) for route in entry.routes],
         through_divider=entry.through_divider,
     )
+
+
+def _route(entry: RouteEntry) -> pb.Route:
+    found = pb.Route(address=entry.address, length=entry.length, action=pb.RouteAction.ValueType(entry.action))
+    if entry.via is not None:
+        mac, host, tunnel = entry.via.mac, entry.via.host, pb.TunnelProtocol.ValueType(entry.via.tunnel)
+        found.next_hop.CopyFrom(pb.NextHop(mac=mac, host=host, tunnel=tunnel, network_id=entry.via.network_id))
+    return found
+
+
+def _route_entry(route: pb.Route) -> RouteEntry:
+    hop = route.next_hop if route.HasField("next_hop") else None
+    via = NextHopEntry(hop.mac, hop.host, int(hop.tunnel), hop.network_id) if hop else None
+    return RouteEntry(route.address, route.length, int(route.action), via)
 
 
 def _proxy(entry: ProxyEntry) -> pb.Proxy:

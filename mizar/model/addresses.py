@@ -19,6 +19,8 @@ Prefix = IPv4Network | IPv6Network
 MAPPED = bytes(10) + b"\xff\xff"
 ROUTER_MAC = bytes.fromhex("024d5a000001")
 """MAC of the virtual router of every network (contracts/wire.md)."""
+APPLIANCE_MAC = bytes.fromhex("024d5a000003")
+"""Source of frames that are for the appliance with the destination MAC."""
 SERVICE_MAC = bytes.fromhex("024d5a000002")
 """Source MAC of packets whose source address is a service's (contracts/wire.md)."""
 
@@ -127,7 +129,7 @@ def parse_mac(text: str) -> bytes:
     mac = bytes.fromhex(lower.replace(":", ""))
     if mac[0] & 1 or mac == bytes(6):
         raise ValueError(f"expected a unicast MAC, found {text!r}")
-    if mac in (ROUTER_MAC, SERVICE_MAC):
+    if mac in (ROUTER_MAC, SERVICE_MAC, APPLIANCE_MAC):
         raise ValueError(f"expected a MAC other than the virtual router's, found {text!r}")
     return mac
 

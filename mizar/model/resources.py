@@ -146,7 +146,8 @@ class NetworkStatus(Status):
     """`id`: unique within the VPC. `gateways`: one for each of `spec.cidrs`. `bouncers`: names of droplets.
 
     `members`: of a group, how many endpoints are in it.
-    `routesRefused`: routes into the substrate that the operator does not allow, or no more.
+    `routesRefused`: routes that lead nowhere: into the substrate, where the operator does not allow it, or no more; to
+    an endpoint that is not there or does not forward.
     """
 
     id: int | None = None
@@ -185,6 +186,7 @@ class EndpointSpec(Value):
     `selector` matches.
     A `source` is the server's: the address that stands for the clients of a proxied endpoint in its target's VPC.
     `geneveOptions`: what its packets bear in addition. `bypassDecapsulation`: it gets tunnel packets as they are.
+    `forwarding`: it is an appliance. Routes of its VPC may lead to it, and it may send from the addresses of others.
     """
 
     network: fields.Name
@@ -196,6 +198,7 @@ class EndpointSpec(Value):
     workload: WorkloadSpec | None = None
     geneve_options: GeneveOptions = ()
     bypass_decapsulation: bool = False
+    forwarding: bool = False
     target: TargetSpec | None = None
     grants: tuple[GrantSpec, ...] = ()
     clients: ClientsSpec | None = None
@@ -225,6 +228,8 @@ class EndpointSpec(Value):
             raise PydanticCustomError("fit", message, {"field": "workload"})
         if self.bypass_decapsulation:
             self._check_bypass()
+        if self.type != "simple" and self.forwarding:
+            raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": "forwarding"})
         return self
 
     def _check_bypass(self) -> None:

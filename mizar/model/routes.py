@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from mizar.model import fields
 from mizar.model.addresses import parse_prefix
 from mizar.model.fields import Value
 
@@ -25,11 +26,22 @@ def _any_prefix(text: str) -> str:
     return str(parse_prefix(text))
 
 
+class ViaEndpoint(Value):
+    """To an appliance: an endpoint of the VPC that forwards (`spec.forwarding`), by name."""
+
+    endpoint: fields.Name
+
+
 class Route(Value):
     """The longest prefix that holds a destination decides."""
 
     to: Annotated[str, AfterValidator(_any_prefix)]
-    via: Via
+    via: Via | ViaEndpoint
+
+    @property
+    def appliance(self) -> str:
+        """The name of the endpoint that it leads to; empty where it leads to none."""
+        return self.via.endpoint if isinstance(self.via, ViaEndpoint) else ""
 
 
 def _each_once(routes: Sequence[Route]) -> Sequence[Route]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mizar.model.addresses import ROUTER_MAC, SERVICE_MAC
+from mizar.model.addresses import APPLIANCE_MAC, ROUTER_MAC, SERVICE_MAC
+from mizar.oracle.appliance import check_foreign_source, find_appliance, is_from_itself
 from mizar.oracle.bypass import hand_over_wrapped
 from mizar.oracle.flow import Hop, flow_source_port, pick
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
@@ -19,7 +20,7 @@ from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, 
 from mizar.oracle.proxy import MOST_STAGES, is_proxy, proxy
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
-from mizar.oracle.routes import follow_routes
+from mizar.oracle.routes import SUBSTRATE, follow_routes
 from mizar.oracle.service import choose_member, restore_answer, translate_from_member, translate_to_member
 from mizar.oracle.stack import enter_stack
 from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
@@ -81,7 +82,9 @@ def handle_frame(here: Droplet, packet: Packet, sender: Agent) -> Outcome:
         return send_answer(here, packet, sender, answer_solicitation(inner, sender))
     leg = sender.leg(4 if inner.kind is Kind.IPV4 else 6)
     if leg is None or inner.source != leg.address:
-        raise RefusedError("SPOOFED_ADDRESS")
+        if leg is None or not sender.forwarding:
+            raise RefusedError("SPOOFED_ADDRESS")
+        check_foreign_source(inner, sender)
     return route_packet(here, packet, inner, sender)
 
 
@@ -143,9 +146,14 @@ def locate(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender
     if any(leg and leg.gateway == to for leg in (sender.ipv4, sender.ipv6)):
         packet.step = Step.ROUTER
         return Route(Step.ROUTER)
-    if follow_routes(sender, to):
+    via = follow_routes(sender, to)
+    if via == SUBSTRATE:
+        if sender.forwarding and not is_from_itself(inner, sender):
+            raise RefusedError("FOREIGN_SUBSTRATE")
         packet.step = Step.SUBSTRATE
         return Route(Step.SUBSTRATE)
+    if isinstance(via, bytes):
+        return find_appliance(here, packet, via, local=False)
     known = locate_endpoint(here, packet, to, learned=True)
     if known:
         return known
@@ -228,7 +236,9 @@ def send_tunnel(
     refuse_too_big(inner.frame, room)
     frame = clamp_mss(inner, room)
     frame = from_router(frame, mac_to) if mac_to else ROUTER_MAC + frame[6:]
-    if from_service:
+    if packet.by_mac:
+        frame = frame[:6] + APPLIANCE_MAC + frame[12:]
+    elif from_service:
         frame = frame[:6] + SERVICE_MAC + frame[12:]
     packet.count("endpoint", sender.uid, "sent", len(frame))
     if route.step is not Step.DELIVER:

@@ -109,6 +109,8 @@ class Packet:
     """Of proxied endpoints, as far as the packet has changed them."""
     proxied: bool = False
     """Whether it has met a proxy."""
+    by_mac: bool = False
+    """It goes to an appliance, whose address is not its destination."""
     stages: int = 0
     """Programs that it has ended in, from one to the next."""
     side: int = 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 
 from mizar.model.addresses import ROUTER_MAC, SERVICE_MAC
+from mizar.oracle.appliance import is_by_mac
 from mizar.oracle.frames import Inner
 from mizar.oracle.outcome import Outcome, Packet, RefusedError, Verdict
 from mizar.oracle.substrate import sender_of
@@ -29,6 +30,8 @@ def give_back(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay) -> 
 
 def take_back(here: Droplet, packet: Packet, outer: Outer, inner: Inner) -> bytes:
     """The frame as the endpoint's agent would send it over the hops; what was learned is out of use."""
+    if is_by_mac(inner.frame):
+        raise RefusedError("RETURNED_STRANGE")
     to = here.endpoints.get((packet.vni, inner.destination))
     learned, there = to is not None and to.learned, to is not None and to.host == sender_of(here, outer.source)
     if learned and there and to and not to.gone:

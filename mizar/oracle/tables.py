@@ -166,8 +166,12 @@ class Agent:
     """Number of the groups that it is in, 0 for none: VXLAN's."""
     needs_identity: bool = False
     """The VPC is known by its identity, which is among the options: no header without them will do."""
-    routes: Mapping[tuple[bytes, int], str] = field(default_factory=dict)
-    """The table of its network: prefix and length → vpc, blackhole or substrate."""
+    routes: Mapping[tuple[bytes, int], str | bytes] = field(default_factory=dict)
+    """The table of its network: prefix and length → vpc, blackhole or substrate, or the MAC of an appliance."""
+    forwarding: bool = False
+    """It is an appliance."""
+    sources: Mapping[tuple[bytes, int], str | bytes] = field(default_factory=dict)
+    """Of an appliance: what it may send from beside its own addresses, vpc, and what not, blackhole."""
     member: bool = False
     """Of a scaled endpoint: what it sends may be an answer that bears the service's address."""
 
@@ -233,6 +237,8 @@ class Droplet:
     """By slot."""
     proxy_flows: ProxyFlows = field(default_factory=ProxyFlows)
     """Of its proxies."""
+    appliances: Mapping[tuple[int, bytes], Endpoint] = field(default_factory=dict)
+    """VNI, MAC: those that live here, and those that routes lead to."""
 
     def find_network(self, vni: int, address: bytes) -> Network | None:
         """The network that the address is in: of several, the one with the longest prefix."""

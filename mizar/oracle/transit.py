@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mizar.oracle.appliance import find_appliance, is_by_mac
 from mizar.oracle.bypass import hand_over_whole
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
@@ -136,7 +137,10 @@ def route_packet(
 ) -> Outcome:
     """The first table that knows the destination decides."""
     packet.inner = inner.frame
-    route = locate_endpoint(here, packet, inner.destination, learned=False)
+    if is_by_mac(inner.frame):
+        route: Route | None = find_appliance(here, packet, inner.frame[:6], local=True)
+    else:
+        route = locate_endpoint(here, packet, inner.destination, learned=False)
     final = is_final(inner.frame)
     if route is None:
         try:

@@ -86,12 +86,23 @@ class PrefixEntry:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class NextHopEntry:
+    """An appliance, an endpoint that forwards: its MAC, the droplet that hosts it, its tunnel and network."""
+
+    mac: bytes
+    host: bytes
+    tunnel: int
+    network_id: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class RouteEntry:
-    """A route: prefix, and what becomes of packets to it (1: as the VPC's tables say, 2: refused)."""
+    """A route: prefix, and what becomes of packets to it (enum route_action); `via`: of those by an appliance."""
 
     address: bytes
     length: int
     action: int
+    via: NextHopEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +268,9 @@ class LocalEntry:
     group_set: int = 0
     bypass: bool = False
     """It takes tunnel packets as they are."""
+    forwarding: bool = False
+    """An appliance: it may also send from what `sources` says."""
+    sources: tuple[RouteEntry, ...] = ()
 
     @property
     def key(self) -> tuple[int, str]:
@@ -273,6 +287,7 @@ class LocalEntry:
             and self.mtu in (0, other.mtu)
             and self.standby == other.standby
             and (self.options, self.group_set, self.bypass) == (other.options, other.group_set, other.bypass)
+            and (self.forwarding, set(self.sources)) == (other.forwarding, set(other.sources))
         )
 
 

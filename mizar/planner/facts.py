@@ -16,7 +16,7 @@ from mizar.model.addresses import Prefix, gateway_of, parse_mac, parse_prefix
 from mizar.model.errors import InvalidError
 from mizar.model.groups import OWN_CLASS
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
-from mizar.model.routes import Via
+from mizar.model.routes import Route, Via
 from mizar.model.workloads import WorkloadSpec
 from mizar.planner.entries import (
     NO_DHCP,
@@ -25,6 +25,7 @@ from mizar.planner.entries import (
     GroupSetEntry,
     HealthEntry,
     LocalEntry,
+    NextHopEntry,
     OvsEntry,
     PrefixEntry,
     RouteEntry,
@@ -34,8 +35,9 @@ from mizar.planner.entries import (
 
 GROUPS = 0x02
 """Type of the option of contracts/wire.md."""
+VIA_ENDPOINT = 4
 _ACTIONS = {Via.VPC: 1, Via.BLACKHOLE: 2, Via.SUBSTRATE: 3}  # enum route_action of contracts/dataplane.h
-_TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
+TUNNELS = {TunnelProtocol.GENEVE: 1, TunnelProtocol.VXLAN: 2}  # enum tunnel_protocol of contracts/dataplane.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class EndpointFact:
 
     `standby`: name of the droplet that is prepared to be its next host, "" for none. `groups`: ids, ascending;
     `group_set`: the number of this set of groups in the VPC. `options`: its own Geneve options, as on the wire.
+    `sources`: of an appliance, what it may send from beside its own addresses, and what not.
     """
 
     uid: str
@@ -115,6 +118,8 @@ class EndpointFact:
     options: bytes = b""
     bypass: bool = False
     """It takes tunnel packets as they are."""
+    forwarding: bool = False
+    sources: tuple[RouteEntry, ...] = ()
 
     def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
         """As the droplet with this address holds it; None where somebody else makes its interface."""
@@ -123,7 +128,8 @@ class EndpointFact:
         groups = struct.pack(f"!I{len(self.groups)}I", self.group_set, *self.groups)
         options = (_option(GROUPS, groups) if self.groups else b"") + self.options
         return LocalEntry(
-            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass
+            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass,
+            self.forwarding, self.sources,
         )  # fmt: skip
 
     def entry(self, host: bytes) -> EndpointEntry:
@@ -208,10 +214,15 @@ def _side(vpc: VPC) -> PeeringSide:
     return PeeringSide(_allocated(vpc, vpc.number, "number"), prefixes)
 
 
-def network_fact(network: Network, vpc: VPC, allowed: Callable[[Prefix], bool] = lambda _: False) -> NetworkFact:
+def network_fact(
+    network: Network,
+    vpc: VPC,
+    allowed: Callable[[Prefix], bool] = lambda _: False,
+    appliance: Callable[[Route], NextHopEntry | None] = lambda _: None,
+) -> NetworkFact:
     """Of a network whose `status.id` and `status.bouncers` are set, and its VPC. Raises InvalidError when unset.
 
-    `allowed`: whether a route of it may lead to a prefix of the substrate.
+    `allowed`: whether a route of it may lead to a prefix of the substrate. `appliance`: where one to an endpoint leads.
     """
     prefixes = tuple(
         PrefixEntry(prefix.network_address.packed, prefix.prefixlen, gateway_of(prefix).packed)
@@ -227,21 +238,32 @@ def network_fact(network: Network, vpc: VPC, allowed: Callable[[Prefix], bool] =
             network.spec.dhcp.domain,
             network.spec.dhcp.lease_time,
         ),
-        _table(network, vpc, allowed),
+        _table(network, vpc, allowed, appliance),
         network.spec.through_divider,
     )
 
 
-def _table(network: Network, vpc: VPC, allowed: Callable[[Prefix], bool]) -> tuple[RouteEntry, ...]:
+def _table(
+    network: Network,
+    vpc: VPC,
+    allowed: Callable[[Prefix], bool],
+    appliance: Callable[[Route], NextHopEntry | None],
+) -> tuple[RouteEntry, ...]:
     """The routes as they are written, and, where there are any, the VPC and the network itself: longer ones alone
     take anything of those away. What is not allowed leads nowhere."""
     if not network.spec.routes:
         return ()
-    table = {parse_prefix(text): Via.VPC for text in (*vpc.spec.cidrs, *network.spec.cidrs)}
-    table |= {parse_prefix(route.to): route.via for route in network.spec.routes}
-    table = {to: Via.BLACKHOLE if via is Via.SUBSTRATE and not allowed(to) else via for to, via in table.items()}
-    found = (RouteEntry(to.network_address.packed, to.prefixlen, _ACTIONS[via]) for to, via in table.items())
-    return tuple(sorted(found))
+    own = (Route(to=text, via=Via.VPC) for text in (*vpc.spec.cidrs, *network.spec.cidrs))
+    table = {}
+    for route in (*own, *network.spec.routes):
+        to, hop = parse_prefix(route.to), None
+        if isinstance(route.via, Via):
+            action = _ACTIONS[Via.BLACKHOLE if route.via is Via.SUBSTRATE and not allowed(to) else route.via]
+        else:
+            hop = appliance(route)
+            action = VIA_ENDPOINT if hop else _ACTIONS[Via.BLACKHOLE]
+        table[to] = RouteEntry(to.network_address.packed, to.prefixlen, action, hop)
+    return tuple(sorted(table.values()))
 
 
 def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFact:
@@ -256,7 +278,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         addresses=tuple(ip_address(text).packed for text in endpoint.status.addresses),
         mac=parse_mac(endpoint.status.mac),
         host=endpoint.spec.droplet or endpoint.status.host,
-        tunnel=_TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
+        tunnel=TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
         workload=_workload(endpoint.spec.workload),
         carried=endpoint.spec.type in ("proxied", "source"),
         standby=move.target if move is not None and move.stage is MoveStage.PREPARING else "",
@@ -264,6 +286,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         group_set=endpoint.status.group_set,
         options=b"".join(option.encoded for option in endpoint.spec.geneve_options),
         bypass=endpoint.spec.bypass_decapsulation,
+        forwarding=endpoint.spec.forwarding,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from mizar.model.addresses import ROUTER_MAC, SERVICE_MAC, Address, Prefix, is_reserved
+from mizar.model.addresses import APPLIANCE_MAC, ROUTER_MAC, SERVICE_MAC, Address, Prefix, is_reserved
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 
 _RESERVED_FIRST = 2
@@ -71,6 +71,6 @@ def derive_mac(uid: str, taken: Callable[[bytes], bool] = lambda _: False) -> by
     """
     for attempt in range(1024):
         mac = b"\x02" + hashlib.blake2b(f"{uid}/{attempt}".encode(), digest_size=5).digest()
-        if mac not in (ROUTER_MAC, SERVICE_MAC) and not taken(mac):
+        if mac not in (ROUTER_MAC, SERVICE_MAC, APPLIANCE_MAC) and not taken(mac):
             return mac
     raise ExhaustedError(f"no MAC is free for endpoint {uid}")

@@ -36,6 +36,7 @@ from mizar.planner.entries import (
     NetworkEntry,
     PeeringEntry,
     ProxyEntry,
+    RouteEntry,
     ServiceEntry,
     VpcEntry,
     WorkloadEntry,
@@ -43,7 +44,8 @@ from mizar.planner.entries import (
 from mizar.simulation.services import Places, in_turn, service_row
 
 TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
-ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
+SUBSTRATE = 3
+ACTIONS = {1: "vpc", 2: "blackhole", SUBSTRATE: "substrate"}
 FLOWS = 1 << 20
 """Of each VPC: a simulation sends fewer."""
 STANDBY = 1 << 20
@@ -95,6 +97,7 @@ class _Held:
         self.agents: dict[int, Agent] = {}
         self.proxies: dict[int, Proxy] = {}
         self.group_sets: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.appliances: dict[tuple[int, bytes], Endpoint] = {}
 
     def take(self, entry: Entry) -> None:
         match entry:
@@ -118,6 +121,10 @@ class _Held:
                 if not entry.standby:
                     self.endpoints |= endpoint_rows(entry.endpoint, ifindex, entry.uid)
                     self._locals.append(entry)
+                    if entry.forwarding:
+                        end = entry.endpoint
+                        row = Endpoint(end.network_id, end.mac, end.host, TUNNELS[end.tunnel], ifindex, entry.uid)
+                        self.appliances[end.vni, end.mac] = row
             case ProxyEntry():
                 self._proxy(entry)
             case ServiceEntry():
@@ -125,6 +132,9 @@ class _Held:
 
     def _network(self, entry: NetworkEntry) -> None:
         self._inside[entry.vni, entry.id] = entry
+        for hop in (route.via for route in entry.routes if route.via is not None and route.via.host != self._own):
+            far = Endpoint(hop.network_id, hop.mac, hop.host, TUNNELS[hop.tunnel])
+            self.appliances.setdefault((entry.vni, hop.mac), far)
         bouncers, bounced = hop_set(entry.bouncers), self._own in entry.bouncers
         for prefix in entry.prefixes:
             routed = self.vpcs[entry.vni].divided_here
@@ -155,7 +165,9 @@ class _Held:
             options=(_IDENTITY + vpc.identity if vpc.identity else b"") + entry.options,
             group_set=entry.group_set,
             needs_identity=bool(vpc.identity),
-            routes={(route.address, route.length): ACTIONS[route.action] for route in own.routes},
+            routes=_table(own.routes),
+            forwarding=entry.forwarding,
+            sources=_table(entry.sources),
         )
 
     def _proxy(self, entry: ProxyEntry) -> None:
@@ -195,6 +207,7 @@ class _Held:
             flows=Flows(dict.fromkeys(self.vpcs, room)),
             group_sets=self.group_sets,
             proxies=self.proxies,
+            appliances=self.appliances,
         )
 
     def _stack(self) -> dict[bytes, int]:
@@ -202,7 +215,7 @@ class _Held:
         found = {}
         for entry in self._locals:
             routes = self._inside[entry.endpoint.vni, entry.endpoint.network_id].routes
-            sizes = {len(route.address) for route in routes if ACTIONS[route.action] == "substrate"}
+            sizes = {len(route.address) for route in routes if route.action == SUBSTRATE}
             found.update({one: entry.endpoint.vni for one in entry.endpoint.addresses if len(one) in sizes})
         return found
 
@@ -220,6 +233,10 @@ def endpoint_rows(entry: EndpointEntry, ifindex: int = 0, uid: str = "") -> dict
     """An endpoint, by each of its addresses."""
     row = Endpoint(entry.network_id, entry.mac, entry.host, TUNNELS[entry.tunnel], ifindex, uid)
     return {(entry.vni, address): row for address in entry.addresses}
+
+
+def _table(routes: Iterable[RouteEntry]) -> dict[tuple[bytes, int], str | bytes]:
+    return {(one.address, one.length): one.via.mac if one.via else ACTIONS[one.action] for one in routes}
 
 
 def _identity(vpc: VpcEntry) -> tuple[tuple[int, int, int], int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from mizar.model import drop_reasons
+from mizar.model.addresses import APPLIANCE_MAC
 from mizar.model.errors import MizarError
 from mizar.oracle.agent import agent
 from mizar.oracle.fleet import End, Hop
@@ -129,7 +130,11 @@ class Explainer:
         sender = here.agents.get(self.ifindex) if hop.program == "agent" else None
         crossed = f"networks: {_text(to)} is a peer's, {self._vpc(number)}; " if number != vni else ""
         if sender and sender.routes and (action := action_for(sender.routes, to)):
+            if isinstance(action, bytes):
+                return f"routes: {_text(to)} → the appliance {action.hex(':')}"
             crossed = f"routes: {_text(to)} → {action}; " + crossed
+        if before.inner.frame[6:12] == APPLIANCE_MAC and hop.program == "transit":
+            return f"endpoints: the appliance {before.inner.frame[:6].hex(':')}, by its MAC"
         return crossed + self._answer(here, step, sender, number, to, outcome.next_hop, notes)
 
     def _answer(

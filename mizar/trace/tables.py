@@ -32,7 +32,9 @@ from mizar.trace.rows import Asked, AskedFlows, AskedProxyFlows, Fields, Point, 
 _TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
 _DIVIDED_HERE, _BOUNCED_HERE, _ROUTED_HERE, _PEERED = 1, 1, 2, 0x100
 _GONE, _LEARNED, _SCALED, _MEMBER, _DRAINING, _DOWN = 4, 8, 16, 32, 64, 128
+_FORWARDING, _SOURCES, _BY_MAC = 16, 0x40000000, "ff024d5a000000000000"
 _ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
+_ENDPOINT = 4
 _FIN, _RESET = 1, 2
 
 
@@ -74,6 +76,7 @@ class _Droplet:
             },
             networks=self.networks(),
             endpoints=Asked(rows, own, endpoint_point, lambda _, value: self.endpoint(value)),
+            appliances=Asked(rows, own, appliance_point, lambda _, value: self.endpoint(value)),
             agents={ifindex: self.agent(ifindex, value) for ifindex, value in rows.items("agents")},
             down=frozenset(names[slot] for slot, entry in entries.items() if entry.get("down")),
             identities={(key["vni"], key["tenant"], key["vpc"]): number for key, number in rows.items("identities")},
@@ -169,12 +172,6 @@ class _Droplet:
 
     def agent(self, ifindex: int, value: Fields) -> Agent:
         table = value["network"]
-        routes = {}
-        for key, route in self.rows.items("routes"):
-            if _vni_of(key["table_be"]) >> 1 == table:
-                address = address_of(key["addr"])
-                length = key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)
-                routes[address, length] = _ACTIONS.get(route["action"], "vpc")
         blob = self.rows.get("agent_options", ifindex) if value["option_bytes"] else None
         addresses, gateways = _families(value, "addr"), _families(value, "gateway")
         legs = {
@@ -196,9 +193,22 @@ class _Droplet:
             bytes.fromhex(blob["data"])[: blob["bytes"]] if blob else b"",
             value["group_set"],
             bool(value["option_flags"] & 1),
-            routes,
+            self.routes(table),
+            bool(value["flags"] & _FORWARDING),
+            self.routes(_SOURCES | value["slot"]) if value["flags"] & _FORWARDING else {},
             bool(value["flags"] & _MEMBER),
         )
+
+    def routes(self, table: int) -> dict[tuple[bytes, int], str | bytes]:
+        """A network's table, or the sources of an appliance."""
+        found: dict[tuple[bytes, int], str | bytes] = {}
+        for key, route in self.rows.items("routes"):
+            if _vni_of(key["table_be"]) >> 1 == table:
+                address, action = address_of(key["addr"]), route["action"]
+                length = key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)
+                by_mac = bytes.fromhex(route["mac"]) if action == _ENDPOINT else None
+                found[address, length] = by_mac or _ACTIONS.get(action, "vpc")
+        return found
 
     def proxy(self, value: Fields) -> Proxy:
         client, source, target = (_families(value, name) for name in ("client", "source", "target"))
@@ -216,6 +226,11 @@ class _Droplet:
 def endpoint_point(key: tuple[int, bytes]) -> Point:
     """An endpoint by VPC and address."""
     return Point("endpoints", text_of({"vni": key[0], "addr": to_mapped(key[1]).hex()}))
+
+
+def appliance_point(key: tuple[int, bytes]) -> Point:
+    """An appliance by VPC and MAC."""
+    return Point("endpoints", text_of({"vni": key[0], "addr": _BY_MAC + key[1].hex()}))
 
 
 def flow_point(key: FlowKey) -> Point:

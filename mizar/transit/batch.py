@@ -12,12 +12,12 @@ from dataclasses import replace
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, ExhaustedError, NotFoundError
 from mizar.transit import entries, marks, routes
+from mizar.transit.appliances import AppliancePlan, hops_of
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
 from mizar.transit.peerings import PeeringPlan
 from mizar.transit.service_values import DeleteService, PutService
-from mizar.transit.services import ServicePlan
 from mizar.transit.values import (
     NO_PLACES,
     Change,
@@ -44,7 +44,7 @@ from mizar.transit.values import (
 )
 
 
-class Plan(ServicePlan, PeeringPlan):
+class Plan(AppliancePlan, PeeringPlan):
     """One batch in the making. `ops` is what to execute; then `journal.commit()`, or `journal.roll_back()`."""
 
     def add(self, change: Change) -> bool:
@@ -149,6 +149,9 @@ class Plan(ServicePlan, PeeringPlan):
         for network in state.networks.values():
             if address in network.bouncers:
                 return network
+        for network in state.networks.values():
+            if any(hop.host == address for hop in hops_of(network)):
+                return f"a route of {network}"
         return next((endpoint for endpoint in state.at.values() if endpoint.host == address), "another object")
 
     # ---- VPCs
@@ -285,6 +288,8 @@ class Plan(ServicePlan, PeeringPlan):
         if old and replace(new, hops=old.hops, places=old.places, flags=old.flags) == old:
             return False
         members = [self.slot_of(address, "the bouncer") for address in new.bouncers]
+        for hop in hops_of(new):
+            self.slot_of(hop.host, "the host of an appliance")
         self._check_prefixes(new, old)
         if old is None and len(state.networks) >= state.limits.networks:
             raise ExhaustedError(
@@ -306,7 +311,8 @@ class Plan(ServicePlan, PeeringPlan):
         for prefix in network.prefixes:
             journal.put(state.prefixes, (network.vni, prefix.address, prefix.length), network.key)
         self.ops.append(entries.hop_set(network.hops, network.places, network.vni, network.id))
-        self.ops += routes.routes_put(network)
+        self.follow_routes(old, network)
+        self.ops += routes.routes_put(state, network)
         if old is None or (old.prefixes, old.flags) != (network.prefixes, network.flags):
             self.ops += entries.network_put(network, vpc)
             self._refresh_agents(network)
@@ -359,6 +365,7 @@ class Plan(ServicePlan, PeeringPlan):
             journal.put(state.members, vni, rest)
         else:
             journal.drop(state.members, vni)
+        self.follow_routes(network, None)
         self.ops.append(entries.hop_set_clear(network.hops))
         journal.give_back(state.hop_slots, network.hops)
         return True

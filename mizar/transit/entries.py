@@ -183,7 +183,9 @@ def agent_put(state: State, local: Local, flags: NetworkFlag | None = None) -> O
         "network_flags": int(network.flags if flags is None else flags),
         "mac": endpoint.mac,
         "tunnel": int(endpoint.tunnel),
-        "flags": int(local.flags) | (constant("ENDPOINT_MEMBER") if _is_member(state, endpoint) else 0),
+        "flags": int(local.flags)
+        | (constant("ENDPOINT_MEMBER") if _is_member(state, endpoint) else 0)
+        | (constant("ENDPOINT_FORWARDING") if local.wanted.forwarding else 0),
     }
     for address in endpoint.addresses:
         prefix = network.prefix_of(address)

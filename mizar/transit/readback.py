@@ -13,7 +13,7 @@ from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
-from mizar.transit import entries, marks, proxies, services
+from mizar.transit import appliances, entries, marks, proxies, services
 from mizar.transit.entries import Op
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
@@ -31,6 +31,7 @@ from mizar.transit.values import (
     NetworkFlag,
     Peering,
     Prefix,
+    Route,
     Tunnel,
     Vpc,
     VpcFlag,
@@ -71,6 +72,7 @@ class _Reader:
         self.raw: dict[tuple[str, Any], Any] = {}
         self.addresses: dict[int, bytes] = {}  # of droplets, by slot
         self.networks: dict[int, Network] = {}  # by slot
+        self.tables: dict[int, tuple[Route, ...]] = {}
 
     def items(self, table: str) -> Iterator[tuple[Any, Any]]:
         for key, value in getattr(self.maps, table).items():
@@ -141,7 +143,8 @@ class _Reader:
                 self.state.group_sets[key["vni"], key["number"]] = tuple(value["groups"][: value["count"]])
 
     def read_networks(self) -> None:
-        state, tables = self.state, routes_of(self.items("routes"))
+        state = self.state
+        self.tables = routes_of(self.items("routes"), self.addresses)
         for key, value in self.items("networks"):
             vni = int.from_bytes(key["vni_be"].to_bytes(4, sys.byteorder), "big")
             if value["flags"] & NetworkFlag.PEERED:
@@ -158,14 +161,14 @@ class _Reader:
                 flags = NetworkFlag.BOUNCED_HERE if state.own in bouncers else NetworkFlag.NONE
                 if state.vpcs[vni].flags & VpcFlag.DIVIDED_HERE:
                     flags |= NetworkFlag.ROUTED_HERE
-                table = tables.get(value["slot"], ())
+                table = self.tables.get(value["slot"], ())
                 flags |= NetworkFlag.HAS_ROUTES if table else NetworkFlag.NONE
                 flags |= NetworkFlag(value["flags"]) & NetworkFlag.THROUGH_DIVIDER
                 network = Network(vni, network_id, (prefix,), bouncers, value["slot"], (), flags, routes=table)
                 through = bool(flags & NetworkFlag.THROUGH_DIVIDER)
                 network = replace(network, places=fill(self.slots(bouncers), places), through_divider=through)
                 state.members.setdefault(vni, {})[network_id] = None
-                for member in bouncers:
+                for member in (*bouncers, *(hop.host for hop in appliances.hops_of(network))):
                     state.uses[member] += 1
             elif network.hops != value["slot"] or any(len(p.address) == len(address) for p in network.prefixes):
                 continue
@@ -190,6 +193,8 @@ class _Reader:
     def endpoints(self) -> None:
         groups: dict[tuple[int, int, bytes], Endpoint] = {}
         for key, value in self.items("endpoints"):
+            if appliances.is_by_mac(key["addr"]):
+                continue
             if value["flags"] & entries.LEARNED:
                 self.read_learned(key, value)
                 continue
@@ -256,6 +261,9 @@ class _Reader:
             mtu = 0 if bypass or found.mtu + len(raw) in found.rooms else found.mtu
             marked = marks.without_identity(raw)
             wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby, bypass)
+            if value["flags"] & constant("ENDPOINT_FORWARDING"):
+                sources = self.tables.get(appliances.table_of(value["slot"]), ())
+                wanted = replace(wanted, forwarding=True, sources=sources)
             state.locals[found.uid] = Local(wanted, found.name, ifindex, value["slot"])
             if standby:
                 state.uses[endpoint.host] += 1
@@ -344,7 +352,7 @@ def implied(state: State) -> Iterator[Op]:
     for network in state.networks.values():
         yield entries.hop_set(network.hops, network.places, network.vni, network.id)
         yield from entries.network_put(network, state.vpcs[network.vni])
-        yield from routes_put(network)
+        yield from routes_put(state, network)
     for peering in state.peerings.values():
         yield from entries.peering_put(peering, state.vpcs[peering.vni])
     for endpoint in state.remotes():
@@ -360,6 +368,7 @@ def implied(state: State) -> Iterator[Op]:
         yield from proxies.implied(state, proxy)
     for service in state.services.values():
         yield from services.implied(state, service)
+    yield from appliances.implied(state)
 
 
 def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found], own6: bytes = b"") -> Reading:

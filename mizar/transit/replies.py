@@ -13,7 +13,7 @@ from mizar.transit.audit import Report
 from mizar.transit.findings import Finding
 from mizar.transit.service_values import HealthCheck, Service
 from mizar.transit.state import State
-from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Tunnel, Vpc
+from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Route, Tunnel, Vpc
 from mizar.transit.workloads import NamespaceBy, OvsPort, Tap, Workload
 
 T = TypeVar("T")
@@ -38,14 +38,21 @@ def network(value: Network) -> pb.Network:
     """A network."""
     told = pb.Dhcp(dns=value.dhcp.dns, domain=value.dhcp.domain, lease_s=value.dhcp.lease_s)
     prefixes = [pb.Prefix(address=one.address, length=one.length, gateway=one.gateway) for one in value.prefixes]
-    routes = [
-        pb.Route(address=address, length=length, action=pb.RouteAction.ValueType(int(action)))
-        for address, length, action in value.routes
-    ]
     return pb.Network(
-        vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told, routes=routes,
+        vni=value.vni, id=value.id, prefixes=prefixes, bouncers=value.bouncers, dhcp=told,
+        routes=[route(one) for one in value.routes],
         through_divider=value.through_divider,
     )  # fmt: skip
+
+
+def route(value: Route) -> pb.Route:
+    """A route of a network, or a source of an appliance."""
+    found = pb.Route(address=value.address, length=value.length, action=pb.RouteAction.ValueType(int(value.action)))
+    if value.via is not None:
+        mac, host, tunnel, network_id = value.via
+        hop = pb.NextHop(mac=mac, host=host, tunnel=pb.TunnelProtocol.ValueType(int(tunnel)), network_id=network_id)
+        found.next_hop.CopyFrom(hop)
+    return found
 
 
 def peering(value: Peering) -> pb.Peering:
@@ -143,6 +150,8 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
         group_set=value.wanted.group_set,
         standby=value.wanted.standby,
         bypass=value.wanted.bypass,
+        forwarding=value.wanted.forwarding,
+        sources=[route(one) for one in value.wanted.sources],
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
 

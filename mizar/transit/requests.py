@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from mizar._built import transit_pb2 as pb
-from mizar.model.addresses import MAPPED, ROUTER_MAC, SERVICE_MAC, mac_text, text_of
+from mizar.model.addresses import APPLIANCE_MAC, MAPPED, ROUTER_MAC, SERVICE_MAC, mac_text, text_of
 from mizar.model.errors import InvalidError
 from mizar.transit import marks
 from mizar.transit.guest.lease import Settings
@@ -44,6 +44,7 @@ from mizar.transit.values import (
     Droplet,
     Endpoint,
     Network,
+    NextHop,
     Peering,
     Prefix,
     Proxy,
@@ -268,13 +269,30 @@ def routes(messages: Sequence[pb.Route]) -> tuple[Route, ...]:
     found: dict[tuple[bytes, int], Route] = {}
     for message in messages:
         place = host_bits_zero(message.address, message.length)
-        if message.action not in (pb.VIA_VPC, pb.BLACKHOLE, pb.VIA_SUBSTRATE):
-            expected = "VIA_VPC (1), BLACKHOLE (2) or VIA_SUBSTRATE (3)"
+        if message.action not in (pb.VIA_VPC, pb.BLACKHOLE, pb.VIA_SUBSTRATE, pb.VIA_ENDPOINT):
+            expected = "VIA_VPC (1), BLACKHOLE (2), VIA_SUBSTRATE (3) or VIA_ENDPOINT (4)"
             raise InvalidError(f"the route's action is {message.action}; expected {expected}")
+        if message.HasField("next_hop") != (message.action == pb.VIA_ENDPOINT):
+            raise InvalidError("a route VIA_ENDPOINT has a next hop, and no other has")
         if place in found:
             raise InvalidError(f"the route {text_of(message.address)}/{message.length} comes twice")
-        found[place] = (*place, RouteAction(message.action))
-    return tuple(sorted(found.values()))
+        via = next_hop(message.next_hop) if message.HasField("next_hop") else None
+        found[place] = Route(*place, RouteAction(message.action), via)
+    return tuple(sorted(found.values(), key=lambda route: route[:2]))
+
+
+def next_hop(message: pb.NextHop) -> NextHop:
+    """An appliance and its host."""
+    host = substrate_address(message.host, "the host of an appliance")
+    return NextHop(mac(message.mac), host, tunnel(message.tunnel), network_id(message.network_id))
+
+
+def sources(messages: Sequence[pb.Route]) -> tuple[Route, ...]:
+    """What an appliance may send from."""
+    found = routes(messages)
+    if any(route.action not in (RouteAction.VPC, RouteAction.BLACKHOLE) for route in found):
+        raise InvalidError("a source is VIA_VPC (1), allowed, or BLACKHOLE (2), not allowed")
+    return found
 
 
 def addresses(found: Iterable[bytes]) -> tuple[bytes, ...]:
@@ -294,20 +312,30 @@ def _one_per_family(packed: Sequence[bytes], what: str) -> None:
 
 def endpoint(message: pb.Endpoint) -> Endpoint:
     """An endpoint as its bouncers know it."""
-    if len(message.mac) != 6:
-        raise InvalidError(f"the MAC has {len(message.mac)} bytes; expected 6")
-    if message.mac[0] & 1 or not any(message.mac) or message.mac in (ROUTER_MAC, SERVICE_MAC):
-        raise InvalidError(f"the MAC is {mac_text(message.mac)}; expected a unicast one, not the virtual router's")
-    if message.tunnel not in (pb.GENEVE, pb.VXLAN):
-        raise InvalidError(f"the tunnel protocol is {message.tunnel}; expected GENEVE (1) or VXLAN (2)")
     return Endpoint(
         vni=vni(message.vni),
         network_id=network_id(message.network_id),
         addresses=addresses(message.addresses),
-        mac=message.mac,
+        mac=mac(message.mac),
         host=substrate_address(message.host, "the host"),
-        tunnel=Tunnel(message.tunnel),
+        tunnel=tunnel(message.tunnel),
     )
+
+
+def mac(found: bytes) -> bytes:
+    """The MAC of an endpoint."""
+    if len(found) != 6:
+        raise InvalidError(f"the MAC has {len(found)} bytes; expected 6")
+    if found[0] & 1 or not any(found) or found in (ROUTER_MAC, SERVICE_MAC, APPLIANCE_MAC):
+        raise InvalidError(f"the MAC is {mac_text(found)}; expected a unicast one, not the virtual router's")
+    return found
+
+
+def tunnel(found: int) -> Tunnel:
+    """The tunnel in which packets reach an endpoint's host."""
+    if found not in (pb.GENEVE, pb.VXLAN):
+        raise InvalidError(f"the tunnel protocol is {found}; expected GENEVE (1) or VXLAN (2)")
+    return Tunnel(found)
 
 
 def service(message: pb.Service) -> Service:
@@ -459,6 +487,7 @@ def wanted(message: pb.LocalEndpoint) -> Wanted:
         uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu,
         marks.checked(message.options), marks.group_set(message.group_set), message.standby,
         message.bypass,
+        message.forwarding, sources(message.sources),
     )  # fmt: skip
     if found.bypass and (found.mtu or not isinstance(found.workload, InNamespace) or found.workload.self_configured):
         raise InvalidError(
@@ -466,6 +495,8 @@ def wanted(message: pb.LocalEndpoint) -> Wanted:
             "and no MTU of its own: its interface has that of the droplet's"
         )
     least = max(_MIN_MTU[len(one)] for one in found.endpoint.addresses)
+    if found.sources and not found.forwarding:
+        raise InvalidError("there are sources of an endpoint that does not forward")
     if found.mtu and not least <= found.mtu <= _MAX_MTU:
         raise InvalidError(f"the MTU {found.mtu} is outside of {least} to {_MAX_MTU}")
     return found

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 def stack_endpoints(state: State) -> dict[bytes, int]:
     """Addresses of endpoints that live here and whose network has a route of that family there, and their VPC."""
     families = {
-        key: {len(address) for address, _, action in network.routes if action is RouteAction.SUBSTRATE}
+        key: {len(route.address) for route in network.routes if route.action is RouteAction.SUBSTRATE}
         for key, network in state.networks.items()
         if network.routes
     }

@@ -16,6 +16,7 @@ from typing import Any
 from mizar.kernel.layout import constant
 from mizar.kernel.tables import Tables
 from mizar.model.errors import ExhaustedError, InvalidError
+from mizar.transit.appliances import table_of
 
 MOST_VPCS, MOST_KEYS, MOST_ROWS = 64, 256, 200_000
 CHUNK = 1000
@@ -46,11 +47,12 @@ def parse_key(table: str, text: str) -> Key:
 
 @dataclass(slots=True)
 class _Reader:
-    """One reading. `vnis`, `sets`, `hosts` and `services` grow with what the entries refer to."""
+    """One reading. `vnis`, `sets` and `sources` grow with what the entries refer to."""
 
     tables: Tables
     vnis: set[int]
     sets: set[int] = field(default_factory=set)
+    sources: set[int] = field(default_factory=set)
     count: int = 0
 
     def rows(self, keys: Sequence[Key]) -> Iterator[Row]:
@@ -123,13 +125,14 @@ class _Reader:
             agent = self.tables.agents.get(ifindex)
             if agent is not None:
                 self.sets.add(agent["network"])
+                self.sources |= {table_of(agent["slot"])} if agent["flags"] & constant("ENDPOINT_FORWARDING") else set()
                 yield "agents", ifindex, agent
                 if agent["option_bytes"]:
                     yield "agent_options", ifindex, self.tables.agent_options.get(ifindex)
 
     def routes(self) -> Iterator[Row]:
         for key, value in self.tables.routes.items():
-            if int.from_bytes(key["table_be"].to_bytes(4, sys.byteorder), "big") >> 1 in self.sets:
+            if int.from_bytes(key["table_be"].to_bytes(4, sys.byteorder), "big") >> 1 in self.sets | self.sources:
                 yield "routes", key, value
 
     def substrate(self) -> Iterator[Row]:

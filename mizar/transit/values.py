@@ -8,6 +8,7 @@ A value that exists is valid in itself; whether it agrees with the others is for
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 from mizar.model.addresses import mac_text, text_of
 from mizar.transit.guest.lease import NO_SETTINGS, Settings
@@ -56,6 +57,7 @@ class RouteAction(IntEnum):
     VPC = 1
     BLACKHOLE = 2
     SUBSTRATE = 3
+    ENDPOINT = 4
 
 
 class VpcFlag(IntFlag):
@@ -114,8 +116,22 @@ BarePrefix = tuple[bytes, int]
 """Address and length in bits of its own family."""
 
 
-Route = tuple[bytes, int, RouteAction]
-"""Address and length of the prefix, and what becomes of packets to it."""
+class NextHop(NamedTuple):
+    """An appliance, an endpoint that forwards, and the droplet that hosts it."""
+
+    mac: bytes
+    host: bytes
+    tunnel: Tunnel
+    network_id: int
+
+
+class Route(NamedTuple):
+    """Address and length of the prefix, and what becomes of packets to it; `via`: of RouteAction.ENDPOINT."""
+
+    address: bytes
+    length: int
+    action: RouteAction
+    via: NextHop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +293,9 @@ class Wanted:
     group_set: int = 0
     standby: bool = False
     bypass: bool = False
+    forwarding: bool = False
+    """An appliance: it may send from other addresses too, of those that `sources` says; routes may lead to it."""
+    sources: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

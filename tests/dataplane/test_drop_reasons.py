@@ -18,11 +18,13 @@ from mizar.model import drop_reasons
 
 from .frames import arp_request, datagram, identity_option, option, ping, tunnel
 from .plan import (
+    APPLIANCE_MAC,
     BACK,
     BLUE,
     BOUNCER,
     DIVIDER,
     DIVIDERS_SLOT,
+    ENDPOINT_FORWARDING,
     FAMILIES,
     FRONT,
     GHOST_HOST,
@@ -34,7 +36,9 @@ from .plan import (
     NOWHERE,
     RED,
     ROUTE_BLACKHOLE,
+    ROUTE_ENDPOINT,
     ROUTE_SUBSTRATE,
+    ROUTE_VPC,
     ROUTER_MAC,
     STRANGER,
     THEIRS,
@@ -197,6 +201,12 @@ OUTER_CASES = [
     Case("version", "GENEVE_VERSION", edited(GENEVE, b42=0x40), vpc_known=False),
     Case("o-bit-and-arp", "GENEVE_CONTROL", edited(inside(arp_request(R, FRONT.address(4, 1))), b43=0x80)),
     Case("back-from-the-host", "ENDPOINT_UNKNOWN", edited(GENEVE, b43=0x80)),
+    Case("by-mac", "APPLIANCE_GONE", inside(datagram(4, R, A.address(4), src_mac=APPLIANCE_MAC, dst_mac=A.mac))),
+    Case(
+        "o-bit-by-mac",
+        "RETURNED_STRANGE",
+        edited(inside(datagram(4, R, A.address(4), src_mac=APPLIANCE_MAC)), b43=0x80),
+    ),
     Case("to-nobody", "RETURNED_STRANGE", edited(inside(datagram(4, R, S.address(4))), b43=0x80)),
     Case("o-bit-of-another", "UNKNOWN_VNI", edited(inside(GOOD[4], vni=UNKNOWN_VNI), b43=0x80), vpc_known=False),
     Case("option", "GENEVE_CONTROL", inside(GOOD[4], options=option(0xFF01, 0x85, b"\1\0\0\0"))),
@@ -403,6 +413,24 @@ def agent_to_substrate(link: int) -> Callable[[Testbed], None]:
     return setup
 
 
+def agent_routed_to_nobody(droplet: Testbed) -> None:
+    droplet.as_host()
+    droplet.agent(A, network_flags=NETWORK_HAS_ROUTES)
+    droplet.route(FRONT, "0.0.0.0", 0, ROUTE_ENDPOINT, S.mac)
+
+
+def agent_forwarding(action: int, bits: int = 24) -> Callable[[Testbed], None]:
+    """It may forward from BACK, or may not; everything goes into the substrate."""
+
+    def setup(droplet: Testbed) -> None:
+        agent_to_substrate(link=7)(droplet)
+        droplet.agent(A, network_flags=NETWORK_HAS_ROUTES, flags=ENDPOINT_FORWARDING)
+        droplet.source(A, "0.0.0.0", 0, action)
+        droplet.source(A, "::", 0, action)
+
+    return setup
+
+
 def of_tunnel(port: int) -> Any:
     """A tunnel's packet that an endpoint makes itself."""
     frame = retarget(S)
@@ -478,6 +506,27 @@ AGENT_CASES = [
     Case("geneve", "SUBSTRATE_TUNNEL", bytes(of_tunnel(6081)), agent_to_substrate(link=7)),
     Case("vxlan", "SUBSTRATE_TUNNEL", bytes(of_tunnel(4789)), agent_to_substrate(link=7)),
     Case("hidden", "SUBSTRATE_TUNNEL", bytes(inner_ip(6, nh=135)), agent_to_substrate(link=7)),
+    Case("route", "APPLIANCE_GONE", bytes(retarget(S)), agent_routed_to_nobody),
+    Case("untold", "FOREIGN_SOURCE", bytes(inner_ip(4, src=S.address(4))), agent_forwarding(0)),
+    Case("peers", "FOREIGN_SOURCE", bytes(inner_ip(6, src=S.address(6))), agent_forwarding(ROUTE_BLACKHOLE)),
+    *(
+        Case(
+            source,
+            "FOREIGN_SOURCE",
+            bytes(inner_ip(6 if ":" in source else 4, src=source)),
+            agent_forwarding(ROUTE_VPC),
+        )
+        for source in (
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.1.2.3",
+            "::1",
+            "fe80::2",
+            "ff02::1",
+        )
+    ),
+    Case("foreign", "FOREIGN_SUBSTRATE", bytes(inner_ip(4, src=S.address(4))), agent_forwarding(ROUTE_VPC)),
     Case("peer-untold", "PEER_UNKNOWN", bytes(retarget(V)), agent_crossing_to_nobody),
     Case("divided", "NETWORK_UNKNOWN", bytes(retarget(NOWHERE, 5)), agent_divider),
     Case("bouncer-alone", "NO_DIVIDER", bytes(retarget(S)), agent_no_divider),

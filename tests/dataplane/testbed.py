@@ -33,6 +33,7 @@ from .plan import (
     RED,
     SERVICE_MAC,
     SUBSTRATES,
+    TABLE_SOURCES,
     THEIRS,
     UNRESOLVED,
     UPLINK_IFINDEX,
@@ -193,12 +194,32 @@ class Testbed:
             }
             self.tables.networks.put(network_key(vpc.vni, mapped(address), length), value)
 
-    def route(self, network: NetworkPlan, to: str, length: int, action: int) -> None:
-        """Puts a route into a network's table."""
-        table = network.slot << 1 | (":" in to)
-        key = network_key(table, mapped(to), length)
+    def route(self, network: NetworkPlan, to: str, length: int, action: int, mac: str = "") -> None:
+        """Puts a route into a network's table; `mac`: of the appliance that it leads to."""
+        self._route(network.slot, to, length, {"action": action} | ({"mac": mac_bytes(mac)} if mac else {}))
+
+    def source(self, endpoint: EndpointPlan, to: str, length: int, action: int) -> None:
+        """Says what an appliance may send from."""
+        self._route(TABLE_SOURCES | endpoint.slot, to, length, {"action": action})
+
+    def _route(self, number: int, to: str, length: int, value: dict[str, Any]) -> None:
+        key = network_key(number << 1 | (":" in to), mapped(to), length)
         fields = {"prefix_bits": key["prefix_bits"], "table_be": key["vni_be"], "addr": key["addr"]}
-        self.tables.routes.put(fields, {"action": action})
+        self.tables.routes.put(fields, value)
+
+    def appliance(self, endpoint: EndpointPlan, *, tunnel: str = "geneve", **fields: Any) -> None:
+        """Makes an appliance known by its MAC."""
+        value = {
+            "droplet": endpoint.droplet.slot,
+            "ifindex": endpoint.ifindex,
+            "slot": endpoint.slot,
+            "vpc_slot": RED.slot,
+            "network": endpoint.network.slot,
+            "mac": mac_bytes(endpoint.mac),
+            "tunnel": TUNNEL_NUMBERS[tunnel],
+        } | fields
+        key = {"vni": RED.vni, "addr": bytes.fromhex("ff024d5a000000000000") + mac_bytes(endpoint.mac)}
+        self.tables.endpoints.put(key, value)
 
     def peering(self, prefix: NetworkPlan, peer: VpcPlan, vpc: VpcPlan = RED) -> None:
         """Makes a prefix of a VPC one of a peer's."""

@@ -44,6 +44,8 @@ IDENTITY = struct.pack("!QQ", TENANT, VPC_ID)
 VNIS = (RED, BLUE, GREEN)
 NUMBERS = (1, 2, 3)
 GATEWAY, HOSTS, GHOST = 1, (11, 12, 21), 99
+APPLIANCES = mac_of(9, 1), mac_of(1, HOSTS[0])
+"""MACs: of one that is nothing else, and of one that may be the sender."""
 
 
 def address(family: int, number: int, host: int) -> bytes:
@@ -98,7 +100,24 @@ routes = st.dictionaries(
         *(prefix(family, number) for family in (4, 6) for number in NUMBERS),
         *((address(family, 1, HOSTS[1]), 32 if family == 4 else 128) for family in (4, 6)),
     ]),
-    st.sampled_from(["vpc", "vpc", "vpc", "blackhole", "substrate"]),
+    st.sampled_from(["vpc", "vpc", "blackhole", "substrate", "substrate", *APPLIANCES]),
+    max_size=3,
+)  # fmt: skip
+sources = st.dictionaries(
+    st.sampled_from([(packed("0.0.0.0"), 0), (packed("::"), 0), *(prefix(family, 3) for family in (4, 6))]),
+    st.sampled_from(["vpc", "vpc", "vpc", "blackhole"]),
+    max_size=4,
+)
+
+
+appliances = st.dictionaries(
+    st.tuples(st.sampled_from(VNIS), st.sampled_from(APPLIANCES)),
+    st.builds(
+        lambda number, home, tunnel: Endpoint(
+            number, APPLIANCES[0], home or ME, tunnel, 0 if home else 7, "" if home else "fw"
+        ),
+        st.sampled_from(NUMBERS), homes, tunnels,
+    ),
     max_size=3,
 )  # fmt: skip
 
@@ -128,7 +147,8 @@ def agents(draw: Draw, bouncers: dict[tuple[int, int], HopSet]) -> Agent:
         uid_of(vni, number, host), vni, number, mac_of(number, host), draw(tunnels), bouncers[vni, number],
         bounced, routed, legs.get(4), legs.get(6), RED if needs_identity else vni,
         (ours(0x83, IDENTITY) + raw)[:252] if needs_identity else raw, draw(st.sampled_from([0, 7, 0xFFFF])),
-        needs_identity, routes=draw(routes),
+        needs_identity, routes=draw(routes), forwarding=draw(st.sampled_from([True, False, False])),
+        sources=draw(sources),
     )  # fmt: skip
 
 
@@ -170,6 +190,7 @@ def droplets(draw: Draw) -> Droplet:
     return Droplet(
         ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows,
         group_sets=draw(group_sets),
+        appliances=draw(appliances),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from mizar.oracle.tables import Droplet
 from tests.oracle import build
 from tests.oracle.draws import Draw
 from tests.oracle.droplets import (
+    APPLIANCES,
     BLUE,
     BOUNCER,
     DIVIDER,
@@ -36,7 +37,7 @@ from tests.oracle.oddities import ODD_IPV4, ODD_IPV6, ODD_ND_OPTIONS, ODD_OUTER,
 from tests.oracle.substrates import addresses_between
 
 BROADCAST = b"\xff" * 6
-SERVICE_MAC = bytes.fromhex("024d5a000002")
+SERVICE_MAC, APPLIANCE_MAC = bytes.fromhex("024d5a000002"), bytes.fromhex("024d5a000003")
 MACS = (build.ROUTER, mac_of(1, 11), mac_of(2, 12), BROADCAST, bytes.fromhex("333300000001"), bytes(6))
 EVERYWHERE: dict[int, list[bytes]] = {
     family: [address(family, number, host) for number in NUMBERS for host in (GATEWAY, *HOSTS, GHOST)]
@@ -197,8 +198,10 @@ def inner_frames(draw: Draw, here: Droplet, own: tuple[bytes, dict[int, bytes]])
         draw, own_addresses.get(family, EVERYWHERE[family][1]), [EVERYWHERE[family][2], *SPECIAL[family]]
     )
     dst: bytes = draw(st.sampled_from((reachable or EVERYWHERE[family]) * 9 + EVERYWHERE[family] + SPECIAL[family]))
-    src_mac = either(draw, own_mac, [build.ROUTER, build.ROUTER, SERVICE_MAC, mac_of(9, 9)])
-    dst_mac: bytes = either(draw, build.ROUTER, [*MACS, *(row.mac for row in here.endpoints.values())])
+    others = [build.ROUTER, build.ROUTER, SERVICE_MAC, APPLIANCE_MAC, APPLIANCE_MAC, mac_of(9, 9)]
+    src_mac = either(draw, own_mac, others)
+    macs = [*MACS, *(row.mac for row in here.endpoints.values()), *APPLIANCES]
+    dst_mac: bytes = either(draw, APPLIANCES[0] if src_mac == APPLIANCE_MAC else build.ROUTER, macs)
     what: str = draw(
         st.sampled_from(["udp", "tcp", "echo", "discovery", "udp", "tcp", "echo", "other", "discovery", "noise", "ask"])
     )

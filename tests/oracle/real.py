@@ -18,6 +18,7 @@ from mizar.model import drop_reasons
 from mizar.model.addresses import to_mapped
 from mizar.oracle.icmp import TOLD
 from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
+from mizar.oracle.routes import Table
 from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, Endpoint, HopSet, Tunnel
 from tests.oracle.real_proxies import RealProxies
@@ -56,11 +57,13 @@ SIZES = {
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
 DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES = 1, 1, 2, 0x100, 0x200
+ROUTE_ENDPOINT = 4
 ACTIONS = {"vpc": 1, "blackhole": 2, "substrate": 3}
 NEEDS_IDENTITY = 1
 LEARNED, ENDPOINT_GONE, BYPASS = 8, 4, 4
 SCALED, MEMBER = 16, 32
 GROUPS = 16
+FORWARDING, TABLE_SOURCES = 16, 0x40000000
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
 TC_SHOT, TC_REDIRECT = 2, 7
@@ -185,6 +188,10 @@ class RealDroplet:
                 value |= {"droplet": 0, "slot": self.services.write(vni, endpoint.service), "flags": SCALED}
             self.write(self.tables.endpoints, {"vni": vni, "addr": to_mapped(address)}, value)
 
+        for (vni, mac), endpoint in here.appliances.items():
+            key = {"vni": vni, "addr": bytes.fromhex("ff024d5a000000000000") + mac}
+            self.write(self.tables.endpoints, key, self.endpoint_value(vni, endpoint))
+
     def endpoint_value(self, vni: int, endpoint: Endpoint) -> dict[str, Any]:
         """An endpoint as `endpoints` and `members` hold it."""
         return {
@@ -215,13 +222,10 @@ class RealDroplet:
                 "group_set": agent.group_set,
                 "option_bytes": len(agent.options),
                 "option_flags": NEEDS_IDENTITY if agent.needs_identity else 0,
-                "flags": MEMBER if agent.member else 0,
+                "flags": agent.member * MEMBER + agent.forwarding * FORWARDING,
             }
-            for (to, length), action in agent.routes.items():
-                table = self.sets.of((agent.vni, agent.network)) << 1 | (len(to) == 16)
-                key = network_key(table, to_mapped(to), length)
-                key = {"prefix_bits": key["prefix_bits"], "table_be": key["vni_be"], "addr": key["addr"]}
-                self.write(self.tables.routes, key, {"action": ACTIONS[action]})
+            self.fill_routes(self.sets.of((agent.vni, agent.network)), agent.routes)
+            self.fill_routes(TABLE_SOURCES | self.uid_slots.of(agent.uid), agent.sources)
             if agent.options:
                 blob = {"bytes": len(agent.options), "data": agent.options.ljust(252, b"\0")}
                 self.write(self.tables.agent_options, ifindex, blob)
@@ -232,6 +236,14 @@ class RealDroplet:
                     value[f"gateway{family}"] = to_mapped(leg.gateway)
                     value[f"prefix{family}"] = leg.prefix
             self.write(self.tables.agents, ifindex, value)
+
+    def fill_routes(self, number: int, table: Table) -> None:
+        """A table of a network, or the sources of an appliance."""
+        for (to, length), action in table.items():
+            key = network_key(number << 1 | (len(to) == 16), to_mapped(to), length)
+            key = {"prefix_bits": key["prefix_bits"], "table_be": key["vni_be"], "addr": key["addr"]}
+            by_mac = {"action": ROUTE_ENDPOINT, "mac": action} if isinstance(action, bytes) else None
+            self.write(self.tables.routes, key, by_mac or {"action": ACTIONS[str(action)]})
 
     def hop_set(self, owner: tuple[int, int], members: HopSet) -> int:
         """The slot of an owner's hop set, after writing it. A member that is no known droplet has an empty slot."""

@@ -77,6 +77,7 @@ def move(here: Droplet, substrate: str) -> Droplet:
         endpoints=endpoints,
         flows=flows,
         down=frozenset(name(address) for address in here.down),
+        appliances={key: replace(row, host=name(row.host)) for key, row in here.appliances.items()},
         agents={index: replace(row, bouncers=hops(row.bouncers)) for index, row in here.agents.items()},
     )
 

@@ -24,7 +24,7 @@ from tests.oracle.substrates import SUBSTRATES, in_ipv6, move
 from tests.oracle.test_golden import droplet
 
 pytestmark = pytest.mark.root
-SUBSTRATE = {"SUBSTRATE_SOURCE", "SUBSTRATE_DESTINATION"}
+SUBSTRATE = {"SUBSTRATE_SOURCE", "SUBSTRATE_DESTINATION", "FOREIGN_SUBSTRATE"}
 PROXY = {f"PROXY_{name}" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}
 """Of a program that these two doors do not lead into."""
 NOT_IN_A_TEST_RUN = {"DELIVERY_FAILED", "REWRITE_FAILED"} | PROXY | SUBSTRATE

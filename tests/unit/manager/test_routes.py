@@ -41,7 +41,8 @@ async def test_a_table_comes_changes_and_goes(world: World) -> None:
     [
         ({"to": "10.0.0.1/24", "via": "vpc"}, "expected zero host bits"),
         ({"to": "10.0.0.0/24", "via": "nowhere"}, "'vpc', 'blackhole' or 'substrate'"),
-        ({"to": "10.0.0.0/24", "via": {"endpoint": "fw"}}, "'vpc', 'blackhole' or 'substrate'"),
+        ({"to": "10.0.0.0/24", "via": {"endpoint": "F W"}}, "spec.routes.0.*endpoint"),
+        ({"to": "10.0.0.0/24", "via": {"droplet": "d1"}}, "missing"),
         ({"to": "10.0.0.0/24"}, "missing"),
     ],
 )

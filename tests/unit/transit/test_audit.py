@@ -31,6 +31,7 @@ from mizar.transit.values import (
     PutPeering,
     PutProxy,
     PutVpc,
+    Route,
     RouteAction,
     Tunnel,
     Vpc,
@@ -55,7 +56,7 @@ def end(number: int, host: bytes = FAR, vni: int = 1) -> Endpoint:
 
 def whole() -> list[Change]:
     """Something in every table that changes alone can fill."""
-    routed = Network(1, 1, (prefix4(1), prefix6(1)), (OWN,), routes=((bytes(4), 0, RouteAction.SUBSTRATE),))
+    routed = Network(1, 1, (prefix4(1), prefix6(1)), (OWN,), routes=(Route(bytes(4), 0, RouteAction.SUBSTRATE),))
     members = tuple(
         Member((address(1, n),), bytes((2, 0, 0, 0, 1, n)), FAR, Tunnel.GENEVE, 1, MemberState.HEALTHY)
         for n in (21, 22)

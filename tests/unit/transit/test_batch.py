@@ -2,6 +2,7 @@
 """Planning, execution and reading back, against each other: any sequence of changes, an error at any write, a death
 at any write."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from mizar.transit.values import (
     Droplet,
     Endpoint,
     Network,
+    NextHop,
     Peering,
     Prefix,
     Proxy,
@@ -37,6 +39,7 @@ from mizar.transit.values import (
     PutPeering,
     PutProxy,
     PutVpc,
+    Route,
     RouteAction,
     Tunnel,
     Vpc,
@@ -70,6 +73,7 @@ def vpc(vni: int, dividers: tuple[bytes, ...]) -> Vpc:
     return Vpc(vni, dividers, wire_vni=1, identity=IDENTITY) if vni == SHARED else Vpc(vni, dividers)
 
 
+APPLIANCES = bytes((2, 0, 0, 0, 9, 9)), bytes((2, 0, 0, 0, 9, 8))
 ROUTED = ((bytes(4), 0), (bytes(16), 0), (bytes((10, 0, 0, 0)), 16), (bytes.fromhex("20010db8") + bytes(12), 32))
 
 
@@ -80,7 +84,10 @@ def networks(draw: st.DrawFn) -> Network:
     table = draw(
         st.lists(st.tuples(st.sampled_from(ROUTED), st.sampled_from(RouteAction)), unique_by=lambda one: one[0])
     )
-    routes = tuple(sorted((*to, action) for to, action in table))
+    hops_to = st.builds(NextHop, st.sampled_from(APPLIANCES), droplets, st.sampled_from(Tunnel), ids)
+    routes = tuple(
+        Route(*to, action, draw(hops_to) if action is RouteAction.ENDPOINT else None) for to, action in sorted(table)
+    )
     return Network(draw(vnis), number, prefixes, draw(hops), routes=routes)
 
 
@@ -299,6 +306,26 @@ def test_bypass_is_kept_and_can_be_changed(standby: bool) -> None:
     found = Found("mz77", 77, ROOM + 50, (ROOM,), "uid-1", WORKLOAD)
     wanted = read(bench.maps, OWN, LIMITS, [found]).state.locals["uid-1"].wanted
     assert wanted == replace(LOCAL, bypass=True, standby=standby)
+
+
+SOURCES = Route(bytes(4), 0, RouteAction.VPC), Route(bytes((10, 9, 0, 0)), 16, RouteAction.BLACKHOLE)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.one_of(changes, st.tuples(st.booleans(), st.integers(0, 2), st.booleans())), max_size=8))
+def test_an_appliance_is_known_by_its_mac(steps: list[Change | tuple[bool, int, bool]]) -> None:
+    """It forwards or not, from more or fewer sources, lives here or stands by, while routes lead to it or not."""
+    bench = Bench(START)
+    for step in steps:
+        if isinstance(step, tuple):
+            forwarding, sources, standby = step
+            allowed = SOURCES[:sources] if forwarding else ()
+            wanted = replace(LOCAL, forwarding=forwarding, sources=allowed, standby=standby)
+            with contextlib.suppress(MizarError):
+                bench.attach(wanted, 77)
+        else:
+            attempt(bench, step)
+        bench.check()
 
 
 @settings(max_examples=80, deadline=None)
