@@ -59,6 +59,17 @@ def up(lab: LabName) -> LabName:
     return lab
 
 
+@pytest.fixture(scope="module")
+def calm() -> Iterator[LabName]:
+    """One for all tests that leave it as it is."""
+    name = LabName(f"tl{os.getpid()}")
+    try:
+        labs.up(manifests(name))
+        yield name
+    finally:
+        labs.down(name)
+
+
 def test_up_provisions_everything_and_down_leaves_nothing(up: LabName) -> None:
     """What `up` made works and is whole; after `down` nothing carries the lab's name, and a second one has no work."""
     found = labs.status(up)
@@ -73,10 +84,10 @@ def test_up_provisions_everything_and_down_leaves_nothing(up: LabName) -> None:
         labs.status(up)
 
 
-def test_traffic_in_a_lab_is_green(up: LabName) -> None:
+def test_traffic_in_a_lab_is_green(calm: LabName) -> None:
     """Every cell, the isolation of equal addresses, and every way hop by hop."""
     screen = Recorder()
-    result = traffic(up, screen)
+    result = traffic(calm, screen)
     assert [cell for cell in result.cells if not cell.ok] == []
     assert len(result.cells) == 4
     assert result.isolation.problems == ()
@@ -135,41 +146,41 @@ def test_up_applies_what_changed(up: LabName) -> None:
     assert up.endpoint_namespace("blue", "late") in namespaces.names()
 
 
-def test_two_labs_stand_side_by_side(up: LabName) -> None:
+def test_two_labs_stand_side_by_side(calm: LabName) -> None:
     """Labs with the same substrate addresses do not touch, and one goes without the other."""
-    other = LabName(f"{up.name}-b")
+    other = LabName(f"{calm.name}-b")
     try:
         labs.up(manifests(other))
         assert labs.status(other)["problems"] == []
         assert labs.down(other)
         assert leftovers(other) == []
-        assert labs.status(up)["problems"] == []
-        assert traffic(up, Recorder()).ok
+        assert labs.status(calm)["problems"] == []
+        assert traffic(calm, Recorder()).ok
     finally:
         labs.down(other)
 
 
-def test_exec_passes_input_output_and_exit_code_through(up: LabName) -> None:
+def test_exec_passes_input_output_and_exit_code_through(calm: LabName) -> None:
     """A command inside of an endpoint is like one outside: stdin, stdout and exit code are its own."""
     script = "import socket, sys; print(sys.stdin.read() + str(len(socket.if_nameindex()))); sys.exit(7)"
     for separator in (["--"], []):
-        done = execute(up, "blue/db", *separator, sys.executable, "-c", script, text="in:")
+        done = execute(calm, "blue/db", *separator, sys.executable, "-c", script, text="in:")
         assert (done.returncode, done.stdout, done.stderr) == (7, "in:2\n", "")  # lo and eth0
-    assert execute(up, "blue/db", "--", "sh", "-c", "kill -9 $$").returncode == -signal.SIGKILL
-    assert execute(up, "blue/db", "/no/such/command").returncode == 127
-    assert execute(up, "blue/db", "/etc/passwd").returncode == 126
+    assert execute(calm, "blue/db", "--", "sh", "-c", "kill -9 $$").returncode == -signal.SIGKILL
+    assert execute(calm, "blue/db", "/no/such/command").returncode == 127
+    assert execute(calm, "blue/db", "/etc/passwd").returncode == 126
     for endpoint, words in (("db", "blue/db, red/db"), ("nobody", "no endpoint 'nobody'")):
-        done = execute(up, endpoint, "true")
+        done = execute(calm, endpoint, "true")
         assert done.returncode == 1
         assert words in done.stderr
 
 
-def test_a_lab_does_not_lose_droplets(up: LabName) -> None:
+def test_a_lab_does_not_lose_droplets(calm: LabName) -> None:
     """Fewer droplets, or another substrate, are refused while the lab is up; nothing changes."""
     for old, new in (("{droplets: 2}", "{droplets: 1}"), ("{droplets: 2}", "{droplets: 2, substrate: {mtu: 9000}}")):
         with pytest.raises(ConflictError, match="other droplets"):
-            labs.up(manifests(up, SMALL.replace(old, new)))
-    assert labs.status(up)["problems"] == []
+            labs.up(manifests(calm, SMALL.replace(old, new)))
+    assert labs.status(calm)["problems"] == []
 
 
 def test_a_lab_gains_droplets(up: LabName) -> None:
