@@ -35,16 +35,20 @@ from mizar.api.replies import (
     MoveRequest,
     Object,
     ObjectList,
+    PreviewReply,
+    PreviewRequest,
 )
 from mizar.api.traces import TraceRequest, answer
 from mizar.manager.audit import as_dict
 from mizar.manager.intake import Submission
 from mizar.manager.manager import Manager
-from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
+from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import KINDS, Kind, Ref, Scope
+from mizar.preview import preview as previews
 
 ALIVE_S = 1.0
+WAITING_PREVIEWS = 4
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     404: {"model": Errors, "description": "No such object, or none that the caller may see."},
     409: {"model": Errors, "description": "Taken, or still in use."},
@@ -70,6 +74,7 @@ def make_app(manager: Manager) -> FastAPI:
     app.add_exception_handler(HTTPException, _refuse_path)
     app.add_exception_handler(Exception, _apologise)
     _add_apply(app, manager)
+    _add_preview(app, manager)
     _add_watch(app, manager)
     _add_droplet_questions(app, manager)
     _add_audit(app, manager)
@@ -100,6 +105,31 @@ def _add_apply(app: FastAPI, manager: Manager) -> None:
                 ]
             }
         )
+
+
+def _add_preview(app: FastAPI, manager: Manager) -> None:
+    busy = asyncio.Semaphore(1)
+    waiting = 0
+
+    @app.post(
+        "/v1/preview",
+        summary="What an apply of these manifests would do; nothing is kept and no droplet is told",
+        response_model=PreviewReply,
+        responses=_REFUSALS,
+    )
+    async def preview(body: PreviewRequest, caller: Asking) -> JSONResponse:
+        nonlocal waiting
+        submissions, refused = await asyncio.to_thread(_parse, body.resources, caller)
+        if waiting >= WAITING_PREVIEWS:
+            raise TemporaryError("too many previews are being worked out; try again")
+        waiting += 1
+        try:
+            async with busy:  # one at a time: it is work for seconds, beside which others shall be served
+                known = manager.snapshot()
+                found = await asyncio.to_thread(previews.preview, known, submissions, refused, caller.sees)
+        finally:
+            waiting -= 1
+        return JSONResponse(previews.as_data(found))
 
 
 def _parse(documents: Sequence[dict[str, Any]], caller: Caller) -> tuple[list[Submission], list[Problem]]:

@@ -80,6 +80,11 @@ class Client:
         results: Manifests = reply["results"]
         return results
 
+    def preview(self, resources: Sequence[Resource | Mapping[str, Any]]) -> Manifest:
+        """What an apply would do: "objects", "droplets", "reach", "flows", "notes" (docs/preview.md). Raises as it."""
+        manifests = [dump(entry) if isinstance(entry, Resource) else dict(entry) for entry in resources]
+        return self._call("POST", "/v1/preview", {"resources": manifests})
+
     def list(self, kind: str, tenant: str | None = None) -> Manifests:
         """All objects of a kind, with metadata and status, by tenant and name. `kind` in any of its spellings."""
         items: Manifests = self._call("GET", collection_path(kind_named(kind), tenant))["items"]

@@ -22,6 +22,34 @@ class ApplyRequest(Shape):
     dry_run: bool = Field(default=False, description="Check everything, keep nothing.")
 
 
+class PreviewRequest(Shape):
+    """Manifests, as for an apply."""
+
+    resources: list[dict[str, Any]] = Field(description="Manifests, in any order.", max_length=20_000)
+
+
+class PreviewReply(Shape):
+    """What would become of them."""
+
+    changes: bool = Field(description="Whether anything would change at all.")
+    objects: list[dict[str, Any]] = Field(
+        description="kind, tenant, name, change (created, changed, deleted, unchanged), asked (false: it follows from "
+        "others), fields (field, before, after; of lists, what comes and what goes)."
+    )
+    droplets: list[dict[str, Any]] | None = Field(
+        description="name; how many entries to add, change, delete; steps in order (wave, action, entry). Null for "
+        "callers that may not see droplets."
+    )
+    reach: dict[str, Any] = Field(
+        description="pairs of endpoints that the change may matter to, lookedAt of them; gained and lost: from, to, "
+        "ways (icmp4, udp4, tcp4, icmp6, udp6, tcp6), of lost ones a reason."
+    )
+    flows: list[dict[str, Any]] = Field(
+        description="Established flows that end: endpoint, what, certain (false: an estimate), flows (null: not known)."
+    )
+    notes: list[str] = Field(description="What was taken for granted.")
+
+
 class MoveRequest(Shape):
     """Where an endpoint shall live."""
 

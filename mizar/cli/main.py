@@ -23,6 +23,7 @@ from mizar.model.errors import MizarError
 # Command → "module:attribute", a function or a typer.Typer, in the order of the help.
 COMMANDS = {
     "apply": "mizar.cli.objects:apply",
+    "diff": "mizar.cli.diff:diff",
     "get": "mizar.cli.objects:get",
     "describe": "mizar.cli.objects:describe",
     "delete": "mizar.cli.objects:delete",

@@ -75,15 +75,21 @@ def apply(
     filename: Files = None,
     wait: Wait = False,
     timeout: Timeout = 60.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, store nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do, as `mizar diff` does.")] = False,
     server: Server = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create or change the objects of manifests: all of them, or on any error none."""
     manifests = read_manifests(filename)
+    if dry_run:
+        from mizar.cli.diff import show
+
+        with connect(server) as client, manifests.blamed():
+            show(client.preview(manifests.resources), output)
+        return
     with connect(server) as client, manifests.blamed():
-        results = client.apply(manifests.resources, dry_run)
-        if wait and not dry_run:
+        results = client.apply(manifests.resources)
+        if wait:
             wait_for(client, [resource.ref for resource in manifests.resources], timeout)
     rows = [(row["kind"], _qualified(row.get("tenant"), row["name"]), row["change"]) for row in results]
     emit(results, output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))

@@ -98,7 +98,6 @@ class Laboratory:
         mtus = {host.name: wanted.substrate.mtu for host in wanted.hosts}
         rehearsal = Rehearsal(Snapshot(mtus=mtus))
         rehearsal.apply([Submission(index, item) for index, item in enumerate(droplets)])
-        rehearsal.connect([host.name for host in wanted.hosts])
         rehearsal.apply([Submission(index, item) for index, item in enumerate(wanted.objects)])
         self._registry = rehearsal.registry
         self.deployed = deploy(rehearsal.entries())

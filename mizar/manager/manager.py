@@ -32,6 +32,7 @@ from mizar.manager.progress import Progress
 from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
 from mizar.manager.registry import Item, Registry
+from mizar.manager.rehearsal import Snapshot, snapshot
 from mizar.manager.revision import State, drafted, ending, revise, take
 from mizar.manager.status import count_members, health_of, view
 from mizar.manager.substrate import affected, refused
@@ -192,6 +193,14 @@ class Manager:
         except grpc.aio.AioRpcError as error:
             raise TemporaryError(f"droplet {droplet} did not tell its state: {error.details()}") from error
         return whole
+
+    def snapshot(self) -> Snapshot:
+        """All that a rehearsal needs, as of now."""
+        names = [item.resource.name for item in self._registry.of_kind("Droplet")]
+        infos = {name: link.info for name in names if (link := self._fleet.link(name)) is not None}
+        mtus = {name: info.interface_mtu for name, info in infos.items() if info is not None}
+        verdicts = self._fleet.services.verdicts()
+        return snapshot(self._registry, self._cursors, self._fleet.unreachable(), verdicts, mtus)
 
     # ---- changes
 

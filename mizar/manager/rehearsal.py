@@ -19,7 +19,7 @@ from mizar.manager.registry import Item, Registry
 from mizar.manager.revision import State, drafted, revise, take
 from mizar.manager.scaled import Verdict
 from mizar.model.errors import Problem
-from mizar.model.resources import KINDS, Droplet, Ref
+from mizar.model.resources import KINDS, Droplet, Ref, Resource
 from mizar.planner.entries import Entry
 from mizar.planner.plan import Change
 
@@ -45,10 +45,9 @@ def snapshot(
     verdicts: Mapping[str, Mapping[str, Verdict]],
     mtus: Mapping[str, int],
 ) -> Snapshot:
-    """A copy that later changes do not touch; parents first. Resources are frozen and shared."""
+    """A copy that later changes do not touch; parents first."""
     items = (item for kind in KINDS for item in registry.of_kind(kind))
-    copies = tuple(replace(item, waiting=set(), troubles={}) for item in items)
-    return Snapshot(copies, Cursors(cursors), away, verdicts, mtus)
+    return Snapshot(tuple(map(_copy, items)), Cursors(cursors), away, verdicts, mtus)
 
 
 class Rehearsal:
@@ -56,18 +55,23 @@ class Rehearsal:
 
     def __init__(self, known: Snapshot) -> None:
         self.registry = Registry()
-        for item in known.items:
+        items = [_copy(item) for item in known.items]
+        for item in items:
             self.registry.put(item)
         self.changes: list[Change] = []
         """What has changed of what droplets should hold, in order."""
+        self.touched: dict[Ref, None] = {}
+        """All objects that have changed, are new or go, in order."""
+        self.before: dict[Ref, Resource] = {}
+        """What those were that were there before."""
         self._mtus = known.mtus
         self._desired = Desired(self.registry, lambda name: self._mtus.get(name, 0))
         self._desired.services.adopt(known.verdicts)
-        for item in known.items:
+        for item in items:
             if not item.deleting:
                 self._desired.put(item)
-        self._members = Members(known.items, known.away)
-        self._cursors = known.cursors
+        self._members = Members(items, known.away)
+        self._cursors = Cursors(known.cursors)
         self._groups = Groups(self.registry)
         self._groups.load(self.registry.of_kind("Endpoint"))
 
@@ -77,13 +81,20 @@ class Rehearsal:
         refused: Iterable[Problem] = (),
         visible: Callable[[Ref], bool] = lambda _: True,
     ) -> list[Result]:
-        """As the manager's: all manifests or none. Raises what that raises."""
+        """As the manager's: all manifests or none. Raises what that raises. Daemons of new droplets answer at once."""
         draft, results = draft_apply(self.registry, self._cursors, submissions, refused, visible)
         for endpoint in list(self._groups.regrouped(draft)):
             draft.amend(endpoint)
+        new = [planned.resource for planned in draft.planned.values() if planned.before is None]
         self._keep(*drafted(self.registry, self._members, draft))
         self._cursors.merge(draft.cursors)
+        self.connect(one.name for one in new if isinstance(one, Droplet) and one.spec.has_daemon)
         return results
+
+    def find(self, ref: Ref) -> Resource | None:
+        """An object as it would be."""
+        item = self.registry.find(ref)
+        return None if item is None or item.deleting else item.resource
 
     def connect(self, droplets: Iterable[str]) -> None:
         """The daemons of some droplets answer: they are given places."""
@@ -101,7 +112,11 @@ class Rehearsal:
         return {name: list(self._desired.topology.desired_for(name)) for name in names}
 
     def _keep(self, created: Sequence[Item], changed: Sequence[State], moved: Moved) -> None:
-        told, dooms = take(self.registry, self, revise(self.registry, created, changed, moved))
+        revision = revise(self.registry, created, changed, moved)
+        for item, resource in revision.before.values():
+            self.before.setdefault(item.ref, resource)
+        self.touched |= dict.fromkeys(item.ref for item in (*revision.created, *revision.after))
+        told, dooms = take(self.registry, self, revision)
         for item in (*told, *dooms):
             self._groups.follow(item)
 
@@ -117,3 +132,8 @@ class Rehearsal:
 
     def open_link(self, droplet: Droplet) -> None:
         """Nobody is called."""
+
+
+def _copy(item: Item) -> Item:
+    """Resources are frozen and shared."""
+    return replace(item, waiting=set(), troubles={})

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
+import shutil
 import socket
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -230,3 +233,42 @@ async def test_hostile_bodies_are_refused_in_json(site: Site, body: bytes) -> No
             assert http.get("/v1/tenants").json() == {"items": []}
 
     await aside(check)
+
+
+def kept_by_store(site: Site) -> list[tuple[object, ...]]:
+    """All but status, which is written late. Of a copy: the store is its server's alone."""
+    copy = site.directory / "copy"
+    for end in ("", "-wal"):
+        shutil.copy(site.directory / f"db{end}", f"{copy}{end}")
+    with contextlib.closing(sqlite3.connect(copy)) as store:
+        rows = store.execute("SELECT uid, generation, manifest FROM objects ORDER BY uid").fetchall()
+        rows += store.execute("SELECT scope, value, uid FROM allocations ORDER BY scope, value").fetchall()
+        return rows + store.execute("SELECT uid, position, droplet FROM placements ORDER BY uid, position").fetchall()
+
+
+async def test_a_preview_tells_and_touches_nothing(site: Site) -> None:
+    """Objects, steps and reach of what an apply would do; the store and every droplet's tables stay as they are."""
+
+    def ask() -> None:
+        with site.client() as client:
+            base = [*site.droplets(), tenant("red"), vpc("red"), network("red"), endpoint("red", "e1", "d1")]
+            client.apply(base)
+            client.wait(ALL, 10)
+            stored, held = kept_by_store(site), [str(daemon.tables) for daemon in site.daemons]
+            kept = [client.list(kind) for kind in ("Tenant", "VPC", "Network", "Endpoint", "Droplet")]
+            assert client.preview(base)["changes"] is False
+            found = client.preview([endpoint("red", "e2", "d2")])
+            assert [(one["name"], one["change"]) for one in found["objects"]] == [("e2", "created")]
+            assert {one["name"] for one in found["droplets"]} == {"d1", "d2"}
+            assert {(one["from"], one["to"]) for one in found["reach"]["gained"]} == {
+                ("red/e1", "red/e2"),
+                ("red/e2", "red/e1"),
+            }
+            with pytest.raises(InvalidError, match="d9") as caught:
+                client.preview([endpoint("red", "e2", "d9")])
+            assert caught.value.problems[0].index == 0
+            assert [client.list(kind) for kind in ("Tenant", "VPC", "Network", "Endpoint", "Droplet")] == kept
+            assert [str(daemon.tables) for daemon in site.daemons] == held
+            assert kept_by_store(site) == stored
+
+    await aside(ask)

@@ -25,6 +25,7 @@ class FakeClient:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     error: Exception | None = None
     missing: set[str] = field(default_factory=set)
+    previewed: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> FakeClient:
         return self
@@ -51,6 +52,10 @@ class FakeClient:
     def apply(self, resources: Sequence[Resource], dry_run: bool = False) -> Objects:
         self._note("apply", [str(resource.ref) for resource in resources], dry_run)
         return [{"kind": r.kind, "tenant": r.tenant or None, "name": r.name, "change": "created"} for r in resources]
+
+    def preview(self, resources: Sequence[Resource]) -> dict[str, Any]:
+        self._note("preview", [str(resource.ref) for resource in resources])
+        return self.previewed
 
     def delete(
         self, kind: str, name: str, tenant: str | None = None, *, cascade: bool = False, force: bool = False
@@ -82,7 +87,7 @@ class Done:
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     """The client that every command gets."""
     fake = FakeClient()
-    for module in ("mizar.cli.connection", "mizar.cli.objects", "mizar.cli.counters"):
+    for module in ("mizar.cli.connection", "mizar.cli.objects", "mizar.cli.counters", "mizar.cli.diff"):
         monkeypatch.setattr(f"{module}.connect", lambda *_: fake)
     return fake
 
