@@ -17,6 +17,7 @@ from rich.text import Text
 from mizar.cli.connection import Server, connect
 from mizar.cli.objects import Files, read_manifests
 from mizar.cli.output import Format, Output, columns, emit, report
+from mizar.model import drop_reasons
 from mizar.model.errors import MizarError
 
 CHANGES, TROUBLE = 1, 2
@@ -122,10 +123,17 @@ def _looked(reach: dict[str, Any]) -> str:
 
 
 def _reach(reach: dict[str, Any]) -> Iterator[Text]:
-    for one in reach["lost"]:
-        yield Text(f"- {one['from']} → {one['to']}  {_ways(one['ways'])}  {one['reason']}", style="red")
-    for one in reach["gained"]:
-        yield Text(f"+ {one['from']} → {one['to']}  {_ways(one['ways'])}", style="green")
+    """A line for each sender and what becomes of it; drop reasons are explained once."""
+    for sign, style, rows in (("-", "red", reach["lost"]), ("+", "green", reach["gained"])):
+        lines: dict[tuple[str, str, str], list[str]] = {}
+        for one in rows:
+            why = one.get("drop") or one.get("reason", "")
+            lines.setdefault((one["from"], _ways(one["ways"]), why), []).append(one["to"])
+        for (source, ways, why), targets in lines.items():
+            yield Text(f"{sign} {source} → {', '.join(targets)}  {ways}{f'  {why}' if why else ''}", style=style)
+    drops = dict.fromkeys(one["drop"] for one in reach["lost"] if one.get("drop"))
+    for name in drops:
+        yield Text(f"  {name}: {drop_reasons.by_name()[name].sentence}", style="dim")
     if reach["pairs"] and not reach["lost"] and not reach["gained"]:
         yield Text("all reach one another as before", style="dim")
 

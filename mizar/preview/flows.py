@@ -8,6 +8,7 @@ reach is an estimate: whether anybody talks there is not known.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -40,10 +41,11 @@ def broken_flows(
 ) -> list[BrokenFlows]:
     """`counts`: live flows of proxied endpoints, by number of the VPC and address, as droplets told."""
     found = {(one.endpoint, one.what): one for one in _certain(registry, merged, counts)}
-    for pair in pairs:
-        if pair.lost:
-            what = f"flows from {pair.source.tenant}/{pair.source.name} ({', '.join(pair.lost)}), if there are any"
-            found.setdefault((pair.destination, what), BrokenFlows(pair.destination, what, certain=False))
+    lost = Counter(pair.destination for pair in pairs if pair.lost)
+    for ref, count in lost.items():
+        who = "an endpoint that loses" if count == 1 else f"{count} endpoints that lose"
+        what = f"flows from {who} reach to it, if there are any"
+        found[ref, what] = BrokenFlows(ref, what, certain=False)
     return [one for one in found.values() if visible(one.endpoint)]
 
 

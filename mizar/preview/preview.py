@@ -99,7 +99,8 @@ def as_data(found: Preview) -> dict[str, Any]:
                 if one.gained
             ],
             "lost": [
-                {"from": _text(one.source), "to": _text(one.destination), "ways": list(one.lost), "reason": one.reason}
+                {"from": _text(one.source), "to": _text(one.destination), "ways": list(one.lost)}
+                | {"reason": one.reason, "drop": one.drop or None}
                 for one in found.reach.changes
                 if one.lost
             ],

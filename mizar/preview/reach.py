@@ -40,13 +40,15 @@ Held = Mapping[str, Mapping[Key, Entry]]
 
 @dataclass(frozen=True, slots=True)
 class PairChange:
-    """A pair whose reach changes: the ways (icmp4, udp6 …) that come or go, and of lost ones the first reason."""
+    """A pair whose reach changes: the ways (icmp4, udp6 …) that come or go; of lost ones why the first is, in words,
+    and by the name of the drop reason, where a droplet refuses it."""
 
     source: Ref
     destination: Ref
     gained: tuple[str, ...]
     lost: tuple[str, ...]
     reason: str = ""
+    drop: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,28 +224,28 @@ def _target(registry: Registry, item: Item) -> Target | None:
 
 
 def _compare(now: Deployed, then: Deployed, source: Target, target: Target) -> PairChange:
-    before, _ = _ways(now, source, target)
-    after, reason = _ways(then, source, target)
+    before, _, _ = _ways(now, source, target)
+    after, reason, drop = _ways(then, source, target)
     gained = tuple(way for way in after if way not in before)
     lost = tuple(way for way in before if way not in after)
-    return PairChange(source.ref, target.ref, gained, lost, reason if lost else "")
+    return PairChange(source.ref, target.ref, gained, lost, *((reason, drop) if lost else ()))
 
 
-def _ways(deployed: Deployed, source: Target, target: Target) -> tuple[tuple[str, ...], str]:
-    """The ways that work, and why the first other does not."""
+def _ways(deployed: Deployed, source: Target, target: Target) -> tuple[tuple[str, ...], str, str]:
+    """The ways that work, and why the first other does not: in words, and the drop reason's name."""
     station = deployed.stations.get(source.uid)
     if station is None:
-        return (), "the sender is not there"
-    ways, reason = [], ""
+        return (), "the sender is not there", ""
+    ways, reason, drop = [], "", ""
     for address in target.addresses:
         if any(len(own) == len(address) for own in station.addresses):
             for protocol in PROTOCOLS:
                 found = reach(deployed, station, address, protocol)
                 if found.ok and _right(deployed, target, found):
                     ways.append(protocol + ("4" if len(address) == 4 else "6"))
-                else:
-                    reason = reason or found.detail or "another endpoint answers"
-    return tuple(ways), reason
+                elif not reason:
+                    reason, drop = found.detail or "another endpoint answers", found.reason
+    return tuple(ways), reason, drop
 
 
 def _right(deployed: Deployed, target: Target, found: Reach) -> bool:

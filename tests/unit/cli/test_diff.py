@@ -46,7 +46,9 @@ FOUND: dict[str, Any] = {
         "pairs": 6,
         "lookedAt": 6,
         "gained": [{"from": "red/e3", "to": "red/e1", "ways": ALL_WAYS}],
-        "lost": [{"from": "red/e1", "to": "red/e2", "ways": ["icmp4", "udp4"], "reason": "d2: ROUTE_BLACKHOLE: it."}],
+        "lost": [
+            {"from": "red/e1", "to": "red/e2", "ways": ["icmp4", "udp4"], "reason": "d2: …", "drop": "ROUTE_BLACKHOLE"}
+        ],
     },
     "flows": [
         {"endpoint": "red/db", "what": "all its flows: it leaves its carrier", "certain": True, "flows": 3},
@@ -75,7 +77,7 @@ def test_a_difference_is_shown_and_is_exit_code_1(mizar: Run, client: FakeClient
         "    spec.bouncers: 1 → 2",
         "REACH: 6 pairs, all that the change may matter to, by ICMP, UDP and TCP",
         "+ red/e3 → red/e1  IPv4, IPv6",
-        "- red/e1 → red/e2  IPv4 by icmp, udp  d2: ROUTE_BLACKHOLE: it.",
+        "- red/e1 → red/e2  IPv4 by icmp, udp  ROUTE_BLACKHOLE",
         "  red/db: all its flows: it leaves its carrier (3 now)  [fact]",
         "  red/e2: flows from red/e1 (icmp4), if there are any  [estimate]",
         "note: d4 is new: taken for one whose daemon answers",
