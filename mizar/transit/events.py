@@ -132,6 +132,7 @@ class Hub:
         if asked and self._reader is None:
             self._source.switch(True)
             self._reader = asyncio.create_task(self._read())
+            self._reader.add_done_callback(_report)
         elif not asked and self._reader is not None:
             self._source.switch(False)
             self._reader.cancel()
@@ -153,3 +154,9 @@ class Hub:
             await asyncio.sleep(SUMMARY_S)
             for one in await self._source.suppressed():
                 self._publish(pb.Event(suppressed=one))
+
+
+def _report(reader: asyncio.Task[None]) -> None:
+    """Watchers would wait for drops in vain: that it ended by itself has to be known."""
+    if not reader.cancelled() and (error := reader.exception()) is not None:
+        event(_log, logging.ERROR, "drops_not_read", error=repr(error))

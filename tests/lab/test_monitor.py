@@ -31,6 +31,7 @@ pytestmark = pytest.mark.root
 ROUTER = "02:4d:5a:00:00:01"
 STRANGE = "10.0.99.99"
 FLOOD = 3000
+IP_MTU_DISCOVER, PMTUDISC_PROBE = 10, 3
 
 
 class Watcher:
@@ -179,3 +180,47 @@ def _metrics_agree(lab: LabName) -> None:
     assert server[series("mizar_objects", kind="Endpoint", phase="Provisioned")] == 4
     assert server[series("mizar_droplets", health="up")] == 2
     assert server[series("mizar_reconcile_waiting")] == 0
+
+
+def run_in(namespace: str, *command: str) -> str:
+    with Namespace.by_name(namespace) as entered:
+        done = entered.run(lambda: subprocess.run(command, capture_output=True, text=True, check=True, timeout=30))
+    return str(done.stdout)
+
+
+def needed_elsewhere(client: Client) -> tuple[str, str]:
+    """A host of endpoints, and another droplet that is the bouncer of their network, or the divider of a VPC."""
+    for tenant, network, host in (("blue", "front", "d1"), ("blue", "back", "d2"), ("red", "front", "d1")):
+        for bouncer in client.get("Network", network, tenant)["status"]["bouncers"]:
+            if bouncer != host:
+                return host, bouncer
+    (divider, *_) = client.get("VPC", "main", "blue")["status"]["dividers"]
+    return ("d1", "d2") if divider == "d2" else ("d2", "d1")
+
+
+@pytest.mark.long
+def test_seeded_faults_are_named(lab: LabName) -> None:
+    """A workload whose interface was given an MTU too large; a droplet that is cut off, which is a bouncer."""
+    labs.up(manifests(lab))
+    own = labs.endpoint_namespace(lab, "blue/blue-web")
+    with Client(lab.server_url) as client:
+        interface = client.get("Endpoint", "blue-web", "blue")["status"]["hostInterface"]
+        (address, _) = client.get("Endpoint", "db", "blue")["status"]["addresses"]
+        witness, dead = needed_elsewhere(client)
+    for where, which in ((lab.droplet_namespace("d1"), interface), (own, "eth0")):
+        run_in(where, "ip", "link", "set", which, "mtu", "2000")
+    with Namespace.by_name(own) as namespace:
+        sender = namespace.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with sender, watching(lab) as watcher:
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
+        sender.sendto(bytes(1800), (address, 7007))
+        (seen,) = watcher.until(lambda seen: [one for one in seen if one.get("reason") == "PACKET_TOO_BIG"])[-1:]
+        assert (seen["droplet"], seen["sender"], seen["destination"]["endpoint"]) == ("d1", "blue/blue-web", "blue/db")
+        assert seen["sentence"].startswith("The packet, with its tunnel headers, is longer than the way")
+        run_in(lab.droplet_namespace(dead), "ip", "link", "set", "eth0", "down")
+
+        def named(seen: list[dict[str, Any]]) -> bool:
+            news = [(one["droplet"], one["about"], one["state"]) for one in seen if one["type"] == "droplet"]
+            return (witness, dead, "down") in news
+
+        watcher.until(named)
