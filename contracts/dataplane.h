@@ -370,6 +370,7 @@ struct handover {
 
 enum handover_flag {
 	HANDOVER_SERVICE = 1,	/* sent to a service: `deliver` writes the member's address over the service's */
+	HANDOVER_TRACE = 0xff00,	/* the packet's trace mark */
 };
 
 /* ---- stages: PROG_ARRAY. Programs that others end in. */
@@ -487,6 +488,29 @@ struct event_limit {
 	uint64_t suppressed;	/* packets of `vni` that no event told of, since it has the place */
 	uint32_t vni;		/* of the VPC that had the place last; 0: no VPC was known */
 	uint32_t pad;
+};
+
+/* ---- traces: RINGBUF of struct trace_report: what became of a packet that bears a trace mark (contracts/wire.md), at one
+ * program. trace_marks: ARRAY, mark -> 1 while somebody listens for it; others are not told of. */
+enum trace_did {
+	TRACE_REFUSED = 1,	/* for `reason` */
+	TRACE_SENT = 2,		/* to the droplet `to` */
+	TRACE_DELIVERED = 3,	/* to `ifindex`: by transit to `deliver`, by `deliver` to the endpoint */
+	TRACE_PASSED = 4,	/* left to the host's own stack */
+};
+
+struct trace_report {
+	uint64_t time_ns;	/* CLOCK_MONOTONIC */
+	uint32_t reason;	/* contracts/drop_reasons.toml */
+	uint32_t vni;
+	uint32_t ifindex;	/* TRACE_DELIVERED */
+	uint8_t mark;
+	uint8_t hook;		/* enum hook */
+	uint8_t did;		/* enum trace_did */
+	uint8_t pad;
+	uint8_t to[16];		/* TRACE_SENT */
+	uint8_t src[16];	/* as in struct event */
+	uint8_t dst[16];
 };
 
 /* ---- traps: RINGBUF of struct trap: what an endpoint asks and the daemon answers (DHCP, router solicitations). */

@@ -17,6 +17,7 @@
 #include "lib/service.h"
 #include "lib/substrate.h"
 #include "lib/trap.h"
+#include "lib/trace.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
@@ -119,6 +120,7 @@ struct refusal {
 	enum drop_reason reason;
 	uint32_t sender;	/* the interface that the frame came in by, or the side of a proxy that it is sent for */
 	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
+	uint32_t local;		/* the interface of the endpoint that it is handed to, 0: to none */
 };
 
 /* The answer stands where the request was: back out of the interface that it came in by. */
@@ -206,6 +208,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct __sk_bu
 		seen->proxy = endpoint->ifindex;
 		return REASON_NONE;
 	}
+	seen->local = endpoint->ifindex;
 	*verdict = hand_over(skb, endpoint->ifindex, endpoint->flags);
 	return REASON_NONE;
 }
@@ -239,6 +242,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		.vni = route->peered ? route->peered : agent->wire_vni,
 		.source_port = source_port,
 		.group_set = route->peered ? 0 : agent->group_set,
+		.trace = config.onward ? carried_mark(skb) : 0,
 		.bytes = packet->bytes,
 	};
 	struct agent_options *options = NULL;
@@ -446,6 +450,8 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 /* Returns only a refusal: see enter_stage(). */
 static __always_inline int end_in_proxy(struct __sk_buff *skb, const struct refusal *seen, const struct agent *agent)
 {
+	if (!config.onward)
+		skb->cb[1] = 0;
 	enter_stage(skb, STAGE_PROXY, seen->proxy);
 	return refuse_agent(skb, REASON_PROXY_GONE, &seen->packet, agent->slot);
 }
@@ -476,6 +482,8 @@ int agent(struct __sk_buff *skb)
 	seen.packet.to.vni = agent->vni;
 	seen.packet.vpc_slot = agent->vpc_slot;
 	verdict = look_at(skb, agent, &seen);
+	if (config.onward && carried_mark(skb) && !seen.proxy)
+		report_skb(skb, &seen.packet, HOOK_PROXY << TRACE_NOTE_SHIFT | carried_mark(skb), seen.reason, seen.local);
 	if (seen.proxy)
 		return end_in_proxy(skb, &seen, agent);
 	if (!seen.reason)

@@ -8,15 +8,18 @@
 #include "lib/proxy.h"
 #include "lib/pull.h"
 #include "lib/service.h"
+#include "lib/trace.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
 
 /* A frame that belongs to a VPC and can go no further. */
-static __always_inline int refuse(struct __sk_buff *skb, enum drop_reason reason, struct packet *packet)
+static __always_inline int refuse(struct __sk_buff *skb, enum drop_reason reason, struct packet *packet, uint32_t mark)
 {
 	struct vpc *vpc = bpf_map_lookup_elem(&vpcs, &packet->to.vni);
 
 	packet->vpc_slot = vpc ? vpc->slot : 0;
+	if (mark)
+		report_skb(skb, packet, HOOK_DELIVER << TRACE_NOTE_SHIFT | mark, reason, 0);
 	return refuse_delivery(skb, reason, packet);
 }
 
@@ -27,7 +30,7 @@ int deliver(struct __sk_buff *skb)
 	struct packet packet = { .length = skb->len, .packets = skb->gso_segs ? skb->gso_segs : 1 };
 	bool service;
 	struct agent *agent;
-	uint32_t ifindex;
+	uint32_t ifindex, mark;
 
 	if ((void *)(note + 1) > (void *)(long)skb->data || note->mark != config.mark)
 		return TC_ACT_UNSPEC;
@@ -38,10 +41,11 @@ int deliver(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	packet.to.vni = note->vni;
 	service = note->flags & HANDOVER_SERVICE;
+	mark = (note->flags & HANDOVER_TRACE) >> TRACE_NOTE_SHIFT;
 	agent = bpf_map_lookup_elem(&agents, &ifindex);
 	/* The number may have passed to another endpoint's interface since the note was written. */
 	if (!agent || agent->vni != note->vni || agent->slot != note->slot)
-		return refuse(skb, REASON_DELIVERY_FAILED, &packet);
+		return refuse(skb, REASON_DELIVERY_FAILED, &packet, mark);
 	if (service) {
 		enum drop_reason reason;
 
@@ -49,9 +53,12 @@ int deliver(struct __sk_buff *skb)
 		pull_headers(skb);
 		reason = translate_delivery(skb, &packet, agent);
 		if (reason)
-			return refuse(skb, reason, &packet);
+			return refuse(skb, reason, &packet, mark);
 	}
+	if (mark)
+		report_skb(skb, &packet, HOOK_DELIVER << TRACE_NOTE_SHIFT | mark, REASON_NONE, ifindex);
 	if (is_proxy(ifindex)) {
+		skb->cb[1] = mark;
 		enter_stage(skb, STAGE_PROXY, ifindex);
 		return TC_ACT_SHOT;	/* only while programs are loaded for the first time */
 	}

@@ -6,6 +6,7 @@
  */
 #include "lib/extensions.h"
 #include "lib/proxy_error.h"
+#include "lib/trace.h"
 #include "lib/verdict.h"
 
 enum pull_bytes {
@@ -256,6 +257,8 @@ int proxy(struct __sk_buff *skb)
 		enum drop_reason reason = handle_frame(skb, entered_with(skb), job);
 
 		record_refusal(skb, HOOK_PROXY, reason, &job->packet, 0);
+		if (carried_mark(skb))
+			report_skb(skb, &job->packet, HOOK_PROXY << TRACE_NOTE_SHIFT | carried_mark(skb), reason, 0);
 	}
 	return TC_ACT_SHOT;
 }

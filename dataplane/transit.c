@@ -13,6 +13,7 @@
 #include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/returned.h"
+#include "lib/trace.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
 
@@ -123,7 +124,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 		/* A veth brings the sender's own skb with the mark of its tunnel still on it, and the kernel encapsulates
 		 * no superpacket that bears it: what a proxy sends on must stay single. So must tunnel packets. */
 		.serial = whole || (config.send_by_tc && is_proxy(endpoint->ifindex)) ? bpf_get_prandom_u32() : 0,
-		.flags = route->to_service && !whole ? HANDOVER_SERVICE : 0,
+		.flags = (route->to_service && !whole ? HANDOVER_SERVICE : 0) | outer->trace << TRACE_NOTE_SHIFT,
 	};
 	enum drop_reason reason;
 
@@ -149,6 +150,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 		.source_port = outer->source_port,
 		.group_set = outer->group_set,
 		.service = outer->service,
+		.trace = outer->trace,
 		.partial = outer->partial,
 		.option_bytes = outer->option_bytes,
 		.bytes = packet->bytes,
@@ -285,6 +287,8 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 		outer->identity = options->present & HAS_IDENTITY;
 		if (options->present & HAS_GROUPS)
 			outer->group_set = options->group_set;
+		if (options->present & HAS_TRACE)
+			outer->trace = options->trace;
 	}
 	return REASON_NONE;
 }
@@ -430,6 +434,8 @@ int transit(struct xdp_md *ctx)
 	struct refusal seen = {};
 	int verdict = look_at(ctx, &seen);
 
+	if (seen.outer.trace)
+		report_frame(ctx, &seen.packet, seen.outer.trace, seen.reason, verdict);
 	if (verdict < 0) {
 		verdict = refuse_transit(ctx, seen.reason, &seen.packet);
 		if (is_told(seen.reason) && become_tunnelled_error(ctx, seen.reason, &seen.packet, &seen.options)) {

@@ -342,6 +342,15 @@ class FakeDaemon(TransitServicer):
             async for chunk in self.GetState(pb.GetStateRequest(), context):
                 yield pb.AuditReply(state=chunk)
 
+    async def ListenTrace(self, request: pb.ListenTraceRequest, context: Any) -> AsyncIterator[pb.TraceReport]:
+        """A fake sees no packets."""
+        await asyncio.Event().wait()
+        yield pb.TraceReport()
+
+    async def SendTraced(self, request: pb.SendTracedRequest, context: Any) -> pb.TraceReport:
+        """Nobody hears of it again."""
+        return pb.TraceReport(program="agent", did=pb.TraceReport.TRAPPED)
+
     async def ReadTables(self, request: pb.ReadTablesRequest, context: Any) -> AsyncIterator[pb.TableRows]:
         for message in self.rows:
             yield message

@@ -36,6 +36,10 @@ _Static_assert(offsetof(struct noted_sk_buff, gso_segs) == offsetof(struct __sk_
 #undef __sk_buff
 #include "lib/pull.h"
 #include "lib/service.h"
+#include "lib/trace.h"
+#include "lib/verdict.h"
 #define __sk_buff noted_sk_buff
+#define refuse_delivery(skb, reason, packet) refuse_delivery((void *)(skb), reason, packet)
+#define report_skb(skb, ...) report_skb((void *)(skb), __VA_ARGS__)
 #define pull_headers(skb) ((void)0)
 #define translate_delivery(skb, packet, agent) REASON_REWRITE_FAILED

@@ -40,6 +40,7 @@ _Static_assert(sizeof(struct flow_count) == 8, "flow_count");
 _Static_assert(sizeof(struct event) == 200, "event");
 _Static_assert(sizeof(struct event_limit) == 24, "event_limit");
 _Static_assert(sizeof(struct droplet_config) == 60, "droplet_config");
+_Static_assert(sizeof(struct trace_report) == 72, "trace_report");
 _Static_assert(sizeof(struct notice) == 72, "notice");
 _Static_assert(sizeof(struct droplet_switches) == 8, "droplet_switches");
 _Static_assert(sizeof(struct proxy) == 24 + 6 * 16, "proxy");

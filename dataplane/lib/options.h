@@ -49,9 +49,9 @@ struct options {
 	uint8_t origin_bytes;	/* 4 or 16 */
 	uint8_t control_words;
 	uint8_t control_kind;
-	uint8_t trace_words;
-	uint16_t trace_at;
-	uint16_t pad[3];
+	uint8_t trace;		/* TRACE: the mark */
+	uint8_t pad;
+	uint16_t pad2[3];
 };
 
 /* One option of ours. Of a type that this version does not know nothing is said here. */
@@ -87,8 +87,7 @@ static __always_inline __must_check enum drop_reason read_option(struct options 
 		break;
 	case OPTION_TRACE:
 		options->present |= HAS_TRACE;
-		options->trace_at = at;
-		options->trace_words = words;
+		options->trace = bpf_ntohl(data[0]);
 		break;
 	case OPTION_CONTROL:
 		options->present |= HAS_CONTROL;

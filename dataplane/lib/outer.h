@@ -40,6 +40,7 @@ struct outer {
 	uint32_t vni;			/* as the wire has it */
 	uint16_t group_set;		/* of the sender: VXLAN's header tells, or an option. 0: nobody said */
 	bool identity;			/* an option tells which VPC it is */
+	uint8_t trace;			/* mark of a traced packet, from the header's last byte or an option; 0: it is none */
 };
 
 /* In which family it came: of both, the packet tells; of one, the configuration. */
@@ -224,6 +225,7 @@ static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor 
 		outer->group_set = bpf_ntohs(tunnel->protocol);
 	}
 	outer->vni = bpf_ntohl(tunnel->vni) >> 8;
+	outer->trace = bpf_ntohl(tunnel->vni);
 	packet->to.vni = outer->vni;
 	return REASON_NONE;
 }

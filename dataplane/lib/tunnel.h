@@ -26,6 +26,7 @@ struct tunnel {
 	uint16_t source_port;
 	uint16_t group_set;	/* of the sender, 0 when it is in no group: VXLAN alone, Geneve has an option */
 	uint8_t service;	/* outer TOS or traffic class */
+	uint8_t trace;		/* mark of a traced packet */
 	bool partial;		/* the outer UDP checksum is left to hardware, see parse_outer() */
 	uint32_t option_bytes;	/* Geneve options that stand behind the header */
 	uint32_t bytes;		/* of the inner frame */
@@ -91,7 +92,7 @@ static __always_inline void write_tunnel(struct udphdr *udp, const struct tunnel
 	*(word32 *)header = tunnel->protocol == TUNNEL_VXLAN ?
 				    bpf_htonl(vxlan_flags(tunnel->group_set)) :
 				    bpf_htonl(tunnel->option_bytes / 4 << 24 | GENEVE_ETHERNET);
-	header->vni = bpf_htonl(tunnel->vni << 8);
+	header->vni = bpf_htonl(tunnel->vni << 8 | tunnel->trace);
 }
 
 /*

@@ -29,6 +29,7 @@ static __noinline void count_refusal(enum drop_reason reason, const struct packe
 static __always_inline void record_refusal(struct __sk_buff *skb, enum hook hook, enum drop_reason reason,
 					   const struct packet *packet, uint32_t endpoint_slot)
 {
+	skb->mark = reason;	/* for who runs a program by hand, and sees nothing else of why */
 	count_refusal(reason, packet, endpoint_slot);
 	if (somebody_watches())
 		tell_of_skb(skb, packet, hook, reason, endpoint_slot);

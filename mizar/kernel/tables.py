@@ -38,6 +38,7 @@ class Tables:
     proxy_ended: Table[int, int]
     group_sets: Table[Fields, Fields]
     droplet_switches: Table[int, Fields]
+    trace_marks: Table[int, int]
     services: Table[int, Fields]
     members: Table[int, Fields]
     member_slots: Table[Fields, int]
@@ -87,6 +88,7 @@ class Tables:
             proxy_usage=numbered("proxy_usage", "proxy_usage"),
             proxy_ended=Table("proxy_ended", maps["proxy_ended"], U32, U32),
             group_sets=keyed("group_sets", "group_set_key", "group_set"),
+            trace_marks=Table("trace_marks", maps["trace_marks"], U32, U32),
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             services=numbered("services", "service"),
             members=numbered("members", "endpoint"),

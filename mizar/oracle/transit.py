@@ -179,6 +179,7 @@ def forward(
 ) -> Outcome:
     """To another droplet: one virtual hop, and outer headers written anew. VXLAN has room for the groups alone; nothing
     that was attached crosses into another VPC."""
+    trace = overlay.trace if options.trace is None else int.from_bytes(options.trace[3:4], "big")
     if route.peered:
         options, overlay = (
             Options(),
@@ -198,6 +199,6 @@ def forward(
     packet.count("vpc", packet.vni, _COUNTERS[route.step], len(frame))
     sent = write_outer(
         here, droplet, mac, tunnel, overlay.vni, outer.source_port, raw + frame,
-        service=outer.service, words=len(raw) // 4, group_set=options.group_set or overlay.group_set,
+        service=outer.service, words=len(raw) // 4, group_set=options.group_set or overlay.group_set, trace=trace,
     )  # fmt: skip
     return packet.served(Verdict.SEND, sent + outer.trailer, next_hop=droplet)

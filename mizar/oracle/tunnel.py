@@ -44,6 +44,8 @@ class Overlay:
     """Geneve's O bit."""
     group_set: int = 0
     """Of VXLAN's header; 0: it says nothing."""
+    trace: int = 0
+    """Mark of a traced packet; 0: it is none."""
 
 
 def parse_outer(frame: bytes, here: Droplet) -> Outer | None:
@@ -87,7 +89,7 @@ def parse_tunnel(outer: Outer) -> Overlay:
     elif not first & VXLAN_VNI_FLAG:  # RFC 7348 5
         raise RefusedError("VXLAN_FLAGS")
     group_set = protocol if outer.tunnel is Tunnel.VXLAN and first & VXLAN_GROUP_FLAG else 0
-    return Overlay(last >> 8, option_bytes, outer.body[8:], control, group_set)
+    return Overlay(last >> 8, option_bytes, outer.body[8:], control, group_set, last & 0xFF)
 
 
 def write_outer(
@@ -101,6 +103,7 @@ def write_outer(
     service: int = 0,
     words: int = 0,
     group_set: int = 0,
+    trace: int = 0,
 ) -> bytes:
     """A tunnel packet on its way to the droplet `to`. The first `words` words of `body` are Geneve options.
 
@@ -108,10 +111,10 @@ def write_outer(
     """
     udp_length = 8 + 8 + len(body)
     if tunnel is Tunnel.GENEVE:
-        header = struct.pack("!BBHI", words, 0, GENEVE_ETHERNET, vni << 8)
+        header = struct.pack("!BBHI", words, 0, GENEVE_ETHERNET, vni << 8 | trace)
     else:
         flags = VXLAN_VNI_FLAG | (VXLAN_GROUP_FLAG if group_set else 0)
-        header = struct.pack("!BBHI", flags, 0, group_set, vni << 8)
+        header = struct.pack("!BBHI", flags, 0, group_set, vni << 8 | trace)
     address = address_to(here, to)
     assert address is not None
     ethernet = mac + here.mac + struct.pack("!H", IPV4 if len(address) == 4 else IPV6)

@@ -165,6 +165,8 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     members = MemberHealth(ledger, hub)
     notices = EventReader(loaded.programs.maps["notices"], "notice")
+    reports = EventReader(loaded.programs.maps["traces"], "trace_report")
+    tracer = Tracer(loaded, ledger, lambda: uplink.facts, reports)
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
         await ledger.set_own_mtu(facts.mtu)
@@ -190,7 +192,6 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             members.tables_changed()
             attachments.refit_soon()
 
-        tracer = Tracer(loaded, ledger, lambda: uplink.facts)
         attachments.refit_soon()
         attachments.settle_later()
         audit = Audit(ledger, (LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options)))
@@ -209,6 +210,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         traps.close()
         answers.close()
         notices.close()
+        tracer.close()
         drops.close()
 
 

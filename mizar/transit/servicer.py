@@ -172,6 +172,24 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         for message in found:
             yield message
 
+    async def ListenTrace(  # noqa: N802
+        self, request: pb.ListenTraceRequest, context: Context
+    ) -> AsyncIterator[pb.TraceReport]:
+        """What becomes of marked packets."""
+        try:
+            check_peer(context.auth_context())
+            with self._tracer.listening(request.mark) as reports:
+                await context.send_initial_metadata(())  # tells the caller that nothing is missed from here on
+                while True:
+                    yield await reports.get()
+        except MizarError as error:
+            await _refuse(context, "ListenTrace", error)
+
+    @_answering
+    async def SendTraced(self, request: pb.SendTracedRequest, _context: Context) -> pb.TraceReport:  # noqa: N802
+        """One frame, as an endpoint would send it."""
+        return await asyncio.to_thread(self._tracer.send, request)
+
     @_answering
     async def GetCounters(self, _request: pb.GetCountersRequest, _context: Context) -> pb.Counters:  # noqa: N802
         """Counters, summed over CPUs."""

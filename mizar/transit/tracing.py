@@ -1,26 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon does for who explains a packet's way: it tells what the maps hold.
+"""What the daemon does for who explains a packet's way: it tells what the maps hold, sends a marked packet, and tells
+what the programs report of marked packets.
 
 Called by the servicer. It asks the kernel and not the ledger, so that an entry that somebody altered is seen as it is.
+A marked packet is run through the agent itself, over the live maps, and what that made of it is sent: no program looks
+for marks at the source, where none could be told from an endpoint's own.
 """
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 from mizar._built import transit_pb2 as pb
+from mizar.kernel import test_run
+from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
+from mizar.kernel.packet_socket import PacketSocket
+from mizar.model.addresses import from_mapped
+from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit import table_rows
 from mizar.transit.ledger import Ledger
+from mizar.transit.logs import event
+from mizar.transit.marking import destination_of, marked
 from mizar.transit.programs import ICMP_ERRORS, TRAPS, Loaded
+from mizar.transit.values import Local
+
+MARKS = range(1, 256)
+QUEUE = 256
+SHORTEST, LONGEST = 60, 9234
+_SHOT, _REDIRECT = 2, 7
+_PROGRAMS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy", 5: "substrate"}  # enum hook
+
+_log = logging.getLogger(__name__)
+
+Reports = asyncio.Queue[pb.TraceReport]
 
 
 class Tracer:
-    """For one droplet. `uplink`: its interface as last heard of."""
+    """For one droplet. `uplink`: its interface as last heard of; `ring`: what the programs report."""
 
-    def __init__(self, loaded: Loaded, ledger: Ledger, uplink: Callable[[], Interface]) -> None:
+    def __init__(self, loaded: Loaded, ledger: Ledger, uplink: Callable[[], Interface], ring: EventReader) -> None:
         self._loaded = loaded
         self._ledger = ledger
         self._uplink = uplink
+        self._ring = ring
+        self._listening: dict[int, Reports] = {}
+        self._reader: asyncio.Task[None] | None = None
+        for mark in MARKS:  # the daemon before may have died while somebody listened
+            loaded.tables.trace_marks.put(mark, 0)
+
+    def close(self) -> None:
+        """Give the ring back."""
+        if self._reader is not None:
+            self._reader.cancel()
+        self._ring.close()
+
+    # ---- tables
 
     def read(self, request: pb.ReadTablesRequest) -> list[pb.TableRows]:
         """Entries of the maps, and this droplet itself. Raises InvalidError or ExhaustedError."""
@@ -43,3 +80,91 @@ class Tracer:
             "icmp_errors": bool(ICMP_ERRORS),
             "traps": bool(TRAPS),
         }
+
+    # ---- marked packets
+
+    @contextlib.contextmanager
+    def listening(self, mark: int) -> Iterator[Reports]:
+        """Reports of one mark, for the length of the block. Raises InvalidError, or ConflictError when it is taken."""
+        _check(mark)
+        if mark in self._listening:
+            raise ConflictError(f"somebody listens for mark {mark} already")
+        reports = self._listening[mark] = Reports(QUEUE)
+        if self._reader is None:
+            self._ring.read()  # what was left by an earlier listener
+            self._reader = asyncio.create_task(self._read())
+        self._loaded.tables.trace_marks.put(mark, 1)
+        try:
+            yield reports
+        finally:
+            self._loaded.tables.trace_marks.put(mark, 0)
+            del self._listening[mark]
+            if not self._listening:
+                self._reader.cancel()
+                self._reader = None
+
+    async def _read(self) -> None:
+        async for fields in self._ring:
+            reports = self._listening.get(fields["mark"])
+            if reports is None:
+                continue
+            report = pb.TraceReport(
+                program=_PROGRAMS.get(fields["hook"], ""),
+                did=fields["did"],
+                reason=fields["reason"],
+                vni=fields["vni"],
+                ifindex=fields["ifindex"],
+                to=from_mapped(fields["to"]) if any(fields["to"]) else b"",
+                source=from_mapped(fields["src"]),
+                destination=from_mapped(fields["dst"]),
+            )
+            with contextlib.suppress(asyncio.QueueFull):
+                reports.put_nowait(report)
+
+    def send(self, request: pb.SendTracedRequest) -> pb.TraceReport:
+        """Run a frame through the agent and send what comes out. Raises NotFoundError or InvalidError."""
+        _check(request.mark)
+        local = self._ledger.state.locals.get(request.uid)
+        if local is None:
+            raise NotFoundError(f"this droplet has no endpoint {request.uid!r}")
+        if not SHORTEST - 18 <= len(request.frame) <= LONGEST:
+            raise InvalidError(f"a frame has {SHORTEST - 18} to {LONGEST} bytes, not {len(request.frame)}")
+        run = test_run.run_tc(self._loaded.programs.agent.fd, request.frame, ifindex=local.ifindex)
+        event(_log, logging.INFO, "traced_packet", uid=request.uid, bytes=len(request.frame), reason=run.mark)
+        report = pb.TraceReport(program="agent", reason=run.mark)
+        if run.retval != _REDIRECT:
+            report.did = pb.TraceReport.REFUSED if run.mark else pb.TraceReport.TRAPPED
+            return report
+        with contextlib.closing(PacketSocket()) as sender:
+            self._go_on(request, local, run.frame, sender, report)
+        return report
+
+    def _go_on(
+        self, request: pb.SendTracedRequest, local: Local, frame: bytes, sender: PacketSocket, report: pb.TraceReport
+    ) -> None:
+        """Out of the interface that the agent meant: the frame tells which."""
+        uplink, to = self._uplink(), destination_of(frame)
+        if to and frame[6:12] == uplink.mac:
+            report.did, report.to, ifindex = pb.TraceReport.SENT, to, uplink.index
+            frame = marked(frame, request.mark, request.option)
+        elif frame[:6] == local.wanted.endpoint.mac:
+            report.did, ifindex = pb.TraceReport.ANSWERED, local.ifindex
+        elif (other := self._neighbour(local, frame[:6])) is not None:
+            report.did, ifindex = pb.TraceReport.DELIVERED, other.ifindex
+            report.ifindex = ifindex
+        else:
+            report.did, ifindex = pb.TraceReport.STACK, self._loaded.tables.substrate_link.get(0) or 0
+        if not sender.send(ifindex, frame):
+            size = f"{len(frame) - 14} bytes; the interface takes {uplink.mtu}" if to else f"{len(frame)} bytes"
+            report.problem = f"the host did not take the packet of {size}"
+
+    def _neighbour(self, local: Local, mac: bytes) -> Local | None:
+        """Another endpoint of this droplet, in any VPC that it may reach."""
+        found = [one for one in self._ledger.state.locals.values() if one.wanted.endpoint.mac == mac]
+        same = [one for one in found if one.wanted.endpoint.vni == local.wanted.endpoint.vni]
+        return next(iter(same or found), None)
+
+
+def _check(mark: int) -> None:
+    if mark not in MARKS:
+        raise InvalidError(f"a mark is a number from {MARKS.start} to {MARKS.stop - 1}, not {mark}")
