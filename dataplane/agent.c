@@ -242,7 +242,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		.vni = route->peered ? route->peered : agent->wire_vni,
 		.source_port = source_port,
 		.group_set = route->peered ? 0 : agent->group_set,
-		.trace = config.onward ? carried_mark(skb) : 0,
+		.trace = is_proxy(seen->sender) ? carried_mark(skb) : 0,
 		.bytes = packet->bytes,
 	};
 	struct agent_options *options = NULL;
@@ -450,7 +450,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 /* Returns only a refusal: see enter_stage(). */
 static __always_inline int end_in_proxy(struct __sk_buff *skb, const struct refusal *seen, const struct agent *agent)
 {
-	if (!config.onward)
+	if (!is_proxy(seen->sender))
 		skb->cb[1] = 0;
 	enter_stage(skb, STAGE_PROXY, seen->proxy);
 	return refuse_agent(skb, REASON_PROXY_GONE, &seen->packet, agent->slot);
@@ -482,7 +482,7 @@ int agent(struct __sk_buff *skb)
 	seen.packet.to.vni = agent->vni;
 	seen.packet.vpc_slot = agent->vpc_slot;
 	verdict = look_at(skb, agent, &seen);
-	if (config.onward && carried_mark(skb) && !seen.proxy)
+	if (is_proxy(seen.sender) && carried_mark(skb) && !seen.proxy)
 		report_skb(skb, &seen.packet, HOOK_PROXY << TRACE_NOTE_SHIFT | carried_mark(skb), seen.reason, seen.local);
 	if (seen.proxy)
 		return end_in_proxy(skb, &seen, agent);

@@ -54,6 +54,9 @@ def trace(
         Path | None, typer.Option("--from-file", help="Trace a frame of this capture (pcap, pcapng) as SRC's.")
     ] = None,
     frame: Annotated[int, typer.Option("--frame", min=1, help="Which frame of the capture, from 1.")] = 1,
+    live: Annotated[
+        bool, typer.Option("--live", help="Send it too, and show where what happens differs from the prediction.")
+    ] = False,
     svg: Annotated[Path | None, typer.Option("--svg", help="Draw the way into this file.")] = None,
     tenant: TenantOption = None,
     server: Server = None,
@@ -67,6 +70,7 @@ def trace(
         "sourcePort": sport,
         "destinationPort": dport,
         "size": size,
+        "live": live,
     }
     if destination is not None:
         question["destination"] = _destination(destination, ref.tenant)
@@ -120,7 +124,8 @@ def _shown(found: dict[str, Any]) -> Group:
         table,
     ]
     good = Text(found["ending"], style="green" if found["arrives"] else "bold red")
-    lines.append(Text("predicted: ").append(good) if found["live"] else good)
+    how = "predicted: " if found["divergence"] else "predicted and seen: "
+    lines.append(Text(how).append(good) if found["live"] else good)
     lines += [Text(line, style="bold red") for line in (found["divergence"], *found["findings"]) if line]
     return Group(*lines)
 

@@ -16,7 +16,7 @@ import grpc
 
 from mizar._built import transit_pb2 as pb
 from mizar.model.errors import TemporaryError
-from mizar.oracle.fleet import Way
+from mizar.oracle.fleet import End, Way
 from mizar.trace.compare import Did, Seen
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Listeners:
             raise TemporaryError(f"the packet could not be sent: {error.details()}") from error
         found = [self._seen(source, report)]
         waiting = [(hop.droplet, hop.program) for hop in way.hops[1:] if hop.droplet not in self.deaf]
-        while waiting:
+        while waiting or way.end is End.LEFT:  # what a droplet that cannot be asked does may be heard of behind it
             try:
                 seen = await asyncio.wait_for(self._heard.get(), QUIET_S)
             except TimeoutError:
@@ -88,7 +88,7 @@ class Listeners:
             await asyncio.wait_for(call.initial_metadata(), CALL_S)
             if call.done():  # refused: the status is all that there is
                 self.deaf[droplet] = await call.details() or "it does not report"
-                return await call.code() is grpc.StatusCode.ABORTED
+                return await call.code() is grpc.StatusCode.ALREADY_EXISTS
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             self.deaf[droplet] = str(error)
             return False

@@ -8,17 +8,21 @@ it may not see: a stranger's endpoint is no endpoint, and hops in a stranger's V
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import grpc
 
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
+from mizar.manager.live_trace import Listeners
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.trace_names import RegistryNames
 from mizar.model.addresses import parse_mac, text_of
 from mizar.model.errors import InvalidError, NotFoundError, Problem, TemporaryError
-from mizar.model.resources import VPC, Endpoint, Network, Ref
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
+from mizar.trace.compare import compare
 from mizar.trace.explain import Explainer
 from mizar.trace.packet import build
 from mizar.trace.predict import Live, Prediction
@@ -27,9 +31,26 @@ from mizar.trace.report import Ending, HopReport, Trace, for_tenant
 from mizar.trace.rows import Point, Rows
 from mizar.trace.sight import look, packet_text
 
+if TYPE_CHECKING:
+    from mizar._built.transit_pb2_grpc import TransitAsyncStub
+
 CALL_S = 10.0
+ATTEMPTS = 3
+SHORT_BYTES = 100
+MOST_LISTENERS = 64
+OPTION_BYTES = 8
 
 Visible = Callable[[Ref], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A frame, and who sends it: endpoint, droplet and interface."""
+
+    uid: str
+    droplet: bytes
+    ifindex: int
+    frame: bytes
 
 
 class Tracing:
@@ -62,16 +83,104 @@ class Tracing:
         if not ifindex:
             name = endpoint.status.host
             raise TemporaryError(Problem(f"{name} has no interface of it (any more)", resource=str(source.ref)))
+        asked = _Asked(source.uid, droplet, ifindex, frame)
         prediction = await live.predict(droplet, ifindex, frame)
-        found = self._explained(prediction, ifindex)
-        sight = look(frame, prediction.droplets[droplet])
-        trace = Trace(_name(source.ref), _told(question.destination, to), packet_text(sight.inner), *found)
-        trace = _meant(trace, wanted)
-        return for_tenant(trace, self._foreign(trace, visible))
+        shown = packet_text(look(frame, prediction.droplets[droplet]).inner)
+        found = Trace(_name(source.ref), _told(question.destination, to), shown, *self._explained(prediction, ifindex))
+        if question.live:
+            found = await self._live(live, prediction, asked, found, self._shorter(question, endpoint, to))
+        found = _meant(found, wanted)
+        return for_tenant(found, self._foreign(found, visible))
 
     def _explained(self, prediction: Prediction, ifindex: int) -> tuple[tuple[HopReport, ...], Ending]:
         explainer = Explainer(prediction, self._names, ifindex)
         return tuple(explainer.hops()), explainer.ending()
+
+    # ---- a packet is sent
+
+    async def _live(
+        self, live: Live, prediction: Prediction, asked: _Asked, trace: Trace, shorter: Callable[[int], bytes] | None
+    ) -> Trace:
+        """The same with what was seen. A difference counts when it is still there after the tables were read again: the
+        packet itself may change them (a flow begins, a direct path is found)."""
+        stubs, named = self._listeners(prediction)
+        async with Listeners(stubs, named) as listeners:
+            for _ in range(ATTEMPTS):
+                reports = await listeners.send(
+                    asked.droplet, asked.uid, asked.frame, prediction.way, option=_room_for_option(trace)
+                )
+                result = compare(prediction.way, reports, self._name_of)
+                if not result.divergence:
+                    break
+                live.rows.clear()
+                live.silent.clear()
+                await live.read(asked.droplet)
+                if asked.droplet in live.silent:
+                    break
+                prediction = await live.predict(asked.droplet, asked.ifindex, asked.frame)
+                hops, ending = self._explained(prediction, asked.ifindex)
+                trace = replace(trace, hops=hops, ending=ending)
+            blind = bool(prediction.silent)
+            findings = list(result.others) if result.divergence or blind else []
+            if result.lost and shorter:
+                findings += await self._narrow(live, listeners, asked, result.lost, shorter)
+            findings += [f"{self._name_of(one)} reports nothing: {why}" for one, why in listeners.deaf.items()]
+        hops = tuple(replace(hop, seen=seen) for hop, seen in zip(trace.hops, result.seen, strict=False))
+        return replace(trace, hops=hops, live=True, divergence=result.divergence, findings=tuple(findings))
+
+    async def _narrow(
+        self, live: Live, listeners: Listeners, asked: _Asked, lost: int, shorter: Callable[[int], bytes]
+    ) -> list[str]:
+        """A packet vanished on the wire: does a shorter one arrive, and up to which length?"""
+
+        async def arrives(size: int) -> bool:
+            frame = shorter(size)
+            way = (await live.predict(asked.droplet, asked.ifindex, frame)).way
+            for _ in range(2):
+                reports = await listeners.send(asked.droplet, asked.uid, frame, way, option=False)
+                if compare(way, reports, self._name_of).lost != lost:
+                    return True
+            return False
+
+        most = len(asked.frame) - 14
+        if most <= SHORT_BYTES or not await arrives(SHORT_BYTES):
+            return []
+        least = SHORT_BYTES
+        while most - least > 1:
+            middle = (least + most) // 2
+            if await arrives(middle):
+                least = middle
+            else:
+                most = middle
+        way = (await live.predict(asked.droplet, asked.ifindex, asked.frame)).way
+        one, other = (self._name_of(hop.droplet) for hop in way.hops[lost - 1 : lost + 1])
+        return [
+            f"a packet of {least} bytes arrives and one of {most} does not: something between {one} and {other} has a "
+            "smaller MTU than both interfaces"
+        ]
+
+    def _listeners(self, prediction: Prediction) -> tuple[dict[bytes, TransitAsyncStub], dict[bytes, bytes]]:
+        """Who may report: all droplets while they are few, else those that the packet may come to."""
+        found: dict[bytes, TransitAsyncStub] = {}
+        named: dict[bytes, bytes] = {}
+        wanted = {hop.droplet for hop in prediction.way.hops}
+        items = [item.resource for item in self._registry.of_kind("Droplet")]
+        for droplet in (one for one in items if isinstance(one, Droplet)):
+            address = self._names.address_of(droplet.name)
+            for text in droplet.spec.addresses:
+                named[ip_address(text).packed] = address
+            link = self._link(droplet.name)
+            if link is not None and link.connected and (len(items) <= MOST_LISTENERS or address in wanted):
+                found[address] = link.stub()
+        return found, named
+
+    def _name_of(self, address: bytes) -> str:
+        return self._names.droplet(address) or (text_of(address) if len(address) in (4, 16) else "nobody")
+
+    def _shorter(self, question: Question, source: Endpoint, to: tuple[bytes, ...]) -> Callable[[int], bytes] | None:
+        if question.frame:
+            return None
+        return lambda size: self._frame(replace(question, asked=replace(question.asked, size=size)), source, to)
 
     # ---- who is meant
 
@@ -163,11 +272,16 @@ def _told(destination: Ref | bytes | None, to: tuple[bytes, ...]) -> str:
     return text_of(to[0]) if to else "as the frame says"
 
 
+def _room_for_option(trace: Trace) -> bool:
+    """Whether the mark may make the packet longer without making it another: no hop is near its limit."""
+    rooms = [hop.room for hop in trace.hops if hop.next]
+    return bool(rooms) and all(room is not None and room >= OPTION_BYTES for room in rooms)
+
+
 def _meant(trace: Trace, wanted: str) -> Trace:
     """The same; where the packet arrives at somebody else than who was named, that is no arrival."""
     ending = trace.ending
     if not wanted or not ending.arrives or ending.endpoint in ("", wanted):
         return trace
     sentence = f"{ending.sentence}, which is not {wanted}: no way leads there from {trace.source}"
-    changed = Ending(False, sentence, ending.number, ending.endpoint)
-    return Trace(trace.source, trace.destination, trace.packet, trace.hops, changed)
+    return replace(trace, ending=Ending(False, sentence, ending.number, ending.endpoint))

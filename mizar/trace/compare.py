@@ -77,9 +77,11 @@ def compare(way: Way, reports: Sequence[Seen], name: Callable[[bytes], str]) -> 
         left.remove(found)
         texts.append(_text(found, name))
         if not divergence and not _agrees(hop, found):
-            divergence = f"{name(hop.droplet)}, {hop.program}: {_text(found, name)}; predicted was: {_wanted(hop, name)}"
+            divergence = (
+                f"{name(hop.droplet)}, {hop.program}: {_text(found, name)}; predicted was: {_wanted(hop, name)}"
+            )
     others = tuple(f"{name(one.droplet)}, {one.program}: {_text(one, name)}, which nothing predicted" for one in left)
-    return Comparison(tuple(texts), divergence, lost, others if divergence else ())
+    return Comparison(tuple(texts), divergence, lost, others)
 
 
 def _agrees(hop: Hop, found: Seen) -> bool:

@@ -59,7 +59,7 @@ class Explainer:
             name = self.names.droplet(to) or _text(to)
             if to in self.prediction.silent:
                 error = self.prediction.silent[to]
-                return Ending(False, f"lost on the way to {name}: {_sentence(error)}")
+                return Ending(False, f"sent to {name}, which cannot be asked what becomes of it: {_sentence(error)}")
             return Ending(True, f"sent to {name}, a tunnel end without a daemon: what it does nobody can tell")
         if way.end is End.ANSWERED and not last.outcome.reason:
             return Ending(True, f"answered on {where}")
@@ -149,20 +149,20 @@ class Explainer:
                 if network is None:
                     return "networks"
                 self._check_set(network.bouncers, vni, network.id, notes, went)
-                bouncers = self._set(network.bouncers)
+                bouncers = self._set(network.bouncers, here)
                 return f"networks: {_text(to)} is in {self._network(vni, network.id)}, bounced by {bouncers}"
             case Step.TO_DIVIDER:
                 vpc = here.vpcs.get(vni)
                 if vpc is None:
                     return "vpcs"
                 self._check_set(vpc.dividers, vni, 0, notes, went)
-                return f"vpcs: the dividers of {self._vpc(vni)} are {self._set(vpc.dividers)}"
+                return f"vpcs: the dividers of {self._vpc(vni)} are {self._set(vpc.dividers, here)}"
             case Step.TO_BOUNCER:
                 own = sender.bouncers if sender else ()
                 if sender:
                     self._check_set(own, vni, sender.network, notes, went)
                 network_name = self._network(vni, sender.network) if sender else "the network"
-                return f"endpoints: none for {_text(to)}; {network_name} is bounced by {self._set(own)}"
+                return f"endpoints: none for {_text(to)}; {network_name} is bounced by {self._set(own, here)}"
             case Step.ROUTER:
                 return f"networks: {_text(to)} is the virtual router"
             case Step.SUBSTRATE:
@@ -293,8 +293,8 @@ class Explainer:
     def _name(self, address: bytes) -> str:
         return self.names.droplet(address) or _text(address)
 
-    def _set(self, members: HopSet) -> str:
-        held = sorted({self._name(one) for one in members if one})
+    def _set(self, members: HopSet, here: Droplet) -> str:
+        held = sorted({self._name(one) + (" (down)" if one in here.down else "") for one in members if one})
         return ", ".join(held) or "none"
 
 

@@ -59,6 +59,10 @@ def test_an_entry_that_was_deleted_by_hand_is_named(lab: LabName, tmp_path: Path
             assert picture.read_text().startswith("<svg")
             endpoints.put(key, held)
         assert ask(client, db)["ok"]
+        for address in addresses(client, "blue", "db"):
+            live = ask(client, address, live=True)
+            assert live["ok"], live
+            assert all(hop["seen"] for hop in live["hops"]), live
         nobody = ask(client, "10.0.2.250")
         assert not nobody["ok"]
         assert "blue/back has no endpoint with the address 10.0.2.250" in nobody["ending"]
