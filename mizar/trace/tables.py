@@ -31,7 +31,7 @@ from mizar.trace.rows import Asked, AskedFlows, AskedProxyFlows, Fields, Point, 
 # The numbers of contracts/dataplane.h.
 _TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
 _DIVIDED_HERE, _BOUNCED_HERE, _ROUTED_HERE, _PEERED = 1, 1, 2, 0x100
-_GONE, _LEARNED, _SCALED, _MEMBER, _DRAINING, _DOWN = 4, 8, 16, 32, 64, 128
+_BYPASS, _GONE, _LEARNED, _SCALED, _MEMBER, _DRAINING, _DOWN = 4, 4, 8, 16, 32, 64, 128
 _FORWARDING, _SOURCES, _BY_MAC = 16, 0x40000000, "ff024d5a000000000000"
 _ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
 _ENDPOINT = 4
@@ -135,16 +135,18 @@ class _Droplet:
 
     def endpoint(self, value: Fields) -> Endpoint:
         flags = value["flags"]
+        learned = bool(flags & _LEARNED)
         return Endpoint(
-            self.network_id(value["network"]),
-            bytes.fromhex(value["mac"]),
-            self.address_at(value["droplet"]) or b"",
-            _TUNNELS.get(value["tunnel"], Tunnel.GENEVE),
-            value["ifindex"],
-            str(value["slot"]),
-            bool(flags & _LEARNED),
-            bool(flags & _GONE),
-            self.service(value["slot"]) if flags & _SCALED else None,
+            network=self.network_id(value["network"]),
+            mac=bytes.fromhex(value["mac"]),
+            host=self.address_at(value["droplet"]) or b"",
+            tunnel=_TUNNELS.get(value["tunnel"], Tunnel.GENEVE),
+            ifindex=value["ifindex"],
+            uid=str(value["slot"]),
+            learned=learned,
+            gone=learned and bool(flags & _GONE),
+            bypass=not learned and bool(flags & _BYPASS),
+            service=self.service(value["slot"]) if flags & _SCALED else None,
         )
 
     def member(self, slot: int) -> Member:
