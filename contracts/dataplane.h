@@ -26,6 +26,11 @@ enum mizar_limit {
 	SERVICE_PLACES = 4093,	/* of a service's Maglev table; a prime */
 };
 
+enum tunnel_port {
+	GENEVE_PORT = 6081,
+	VXLAN_PORT = 4789,
+};
+
 enum tunnel_protocol {
 	TUNNEL_GENEVE = 1,	/* RFC 8926 */
 	TUNNEL_VXLAN = 2,	/* RFC 7348 */
@@ -569,5 +574,10 @@ struct droplet_config {
 struct droplet_switches {
 	uint32_t events;	/* 1: refused packets are also written to the ring, as far as event_limits allow */
 	uint32_t pad;
+};
+
+/* ---- xsk: the program of a function's interface (mizar/kernel/xsk.py); its constant configuration. */
+struct xsk_config {
+	uint32_t everything;	/* 1: all frames go to the queue's socket; 0: tunnel packets alone */
 };
 #endif

@@ -17,12 +17,10 @@ struct tunnel_header {
 };
 
 enum tunnel_constant {
-	GENEVE_PORT = 6081,
 	GENEVE_VERSION_MASK = 0xc0,
 	GENEVE_LENGTH_MASK = 0x3f,
 	GENEVE_CONTROL_BIT = 0x80,
 	GENEVE_ETHERNET = 0x6558,
-	VXLAN_PORT = 4789,
 	VXLAN_VNI_FLAG = 0x08,
 	VXLAN_GROUP_FLAG = 0x80,	/* draft-smith-vxlan-group-policy: the last 16 bits of the first word are a group */
 };

@@ -36,6 +36,9 @@ GENERIC = "transit_generic"
 STAGES = {"agent": 1, "proxy": 0}
 """Programs that others end in, by enum stage; each before those that end in it."""
 
+SEVERAL_BUFFERS = ("transit", "xsk")
+"""XDP programs in driver mode."""
+
 _CONFIG_MAP = ".rodata.config"
 _MAP_TYPE_RINGBUF = 27  # enum bpf_map_type
 _XDP_HAS_FRAGS = 1 << 5  # BPF_F_XDP_HAS_FRAGS
@@ -197,7 +200,7 @@ def _load_object(
         program = lib().bpf_object__next_program(obj, ffi.NULL)
         if program == ffi.NULL or lib().bpf_object__next_program(obj, program) != ffi.NULL:
             raise InvalidError(f"the object {name} must hold exactly one program")
-        if name == "transit":
+        if name in SEVERAL_BUFFERS:
             libbpf.check(lib().bpf_program__set_flags(program, _XDP_HAS_FRAGS), f"allow {name} several buffers")
         if statistics:
             libbpf.check(lib().bpf_program__set_log_level(program, _LOG_STATISTICS), f"ask for statistics of {name}")

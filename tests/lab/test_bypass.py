@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
 from mizar.lab.names import LabName
 from mizar.lab.probes import readable
-from tests.lab.test_groups import changed, up
+from tests.lab.test_groups import EXAMPLES, changed, up
 
 PORT = 4200
 OPTION = bytes.fromhex("0102 01 01 cafe0001")
@@ -178,7 +181,7 @@ def check(lab: LabName, client: Client, function: str, sender: str, address: str
 
 def test_a_function_sees_tunnel_packets_and_answers(bypass: LabName, client: Client) -> None:
     """Geneve and VXLAN, inner packets of both families, from its own droplet and another: always the same thing. Then
-    it becomes an ordinary endpoint, and a function again."""
+    it becomes an ordinary endpoint, and a function again, over AF_XDP too."""
     addresses = {name: client.get("Droplet", name)["spec"]["address"] for name in ("d1", "d2")}
     for function in ("inspector", "older"):
         for address in of(client, function)["addresses"]:
@@ -197,3 +200,40 @@ def test_a_function_sees_tunnel_packets_and_answers(bypass: LabName, client: Cli
     changed(client, "inspector", bypassDecapsulation=True)
     for sender in ("near", "far"):
         check(bypass, client, "inspector", sender, address)
+    over_af_xdp(bypass, client)
+
+
+def over_af_xdp(lab: LabName, client: Client) -> None:
+    """The example of a function that works over AF_XDP: it reads VNI and options, and answers a datagram as it is."""
+    vni = client.get("VPC", "main", "blue")["status"]["vni"]
+    with echoing(lab, "inspector") as (mode, lines):
+        assert mode == "driver"
+        for sender in ("near", "far"):
+            for address in of(client, "inspector")["addresses"]:
+                payload = f"{sender} to {address} over AF_XDP".encode()
+                assert ask(lab.endpoint_namespace("blue", sender), address, payload) == payload
+                line = next(line for line in lines if line.get("inner", ["", ""])[1] == address)
+                assert (line["vni"], line["tunnel"]) == (vni, "geneve")
+                assert [0x0102, 1, "cafe0001"] in line["options"]
+
+
+@contextlib.contextmanager
+def echoing(lab: LabName, name: str) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+    """examples/tunnel_echo.py in an endpoint's namespace: the mode of its program, and what it says of each packet."""
+    with Namespace.by_name(lab.endpoint_namespace("blue", name)) as inside:
+        command = [sys.executable, str(EXAMPLES / "tunnel_echo.py")]
+        process = inside.run(lambda: subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0))
+    assert process.stdout is not None
+    output = process.stdout
+
+    def lines() -> Iterator[dict[str, Any]]:
+        while readable([output.fileno()], LIMIT_S):
+            yield json.loads(output.readline())
+
+    try:
+        said = lines()
+        yield next(said)["mode"], said
+    finally:
+        process.kill()
+        process.wait()
+        output.close()
