@@ -133,13 +133,13 @@ def _shares(wanted: Sequence[int], lines: int) -> list[int]:
 
 def _head(found: Row, by: str, keys: bool) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(found["time"]))
-    text = Text.assemble((f"mizar top  {clock}", "bold"), f"  over {found['seconds']:.1f} s")
+    text = Text.assemble((f"mizar top  {clock}", "bold"), f"  rates per second, over the last {found['seconds']:.1f} s")
     if not found["seconds"] or found["seconds"] < 0.1:
         text = Text.assemble((f"mizar top  {clock}", "bold"), "  rates follow …")
-    text.append(f"\ndelivered {short(total(found['vpcs'], 'deliveredPackets'))} packets/s, ")
-    text.append(f"{short(8 * total(found['vpcs'], 'deliveredBytes'))}bit/s")
+    text.append(f"\ndelivered {short(total(found['vpcs'], 'deliveredPackets'))} packets, ")
+    text.append(f"{short(8 * total(found['vpcs'], 'deliveredBytes'))}bit")
     dropped = total(found["droplets"] or found["vpcs"], "droppedPackets")
-    text.append("; dropped ").append(f"{short(dropped)} packets/s", style="red" if dropped else "")
+    text.append("; dropped ").append(f"{short(dropped)} packets", style="red" if dropped else "")
     if keys:
         options = "  ".join(f"{key} {name}" for name, key in SORTS.items())
         text.append(f"\nsorted by {by}   keys: {options}  q quit", style="dim")
@@ -147,17 +147,17 @@ def _head(found: Row, by: str, keys: bool) -> Text:
 
 
 def _table(title: str, rows: Sequence[Row], limit: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=20)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))  # eighty columns are enough
+    table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=13)
     droplets, endpoints = title == "DROPLETS", title == "ENDPOINTS"
     if droplets:
         table.add_column("HEALTH", no_wrap=True)
         table.add_column("ENDPOINTS", justify="right", no_wrap=True)
     if endpoints:
         table.add_column("DROPLET", no_wrap=True)
-    headings = ["SENT/s", "bit/s", "DELIVERED/s", "bit/s", "DROPPED/s"]
+    headings = ["SENT", "bit", "DELIVERED", "bit", "DROPPED"]
     if droplets:
-        headings.insert(-1, "FORWARDED/s")
+        headings.insert(-1, "FORWARDED")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows[:limit]:
@@ -193,9 +193,9 @@ def _number(value: float, style: str = "") -> Text:
 
 
 def _reasons(rows: Sequence[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("DROPS", no_wrap=True, min_width=20)
-    table.add_column("/s", justify="right", no_wrap=True)
+    table.add_column("PACKETS", justify="right", no_wrap=True, min_width=7)
     table.add_column("", overflow="ellipsis", no_wrap=True)
     for row in rows:
         words = row["sentence"] if row["verdict"] != "pass" else f"(left to the host's stack) {row['sentence']}"

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import grpc
@@ -251,8 +252,9 @@ def _reason(text: str) -> int:
     if known is None and text.isdecimal():
         known = drop_reasons.by_number().get(int(text))
     if known is None:
-        raise InvalidError(Problem(f"there is no drop reason {text}: docs/monitor.md tells where they are listed",
-                                   field="reason"))  # fmt: skip
+        near = get_close_matches(text.upper().replace("-", "_"), drop_reasons.by_name(), 3, 0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ": contracts/drop_reasons.toml lists them"
+        raise InvalidError(Problem(f"there is no drop reason {text}{hint}", field="reason"))
     return known.number
 
 

@@ -87,7 +87,8 @@ def test_the_screen_fits(width: int, height: int) -> None:
     console.print(screen(found, "packets", height))
     text = console.export_text()
     assert len(text.splitlines()) <= height
-    assert all(word in text for word in ("DROPLETS", "VPCS", "ENDPOINTS", "DROPS", "SPOOFED_MAC", "and ", "dead"))
+    words = ("DROPLETS", "HEALTH", "FORWARDED", "DROPPED", "VPCS", "ENDPOINTS", "DROPS", "SPOOFED_MAC", "and ", "dead")
+    assert all(word in text for word in words)
     console.print(screen(found, "packets", None))
     assert "more" not in console.export_text(), "what goes to no terminal is whole"
 
