@@ -82,6 +82,23 @@ static __always_inline __must_check enum drop_reason answer_arp(const struct pac
 	return REASON_NONE;
 }
 
+/*
+ * What one look at a frame finds out. It is behind a pointer that the verifier knows nothing of, and so is what is stored there:
+ * ways that part while headers are read meet again behind them, and it looks at the rest once and not once for each.
+ */
+struct refusal {
+	struct packet packet;	/* as far as it was known */
+	bool syn;		/* see fit_frame() */
+	bool whole;		/* on this droplet, and in a tunnel all the same: see bypass.h */
+	uint16_t source_port;
+	struct route route;	/* but for its endpoint, as a pointer would not be one any more */
+	enum drop_reason reason;
+	int verdict;
+	uint32_t sender;	/* the interface that the frame came in by, or the side of a proxy that it is sent for */
+	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
+	uint32_t local;		/* the interface of the endpoint that it is handed to, 0: to none */
+};
+
 /* A link-local source is legitimate here, and nowhere else. */
 static __always_inline __must_check enum drop_reason answer_solicitation(struct cursor *cursor, struct packet *packet,
 									  const struct inner *inner,
@@ -109,19 +126,17 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 	return REASON_NONE;
 }
 
-/*
- * What one look at a frame finds out. It is behind a pointer that the verifier knows nothing of, and so is what is stored there:
- * ways that part while headers are read meet again behind them, and it looks at the rest once and not once for each.
- */
-struct refusal {
-	struct packet packet;	/* as far as it was known */
-	bool tight;		/* see fit_frame() */
-	bool whole;		/* on this droplet, and in a tunnel all the same: see bypass.h */
-	enum drop_reason reason;
-	uint32_t sender;	/* the interface that the frame came in by, or the side of a proxy that it is sent for */
-	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
-	uint32_t local;		/* the interface of the endpoint that it is handed to, 0: to none */
-};
+/* A function of its own for the verifier: few frames are solicitations. */
+__attribute__((noinline)) int answer_neighbour(struct __sk_buff *skb, struct refusal *seen, struct agent *agent)
+{
+	struct cursor cursor;
+	struct inner inner;
+
+	if (!seen || !agent ||
+	    !reread_discovery((void *)(long)skb->data, (void *)(long)skb->data_end, &cursor, &inner))
+		return REASON_INNER_TRUNCATED;
+	return answer_solicitation(&cursor, &seen->packet, &inner, agent);
+}
 
 /* The answer stands where the request was: back out of the interface that it came in by. */
 static __always_inline int send_answer(struct __sk_buff *skb, struct refusal *seen, const struct agent *agent)
@@ -160,10 +175,33 @@ static __always_inline __must_check enum drop_reason ask_daemon(struct __sk_buff
 	return REASON_NONE;
 }
 
-/* Where to: the virtual router, an endpoint known here, or, as this droplet's roles allow, the next droplet. */
-static __always_inline __must_check enum drop_reason locate(struct packet *packet, uint16_t source_port,
-							    const struct agent *agent, struct route *route)
+/* Where to, when no endpoint is known here: as this droplet's roles allow. A function of its own for the verifier. */
+__attribute__((noinline)) int locate_far(struct refusal *seen, struct agent *agent)
 {
+	struct route route = {};
+	enum drop_reason reason = REASON_NONE;
+
+	if (!seen || !agent)
+		return REASON_NO_BOUNCER;
+	notice_unknown(&seen->packet, seen->source_port, agent);
+	if (agent->network_flags & (NETWORK_BOUNCED_HERE | NETWORK_ROUTED_HERE)) {
+		reason = locate_network(&seen->packet, seen->source_port, false, &route);
+	} else {
+		route.step = STEP_TO_BOUNCER;
+		route.droplet = pick_hop(agent->network, seen->source_port >> HASH_TO_BOUNCER);
+		reason = route.droplet ? REASON_NONE : REASON_NO_BOUNCER;
+	}
+	seen->route = route;
+	return reason;
+}
+
+/* Where to: the virtual router, an endpoint known here, or, as this droplet's roles allow, the next droplet. */
+static __always_inline __must_check enum drop_reason locate(struct refusal *seen, struct agent *agent,
+							    struct route *route)
+{
+	struct packet *packet = &seen->packet;
+	enum drop_reason reason;
+
 	/* A gateway that is missing is zero, and so is the unspecified address. */
 	if ((same_address(packet->to.addr, agent->gateway4) || same_address(packet->to.addr, agent->gateway6)) &&
 	    !is_zero(packet->to.addr)) {
@@ -188,12 +226,19 @@ static __always_inline __must_check enum drop_reason locate(struct packet *packe
 	}
 	if (locate_endpoint(packet, true, route))
 		return REASON_NONE;
-	notice_unknown(packet, source_port, agent);
-	if (agent->network_flags & (NETWORK_BOUNCED_HERE | NETWORK_ROUTED_HERE))
-		return locate_network(packet, source_port, false, route);
-	route->step = STEP_TO_BOUNCER;
-	route->droplet = pick_hop(agent->network, source_port >> HASH_TO_BOUNCER);
-	return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
+	reason = (enum drop_reason)locate_far(seen, agent);
+	route->step = seen->route.step;
+	route->droplet = seen->route.droplet;
+	route->network = seen->route.network;
+	route->peered = seen->route.peered;
+	if (reason || route->step > STEP_BOUNCE)
+		return reason;
+	/* An endpoint of another VPC, found there: a pointer does not come out of such a function. */
+	route->endpoint = bpf_map_lookup_elem(&endpoints, &packet->to);
+	if (!route->endpoint)
+		return REASON_ENDPOINT_UNKNOWN;
+	route->to_service = route->endpoint->flags & ENDPOINT_SCALED;
+	return REASON_NONE;
 }
 
 /* On this droplet: straight to the other endpoint. */
@@ -215,85 +260,101 @@ static __always_inline __must_check enum drop_reason deliver_here(struct __sk_bu
 
 /* What the endpoint's packets bear in the tunnel that was chosen. VXLAN has no room for any of it. */
 static __always_inline __must_check enum drop_reason find_options(uint32_t ifindex, const struct agent *agent,
-								  struct tunnel *tunnel,
+								  enum tunnel_protocol protocol,
 								  struct agent_options **options)
 {
-	struct agent_options *found;
-
-	if (tunnel->protocol == TUNNEL_VXLAN)
+	if (protocol == TUNNEL_VXLAN)
 		return agent->option_flags & OPTION_FLAG_IDENTITY ? REASON_IDENTITY_LOST : REASON_NONE;
-	found = bpf_map_lookup_elem(&agent_options, &ifindex);
-	if (!found)
-		return REASON_AGENT_UNCONFIGURED;
-	tunnel->option_bytes = found->bytes;
-	*options = found;
-	return REASON_NONE;
+	*options = bpf_map_lookup_elem(&agent_options, &ifindex);
+	return *options ? REASON_NONE : REASON_AGENT_UNCONFIGURED;
 }
 
-static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, struct refusal *seen,
-								 const struct inner *inner,
-								 const struct cursor *transport, uint16_t source_port,
-								 const struct agent *agent, const struct route *route,
-								 int *verdict)
+/* Of the frame in the tunnel: to its endpoint as the virtual router hands it over, or to the router. */
+static __always_inline void address_inner(struct ethhdr *eth, const struct refusal *seen, const struct agent *agent,
+					  const struct endpoint *endpoint)
 {
+	if (endpoint) {
+		address_from_router(eth, endpoint);
+	} else {
+		copy_mac(eth->h_source, agent->mac);
+		router_mac(eth->h_dest);
+	}
+	if (seen->packet.by_mac)
+		appliance_mac(eth->h_source);
+	else if (seen->route.from_service)
+		service_mac(eth->h_source);
+}
+
+/* By seen->route; `endpoint` is its endpoint. */
+static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buff *skb, struct refusal *seen,
+								 const struct agent *agent, struct endpoint *endpoint)
+{
+	enum tunnel_protocol protocol = agent->tunnel;
+	const struct ethhdr *frame = (void *)(long)skb->data;
+	const uint32_t peered = seen->route.peered;
 	struct packet *packet = &seen->packet;
-	struct tunnel tunnel = {
-		.protocol = agent->tunnel,
-		.vni = route->peered ? route->peered : agent->wire_vni,
-		.source_port = source_port,
-		.group_set = route->peered ? 0 : agent->group_set,
-		.trace = is_proxy(seen->sender) ? carried_mark(skb) : 0,
-		.bytes = packet->bytes,
-	};
 	struct agent_options *options = NULL;
-	struct ethhdr eth;
+	struct tunnel tunnel;
+	struct ethhdr *eth;
 	struct droplet *next;
+	uint16_t kind_be;
 	uint32_t room;
-	enum drop_reason reason = locate_next_hop(route, &next);
+	enum drop_reason reason = locate_next_hop(&seen->route, &next);
 
 	if (reason && !(reason == REASON_FORWARD_TO_SELF && seen->whole))
 		return reason;
-	eth.h_proto = inner->eth->h_proto;
-	if (route->endpoint) {
-		tunnel.protocol = route->endpoint->tunnel;
-		address_from_router(&eth, route->endpoint);
-	} else {
-		copy_mac(eth.h_source, agent->mac);
-		router_mac(eth.h_dest);
+	if ((void *)(frame + 1) > (void *)(long)skb->data_end)
+		return REASON_REWRITE_FAILED;
+	kind_be = frame->h_proto;
+	if (endpoint) {
+		protocol = endpoint->tunnel;
+		meet();	/* or clang would choose between two addresses, one of which may be none */
 	}
 	/* What a tenant attaches means something in its own VPC only. */
-	if (agent->option_bytes && !route->peered) {
-		reason = find_options(seen->sender, agent, &tunnel, &options);
+	if (agent->option_bytes && !peered) {
+		reason = find_options(seen->sender, agent, protocol, &options);
 		if (reason)
 			return reason;
 	}
-	room = room_to(next, tunnel.option_bytes);
-	if (room) {
-		seen->tight = may_not_fit(*transport, packet, inner, room);
-		meet();
-		reason = seen->tight ? (enum drop_reason)fit_frame(skb, packet, room) : REASON_NONE;
+	room = room_to(next, options ? options->bytes : 0);
+	if (room && (seen->syn || packet->bytes > room + ETH_HLEN)) {
+		reason = (enum drop_reason)fit_frame(skb, packet, room);
 		if (reason)
 			return reason;
 	}
-	if (packet->by_mac)
-		appliance_mac(eth.h_source);
-	else if (route->from_service)
-		service_mac(eth.h_source);
-	reason = encapsulate(skb, &eth, next, &tunnel, options);
+	tunnel = (struct tunnel){
+		.protocol = protocol,
+		.vni = peered ? peered : agent->wire_vni,
+		.source_port = seen->source_port,
+		.group_set = peered ? 0 : agent->group_set,
+		.trace = is_proxy(seen->sender) ? carried_mark(skb) : 0,
+		.option_bytes = options ? options->bytes : 0,
+		.bytes = packet->bytes,
+	};
+	reason = encapsulate(skb, next, &tunnel, options, &eth);
 	if (reason)
 		return reason;
-	if (seen->whole && route->endpoint) {
+	address_inner(eth, seen, agent, endpoint);
+	eth->h_proto = kind_be;
+	if (seen->whole && endpoint) {
 		count_sent(packet, agent->slot, 0);
-		count_delivered(packet, route->endpoint->slot);
-		return hand_over_whole(skb, route->endpoint, verdict);
+		count_delivered(packet, endpoint->slot);
+		return hand_over_whole(skb, endpoint, &seen->verdict);
 	}
 	count_sent(packet, agent->slot, agent->vpc_slot);
-	if (route->endpoint && route->endpoint->flags & ENDPOINT_LEARNED) {
-		note_use(&route->endpoint->used);
+	if (endpoint && endpoint->flags & ENDPOINT_LEARNED) {
+		note_use(&endpoint->used);
 		count_direct(packet);
 	}
-	*verdict = bpf_redirect(config.ifindex, 0);
+	seen->verdict = bpf_redirect(config.ifindex, 0);
 	return REASON_NONE;
+}
+
+/* A function of its own for the verifier: many ways lead here. */
+__attribute__((noinline)) int enter_tunnel(struct __sk_buff *skb, struct refusal *seen, struct agent *agent,
+					   struct endpoint *endpoint)
+{
+	return seen && agent ? send_tunnel(skb, seen, agent, endpoint) : REASON_REWRITE_FAILED;
 }
 
 /* A member's answer to what was sent to its service: from here on it is the service's. */
@@ -354,7 +415,7 @@ static __always_inline __must_check enum drop_reason hand_to_member(struct __sk_
 
 static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
 								  struct refusal *seen, struct inner *inner,
-								  const struct agent *agent, int *verdict)
+								  struct agent *agent, int *verdict)
 {
 	struct packet *packet = &seen->packet;
 	struct route route = {};
@@ -367,7 +428,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			return reason;
 	}
 	source_port = flow_source_port(*cursor, packet, inner);
-	reason = locate(packet, source_port, agent, &route);
+	seen->source_port = source_port;
+	reason = locate(seen, agent, &route);
 	if (!reason && route.to_service)
 		reason = choose(skb, cursor, packet, inner, &route);
 	if (reason)
@@ -396,13 +458,14 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 		}
 		return deliver_here(skb, seen, inner, agent, route.endpoint, verdict);
 	}
+	seen->syn = is_syn(*cursor, inner);
 	seen->whole = route.step == STEP_DELIVER;
-	meet();
-	return send_tunnel(skb, seen, inner, cursor, source_port, agent, &route, verdict);
+	seen->route = route;
+	return (enum drop_reason)enter_tunnel(skb, seen, agent, route.endpoint);
 }
 
 static __always_inline __must_check enum drop_reason handle_frame(struct __sk_buff *skb, struct refusal *seen,
-								  const struct agent *agent, int *verdict)
+								  struct agent *agent, int *verdict)
 {
 	struct packet *packet = &seen->packet;
 	struct cursor cursor;
@@ -438,7 +501,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	case INNER_ND:
 		if (asks_router(cursor))
 			return ask_daemon(skb, packet, &inner, agent, verdict);
-		reason = answer_solicitation(&cursor, packet, &inner, agent);
+		reason = (enum drop_reason)answer_neighbour(skb, seen, agent);
 		break;
 	}
 	if (reason)
@@ -459,11 +522,11 @@ static __always_inline int end_in_proxy(struct __sk_buff *skb, const struct refu
 /* One look at a frame: tc's verdict, or, with `seen` telling why, that it is refused. A function of its own for `seen`'s sake. */
 __attribute__((noinline)) int look_at(struct __sk_buff *skb, struct agent *agent, struct refusal *seen)
 {
-	int verdict = TC_ACT_SHOT;
-
-	if (agent && seen)
-		seen->reason = handle_frame(skb, seen, agent, &verdict);
-	return verdict;
+	if (!agent || !seen)
+		return TC_ACT_SHOT;
+	seen->verdict = TC_ACT_SHOT;
+	seen->reason = handle_frame(skb, seen, agent, &seen->verdict);
+	return seen->verdict;
 }
 
 SEC("tc")

@@ -28,6 +28,23 @@ static __always_inline bool is_solicited_group(const struct in6_addr *address)
 	       address->s6_addr32[2] == bpf_htonl(1) && address->s6_addr[12] == 0xff;
 }
 
+/* Of a frame that was read before, and is INNER_ND: the cursor behind its IP header, as it was. */
+static __always_inline __must_check bool reread_discovery(void *frame, void *end, struct cursor *cursor,
+							  struct inner *inner)
+{
+	struct ipv6hdr *ip = frame + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end)
+		return false;
+	inner->kind = INNER_ND;
+	inner->eth = frame;
+	inner->ip6 = ip;
+	cursor->at = ip + 1;
+	cursor->end = end;
+	cursor->left = bpf_ntohs(ip->payload_len);
+	return true;
+}
+
 /* A neighbour solicitation with all checks of RFC 4861 7.1.1, the checksum included. */
 static __always_inline __must_check enum drop_reason parse_solicitation(struct cursor *cursor, const struct inner *inner,
 									 struct solicitation *found)
@@ -51,6 +68,7 @@ static __always_inline __must_check enum drop_reason parse_solicitation(struct c
 		sum += (uint64_t)ip->saddr.s6_addr32[i] + ip->daddr.s6_addr32[i];
 	for (int i = 0; i < ND_MESSAGE_BYTES / 4; i++)
 		sum += ((word32 *)icmp)[i];
+	meet();	/* or compilers would keep all that was added, on the stack, which is small */
 	for (int i = 0; i < ND_OPTION_UNITS && cursor->left; i++) {
 		unit = take(cursor, ND_OPTION_UNIT);
 		if (!unit)

@@ -88,6 +88,7 @@ __noinline int tell_of_frame(struct xdp_md *ctx, const struct packet *packet, ui
 		return 0;
 	if (length > EVENT_BYTES)
 		length = EVENT_BYTES;
+	asm volatile("" : "+r"(length));	/* clang 19 would compare one copy of it, and pass on the other */
 	if (length && !bpf_xdp_load_bytes(ctx, 0, event->frame, length))
 		event->captured = length;
 	bpf_ringbuf_submit(event, 0);
@@ -104,6 +105,7 @@ __noinline int tell_of_skb(struct __sk_buff *skb, const struct packet *packet, u
 		return 0;
 	if (length > EVENT_BYTES)
 		length = EVENT_BYTES;
+	asm volatile("" : "+r"(length));	/* clang 19 would compare one copy of it, and pass on the other */
 	if (length && !bpf_skb_load_bytes(skb, 0, event->frame, length))
 		event->captured = length;
 	bpf_ringbuf_submit(event, 0);

@@ -72,7 +72,7 @@ struct {
 	__uint(max_entries, 256 * 1024);
 } notices SEC(".maps");
 
-_Static_assert(REASON_LIMIT <= EVENT_REASONS, "drop_counters and event_limits hold every reason");
+_Static_assert((int)REASON_LIMIT <= (int)EVENT_REASONS, "drop_counters and event_limits hold every reason");
 
 /*
  * Constant once loaded, so that the verifier folds it into the code. Read it as volatile only: through a plain pointer

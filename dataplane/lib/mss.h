@@ -107,14 +107,13 @@ static __always_inline void clamp_mss(struct __sk_buff *skb, const struct carrie
 	}
 }
 
-/* Whether there is anything to do for fit_frame(), which few frames need. */
-static __always_inline bool may_not_fit(struct cursor transport, const struct packet *packet, const struct inner *inner,
-					uint32_t room)
+/* Whether it promises how long segments may be. Frames that do, or that do not fit, are for fit_frame(): few are. */
+static __always_inline bool is_syn(struct cursor transport, const struct inner *inner)
 {
 	bool is_tcp = inner->protocol == IPPROTO_TCP && !inner->fragment;
 	uint8_t *tcp = is_tcp ? take(&transport, TCP_HEADER) : NULL;
 
-	return packet->bytes > room + ETH_HLEN || (tcp && tcp[TCP_FLAGS] & TCP_SYN);
+	return tcp && tcp[TCP_FLAGS] & TCP_SYN;
 }
 
 /*

@@ -41,7 +41,10 @@ static __always_inline struct service_work *begin_work(uint32_t inner_at, const 
 
 	if (!work)
 		return NULL;
-	work->packet = *packet;
+	for (uint32_t i = 0; i < sizeof(*packet) / sizeof(word32); i++) {
+		((word32 *)&work->packet)[i] = ((const word32 *)packet)[i];
+		meet();	/* or clang would keep them all on the stack, which is small */
+	}
 	work->inner_at = inner_at;
 	work->behind = cursor->at - (void *)inner->eth;
 	work->left = cursor->left;

@@ -117,10 +117,11 @@ static __always_inline void write_outer(void *frame, bool ipv6, const struct dro
 		udp->check = ipv6 ? pseudo_sum6(frame + OUTER_IP, udp) : pseudo_sum(frame + OUTER_IP, udp);
 }
 
-/* Agent: around the endpoint's frame, superpackets and partial checksums kept. `options` is NULL where none go along. */
-static __always_inline __must_check enum drop_reason put_on(struct __sk_buff *skb, const struct ethhdr *inner, bool ipv6,
-							    const struct droplet *next, const struct tunnel *tunnel,
-							    const struct agent_options *options)
+/* Agent: around the endpoint's frame, superpackets and partial checksums kept. `options` is NULL where none go along. The
+ * frame's own Ethernet header is left to be written, at `inner`. */
+static __always_inline __must_check enum drop_reason put_on(struct __sk_buff *skb, bool ipv6, const struct droplet *next,
+							    const struct tunnel *tunnel,
+							    const struct agent_options *options, struct ethhdr **inner)
 {
 	const uint32_t bytes = options ? tunnel->option_bytes : 0;
 	const uint64_t flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
@@ -146,19 +147,17 @@ static __always_inline __must_check enum drop_reason put_on(struct __sk_buff *sk
 	eth = frame + overhead + (bytes & (OPTION_BYTES | 3));
 	if ((void *)(eth + 1) > end)
 		return REASON_REWRITE_FAILED;
-	copy_mac(eth->h_dest, inner->h_dest);
-	copy_mac(eth->h_source, inner->h_source);
-	eth->h_proto = inner->h_proto;
+	*inner = eth;
 	return REASON_NONE;
 }
 
-static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buff *skb, const struct ethhdr *inner,
-								 const struct droplet *next,
+static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buff *skb, const struct droplet *next,
 								 const struct tunnel *tunnel,
-								 const struct agent_options *options)
+								 const struct agent_options *options,
+								 struct ethhdr **inner)
 {
-	return is_ipv6(next->addr) ? put_on(skb, inner, true, next, tunnel, options) :
-				     put_on(skb, inner, false, next, tunnel, options);
+	return is_ipv6(next->addr) ? put_on(skb, true, next, tunnel, options, inner) :
+				     put_on(skb, false, next, tunnel, options, inner);
 }
 
 /*
