@@ -139,6 +139,7 @@ class Hub:
             self._reader = None
 
     async def _read(self) -> None:
+        await self._source.suppressed()  # of an earlier time; what is told from here on is complete
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read_drops())
             group.create_task(self._read_suppressed())
@@ -149,7 +150,6 @@ class Hub:
             self._publish(pb.Event(time_unix_ns=time_ns + offset_ns, drop=drop))
 
     async def _read_suppressed(self) -> None:
-        await self._source.suppressed()  # of an earlier time
         while True:
             await asyncio.sleep(SUMMARY_S)
             for one in await self._source.suppressed():

@@ -60,9 +60,10 @@ class Fleet:
     def __init__(self, learned: int = 8) -> None:
         self.at: dict[bytes, tuple[Ledger, Direct]] = {}
         self.sent: list[tuple[bytes, bytes, bytes, int]] = []
+        self.told: list[tuple[int, bytes, bytes]] = []
         for own in ADDRESSES:
             ledger = Ledger(FakeMaps(), own, Limits(8, 4, 8, 8, 4, learned), list)
-            self.at[own] = ledger, Direct(ledger, _Sender(self, own))
+            self.at[own] = ledger, Direct(ledger, _Sender(self, own), lambda *told: self.told.append(told))
 
     async def begin(self) -> None:
         """As the planner tells them. (Where a lives, its entry stands for the attached endpoint.)"""
@@ -308,3 +309,14 @@ def test_the_least_recently_used_goes_first() -> None:
     shares.use(1, "new")
     shares.use(1, "old")
     assert shares.use(1, "third") == [(1, "new")]
+
+
+async def test_watchers_hear_of_paths(fleet: Fleet) -> None:
+    """When one is learned and when it is given up; of what was never learned, nothing."""
+    await fleet.notice(HERE, UNKNOWN)
+    await fleet.settle()
+    assert fleet.told == [(VNI, S, THERE)]
+    await fleet.notice(HERE, GONE)
+    assert fleet.told[1:] == [(VNI, S, b"")]
+    await fleet.notice(HERE, GONE, dst=GHOST)
+    assert len(fleet.told) == 2
