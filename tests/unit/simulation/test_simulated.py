@@ -59,7 +59,9 @@ def test_the_demo_has_the_matrix_of_the_real_one() -> None:
     found = simulated((EXAMPLES / "two-tenants.yaml").read_text())
     assert (len(found.cells), sum(cell.ok for cell in found.cells)) == (60, 60)
     assert found.longest is not None
-    assert [hop[1] for hop in found.longest.hops] == ["agent", "transit", "transit", "transit", "deliver"]
+    programs = [hop[1] for hop in found.longest.hops]
+    assert (programs[0], programs[-1]) == ("agent", "deliver")
+    assert set(programs[1:-1]) == {"transit"}
 
 
 def test_all_services_of_the_examples_are_asked() -> None:
