@@ -21,7 +21,7 @@ from mizar.model.resources import Droplet, Endpoint, Network, Ref, Resource
 from mizar.oracle.fleet import Way
 from mizar.simulation.fleet import deploy
 from mizar.simulation.packets import request
-from mizar.simulation.reach import reach
+from mizar.simulation.reach import carry, reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,8 @@ class Laboratory:
         self._endpoints = sorted((one for one in found if isinstance(one, Endpoint)), key=lambda one: one.ref)
         self._uids: dict[Member, str] = {}
         for endpoint in self._endpoints:
-            if (endpoint.metadata.uid or "") in self.deployed.stations:
+            station = self.deployed.stations.get(endpoint.metadata.uid or "")
+            if station is not None and not station.bypass:
                 self._uids[self._member(endpoint)] = endpoint.metadata.uid or ""
         self.members = list(self._uids)
         self._ways: dict[tuple[Member, Member], Way] = {}
@@ -169,7 +170,7 @@ class Laboratory:
                     continue
                 own = [one for one in self.members if member.may_hear(one) and address in one.addresses]
                 frame = request("udp", station.mac, sources[len(packed)], packed)
-                way = self.deployed.fleet.send(station.host, station.ifindex, frame)
+                way = carry(self.deployed, station, frame)
                 hearer = by_uid.get(way.receiver.uid) if way.receiver else None
                 sent, expected, heard = sent + 1, expected + len(own), heard + (hearer in own)
                 if hearer is not None and not hearer.may_hear(member):
@@ -194,6 +195,9 @@ class Laboratory:
         for endpoint in self._endpoints:
             if endpoint.spec.type == "simple" and endpoint.metadata.uid not in self.deployed.stations:
                 yield f"{endpoint.tenant}/{endpoint.name} has no workload on a droplet of this lab"
+            elif endpoint.spec.bypass_decapsulation:
+                name = f"{endpoint.tenant}/{endpoint.name}"
+                yield f"{name} takes tunnel packets as they are: its function is not simulated"
 
     def _network(self, endpoint: Endpoint) -> Network:
         item = self._registry.find(Ref("Network", endpoint.tenant, endpoint.spec.network))

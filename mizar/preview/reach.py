@@ -202,7 +202,8 @@ def _pairs(
     targets = [target for item in registry.of_kind("Endpoint") if (target := _target(registry, item)) is not None]
     targets = [one for one in targets if visible(one.ref) and (concerned.all or one.vni in concerned.vnis)]
     for source in targets:
-        if source.uid in then.stations or source.uid in now.stations:
+        attached = then.stations.get(source.uid) or now.stations.get(source.uid)
+        if attached is not None and not attached.bypass:  # who sends tunnel packets of its own is not asked to
             for target in targets:
                 related = source.vni == target.vni or (source.vni, target.vni) in concerned.peers
                 if target.uid != source.uid and related and concerned.pair(source, target):

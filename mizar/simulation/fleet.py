@@ -25,6 +25,10 @@ class Station:
     mac: bytes
     host: bytes
     ifindex: int
+    forwards: bool = False
+    """It sends on what is not for itself."""
+    bypass: bool = False
+    """It takes tunnel packets as they are: what it does with them is its own affair."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def deploy(wanted: Mapping[str, Sequence[Entry]], keep: Callable[[Entry], bool] 
 def _stations(attached: Iterable[LocalEntry], ifindexes: Mapping[str, int]) -> Iterable[tuple[str, Station]]:
     for entry in attached:
         end = entry.endpoint
-        yield (
-            entry.uid,
-            Station(entry.uid, end.vni, end.network_id, end.addresses, end.mac, end.host, ifindexes[entry.uid]),
-        )
+        yield entry.uid, Station(
+            entry.uid, end.vni, end.network_id, end.addresses, end.mac, end.host, ifindexes[entry.uid],
+            forwards=entry.forwarding, bypass=entry.bypass,
+        )  # fmt: skip

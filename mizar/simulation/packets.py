@@ -46,6 +46,19 @@ def answer(frame: bytes) -> bytes:
     return _frame(frame[6:12], frame[:6], destination, source, number, body)
 
 
+def forwarded(frame: bytes, mac: bytes) -> bytes:
+    """What an endpoint that forwards sends on: one hop less, from its own MAC to the router."""
+    if frame[12:14] != b"\x08\x00":
+        return ROUTER_MAC + mac + frame[12:21] + bytes([frame[21] - 1]) + frame[22:]
+    head = frame[14:22] + bytes([frame[22] - 1]) + frame[23:24] + bytes(2) + frame[26:34]
+    return ROUTER_MAC + mac + frame[12:14] + head[:10] + struct.pack("!H", checksum(head)) + head[12:] + frame[34:]
+
+
+def destination_of(frame: bytes) -> bytes:
+    """Of an IP packet in a frame."""
+    return frame[30:34] if frame[12:14] == b"\x08\x00" else frame[38:54]
+
+
 def source_of(frame: bytes) -> bytes:
     """Of an IP packet in a frame."""
     return frame[26:30] if frame[12:14] == b"\x08\x00" else frame[22:38]

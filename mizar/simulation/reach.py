@@ -13,6 +13,9 @@ from mizar.oracle.fleet import End, Way
 from mizar.simulation import packets
 from mizar.simulation.fleet import Deployed, Station
 
+MOST_FORWARDED = 16
+"""How many endpoints may send a packet on, one after the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reach:
@@ -35,14 +38,15 @@ def reach(
     """Sends a request, and from whoever gets it an answer, which must come back from the address that was asked."""
     own = next((address for address in source.addresses if len(address) == len(destination)), None)
     assert own is not None, "the caller asks for families that both have"
-    frame = packets.request(protocol, source.mac, own, destination, sport)
-    there = deployed.fleet.send(source.host, source.ifindex, frame)
+    there = carry(deployed, source, packets.request(protocol, source.mac, own, destination, sport))
     if there.end is End.LEFT:  # what is behind a tunnel end without a daemon answers as it likes
         return Reach(True, "", "", "", there)
     if there.receiver is None:
         return Reach(False, "", _why(deployed, there), _reason(there), there)
     receiver = deployed.stations[there.receiver.uid]
-    back = deployed.fleet.send(receiver.host, receiver.ifindex, packets.answer(there.frame))
+    if receiver.bypass:
+        return Reach(True, receiver.uid, "", "", there)
+    back = carry(deployed, receiver, packets.answer(there.frame))
     found, detail = back.receiver, ""
     if found is None:
         detail = "the answer: " + _why(deployed, back)
@@ -51,6 +55,19 @@ def reach(
     elif packets.source_of(back.frame) != destination:
         detail = "the answer came from another address"
     return Reach(not detail, receiver.uid, detail, _reason(back) if found is None else "", there, back)
+
+
+def carry(deployed: Deployed, source: Station, frame: bytes) -> Way:
+    """The way of a frame, on by way of endpoints that forward."""
+    way = deployed.fleet.send(source.host, source.ifindex, frame)
+    hops = way.hops
+    for _ in range(MOST_FORWARDED):
+        by = deployed.stations.get(way.receiver.uid) if way.receiver else None
+        if by is None or not by.forwards or packets.destination_of(way.frame) in by.addresses:
+            break
+        way = deployed.fleet.send(by.host, by.ifindex, packets.forwarded(way.frame, by.mac))
+        hops += way.hops
+    return Way(hops, way.end)
 
 
 def _reason(way: Way) -> str:

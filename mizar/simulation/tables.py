@@ -119,7 +119,7 @@ class _Held:
                 ifindex = self._ifindexes[entry.uid] + (STANDBY if entry.standby else 0)
                 self._attach(entry, ifindex)
                 if not entry.standby:
-                    self.endpoints |= endpoint_rows(entry.endpoint, ifindex, entry.uid)
+                    self.endpoints |= endpoint_rows(entry.endpoint, ifindex, entry.uid, entry.bypass)
                     self._locals.append(entry)
                     if entry.forwarding:
                         end = entry.endpoint
@@ -229,9 +229,11 @@ def proxy_row(entry: ProxyEntry) -> Proxy:
     return Proxy(entry.client.vni, entry.source.vni, client, source, target, budget=4096)
 
 
-def endpoint_rows(entry: EndpointEntry, ifindex: int = 0, uid: str = "") -> dict[tuple[int, bytes], Endpoint]:
+def endpoint_rows(
+    entry: EndpointEntry, ifindex: int = 0, uid: str = "", bypass: bool = False
+) -> dict[tuple[int, bytes], Endpoint]:
     """An endpoint, by each of its addresses."""
-    row = Endpoint(entry.network_id, entry.mac, entry.host, TUNNELS[entry.tunnel], ifindex, uid)
+    row = Endpoint(entry.network_id, entry.mac, entry.host, TUNNELS[entry.tunnel], ifindex, uid, bypass=bypass)
     return {(entry.vni, address): row for address in entry.addresses}
 
 
