@@ -44,12 +44,15 @@ class Prediction:
 
 @dataclass
 class Live:
-    """What is known so far of the droplets on the way."""
+    """What is known so far of the droplets on the way. `vnis` grows: where one droplet tells of a way into another VPC,
+    those behind it are asked about that one too."""
 
     source: Source
     vnis: frozenset[int]
     rows: dict[bytes, Rows] = field(default_factory=dict)
     silent: dict[bytes, MizarError] = field(default_factory=dict)
+    told: dict[bytes, frozenset[int]] = field(default_factory=dict)
+    """Of which VPCs a droplet was asked."""
 
     async def read(self, droplet: bytes, point: Point | None = None) -> None:
         """Reads a droplet, again with everything that it was asked for before."""
@@ -62,6 +65,9 @@ class Live:
             self.rows.pop(droplet, None)
             return
         rows.asked = points
+        self.told[droplet] = self.vnis
+        self.vnis |= {vni for vni, _ in rows.items("vpcs")}
+        self.vnis |= {one[side] for _, one in rows.items("proxies") for side in ("client_vni", "source_vni")}
         self.rows[droplet] = rows
 
     async def predict(self, droplet: bytes, ifindex: int, frame: bytes) -> Prediction:
@@ -74,6 +80,9 @@ class Live:
                 way = fleet.send(droplet, ifindex, frame)
             except NeedError as need:
                 await self.read(need.droplet, need.point)
+                continue
+            if stale := [hop.droplet for hop in way.hops if self.told[hop.droplet] != self.vnis]:
+                await self.read(stale[0])
                 continue
             return Prediction(way, known, dict(self.rows), dict(self.silent))
         raise ExhaustedError(f"the packet's way needs more than {MOST_ROUNDS} questions to droplets")

@@ -147,7 +147,7 @@ class Tracer:
         if to and frame[6:12] == uplink.mac:
             report.did, report.to, ifindex = pb.TraceReport.SENT, to, uplink.index
             frame = marked(frame, request.mark, request.option)
-        elif frame[:6] == local.wanted.endpoint.mac:
+        elif frame[:6] == local.wanted.endpoint.mac and not _is_from(frame, local):
             report.did, ifindex = pb.TraceReport.ANSWERED, local.ifindex
         elif (other := self._neighbour(local, frame[:6])) is not None:
             report.did, ifindex = pb.TraceReport.DELIVERED, other.ifindex
@@ -163,6 +163,11 @@ class Tracer:
         found = [one for one in self._ledger.state.locals.values() if one.wanted.endpoint.mac == mac]
         same = [one for one in found if one.wanted.endpoint.vni == local.wanted.endpoint.vni]
         return next(iter(same or found), None)
+
+
+def _is_from(frame: bytes, local: Local) -> bool:
+    """Whether an IP packet bears the endpoint's own address as its source: what it sent to itself, and no answer."""
+    return bool({frame[26:30], frame[22:38]} & set(local.wanted.endpoint.addresses))
 
 
 def _check(mark: int) -> None:
