@@ -77,9 +77,9 @@ def compare(way: Way, reports: Sequence[Seen], name: Callable[[bytes], str]) -> 
         left.remove(found)
         texts.append(_text(found, name))
         if not divergence and not _agrees(hop, found):
-            divergence = (
-                f"{name(hop.droplet)}, {hop.program}: {_text(found, name)}; predicted was: {_wanted(hop, name)}"
-            )
+            where = f" to interface {found.ifindex}" if found.did is Did.DELIVERED else ""
+            what = f"{_text(found, name)}{where}"
+            divergence = f"{name(hop.droplet)}, {hop.program}: {what}; predicted was: {_wanted(hop, name)}"
     others = tuple(f"{name(one.droplet)}, {one.program}: {_text(one, name)}, which nothing predicted" for one in left)
     return Comparison(tuple(texts), divergence, lost, others)
 
@@ -132,4 +132,4 @@ def _text(found: Seen, name: Callable[[bytes], str]) -> str:
         return f"dropped, {reason.name if reason else found.reason}{told}"
     if found.did is Did.SENT:
         return f"sent to {name(found.to)}"
-    return f"{found.did.value} to interface {found.ifindex}" if found.did is Did.DELIVERED else found.did.value
+    return str(found.did.value)
