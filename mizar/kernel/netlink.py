@@ -73,7 +73,9 @@ class Netlink:
 
     def tell(self, orders: Sequence[Order]) -> None:
         """Sends orders in one system call; the kernel carries them out in their sequence.
-        All are tried; the error of the first that failed is raised."""
+        All are tried; the error of the first that failed is raised. None is nothing to do."""
+        if not orders:
+            return
         with self._lock:
             sequence = self._send([(message, kind, flags | ACK) for message, kind, flags, _ in orders])
             self._receive(sequence, len(orders), [what for _, _, _, what in orders], answers=False)

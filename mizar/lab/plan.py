@@ -35,6 +35,8 @@ class LabPlan:
     hosts: tuple[HostPlan, ...]
     endpoint_namespaces: tuple[str, ...]
     objects: tuple[Resource, ...]
+    forwarding: frozenset[str] = frozenset()
+    """Those of the namespaces whose endpoint forwards: they are told to."""
 
 
 def plan(resources: Sequence[Resource]) -> LabPlan:
@@ -54,6 +56,7 @@ def plan(resources: Sequence[Resource]) -> LabPlan:
         raise InvalidError(problems)
     objects: list[Resource] = [_droplet(host, name) for host in hosts]
     namespaces: list[str] = []
+    forwarding: set[str] = set()
     for resource in resources:
         if isinstance(resource, Lab):
             continue
@@ -63,10 +66,11 @@ def plan(resources: Sequence[Resource]) -> LabPlan:
             if asked is None or pool or asked.namespace == namespace:
                 if not pool:  # that one the daemon makes; here it gets a name that `down` knows
                     namespaces.append(namespace)
+                    forwarding |= {namespace} if resource.spec.forwarding else set()
                 workload = (asked or WorkloadSpec(namespace=namespace)).model_copy(update={"namespace": namespace})
                 resource = resource.model_copy(update={"spec": resource.spec.model_copy(update={"workload": workload})})
         objects.append(resource)
-    return LabPlan(name, lab.spec.substrate, hosts, tuple(namespaces), tuple(objects))
+    return LabPlan(name, lab.spec.substrate, hosts, tuple(namespaces), tuple(objects), frozenset(forwarding))
 
 
 def _hosts(lab: Lab, name: LabName) -> tuple[HostPlan, ...]:

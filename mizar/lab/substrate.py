@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from ipaddress import IPv6Interface
+from pathlib import Path
 
 from mizar.kernel import interfaces, namespaces
 from mizar.kernel.interfaces import RTM_NEWLINK, RTM_SETLINK
@@ -21,6 +22,7 @@ from mizar.model.errors import InvalidError
 
 INTERFACE = "eth0"
 _BRIDGE = "bridge"
+_ROUTER = {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv4/conf/all/send_redirects": "0"}
 _QUEUES = min(8, os.cpu_count() or 1)
 
 
@@ -32,7 +34,15 @@ def ensure(plan: LabPlan) -> None:
             with ensure_namespace(host.namespace) as namespace:
                 _ensure_wire(netlink, namespace, host, plan.substrate.mtu)
     for name in plan.endpoint_namespaces:
-        ensure_namespace(name).close()
+        with ensure_namespace(name) as namespace:
+            if name in plan.forwarding:
+                namespace.run(_forward)
+
+
+def _forward() -> None:
+    """In the namespace of an appliance: its kernel is a router, with one way on, so it tells nobody of better ones."""
+    for switch, value in _ROUTER.items():
+        Path("/proc/sys/net", switch).write_text(value)
 
 
 def remove(prefix: str) -> int:

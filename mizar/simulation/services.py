@@ -7,7 +7,7 @@ which one takes a flow is an example then; who may take one at all is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from itertools import cycle, islice
 
 from mizar.oracle.tables import PLACES_OF_SERVICE, Endpoint, Member, Service, Tunnel
@@ -27,11 +27,21 @@ def in_turn(weights: Mapping[bytes, int]) -> tuple[bytes | None, ...]:
     return tuple(islice(cycle(turns), PLACES_OF_SERVICE)) if turns else (None,) * PLACES_OF_SERVICE
 
 
-def service_row(entry: ServiceEntry, own: bytes, here: Mapping[bytes, tuple[int, str]], places: Places) -> Endpoint:
-    """`own`: the droplet; `here`: interface and uid of the VPC's endpoints that live on it, by MAC."""
+def service_row(
+    entry: ServiceEntry,
+    own: bytes,
+    here: Mapping[bytes, tuple[int, str]],
+    places: Places,
+    cut_off: Container[bytes] = (),
+) -> Endpoint:
+    """`own`: the droplet; `here`: interface and uid of the VPC's endpoints that live on it, by MAC; `cut_off`: droplets
+    with which it shares no family, whose members are passed over where there are others."""
     members = tuple(_member(member, own, here) for member in entry.members)
     numbers = {one.mac: number for number, one in enumerate(entry.members)}
     ready = {one.mac: one.weight for one in entry.members if one.state in (0, HEALTHY)}
+    ready = {
+        mac: weight for mac, weight in ready.items() if members[numbers[mac]].endpoint.host not in cut_off
+    } or ready
     near = {mac: weight for mac, weight in ready.items() if members[numbers[mac]].endpoint.ifindex}
     spread, nearer = (
         tuple(-1 if mac is None else numbers[mac] for mac in places(those))

@@ -180,16 +180,16 @@ class _Held:
 
     def droplet(self, places: Places, room: int) -> Droplet:
         """What it came to."""
+        own = self._droplets.get(self._own, DropletEntry(self._own))
+        reached = {one: _share_family(own, other) for one, other in self._droplets.items()}
         here = {(one.endpoint.vni, one.endpoint.mac): (self._ifindexes[one.uid], one.uid) for one in self._locals}
         for entry in self._services:
             of_vpc = {mac: found for (vni, mac), found in here.items() if vni == entry.vni}
-            row = service_row(entry, self._own, of_vpc, places)
+            row = service_row(entry, self._own, of_vpc, places, [one for one, well in reached.items() if not well])
             self.endpoints |= {(entry.vni, address): row for address in entry.addresses}
             for member in entry.members:
                 if (found := here.get((entry.vni, member.mac))) is not None:
                     self.agents[found[0]] = replace(self.agents[found[0]], member=True)
-        own = self._droplets.get(self._own, DropletEntry(self._own))
-        reached = {one: _share_family(own, other) for one, other in self._droplets.items()}
         return Droplet(
             self._own,
             mac_on_substrate(self._own),

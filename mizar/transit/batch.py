@@ -110,6 +110,8 @@ class Plan(AppliancePlan, PeeringPlan):
         if len(new.address) == 16:
             self.journal.put(state.ipv6_alone, new.address, None)
         self.ops += entries.droplet_put(droplet, state.own_mtu)
+        if old and old.reached != droplet.reached:
+            self.refresh_reach(droplet.address)
         return True
 
     def _check_addresses(self, new: Droplet) -> None:

@@ -111,6 +111,12 @@ class ServicePlan(ProxyPlan):
         locals_ = (local_of(self.state, vni, member) for member in members)
         self.ops += [agent_put(self.state, local) for local in locals_ if local is not None]
 
+    def refresh_reach(self, host: bytes) -> None:
+        """A droplet is reached by another address than before, or no more."""
+        for service in list(self.state.services.values()):
+            if any(member.host == host for member in service.members):
+                self.ops += implied(self.state, service)
+
     def refresh_services(self, endpoint: Endpoint) -> None:
         """A member came to this droplet, or left it."""
         if not self.state.uses[("member", endpoint.vni, endpoint.mac)]:
@@ -173,7 +179,7 @@ def implied(state: State, service: Service) -> list[Op]:
     near = [member for member in service.members if member.takes_new and local_of(state, service.vni, member)]
     if service.near:
         ops.append(Op("services", service.near, {"place": _places(near)}))
-    places = _places([member for member in service.members if member.takes_new])
+    places = _places(_within_reach(state, [member for member in service.members if member.takes_new]))
     ops += [
         Op("service_notes", service.slot, _service_note(service)),
         Op("services", service.slot, {"near": service.near if near else 0, "place": places}),
@@ -186,6 +192,11 @@ def implied(state: State, service: Service) -> list[Op]:
     }
     keys = [{"vni": service.vni, "addr": to_mapped(address)} for address in service.addresses]
     return ops + [Op("endpoints", key, entry) for key in keys]
+
+
+def _within_reach(state: State, members: list[Member]) -> list[Member]:
+    """Those on droplets with which this one shares a family of the substrate; where there are none, all."""
+    return [member for member in members if state.droplets[member.host].reached] or members
 
 
 def _places(members: list[Member]) -> tuple[int, ...]:

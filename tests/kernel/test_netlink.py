@@ -39,6 +39,12 @@ def test_the_first_failure_of_several_orders_is_told(netlink: Netlink) -> None:
     assert interfaces.get(netlink, "lo").up
 
 
+def test_no_orders_are_nothing_to_do(netlink: Netlink) -> None:
+    """Whoever found nothing to change need not ask first."""
+    netlink.tell([])
+    assert interfaces.get(netlink, "lo").index == 1
+
+
 def test_the_kernels_own_reason_is_quoted(netlink: Netlink) -> None:
     """Where it gives one."""
     with pytest.raises(InvalidError, match="mtu"):

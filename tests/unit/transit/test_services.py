@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Places of scaled endpoints in a fleet of mixed families: who cannot be written to takes no flow."""
+
+from __future__ import annotations
+
+from mizar.transit.service_values import Member, MemberState, PutService, Service
+from mizar.transit.values import Droplet, PutDroplet, Tunnel
+from tests.unit.transit.test_batch import OWN, START, Bench
+
+FOUR, SIX = bytes((172, 30, 9, 2)), bytes.fromhex("20010db8") + bytes(11) + b"\x06"
+
+
+def member(number: int, host: bytes) -> Member:
+    mac = bytes((2, 0, 0, 0, 7, number))
+    return Member((bytes((10, 0, 1, number)),), mac, host, Tunnel.GENEVE, 1, MemberState.HEALTHY)
+
+
+def takers(bench: Bench) -> set[bytes]:
+    """The hosts of the members that take new flows."""
+    (service,) = bench.state.services.values()
+    hosts = {one.slot: one.host for one in service.members}
+    return {hosts[slot] for slot in bench.maps.services.get(service.slot)["place"]}
+
+
+def test_members_beyond_a_border_of_families_are_passed_over() -> None:
+    """While there are others."""
+    bench = Bench(START)
+    bench.do(PutDroplet(Droplet(SIX)))
+    service = Service(1, 1, (bytes((10, 0, 1, 200)),), (member(21, FOUR), member(22, SIX)))
+    bench.do(PutService(service))
+    bench.check()
+    assert takers(bench) == {FOUR}
+    bench.do(PutService(Service(1, 1, service.addresses, (member(22, SIX),))))
+    bench.check()
+    assert takers(bench) == {SIX}, "and are counted as NO_COMMON_FAMILY"
+    bench.do(PutService(Service(1, 1, service.addresses, (member(21, FOUR), member(23, OWN)))))
+    bench.check()
+    assert takers(bench) == {FOUR, OWN}
