@@ -25,7 +25,7 @@ def _checksum(data: bytes) -> int:
     return int(~(total + (total >> 16)) & 0xFFFF)
 
 
-def ping(namespace: str, address: str, limit_s: float = 1.0) -> int | None:
+def ping(namespace: str, address: str, limit_s: float = 10.0) -> int | None:
     """One echo; returns the TTL of the reply (0 for IPv6, where it is not read), None when there is none."""
     v6 = ":" in address
     protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
@@ -51,12 +51,12 @@ def sink(namespace: str, address: str, port: int) -> Iterator[list[bytes]]:
     listener = _socket(namespace, _family(address), socket.SOCK_STREAM)
     listener.bind((address, port))
     listener.listen()
-    listener.settimeout(10)
+    listener.settimeout(30)
 
     def take() -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.settimeout(10)
+            connection.settimeout(30)
             while data := connection.recv(1 << 16):
                 received.append(data)
 
@@ -64,7 +64,7 @@ def sink(namespace: str, address: str, port: int) -> Iterator[list[bytes]]:
     thread.start()
     try:
         yield received
-        thread.join(10)
+        thread.join(30)
     finally:
         listener.close()
 
@@ -72,7 +72,7 @@ def sink(namespace: str, address: str, port: int) -> Iterator[list[bytes]]:
 def send_tcp(namespace: str, address: str, port: int, data: bytes) -> None:
     """Send data over one TCP connection."""
     with _socket(namespace, _family(address), socket.SOCK_STREAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect((address, port))
         sock.sendall(data)
 
@@ -82,8 +82,8 @@ def exchange_udp(source: str, target: str, address: str, data: bytes) -> None:
     family = _family(address)
     with _socket(target, family, socket.SOCK_DGRAM) as there, _socket(source, family, socket.SOCK_DGRAM) as here:
         there.bind((address, 0))
-        there.settimeout(5)
-        here.settimeout(5)
+        there.settimeout(30)
+        here.settimeout(30)
         here.sendto(data, (address, there.getsockname()[1]))
         received, sender = there.recvfrom(65535)
         there.sendto(received, sender)
