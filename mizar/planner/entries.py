@@ -382,15 +382,28 @@ class ServiceEntry:
         return _by_length(replace(self, members=members)) == _by_length(other)
 
     def beside(self, before: ServiceEntry) -> ServiceEntry:
-        """The same, where members that were not there before get no flow yet."""
+        """The same, where members that were not there before get no flow yet, and those that leave still do."""
         known = {member.mac for member in before.members}
         members = tuple(
             m if m.mac in known else replace(m, state=_DRAINING if m.state else _UNKNOWN) for m in self.members
         )
-        return replace(self, members=members)
+        return replace(self, members=members)._with(self._leaving(before))
+
+    def draining(self, before: ServiceEntry) -> ServiceEntry:
+        """The same, where members that leave keep their flows and get no new ones."""
+        return self._with(tuple(replace(one, state=_DRAINING) for one in self._leaving(before)))
+
+    def _leaving(self, before: ServiceEntry) -> tuple[MemberEntry, ...]:
+        kept = {member.mac for member in self.members}
+        return tuple(member for member in before.members if member.mac not in kept)
+
+    def _with(self, more: tuple[MemberEntry, ...]) -> ServiceEntry:
+        return replace(self, members=self.members + more[: MOST_MEMBERS - len(self.members)])
 
 
 _DRAINING, _UNKNOWN = 2, 3
+MOST_MEMBERS = 128
+"""Of a scaled endpoint: what daemons take (contracts/transit.proto)."""
 
 
 def _by_length(entry: ServiceEntry) -> ServiceEntry:

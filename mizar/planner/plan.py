@@ -191,8 +191,10 @@ class Plan:
         if before is None:
             yield Step(name, Wave.LEARN if comes else Wave.POINT, after)
             return
-        if comes and not goes:
+        if comes:
             yield Step(name, Wave.LEARN, after.beside(before), Action.CHANGE)
+        if goes:  # others may still send them flows, until they have been told as well
+            yield Step(name, Wave.POINT, after.draining(before), Action.CHANGE)
         yield Step(name, Wave.LEAVE if goes else Wave.POINT, after, Action.CHANGE)
 
     def _knows(self, change: Change, member: bytes) -> bool:

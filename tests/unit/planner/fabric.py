@@ -18,14 +18,17 @@ from mizar.planner.entries import (
     Entry,
     Key,
     LocalEntry,
+    MemberEntry,
     NetworkEntry,
     PeeringEntry,
+    ServiceEntry,
     VpcEntry,
 )
 from mizar.planner.plan import Plan, Step
 
 Table = dict[Key, Entry]
 MOST_HOPS = 6
+HEALTHY = 1
 
 
 class Droplet:
@@ -33,9 +36,15 @@ class Droplet:
 
     def __init__(self) -> None:
         self.table: Table = {}
+        self.served: dict[tuple[int, bytes], ServiceEntry] = {}
 
     def take(self, step: Step) -> None:
         entry = step.entry
+        if isinstance(entry, ServiceEntry):
+            for address in entry.addresses:
+                self.served.pop((entry.vni, address), None)
+                if not step.delete:
+                    self.served[entry.vni, address] = entry
         if step.delete:
             assert entry.key in self.table, f"{step} deletes what is not there"
             refer = [e for e in self.table.values() if e.key != entry.key and self._refers(e, entry)]
@@ -70,6 +79,9 @@ class Droplet:
             case PeeringEntry():
                 yield (1, entry.vni)
                 yield (1, entry.peer)
+            case ServiceEntry():
+                yield (1, entry.vni)
+                yield from ((0, host) for host in entry.hosts)
             case DropletEntry():
                 pass
 
@@ -89,6 +101,10 @@ class Droplet:
             if isinstance(entry, EndpointEntry) and entry.vni == vni and address in entry.addresses:
                 return "", entry
         return None
+
+    def service(self, vni: int, address: bytes) -> ServiceEntry | None:
+        """The scaled endpoint that has the address."""
+        return self.served.get((vni, address))
 
     def network(self, vni: int, address: bytes) -> NetworkEntry | None:
         found = [
@@ -133,7 +149,7 @@ class Fabric:
         local = self.droplets[host].table[4, uid]
         assert isinstance(local, LocalEntry)
         vni, me = local.endpoint.vni, self.droplets[host]
-        if me.endpoint(vni, destination):
+        if me.endpoint(vni, destination) or me.service(vni, destination):
             return self._locate(host, vni, destination, final=False, hops=0)
         own = me.table[2, vni, local.endpoint.network_id]
         vpc = me.vpc(vni)
@@ -149,6 +165,9 @@ class Fabric:
         if here not in self.droplets:
             return {f"at {here}"}
         droplet, address = self.droplets[here], self.addresses[here]
+        served = droplet.service(vni, destination)
+        if served is not None:
+            return self._serve(here, served, hops)
         known = droplet.endpoint(vni, destination)
         if known:
             uid, entry = known
@@ -168,6 +187,29 @@ class Fabric:
         if final:
             return {"ENDPOINT_UNKNOWN"}
         return self._forward(here, vpc.dividers, vni, destination, "NO_DIVIDER", final=False, hops=hops)
+
+    def _serve(self, here: str, service: ServiceEntry, hops: int) -> set[str]:
+        """Whoever meets a scaled endpoint chooses a member that takes new flows; its host hands over to that one."""
+        outcomes: set[str] = set()
+        for member in service.members:
+            if member.state != HEALTHY:
+                continue
+            if self.names[member.host] == here:
+                outcomes.add(self._member_here(here, service, member))
+            elif (0, member.host) not in self.droplets[here].table:
+                outcomes.add("NEXT_HOP_UNRESOLVED")
+            elif self.names[member.host] in self.droplets:
+                there = self.droplets[self.names[member.host]].service(service.vni, service.addresses[0])
+                known = there is not None and any(one.mac == member.mac for one in there.members)
+                host = self.names[member.host]
+                outcomes.add(self._member_here(host, service, member) if known else "MEMBER_UNKNOWN")
+            else:
+                outcomes.add(f"at {self.names[member.host]}")
+        return outcomes or {"SERVICE_WITHOUT_MEMBER"}
+
+    def _member_here(self, here: str, service: ServiceEntry, member: MemberEntry) -> str:
+        found = self.droplets[here].endpoint(service.vni, member.addresses[0])
+        return f"to {found[0]}" if found and found[0] and found[1].mac == member.mac else "MEMBER_UNKNOWN"
 
     def _forward(
         self, here: str, hops_to: tuple[bytes, ...], vni: int, destination: bytes, none: str, *, final: bool, hops: int

@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError
 from mizar.planner.entries import EndpointEntry, LocalEntry, WorkloadEntry
-from mizar.planner.facts import VpcFact
+from mizar.planner.facts import ServiceFact, VpcFact
 from mizar.planner.plan import Change, Plan
 from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Fabric
-from tests.unit.planner.world import World, droplet, endpoint, network, peering
+from tests.unit.planner.world import World, droplet, endpoint, network, peering, service
 
 NAMES = ["d1", "d2", "d3", "d4", "d5", "f1"]
 VNIS = [1, 2]
@@ -103,6 +103,8 @@ class History(RuleBasedStateMachine):
     @rule(data=st.data())
     def remove_vpc(self, data: Any) -> None:
         vni = self.pick(data, self.world.vpcs)
+        for fact in [one for one in self.world.services.values() if one.vni == vni]:
+            self.end_service(fact)
         if any(vni == net.vni for net in self.world.networks.values()) or self.world.peerings:
             with pytest.raises(ConflictError):
                 self.world.topology.remove_vpc(vni)
@@ -139,6 +141,8 @@ class History(RuleBasedStateMachine):
     @rule(data=st.data())
     def remove_network(self, data: Any) -> None:
         key = self.pick(data, self.world.networks)
+        for fact in [one for one in self.world.services.values() if (one.vni, one.network_id) == key]:
+            self.end_service(fact)
         if any(key == (e.vni, e.network_id) for e in self.world.endpoints.values()):
             with pytest.raises(ConflictError):
                 self.world.topology.remove_network(*key)
@@ -164,14 +168,49 @@ class History(RuleBasedStateMachine):
         self.did(self.world.topology.put_endpoint(fact))
         assert self.world.topology.put_endpoint(fact) == []
         self.world.endpoints[fact.uid] = fact
+        self.refresh_services(fact.uid)
 
     @precondition(lambda self: self.world.endpoints)
     @rule(data=st.data())
     def remove_endpoint(self, data: Any) -> None:
+        """Who is a member of a scaled endpoint leaves that first, as in the manager."""
         uid = self.pick(data, self.world.endpoints)
+        for fact in list(self.world.services.values()):
+            members = tuple(member for member in fact.members if member.uid != uid)
+            if members != fact.members:
+                self.world.services[fact.uid] = replace(fact, members=members)
+                self.did(self.world.topology.put_service(self.world.services[fact.uid]))
         self.did(self.world.topology.remove_endpoint(uid))
         self.gone.add(uid)
         del self.world.endpoints[uid]
+
+    @precondition(lambda self: self.world.networks)
+    @rule(data=st.data())
+    def put_service(self, data: Any) -> None:
+        vni, number = self.pick(data, self.world.networks)
+        able = sorted(uid for uid, fact in self.world.endpoints.items() if fact.vni == vni)
+        uids = data.draw(st.lists(st.sampled_from(able), unique=True, max_size=3)) if able else []
+        fact = service(vni, number, tuple((uid, data.draw(st.sampled_from([1, 1, 2, 4]))) for uid in uids))
+        self.did(self.world.topology.put_service(fact))
+        assert self.world.topology.put_service(fact) == []
+        self.world.services[fact.uid] = fact
+
+    @precondition(lambda self: self.world.services)
+    @rule(data=st.data())
+    def remove_service(self, data: Any) -> None:
+        self.end_service(self.world.services[self.pick(data, self.world.services)])
+
+    def end_service(self, fact: ServiceFact) -> None:
+        self.did(self.world.topology.remove_service(fact.vni, fact.uid))
+        with pytest.raises(NotFoundError):
+            self.world.topology.remove_service(fact.vni, fact.uid)
+        del self.world.services[fact.uid]
+
+    def refresh_services(self, uid: str) -> None:
+        """What is known of a member has changed."""
+        for fact in self.world.services.values():
+            if any(member.uid == uid for member in fact.members):
+                self.did(self.world.topology.put_service(fact))
 
     @rule()
     def take(self) -> None:
@@ -183,6 +222,7 @@ class History(RuleBasedStateMachine):
             table = self.fabric.droplets[name].table if name in self.fabric.droplets else {}
             assert table == self.world.expected(name)
         check_reach(self.world, self.fabric)
+        check_services(self.world, self.fabric)
 
     @invariant()
     def desired_is_what_a_rebuilt_topology_wants(self) -> None:
@@ -211,6 +251,22 @@ def check_reach(world: World, fabric: Fabric) -> None:
                 assert not astray, f"{source.uid} → {target.uid}: {astray}"
                 if served(world, source.vni):
                     assert outcomes == goal, f"{source.uid} → {target.uid}"
+
+
+def check_services(world: World, fabric: Fabric) -> None:
+    """Whoever sends to a scaled endpoint meets one of its members that take new flows."""
+    for fact in world.services.values():
+        goal = members_of(world, fact)
+        for source in world.endpoints.values():
+            if source.vni == fact.vni and source.workload is not None and served(world, source.vni):
+                outcomes = fabric.send(source.uid, source.host, fact.addresses[0])
+                assert outcomes == (goal or {"SERVICE_WITHOUT_MEMBER"}), f"{source.uid} → {fact.uid}"
+
+
+def members_of(world: World, fact: ServiceFact) -> set[str]:
+    """What becomes of packets to a scaled endpoint."""
+    healthy = [world.endpoints[member.uid] for member in fact.members if member.state == 1]
+    return {f"to {one.uid}" if one.workload else f"at {one.host}" for one in healthy}
 
 
 def served(world: World, vni: int) -> bool:

@@ -12,11 +12,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mizar.model.errors import ConflictError
-from mizar.planner.facts import VpcFact
+from mizar.planner.facts import ServiceFact, VpcFact
 from mizar.planner.plan import Change, Plan, Step
 from tests.unit.planner.budget import examples
 from tests.unit.planner.fabric import Fabric
-from tests.unit.planner.world import World, droplet, endpoint, network
+from tests.unit.planner.test_topology import members_of
+from tests.unit.planner.world import World, droplet, endpoint, network, service
 
 DROPLETS = ["d1", "d2", "d3", "d4", "d5"]
 members = st.lists(st.sampled_from(DROPLETS), min_size=1, max_size=3, unique=True).map(tuple)
@@ -41,18 +42,52 @@ def worlds(draw: Any) -> tuple[World, Fabric]:
                 fact = endpoint(vni, number, place, host)
                 world.endpoints[fact.uid] = fact
                 plan.add(world.topology.put_endpoint(fact))
+        if draw(st.booleans()):
+            plan.add(put_service(world, service(vni, 1, members_for(draw, world, vni))))
     fabric.run(plan)
+    settle(world)
     return world, fabric
+
+
+def members_for(draw: Any, world: World, vni: int) -> tuple[tuple[str, int], ...]:
+    """Some endpoints of a VPC, all of which take new flows."""
+    able = sorted(uid for uid, fact in world.endpoints.items() if fact.vni == vni)
+    return tuple((uid, 1) for uid in draw(st.lists(st.sampled_from(able), unique=True, max_size=3))) if able else ()
+
+
+def put_service(world: World, fact: ServiceFact) -> list[Change]:
+    """Until all is rolled out, members of before and of now may be met."""
+    world.services[fact.uid] = fact
+    world.met.setdefault(fact.uid, set()).update(members_of(world, fact) or {"SERVICE_WITHOUT_MEMBER"})
+    return world.topology.put_service(fact)
+
+
+def settle(world: World) -> None:
+    """All is rolled out: members of now are met."""
+    world.met = {uid: members_of(world, fact) or {"SERVICE_WITHOUT_MEMBER"} for uid, fact in world.services.items()}
+
+
+def with_services(world: World, uid: str, changes: list[Change], *, gone: bool) -> list[Change]:
+    """What a change of an endpoint means for scaled endpoints that it is a member of; who goes leaves them first."""
+    told: list[Change] = []
+    for fact in list(world.services.values()):
+        if any(member.uid == uid for member in fact.members):
+            left = tuple(member for member in fact.members if member.uid != uid or not gone)
+            told += put_service(world, replace(fact, members=left))
+    return told + changes if gone else changes + told
 
 
 def change(draw: Any, world: World) -> list[Change]:
     """One change of one object. The endpoints that it adds or removes are not in world.endpoints afterwards."""
-    what = draw(st.sampled_from(["vpc", "network", "add", "remove", "tunnel"]))
+    what = draw(st.sampled_from(["vpc", "network", "add", "remove", "tunnel", "service"]))
     vni, number = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2]))
     if what == "vpc":
         return world.topology.put_vpc(VpcFact(vni, draw(members)))
     if what == "network":
         return world.topology.put_network(replace(world.networks[vni, number], bouncers=draw(members)))
+    if what == "service":
+        fact = service(vni, 1, members_for(draw, world, vni))
+        return put_service(world, fact) if fact.uid in world.services else []
     if what == "add":
         world.added += 1
         return world.topology.put_endpoint(endpoint(vni, number, world.added, draw(hosts)))
@@ -61,9 +96,11 @@ def change(draw: Any, world: World) -> list[Change]:
     uid = draw(st.sampled_from(sorted(world.endpoints)))
     if what == "tunnel":
         world.endpoints[uid] = replace(world.endpoints[uid], tunnel=2)
-        return world.topology.put_endpoint(world.endpoints[uid])
+        changes = world.topology.put_endpoint(world.endpoints[uid])
+        return with_services(world, uid, changes, gone=False)
+    told = with_services(world, uid, [], gone=True)
     del world.endpoints[uid]
-    return world.topology.remove_endpoint(uid)
+    return told + world.topology.remove_endpoint(uid)
 
 
 def any_order(draw: Any, plan: Plan) -> Iterator[Step]:
@@ -83,6 +120,10 @@ def all_arrive(world: World, fabric: Fabric) -> None:
             if source.vni == target.vni and source.workload:
                 goal = {f"to {target.uid}"} if target.workload else {f"at {target.host}"}
                 assert fabric.send(source.uid, source.host, target.addresses[0]) == goal, f"{source} → {target}"
+        for fact in world.services.values():
+            if source.vni == fact.vni and source.workload:
+                found = fabric.send(source.uid, source.host, fact.addresses[0])
+                assert found <= world.met[fact.uid], f"{source} → {fact}: {found}"
 
 
 def roll_out(draw: Any, plan: Plan, world: World, fabric: Fabric) -> None:
@@ -124,7 +165,8 @@ def test_no_packet_is_lost_while_an_endpoint_moves(
 ) -> None:
     """It is prepared at its next droplet; then it moves, or does not, beside other changes."""
     world, fabric = built
-    able = sorted(uid for uid, fact in world.endpoints.items() if fact.workload)
+    members_ = {member.uid for fact in world.services.values() for member in fact.members}
+    able = sorted(uid for uid, fact in world.endpoints.items() if fact.workload and uid not in members_)
     assume(able)
     fact = world.endpoints[data.draw(st.sampled_from(able))]
     target = data.draw(st.sampled_from([name for name in DROPLETS if name != fact.host]))

@@ -17,13 +17,24 @@ from mizar.planner.entries import (
     Entry,
     Key,
     LocalEntry,
+    MemberEntry,
     NetworkEntry,
     PeeringEntry,
     PrefixEntry,
+    ServiceEntry,
     VpcEntry,
     WorkloadEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, PeeringSide, ServiceFact, VpcFact
+from mizar.planner.facts import (
+    DropletFact,
+    EndpointFact,
+    MemberFact,
+    NetworkFact,
+    PeeringFact,
+    PeeringSide,
+    ServiceFact,
+    VpcFact,
+)
 from mizar.planner.ipam import derive_mac
 from mizar.planner.topology import Topology
 
@@ -57,6 +68,17 @@ def endpoint(vni: int, number: int, place: int, host: str, tunnel: int = 1) -> E
     return EndpointFact(uid, vni, number, addresses, derive_mac(uid), host, tunnel, workload)
 
 
+SERVED = 200
+"""Place of a scaled endpoint in its network."""
+
+
+def service(vni: int, number: int, members: tuple[tuple[str, int], ...]) -> ServiceFact:
+    """The scaled endpoint of a network, with members by uid and state."""
+    chosen = tuple(MemberFact(uid, 1, state) for uid, state in members)
+    addresses = endpoint(vni, number, SERVED, "d1").addresses
+    return ServiceFact(f"service-{vni}-{number}", vni, number, addresses, False, chosen)
+
+
 def _is_around(outer: NetworkFact, inner: NetworkFact) -> bool:
     return outer.vni == inner.vni and any(
         len(one.address) == len(other.address)
@@ -78,6 +100,8 @@ class World:
     endpoints: dict[str, EndpointFact] = field(default_factory=dict)
     peerings: dict[tuple[int, int], PeeringFact] = field(default_factory=dict)
     services: dict[str, ServiceFact] = field(default_factory=dict)
+    met: dict[str, set[str]] = field(default_factory=dict)
+    """Of scaled endpoints by uid: what may become of packets to them while changes are rolled out."""
     added: int = 9
     """Place of the endpoint that was added last, beyond those that a test begins with."""
 
@@ -88,6 +112,7 @@ class World:
         if not here.daemon:
             return {}
         entries.extend(DropletEntry(d.address, d.name) for d in self.droplets.values())
+        knows = []
         for vni, vpc in self.vpcs.items():
             bounced = any(name in n.bouncers for n in self.networks.values() if n.vni == vni)
             hosted = any(name in (e.host, e.standby) for e in self.endpoints.values() if e.vni == vni)
@@ -97,6 +122,7 @@ class World:
             )
             if name in vpc.dividers or bounced or hosted or peered:
                 entries.append(VpcEntry(vni, self._addresses(vpc.dividers)))
+                knows.append(vni)
         for fact in self.peerings.values():
             for side, peer in ((fact.one, fact.other), (fact.other, fact.one)):
                 if name in self.vpcs[side.vni].dividers:
@@ -107,6 +133,7 @@ class World:
             hosted = any(name in (e.host, e.standby) for e in inside)
             if name in net.bouncers or name in self.vpcs[vni].dividers or hosted or around:
                 entries.append(NetworkEntry(vni, number, net.prefixes, self._addresses(net.bouncers)))
+        entries += [self.service_entry(service) for service in self.services.values() if service.vni in knows]
         for e in self.endpoints.values():
             host = self.droplets[e.host].address
             entry = EndpointEntry(e.vni, e.network_id, e.addresses, e.mac, host, e.tunnel)
@@ -117,6 +144,17 @@ class World:
             if e.standby == name and e.workload:
                 entries.append(LocalEntry(e.uid, replace(entry, host=here.address), e.workload, standby=True))
         return {entry.key: entry for entry in entries}
+
+    def service_entry(self, service: ServiceFact) -> ServiceEntry:
+        """As everybody holds it who knows its VPC; members that are not there are left out."""
+        found = [(member, self.endpoints[member.uid]) for member in service.members if member.uid in self.endpoints]
+        members = tuple(
+            MemberEntry(e.addresses, e.mac, self.droplets[e.host].address, e.tunnel, member.weight, member.state)
+            for member, e in found
+        )
+        return ServiceEntry(
+            service.vni, service.network_id, service.addresses, members, service.colocated, service.health
+        )
 
     def rebuilt(self) -> Topology:
         """A topology that is told everything at once."""
