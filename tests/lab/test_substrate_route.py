@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -16,6 +17,7 @@ import pytest
 from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
+from mizar.lab import processes
 from mizar.lab.names import LabName
 from mizar.model.errors import InvalidError
 from mizar.model.manifest import parse_manifests
@@ -179,3 +181,56 @@ def test_those_on_the_list_speak_with_the_substrate_and_nobody_else_does(lab: La
         assert "no SubstrateRoute allows 192.0.2.0/24" in status["message"]
     with Namespace.by_name(stack) as inside:
         wait_until(lambda: "mzsub" not in str(inside.run(socket.if_nameindex)))
+
+
+@pytest.mark.long
+def test_traffic_goes_on_without_a_daemon_and_the_next_one_takes_over(lab: LabName) -> None:
+    """Killed while a flow is under way: it does not stop. The next daemon finds the pair and the routes, mends what was
+    undone meanwhile, and takes them away when they are not allowed any more."""
+    labs.up(example(lab, "substrate-route"))
+    serve(lab)
+    endpoint, stack = lab.endpoint_namespace("blue", "front-1"), lab.droplet_namespace("d1")
+    wait_until(lambda: command(endpoint, "ping", "-c1", "-W2", HERE[4]) == 0)
+    (daemon,) = [process for process in processes.marked(lab.name) if process.name == "d1"]
+    with (
+        opened(stack, 4, socket.SOCK_DGRAM) as server,
+        opened(endpoint, 4, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind((HERE[4], PORT))
+        client.connect((HERE[4], PORT))
+
+        def exchange() -> None:
+            client.send(b"question")
+            _, source = server.recvfrom(100)
+            server.sendto(b"answer", source)
+            assert client.recv(100) == b"answer"
+
+        exchange()
+        os.kill(daemon.pid, signal.SIGKILL)
+        wait_until(lambda: daemon.pid not in [process.pid for process in processes.marked(lab.name)])
+        for family in (4, 6):
+            datagram_once(lab, family)
+        for _ in range(100):
+            exchange()
+        own = address(lab, "blue", "front-1", 4)
+        assert command(stack, "ip", "route", "del", own) == 0, "somebody undoes what nobody watches"
+        labs.up(example(lab, "substrate-route"))
+        wait_until(lambda: command(stack, "ping", "-c1", "-W1", "-I", HERE[4], own) == 0)
+        exchange()
+    with Client(lab.server_url) as api:
+        api.delete("SubstrateRoute", "services", None)
+        api.wait([Ref("SubstrateRoute", "", "services")], LIMIT_S, until="gone")
+    with Namespace.by_name(stack) as inside:
+        wait_until(lambda: "mzsub" not in str(inside.run(socket.if_nameindex)))
+
+
+def datagram_once(lab: LabName, family: int) -> None:
+    """As datagram(), to another port of d1, with nobody to ask for addresses."""
+    with (
+        opened(lab.droplet_namespace("d1"), family, socket.SOCK_DGRAM) as server,
+        opened(lab.endpoint_namespace("blue", "front-1"), family, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind((HERE[family], PORT + 1))
+        client.sendto(b"question", (HERE[family], PORT + 1))
+        server.sendto(b"answer", server.recvfrom(100)[1])
+        assert client.recvfrom(100)[0] == b"answer"

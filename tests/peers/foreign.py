@@ -68,9 +68,11 @@ def plugged(lab: LabName, name: str) -> Iterator[str]:
 def kernel_vxlan(lab: LabName, bouncer: str, address: str, addresses: Sequence[str]) -> Iterator[Foreign]:
     """A vxlan device that sends everything to the bouncer; the device itself is the endpoint."""
     with plugged(lab, "vxpeer") as own:
-        command("ip", "-n", own, "addr", "add", f"{address}/24", "dev", "wire")
+        on_wire(own, "wire", address)
         kind = ["type", "vxlan", "id", str(VNI), "local", address, "remote", bouncer, "dstport", "4789", "nolearning"]
-        command("ip", "-n", own, "link", "add", "vx", "address", MAC, "mtu", "1450", *kind)
+        if ":" in address:  # a droplet leaves the outer checksum zero (RFC 6935), which has to be allowed
+            kind += ["udp6zerocsumrx"]
+        command("ip", "-n", own, "link", "add", "vx", "address", MAC, "mtu", mtu(address, 1450), *kind)
         _configure(own, "vx", addresses)
         with Namespace.by_name(own) as endpoint:
             yield Foreign(endpoint, bouncer)
@@ -89,7 +91,7 @@ def open_vswitch(lab: LabName, bouncer: str, address: str, addresses: Sequence[s
         stack.callback(namespaces.remove, workload)
         command("ip", "-n", own, "link", "add", "port", "type", "veth", "peer", "name", "eth0", "netns", workload)
         command("ip", "-n", own, "link", "set", "port", "up")
-        command("ip", "-n", workload, "link", "set", "eth0", "address", MAC, "mtu", "1442")
+        command("ip", "-n", workload, "link", "set", "eth0", "address", MAC, "mtu", mtu(address, 1442))
         endpoint.run(lambda: interfaces.set_tx_checksum("eth0", on=False))
         _configure(workload, "eth0", addresses)
 
@@ -114,7 +116,7 @@ def open_vswitch(lab: LabName, bouncer: str, address: str, addresses: Sequence[s
         configure(
             "add-br", "brup", "--", "set", "bridge", "brup", "datapath_type=netdev", "--", "add-port", "brup", "wire"
         )
-        command("ip", "-n", own, "addr", "add", f"{address}/24", "dev", "brup")
+        on_wire(own, "brup", address)
         command("ip", "-n", own, "link", "set", "brup", "up")
         configure("add-br", "brin", "--", "set", "bridge", "brin", "datapath_type=netdev", "fail-mode=secure")
         port = ["type=geneve", "options:remote_ip=flow", "options:key=flow", "ofport_request=1"]
@@ -122,10 +124,22 @@ def open_vswitch(lab: LabName, bouncer: str, address: str, addresses: Sequence[s
         configure("add-port", "brin", "port", "--", "set", "interface", "port", "ofport_request=2")
         socket = f"unix:{folder}/brin.mgmt"
         run("ovs-ofctl", "add-tlv-map", socket, "{class=0x102,type=1,len=4}->tun_metadata0")
-        send = f"set_field:{bouncer}->tun_dst,set_field:{VNI}->tun_id,set_field:0x11223344->tun_metadata0,output:1"
+        to = "tun_ipv6_dst" if ":" in bouncer else "tun_dst"
+        send = f"set_field:{bouncer}->{to},set_field:{VNI}->tun_id,set_field:0x11223344->tun_metadata0,output:1"
         run("ovs-ofctl", "add-flow", socket, f"in_port=2,actions={send}")
         run("ovs-ofctl", "add-flow", socket, f"in_port=1,tun_id={VNI},actions=output:2")
         yield Foreign(endpoint, bouncer)
+
+
+def on_wire(namespace: str, interface: str, address: str) -> None:
+    """Gives a tunnel end its address on the substrate."""
+    more = ["nodad"] if ":" in address else []
+    command("ip", "-n", namespace, "addr", "add", f"{address}/{64 if more else 24}", "dev", interface, *more)
+
+
+def mtu(address: str, over_ipv4: int) -> str:
+    """Of the endpoint behind a tunnel end: over IPv6, headers take 20 bytes more."""
+    return str(over_ipv4 - (20 if ":" in address else 0))
 
 
 def available() -> bool:

@@ -28,6 +28,7 @@ from tests.peers.foreign import MAC, VNI, Foreign, kernel_vxlan, open_vswitch
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 PEER = "172.31.0.100"
+PREFIX_OVER_IPV6, PEER_OVER_IPV6 = "fd31::/64", "fd31::100"
 PEER4, PEER6 = "10.0.1.200", "fd00:10:0:1::c8"
 LIMIT_S = 20.0
 
@@ -69,9 +70,13 @@ spec: {{network: {_network}, droplet: {_droplet}}}
 """
 
 
-def start(lab: LabName, protocol: str) -> dict[str, list[str]]:
+def start(lab: LabName, protocol: str, *, over_ipv6: bool = False) -> dict[str, list[str]]:
     """Brings the lab up; returns its endpoints' addresses, and under "bouncer" that of front's bouncer."""
-    labs.up(parse_manifests(MANIFEST.replace("NAME", lab.name).replace("PROTOCOL", protocol), "test"))
+    text = MANIFEST.replace("NAME", lab.name).replace("PROTOCOL", protocol)
+    if over_ipv6:
+        text = text.replace("{droplets: 2}", f'{{droplets: 2, substrate: {{cidr: "{PREFIX_OVER_IPV6}"}}}}')
+        text = text.replace(f"address: {PEER}", f'address: "{PEER_OVER_IPV6}"')
+    labs.up(parse_manifests(text, "test"))
     with Client(lab.server_url) as client:
         found = {item["metadata"]["name"]: item["status"]["addresses"] for item in client.list("Endpoint")}
         network = client.get("Network", "front", "blue")
@@ -127,4 +132,22 @@ def test_an_open_vswitch_and_our_endpoints_exchange_traffic(lab: LabName, tmp_pa
     """Geneve with a foreign option on every packet: the same, to Geneve and to VXLAN endpoints."""
     addresses = start(lab, "geneve")
     with open_vswitch(lab, addresses["bouncer"][0], PEER, [f"{PEER4}/24", f"{PEER6}/64"], tmp_path) as foreign:
+        exchange(lab, addresses, foreign)
+
+
+@pytest.mark.long
+def test_a_kernel_vxlan_device_over_an_ipv6_substrate(lab: LabName) -> None:
+    """The same with IPv6 outside, where droplets send no checksum and the kernel does."""
+    addresses = start(lab, "vxlan", over_ipv6=True)
+    own = [f"{PEER4}/24", f"{PEER6}/64"]
+    with kernel_vxlan(lab, addresses["bouncer"][0], PEER_OVER_IPV6, own) as foreign:
+        exchange(lab, addresses, foreign)
+
+
+@pytest.mark.long
+def test_an_open_vswitch_over_an_ipv6_substrate(lab: LabName, tmp_path: Path) -> None:
+    """Geneve with a foreign option, IPv6 outside."""
+    addresses = start(lab, "geneve", over_ipv6=True)
+    own = [f"{PEER4}/24", f"{PEER6}/64"]
+    with open_vswitch(lab, addresses["bouncer"][0], PEER_OVER_IPV6, own, tmp_path) as foreign:
         exchange(lab, addresses, foreign)
