@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from mizar.kernel import layout, test_run  # noqa: E402
 from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
-from tests.dataplane.frames import datagram, tunnel  # noqa: E402
+from tests.dataplane.frames import datagram, option, tunnel  # noqa: E402
 from tests.dataplane.plan import BOUNCER, DIVIDER, FAMILIES, HANDOVER_MAGIC, HOST, MARK, RED, A, B, P, R, S  # noqa: E402
 from tests.dataplane.test_services import scaled, service  # noqa: E402
 from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
@@ -40,6 +40,8 @@ from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # no
 SOURCES = ROOT / "bench" / "program_cost"
 TEMPLATE_BYTES = 112
 OVERHEAD, HANDOVER_BYTES = 50, 28
+ORIGIN = option(0xFF01, 1, bytes((192, 0, 2, 4)))
+"""What the first hop adds."""
 TC = ("agent", "deliver", "proxy")
 LEARNED, NETWORK_ELSEWHERE = 8, 0xFFFFFFFF  # written out, as in tests/dataplane/plan.py
 
@@ -91,11 +93,17 @@ WORK = (
          lambda family: note(ifindex=A.ifindex, vni=RED.vni, slot=A.slot)
          + bytes(datagram(family, R, A.address(family), dst_mac=A.mac)), TC_REDIRECT),
     Work("bounce", "transit", 100, Testbed.as_bouncer,
-         lambda family: tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER), XDP_TX),
+         lambda family: tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER, options=ORIGIN), XDP_TX),
+    Work("bounce, first hop", "transit", 150, Testbed.as_bouncer,
+         lambda family: tunnel("geneve", datagram(family, A, R.address(family)), src=HOST), XDP_TX, -len(ORIGIN)),
+    Work("bounce, VXLAN", "transit", 100, lambda testbed: testbed.as_bouncer("vxlan"),
+         lambda family: tunnel("vxlan", datagram(family, A, R.address(family)), src=HOST), XDP_TX),
     Work("scaled", "transit", 200, as_bouncer_of_service,
-         lambda family: tunnel("geneve", datagram(family, A, service(family)), src=DIVIDER), XDP_TX),
+         lambda family: tunnel("geneve", datagram(family, A, service(family)), src=DIVIDER, options=ORIGIN), XDP_TX),
     Work("divide", "transit", 150, Testbed.as_divider,
-         lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST), XDP_TX),
+         lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST, options=ORIGIN), XDP_TX),
+    Work("divide, first hop", "transit", 200, Testbed.as_divider,
+         lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST), XDP_TX, -len(ORIGIN)),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, direct path", "agent", 150, knowing_s,
@@ -142,7 +150,7 @@ class Bench:
         """Nanoseconds per run of restoring program and `program`; the fastest round."""
         hook = "tc" if program in (*TC, "baseline_tc") else "xdp"
         words = frame[:TEMPLATE_BYTES].ljust(TEMPLATE_BYTES, b"\0")
-        template = struct.pack("=IIII", len(frame), room, HANDOVER_BYTES, P.ifindex) + words
+        template = struct.pack("=IiII", len(frame), room, HANDOVER_BYTES, P.ifindex) + words
         maps, zero = self.testbed.programs.maps, bytes(4)
         check(lib().bpf_map_update_elem(maps["template"], zero, template, 0), "write the template")
         target = struct.pack("=I", self.programs[program])

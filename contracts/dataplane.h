@@ -535,6 +535,7 @@ enum notice_kind {
 	NOTICE_GONE = 2,	/* the learned entry of dst was wrong, and is out of use */
 	NOTICE_ASK = 3,		/* another droplet asks, see contracts/wire.md: for src, where is dst? */
 	NOTICE_HINT = 4,	/* another droplet answers */
+	NOTICE_ORIGIN = 5,	/* what came over hops from src, for dst here, says where it set out */
 };
 
 struct notice {
@@ -544,7 +545,7 @@ struct notice {
 	uint32_t nonce;		/* NOTICE_ASK, NOTICE_HINT: the asker's */
 	uint8_t src[16];
 	uint8_t dst[16];
-	uint8_t droplet[16];	/* NOTICE_ASK: who asks. NOTICE_HINT: the host of dst */
+	uint8_t droplet[16];	/* NOTICE_ASK: who asks. NOTICE_HINT: the host of dst. NOTICE_ORIGIN: of src, it says */
 	uint8_t mac[6];		/* NOTICE_HINT: of dst */
 	uint8_t tunnel;		/* NOTICE_HINT: enum tunnel_protocol */
 	uint8_t hops;		/* NOTICE_ASK: how many droplets passed it on */

@@ -283,6 +283,11 @@ static __always_inline void address_inner(struct ethhdr *eth, const struct refus
 		appliance_mac(eth->h_source);
 	else if (seen->route.from_service)
 		service_mac(eth->h_source);
+	/* Nobody is to learn where it set out: where a divider is to see the traffic, in another VPC, and of what an
+	 * appliance may only have forwarded. */
+	if (!endpoint && !is_service_mac(eth->h_source) &&
+	    (agent->network_flags & NETWORK_THROUGH_DIVIDER || seen->route.peered || agent->flags & ENDPOINT_FORWARDING))
+		untold_mac(eth->h_dest);
 }
 
 /* By seen->route; `endpoint` is its endpoint. */

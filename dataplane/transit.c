@@ -10,6 +10,7 @@
 #include "lib/extensions.h"
 #include "lib/icmp.h"
 #include "lib/options.h"
+#include "lib/origin.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/returned.h"
@@ -111,6 +112,7 @@ static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *
 
 static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md *ctx, const struct packet *packet,
 								  const struct inner *inner, const struct outer *outer,
+								  const struct options *options,
 								  const struct route *route, int *verdict)
 {
 	const struct endpoint *endpoint = route->endpoint;
@@ -128,6 +130,8 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 	};
 	enum drop_reason reason;
 
+	if (options->present & HAS_ORIGIN && !is_service_mac(inner->eth->h_source))
+		notice_origin(packet, options, outer->source_port);
 	address_from_router(inner->eth, endpoint);
 	reason = whole ? address_whole(ctx, endpoint) : decapsulate(ctx, outer);
 	if (!reason)
@@ -141,7 +145,8 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 
 /* To another droplet: one virtual hop. */
 static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx, struct packet *packet,
-							     const struct inner *inner, const struct outer *outer,
+							     const struct inner *inner, struct outer *outer,
+							     const struct options *options,
 							     const struct route *route, int *verdict)
 {
 	struct tunnel tunnel = {
@@ -167,18 +172,27 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 	if (route->peered) {
 		tunnel.vni = route->peered;
 		tunnel.group_set = 0;
+		/* It sets out in another VPC, which is not this one's to learn. */
+		if (!is_service_mac(inner->eth->h_source))
+			untold_mac(inner->eth->h_dest);
 	}
 	if (route->endpoint) {
 		tunnel.protocol = route->endpoint->tunnel;
 		/* Without it, the packet would be another VPC's. */
 		if (outer->identity && !route->peered && tunnel.protocol == TUNNEL_VXLAN)
 			return REASON_IDENTITY_LOST;
-		address_to_host(inner->eth, route->endpoint);
 	}
 	packet->mtu = room_to(next, route->peered || tunnel.protocol == TUNNEL_VXLAN ? 0 : outer->option_bytes);
 	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
 		return REASON_PACKET_TOO_BIG;
+	outer->origin_bytes = 0;
+	if (outer->tunnel == TUNNEL_GENEVE && tunnel.protocol == TUNNEL_GENEVE && !route->peered)
+		outer->origin_bytes = origin_bytes(ctx, packet, outer, options, outer->from);
+	if (route->endpoint)
+		address_to_host(inner->eth, route->endpoint);
 	reason = translate(ctx, outer, next, &tunnel, route->peered);
+	if (!reason && outer->origin_bytes)
+		reason = (enum drop_reason)write_origin(ctx, overhead_bytes(is_ipv6(next->addr)), outer->from);
 	return reason ? reason : send_back(ctx, verdict);
 }
 
@@ -217,7 +231,8 @@ static __always_inline __must_check enum drop_reason choose(struct xdp_md *ctx, 
 
 static __always_inline __must_check enum drop_reason route_packet(struct xdp_md *ctx, struct cursor *cursor,
 								  struct packet *packet, const struct inner *inner,
-								  const struct outer *outer, int *verdict)
+								  struct outer *outer, const struct options *options,
+								  int *verdict)
 {
 	struct route route = {};
 	enum drop_reason reason = REASON_NONE;
@@ -239,14 +254,14 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 			return reason;
 	}
 	if (route.step == STEP_DELIVER)
-		return deliver_here(ctx, packet, inner, outer, &route, verdict);
+		return deliver_here(ctx, packet, inner, outer, options, &route, verdict);
 	if (route.step == STEP_ROUTER && outer->control)
 		return REASON_ENDPOINT_UNKNOWN;
 	if (route.step == STEP_ROUTER) {
 		reason = respond_echo(cursor, inner);
 		return reason ? reason : send_answer(ctx, packet, outer, verdict);
 	}
-	reason = forward(ctx, packet, inner, outer, &route, verdict);
+	reason = forward(ctx, packet, inner, outer, options, &route, verdict);
 	if (reason)
 		return reason;
 	if (route.step == STEP_BOUNCE)
@@ -358,7 +373,7 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 			if (reason)
 				return reason;
 		}
-		return route_packet(ctx, cursor, packet, &inner, outer, verdict);
+		return route_packet(ctx, cursor, packet, &inner, outer, options, verdict);
 	case INNER_ARP:
 		reason = answer_arp(packet, &inner);
 		break;
@@ -398,6 +413,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md 
 	reason = locate_sender(packet, &sender);
 	if (reason)
 		return reason;
+	outer->from = sender->slot;
 	reason = parse_tunnel(&cursor, packet, outer);
 	if (reason)
 		return reason;

@@ -14,13 +14,14 @@ int restore_xdp(struct xdp_md *ctx)
 {
 	struct template *start = the_template();
 	uint32_t *words;
+	int moved;
 
 	if (!start)
 		return XDP_ABORTED;
 	if (ctx->data_meta < ctx->data && bpf_xdp_adjust_meta(ctx, start->metadata))
 		return XDP_ABORTED;
-	if ((void *)(long)ctx->data + (start->length & 0xff) > (void *)(long)ctx->data_end &&
-	    bpf_xdp_adjust_head(ctx, -(int)start->room))
+	moved = (int)(ctx->data_end - ctx->data) - (int)start->length;
+	if (moved && bpf_xdp_adjust_head(ctx, moved))
 		return XDP_ABORTED;
 	words = (void *)(long)ctx->data;
 	if ((void *)words + TEMPLATE_BYTES > (void *)(long)ctx->data_end)

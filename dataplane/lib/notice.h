@@ -37,17 +37,26 @@ static __always_inline void notice_packet(enum notice_kind kind, const struct pa
 	bpf_ringbuf_submit(notice, 0);
 }
 
+/* Whether it is time for another notice of a flow, by its hash. */
+static __always_inline bool may_notice(uint32_t vpc_slot, uint32_t flow)
+{
+	uint32_t slot = (vpc_slot * NOTICE_FLOWS + (flow & (NOTICE_FLOWS - 1))) & (NOTICE_SLOTS - 1);
+	uint64_t *last = bpf_map_lookup_elem(&notice_times, &slot);
+	uint64_t now = bpf_jiffies64();
+
+	if (!last || now - *last < NOTICE_TICKS)
+		return false;
+	*last = now;
+	return true;
+}
+
 /* A packet goes the long way. `flow`: its hash. What an appliance forwards is the appliance's: it asks by its own address. */
 static __always_inline void notice_unknown(const struct packet *packet, uint32_t flow, const struct agent *agent)
 {
-	uint32_t slot = (packet->vpc_slot * NOTICE_FLOWS + (flow & (NOTICE_FLOWS - 1))) & (NOTICE_SLOTS - 1);
-	uint64_t *last = bpf_map_lookup_elem(&notice_times, &slot);
-	uint64_t now = bpf_jiffies64();
 	struct notice *notice;
 
-	if (!last || now - *last < NOTICE_TICKS)
+	if (!may_notice(packet->vpc_slot, flow))
 		return;
-	*last = now;
 	notice = reserve_notice(NOTICE_UNKNOWN, packet->to.vni);
 	if (!notice)
 		return;

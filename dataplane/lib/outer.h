@@ -39,6 +39,8 @@ struct outer {
 	uint16_t group_set;		/* of the sender: VXLAN's header tells, or an option. 0: nobody said */
 	bool identity;			/* an option tells which VPC it is */
 	uint8_t trace;			/* mark of a traced packet, from the header's last byte or an option; 0: it is none */
+	uint32_t from;			/* slot of the droplet that it came from */
+	uint32_t origin_bytes;		/* of the option that this hop adds, see origin.h; 0: none */
 };
 
 /* In which family it came: of both, the packet tells; of one, the configuration. */

@@ -14,6 +14,7 @@ enum outer_layout {
 	OUTER_UDP6 = OUTER_IP + sizeof(struct ipv6hdr),
 	OUTER_TUNNEL6 = OUTER_UDP6 + sizeof(struct udphdr),
 	OUTER_TTL = 64,
+	ADDED_MASK = 31,	/* of the bytes of an option that a hop adds */
 };
 
 _Static_assert(OUTER_TUNNEL + sizeof(struct tunnel_header) == OVERHEAD_IPV4, "no options on the wire");
@@ -163,14 +164,15 @@ static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buf
 /*
  * Transit: for the next hop, in the family that it is spoken to. Geneve options stay on as long as the tunnel is Geneve and the
  * VPC the same (not `bare`): labels, origin and what else a tenant attached mean something in its own VPC only. The family
- * changes in front of the UDP header, which stays in its place; where options go, it moves.
+ * changes in front of the UDP header, which stays in its place; where options go, or one comes, it moves.
  */
 static __always_inline __must_check enum drop_reason translate(struct xdp_md *ctx, const struct outer *outer,
 							       const struct droplet *next, struct tunnel *tunnel,
 							       bool bare)
 {
 	bool ipv6 = is_ipv6(next->addr);
-	int surplus = (int)overhead_bytes(came_by_ipv6(outer)) - (int)overhead_bytes(ipv6);
+	uint32_t added = outer->origin_bytes & ADDED_MASK;
+	int surplus = (int)overhead_bytes(came_by_ipv6(outer)) - (int)overhead_bytes(ipv6) - (int)added;
 	void *frame;
 
 	if ((bare || tunnel->protocol == TUNNEL_VXLAN) && tunnel->option_bytes) {
@@ -180,6 +182,7 @@ static __always_inline __must_check enum drop_reason translate(struct xdp_md *ct
 		surplus += tunnel->option_bytes;
 		tunnel->option_bytes = 0;
 	}
+	tunnel->option_bytes += added;
 	if (surplus && bpf_xdp_adjust_head(ctx, surplus))
 		return REASON_REWRITE_FAILED;
 	frame = (void *)(long)ctx->data;

@@ -23,6 +23,8 @@ APPLIANCE_MAC = bytes.fromhex("024d5a000003")
 """Source of frames that are for the appliance with the destination MAC."""
 SERVICE_MAC = bytes.fromhex("024d5a000002")
 """Source MAC of packets whose source address is a service's (contracts/wire.md)."""
+UNTOLD_MAC = bytes.fromhex("024d5a000005")
+"""Destination MAC of frames of which nobody is to learn where they set out, or whose sender does not know the MAC."""
 
 # A network or VPC shorter than /8 (IPv4) or /32 (IPv6) is more than any registry gives to one party; one longer than
 # /30 or /126 has no room for a gateway and an endpoint beside the addresses that are reserved.

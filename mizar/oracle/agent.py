@@ -16,6 +16,7 @@ from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.mss import clamp_mss
+from mizar.oracle.origin import untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.proxy import MOST_STAGES, is_proxy, proxy
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
@@ -240,6 +241,8 @@ def send_tunnel(
         frame = frame[:6] + APPLIANCE_MAC + frame[12:]
     elif from_service:
         frame = frame[:6] + SERVICE_MAC + frame[12:]
+    if mac_to is None and (sender.through_divider or sender.forwarding or route.peered):
+        frame = untold(frame)
     packet.count("endpoint", sender.uid, "sent", len(frame))
     if route.step is not Step.DELIVER:
         packet.count("vpc", sender.vni, "sent", len(frame))

@@ -172,6 +172,8 @@ class Agent:
     """It is an appliance."""
     sources: Mapping[tuple[bytes, int], str | bytes] = field(default_factory=dict)
     """Of an appliance: what it may send from beside its own addresses, vpc, and what not, blackhole."""
+    through_divider: bool = False
+    """A divider is to see what its network and others say to one another."""
     member: bool = False
     """Of a scaled endpoint: what it sends may be an answer that bears the service's address."""
 

@@ -12,6 +12,7 @@ from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.options import Options, walk_options
+from mizar.oracle.origin import tell_origin, untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.returned import give_back, take_back
@@ -188,14 +189,19 @@ def forward(
     droplet, mac = locate_next_hop(here, route)
     packet.inner = inner.frame
     inner = replace(inner, frame=decrement_ttl(inner))
-    tunnel, frame = outer.tunnel, inner.frame
+    tunnel, frame, origin = outer.tunnel, untold(inner.frame) if route.peered else inner.frame, b""
     if route.endpoint:
-        tunnel, frame = route.endpoint.tunnel, to_host(frame, route.endpoint.mac)
+        tunnel = route.endpoint.tunnel
         if tunnel is Tunnel.VXLAN and options.identity is not None:
             raise RefusedError("IDENTITY_LOST")
     raw = overlay.rest[: overlay.option_bytes] if tunnel is Tunnel.GENEVE else b""
-    packet.inner = frame
-    refuse_too_big(frame, room_to(here, droplet, len(raw)))
+    packet.inner, room = frame, room_to(here, droplet, len(raw))
+    refuse_too_big(frame, room)
+    if tunnel is Tunnel.GENEVE and not route.peered:
+        origin, frame = tell_origin(here, outer, overlay, options, frame, room)
+        raw = origin + raw
+    if route.endpoint:
+        frame = to_host(frame, route.endpoint.mac)
     packet.count("vpc", packet.vni, _COUNTERS[route.step], len(frame))
     sent = write_outer(
         here, droplet, mac, tunnel, overlay.vni, outer.source_port, raw + frame,

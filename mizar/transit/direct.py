@@ -3,8 +3,10 @@
 
 Runs beside the server, one per daemon. An agent whose packet went over a bouncer gives notice; the question goes, as a
 control packet, the way that the packet went (bouncer, divider, bouncer), and who knows the endpoint answers the asker.
-What is learned is written into `endpoints`, where agents find it without another lookup. It must never believe an
-answer that it has not asked for, spend more on one tenant than on another, or touch an entry that the planner put.
+What comes over hops says itself where it set out, and the way back is known at once. What is in use is asked for again
+every few seconds. What is learned is written into `endpoints`, where agents find it without another lookup. It must
+never believe an answer that it has not asked for, spend more on one tenant than on another, or touch an entry that the
+planner put.
 """
 
 import asyncio
@@ -14,14 +16,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mizar.model.addresses import from_mapped, text_of, to_mapped
-from mizar.transit import asking
+from mizar.model.addresses import UNTOLD_MAC, from_mapped, text_of, to_mapped
+from mizar.transit import asking, confirming
 from mizar.transit.asking import Ask, Hint
+from mizar.transit.confirming import Confirming
 from mizar.transit.health import Sender
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.shares import Shares
-from mizar.transit.values import Learned, Network, NetworkFlag, VpcFlag
+from mizar.transit.values import Learned, Network, NetworkFlag, Tunnel, VpcFlag
 
 MOST_HOPS = 4
 """How often a question is passed on: bouncer, divider, bouncer, and one more while tables change."""
@@ -36,6 +39,7 @@ SWEEP_S, IDLE_SWEEPS = 15.0, 20
 
 Key = tuple[int, bytes]
 _GONE = 2  # enum notice_kind
+_ENDPOINT_GONE = 4  # enum endpoint_flag
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,8 @@ class _Asked:
     nonce: int
     again: float
     pause_s: float
+    within: int = 0
+    """The network that the answer must be of; 0: any."""
 
 
 def _divides(network: Network, other: bytes) -> bool:
@@ -74,6 +80,9 @@ class Direct:
         self._asked: dict[int, dict[bytes, _Asked]] = {}
         self._credit: dict[int, tuple[float, float]] = {}
         self._used: dict[Key, tuple[int, int]] = {}
+        self._confirming = Confirming()
+        self._confirmed: dict[Key, int] = {}
+        self._for: dict[Key, bytes] = {}
         self._hosts: frozenset[bytes] | None = None
         self._draw = random.Random()  # noqa: S311 - a nonce tells answers apart; known droplets alone can send one
 
@@ -87,14 +96,16 @@ class Direct:
         """Serve notices until cancelled."""
         for vni, address in self._ledger.state.learned:  # of the daemon before
             self._shares.use(vni, address)
+            self._confirming.learned((vni, address), asyncio.get_running_loop().time())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep_forever())
+            group.create_task(self._confirm_forever())
             async for batch in notices.batches():
                 await self.handle(batch)
 
     async def handle(self, batch: Sequence[dict[str, Any]]) -> None:
         """What the data plane has noticed."""
-        hints: list[Hint] = []
+        hints: list[Hint | Learned] = []
         gone = [(notice["vni"], from_mapped(notice["dst"])) for notice in batch if notice["kind"] == _GONE]
         if gone:
             await self._forget(gone)
@@ -108,19 +119,51 @@ class Direct:
                 case 4:  # NOTICE_HINT
                     if (hint := asking.hint(notice)) is not None:
                         hints.append(hint)
+                case 5:  # NOTICE_ORIGIN
+                    far, here, origin = (from_mapped(notice[name]) for name in ("src", "dst", "droplet"))
+                    hints += self._set_out(notice["vni"], here, far, origin)
         await self._take([hint for hint in hints if self._expected(hint)])
 
     # ---- asking
 
     def _unknown(self, vni: int, src: bytes, dst: bytes) -> list[Hint]:
-        """An agent's packet went the long way. Where this droplet itself is asked, the answer is at hand."""
-        state, now = self._ledger.state, asyncio.get_running_loop().time()
-        sender = state.at.get((vni, src))
+        """An agent's packet went the long way."""
+        state = self._ledger.state
         learned = state.learned.get((vni, dst))
-        if sender is None or (vni, dst) in state.at or (learned and state.droplets[learned.host].down):
+        return [] if learned and state.droplets[learned.host].down else self._ask(vni, src, dst)
+
+    def _set_out(self, vni: int, src: bytes, dst: bytes, origin: bytes) -> list[Hint | Learned]:
+        """What came over hops for `src`, which is here, says where it set out.
+
+        A droplet is believed that it hosts what its agents send. A bouncer is asked where that would contradict what is
+        known, where the MAC counts (an end without a daemon, whose MTU nobody tells), and for a network that keeps
+        others at its divider.
+        """
+        state = self._ledger.state
+        host, learned = state.droplets.get(state.seconds.get(origin, origin)), state.learned.get((vni, dst))
+        network = self._asking(vni, src, dst)
+        if host is None or network is None or (learned and learned.host == host.address):
             return []
+        if network.through_divider or learned or not host.mtu:
+            return list(self._ask(vni, src, dst))
+        near = state.network_at(vni, dst)
+        self._for[vni, dst] = src
+        return [Learned(vni, dst, near.id if near else 0, UNTOLD_MAC, host.address, Tunnel.GENEVE)]
+
+    def _asking(self, vni: int, src: bytes, dst: bytes) -> Network | None:
+        """The network of an endpoint here, where it may learn of `dst`."""
+        state = self._ledger.state
+        sender = state.at.get((vni, src))
+        if sender is None or (vni, dst) in state.at:
+            return None
         network = state.networks.get((vni, sender.network_id))
-        if network is None or _divides(network, dst):
+        return None if network is None or _divides(network, dst) else network
+
+    def _ask(self, vni: int, src: bytes, dst: bytes) -> list[Hint]:
+        """Where is `dst`? Where this droplet itself is asked, the answer is at hand."""
+        state, now = self._ledger.state, asyncio.get_running_loop().time()
+        network = self._asking(vni, src, dst)
+        if network is None:
             return []
         mine = self._asked.setdefault(vni, {})
         asked = mine.get(dst)
@@ -132,7 +175,8 @@ class Direct:
         if len(mine) >= MOST_ASKED:
             del mine[next(iter(mine))]
         nonce = self._draw.getrandbits(32)
-        mine[dst] = _Asked(nonce, now + pause_s, pause_s)
+        mine[dst] = _Asked(nonce, now + pause_s, pause_s, network.id if network.through_divider else 0)
+        self._for[vni, dst] = src
         question = Ask(vni, src, dst, state.own, nonce)
         if network.flags & (NetworkFlag.BOUNCED_HERE | NetworkFlag.ROUTED_HERE):
             return self._answer(question)
@@ -186,34 +230,90 @@ class Direct:
 
     # ---- learning
 
-    def _expected(self, hint: Hint) -> bool:
-        asked = self._asked.get(hint.vni, {}).get(hint.dst)
-        return asked is not None and asked.nonce == hint.nonce
+    def _expected(self, found: Hint | Learned) -> bool:
+        """Whether an answer is one to a question of this droplet, and not of a network that may have to be kept out."""
+        if isinstance(found, Learned):
+            return True
+        asked = self._asked.get(found.vni, {}).get(found.dst)
+        return asked is not None and asked.nonce == found.nonce and asked.within in (0, found.network_id)
 
-    async def _take(self, hints: Sequence[Hint]) -> None:
-        if not hints:
-            return
-        state = self._ledger.state
+    async def _take(self, said: Sequence[Hint | Learned]) -> None:
+        state, now = self._ledger.state, asyncio.get_running_loop().time()
         found, forgotten = [], []
-        for hint in hints:
-            number = hint.network_id if (hint.vni, hint.network_id) in state.networks else 0
-            found.append(Learned(hint.vni, hint.dst, number, hint.mac, hint.host, hint.tunnel))
-            forgotten += self._shares.use(hint.vni, hint.dst)
+        for one in said:
+            new = one
+            if isinstance(new, Hint):
+                number = new.network_id if (new.vni, new.network_id) in state.networks else 0
+                new = Learned(new.vni, new.dst, number, new.mac, new.host, new.tunnel)
+                self._answered(new.key, now)
+            if new != state.learned.get(new.key) or not self._serves(new.key):
+                found.append(new)
+                forgotten += self._shares.use(*new.key)
+        if not found:
+            return
         learned = await self._ledger.learn(found, forgotten)
         for vni, address in forgotten:
             self._changed(vni, address, b"")
         self._hosts = None
-        for one in learned:
-            self._changed(one.vni, one.address, one.host)
-            self._used.pop(one.key, None)
-            asked = self._asked.get(one.vni, {}).get(one.address)
-            if asked is not None:  # when it turns out to be wrong, the next question shall not wait for this one's sake
-                asked.pause_s = FIRST_PAUSE_S
-                asked.again = min(asked.again, asyncio.get_running_loop().time() + FIRST_PAUSE_S)
-            event(_log, logging.DEBUG, "learned", vni=one.vni, address=text_of(one.address), host=text_of(one.host))
+        for key in forgotten:
+            self._drop(key)
         for one in found:
             if one not in learned:
-                self._shares.drop(one.vni, [one.address])
+                self._drop(one.key)
+                continue
+            self._changed(one.vni, one.address, one.host)
+            self._used.pop(one.key, None)
+            self._confirming.learned(one.key, now)
+            event(_log, logging.DEBUG, "learned", vni=one.vni, address=text_of(one.address), host=text_of(one.host))
+
+    def _serves(self, key: Key) -> bool:
+        """Whether the entry is there, and its host has not denied it."""
+        value = self._ledger.maps.endpoints.get({"vni": key[0], "addr": to_mapped(key[1])})
+        return value is not None and not value["flags"] & _ENDPOINT_GONE
+
+    def _answered(self, key: Key, now: float) -> None:
+        """When it turns out to be wrong, the next question shall not wait for this one's sake."""
+        asked = self._asked.get(key[0], {}).get(key[1])
+        if asked is not None:
+            asked.pause_s = FIRST_PAUSE_S
+            asked.again = min(asked.again, now + FIRST_PAUSE_S)
+
+    # ---- confirming
+
+    async def _confirm_forever(self) -> None:
+        while True:
+            await asyncio.sleep(confirming.TICK_S)
+            await self.confirm(asyncio.get_running_loop().time())
+
+    async def confirm(self, now: float) -> None:
+        """Ask again for what is in use and due."""
+        hints: list[Hint] = []
+        for key in self._confirming.due(now):
+            value = self._ledger.maps.endpoints.get({"vni": key[0], "addr": to_mapped(key[1])})
+            if key not in self._ledger.state.learned or value is None:
+                continue
+            self._confirming.asked(key, now)
+            if value["used"] != self._confirmed.get(key, 0):
+                self._confirmed[key] = value["used"]
+                hints += self._ask(key[0], self._asker(key), key[1])
+        await self._take([hint for hint in hints if self._expected(hint)])
+
+    def _asker(self, key: Key) -> bytes:
+        """An endpoint here that may ask: the one that did, or another of the VPC."""
+        vni, address = key
+        before = self._for.get(key, b"")
+        if self._asking(vni, before, address):
+            return before
+        of_vpc = [local.endpoint for local in self._ledger.state.locals.values() if local.endpoint.vni == vni]
+        others = (src for endpoint in of_vpc for src in endpoint.addresses if len(src) == len(address))
+        return next((src for src in others if self._asking(vni, src, address)), before)
+
+    def _drop(self, key: Key) -> None:
+        """It is held no more."""
+        self._shares.drop(key[0], [key[1]])
+        self._confirming.forget(key)
+        for held in (self._used, self._confirmed, self._for):
+            held.pop(key, None)
 
     async def _forget(self, keys: Sequence[Key]) -> None:
         """They were wrong, or nobody uses them."""
@@ -222,9 +322,8 @@ class Direct:
         self._hosts = None
         for vni, address in known:
             self._changed(vni, address, b"")
-        for vni, address in keys:
-            self._shares.drop(vni, [address])
-            self._used.pop((vni, address), None)
+        for key in keys:
+            self._drop(key)
 
     # ---- forgetting
 
@@ -241,8 +340,7 @@ class Direct:
             key = (vni, address)
             value = self._ledger.maps.endpoints.get({"vni": vni, "addr": to_mapped(address)})
             if key not in state.learned or value is None:
-                self._shares.drop(vni, [address])
-                self._used.pop(key, None)
+                self._drop(key)
                 continue
             stamp, looks = self._used.get(key, (None, 0))
             if stamp != value["used"]:
@@ -257,5 +355,7 @@ class Direct:
             del self._asked[vni]
         for vni in self._credit.keys() - state.vpcs.keys():
             del self._credit[vni]
+        for key in self._for.keys() - state.learned.keys():
+            del self._for[key]
         if idle:
             await self._forget(idle)

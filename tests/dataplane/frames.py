@@ -6,6 +6,7 @@ Knows nothing of the code under test: lengths and checksums are scapy's.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from scapy.contrib.geneve import GENEVE
@@ -81,9 +82,15 @@ def tunnel(
     sport: int = SOURCE_PORT,
     options: bytes = b"",
     group: int = 0,
+    told: DropletPlan | None = None,
     **ip_fields: Any,
 ) -> bytes:
-    """A tunnel packet, as the wire contract wants it unless told otherwise, around an inner frame."""
+    """A tunnel packet, as the wire contract wants it unless told otherwise, around an inner frame.
+
+    `told`: where the first hop says that it set out; VXLAN has no room for that.
+    """
+    if told and kind == "geneve":
+        options = origin_option(told) + options
     ether = Ether(src=src_mac or src.mac, dst=dst_mac or dst.mac)
     addresses = {"src": src.address, "dst": dst.address}
     if ":" in dst.address:
@@ -106,3 +113,8 @@ def option(option_class: int, kind: int, data: bytes = b"") -> bytes:
 def identity_option(tenant: int, vpc: int) -> bytes:
     """The option that tells which VPC it is."""
     return option(0xFF01, 0x83, tenant.to_bytes(8, "big") + vpc.to_bytes(8, "big"))
+
+
+def origin_option(droplet: DropletPlan) -> bytes:
+    """RETURN_TO_SENDER: where a packet set out."""
+    return option(0xFF01, 0x01, ip_address(droplet.address).packed)

@@ -49,6 +49,8 @@ MARK = 0x5EED0001
 SUBSTRATES = {4: 1, 6: 2}
 """enum substrate_family."""
 ROUTER_MAC = "02:4d:5a:00:00:01"
+UNTOLD_MAC = "02:4d:5a:00:00:05"
+"""The router's, in a frame of which nobody is to learn where it set out."""
 TUNNELS = ("geneve", "vxlan")
 FAMILIES = (4, 6)
 

@@ -28,6 +28,7 @@ from .plan import (
     ROUTE_VPC,
     ROUTER_MAC,
     TUNNELS,
+    UNTOLD_MAC,
     A,
     Address,
     B,
@@ -116,7 +117,8 @@ def test_what_an_appliance_forwards_does_not_come_back_to_it(droplet: Testbed, f
     result = droplet.send(foreign)
     assert result.retval == TC_REDIRECT
     frame = result.frame[:34] + SOURCE_PORT.to_bytes(2, "big") + result.frame[36:]
-    assert frame == tunnel("geneve", foreign, src=ME, dst=BOUNCER)
+    onward = datagram(family, S, R.address(family), src_mac=A.mac, dst_mac=UNTOLD_MAC)  # it set out elsewhere
+    assert frame == tunnel("geneve", onward, src=ME, dst=BOUNCER)
     droplet.agent(A, network_flags=NETWORK_HAS_ROUTES)
     assert droplet.send(foreign).retval == TC_SHOT
     assert droplet.counted()["drop", "SPOOFED_ADDRESS"]["packets"] == 1

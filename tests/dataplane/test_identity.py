@@ -71,7 +71,7 @@ def test_a_bouncer_keeps_vni_and_identity(droplet: Testbed) -> None:
     result = droplet.transit(tunnel("geneve", datagram(4, A, R.address(4)), src=HOST, options=options))
     forwarded = datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
     assert result.retval == XDP_TX
-    assert result.frame == tunnel("geneve", forwarded, src=ME, dst=HOST, options=options)
+    assert result.frame == tunnel("geneve", forwarded, src=ME, dst=HOST, options=options, told=HOST)
     assert droplet.counted()["vpc", GREEN.slot]["bounced_packets"] == 1
 
 

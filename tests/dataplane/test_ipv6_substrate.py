@@ -104,7 +104,9 @@ def test_bounce(both: Testbed, kind: str, family: int, to: str, came: int, goes:
     inner = datagram(family, A, R.address(family))
     result = both.transit(tunnel(kind, inner, src=DIVIDER.on(came), dst=ME.on(came), options=options))
     kept = options if to == "geneve" else b""
-    assert result.frame == tunnel(to, bounced(family), src=ME.on(goes), dst=HOST.on(goes), options=kept)
+    told = DIVIDER if kind == "geneve" else None  # by its name, IPv4, whatever it wrote
+    expected = tunnel(to, bounced(family), src=ME.on(goes), dst=HOST.on(goes), options=kept, told=told)
+    assert result.frame == expected
     assert result.retval == XDP_TX
 
 
@@ -114,14 +116,23 @@ def test_the_ways_of_a_droplet_with_ipv6_alone(six: Testbed, kind: str, family: 
     me = ME.in_ipv6
     six.as_bouncer(tunnel=kind)
     result = six.transit(tunnel(kind, datagram(family, A, R.address(family)), src=HOST.in_ipv6, dst=me))
-    assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, bounced(family), src=me, dst=HOST.in_ipv6))
+    assert (result.retval, result.frame) == (
+        XDP_TX,
+        tunnel(kind, bounced(family), src=me, dst=HOST.in_ipv6, told=HOST.in_ipv6),
+    )
     onward = datagram(family, A, S.address(family), ttl=63)
     result = six.transit(tunnel(kind, datagram(family, A, S.address(family)), src=HOST.in_ipv6, dst=me))
-    assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, onward, src=me, dst=DIVIDER.in_ipv6))
+    assert (result.retval, result.frame) == (
+        XDP_TX,
+        tunnel(kind, onward, src=me, dst=DIVIDER.in_ipv6, told=HOST.in_ipv6),
+    )
     six.reset()
     six.as_divider()
     result = six.transit(tunnel(kind, datagram(family, A, S.address(family)), src=HOST.in_ipv6, dst=me))
-    assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, onward, src=me, dst=BOUNCER.in_ipv6))
+    assert (result.retval, result.frame) == (
+        XDP_TX,
+        tunnel(kind, onward, src=me, dst=BOUNCER.in_ipv6, told=HOST.in_ipv6),
+    )
     six.reset()
     six.as_host()
     inner = datagram(family, R, A.address(family), dst_mac=A.mac)
@@ -138,7 +149,8 @@ def test_the_service_byte_goes_along(both: Testbed, came: int, goes: int) -> Non
     old: dict[str, Any] = {"tos": 0xB9, "id": 77, "ttl": 9} if came == 4 else {"tc": 0xB9, "fl": 0x12345, "hlim": 9}
     new: dict[str, Any] = {"tos": 0xB9} if goes == 4 else {"tc": 0xB9}
     result = both.transit(tunnel("geneve", datagram(4, A, R.address(4)), src=HOST.on(came), dst=ME.on(came), **old))
-    assert result.frame == tunnel("geneve", bounced(4), src=ME.on(goes), dst=HOST.on(goes), **new)
+    told = HOST.on(goes)  # the next hop is known by that address alone
+    assert result.frame == tunnel("geneve", bounced(4), src=ME.on(goes), dst=HOST.on(goes), told=told, **new)
 
 
 @every_translation

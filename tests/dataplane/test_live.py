@@ -117,7 +117,7 @@ def test_a_bounced_packet_is_back_on_the_wire(live: LiveDroplet, family: int) ->
     wire = live.raw(live.wire, "w0")
     wire.send(tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER))
     inner = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
-    expected = tunnel("geneve", inner, src=ME, dst=HOST)
+    expected = tunnel("geneve", inner, src=ME, dst=HOST, told=DIVIDER)
     assert receive(wire, lambda frame: is_tunnel(frame) and frame[:6] != expected[6:12]) == expected
 
 

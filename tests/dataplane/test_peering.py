@@ -20,6 +20,7 @@ from .plan import (
     ROUTER_MAC,
     THEIRS,
     TUNNELS,
+    UNTOLD_MAC,
     A,
     EndpointPlan,
     V,
@@ -44,7 +45,7 @@ def crossed(family: int, did: str) -> dict[tuple[str, object], dict[str, int]]:
 def test_a_divider_sends_to_a_divider_of_the_peer_in_the_peers_vni(droplet: Testbed, kind: str, family: int) -> None:
     droplet.as_crossing(DIVIDER)
     result = droplet.transit(tunnel(kind, datagram(family, A, V.address(family)), src=HOST))
-    sent = datagram(family, A, V.address(family), ttl=63)
+    sent = datagram(family, A, V.address(family), ttl=63, dst_mac=UNTOLD_MAC)
     assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, sent, src=ME, dst=DIVIDER, vni=BLUE.vni))
     assert droplet.counted() == crossed(family, "to_divider")
 
@@ -54,7 +55,7 @@ def test_no_option_crosses(droplet: Testbed, family: int) -> None:
     """Labels, origin and a tenant's own options mean something in its own VPC only."""
     droplet.as_crossing(DIVIDER)
     result = droplet.transit(tunnel("geneve", datagram(family, A, V.address(family)), src=HOST, options=LABELS))
-    sent = datagram(family, A, V.address(family), ttl=63)
+    sent = datagram(family, A, V.address(family), ttl=63, dst_mac=UNTOLD_MAC)
     assert (result.retval, result.frame) == (XDP_TX, tunnel("geneve", sent, src=ME, dst=DIVIDER, vni=BLUE.vni))
 
 
@@ -63,7 +64,7 @@ def test_a_divider_of_both_divides_at_once(droplet: Testbed, kind: str, family: 
     droplet.as_crossing(ME)
     droplet.network(THEIRS, BOUNCER, vpc=BLUE, routed_here=True)
     result = droplet.transit(tunnel(kind, datagram(family, A, V.address(family)), src=HOST))
-    sent = datagram(family, A, V.address(family), ttl=63)
+    sent = datagram(family, A, V.address(family), ttl=63, dst_mac=UNTOLD_MAC)
     assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, sent, src=ME, dst=BOUNCER, vni=BLUE.vni))
     assert droplet.counted() == crossed(family, "divided")
 
@@ -86,7 +87,7 @@ def test_the_agent_on_a_divider_crosses_itself(droplet: Testbed, family: int) ->
     droplet.agent(A, network_flags=NETWORK_ROUTED_HERE)
     result = droplet.send(datagram(family, A, V.address(family)))
     assert result.retval == TC_REDIRECT
-    sent = bytes(datagram(family, A, V.address(family), ttl=63))
+    sent = bytes(datagram(family, A, V.address(family), ttl=63, dst_mac=UNTOLD_MAC))
     assert result.frame[46:49] == BLUE.vni.to_bytes(3, "big")
     assert result.frame[50:] == sent
     size = INNER_BYTES[family]

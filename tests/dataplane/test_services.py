@@ -95,7 +95,7 @@ def test_a_bouncer_chooses_for_who_does_not_know(droplet: Testbed, kind: str, fa
     scaled(droplet, R, tunnel=kind)
     result = droplet.transit(tunnel("geneve", datagram(family, A, service(family)), src=HOST))
     inner = datagram(family, A, service(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
-    assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, inner, src=ME, dst=HOST))
+    assert (result.retval, result.frame) == (XDP_TX, tunnel(kind, inner, src=ME, dst=HOST, told=HOST))
     assert len(list(droplet.tables.flows.items())) == 1
 
 

@@ -93,7 +93,7 @@ def test_bounce_sends_to_the_host_in_its_endpoints_protocol(droplet: Testbed, ki
     arrived = tunnel(kind, datagram(family, A, R.address(family)), src=DIVIDER)
     result = droplet.transit(arrived)
     inner = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
-    assert result.frame == tunnel(to, inner, src=ME, dst=HOST)
+    assert result.frame == tunnel(to, inner, src=ME, dst=HOST, told=DIVIDER if kind == "geneve" else None)
     assert result.retval == XDP_TX
     moved = {"bounced_packets": 1, "bounced_bytes": INNER_BYTES[family]}
     assert droplet.counted() == {("vpc", RED.slot): moved}
@@ -108,7 +108,7 @@ def test_bounce_keeps_geneve_options_in_geneve_and_leaves_them_behind_in_vxlan(d
         droplet.as_bouncer(tunnel=to)
         result = droplet.transit(tunnel("geneve", inner, src=DIVIDER, options=NOT_CRITICAL))
         assert result.retval == XDP_TX
-        assert result.frame == tunnel(to, forwarded, src=ME, dst=HOST, options=options)
+        assert result.frame == tunnel(to, forwarded, src=ME, dst=HOST, options=options, told=DIVIDER)
 
 
 @every_tunnel_and_family
@@ -120,7 +120,7 @@ def test_on_a_veth_a_note_asks_deliver_to_send(kind: str, family: int) -> None:
         result = droplet.transit(tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER))
         inner = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
         note = layout.struct("handover", magic=HANDOVER_SEND, mark=MARK, ifindex=UPLINK_IFINDEX)
-        assert (result.retval, result.frame) == (XDP_PASS, tunnel(kind, inner, src=ME, dst=HOST))
+        assert (result.retval, result.frame) == (XDP_PASS, tunnel(kind, inner, src=ME, dst=HOST, told=DIVIDER))
         assert result.metadata == note
         asked = tunnel(
             kind, ping(family, A.address(family), FRONT.gateway(family), src_mac=A.mac, dst_mac=ROUTER_MAC), src=HOST
@@ -139,7 +139,7 @@ def test_on_a_veth_a_note_asks_deliver_to_send(kind: str, family: int) -> None:
 def test_divide_sends_to_a_bouncer_of_the_destinations_network(droplet: Testbed, kind: str, family: int) -> None:
     droplet.as_divider()
     result = droplet.transit(tunnel(kind, datagram(family, A, S.address(family)), src=HOST))
-    assert result.frame == tunnel(kind, datagram(family, A, S.address(family), ttl=63), src=ME, dst=BOUNCER)
+    assert result.frame == tunnel(kind, datagram(family, A, S.address(family), ttl=63), src=ME, dst=BOUNCER, told=HOST)
     assert result.retval == XDP_TX
     moved = {"divided_packets": 1, "divided_bytes": INNER_BYTES[family]}
     assert droplet.counted() == {("vpc", RED.slot): moved}
@@ -149,7 +149,7 @@ def test_divide_sends_to_a_bouncer_of_the_destinations_network(droplet: Testbed,
 def test_a_bouncer_sends_what_it_does_not_know_to_a_divider(droplet: Testbed, kind: str, family: int) -> None:
     droplet.as_bouncer()
     result = droplet.transit(tunnel(kind, datagram(family, A, S.address(family)), src=HOST))
-    assert result.frame == tunnel(kind, datagram(family, A, S.address(family), ttl=63), src=ME, dst=DIVIDER)
+    assert result.frame == tunnel(kind, datagram(family, A, S.address(family), ttl=63), src=ME, dst=DIVIDER, told=HOST)
     assert result.retval == XDP_TX
     moved = {"to_divider_packets": 1, "to_divider_bytes": INNER_BYTES[family]}
     assert droplet.counted() == {("vpc", RED.slot): moved}
@@ -162,7 +162,9 @@ def test_a_bouncer_that_hosts_the_other_network_still_asks_a_divider(droplet: Te
     droplet.network(BACK, BOUNCER)
     result = droplet.transit(tunnel("geneve", datagram(family, A, S.address(family)), src=HOST))
     assert result.retval == XDP_TX
-    assert result.frame == tunnel("geneve", datagram(family, A, S.address(family), ttl=63), src=ME, dst=DIVIDER)
+    assert result.frame == tunnel(
+        "geneve", datagram(family, A, S.address(family), ttl=63), src=ME, dst=DIVIDER, told=HOST
+    )
 
 
 @pytest.mark.parametrize("place", range(16))
@@ -178,14 +180,14 @@ def test_the_source_port_picks_the_member(droplet: Testbed, role: str, shift: in
     port = 0xC000 | (0x2A5A & ~(0xF << shift)) | place << shift
     result = droplet.transit(tunnel("geneve", datagram(4, A, S.address(4)), src=HOST, sport=port))
     inner = datagram(4, A, S.address(4), ttl=63)
-    assert result.frame == tunnel("geneve", inner, src=ME, dst=MEMBERS[place], sport=port)
+    assert result.frame == tunnel("geneve", inner, src=ME, dst=MEMBERS[place], sport=port, told=HOST)
 
 
 def test_the_outer_service_byte_goes_along(droplet: Testbed) -> None:
     droplet.as_bouncer()
     result = droplet.transit(tunnel("geneve", datagram(4, A, R.address(4)), src=HOST, tos=0xB9, id=77, ttl=9))
     inner = datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
-    assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST, tos=0xB9)
+    assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST, tos=0xB9, told=HOST)
 
 
 @pytest.mark.parametrize("ttl", [2, 3, 128, 255])
@@ -208,7 +210,7 @@ def test_the_ttls_checksum_is_right_for_every_header(droplet: Testbed) -> None:
         )
         arrived["IP"].id = left["IP"].id = ident
         result = droplet.transit(tunnel("geneve", arrived, src=HOST))
-        assert result.frame == tunnel("geneve", left, src=ME, dst=HOST)
+        assert result.frame == tunnel("geneve", left, src=ME, dst=HOST, told=HOST)
 
 
 def test_bytes_behind_the_ip_packet_go_along(droplet: Testbed) -> None:
@@ -218,7 +220,7 @@ def test_bytes_behind_the_ip_packet_go_along(droplet: Testbed) -> None:
     arrived = tunnel("geneve", bytes(datagram(4, A, R.address(4))) + padding, src=HOST) + b"outer"
     result = droplet.transit(arrived)
     inner = bytes(datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)) + padding
-    assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST) + b"outer"
+    assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST, told=HOST) + b"outer"
 
 
 @pytest.mark.parametrize("kind", TUNNELS)
@@ -234,7 +236,7 @@ def test_reserved_bits_are_ignored(droplet: Testbed, kind: str) -> None:
     arrived[49] = 0xFF
     result = droplet.transit(bytes(arrived))
     inner = datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
-    marked = bytearray(tunnel(kind, inner, src=ME, dst=HOST))
+    marked = bytearray(tunnel(kind, inner, src=ME, dst=HOST, told=HOST))
     marked[49] = 0xFF
     assert result.frame == bytes(marked)
 

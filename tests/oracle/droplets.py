@@ -148,7 +148,7 @@ def agents(draw: Draw, bouncers: dict[tuple[int, int], HopSet]) -> Agent:
         bounced, routed, legs.get(4), legs.get(6), RED if needs_identity else vni,
         (ours(0x83, IDENTITY) + raw)[:252] if needs_identity else raw, draw(st.sampled_from([0, 7, 0xFFFF])),
         needs_identity, routes=draw(routes), forwarding=draw(st.sampled_from([True, False, False])),
-        sources=draw(sources),
+        sources=draw(sources), through_divider=not mostly(draw),
     )  # fmt: skip
 
 

@@ -69,15 +69,20 @@ BOUNCED_TO_R = """
 """
 GENEVE_OUTER_OUT = """
     02 00 00 00 02 04  02 00 00 00 02 01  08 00      # Ethernet: to d4, from d1
-    45 b8 00 5c  00 00 40 00  40 11 b5 d3            # the service octet goes along
+    45 b8 00 64  00 00 40 00  40 11 b5 cb            # the service octet goes along
     c0 00 02 01  c0 00 02 04                         # from 192.0.2.1 to 192.0.2.4
-    c1 23 17 c1  00 48 00 00                         # the source port stays
+    c1 23 17 c1  00 50 00 00                         # the source port stays
+"""
+GENEVE_HEADER_TOLD = """
+    04 00 65 58  0a 0b 0c 00                         # four words of options
+    ff 01 01 01  c0 00 02 04                         # RETURN_TO_SENDER: the packet set out from 192.0.2.4
+    01 02 01 01  de ad be ef                         # as it came
 """
 GENEVE_BOUNCED = Golden(
     "geneve-bounced",
     "transit",
     octets(GENEVE_OUTER_IN + GENEVE_HEADER + TO_R),
-    octets(GENEVE_OUTER_OUT + GENEVE_HEADER + BOUNCED_TO_R),
+    octets(GENEVE_OUTER_OUT + GENEVE_HEADER_TOLD + BOUNCED_TO_R),
 )
 
 # RFC 7348 5: the same place behind UDP port 4789, the I flag, three octets reserved, the VNI.

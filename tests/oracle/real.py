@@ -56,7 +56,7 @@ SIZES = {
 }
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}
-DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES = 1, 1, 2, 0x100, 0x200
+DIVIDED_HERE, BOUNCED_HERE, ROUTED_HERE, PEERED, HAS_ROUTES, THROUGH_DIVIDER = 1, 1, 2, 0x100, 0x200, 0x400
 ROUTE_ENDPOINT = 4
 ACTIONS = {"vpc": 1, "blackhole": 2, "substrate": 3}
 NEEDS_IDENTITY = 1
@@ -215,7 +215,8 @@ class RealDroplet:
                 "network": self.hop_set((agent.vni, agent.network), agent.bouncers),
                 "network_flags": agent.bounced_here * BOUNCED_HERE
                 + agent.routed_here * ROUTED_HERE
-                + bool(agent.routes) * HAS_ROUTES,
+                + bool(agent.routes) * HAS_ROUTES
+                + agent.through_divider * THROUGH_DIVIDER,
                 "mac": agent.mac,
                 "tunnel": TUNNELS[agent.tunnel],
                 "wire_vni": agent.wire_vni or agent.vni,

@@ -47,7 +47,8 @@ def arrived(planned: Planned, way: Way, target: EndpointFact) -> bytes:
     assert way.hops[-1].outcome.next_hop == planned.host(target)
     assert way.frame[36:38] == PORTS[TUNNELS[target.tunnel]].to_bytes(2, "big")
     assert way.frame[46:49] == target.vni.to_bytes(3, "big")
-    return way.frame[50:]
+    words = way.frame[42] & 0x3F if target.tunnel == 1 else 0  # options
+    return way.frame[50 + 4 * words :]
 
 
 @examples(60)

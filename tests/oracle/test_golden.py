@@ -103,8 +103,8 @@ def test_scapy_finds_every_length_and_checksum_right(each: Golden, way: str) -> 
 
 def test_scapy_reads_the_tunnels_as_the_comments_do() -> None:
     frame = Ether(golden.GENEVE_BOUNCED.goes)
-    assert (frame[GENEVE].vni, frame[GENEVE].proto, frame[GENEVE].optionlen) == (RED, 0x6558, 2)
-    assert bytes(frame[GENEVE])[16:] == golden.octets(golden.BOUNCED_TO_R)
+    assert (frame[GENEVE].vni, frame[GENEVE].proto, frame[GENEVE].optionlen) == (RED, 0x6558, 4)
+    assert bytes(frame[GENEVE])[24:] == golden.octets(golden.BOUNCED_TO_R)
     assert (frame[IP].tos, frame[UDP].sport) == (0xB8, 0xC123)
     frame = Ether(golden.GENEVE_TO_VXLAN.goes)
     assert (frame[VXLAN].vni, int(frame[VXLAN].flags)) == (RED, 8)

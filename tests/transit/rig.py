@@ -227,7 +227,7 @@ def rig(folder: Path) -> Iterator[Rig]:
 
 def put_droplet(droplet: Droplet) -> pb.Change:
     """A droplet is known."""
-    return pb.Change(put_droplet=pb.Droplet(address=droplet.address, name=droplet.name))
+    return pb.Change(put_droplet=pb.Droplet(address=droplet.address, name=droplet.name, mtu=1500))
 
 
 def put_vpc(*dividers: Droplet, vni: int = VNI) -> pb.Change:

@@ -12,7 +12,7 @@ from mizar._built import transit_pb2 as pb
 from tests.transit.rig import BACK, FRONT, VNI, Droplet, Rig, endpoint, local, packed, put_droplet, put_network, until
 from tests.transit.rig import put_vpc as put_vpc_of
 from tests.transit.test_failover import called_down, wire
-from tests.transit.traffic import exchange_udp, ping
+from tests.transit.traffic import exchange_udp, ping, send_udp
 
 TUNNELS = (pb.GENEVE, pb.VXLAN)
 FAMILIES = (4, 6)
@@ -85,6 +85,67 @@ def test_both_ways_within_a_network_and_between_networks(made: Rig, tunnel: pb.T
     assert [hop.counters() for hop in hops] == before
     assert ping(scene.names[1], address(4, FRONT, 2)) == 64
     assert ping(scene.names[1], address(4, BACK, 3)) == 63
+
+
+def test_the_way_back_is_learned_without_asking(made: Rig) -> None:
+    """What came over hops says where it set out: the daemons of the hops are dead, and nobody could be asked."""
+    scene = Scene(made)
+    one, two, *hops = scene.droplets
+    for hop in hops:
+        hop.stop(signal.SIGKILL)
+
+    def known() -> bool:
+        send_udp(scene.names[1], address(4, BACK, 3), b"one way")
+        return scene.learned(two) == {packed(address(4, FRONT, 1)): one.address}
+
+    until(known, "droplet 2 knows where the packets set out")
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS)
+def test_one_way_and_of_full_size(made: Rig, tunnel: pb.TunnelProtocol.ValueType) -> None:
+    """Packets that leave no room for an option, into another network, and nobody answers."""
+    scene = Scene(made, tunnel)
+    one = scene.droplets[0]
+    before = one.counters().direct_packets
+
+    def direct() -> bool:
+        send_udp(scene.names[1], address(4, BACK, 3), bytes(1450 - 28))
+        return one.counters().direct_packets > before
+
+    until(direct, "the direct path")
+    assert "PACKET_TOO_BIG" not in one.drops()
+
+
+def test_what_is_in_use_is_asked_for_again(made: Rig) -> None:
+    """The old host has the endpoint still and serves it; the bouncer says another one by now, and is heard."""
+    scene = Scene(made)
+    one, _, three, four, _ = scene.droplets
+    scene.until_direct(1, address(4, FRONT, 2))
+    four.apply(put_network(FRONT, three))
+    new = made.make_namespace("e5")
+    four.attach_whole(local("uid-5", endpoint(2, FRONT, four), name=new))
+    three.apply(pb.Change(put_endpoint=endpoint(2, FRONT, four)))
+
+    def corrected() -> bool:
+        send_udp(scene.names[1], address(4, FRONT, 2), b"on and on")
+        return scene.learned(one).get(packed(address(4, FRONT, 2))) == four.address
+
+    until(corrected, "droplet 1 sends to the new host")
+
+
+def test_a_divider_alone_dies(made: Rig) -> None:
+    """Of two: packets between networks pass over the other, with nobody to ask for another way."""
+    scene = Scene(made)
+    _, _, three, four, five = scene.droplets
+    for droplet in scene.droplets:
+        droplet.apply(put_vpc_of(four, five))
+    wire(made, five, "down")
+    for droplet in (three, four):
+        until(lambda at=droplet: five.address in called_down(at), "it is called down")  # type: ignore[misc]
+    for family in FAMILIES:
+        for end, target in ((1, address(family, BACK, 3)), (3, address(family, FRONT, 1))):
+            until(lambda e=end, t=target: ping(scene.names[e], t) is not None, "traffic goes on")  # type: ignore[misc]
+    assert four.counters().divided_packets
 
 
 @pytest.mark.parametrize("tunnel", TUNNELS)

@@ -77,6 +77,12 @@ def send_tcp(namespace: str, address: str, port: int, data: bytes) -> None:
         sock.sendall(data)
 
 
+def send_udp(namespace: str, address: str, data: bytes) -> None:
+    """Send a datagram that nobody has to answer."""
+    with _socket(namespace, _family(address), socket.SOCK_DGRAM) as sock:
+        sock.sendto(data, (address, 7009))
+
+
 def exchange_udp(source: str, target: str, address: str, data: bytes) -> None:
     """A datagram and its echo. Raises TimeoutError."""
     family = _family(address)

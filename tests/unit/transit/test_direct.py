@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mizar.model.addresses import to_mapped
+from mizar.transit.confirming import Confirming
 from mizar.transit.direct import ASKS_PER_S, MOST_ASKED, Direct
 from mizar.transit.ledger import Ledger
 from mizar.transit.shares import Shares
@@ -41,7 +42,7 @@ from tests.unit.transit.fakes import FakeMaps
 HERE, FRONTS, DIVIDER, BACKS, THERE = ADDRESSES = [bytes((172, 30, 9, number)) for number in range(1, 6)]
 VNI, FRONT, BACK = 7, 1, 2
 A, S, GHOST = bytes((10, 0, 1, 11)), bytes((10, 0, 2, 22)), bytes((10, 0, 2, 99))
-UNKNOWN, GONE, ASK, HINT = 1, 2, 3, 4
+UNKNOWN, GONE, ASK, HINT, ORIGIN = 1, 2, 3, 4, 5
 
 
 def network(number: int, bouncer: bytes) -> PutNetwork:
@@ -68,7 +69,7 @@ class Fleet:
     async def begin(self) -> None:
         """As the planner tells them. (Where a lives, its entry stands for the attached endpoint.)"""
         for own, (ledger, _) in self.at.items():
-            changes: list[Any] = [PutDroplet(Droplet(address)) for address in ADDRESSES]
+            changes: list[Any] = [PutDroplet(Droplet(address, mtu=1500)) for address in ADDRESSES]
             changes.append(PutVpc(Vpc(VNI, (DIVIDER,))))
             changes += [network(FRONT, FRONTS)] * (own in (HERE, FRONTS, DIVIDER))
             changes += [network(BACK, BACKS)] * (own in (THERE, BACKS, DIVIDER))
@@ -286,6 +287,122 @@ async def test_one_tenant_cannot_make_the_daemon_ask_without_end(fleet: Fleet) -
         await fleet.notice(HERE, UNKNOWN, dst=bytes((10, 3, n >> 8, n & 255)))
     assert ASKS_PER_S <= len(fleet.sent) < 4 * MOST_ASKED
     assert len(fleet.at[HERE][1]._asked[VNI]) <= MOST_ASKED
+
+
+async def told(fleet: Fleet, origin: bytes = THERE, src: bytes = S) -> None:
+    """What came over hops for a says where it set out."""
+    said = {"src": to_mapped(src), "dst": to_mapped(A), "droplet": to_mapped(origin)}
+    await fleet.at[HERE][1].handle([blank(ORIGIN) | said])
+
+
+async def test_the_way_back_is_learned_from_where_a_packet_set_out(fleet: Fleet) -> None:
+    """Nobody is asked; what only the bouncer knows follows when the entry is in use."""
+    await told(fleet)
+    assert fleet.sent == []
+    assert fleet.learned() == {S: THERE}
+    ledger, direct = fleet.at[HERE]
+    key = {"vni": VNI, "addr": to_mapped(S)}
+    found = ledger.maps.endpoints.get(key)
+    assert (found["flags"], found["network"], found["tunnel"]) == (8, 0xFFFFFFFF, 1)
+    assert found["mac"] == bytes.fromhex("024d5a000005")
+    ledger.maps.endpoints.put(key, found | {"used": 5})
+    await direct.confirm(asyncio.get_running_loop().time() + 3)
+    await fleet.settle()
+    found = ledger.maps.endpoints.get(key)
+    assert (found["tunnel"], found["mac"]) == (2, b"\2\0\0\0\2\x16")
+
+
+@pytest.mark.parametrize("origin", [bytes((172, 30, 9, 99)), HERE])
+async def test_who_is_no_other_droplet_hosts_nothing(fleet: Fleet, origin: bytes) -> None:
+    """A stranger, and this droplet itself."""
+    await told(fleet, origin)
+    assert (fleet.learned(), fleet.sent) == ({}, [])
+
+
+async def test_the_planners_word_counts_more_than_an_origin(fleet: Fleet) -> None:
+    """What it put is not changed, and nobody is asked."""
+    await fleet.at[HERE][0].apply([network(BACK, HERE), endpoint(S, BACK, THERE)])
+    await told(fleet, DIVIDER)
+    assert (fleet.learned(), fleet.sent) == ({}, [])
+
+
+@pytest.mark.parametrize("why", ["contradicted", "without a daemon", "kept at a divider"])
+async def test_what_an_origin_does_not_settle_is_asked(fleet: Fleet, why: str) -> None:
+    """The bouncer has the word; a network that keeps others at its divider does not even ask for them."""
+    neighbour = bytes((10, 0, 1, 12))
+    ledger, direct = fleet.at[HERE]
+    if why == "contradicted":
+        await fleet.notice(HERE, UNKNOWN)
+        await fleet.settle()
+        direct._asked.clear()
+        await told(fleet, DIVIDER)
+    elif why == "without a daemon":
+        ledger.state.droplets[THERE] = replace(ledger.state.droplets[THERE], mtu=0)
+        await told(fleet)
+    else:
+        await ledger.apply([PutNetwork(replace(network(FRONT, FRONTS).network, through_divider=True))])
+        await told(fleet)
+        assert fleet.sent == []
+        await fleet.at[FRONTS][0].apply([endpoint(neighbour, FRONT, THERE)])
+        await told(fleet, DIVIDER, neighbour)
+    assert await fleet.settle()
+    assert fleet.learned() == {neighbour if why == "kept at a divider" else S: THERE}
+
+
+async def test_a_network_inside_of_one_that_keeps_others_is_another(fleet: Fleet) -> None:
+    """The asker does not know it; the answer says that the endpoint is of it, and is not taken."""
+    inside = bytes((10, 0, 1, 200))
+    prefix = Prefix(bytes((10, 0, 1, 192)), 26, bytes((10, 0, 1, 193)))
+    hidden = PutNetwork(Network(VNI, 3, (prefix,), (BACKS,)))
+    await fleet.at[HERE][0].apply([PutNetwork(replace(network(FRONT, FRONTS).network, through_divider=True))])
+    for own in (FRONTS, DIVIDER, BACKS):
+        await fleet.at[own][0].apply([hidden])
+    await fleet.at[BACKS][0].apply([endpoint(inside, 3, THERE)])
+    await fleet.notice(HERE, UNKNOWN, dst=inside)
+    assert (BACKS, HERE, HINT) in await fleet.settle()
+    assert fleet.learned() == {}
+
+
+async def test_what_is_in_use_is_asked_for_again(fleet: Fleet) -> None:
+    """Its host serves on, and another one is to serve now: within seconds that one does. What is idle, nobody asks for;
+    nothing is written where the answer is the same."""
+    await fleet.notice(HERE, UNKNOWN)
+    await fleet.settle()
+    ledger, direct = fleet.at[HERE]
+    key, now = {"vni": VNI, "addr": to_mapped(S)}, asyncio.get_running_loop().time()
+    await direct.confirm(now + 3)
+    assert fleet.sent == [], "nobody has used it"
+    direct._asked.clear()
+    ledger.maps.endpoints.put(key, ledger.maps.endpoints.get(key) | {"used": 5})
+    await direct.confirm(now + 20)
+    assert HINT in [kind for _, _, kind in await fleet.settle()]
+    assert ledger.maps.endpoints.get(key)["used"] == 5, "not written again"
+    direct._asked.clear()
+    await fleet.at[BACKS][0].apply([endpoint(S, BACK, DIVIDER)])
+    await direct.confirm(now + 40)
+    assert fleet.sent == [], "not used since"
+    ledger.maps.endpoints.put(key, ledger.maps.endpoints.get(key) | {"used": 6})
+    await direct.confirm(now + 60)
+    await fleet.settle()
+    assert fleet.learned() == {S: DIVIDER}
+
+
+def test_confirmations_are_paced_and_fair() -> None:
+    """So many at a time, of each VPC alike, and none that is not due."""
+    waiting = Confirming()
+    for number in range(1000):
+        waiting.learned((1, number.to_bytes(4, "big")), 0.0)
+    for vni in (2, 3):
+        waiting.learned((vni, A), 0.0)
+    assert waiting.due(1.0) == []
+    found = waiting.due(3.0)
+    assert len(found) <= 64
+    assert {(2, A), (3, A)} < set(found)
+    waiting.forget((1, (999).to_bytes(4, "big")))
+    seen = set(found)
+    for _ in range(50):
+        seen |= set(waiting.due(3.0))
+    assert len(seen) == 1001
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), max_size=60))
