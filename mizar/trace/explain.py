@@ -95,7 +95,7 @@ class Explainer:
             program=hop.program,
             vpc=self._vpc(vni),
             number=vni,
-            leads=outcome.handover.vni if outcome.handover else after.vni or vni,
+            leads=self._leads(here, hop, before, after, vni),
             verdict=_verdict(hop),
             step=outcome.step.value if outcome.step else "",
             table=table,
@@ -116,6 +116,13 @@ class Explainer:
             return before.vni
         handover = self.prediction.way.hops[number - 1].outcome.handover
         return handover.vni if handover else 0
+
+    def _leads(self, here: Droplet, hop: Hop, before: Sight, after: Sight, vni: int) -> int:
+        """The VPC in which it goes on, or would have been looked for."""
+        if hop.outcome.handover:
+            return hop.outcome.handover.vni
+        crossed = self._crossed(here, vni, before.inner.destination) if before.inner else vni
+        return crossed if hop.outcome.reason or crossed != vni else after.vni or vni
 
     def _table(self, here: Droplet, hop: Hop, before: Sight, vni: int, notes: list[str]) -> str:
         """Which entry decided."""

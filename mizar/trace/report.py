@@ -101,13 +101,7 @@ def _told(hop: HopReport, foreign: frozenset[int]) -> HopReport:
     if hop.number in foreign:
         return HopReport("", "", "in a VPC of another tenant", hidden=True)
     if hop.leads in foreign:
-        return replace(
-            hop,
-            table="",
-            rewrite=(),
-            room=None,
-            next="",
-            notes=("from here on in a VPC of another tenant",),
-            hidden=True,
-        )
+        notes = ("from here on in a VPC of another tenant",)
+        kept = HopReport(hop.droplet, hop.program, "sent into a VPC of another tenant", hop.vpc, hop.number, hop.leads)
+        return replace(kept, notes=notes, hidden=True)
     return hop

@@ -16,7 +16,18 @@ from mizar.model.manifest import parse_manifests
 from mizar.model.resources import Lab, Resource
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-KINDS = ("private-link", "scaled", "peering", "routing", "direct-path", "mixed-substrate", "one-vni", "groups")
+KINDS = (
+    "private-link",
+    "scaled",
+    "peering",
+    "routing",
+    "direct-path",
+    "mixed-substrate",
+    "ipv6-substrate",
+    "substrate-route",
+    "one-vni",
+    "groups",
+)
 MOST_PAIRS = 24
 
 pytestmark = pytest.mark.long

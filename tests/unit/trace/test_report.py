@@ -15,6 +15,7 @@ TRACE = Trace(
     "10.0.1.2 → 10.9.0.2 ICMP, 84 bytes",
     (
         HopReport("d1", "agent", "sent to another droplet", "red/main", OWN, OWN, table="t<1>", next="d2"),
+        HopReport("d2", "proxy", "?", "red/main", OWN, OTHER, notes=("blue/db",), reason="PEER_UNKNOWN", seen="d9"),
         HopReport("d2", "transit", "sent", "red/main", OWN, OTHER, table="networks: blue/db", next="d3"),
         HopReport(
             "d3", "transit", "dropped", "blue/main", OTHER, OTHER, "", "secret", reason="TTL_EXPIRED", sentence="S"
@@ -28,7 +29,7 @@ def test_a_tenant_hears_nothing_of_what_happens_in_another_ones_vpc() -> None:
     """Neither names nor reasons nor tables: only that it is another's from there on, and how it ends."""
     told = for_tenant(TRACE, frozenset({OTHER}))
     text = str(told.as_json())
-    for secret in ("d3", "blue", "secret", "TTL_EXPIRED"):
+    for secret in ("d3", "blue", "secret", "TTL_EXPIRED", "PEER_UNKNOWN", "d9"):
         assert secret not in text
     assert told.ending.sentence == "lost in a VPC of another tenant"
     assert not told.ok
