@@ -30,6 +30,7 @@ class End(Enum):
     DROPPED = "dropped"
     PASSED = "left to a host's own stack"
     LEFT = "sent to a tunnel end without a daemon"
+    STACK = "handed to its own droplet's stack, as a route says"
     CIRCLED = "still on its way after too many hops"
 
 
@@ -82,6 +83,7 @@ class Fleet:
             Verdict.DELIVER: End.DELIVERED,
             Verdict.ANSWER: End.ANSWERED,
             Verdict.TRAP: End.ANSWERED,
+            Verdict.STACK: End.STACK,
             Verdict.DROP: End.DROPPED,
         }
         first = Hop(droplet, "agent", frame, outcome)

@@ -80,6 +80,8 @@ def compare(way: Way, reports: Sequence[Seen], name: Callable[[bytes], str]) -> 
             where = f" to interface {found.ifindex}" if found.did is Did.DELIVERED else ""
             what = f"{_text(found, name)}{where}"
             divergence = f"{name(hop.droplet)}, {hop.program}: {what}; predicted was: {_wanted(hop, name)}"
+        if hop.outcome.reason:  # what follows is the message about it
+            break
     others = tuple(f"{name(one.droplet)}, {one.program}: {_text(one, name)}, which nothing predicted" for one in left)
     return Comparison(tuple(texts), divergence, lost, others)
 

@@ -47,32 +47,37 @@ class Explainer:
 
     def ending(self) -> Ending:
         """How the way ends, in one sentence."""
-        way, last = self.prediction.way, self.prediction.way.hops[-1]
+        way = self.prediction.way
+        refused = next((place for place, hop in enumerate(way.hops) if hop.outcome.reason), None)
+        place = len(way.hops) - 1 if refused is None else refused
+        last = way.hops[place]
         where = self.names.droplet(last.droplet) or _text(last.droplet)
-        if way.end is End.DELIVERED and last.outcome.handover is not None:
+        if refused is None and way.end is End.STACK:
+            return Ending(True, f"handed to the host's own stack on {where}, which routes it into the substrate")
+        if refused is None and way.end is End.DELIVERED and last.outcome.handover is not None:
             number, address = last.outcome.handover.vni, self._receiver(last)
             known = self.names.endpoint(number, address)
             who = known.name if known else f"an endpoint of {self._vpc(number)}"
             return Ending(True, f"delivered to {who} on {where}", number, known.name if known else "")
-        if way.end is End.LEFT and last.outcome.next_hop is not None:
+        if refused is None and way.end is End.LEFT and last.outcome.next_hop is not None:
             to = last.outcome.next_hop
             name = self.names.droplet(to) or _text(to)
             if to in self.prediction.silent:
                 error = self.prediction.silent[to]
                 return Ending(False, f"sent to {name}, which cannot be asked what becomes of it: {_sentence(error)}")
             return Ending(True, f"sent to {name}, a tunnel end without a daemon: what it does nobody can tell")
-        if way.end is End.ANSWERED and not last.outcome.reason:
+        if refused is None and way.end is End.ANSWERED:
             return Ending(True, f"answered on {where}")
-        if way.end is End.PASSED:
+        if last.outcome.verdict is Verdict.PASS:
             return Ending(False, f"left to the host's own stack on {where}: {self._refusal(last.outcome.reason)}")
-        if way.end is End.CIRCLED:
+        if refused is None and way.end is End.CIRCLED:
             return Ending(False, "it goes in circles: tables of droplets contradict one another")
         told = "; its sender is told so" if last.outcome.verdict is not Verdict.DROP else ""
         here, before = (
             self.prediction.droplets[last.droplet],
             look(last.arrived, self.prediction.droplets[last.droplet]),
         )
-        vni = self._number(len(way.hops) - 1, last, before)
+        vni = self._number(place, last, before)
         causes = self._cause(here, last, before, vni)
         why = f"{last.outcome.reason}: {causes[0]}" if causes else self._refusal(last.outcome.reason)
         return Ending(False, f"dropped on {where} by {last.program}, {why}{told}")

@@ -63,6 +63,8 @@ def test_an_entry_that_was_deleted_by_hand_is_named(lab: LabName, tmp_path: Path
             live = ask(client, address, live=True)
             assert live["ok"], live
             assert all(hop["seen"] for hop in live["hops"]), live
+        spoofed = ask(client, None, frame=(b"\x02MZ\0\0\1" + b"\2" * 6 + b"\x08\0\x45" + bytes(40)).hex())
+        assert not spoofed["ok"], "a frame that no endpoint may send, as one of a capture may be"
         nobody = ask(client, "10.0.2.250")
         assert not nobody["ok"]
         assert "blue/back has no endpoint with the address 10.0.2.250" in nobody["ending"]

@@ -105,3 +105,15 @@ def test_an_address_that_nobody_has_is_said_to_be_nobodys() -> None:
     """In a network, and in none."""
     assert "red/data has no endpoint with the address 10.0.2.9" in explained(droplets(), packed("10.0.2.9"))[1].sentence
     assert "nobody in red/main has the address 10.9.9.9" in explained(droplets(), packed("10.9.9.9"))[1].sentence
+
+
+def test_a_packet_whose_sender_is_told_does_not_arrive() -> None:
+    """Its hops run out on the way: what comes back to the sender is a message, and no delivery."""
+    found = droplets()
+    frame = bytearray(build(Asked("udp"), WEB_MAC, WEB, DB))
+    frame[22] = 1
+    way = Fleet(found).send(D1, IFINDEX, bytes(frame))
+    explainer = Explainer(Prediction(way, {one.address: one for one in found}, {}, {}), World(), IFINDEX)
+    ending = explainer.ending()
+    assert not ending.arrives
+    assert ending.sentence.startswith("dropped on d2 by transit, TTL_EXPIRED")
