@@ -50,7 +50,9 @@ async def test_a_tenant_sees_what_is_its_own_and_nothing_else(site: Site) -> Non
                         attempt(owner, name)
                     answers.append(str(caught.value).replace(owner, "T").replace(name, "N"))
                 assert answers[0] == answers[1]
-            for call in (red.counters, red.state, lambda n: red.get("Droplet", n), lambda n: red.delete("Droplet", n)):
+            whole: list[Callable[[str], object]] = [red.counters, red.state, red.audit]
+            whole += [lambda n: red.get("Droplet", n), lambda n: red.delete("Droplet", n)]
+            for call in whole:
                 with pytest.raises(NotFoundError):
                     call("d1")
             with pytest.raises(ConflictError, match="somebody else") as taken:
