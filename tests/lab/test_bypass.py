@@ -23,8 +23,12 @@ from scapy.layers.vxlan import VXLAN
 
 from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
+from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.lab.probes import readable
+from mizar.model.manifest import parse_manifests, parse_resource
+from mizar.model.resources import Ref
+from tests.lab.conftest import wait_until
 from tests.lab.test_groups import EXAMPLES, changed, up
 
 PORT = 4200
@@ -32,6 +36,7 @@ OPTION = bytes.fromhex("0102 01 01 cafe0001")
 PORTS = {"inspector": 6081, "older": 4789}
 LIMIT_S = 30.0
 ROUTER_MAC = "02:4d:5a:00:00:01"
+ROUTER = bytes.fromhex(ROUTER_MAC.replace(":", ""))
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,14 @@ def bypass(lab: LabName) -> LabName:
 
 
 @pytest.fixture
+def over_ipv6(lab: LabName) -> LabName:
+    text = (EXAMPLES / "bypass-decapsulation.yaml").read_text().replace("{name: bypass}", f"{{name: {lab.name}}}")
+    text = text.replace("{droplets: 2}", '{droplets: 2, substrate: {cidr: "fd31::/64", mtu: 1500}}')
+    labs.up(parse_manifests(text, "test"))
+    return lab
+
+
+@pytest.fixture
 def client(lab: LabName) -> Iterator[Client]:
     with Client(lab.server_url) as made:
         yield made
@@ -237,3 +250,82 @@ def echoing(lab: LabName, name: str) -> Iterator[tuple[str, Iterator[dict[str, A
         process.kill()
         process.wait()
         output.close()
+
+
+@pytest.mark.long
+def test_it_stays_so_over_ipv6_and_when_it_moves(over_ipv6: LabName, client: Client) -> None:
+    """Outer IPv6; then from the other droplet, where it lives then."""
+    for target in ("", "d2", "d1"):
+        if target:
+            command = [sys.executable, "-m", "mizar.cli.main", "endpoint", "move", "blue/inspector", "--to", target]
+            subprocess.run(
+                [*command, "--server", over_ipv6.server_url], check=True, stdout=subprocess.DEVNULL, timeout=60
+            )
+        for address in of(client, "inspector")["addresses"]:
+            for sender in ("near", "far"):
+                assert ":" in check(over_ipv6, client, "inspector", sender, address).outer_from
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sender", ["near", "far"])
+def test_superpackets_come_as_packets_of_a_wire(bypass: LabName, client: Client, sender: str) -> None:
+    """Twenty datagrams that the sender gives to its kernel as one: each in a tunnel packet of its own, and whole."""
+    (address, _) = sorted(of(client, "inspector")["addresses"], key=len)
+    check(bypass, client, "inspector", sender, address)
+    worker = Function(bypass.endpoint_namespace("blue", "inspector"))
+    with Namespace.by_name(bypass.endpoint_namespace("blue", sender)) as inside:
+        sock = inside.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with sock:
+        sock.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
+        sock.connect((address, PORT))
+        sock.send(b"".join(bytes([number]) * 1000 for number in range(20)))
+        wanted = [bytes([number]) * 1000 for number in range(20)]
+        wait_until(lambda: sorted(seen.payload for seen in worker.seen) == wanted, LIMIT_S)
+    worker.close()
+    assert all(seen.whole for seen in worker.seen)
+    assert {len(frame) for frame in worker.frames} == {14 + 20 + 8 + 8 + 8 + 14 + 20 + 8 + 1000}
+
+
+@pytest.mark.long
+def test_tunnel_packets_of_a_function_are_believed_nothing(bypass: LabName, client: Client) -> None:
+    """Sent back as they came, and with its own MAC: refused, for what its addresses say, and nobody hears of them."""
+    (address, _) = sorted(of(client, "inspector")["addresses"], key=len)
+    mac = bytes.fromhex(of(client, "inspector")["mac"].replace(":", ""))
+    worker = Function(bypass.endpoint_namespace("blue", "inspector"))
+    ask(bypass.endpoint_namespace("blue", "far"), address, b"a packet to send back")
+    (frame, *_) = worker.frames
+
+    def drops() -> dict[str, int]:
+        return {row["name"]: row["packets"] for row in client.counters("d1")["drops"]}
+
+    def refused(hostile: bytes, reason: str) -> None:
+        before = drops().get(reason, 0)
+        worker.wire.send(hostile)
+        wait_until(lambda: drops().get(reason, 0) > before, LIMIT_S)
+
+    refused(frame, "SPOOFED_MAC")
+    refused(ROUTER + mac + frame[12:], "SPOOFED_ADDRESS")
+    worker.close()
+
+
+@pytest.mark.long
+def test_a_function_behind_a_proxied_endpoint(bypass: LabName, client: Client) -> None:
+    """What reaches it comes from the address that stands for the clients, in a tunnel as all else."""
+    spec = {"network": "front", "type": "proxied", "target": {"endpoint": "inspector"}}
+    manifest = {
+        "apiVersion": "mizar/v1",
+        "kind": "Endpoint",
+        "metadata": {"name": "door", "tenant": "blue"},
+        "spec": spec,
+    }
+    client.apply([parse_resource(manifest)])
+    client.wait([Ref("Endpoint", "blue", "door")], LIMIT_S)
+    status = of(client, "door")
+    worker = Function(bypass.endpoint_namespace("blue", "inspector"))
+    for sender in ("near", "far"):
+        for address in status["addresses"]:
+            payload = f"{sender} to {address}".encode()
+            assert ask(bypass.endpoint_namespace("blue", sender), address, payload) == payload[::-1]
+            seen = next(one for one in worker.seen if one.payload == payload)
+            assert seen.inner_from[0] in status["sourceAddresses"]
+    worker.close()
