@@ -279,6 +279,8 @@ static __always_inline void address_inner(struct ethhdr *eth, const struct refus
 		copy_mac(eth->h_source, agent->mac);
 		router_mac(eth->h_dest);
 	}
+	if (seen->whole)
+		return;
 	if (seen->packet.by_mac)
 		appliance_mac(eth->h_source);
 	else if (seen->route.from_service)

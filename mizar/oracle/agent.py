@@ -237,7 +237,9 @@ def send_tunnel(
     refuse_too_big(inner.frame, room)
     frame = clamp_mss(inner, room)
     frame = from_router(frame, mac_to) if mac_to else ROUTER_MAC + frame[6:]
-    if packet.by_mac:
+    if route.step is Step.DELIVER:  # as the last droplet hands it over
+        pass
+    elif packet.by_mac:
         frame = frame[:6] + APPLIANCE_MAC + frame[12:]
     elif from_service:
         frame = frame[:6] + SERVICE_MAC + frame[12:]

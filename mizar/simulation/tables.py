@@ -123,7 +123,15 @@ class _Held:
                     self._locals.append(entry)
                     if entry.forwarding:
                         end = entry.endpoint
-                        row = Endpoint(end.network_id, end.mac, end.host, TUNNELS[end.tunnel], ifindex, entry.uid)
+                        row = Endpoint(
+                            end.network_id,
+                            end.mac,
+                            end.host,
+                            TUNNELS[end.tunnel],
+                            ifindex,
+                            entry.uid,
+                            bypass=entry.bypass,
+                        )
                         self.appliances[end.vni, end.mac] = row
             case ProxyEntry():
                 self._proxy(entry)

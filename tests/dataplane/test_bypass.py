@@ -26,6 +26,7 @@ from .plan import (
     RED,
     ROUTE_SUBSTRATE,
     ROUTER_MAC,
+    SERVICE_MAC,
     TUNNELS,
     A,
     B,
@@ -112,6 +113,17 @@ def test_a_neighbour_on_the_same_droplet_puts_the_tunnel_on(over: Testbed, kind:
         ("endpoint", B.slot): {f"delivered_{name}": value for name, value in size.items()},
         ("vpc", RED.slot): {f"delivered_{name}": value for name, value in size.items()},
     }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_of_a_service_looks_the_same(droplet: Testbed, family: int) -> None:
+    """Where it is handed over, the frame comes from the router, whoever sent it."""
+    droplet.as_host()
+    frame = datagram(family, R, A.address(family), src_mac=SERVICE_MAC, dst_mac=A.mac)
+    droplet.endpoint(A, flags=BYPASS)
+    result = droplet.transit(tunnel("geneve", frame, src=BOUNCER))
+    wanted = datagram(family, R, A.address(family), src_mac=ROUTER_MAC, dst_mac=A.mac)
+    assert result.frame == tunnel("geneve", wanted, src=BOUNCER, src_mac=ME.mac, dst_mac=A.mac)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
