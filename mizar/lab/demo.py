@@ -143,6 +143,7 @@ def _paths(probes: Probes, view: _View, cells: Sequence[Cell], limit_s: float) -
         if cell.source.droplet != cell.destination.droplet
         and cell.source.network != cell.destination.network
         and cell.source.group == cell.destination.group
+        and not view.by_appliance(cell.source)
     ]
     return tuple(
         follow(
@@ -163,6 +164,7 @@ def _switch(probes: Probes, view: _View, members: Sequence[Member], limit_s: flo
         if source.droplet != destination.droplet
         and source.droplet not in view.roles(source, destination).destination_bouncers
         and view.share_family(source.droplet, destination.droplet)
+        and not view.by_appliance(source)
     ]
     far.sort(key=lambda pair: _shortcuts(view, *pair))
     found: Path | None = None
@@ -229,6 +231,11 @@ class _View:
     def _vpc_of(self, endpoint: dict[str, Any]) -> str:
         found: str = self._networks[endpoint["metadata"]["tenant"], endpoint["spec"]["network"]]["spec"]["vpc"]
         return found
+
+    def by_appliance(self, source: Member) -> bool:
+        """Whether packets of an endpoint may go by way of another, which sends them once more."""
+        routes = self._networks[source.tenant, source.network]["spec"].get("routes", ())
+        return any(isinstance(route["via"], dict) for route in routes)
 
     def share_family(self, one: str, other: str) -> bool:
         """Whether two droplets can speak straight to one another."""
