@@ -7,6 +7,7 @@ of a whole VPC or of a network change, all of that VPC and of its peers. Of very
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -82,10 +83,11 @@ def reach_changes(
     if not concerned.vnis:
         return ReachChange((), 0, 0)
     then, now = (deploy(_in_order(each), concerned.keeps) for each in (held, former))
-    pairs = list(_pairs(registry, concerned, then, now, visible))
-    looked = pairs if len(pairs) <= MOST_PAIRS else pairs[:: -(-len(pairs) // MOST_PAIRS)]
+    blocks = list(_blocks(registry, concerned, then, now, visible))
+    looked = list(_sample(blocks))
+    total = sum(len(sources) * len(targets) - _selves(sources, targets) for sources, targets in blocks)
     found = (_compare(now, then, source, target) for source, target in looked)
-    return ReachChange(tuple(each for each in found if each.gained or each.lost), len(pairs), len(looked))
+    return ReachChange(tuple(each for each in found if each.gained or each.lost), total, len(looked))
 
 
 def merge(changes: Iterable[Change]) -> dict[tuple[str, Key], tuple[Entry | None, Entry | None]]:
@@ -144,14 +146,9 @@ class _Concerned:
         vni = entry.endpoint.vni if isinstance(entry, LocalEntry) else getattr(entry, "vni", 0)
         return self.all or vni in self.vnis
 
-    def pair(self, source: Target, target: Target) -> bool:
-        """Whether the change may matter to a pair. What is behind a proxied endpoint may be in another VPC."""
-        if self.all or source.vni in self.wide or target.vni in self.wide or target.proxied:
-            return True
-        return any(
-            one.uid in self.uids or any((one.vni, address) in self.addresses for address in one.addresses)
-            for one in (source, target)
-        )
+    def touched(self, one: Target) -> bool:
+        """Whether its own entries change."""
+        return one.uid in self.uids or any((one.vni, address) in self.addresses for address in one.addresses)
 
     def _note(self, entry: Entry, before: Entry | None) -> None:
         match entry:
@@ -196,18 +193,56 @@ def _proxied(held: Held) -> set[tuple[int, int]]:
     return {(entry.client.vni, entry.source.vni) for entry in entries if isinstance(entry, ProxyEntry)}
 
 
-def _pairs(
+Block = tuple[Sequence[Target], Sequence[Target]]
+"""Senders and destinations: each with each. Blocks have no pair in common."""
+
+
+def _blocks(
     registry: Registry, concerned: _Concerned, then: Deployed, now: Deployed, visible: Callable[[Ref], bool]
-) -> Iterator[tuple[Target, Target]]:
-    targets = [target for item in registry.of_kind("Endpoint") if (target := _target(registry, item)) is not None]
-    targets = [one for one in targets if visible(one.ref) and (concerned.all or one.vni in concerned.vnis)]
-    for source in targets:
-        attached = then.stations.get(source.uid) or now.stations.get(source.uid)
-        if attached is not None and not attached.bypass:  # who sends tunnel packets of its own is not asked to
-            for target in targets:
-                related = source.vni == target.vni or (source.vni, target.vni) in concerned.peers
-                if target.uid != source.uid and related and concerned.pair(source, target):
+) -> Iterator[Block]:
+    """The pairs that the change may matter to, not one by one: a VPC may have a million endpoints."""
+    of_vpc: dict[int, list[Target]] = {}
+    for target in (target for item in registry.of_kind("Endpoint") if (target := _target(registry, item)) is not None):
+        if visible(target.ref) and (concerned.all or target.vni in concerned.vnis):
+            of_vpc.setdefault(target.vni, []).append(target)
+    senders = {vni: [one for one in own if _sends(one, then, now)] for vni, own in of_vpc.items()}
+    for vni in of_vpc:
+        for other, targets in of_vpc.items():
+            if other != vni and (vni, other) not in concerned.peers:
+                continue
+            if concerned.all or vni in concerned.wide or other in concerned.wide:
+                yield senders[vni], targets
+                continue
+            special = [one for one in targets if one.proxied or concerned.touched(one)]
+            yield [one for one in senders[vni] if concerned.touched(one)], targets
+            yield [one for one in senders[vni] if not concerned.touched(one)], special
+
+
+def _sample(blocks: Sequence[Block]) -> Iterator[tuple[Target, Target]]:
+    """All pairs of few, so many of more: steps of the golden section spread evenly, and meet each pair once."""
+    total = sum(len(sources) * len(targets) for sources, targets in blocks)
+    step = max(1, int(total * 0.618))
+    while math.gcd(step, total) != 1:
+        step += 1
+    for turn in range(min(total, MOST_PAIRS)):
+        place = turn * step % total if total > MOST_PAIRS else turn
+        for sources, targets in blocks:
+            if place < len(sources) * len(targets):
+                source, target = sources[place // len(targets)], targets[place % len(targets)]
+                if source.uid != target.uid:
                     yield source, target
+                break
+            place -= len(sources) * len(targets)
+
+
+def _selves(sources: Sequence[Target], targets: Sequence[Target]) -> int:
+    return len({one.uid for one in sources} & {one.uid for one in targets})
+
+
+def _sends(one: Target, then: Deployed, now: Deployed) -> bool:
+    """Who sends tunnel packets of its own is not asked to."""
+    attached = then.stations.get(one.uid) or now.stations.get(one.uid)
+    return attached is not None and not attached.bypass
 
 
 def _target(registry: Registry, item: Item) -> Target | None:
