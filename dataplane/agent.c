@@ -91,7 +91,7 @@ struct refusal {
 	bool syn;		/* see fit_frame() */
 	bool whole;		/* on this droplet, and in a tunnel all the same: see bypass.h */
 	uint16_t source_port;
-	struct route route;	/* but for its endpoint, as a pointer would not be one any more */
+	struct route route;	/* some of it: see note_route() */
 	enum drop_reason reason;
 	int verdict;
 	uint32_t sender;	/* the interface that the frame came in by, or the side of a proxy that it is sent for */
@@ -175,23 +175,25 @@ static __always_inline __must_check enum drop_reason ask_daemon(struct __sk_buff
 	return REASON_NONE;
 }
 
-/* Where to, when no endpoint is known here: as this droplet's roles allow. A function of its own for the verifier. */
+/* What a function that is looked at on its own needs of a route, field by field: a copy of all would wait for its last bytes. */
+static __always_inline void note_route(struct refusal *seen, const struct route *route)
+{
+	seen->route.step = route->step;
+	seen->route.droplet = route->droplet;
+	seen->route.network = route->network;
+	seen->route.peered = route->peered;
+}
+
+/* Where to, when no endpoint is known here and this droplet is a bouncer or divider. A function of its own for the verifier. */
 __attribute__((noinline)) int locate_far(struct refusal *seen, struct agent *agent)
 {
 	struct route route = {};
-	enum drop_reason reason = REASON_NONE;
+	enum drop_reason reason;
 
 	if (!seen || !agent)
 		return REASON_NO_BOUNCER;
-	notice_unknown(&seen->packet, seen->source_port, agent);
-	if (agent->network_flags & (NETWORK_BOUNCED_HERE | NETWORK_ROUTED_HERE)) {
-		reason = locate_network(&seen->packet, seen->source_port, false, &route);
-	} else {
-		route.step = STEP_TO_BOUNCER;
-		route.droplet = pick_hop(agent->network, seen->source_port >> HASH_TO_BOUNCER);
-		reason = route.droplet ? REASON_NONE : REASON_NO_BOUNCER;
-	}
-	seen->route = route;
+	reason = locate_network(&seen->packet, seen->source_port, false, &route);
+	note_route(seen, &route);
 	return reason;
 }
 
@@ -226,6 +228,12 @@ static __always_inline __must_check enum drop_reason locate(struct refusal *seen
 	}
 	if (locate_endpoint(packet, true, route))
 		return REASON_NONE;
+	notice_unknown(packet, seen->source_port, agent);
+	if (!(agent->network_flags & (NETWORK_BOUNCED_HERE | NETWORK_ROUTED_HERE))) {
+		route->step = STEP_TO_BOUNCER;
+		route->droplet = pick_hop(agent->network, seen->source_port >> HASH_TO_BOUNCER);
+		return route->droplet ? REASON_NONE : REASON_NO_BOUNCER;
+	}
 	reason = (enum drop_reason)locate_far(seen, agent);
 	route->step = seen->route.step;
 	route->droplet = seen->route.droplet;
@@ -357,13 +365,6 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	return REASON_NONE;
 }
 
-/* A function of its own for the verifier: many ways lead here. */
-__attribute__((noinline)) int enter_tunnel(struct __sk_buff *skb, struct refusal *seen, struct agent *agent,
-					   struct endpoint *endpoint)
-{
-	return seen && agent ? send_tunnel(skb, seen, agent, endpoint) : REASON_REWRITE_FAILED;
-}
-
 /* A member's answer to what was sent to its service: from here on it is the service's. */
 static __always_inline __must_check enum drop_reason answer_for_service(struct __sk_buff *skb, struct cursor *cursor,
 									struct packet *packet, struct inner *inner,
@@ -467,8 +468,9 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 	}
 	seen->syn = is_syn(*cursor, inner);
 	seen->whole = route.step == STEP_DELIVER;
-	seen->route = route;
-	return (enum drop_reason)enter_tunnel(skb, seen, agent, route.endpoint);
+	seen->route.from_service = route.from_service;
+	note_route(seen, &route);
+	return send_tunnel(skb, seen, agent, route.endpoint);
 }
 
 static __always_inline __must_check enum drop_reason handle_frame(struct __sk_buff *skb, struct refusal *seen,

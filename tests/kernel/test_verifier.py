@@ -15,8 +15,8 @@ from .conftest import SMALL
 pytestmark = pytest.mark.root
 
 ADDRESSES = {"4": b"\xc0\0\x02\x01", "6": bytes.fromhex("20010db8") + bytes(11) + b"\x01"}
-MOST = 600_000
-"""Of the kernel's million. `python bench/verifier.py` shows the figures, docs/way-of-a-packet.md tells what helps."""
+MOST = {"agent": 110_000, "transit": 150_000, "proxy": 85_000, "deliver": 20_000, "substrate": 10_000}
+"""Near half more than it is: `python bench/verifier.py` shows the figures, docs/way-of-a-packet.md tells what helps."""
 
 
 @pytest.mark.parametrize("by_tc", [False, True])
@@ -30,4 +30,4 @@ def test_programs_are_simple_enough(families: str, by_tc: bool) -> None:
         for name, program in programs.programs.items():
             processed = re.search(r"processed (\d+) insns", program.statistics)
             assert processed, f"the kernel says nothing of {name}"
-            assert int(processed[1]) < MOST, name
+            assert int(processed[1]) < MOST[name], name
