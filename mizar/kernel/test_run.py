@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a loaded program on one frame without an interface (BPF_PROG_TEST_RUN), for tests and for measuring.
+"""Runs a loaded program on one frame without an interface (BPF_PROG_TEST_RUN): for tests, measuring, and tracing.
 
-Called by data-plane tests, the benchmark and the doctor. The frame never reaches a wire, but maps are changed for
-real. With repeat > 1 the kernel does not restore a frame that the program rewrote: measure with programs that do not.
+Called by data-plane tests, the benchmark, the doctor, and the daemon that sends a traced packet. The frame never
+reaches a wire, but maps are changed for real. With repeat > 1 the kernel does not restore a frame that the program
+rewrote: measure with programs that do not.
 """
 
 from __future__ import annotations
