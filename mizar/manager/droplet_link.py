@@ -43,14 +43,15 @@ class Timing:
     """How patient a link is, in seconds; tests are less so."""
 
     first_retry_s: float = 0.05
-    longest_retry_s: float = 5.0
+    longest_retry_s: float = 1.0
     first_repair_s: float = 0.25
     longest_repair_s: float = 30.0
     probe_s: float = 5.0
     call_s: float = 5.0
     state_s: float = 60.0
-    carrier_away_s: float = 5.0
-    """How long a droplet may be away until others carry the proxied endpoints that it carried."""
+    away_s: float = 5.0
+    """How long a droplet may be away until others have its places and carry the proxied endpoints that it carried. Longer
+    than a daemon takes to start, and than the pause between two attempts to reach it."""
 
 
 class Owner(Protocol):

@@ -291,7 +291,7 @@ class Manager:
             self._members.leave(droplet)
             if droplet not in self._away:  # told again by each attempt to reach it
                 loop = asyncio.get_running_loop()
-                self._away[droplet] = loop.call_later(self._timing.carrier_away_s, self._stays_away, droplet)
+                self._away[droplet] = loop.call_later(self._timing.away_s, self._stays_away, droplet)
             return
         if (waiting := self._away.pop(droplet, None)) is not None:
             waiting.cancel()
@@ -306,7 +306,7 @@ class Manager:
         try:
             self._keep((), (), self._members.stay_away(droplet))
         except MizarError as error:  # the members were made anew
-            log.error("carriers_not_moved droplet=%s reason=%s", droplet, error)
+            log.error("places_not_moved droplet=%s reason=%s", droplet, error)
 
     def _died(self, droplet: str) -> None:
         """A droplet is dead, as its peers and the manager see it: others take its places, where there are others."""

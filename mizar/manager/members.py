@@ -66,15 +66,16 @@ class Members:
         return self._follow()
 
     def leave(self, name: str) -> None:
-        """A droplet cannot be told of a place now. It keeps those that it has: its programs go on."""
+        """A droplet cannot be told of a place now. It keeps those that it has, for a while: its programs go on."""
         self._away.add(name)
         self._bouncers.leave(name)
         self._dividers.leave(name)
         self._carriers.leave(name)
 
     def stay_away(self, name: str) -> Moved:
-        """A droplet could not be told for so long that what it carries is carried elsewhere from now on."""
-        return dict(self._carriers.replace_away(name))
+        """A droplet could not be told for so long that others take its places, where there are others, and carry what it
+        carried: its programs go on, but by tables that no change reaches."""
+        return _joined(self.evacuate(name), self._carriers.replace_away(name))
 
     def evacuate(self, name: str) -> Moved:
         """A droplet is dead: others take its places, where there are others."""

@@ -90,7 +90,7 @@ async def test_a_network_that_lost_all_its_bouncers_gets_whoever_there_is(world:
 
 
 async def test_a_dead_droplet_gives_its_places_to_others(world: World) -> None:
-    """Two witnesses: a peer that calls it down, and the manager. One alone moves nothing."""
+    """Two witnesses: a peer that calls it down, and the manager. What a peer says alone moves nothing."""
     world.apply(*world.base("red"))
     await world.settled()
     (bouncer,) = world.status("Network", "front", "red")["bouncers"]
@@ -111,6 +111,19 @@ async def test_a_dead_droplet_gives_its_places_to_others(world: World) -> None:
     await world.settled()
     assert world.status("Droplet", bouncer)["health"] == "up"
     assert bouncer not in told(world) or world.status("Network", "front", "red")["bouncers"] == [bouncer]
+
+
+async def test_places_are_not_left_long_to_one_that_cannot_be_told(world: World) -> None:
+    """Its programs go on by tables that no change reaches: after a while others bounce, though no peer calls it down."""
+    world.apply(*world.base("red"))
+    await world.settled()
+    (bouncer,) = world.status("Network", "front", "red")["bouncers"]
+    await world.daemons[bouncer].stop()
+    await until(lambda: bouncer not in members(world))
+    assert world.status("Droplet", bouncer)["health"] == "unreachable"
+    assert len(world.status("Network", "front", "red")["bouncers"]) == 1
+    await world.daemons[bouncer].start()
+    await world.settled()
 
 
 async def test_what_peers_said_before_a_restart_is_asked_again(world: World) -> None:

@@ -21,7 +21,7 @@ from tests.fake_daemon import FakeDaemon
 
 LIMIT_S = 20.0
 QUICK = Timing(
-    first_retry_s=0.01, longest_retry_s=0.1, first_repair_s=0.02, longest_repair_s=0.1, probe_s=0.2, carrier_away_s=0.3
+    first_retry_s=0.01, longest_retry_s=0.1, first_repair_s=0.02, longest_repair_s=0.1, probe_s=0.2, away_s=0.3
 )
 
 
