@@ -27,7 +27,7 @@ pytestmark = pytest.mark.root
 SUBSTRATE = {"SUBSTRATE_SOURCE", "SUBSTRATE_DESTINATION", "FOREIGN_SUBSTRATE"}
 PROXY = {f"PROXY_{name}" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}
 """Of a program that these two doors do not lead into."""
-NOT_IN_A_TEST_RUN = {"DELIVERY_FAILED", "REWRITE_FAILED"} | PROXY | SUBSTRATE
+NOT_IN_A_TEST_RUN = {"DELIVERY_FAILED", "REWRITE_FAILED", "BYPASS_SUBSTRATE"} | PROXY | SUBSTRATE
 """The kernel's own refusals, and a frame whose endpoint leaves between two programs."""
 
 

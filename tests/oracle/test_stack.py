@@ -28,8 +28,9 @@ def routed() -> Droplet:
     table = {(packed("192.0.2.0"), 24): "substrate", (packed("2001:db8:5::"), 64): "substrate"}
     table |= {(address(family, 1, 31), 32 if family == 4 else 128): "substrate" for family in (4, 6)}
     other = Endpoint(1, mac_of(1, 31), ME, ifindex=3, uid="c")
-    ends = {(RED, address(family, 1, 31)): other for family in (4, 6)}
-    stack = {address(family, 1, host): RED for family in (4, 6) for host in (11, 21, 31)}
+    whole = Endpoint(1, mac_of(1, 41), ME, ifindex=4, uid="d", bypass=True)
+    ends = {(RED, address(family, 1, host)): row for family in (4, 6) for host, row in ((31, other), (41, whole))}
+    stack = {address(family, 1, host): RED for family in (4, 6) for host in (11, 21, 31, 41)}
     agents = {1: replace(here.agents[1], routes=table)}
     return replace(here, endpoints={**here.endpoints, **ends}, agents=agents, stack_link=True, stack=stack)
 
@@ -49,7 +50,7 @@ def arrivals() -> Iterator[Arrival]:
                 "agent", frame(family, own, OUTSIDE[family], build.udp(4001, port, b"mizar!"), mac=mac_of(1, 11))
             )
         for source in (OUTSIDE[family], NOT_ROUTED[family], address(family, 1, 31)):
-            for host in (11, 21, 99):
+            for host in (11, 21, 41, 99):
                 yield Arrival("stack", frame(family, source, address(family, 1, host), build.udp(1, 2, b"mizar!")))
     for next_header in (0, 43, 44, 60):
         chain = bytes([17, 0, 1, 4, 0, 0, 0, 0]) + build.udp(4001, 6081, b"mizar!")
@@ -68,6 +69,7 @@ def test_every_octet_of_what_goes_into_the_stack_and_comes_out(real: RealDroplet
         check(real, here, octet_by_octet(each, frozenset()))
     assert seen == {
         Verdict.STACK, Verdict.DELIVER, "SUBSTRATE_TUNNEL", "SUBSTRATE_SOURCE", "SUBSTRATE_DESTINATION",
+        "BYPASS_SUBSTRATE",
     }  # fmt: skip
 
 
