@@ -61,6 +61,8 @@ class Health:
         self._members: set[bytes] = set()
         self._hosts: set[bytes] = set()
         self._changed = True
+        self._looked = 0.0
+        self._excused = False
 
     def tables_changed(self) -> None:
         """Hop sets or droplets may be others now."""
@@ -79,6 +81,7 @@ class Health:
             self._members = self._find_members()
             self._hosts = {one.host for service in self._ledger.state.services.values() for one in service.members}
         verdicts: dict[bytes, bool] = {}
+        counts = self._counts(asyncio.get_running_loop().time())
         state = self._ledger.state
         alike = {*self._members, *self._also()}
         matter = alike.union(self._hosts) - {state.own}
@@ -86,7 +89,7 @@ class Health:
             del self._watched[address]
         for address in matter:
             droplet = state.droplets.get(address)
-            verdict = self._look(droplet) if droplet else None
+            verdict = self._look(droplet, counts) if droplet else None
             if verdict and address not in alike and not self._knows_probes(address):
                 continue  # a foreign end has no reason to answer, and there is no long way to its members
             if droplet and verdict not in (None, droplet.down):
@@ -95,7 +98,14 @@ class Health:
         if verdicts:
             await self._tell(verdicts)
 
-    def _look(self, droplet: Droplet) -> bool | None:
+    def _counts(self, now: float) -> int:
+        """Whether silence since the last look tells something: 0 after a stall, in which what answers may have stalled
+        as well. The probe of this look gets its interval. Not twice in a row: a machine may always be late."""
+        stalled = bool(self._looked) and now - self._looked > 2 * self._timing.interval_s
+        self._looked, self._excused = now, stalled and not self._excused
+        return int(not self._excused)
+
+    def _look(self, droplet: Droplet, counts: int) -> bool | None:
         """Whether a droplet is down; None where nothing new can be said. One with two addresses is heard by either."""
         address = droplet.address
         senders = self._ledger.maps.droplet_slots
@@ -110,7 +120,7 @@ class Health:
         if heard != watched.heard:
             watched.heard, watched.unanswered, watched.probed = heard, 0, False
             return False
-        watched.unanswered += watched.probed
+        watched.unanswered += watched.probed * counts
         watched.probed = True
         self._sender.send(droplet.reached, _PROBE)
         return True if watched.unanswered >= self._timing.count else None

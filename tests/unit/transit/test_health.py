@@ -91,6 +91,22 @@ async def test_three_probes_without_an_answer_and_one_answer() -> None:
     assert [(change.address, change.down) for change in changes] == [(DIVIDER, True), (DIVIDER, False)]
 
 
+async def test_a_stall_is_no_silence() -> None:
+    """After a tick that came late, the probe before it tells nothing: what answers may have stalled too. A machine that
+    is always late calls a dead droplet down all the same, with twice as many probes."""
+    rig = Rig()
+    await rig.begin()
+    for _ in range(3):
+        await rig.health.tick()
+    rig.health._looked -= 1.0
+    await rig.health.tick()
+    assert not rig.is_down(DIVIDER)
+    for _ in range(4):
+        rig.health._looked -= 1.0
+        await rig.health.tick()
+    assert rig.is_down(DIVIDER)
+
+
 async def test_a_foreign_end_is_passed_over_but_not_called_dead() -> None:
     """It may know no probes; once it has answered one, it is told of like any other."""
     rig = Rig(also=(OTHER,))
