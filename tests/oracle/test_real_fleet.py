@@ -13,7 +13,7 @@ from mizar.oracle.fleet import End
 from tests.oracle.real_fleet import Journey, RealFleet, journeys
 from tests.unit.planner.budget import examples
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]  # test_whole.py is the short one
 
 
 @pytest.fixture(scope="module")

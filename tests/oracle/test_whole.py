@@ -74,7 +74,7 @@ def check_isolation(planned: Planned, vni: int, way: Way) -> None:
         assert in_peer(planned, vni, way.receiver.vni, destination(way.frame))
 
 
-@examples(200)
+@examples(120)
 @given(st.data())
 def test_no_packet_of_a_vpc_comes_out_in_another(data: st.DataObject) -> None:
     """But over a peering or a proxied endpoint, whatever is sent, and whatever was sent before."""
