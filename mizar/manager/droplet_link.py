@@ -50,8 +50,8 @@ class Timing:
     call_s: float = 5.0
     state_s: float = 60.0
     away_s: float = 5.0
-    """How long a droplet may be away until others have its places and carry the proxied endpoints that it carried. Longer
-    than a daemon takes to start, and than the pause between two attempts to reach it."""
+    """How long a droplet may be away until others have its places and carry the proxied endpoints that it carried.
+    Longer than a daemon takes to start, and than the pause between two attempts to reach it."""
 
 
 class Owner(Protocol):

@@ -73,8 +73,8 @@ class Members:
         self._carriers.leave(name)
 
     def stay_away(self, name: str) -> Moved:
-        """A droplet could not be told for so long that others take its places, where there are others, and carry what it
-        carried: its programs go on, but by tables that no change reaches."""
+        """A droplet could not be told for so long that others take its places, where there are others, and carry what
+        it carried: its programs go on, but by tables that no change reaches."""
         return _joined(self.evacuate(name), self._carriers.replace_away(name))
 
     def evacuate(self, name: str) -> Moved:

@@ -25,6 +25,7 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.marking import destination_of, marked
 from mizar.transit.programs import ICMP_ERRORS, TRAPS, Loaded
+from mizar.transit.state import State
 from mizar.transit.values import Local
 
 MARKS = range(1, 256)
@@ -144,12 +145,13 @@ class Tracer:
     ) -> None:
         """Out of the interface that the agent meant: the frame tells which."""
         uplink, to = self._uplink(), destination_of(frame)
-        if to and frame[6:12] == uplink.mac:
+        state = self._ledger.state
+        if to and to not in (state.own, state.own6) and frame[6:12] == uplink.mac:
             report.did, report.to, ifindex = pb.TraceReport.SENT, to, uplink.index
             frame = marked(frame, request.mark, request.option)
         elif frame[:6] == local.wanted.endpoint.mac and not _is_from(frame, local):
             report.did, ifindex = pb.TraceReport.ANSWERED, local.ifindex
-        elif (other := self._neighbour(local, frame[:6])) is not None:
+        elif (other := neighbour(state, local, frame)) is not None:
             report.did, ifindex = pb.TraceReport.DELIVERED, other.ifindex
             report.ifindex = ifindex
         else:
@@ -158,11 +160,25 @@ class Tracer:
             size = f"{len(frame) - 14} bytes; the interface takes {uplink.mtu}" if to else f"{len(frame)} bytes"
             report.problem = f"the host did not take the packet of {size}"
 
-    def _neighbour(self, local: Local, mac: bytes) -> Local | None:
-        """Another endpoint of this droplet, in any VPC that it may reach."""
-        found = [one for one in self._ledger.state.locals.values() if one.wanted.endpoint.mac == mac]
-        same = [one for one in found if one.wanted.endpoint.vni == local.wanted.endpoint.vni]
-        return next(iter(same or found), None)
+
+def neighbour(state: State, local: Local, frame: bytes) -> Local | None:
+    """The endpoint of this droplet that the agent of another has addressed a frame to.
+
+    A MAC alone tells within a VPC: tenants choose theirs, and a stranger's may be the same. In a VPC that packets cross
+    into the address tells; but for a tunnel packet as a whole, whose outer address is the droplet's.
+    """
+    mine = local.endpoint.vni
+    near = {peer for vni, peer in list(state.peerings) if vni == mine}
+    for proxy in list(state.proxies.values()):
+        sides = {proxy.client.vni, proxy.source.vni}
+        near |= sides if mine in sides else set()
+    found = [one for one in list(state.locals.values()) if one.endpoint.mac == frame[:6] and not one.wanted.standby]
+    own = [one for one in found if one.endpoint.vni == mine]
+    others = [one for one in found if one.endpoint.vni in near - {mine}]
+    to = frame[30:34] if frame[12:14] == b"\x08\x00" else frame[38:54]
+    addressed = [one for one in (*own, *others) if to in one.endpoint.addresses]
+    whole = [one for one in (*own, *others) if one.wanted.bypass and to in (state.own, state.own6)]
+    return next(iter((*addressed, *whole, *own)), None)
 
 
 def _is_from(frame: bytes, local: Local) -> bool:

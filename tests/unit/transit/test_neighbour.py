@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""To whom a traced packet is handed on its own droplet: whom the agent meant, and no stranger with the same MAC."""
+
+from __future__ import annotations
+
+import pytest
+
+from mizar.transit.state import Limits, State
+from mizar.transit.tracing import neighbour
+from mizar.transit.values import Endpoint, Local, Peering, Tunnel, Wanted
+from mizar.transit.workloads import InNamespace, NamespaceBy
+
+OWN, MAC, OTHER = bytes((172, 30, 9, 1)), bytes.fromhex("020000000042"), bytes.fromhex("020000000001")
+RED, PEER, STRANGER = 7, 8, 9
+ADDRESSES = {RED: bytes((10, 7, 0, 2)), PEER: bytes((10, 8, 0, 2)), STRANGER: bytes((10, 9, 0, 2))}
+
+
+def local(vni: int, address: bytes, mac: bytes = MAC, *, bypass: bool = False) -> Local:
+    endpoint = Endpoint(vni, 1, (address,), mac, OWN, Tunnel.GENEVE)
+    workload = InNamespace(NamespaceBy.NAME, "x", "eth0")
+    return Local(Wanted(f"{vni}-{mac[5]}", endpoint, workload, 0, bypass=bypass), "mz", vni, vni)
+
+
+def droplet(*locals_: Local) -> State:
+    state = State(OWN, Limits())
+    state.locals = {one.wanted.uid: one for one in locals_}
+    state.peerings = {pair: Peering(*pair, ()) for pair in ((RED, PEER), (PEER, RED))}
+    return state
+
+
+def frame(to: bytes) -> bytes:
+    return MAC + bytes.fromhex("024d5a000001") + b"\x08\x00" + bytes(16) + to + bytes(20)
+
+
+SENDER = local(RED, bytes((10, 7, 0, 9)), OTHER)
+
+
+@pytest.mark.parametrize("present", [(STRANGER, PEER, RED), (STRANGER, PEER), (STRANGER,)])
+def test_a_stranger_with_the_same_mac_gets_nothing(present: tuple[int, ...]) -> None:
+    """In another VPC the address decides, and one that no packet crosses into has no part in it."""
+    state = droplet(SENDER, *(local(vni, ADDRESSES[vni]) for vni in present))
+    for to in (RED, PEER):
+        found = neighbour(state, SENDER, frame(ADDRESSES[to]))
+        expected = to if to in present else RED if RED in present else None
+        assert (found and found.endpoint.vni) == expected
+    found = neighbour(state, SENDER, frame(ADDRESSES[STRANGER]))
+    assert found is None or found.endpoint.vni == RED  # an appliance gets what is for others
+
+
+def test_a_peers_function_gets_the_tunnel_packet_and_no_strangers() -> None:
+    """Its outer address is the droplet's."""
+    functions = [local(vni, ADDRESSES[vni], bypass=True) for vni in (STRANGER, PEER)]
+    found = neighbour(droplet(SENDER, *functions), SENDER, frame(OWN))
+    assert found is functions[1]
