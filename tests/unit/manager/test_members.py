@@ -114,7 +114,7 @@ async def test_a_dead_droplet_gives_its_places_to_others(world: World) -> None:
 
 
 async def test_places_are_not_left_long_to_one_that_cannot_be_told(world: World) -> None:
-    """Its programs go on by tables that no change reaches: after a while others bounce, though no peer calls it down."""
+    """Its programs go on by tables that no change reaches: after a while others bounce; no peer called it down."""
     world.apply(*world.base("red"))
     await world.settled()
     (bouncer,) = world.status("Network", "front", "red")["bouncers"]
