@@ -72,7 +72,7 @@ def test_wireshark_reads_the_tunnels_as_the_comments_do(rows: dict[tuple[str, st
     bounced, translated = rows["geneve-bounced", "goes"], rows["geneve-to-vxlan", "goes"]
     assert bounced["frame.protocols"] == ["eth:ethertype:ip:udp:geneve:eth:ethertype:ip:udp:data"]
     assert [int(vni, 0) for vni in bounced["geneve.vni"]] == [0x0A0B0C]
-    assert [int(kind, 0) for kind in bounced["geneve.option.type"]] == [1]
+    assert [int(kind, 0) for kind in bounced["geneve.option.type"]] == [1, 1]  # its own, and where it set out
     assert bounced["ip.dst"] == ["192.0.2.4", "10.0.1.21"]
     assert bounced["ip.ttl"] == ["64", "63"]
     assert bounced["eth.dst"] == ["02:00:00:00:02:04", "02:00:00:00:01:15"]
