@@ -348,7 +348,8 @@ class DropletStatus(Status):
     """What the daemon says of itself; `connected`: whether the manager has a stream to it now.
 
     `health`: "up", "unreachable" (the manager does not reach its daemon), "down" (droplets named in `downBy` get no
-    answer to their probes) or "dead" (both: others take its roles); empty for one without a daemon.
+    answer to their probes) or "dead" (both); empty for one without a daemon. Others take the roles of a dead one, and
+    of one that has been unreachable for some seconds.
     """
 
     address: str = ""

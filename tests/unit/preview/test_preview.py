@@ -68,6 +68,17 @@ RED = (
     endpoint("red", "e2", "d2", "back"),
 )
 
+BLUE = (
+    tenant("blue"),
+    vpc("blue", cidrs=["10.1.0.0/16"]),
+    network("blue", cidrs=["10.1.1.0/24"]),
+    endpoint("blue", "b1", "d2"),
+)
+HALVES = (
+    manifest("VPCPeering", "to-blue", "red", vpc="main", peer={"tenant": "blue", "vpc": "main"}),
+    manifest("VPCPeering", "to-red", "blue", vpc="main", peer={"tenant": "red", "vpc": "main"}),
+)
+
 
 def pairs(found: Preview, what: str) -> set[tuple[str, str]]:
     return {(one.source.name, one.destination.name) for one in found.reach.changes if getattr(one, what)}
@@ -119,17 +130,10 @@ def test_what_follows_is_told_beside_what_was_asked_for() -> None:
 
 def test_a_peering_joins_two_vpcs() -> None:
     """The second half makes it: endpoints of both VPCs gain one another."""
-    blue = (
-        tenant("blue"),
-        vpc("blue", cidrs=["10.1.0.0/16"]),
-        network("blue", cidrs=["10.1.1.0/24"]),
-        endpoint("blue", "b1", "d2"),
-    )
-    half = manifest("VPCPeering", "to-blue", "red", vpc="main", peer={"tenant": "blue", "vpc": "main"})
-    other = manifest("VPCPeering", "to-red", "blue", vpc="main", peer={"tenant": "red", "vpc": "main"})
-    alone = preview(known(*RED, *blue), submissions(half))
+    first, second = HALVES
+    alone = preview(known(*RED, *BLUE), submissions(first))
     assert alone.reach.changes == ()
-    found = preview(known(*RED, *blue, half), submissions(other))
+    found = preview(known(*RED, *BLUE, first), submissions(second))
     assert pairs(found, "gained") == {("b1", "e1"), ("b1", "e2"), ("e1", "b1"), ("e2", "b1")}
 
 
@@ -185,16 +189,8 @@ def test_errors_are_those_of_an_apply() -> None:
 
 def test_a_tenant_is_told_of_its_own_alone() -> None:
     """No droplets' steps, no endpoint of the peer."""
-    blue = (
-        tenant("blue"),
-        vpc("blue", cidrs=["10.1.0.0/16"]),
-        network("blue", cidrs=["10.1.1.0/24"]),
-        endpoint("blue", "b1", "d2"),
-    )
-    half = manifest("VPCPeering", "to-blue", "red", vpc="main", peer={"tenant": "blue", "vpc": "main"})
-    other = manifest("VPCPeering", "to-red", "blue", vpc="main", peer={"tenant": "red", "vpc": "main"})
     found = preview(
-        known(*RED, *blue, half, other), submissions(endpoint("red", "e3", "d3")), (), lambda ref: ref.tenant == "red"
+        known(*RED, *BLUE, *HALVES), submissions(endpoint("red", "e3", "d3")), (), lambda ref: ref.tenant == "red"
     )
     assert found.steps is None
     told = str(previews.as_data(found))
