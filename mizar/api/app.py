@@ -39,16 +39,18 @@ from mizar.api.replies import (
     PreviewRequest,
 )
 from mizar.api.traces import TraceRequest, answer
+from mizar.api.turns import Turns
 from mizar.manager.audit import as_dict
 from mizar.manager.intake import Submission
 from mizar.manager.manager import Manager
-from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem, TemporaryError
+from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import KINDS, Kind, Ref, Scope
 from mizar.preview import preview as previews
 
 ALIVE_S = 1.0
-WAITING_PREVIEWS = 4
+MOST_PREVIEWS, PREVIEWS_OF_TENANT = 6, 2
+"""That are worked out or wait; of tenants, and of administrators."""
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     404: {"model": Errors, "description": "No such object, or none that the caller may see."},
     409: {"model": Errors, "description": "Taken, or still in use."},
@@ -109,7 +111,7 @@ def _add_apply(app: FastAPI, manager: Manager) -> None:
 
 def _add_preview(app: FastAPI, manager: Manager) -> None:
     busy = asyncio.Semaphore(1)
-    waiting = 0
+    turns = Turns("previews", MOST_PREVIEWS, PREVIEWS_OF_TENANT)
 
     @app.post(
         "/v1/preview",
@@ -118,17 +120,11 @@ def _add_preview(app: FastAPI, manager: Manager) -> None:
         responses=_REFUSALS,
     )
     async def preview(body: PreviewRequest, caller: Asking) -> JSONResponse:
-        nonlocal waiting
-        submissions, refused = await asyncio.to_thread(_parse, body.resources, caller)
-        if waiting >= WAITING_PREVIEWS:
-            raise TemporaryError("too many previews are being worked out; try again")
-        waiting += 1
-        try:
+        with turns.taken(caller.tenant):
+            submissions, refused = await asyncio.to_thread(_parse, body.resources, caller)
             async with busy:  # one at a time: it is work for seconds, beside which others shall be served
                 known = manager.snapshot()
                 found = await asyncio.to_thread(previews.preview, known, submissions, refused, caller.sees)
-        finally:
-            waiting -= 1
         return JSONResponse(previews.as_data(found))
 
 

@@ -11,11 +11,15 @@ from pydantic import Field
 
 from mizar.api.caller import Caller
 from mizar.api.replies import Shape
+from mizar.api.turns import Turns
 from mizar.manager.manager import Manager
 from mizar.model.errors import InvalidError, Problem
 from mizar.model.resources import Ref
 from mizar.trace.packet import MOST_BYTES, Asked
 from mizar.trace.question import Question
+
+MOST_TRACES, TRACES_OF_TENANT = 32, 4
+"""At the same time; of tenants, and of administrators. There are 255 marks."""
 
 
 class EndpointName(Shape):
@@ -68,9 +72,11 @@ def _address(text: str) -> bytes:
 
 def answer(manager: Manager) -> Callable[[TraceRequest, Caller], Any]:
     """What becomes of a request."""
+    turns = Turns("traces", MOST_TRACES, TRACES_OF_TENANT)
 
     async def ask(request: TraceRequest, caller: Caller) -> dict[str, Any]:
-        found = await manager.tracing.trace(question_of(request), caller.sees)
+        with turns.taken(caller.tenant):
+            found = await manager.tracing.trace(question_of(request), caller.sees)
         return found.as_json()
 
     return ask
