@@ -142,7 +142,7 @@ def line(event: dict[str, Any]) -> Text:
         head.append(f"{event['packets']:,} more not shown", style="yellow")
         return head.append(f"  {event['reason']}{_of(event['vpc'])}", style="dim")
     if kind == "missed":
-        return head.append(f"{event['events']:,} events not shown: this end reads too slowly", style="yellow")
+        return head.append(f"{_count(event['events'])} not shown: this end reads too slowly", style="yellow")
     if kind == "trap":
         answer = "answered" if event["answered"] else "not answered"
         return head.append(f"{event['endpoint'] or 'an endpoint'} asks for {event['asked']}: {answer}")
@@ -175,6 +175,10 @@ def _drop(head: Text, event: dict[str, Any]) -> Text:
         head.append(f", sent by {event['sender']}", style="yellow")
     by = f"\n{_INDENT}{_VERDICTS.get(event['verdict'], _PASSED_BY)} {event['program']}: "
     return head.append(by, style="dim").append(event["sentence"], style="red").append(f" [{event['reason']}]", "dim")
+
+
+def _count(events: int | None) -> str:
+    return "events" if events is None else f"{events:,} events"
 
 
 def _of(vpc: str | None) -> str:

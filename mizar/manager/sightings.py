@@ -119,7 +119,8 @@ class Teller:
 
     def _suppressed(self, left_out: pb.Suppressed) -> Sighting | None:
         if left_out.events:
-            return {"type": "missed", "events": left_out.events}
+            # Of whatever VPC they were: how many, a tenant is not to know.
+            return {"type": "missed", "events": left_out.events if self._operator else None}
         vpc = self._names.vpc(left_out.vni)
         wish = self._wish
         if wish.endpoint is not None or wish.address is not None:  # of whom they were, nobody knows

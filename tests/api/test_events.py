@@ -140,9 +140,11 @@ async def test_a_tenant_sees_its_own_alone(site: Site) -> None:
                 first.say(pb.Event(endpoint_changed=pb.EndpointChanged(uid=uid, state="lost", detail="eth7 is gone")))
             first.say(drop(admin, "red", at, reason=TOO_BIG, hook="transit", frame=OUTER + INNER, inner_at=50))
             first.say(drop(admin, "red", at, hook="transit", frame=OUTER + INNER, inner_at=50, inner=False, uid=""))
+            first.say(pb.Event(suppressed=pb.Suppressed(events=5)))  # of whomever they were
             first.say(pb.Event(suppressed=pb.Suppressed(reason=SPOOFED, vni=vni, packets=9)))
             wait_until(lambda: listener.seen and listener.seen[-1]["type"] == "suppressed", 30)
             seen = listener.end()
+            assert seen.pop(-2) == {"type": "missed", "time": seen[-1]["time"], "droplet": "d1", "events": None}
             kinds = [one["type"] for one in seen]
             assert kinds == ["trap", "path", "endpoint", "drop", "drop", "suppressed"]
             assert {one["vpc"] for one in seen if "vpc" in one} == {"red/main"}
