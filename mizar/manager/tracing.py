@@ -27,7 +27,7 @@ from mizar.trace.explain import Explainer
 from mizar.trace.packet import build
 from mizar.trace.predict import Live, Prediction
 from mizar.trace.question import Question
-from mizar.trace.report import Ending, HopReport, Trace, for_tenant
+from mizar.trace.report import Ending, HopReport, Trace, for_tenant, without_substrate
 from mizar.trace.rows import Point, Rows
 from mizar.trace.sight import look, packet_text
 
@@ -63,6 +63,7 @@ class Tracing:
 
     async def trace(self, question: Question, visible: Visible) -> Trace:
         """The packet's way. Raises NotFoundError, InvalidError or TemporaryError with one sentence."""
+        operator = visible(Ref("Droplet", "", ""))
         source, endpoint = self._endpoint(question.source, visible)
         vpc = self._vpc(endpoint)
         if endpoint.spec.type != "simple" or not endpoint.status.host:
@@ -88,8 +89,11 @@ class Tracing:
         shown = packet_text(look(frame, prediction.droplets[droplet]).inner)
         found = Trace(_name(source.ref), _told(question.destination, to), shown, *self._explained(prediction, ifindex))
         if question.live:
-            found = await self._live(live, prediction, asked, found, self._shorter(question, endpoint, to))
+            shorter = self._shorter(question, endpoint, to)
+            found = await self._live(live, prediction, asked, found, shorter, operator=operator)
         found = _meant(found, wanted)
+        if not operator:
+            found = without_substrate(found)
         return for_tenant(found, self._foreign(found, visible))
 
     def _explained(self, prediction: Prediction, ifindex: int) -> tuple[tuple[HopReport, ...], Ending]:
@@ -99,10 +103,20 @@ class Tracing:
     # ---- a packet is sent
 
     async def _live(
-        self, live: Live, prediction: Prediction, asked: _Asked, trace: Trace, shorter: Callable[[int], bytes] | None
+        self,
+        live: Live,
+        prediction: Prediction,
+        asked: _Asked,
+        trace: Trace,
+        shorter: Callable[[int], bytes] | None,
+        *,
+        operator: bool,
     ) -> Trace:
-        """The same with what was seen. A difference counts when it is still there after the tables were read again: the
-        packet itself may change them (a flow begins, a direct path is found)."""
+        """The same with what was seen; of droplets that are not on the way operators alone hear.
+
+        A difference counts when it is still there after the tables were read again: the packet itself may change them (a
+        flow begins, a direct path is found).
+        """
         stubs, named = self._listeners(prediction)
         async with Listeners(stubs, named) as listeners:
             for _ in range(ATTEMPTS):
@@ -124,7 +138,10 @@ class Tracing:
             findings = list(result.others) if result.divergence or blind else []
             if result.lost and shorter:
                 findings += await self._narrow(live, listeners, asked, result.lost, shorter)
-            findings += [f"{self._name_of(one)} reports nothing: {why}" for one, why in listeners.deaf.items()]
+            on_way = {hop.droplet for hop in prediction.way.hops}
+            for one, why in listeners.deaf.items():
+                if operator or one in on_way:
+                    findings.append(f"{self._name_of(one)} reports nothing" + (f": {why}" if operator else ""))
         hops = tuple(replace(hop, seen=seen) for hop, seen in zip(trace.hops, result.seen, strict=False))
         return replace(trace, hops=hops, live=True, divergence=result.divergence, findings=tuple(findings))
 

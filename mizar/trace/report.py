@@ -84,6 +84,16 @@ class Trace:
         }
 
 
+OUTER = "outer "
+"""Begins what `rewrite` says of addresses of the substrate."""
+
+
+def without_substrate(trace: Trace) -> Trace:
+    """The same without addresses of the substrate, which are the operator's."""
+    hops = (replace(hop, rewrite=tuple(x for x in hop.rewrite if not x.startswith(OUTER))) for hop in trace.hops)
+    return replace(trace, hops=tuple(hops))
+
+
 def for_tenant(trace: Trace, foreign: frozenset[int]) -> Trace:
     """The same without what happens in VPCs of others (by their numbers)."""
     hops = tuple(_told(hop, foreign) for hop in trace.hops)

@@ -12,6 +12,7 @@ from mizar.oracle.options import walk_options
 from mizar.oracle.outcome import RefusedError
 from mizar.oracle.tables import Droplet, Tunnel
 from mizar.oracle.tunnel import Outer, Overlay, parse_tunnel
+from mizar.trace.report import OUTER
 
 _TUNNELS = {Tunnel.GENEVE: "Geneve", Tunnel.VXLAN: "VXLAN"}
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
@@ -99,7 +100,7 @@ def changes(before: Sight, after: Sight) -> list[str]:
         if before.option_bytes != after.option_bytes:
             found.append(f"options: {before.option_bytes} → {after.option_bytes} bytes")
     if after.tunnel is not None and after.destination != before.destination:
-        found.append(f"outer {_text(after.source)} → {_text(after.destination)}")
+        found.append(f"{OUTER}{_text(after.source)} → {_text(after.destination)}")
     if before.inner is None or after.inner is None:
         return found
     one, other = before.inner, after.inner

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 from mizar.trace.drawing import draw
-from mizar.trace.report import Ending, HopReport, Trace, for_tenant
+from mizar.trace.report import Ending, HopReport, Trace, for_tenant, without_substrate
 
 OWN, OTHER = 7, 8
 TRACE = Trace(
@@ -35,6 +36,14 @@ def test_a_tenant_hears_nothing_of_what_happens_in_another_ones_vpc() -> None:
     assert not told.ok
     assert told.hops[0] == TRACE.hops[0]
     assert for_tenant(TRACE, frozenset()) == TRACE
+
+
+def test_a_tenant_hears_nothing_of_the_substrates_addresses() -> None:
+    """What became of its packet it hears."""
+    rewrite = ("into Geneve, VNI 7", "outer 172.30.9.1 → 172.30.9.2", "TTL 64 → 63")
+    hop = HopReport("d1", "agent", "sent to another droplet", "red/main", OWN, OWN, rewrite=rewrite)
+    told = without_substrate(replace(TRACE, hops=(hop,)))
+    assert told.hops[0].rewrite == (rewrite[0], rewrite[2])
 
 
 def test_a_picture_is_sound_xml_and_says_all() -> None:
