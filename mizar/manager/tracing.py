@@ -114,8 +114,8 @@ class Tracing:
     ) -> Trace:
         """The same with what was seen; of droplets that are not on the way operators alone hear.
 
-        A difference counts when it is still there after the tables were read again: the packet itself may change them (a
-        flow begins, a direct path is found).
+        A difference counts when it is still there after the tables were read again: the packet itself may change them
+        (a flow begins, a direct path is found).
         """
         stubs, named = self._listeners(prediction)
         async with Listeners(stubs, named) as listeners:
