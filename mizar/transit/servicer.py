@@ -194,7 +194,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
     async def GetCounters(self, _request: pb.GetCountersRequest, _context: Context) -> pb.Counters:  # noqa: N802
         """Counters, summed over CPUs."""
         async with self._ledger.lock:
-            return counters.read(self._ledger.maps, self._ledger.state)
+            return await asyncio.to_thread(counters.read, self._ledger.maps, self._ledger.state)
 
     async def Audit(  # noqa: N802
         self, request: pb.AuditRequest, context: Context
