@@ -33,7 +33,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 10.0
 MOST_ASKED = 1024
 """Questions of one VPC that are remembered."""
 ASKS_PER_S = 200
-"""Questions that one VPC may cause here, on the average of a second."""
+"""Questions that one VPC may cause here, and paths that it may have learned without one, on the average of a second."""
 SWEEP_S, IDLE_SWEEPS = 15.0, 20
 """How often the use of what was learned is looked at, and after how many looks without any it is forgotten."""
 
@@ -146,6 +146,8 @@ class Direct:
             return []
         if network.through_divider or learned or not host.mtu:
             return list(self._ask(vni, src, dst))
+        if not self._affordable(vni, asyncio.get_running_loop().time()):
+            return []
         near = state.network_at(vni, dst)
         self._for[vni, dst] = src
         return [Learned(vni, dst, near.id if near else 0, UNTOLD_MAC, host.address, Tunnel.GENEVE)]

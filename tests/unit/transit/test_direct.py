@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -310,6 +311,24 @@ async def test_the_way_back_is_learned_from_where_a_packet_set_out(fleet: Fleet)
     await fleet.settle()
     found = ledger.maps.endpoints.get(key)
     assert (found["tunnel"], found["mac"]) == (2, b"\2\0\0\0\2\x16")
+
+
+async def test_one_tenant_cannot_make_the_daemon_learn_without_end(fleet: Fleet) -> None:
+    """Each path is written under the lock that all changes wait for: so many in a second, as of questions."""
+    ledger, direct = fleet.at[HERE]
+    taken = 0
+    learn = ledger.learn
+
+    async def counting(found: Sequence[Learned], forgotten: Iterable[tuple[int, bytes]] = ()) -> list[Learned]:
+        nonlocal taken
+        taken += len(found)
+        return await learn(found, forgotten)
+
+    ledger.learn = counting  # type: ignore[method-assign]
+    said = blank(ORIGIN) | {"dst": to_mapped(A), "droplet": to_mapped(THERE)}
+    addresses = [bytes((10, 2, n >> 8, n & 255)) for n in range(10 * ASKS_PER_S)]
+    await direct.handle([said | {"src": to_mapped(address)} for address in addresses])
+    assert ASKS_PER_S <= taken < 5 * ASKS_PER_S
 
 
 @pytest.mark.parametrize("origin", [bytes((172, 30, 9, 99)), HERE])
