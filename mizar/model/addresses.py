@@ -131,7 +131,7 @@ def parse_mac(text: str) -> bytes:
     mac = bytes.fromhex(lower.replace(":", ""))
     if mac[0] & 1 or mac == bytes(6):
         raise ValueError(f"expected a unicast MAC, found {text!r}")
-    if mac in (ROUTER_MAC, SERVICE_MAC, APPLIANCE_MAC):
+    if mac in (ROUTER_MAC, SERVICE_MAC, APPLIANCE_MAC, UNTOLD_MAC):
         raise ValueError(f"expected a MAC other than the virtual router's, found {text!r}")
     return mac
 

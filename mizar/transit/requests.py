@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from mizar._built import transit_pb2 as pb
-from mizar.model.addresses import APPLIANCE_MAC, MAPPED, ROUTER_MAC, SERVICE_MAC, mac_text, text_of
+from mizar.model.addresses import APPLIANCE_MAC, MAPPED, ROUTER_MAC, SERVICE_MAC, UNTOLD_MAC, mac_text, text_of
 from mizar.model.errors import InvalidError
 from mizar.transit import marks
 from mizar.transit.guest.lease import Settings
@@ -326,7 +326,7 @@ def mac(found: bytes) -> bytes:
     """The MAC of an endpoint."""
     if len(found) != 6:
         raise InvalidError(f"the MAC has {len(found)} bytes; expected 6")
-    if found[0] & 1 or not any(found) or found in (ROUTER_MAC, SERVICE_MAC, APPLIANCE_MAC):
+    if found[0] & 1 or not any(found) or found in (ROUTER_MAC, SERVICE_MAC, APPLIANCE_MAC, UNTOLD_MAC):
         raise InvalidError(f"the MAC is {mac_text(found)}; expected a unicast one, not the virtual router's")
     return found
 

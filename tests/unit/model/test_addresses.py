@@ -96,7 +96,16 @@ def test_a_mac_is_read_and_written_in_one_form(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "02-00-00-00-00-01", "01:00:00:00:00:01", "00:00:00:00:00:00", "02:4d:5a:00:00:01", "2:0:0:0:0:1"]
+    "text",
+    [
+        "",
+        "02-00-00-00-00-01",
+        "01:00:00:00:00:01",
+        "00:00:00:00:00:00",
+        "02:4d:5a:00:00:01",
+        "02:4d:5a:00:00:05",
+        "2:0:0:0:0:1",
+    ],
 )
 def test_a_mac_that_no_endpoint_can_have(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):

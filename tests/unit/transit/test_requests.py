@@ -61,6 +61,7 @@ def endpoint(**fields: object) -> pb.Endpoint:
         ({"mac": MAC[:5]}, "5 bytes"),
         ({"mac": bytes((1, 0, 0, 0, 0, 1))}, "unicast"),
         ({"mac": bytes.fromhex("024d5a000001")}, "virtual router"),
+        ({"mac": bytes.fromhex("024d5a000005")}, "virtual router"),
         ({"host": bytes(15) + b"\1"}, "other hosts can reach"),
         ({"host": bytes.fromhex("fe80" + "00" * 13 + "01")}, "other hosts can reach"),
         ({"host": b""}, "0 bytes"),
