@@ -34,7 +34,7 @@ def _pcap(data: bytes, order: str) -> list[bytes]:
     at = 24
     while at + 16 <= len(data):
         kept, whole = struct.unpack_from(order + "II", data, at + 8)
-        _check_whole(kept, whole, len(found) + 1)
+        _check_whole(min(kept, len(data) - at - 16), whole, len(found) + 1)
         found.append(data[at + 16 : at + 16 + kept])
         at += 16 + kept
     return found
@@ -57,12 +57,13 @@ def _pcapng(data: bytes) -> list[bytes]:
         elif kind == _ENHANCED:
             interface, kept, whole = struct.unpack_from(order + "I8xII", data, at + 8)
             _check_link(links[interface] if interface < len(links) else -1)
-            _check_whole(kept, whole, len(found) + 1)
+            _check_whole(min(kept, length - 32, len(data) - at - 32), whole, len(found) + 1)
             found.append(data[at + 28 : at + 28 + kept])
         elif kind == _SIMPLE:
             (whole,) = struct.unpack_from(order + "I", data, at + 8)
             _check_link(links[0] if links else -1)
-            found.append(data[at + 12 : at + 12 + min(whole, length - 16)])
+            _check_whole(min(length - 16, len(data) - at - 16), whole, len(found) + 1)
+            found.append(data[at + 12 : at + 12 + whole])
         at += length
     return found
 
@@ -74,4 +75,6 @@ def _check_link(link: int) -> None:
 
 def _check_whole(kept: int, whole: int, number: int) -> None:
     if kept < whole:
-        raise InvalidError(f"frame {number} of the capture was cut off at {kept} of {whole} bytes: capture with -s 0")
+        raise InvalidError(
+            f"frame {number} of the capture was cut off at {max(kept, 0)} of {whole} bytes: capture with -s 0"
+        )
