@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from mizar.manager.registry import Item, Registry
@@ -83,6 +83,8 @@ def reach_changes(
     if not concerned.vnis:
         return ReachChange((), 0, 0)
     then, now = (deploy(_in_order(each), concerned.keeps) for each in (held, former))
+    if not visible(Ref("Droplet", "", "")):  # reasons tell where
+        then, now = (replace(each, names={}) for each in (then, now))
     blocks = list(_blocks(registry, concerned, then, now, visible))
     looked = list(_sample(blocks))
     total = sum(len(sources) * len(targets) - _selves(sources, targets) for sources, targets in blocks)

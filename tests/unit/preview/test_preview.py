@@ -199,6 +199,18 @@ def test_a_tenant_is_told_of_its_own_alone() -> None:
     assert pairs(found, "gained") == {("e3", "e1"), ("e3", "e2"), ("e1", "e3"), ("e2", "e3")}
 
 
+def test_a_tenant_hears_why_and_not_where() -> None:
+    """The reason of a loss names a droplet to operators alone."""
+    before = known(*RED)
+    route = {"to": "10.0.2.0/24", "via": "blackhole"}
+    change = submissions(again(before, "Network", "red", "front", routes=[route]))
+    for visible, names_one in ((lambda _: True, True), (lambda ref: ref.tenant == "red", False)):
+        reasons = [one.reason for one in preview(before, change, (), visible).reach.changes if one.lost]
+        assert reasons
+        assert all("ROUTE_BLACKHOLE" in reason for reason in reasons)
+        assert all(any(name in reason for name in ("d1", "d2", "d3")) is names_one for reason in reasons)
+
+
 def test_what_is_known_is_not_touched() -> None:
     """A preview works on copies: the same question gets the same answer."""
     before = known(*RED)
