@@ -7,6 +7,7 @@ Made by mizar.manager.tracing for one trace. It must never leave a droplet liste
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Mapping
 from types import TracebackType
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mizar._built.transit_pb2_grpc import TransitAsyncStub
 
 MARKS, TRIES = 255, 4
+MOST_REPORTS = 1000
+"""Of one packet. A tunnel end that is no droplet of ours can put any mark on what it sends, without end."""
 CALL_S, QUIET_S = 5.0, 0.6
 """How long a daemon may take to answer, and how long nothing is heard until nothing more is waited for."""
 
@@ -35,7 +38,7 @@ class Listeners:
 
     def __init__(self, stubs: Mapping[bytes, TransitAsyncStub], named: Mapping[bytes, bytes]) -> None:
         self._stubs, self._named = stubs, named
-        self._heard: asyncio.Queue[Seen] = asyncio.Queue()
+        self._heard: asyncio.Queue[Seen] = asyncio.Queue(MOST_REPORTS)
         self._calls: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.mark = 0
@@ -70,7 +73,9 @@ class Listeners:
             raise TemporaryError(f"the packet could not be sent: {error.details()}") from error
         found = [self._seen(source, report)]
         waiting = [(hop.droplet, hop.program) for hop in way.hops[1:] if hop.droplet not in self.deaf]
-        while waiting or way.end is End.LEFT:  # what a droplet that cannot be asked does may be heard of behind it
+        while len(found) < MOST_REPORTS and (
+            waiting or way.end is End.LEFT
+        ):  # what a droplet that cannot be asked does may be heard of behind it
             try:
                 seen = await asyncio.wait_for(self._heard.get(), QUIET_S)
             except TimeoutError:
@@ -98,7 +103,8 @@ class Listeners:
     async def _read(self, droplet: bytes, call: Any) -> None:
         try:
             async for report in call:
-                self._heard.put_nowait(self._seen(droplet, report))
+                with contextlib.suppress(asyncio.QueueFull):
+                    self._heard.put_nowait(self._seen(droplet, report))
         except grpc.aio.AioRpcError as error:
             self.deaf[droplet] = error.details() or ""
 
