@@ -18,6 +18,7 @@ from mizar.kernel import test_run
 from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.packet_socket import PacketSocket
+from mizar.kernel.stack_link import STACK_MAC
 from mizar.model.addresses import from_mapped
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit import table_rows
@@ -154,6 +155,9 @@ class Tracer:
         elif (other := neighbour(state, local, frame)) is not None:
             report.did, ifindex = pb.TraceReport.DELIVERED, other.ifindex
             report.ifindex = ifindex
+        elif frame[:6] != STACK_MAC:
+            report.problem = "nobody on this droplet has the address and MAC that the packet is for"
+            return
         else:
             report.did, ifindex = pb.TraceReport.STACK, self._loaded.tables.substrate_link.get(0) or 0
         if not sender.send(ifindex, frame):
