@@ -156,6 +156,7 @@ class Tracer:
             report.did, ifindex = pb.TraceReport.DELIVERED, other.ifindex
             report.ifindex = ifindex
         elif frame[:6] != STACK_MAC:
+            report.did = pb.TraceReport.DELIVERED
             report.problem = "nobody on this droplet has the address and MAC that the packet is for"
             return
         else:

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from mizar._built import transit_pb2 as pb
 from mizar.transit.state import Limits, State
-from mizar.transit.tracing import neighbour
+from mizar.transit.tracing import Tracer, neighbour
 from mizar.transit.values import Endpoint, Local, Peering, Tunnel, Wanted
 from mizar.transit.workloads import InNamespace, NamespaceBy
 
@@ -52,3 +56,35 @@ def test_a_peers_function_gets_the_tunnel_packet_and_no_strangers() -> None:
     functions = [local(vni, ADDRESSES[vni], bypass=True) for vni in (STRANGER, PEER)]
     found = neighbour(droplet(SENDER, *functions), SENDER, frame(OWN))
     assert found is functions[1]
+
+
+class Sender:
+    """What was sent: interface and frame."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, bytes]] = []
+
+    def send(self, ifindex: int, frame: bytes) -> bool:
+        self.sent.append((ifindex, frame))
+        return True
+
+
+@pytest.mark.parametrize(
+    ("mac", "did", "sent"), [("020000000042", "DELIVERED", []), ("024d5a000004", "STACK", [99])], ids=["gone", "stack"]
+)
+def test_the_stack_gets_what_is_for_it_alone(mac: str, did: str, sent: list[int]) -> None:
+    """A frame whose receiver has gone is handed to nobody, and the report says so."""
+    uplink = SimpleNamespace(mac=b"\2" * 6, index=3, mtu=1500)
+    tables = SimpleNamespace(substrate_link={0: 99})
+    around: Any = SimpleNamespace(
+        _uplink=lambda: uplink,
+        _ledger=SimpleNamespace(state=droplet(SENDER)),
+        _loaded=SimpleNamespace(tables=tables),
+    )
+    sender: Any = Sender()
+    report = pb.TraceReport(program="agent")
+    for_whom = bytes.fromhex(mac) + frame(bytes((192, 0, 2, 7)))[6:]
+    Tracer._go_on(around, pb.SendTracedRequest(mark=1), SENDER, for_whom, sender, report)
+    assert pb.TraceReport.Did.Name(report.did) == did
+    assert [ifindex for ifindex, _ in sender.sent] == sent
+    assert bool(report.problem) is not bool(sent)
