@@ -70,8 +70,16 @@ class Droplet:
 
     def start(self, *more: str) -> None:
         """Start the daemon and wait until it answers."""
+        self.launch(*more)
+        self.wait()
+
+    def launch(self, *more: str) -> None:
+        """Start the daemon."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*more), stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        """Wait until the daemon answers."""
         until(self._answers, f"the daemon of {self.name} answers; its log: {self.log.read_text()}")
 
     def _answers(self) -> bool:
@@ -149,13 +157,13 @@ class Droplet:
         """Names of the pinned links of agents."""
         return sorted(pin.name for pin in Path(f"/sys/fs/bpf/mizar/{self.name}/links").glob("agent_*"))
 
-    def cleanup(self) -> None:
-        """End the daemon and remove what it made."""
+    def cleanup(self) -> subprocess.Popen[bytes]:
+        """End the daemon and remove what it made: the process that does."""
         self.close_client()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(30)
-        subprocess.run(self.command("--cleanup"), check=True, capture_output=True)
+        return subprocess.Popen(self.command("--cleanup"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 class Rig:
@@ -204,12 +212,20 @@ class Rig:
             ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
         return droplet
 
+    def start_all(self, *more: str) -> None:
+        """Start all daemons at once."""
+        for droplet in self.droplets:
+            droplet.launch(*more)
+        for droplet in self.droplets:
+            droplet.wait()
+
     def close(self) -> None:
         """Remove everything."""
-        for droplet in self.droplets:
-            droplet.cleanup()
+        cleaning = [droplet.cleanup() for droplet in self.droplets]
+        said = [process.communicate()[0].decode() for process in cleaning]
         for name in self._namespaces:
             namespaces.remove(name)
+        assert not any(process.returncode for process in cleaning), "\n".join(said)
 
 
 @contextmanager

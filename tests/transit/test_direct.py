@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 
 from mizar._built import transit_pb2 as pb
+from tests.marks import first_of
 from tests.transit.rig import BACK, FRONT, VNI, Droplet, Rig, endpoint, local, packed, put_droplet, put_network, until
 from tests.transit.rig import put_vpc as put_vpc_of
 from tests.transit.test_failover import called_down, wire
@@ -36,8 +37,8 @@ class Scene:
             2: endpoint(2, FRONT, two, tunnel),
             3: endpoint(3, BACK, two, tunnel),
         }
+        made.start_all()
         for droplet in self.droplets:
-            droplet.start()
             droplet.apply(*map(put_droplet, self.droplets), put_vpc_of(five))
         for droplet in (one, two, three, five):
             droplet.apply(put_network(FRONT, three))
@@ -66,7 +67,7 @@ class Scene:
         until(direct, f"the direct path from {source} to {target}")
 
 
-@pytest.mark.parametrize("tunnel", TUNNELS)
+@pytest.mark.parametrize("tunnel", first_of(TUNNELS))
 def test_both_ways_within_a_network_and_between_networks(made: Rig, tunnel: pb.TunnelProtocol.ValueType) -> None:
     """After the first packets the hops see nothing more, in either direction, of either family."""
     scene = Scene(made, tunnel)
@@ -101,7 +102,7 @@ def test_the_way_back_is_learned_without_asking(made: Rig) -> None:
     until(known, "droplet 2 knows where the packets set out")
 
 
-@pytest.mark.parametrize("tunnel", TUNNELS)
+@pytest.mark.parametrize("tunnel", first_of(TUNNELS))
 def test_one_way_and_of_full_size(made: Rig, tunnel: pb.TunnelProtocol.ValueType) -> None:
     """Packets that leave no room for an option, into another network, and nobody answers."""
     scene = Scene(made, tunnel)
@@ -116,6 +117,7 @@ def test_one_way_and_of_full_size(made: Rig, tunnel: pb.TunnelProtocol.ValueType
     assert "PACKET_TOO_BIG" not in one.drops()
 
 
+@pytest.mark.long
 def test_what_is_in_use_is_asked_for_again(made: Rig) -> None:
     """The old host has the endpoint still and serves it; the bouncer says another one by now, and is heard."""
     scene = Scene(made)
@@ -149,7 +151,7 @@ def test_a_divider_alone_dies(made: Rig) -> None:
     assert five.address in called_down(three)
 
 
-@pytest.mark.parametrize("tunnel", TUNNELS)
+@pytest.mark.parametrize("tunnel", first_of(TUNNELS))
 def test_a_deleted_endpoint_is_given_up_at_once(made: Rig, tunnel: pb.TunnelProtocol.ValueType) -> None:
     """Its old host sends the frame back, the sender's droplet forgets, and the bouncer says what became of it."""
     scene = Scene(made, tunnel)
@@ -200,6 +202,7 @@ def test_a_dead_host_is_no_direct_path(made: Rig) -> None:
     scene.until_direct(1, address(4, FRONT, 2))
 
 
+@pytest.mark.long
 def test_without_daemons_what_was_learned_serves_on(made: Rig) -> None:
     """Daemons die and come again: the entry stays, nobody takes it for the planner's, and a planner's replaces it."""
     scene = Scene(made)

@@ -28,8 +28,8 @@ def two_bouncers(made: Rig) -> tuple[list[Droplet], str, str]:
     droplets = [made.add_droplet() for _ in range(4)]
     first, second = made.make_namespace("e1"), made.make_namespace("e2")
     ends = [endpoint(1, FRONT, droplets[0]), endpoint(2, FRONT, droplets[1])]
+    made.start_all()
     for droplet in droplets:
-        droplet.start()
         droplet.apply(
             *map(put_droplet, droplets), put_vpc(*droplets[2:]), put_network(FRONT, *droplets[2:]), generation=1
         )

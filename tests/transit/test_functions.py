@@ -132,6 +132,6 @@ def test_cleanup_takes_functions_along(made: Rig) -> None:
     one, _ = alone(made, "uid-1")
     one.attach_whole(function(made, one, 3))
     one.stop()
-    one.cleanup()
+    assert one.cleanup().wait() == 0
     assert named(made) == []
     assert pooled(one) == one.links() == []

@@ -42,8 +42,8 @@ def self_configured(made: Rig) -> tuple[Droplet, str, str]:
     """Endpoint 1 configures itself; endpoint 2 of another droplet is given its addresses."""
     one, two = made.add_droplet(), made.add_droplet()
     first, second = made.make_namespace("e1"), made.make_namespace("e2")
+    made.start_all()
     for droplet in (one, two):
-        droplet.start()
         droplet.apply(put_droplet(one), put_droplet(two), put_vpc(one), put_network(FRONT, one))
     alone = local("uid-1", endpoint(1, FRONT, one), name=first)
     alone.workload.self_configured = True

@@ -45,8 +45,8 @@ def three_droplets(made: Rig, *arguments: str) -> tuple[list[Droplet], list[str]
     """Endpoints 1 on droplet 1, 2 on 2 and 3 on 3, which bounces their network; 4 is on 2 in a network of its own."""
     droplets = [made.add_droplet() for _ in range(3)]
     one, two, three = droplets
+    made.start_all(*arguments)
     for droplet in droplets:
-        droplet.start(*arguments)
         known = [put_droplet(other) for other in droplets]
         droplet.apply(*known, put_vpc(three), put_network(FRONT, three), put_network(BACK, three))
     places = [made.make_namespace(f"e{number}") for number in range(1, 5)]

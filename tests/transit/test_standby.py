@@ -16,8 +16,8 @@ ADDRESS, PEER = "10.0.1.11", "10.0.1.12"
 def two_with_one_moving(made: Rig) -> tuple[Droplet, Droplet, str, str]:
     """`a` is everything's bouncer and divider; endpoint 1 lives on it, endpoint 2 on `b`."""
     a, b = made.add_droplet(), made.add_droplet()
+    made.start_all()
     for droplet in (a, b):
-        droplet.start()
         droplet.apply(put_droplet(a), put_droplet(b), put_vpc(a), put_network(FRONT, a))
     places = [made.make_namespace(f"e{number}") for number in (1, 2)]
     a.attach_whole(local("one", endpoint(1, FRONT, a), name=places[0]))

@@ -27,8 +27,8 @@ def two_droplets(made: Rig, tunnel: "pb.TunnelProtocol.ValueType" = pb.GENEVE) -
     """Droplet 1 bounces "front" and divides the VPC; endpoint 1 lives on it, endpoint 2 on droplet 2."""
     one, two = made.add_droplet(), made.add_droplet()
     first, second = made.make_namespace("e1"), made.make_namespace("e2")
+    made.start_all()
     for droplet in (one, two):
-        droplet.start()
         droplet.apply(put_droplet(one), put_droplet(two), put_vpc(one), put_network(FRONT, one))
     one.attach_whole(local("uid-1", endpoint(1, FRONT, one, tunnel), name=first))
     two.attach_whole(local("uid-2", endpoint(2, FRONT, two, tunnel), name=second))
@@ -59,8 +59,8 @@ def test_other_network_is_reached_through_bouncer_and_divider(made: Rig) -> None
     """Droplet 2 hosts both endpoints' networks' first and bounces nothing; droplet 3 divides and bounces "back"."""
     one, two, three = made.add_droplet(), made.add_droplet(), made.add_droplet()
     first, second = made.make_namespace("e1"), made.make_namespace("e2")
+    made.start_all()
     for droplet in (one, two, three):
-        droplet.start()
         droplet.apply(*(put_droplet(other) for other in (one, two, three)), put_vpc(three))
     for droplet in (one, two, three):
         droplet.apply(put_network(FRONT, two))
