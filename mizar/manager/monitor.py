@@ -29,7 +29,7 @@ from mizar.model.resources import Droplet, Endpoint, Ref
 log = logging.getLogger(__name__)
 
 MOST_WATCHERS, MOST_OF_TENANT = 64, 8
-"""At the same time."""
+"""At the same time: of all tenants, and as many of administrators; of one tenant."""
 ROOM = 512
 """Sightings that wait for their watcher."""
 LOOK_S = 1.0
@@ -117,7 +117,9 @@ class Monitor:
     @contextmanager
     def _place(self, tenant: str | None) -> Iterator[None]:
         mine = self._watching.get(tenant, 0)
-        if sum(self._watching.values()) >= MOST_WATCHERS or (tenant is not None and mine >= MOST_OF_TENANT):
+        of_tenants = self.watchers - self._watching.get(None, 0)
+        full = mine >= MOST_WATCHERS if tenant is None else of_tenants >= MOST_WATCHERS
+        if full or (tenant is not None and mine >= MOST_OF_TENANT):
             raise ExhaustedError("too many watch already: end another `mizar monitor` first")
         self._watching[tenant] = mine + 1
         try:
@@ -249,7 +251,7 @@ class _Stream:
 
 def _reason(text: str) -> int:
     known = drop_reasons.by_name().get(text.upper().replace("-", "_"))
-    if known is None and text.isdecimal():
+    if known is None and text.isdecimal() and len(text) < 6:
         known = drop_reasons.by_number().get(int(text))
     if known is None:
         near = get_close_matches(text.upper().replace("-", "_"), drop_reasons.by_name(), 3, 0.5)
