@@ -20,6 +20,9 @@ static __always_inline __must_check enum drop_reason take_back(const struct pack
 	struct endpoint_key key = { .vni = packet->to.vni };
 	bool learned = to && to->flags & ENDPOINT_LEARNED, there = to && to->droplet == sender->slot;
 
+	/* Another system's, which goes to the host's stack as it came. */
+	if (!bpf_map_lookup_elem(&vpcs, &packet->to.vni))
+		return REASON_UNKNOWN_VNI;
 	/* For an appliance: such a frame is never given back, and must not go on past the appliance. */
 	if (is_appliance_mac(inner->eth->h_source))
 		return REASON_RETURNED_STRANGE;

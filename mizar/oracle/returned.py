@@ -30,6 +30,8 @@ def give_back(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay) -> 
 
 def take_back(here: Droplet, packet: Packet, outer: Outer, inner: Inner) -> bytes:
     """The frame as the endpoint's agent would send it over the hops; what was learned is out of use."""
+    if packet.vni not in here.vpcs:
+        raise RefusedError("UNKNOWN_VNI")
     if is_by_mac(inner.frame):
         raise RefusedError("RETURNED_STRANGE")
     to = here.endpoints.get((packet.vni, inner.destination))

@@ -118,3 +118,11 @@ def test_discovery_behind_an_extension_header_is_not_carried(real: RealDroplet, 
     packet = build.ipv6(source, destination, 60, hidden, ttl=255)
     real.fill(here)
     assert real.agent(1, build.ethernet(build.ROUTER, A, 0x86DD, packet)).verdict is Verdict.DROP
+
+
+def test_a_returned_frame_of_an_unknown_vpc_is_left_as_it_is(real: RealDroplet) -> None:
+    """While a VPC goes, its endpoints may be known for longer. The frame is left to the host's stack, unchanged."""
+    here = droplet()
+    packet = build.ipv6(address(6, 1, 11), address(6, 1, 99), 17, build.udp(1, 2, b"returned"))
+    came = from_host(build.ethernet(build.ROUTER, R, 0x86DD, packet), second=0x80)
+    agree(real, replace(here, vpcs={}, networks={}, agents={}), "transit", came)
