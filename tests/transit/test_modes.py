@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import bpffs, clsact
 from mizar.kernel.namespaces import Namespace
+from tests.marks import first_of
 from tests.transit.rig import (
     BACK,
     FRONT,
@@ -27,7 +28,7 @@ from tests.transit.rig import (
 )
 from tests.transit.traffic import exchange_udp, ping, send_tcp, sink
 
-MODES = [("driver", "tcx"), ("driver", "clsact"), ("generic", "tcx"), ("generic", "clsact")]
+MODES = [("driver", "tcx"), ("generic", "clsact"), ("driver", "clsact"), ("generic", "tcx")]
 
 
 def flags(xdp: str, tc: str) -> list[str]:
@@ -88,7 +89,7 @@ def onlookers(droplets: list[Droplet]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("xdp", "tc"), MODES)
+@pytest.mark.parametrize(("xdp", "tc"), first_of(MODES, 2))
 def test_every_mode_carries_everything(made: Rig, xdp: str, tc: str) -> None:
     """Also after all daemons were killed and started again, and nothing is left at the end."""
     droplets, places = three_droplets(made, *flags(xdp, tc))
@@ -130,8 +131,8 @@ def test_a_daemon_changes_modes_only_when_told(made: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("near", "far", "mtu", "mode"),
-    [(1, 1, 9000, "driver"), (2, 2, 1500, "driver"), (1, 2, 1500, "generic")],
-    ids=["jumbo", "two-queues", "unequal-queues"],
+    first_of([(1, 2, 1500, "generic"), (1, 1, 9000, "driver"), (2, 2, 1500, "driver")]),
+    ids=["unequal-queues", "jumbo", "two-queues"],
 )
 def test_substrates_of_plain_veths_work(made: Rig, near: int, far: int, mtu: int, mode: str) -> None:
     """However a user made them, and without anything set at their far ends."""
