@@ -69,7 +69,8 @@ def dhclient(namespace: str, folder: Path, family: str) -> dict[str, str]:
     pid = folder / f"pid{family}"
     files = ["-sf", str(script), "-lf", str(folder / f"leases{family}"), "-pf", str(pid)]
     inside(namespace, "dhclient", family, "-1", "-cf", "/dev/null", *files, "eth0")
-    for running in pid.read_text().split():
+    # It is its child that writes the file, at some time after it has ended itself.
+    for running in until(lambda: pid.read_text() if pid.exists() else "", "the client's number").split():
         subprocess.run(["kill", running], check=False)
     told = (folder / ("BOUND" if family == "-4" else "BOUND6")).read_text()
     return dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
