@@ -54,6 +54,8 @@ enum endpoint_flag {
 	ENDPOINT_SCALED = 16,	/* in endpoints: a service; `slot` is in services, `droplet` and `ifindex` are 0 */
 	ENDPOINT_MEMBER = 32,	/* in agents: a member of a service, whose replies may have to bear the service's address */
 	ENDPOINT_FORWARDING = 16,	/* in agents: an appliance. What `routes` has as its sources may be sent from, too */
+	ENDPOINT_POLICED = 64,	/* in endpoints of this droplet and in agents: endpoint_policies has a record of it */
+	MEMBER_POLICED = 2,	/* in members of this droplet: the same */
 	MEMBER_DRAINING = 64,	/* in members: takes no new flow, keeps those that it has */
 	MEMBER_DOWN = 128,	/* in members: failed its check; keeps TCP connections alone */
 };
@@ -319,6 +321,102 @@ struct flow_count {
 	uint64_t inserted;
 };
 
+/* ---- endpoint_policies: ARRAY, slot in endpoint_counters -> endpoint_policy. What an endpoint of this droplet with the flag
+ * ENDPOINT_POLICED (MEMBER_POLICED) may take and send: docs/policy.md, "How a packet is judged". A set is the rules of one
+ * direction as they are for some endpoints of this droplet; it has a number, never 0, that belongs to one VPC.
+ *
+ * A record whose sets change is written twice: the sets with the old generation, then the generation. The data plane reads
+ * the generation first: so nothing judged by an old set bears a new generation. */
+enum policy_flag {
+	POLICY_AUDIT_INGRESS = 1,	/* what no rule allows is told, and passes */
+	POLICY_AUDIT_EGRESS = 2,
+};
+
+struct endpoint_policy {
+	uint32_t ingress;	/* its set for what it is sent; 0: no policy selects it for that, all may come in */
+	uint32_t egress;	/* for what it sends; 0: all may go out */
+	uint32_t flags;		/* enum policy_flag */
+	uint32_t since;		/* the generation of its first record: flows of earlier ones are another endpoint's */
+	uint32_t generation;	/* higher with every change of its sets or of what they hold; never the same again, not 0 */
+	uint32_t vni;		/* its VPC */
+};
+
+/* ---- policy_peers: LPM_TRIE, policy_peer_key -> class. Peers by address: of all prefixes of a set that hold the peer's
+ * address, the longest names its class. None: class 0. Classes are numbers within a set, of either kind. */
+struct policy_peer_key {
+	uint32_t prefix_bits;	/* 32 (the set) + prefix length of the mapped address (IPv4: + 96) */
+	uint32_t set_be;	/* network order: a trie compares from the most significant bit */
+	uint8_t addr[16];
+};
+
+/* ---- policy_groups: HASH, policy_group_key -> class. Peers by the set of groups that their packets bear, for ingress sets:
+ * so that an endpoint that joins a group is written to no droplet but its own. Not there: no class of this kind. */
+struct policy_group_key {
+	uint32_t set;
+	uint32_t group_set;	/* number of a set of groups in the VPC of the endpoint; never 0 */
+};
+
+/* ---- policy_verdicts: LPM_TRIE, policy_verdict_key -> policy_verdict. What a set says of a class: the longest prefix wins,
+ * so rows of nested ranges say what holds for them, whatever the others say. A row for all protocols has 64 bits, for one
+ * protocol 72, for ports 73 to 88. For ICMP the port is type and code. */
+struct policy_verdict_key {
+	uint32_t prefix_bits;
+	uint32_t set_be;	/* network order, as the next */
+	uint32_t class_be;
+	uint8_t protocol;
+	uint8_t port_be[2];	/* of the end that the flow begins towards */
+	uint8_t pad;
+};
+
+enum policy_action {
+	POLICY_ALLOW = 1,	/* without it: denied */
+	POLICY_LOG = 2,		/* told of: of what is allowed, the first packet of each flow */
+	POLICY_AUDIT = 4,	/* of what is denied: told, and let pass all the same */
+	POLICY_KEEP = 8,	/* of what is allowed: the flow goes on when a later generation does not allow it any more */
+};
+
+struct policy_verdict {
+	uint32_t rank;		/* of the verdicts of two classes the one with the lower rank holds */
+	uint32_t action;	/* enum policy_action */
+	uint32_t rule;		/* the manager's number of the rule; 0: none in particular */
+};
+
+/* ---- policy_flows: HASH, policy_flow_key -> policy_flow. What a policed endpoint and a peer have begun, one entry for each
+ * policed end. Inserted with the first packet of a flow, after that written in place where something changed. The daemon
+ * removes what is old. policy_budgets, policy_counts: as flow_budgets and flow_counts, for these. */
+struct policy_flow_key {
+	uint32_t vni;
+	uint32_t slot;		/* of the policed endpoint, in endpoint_counters */
+	uint8_t peer[16];
+	uint16_t own_port_be;	/* the endpoint's; an echo's identifier twice; 0 where a protocol has none */
+	uint16_t peer_port_be;
+	uint8_t protocol;
+	uint8_t later;		/* 1: stands for fragments behind the first, of all datagrams; ports are 0 */
+	uint8_t pad[2];
+};
+
+enum policy_direction {
+	POLICY_INGRESS = 1,
+	POLICY_EGRESS = 2,
+};
+
+enum policy_flow_state {
+	POLICY_FLOW_ANSWERED = 1,	/* the other end than the one that began it has sent, too */
+	POLICY_FLOW_CLOSING = 2,	/* TCP: FIN or RST was seen */
+	POLICY_FLOW_ENDED = 4,		/* not allowed any more: both ends' packets are refused until it is begun anew */
+	POLICY_FLOW_KEPT = 8,		/* by a rule with POLICY_KEEP */
+};
+
+struct policy_flow {
+	uint32_t generation;	/* of the policy by which it was judged last */
+	uint32_t stamp;		/* of the last packet: as in struct flow */
+	uint32_t rule;		/* that decided */
+	uint32_t vpc_slot;	/* whose budget it is part of */
+	uint16_t group_set;	/* begun towards the endpoint: by a peer with this set of groups */
+	uint8_t direction;	/* enum policy_direction: of its first packet */
+	uint8_t state;		/* enum policy_flow_state */
+};
+
 /* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].
  * Bytes are those of the inner frame, Ethernet header included. */
 struct endpoint_counters {
@@ -349,6 +447,7 @@ struct vpc_counters {
 	uint64_t direct_bytes;
 	uint64_t returned_packets;	/* sent back to their sender: the endpoint that they are for is not here */
 	uint64_t unsticky_packets;	/* to a service, forwarded without a flow: the VPC's share of flows is used up */
+	uint64_t audited_packets;	/* that a policy in audit mode would have refused here */
 };
 
 struct drop_counter {
@@ -455,7 +554,14 @@ struct proxy_usage {
 	uint32_t cursor;	/* which of the remembered flows to look at next */
 };
 
-/* ---- events: RINGBUF of struct event; written only while droplet_switches.events is set. */
+/* ---- events: RINGBUF of struct event; written only while droplet_switches.events is set. Of refused packets, and of what
+ * policies want told: `outcome` says which. */
+enum event_outcome {
+	EVENT_REFUSED = 0,
+	EVENT_ALLOWED = 1,	/* by a rule that logs: `reason` is 0 */
+	EVENT_AUDITED = 2,	/* would have been refused for `reason`, but for audit mode */
+};
+
 enum hook {
 	HOOK_AGENT = 1,
 	HOOK_TRANSIT = 2,
@@ -467,6 +573,7 @@ enum hook {
 enum event_constant {
 	EVENT_BYTES = 128,	/* of a frame, from its beginning */
 	EVENT_REASONS = 128,	/* places for drop reasons, in drop_counters too */
+	EVENT_ALLOWED_PLACE = 127,	/* in event_limits: of EVENT_ALLOWED, where no reason is */
 	EVENT_SHARES = 64,	/* places for VPCs, by their slot in vpc_counters: those that share one share its limits */
 };
 
@@ -479,9 +586,11 @@ struct event {
 	uint32_t endpoint_slot;	/* of the sender in endpoint_counters, where its agent refused the frame, else 0 */
 	uint32_t vpc_slot;	/* in vpc_counters; 0: no VPC here is to be charged, whatever `vni` says */
 	uint32_t inner_at;	/* where the inner frame begins, 0 for one that is in no tunnel, or not known to be */
+	uint32_t rule;		/* where a policy has spoken: the rule that did, 0 for none; else 0 */
+	uint32_t policed_slot;	/* and whose policy it is, in endpoint_counters; else 0 */
 	uint16_t captured;	/* bytes of `frame` that count */
 	uint8_t hook;		/* enum hook */
-	uint8_t pad;
+	uint8_t outcome;	/* enum event_outcome */
 	uint8_t src[16];	/* inner source where it was parsed, else outer source, else zero */
 	uint8_t dst[16];
 	uint8_t frame[128];	/* as it was when it was refused */
@@ -513,6 +622,8 @@ struct trace_report {
 	uint8_t hook;		/* enum hook */
 	uint8_t did;		/* enum trace_did */
 	uint8_t pad;
+	uint32_t rule;		/* as in struct event */
+	uint32_t policed_slot;
 	uint8_t to[16];		/* TRACE_SENT */
 	uint8_t src[16];	/* as in struct event */
 	uint8_t dst[16];

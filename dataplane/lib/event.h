@@ -63,7 +63,9 @@ static __always_inline struct event *begin_event(uint32_t hook, uint32_t ifindex
 	event->inner_at = packet->inner_at;
 	event->captured = 0;
 	event->hook = hook;
-	event->pad = 0;
+	event->rule = 0;
+	event->policed_slot = 0;
+	event->outcome = EVENT_REFUSED;
 	copy_address(event->src, packet->src);
 	copy_address(event->dst, packet->to.addr);
 	return event;

@@ -3,7 +3,7 @@
  * Owns the maps and the configuration that all programs of a droplet share. Every object file declares all of them; the
  * loader makes each once, pins it by its name, and gives the same map to every object. The sizes are defaults that the
  * loader may change. Keys, values and meanings: contracts/dataplane.h. The daemon writes them; programs only read,
- * except for the counters, the rings, event_limits, the stamps in values, flows and flow_counts.
+ * except for the counters, the rings, event_limits, the stamps in values, and flows with their counts.
  */
 #ifndef MIZAR_MAPS_H
 #define MIZAR_MAPS_H
@@ -46,6 +46,13 @@ MAP(BPF_MAP_TYPE_ARRAY, member_notes, uint32_t, struct member_note, 16384, 0);
 MAP(BPF_MAP_TYPE_HASH, flows, struct flow_key, struct flow, 262144, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, flow_budgets, uint32_t, struct flow_budget, 65536, 0);
 MAP(BPF_MAP_TYPE_ARRAY, flow_counts, uint32_t, struct flow_count, 65536, 0);
+MAP(BPF_MAP_TYPE_ARRAY, endpoint_policies, uint32_t, struct endpoint_policy, 16384, 0);
+MAP(BPF_MAP_TYPE_LPM_TRIE, policy_peers, struct policy_peer_key, uint32_t, 1048576, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, policy_groups, struct policy_group_key, uint32_t, 262144, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_LPM_TRIE, policy_verdicts, struct policy_verdict_key, struct policy_verdict, 1048576, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, policy_flows, struct policy_flow_key, struct policy_flow, 1048576, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, policy_budgets, uint32_t, struct flow_budget, 65536, 0);
+MAP(BPF_MAP_TYPE_ARRAY, policy_counts, uint32_t, struct flow_count, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, EVENT_REASONS, 0);
@@ -72,7 +79,7 @@ struct {
 	__uint(max_entries, 256 * 1024);
 } notices SEC(".maps");
 
-_Static_assert((int)REASON_LIMIT <= (int)EVENT_REASONS, "drop_counters and event_limits hold every reason");
+_Static_assert((int)REASON_LIMIT <= (int)EVENT_ALLOWED_PLACE, "drop_counters and event_limits hold every reason");
 
 /*
  * Constant once loaded, so that the verifier folds it into the code. Read it as volatile only: through a plain pointer

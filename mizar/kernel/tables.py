@@ -47,6 +47,13 @@ class Tables:
     flows: Table[Fields, Fields]
     flow_budgets: Table[int, Fields]
     flow_counts: Table[int, Fields]
+    endpoint_policies: Table[int, Fields]
+    policy_peers: Table[Fields, int]
+    policy_groups: Table[Fields, int]
+    policy_verdicts: Table[Fields, Fields]
+    policy_flows: Table[Fields, Fields]
+    policy_budgets: Table[int, Fields]
+    policy_counts: Table[int, Fields]
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
     drop_counters: CounterTable
@@ -98,6 +105,13 @@ class Tables:
             flows=keyed("flows", "flow_key", "flow"),
             flow_budgets=numbered("flow_budgets", "flow_budget"),
             flow_counts=numbered("flow_counts", "flow_count"),
+            endpoint_policies=numbered("endpoint_policies", "endpoint_policy"),
+            policy_peers=Table("policy_peers", maps["policy_peers"], struct_codec("policy_peer_key"), U32),
+            policy_groups=Table("policy_groups", maps["policy_groups"], struct_codec("policy_group_key"), U32),
+            policy_verdicts=keyed("policy_verdicts", "policy_verdict_key", "policy_verdict"),
+            policy_flows=keyed("policy_flows", "policy_flow_key", "policy_flow"),
+            policy_budgets=numbered("policy_budgets", "flow_budget"),
+            policy_counts=numbered("policy_counts", "flow_count"),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),
             drop_counters=counting("drop_counters", "drop_counter"),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mizar.oracle.policies import EndpointPolicy, PolicyFlows
 from mizar.oracle.proxy_flows import ProxyFlows
 
 PLACES = 16
@@ -239,6 +240,10 @@ class Droplet:
     """By slot."""
     proxy_flows: ProxyFlows = field(default_factory=ProxyFlows)
     """Of its proxies."""
+    policies: Mapping[str, EndpointPolicy] = field(default_factory=dict)
+    """Of policed endpoints that live here, by uid."""
+    policy_flows: PolicyFlows = field(default_factory=PolicyFlows, compare=False)
+    """Changes as packets pass."""
     appliances: Mapping[tuple[int, bytes], Endpoint] = field(default_factory=dict)
     """VNI, MAC: those that live here, and those that routes lead to."""
 

@@ -59,6 +59,9 @@ def test_an_event_tells_reason_place_and_addresses(droplet: Testbed, reader: Eve
         "endpoint_slot": 0,
         "vpc_slot": RED.slot,
         "inner_at": 50,
+        "rule": 0,
+        "policed_slot": 0,
+        "outcome": 0,
         "captured": min(len(frame), 128),
         "frame": frame[:128].ljust(128, b"\0"),
     }

@@ -83,6 +83,13 @@ SIZES = {
     "flows": 1024,
     "flow_budgets": 16,
     "flow_counts": 16,
+    "endpoint_policies": 16,
+    "policy_peers": 256,
+    "policy_groups": 64,
+    "policy_verdicts": 256,
+    "policy_flows": 1024,
+    "policy_budgets": 16,
+    "policy_counts": 16,
 }
 TUNNEL_NUMBERS = {"geneve": 1, "vxlan": 2}
 

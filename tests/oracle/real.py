@@ -53,6 +53,13 @@ SIZES = {
     "flows": 4096,
     "flow_budgets": 16,
     "flow_counts": 16,
+    "endpoint_policies": 64,
+    "policy_peers": 256,
+    "policy_groups": 64,
+    "policy_verdicts": 256,
+    "policy_flows": 1024,
+    "policy_budgets": 16,
+    "policy_counts": 16,
 }
 UPLINK = 42
 TUNNELS = {Tunnel.GENEVE: 1, Tunnel.VXLAN: 2}

@@ -32,6 +32,13 @@ SCHEMA = {
     "flow_counts": (None, "flow_count"),
     "group_sets": ("group_set_key", "group_set"),
     "substrate_endpoints": ("droplet_key", None),
+    "endpoint_policies": (None, "endpoint_policy"),
+    "policy_peers": ("policy_peer_key", None),
+    "policy_groups": ("policy_group_key", None),
+    "policy_verdicts": ("policy_verdict_key", "policy_verdict"),
+    "policy_flows": ("policy_flow_key", "policy_flow"),
+    "policy_budgets": (None, "flow_budget"),
+    "policy_counts": (None, "flow_count"),
 }
 ARRAYS = {"services", "service_notes", "members", "member_notes", "flow_budgets", "flow_counts"} | {
     "hop_sets",
@@ -39,6 +46,9 @@ ARRAYS = {"services", "service_notes", "members", "member_notes", "flow_budgets"
     "proxies",
     "proxy_usage",
     "proxy_ended",
+    "endpoint_policies",
+    "policy_budgets",
+    "policy_counts",
 }
 
 

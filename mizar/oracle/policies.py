@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one droplet knows of policies, as plain values: contracts/dataplane.h without slots (docs/policy.md).
+
+Filled by whoever asks the oracle; only the table of flows changes as packets pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Direction(Enum):
+    """Of a packet, seen from the policed endpoint."""
+
+    INGRESS = 1
+    EGRESS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RuleVerdict:
+    """What a row says."""
+
+    rank: int
+    allow: bool
+    rule: int = 0
+    log: bool = False
+    audit: bool = False
+    """Of a denial: told, not enforced."""
+    keep: bool = False
+    """What is allowed goes on when a later generation does not allow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """Which packets of a class a verdict is for: all, one protocol's, or those of a prefix of ports, `bits` long."""
+
+    class_: int
+    protocol: int | None = None
+    port: int = 0
+    bits: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PolicySet:
+    """The rules of one direction."""
+
+    peers: Mapping[tuple[bytes, int], int] = field(default_factory=dict)
+    """Prefix, of 4 or 16 bytes, and its length → class. Of several, the longest; none: class 0."""
+    groups: Mapping[int, int] = field(default_factory=dict)
+    """Number of a set of groups → class."""
+    verdicts: Mapping[PolicyRow, RuleVerdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EndpointPolicy:
+    """The record of one policed endpoint."""
+
+    ingress: PolicySet | None = None
+    """None: no policy selects it for that."""
+    egress: PolicySet | None = None
+    generation: int = 1
+    since: int = 1
+    """Flows of earlier generations are another endpoint's."""
+    audit: frozenset[Direction] = frozenset()
+    """Where what no rule allows is told, and passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFlowKey:
+    """What names a flow; `endpoint` is a uid. Ports in network order; `later`: fragments behind the first."""
+
+    vni: int
+    endpoint: str
+    peer: bytes
+    own_port: bytes
+    peer_port: bytes
+    protocol: int
+    later: bool = False
+
+
+@dataclass(slots=True)
+class PolicyFlow:
+    """What the table says of it."""
+
+    generation: int
+    direction: Direction
+    rule: int = 0
+    group_set: int = 0
+    answered: bool = False
+    closing: bool = False
+    ended: bool = False
+    kept: bool = False
+
+
+class PolicyFlows(dict[PolicyFlowKey, PolicyFlow]):
+    """The table of flows. `room`: by VNI, how many more each VPC may have."""
+
+    def __init__(self, room: Mapping[int, int] | None = None) -> None:
+        super().__init__()
+        self.room = dict(room or {})
+
+    def insert(self, key: PolicyFlowKey, flow: PolicyFlow) -> bool:
+        """A new flow; False when the VPC has no room left."""
+        left = self.room.get(key.vni, 0)
+        if left <= 0:
+            return False
+        self.room[key.vni] = left - 1
+        self[key] = flow
+        return True
