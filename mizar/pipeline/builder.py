@@ -14,27 +14,42 @@ once. Nothing here keeps state.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from mizar.model.errors import InvalidError, Problem
-from mizar.pipeline import description, steps
+from mizar.pipeline import description, nat_text, steps
 from mizar.pipeline.description import Block, Case, Group, On, Pipeline, Switch, TunnelEnd
 from mizar.pipeline.fields import address, mac
+from mizar.pipeline.nat import (
+    PROTOCOLS,
+    Filtering,
+    Forward,
+    Mapping,
+    Masquerade,
+    NatRules,
+    Quota,
+    Static,
+    Timeouts,
+)
 from mizar.pipeline.steps import Note, Step, Style, Table, Where
 from mizar.pipeline.validation import check
 from mizar.pipeline.whens import parse_when
 
 T = TypeVar("T")
-Entries = Mapping[int, int] | None
+Entries = dict[int, int] | None
 _HERE = __file__
 
 
-def pipeline(name: str, *parts: Group | TunnelEnd, title: str = "") -> Pipeline:
-    """A whole pipeline, validated."""
+def pipeline(
+    name: str, *parts: Group | TunnelEnd | Masquerade | Static | Forward | Quota | Timeouts, title: str = ""
+) -> Pipeline:
+    """A whole pipeline, validated; rules of translation, quotas and time-outs become its `nat:` section."""
     groups = tuple(part for part in parts if isinstance(part, Group))
     ends = tuple(part for part in parts if isinstance(part, TunnelEnd))
-    made = _make(lambda where: Pipeline(name=name, groups=groups, tunnels=ends, title=title, where=where))
+    made = _make(
+        lambda where: Pipeline(name=name, groups=groups, tunnels=ends, title=title, nat=_nat_rules(parts), where=where)
+    )
     check(made)
     return made
 
@@ -61,6 +76,75 @@ def tunnel(
             where=where,
         )
     )
+
+
+def masquerade(
+    inside: str | int,
+    outside: int,
+    *addresses: str,
+    ports: str | int = "1024-65535",
+    mapping: str = Mapping.PER_DESTINATION,
+    filtering: str = Filtering.ADDRESS_AND_PORT,
+) -> Masquerade:
+    """Tenants leave behind a pool: addresses, `first-last`, prefixes."""
+    return _make(
+        lambda where: Masquerade(
+            inside=nat_text.metas(inside),
+            outside=outside,
+            addresses=nat_text.pool(list(addresses)),
+            ports=nat_text.ports(ports),
+            mapping=Mapping(mapping),
+            filtering=Filtering(filtering),
+            where=where,
+        )
+    )
+
+
+def static(inside: int, inside_address: str, outside: int, outside_address: str) -> Static:
+    """One address inside is one address outside."""
+    return _make(
+        lambda where: Static(
+            inside=inside,
+            inside_address=nat_text.any_address(inside_address),
+            outside=outside,
+            outside_address=nat_text.any_address(outside_address),
+            where=where,
+        )
+    )
+
+
+def forward(
+    outside: int,
+    outside_address: str,
+    outside_ports: str | int,
+    inside: int,
+    inside_address: str,
+    inside_ports: str | int | None = None,
+    protocols: tuple[str, ...] = PROTOCOLS,
+) -> Forward:
+    """Ports outside lead to ports inside; without `inside_ports` to the same."""
+    return _make(
+        lambda where: Forward(
+            outside=outside,
+            outside_address=nat_text.any_address(outside_address),
+            outside_ports=nat_text.ports(outside_ports),
+            inside=inside,
+            inside_address=nat_text.any_address(inside_address),
+            inside_ports=nat_text.ports(outside_ports if inside_ports is None else inside_ports),
+            protocols=protocols,
+            where=where,
+        )
+    )
+
+
+def quota(inside: str | int, connections: int) -> Quota:
+    """How many connections tenants may have at once."""
+    return _make(lambda where: Quota(inside=nat_text.metas(inside), connections=connections, where=where))
+
+
+def timeouts(**seconds: int) -> Timeouts:
+    """Other time-outs than the RFCs'."""
+    return _make(lambda where: Timeouts(**seconds, where=where))
 
 
 def group(name: str, *parts: Step | Switch) -> Group:
@@ -176,6 +260,20 @@ def drop() -> steps.Drop:
 def stop() -> steps.Stop:
     """Leave at the egress."""
     return _make(lambda where: steps.Stop(where=where))
+
+
+def _nat_rules(parts: tuple[object, ...]) -> NatRules | None:
+    times = [part for part in parts if isinstance(part, Timeouts)]
+    if len(times) > 1:
+        raise ValueError("expected time-outs once")
+    found = NatRules(
+        masquerade=tuple(part for part in parts if isinstance(part, Masquerade)),
+        static=tuple(part for part in parts if isinstance(part, Static)),
+        forward=tuple(part for part in parts if isinstance(part, Forward)),
+        quotas=tuple(part for part in parts if isinstance(part, Quota)),
+        timeouts=times[0] if times else Timeouts(),
+    )
+    return None if found == NatRules() and not times else found
 
 
 def _table(entries: Entries) -> Table | None:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from mizar.pipeline.headers import TUNNELS
+from mizar.pipeline.nat import NatRules
 from mizar.pipeline.pattern import Pattern
 from mizar.pipeline.ranges import Ranges
 from mizar.pipeline.steps import META_BITS, NAME, Note, Step, Where, line_of_text
@@ -125,6 +126,7 @@ class Pipeline:
     groups: tuple[Group, ...]
     tunnels: tuple[TunnelEnd, ...] = ()
     title: str = ""
+    nat: NatRules | None = None
     where: Where = field(default=Where(), compare=False, repr=False)
 
     def __post_init__(self) -> None:

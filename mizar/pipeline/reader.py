@@ -12,6 +12,7 @@ from mizar.model.document import DocumentError, Path, read
 from mizar.model.errors import InvalidError, Problem
 from mizar.pipeline.description import Block, Case, Group, On, Pipeline, Switch, TunnelEnd, When
 from mizar.pipeline.fields import Notes, address, mac, near, number, shown, text
+from mizar.pipeline.nat_reader import read_nat
 from mizar.pipeline.reader_steps import read_note, read_step
 from mizar.pipeline.steps import Step
 from mizar.pipeline.validation import problems_of
@@ -46,7 +47,7 @@ def read_pipeline(document: str, source: str) -> Pipeline:
 
 
 def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
-    found = notes.mapping((), value, ("pipeline", "title", "tunnels", "groups"), ("pipeline", "groups"))
+    found = notes.mapping((), value, ("pipeline", "title", "tunnels", "nat", "groups"), ("pipeline", "groups"))
     name = notes.attempt(("pipeline",), lambda: text(found.get("pipeline", "unnamed")))
     title = notes.attempt(("title",), lambda: text(found.get("title", "")))
     ends = found.get("tunnels", {})
@@ -54,6 +55,7 @@ def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
         notes.refuse(("tunnels",), f"expected a mapping of names, found {shown(ends)}")
         ends = {}
     tunnels = [_tunnel(notes, ("tunnels", key), key, entry) for key, entry in ends.items()]
+    nat = read_nat(notes, ("nat",), found["nat"]) if "nat" in found else None
     items = notes.items(("groups",), found.get("groups", []), "groups")
     groups = [_group(notes, path, item) for path, item in items]
     kept = tuple(group for group in groups if group is not None)
@@ -66,6 +68,7 @@ def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
             title=title or "",
             tunnels=tuple(end for end in tunnels if end is not None),
             groups=kept,
+            nat=nat,
             where=notes.where(()),
         ),
     )

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from mizar.model.errors import InvalidError, Problem
 from mizar.pipeline.description import Pipeline
+from mizar.pipeline.nat_validation import nat_problems, nat_way_problems
 from mizar.pipeline.structure import structure_problems
 from mizar.pipeline.ways import follow
 
 
 def problems_of(pipeline: Pipeline, ways: bool = True) -> list[Problem]:
     """Everything that is wrong, in the order of the lines; with `ways` the packets' ways are followed as well."""
-    problems = structure_problems(pipeline)
+    problems = structure_problems(pipeline) + nat_problems(pipeline)
     if ways:
-        problems += follow(pipeline).problems
+        followed = follow(pipeline)
+        problems += followed.problems + ([] if followed.problems else nat_way_problems(pipeline, followed))
     return sorted(problems, key=lambda problem: problem.line)
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from mizar.pipeline.description import Block, Case, Pipeline, TunnelEnd
 from mizar.pipeline.labels import when_text
+from mizar.pipeline.nat_reader import plain_nat
 from mizar.pipeline.steps import (
     Count,
     Decap,
@@ -45,6 +46,8 @@ def plain(pipeline: Pipeline) -> Plain:
         found["title"] = pipeline.title
     if pipeline.tunnels:
         found["tunnels"] = {end.name: _tunnel(end) for end in pipeline.tunnels}
+    if pipeline.nat is not None:
+        found["nat"] = plain_nat(pipeline.nat)
     found["groups"] = [{"name": group.name, "steps": _block(group.block)} for group in pipeline.groups]
     return found
 
