@@ -294,6 +294,8 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 	if (outer->option_bytes) {
 		uint32_t begin = cursor->at - (void *)(long)ctx->data;
 
+		if (outer->option_bytes == ORIGIN_IPV4 && take_lone_origin(cursor, options))
+			return take(cursor, ORIGIN_IPV4) ? REASON_NONE : REASON_GENEVE_OPTIONS_TRUNCATED;
 		if (!take(cursor, outer->option_bytes & OPTION_BYTES))
 			return REASON_GENEVE_OPTIONS_TRUNCATED;
 		reason = walk_options(ctx, begin, outer->option_bytes, options);

@@ -161,4 +161,19 @@ __attribute__((noinline)) int walk_options(struct xdp_md *ctx, uint32_t begin, u
 	}
 	return REASON_NONE;
 }
+
+/* What the first hop adds to a packet over IPv4, alone: nearly all that has options on its way. Nothing is walked for it. */
+static __always_inline bool take_lone_origin(struct cursor *cursor, struct options *options)
+{
+	const word32 *option = cursor->at;
+
+	if ((void *)(option + 2) > cursor->end ||
+	    option[0] != bpf_htonl(OPTION_CLASS << 16 | OPTION_RETURN_TO_SENDER << 8 | 1))
+		return false;
+	options->present = HAS_ORIGIN;
+	options->origin_at = sizeof(struct geneve_option);
+	options->origin_bytes = 4;
+	map_address(options->origin, option[1]);
+	return true;
+}
 #endif
