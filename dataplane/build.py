@@ -25,7 +25,7 @@ HATCH = "hatchling.builders.hooks.plugin.interface"
 HatchHook: Any = importlib.import_module(HATCH).BuildHookInterface if importlib.util.find_spec("hatchling") else object
 
 CLANG_AT_LEAST = 14
-PROGRAMS = ("agent", "transit", "deliver", "proxy", "substrate", "xsk")
+PROGRAMS = ("agent", "transit", "deliver", "proxy", "substrate", "xsk", "vtep")
 CONTRACTS_ALONE = "--contracts"
 READ_AT_RUN_TIME = ("the package", "the contracts", "the demo's manifest")
 C_FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-ffreestanding", "-fno-strict-aliasing")

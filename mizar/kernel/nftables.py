@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rulesets of nftables, applied whole through libnftables.
+
+Owns the binding (cffi's ABI mode: no compiler, no process for each call). Called by the gateway's kernel slow path. A
+ruleset is one transaction: the kernel takes all of it, or nothing changes.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import cffi
+
+from mizar.kernel.namespaces import Namespace
+from mizar.model.errors import InvalidError, MizarError
+
+_ffi: Any = cffi.FFI()
+_ffi.cdef("""
+struct nft_ctx;
+struct nft_ctx *nft_ctx_new(uint32_t flags);
+void nft_ctx_free(struct nft_ctx *ctx);
+int nft_ctx_buffer_error(struct nft_ctx *ctx);
+int nft_ctx_buffer_output(struct nft_ctx *ctx);
+const char *nft_ctx_get_error_buffer(struct nft_ctx *ctx);
+const char *nft_ctx_get_output_buffer(struct nft_ctx *ctx);
+int nft_run_cmd_from_buffer(struct nft_ctx *ctx, const char *buf);
+""")
+_LIBRARY = "libnftables.so.1"
+
+
+def apply(ruleset: str, namespace: Namespace) -> None:
+    """Carries out commands in nft's language in a namespace, in one transaction. Raises InvalidError with nft's words
+    when it refuses them, MizarError when the library is missing."""
+    library = _library()
+
+    def run() -> str:
+        context = library.nft_ctx_new(0)
+        try:
+            library.nft_ctx_buffer_error(context)
+            library.nft_ctx_buffer_output(context)
+            if library.nft_run_cmd_from_buffer(context, ruleset.encode()) == 0:
+                return ""
+            said = _ffi.string(library.nft_ctx_get_error_buffer(context)).decode(errors="replace").strip()
+            return said or "nftables gave no reason"
+        finally:
+            library.nft_ctx_free(context)
+
+    refused = namespace.run(run)
+    if refused:
+        raise InvalidError(f"nftables refused the rules for the namespace {namespace.spec}: {refused}")
+
+
+@functools.cache
+def _library() -> Any:
+    try:
+        return _ffi.dlopen(_LIBRARY)
+    except OSError as error:
+        raise MizarError(f"{_LIBRARY} cannot be loaded ({error}); on Debian: apt install libnftables1") from error
