@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's view of contracts/dataplane.h: every struct that crosses the border to the kernel's programs.
+"""Python's view of contracts/dataplane.h and gateway.h: every struct that crosses the border to the kernel's programs.
 
-Owns the translation between named fields and bytes. Called by tables, programs, tests and the benchmark. The header
-is given to cffi, which knows C's rules of offsets and padding; nothing about the layout is written twice. It must
+Owns the translation between named fields and bytes. Called by tables, programs, tests and the benchmark. The headers
+are given to cffi, which knows C's rules of offsets and padding; nothing about the layout is written twice. It must
 never guess: an unknown struct or field, a value out of range or of a wrong length is an InvalidError.
 """
 
@@ -39,9 +39,10 @@ class Codec(Generic[T]):
 
 
 def header_text() -> str:
-    """The text of dataplane.h that the installed programs were compiled with."""
+    """The text of dataplane.h that the installed programs were compiled with, and gateway.h behind it."""
     try:
-        return (importlib.resources.files("mizar._built") / "contracts" / "dataplane.h").read_text()
+        folder = importlib.resources.files("mizar._built") / "contracts"
+        return (folder / "dataplane.h").read_text() + (folder / "gateway.h").read_text()
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise MizarError(
             "the compiled data plane is missing from this installation (package mizar._built); "
@@ -77,16 +78,16 @@ def size(name: str) -> int:
 
 
 def constant(name: str) -> int:
-    """The number of an enum constant of dataplane.h, for example constant("NETWORK_BOUNCED_HERE")."""
+    """The number of an enum constant of the contracts, for example constant("NETWORK_BOUNCED_HERE")."""
     try:
         return constants()[name]
     except KeyError:
-        raise InvalidError(f"contracts/dataplane.h has no enum constant {name}") from None
+        raise InvalidError(f"the contracts have no enum constant {name}") from None
 
 
 @functools.cache
 def constants() -> Mapping[str, int]:
-    """All enum constants of dataplane.h by name."""
+    """All enum constants of the contracts by name."""
     found: dict[str, int] = {}
     for tag in re.findall(r"^enum\s+(\w+)", header_text(), flags=re.MULTILINE):
         found.update(_ffi().typeof(f"enum {tag}").relements)
@@ -151,9 +152,9 @@ def _layout(name: str) -> _Layout:
     try:
         kind = _ffi().typeof(f"struct {name}")
     except cffi.CDefError as error:
-        raise InvalidError(f"contracts/dataplane.h has no struct {name}") from error
+        raise InvalidError(f"the contracts have no struct {name}") from error
     if kind.kind != "struct" or kind.fields is None:
-        raise InvalidError(f"contracts/dataplane.h has no struct {name}")
+        raise InvalidError(f"the contracts have no struct {name}")
     members: list[_Member] = []
     form = "="  # no alignment of its own: the offsets are cffi's, gaps are written out
     end = 0
