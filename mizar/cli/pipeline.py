@@ -90,11 +90,14 @@ def rte_flow(
         for note in plan.notes:
             print(f"# {note}")
         print("\n".join(plan.commands()))
-        if example:
-            print("# for each direction of a connection, for example:")
-            print("\n".join(rule.command() for rule in example))
+        if example is not None:
+            print("# for each connection, for example:")
+            print("\n".join(example.commands()))
     else:
-        emit(plan.plain() | {"exampleConnection": [rule.plain() for rule in example]}, output, Table)
+        commands, rules = (
+            ([], []) if example is None else (example.commands(), [rule.plain() for rule in example.rules])
+        )
+        emit(plan.plain() | {"exampleConnection": rules, "exampleCommands": commands}, output, Table)
 
 
 def _read(name: str) -> Pipeline:

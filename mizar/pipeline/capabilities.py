@@ -75,8 +75,10 @@ def rte_flow_reasons(steps: Iterable[Step], case: Case | None, tenants: tuple[in
             case Nat():
                 if step.allocate:
                     found.fallback.append("rte_flow cannot allocate a translation")
-                found.split.append("two rules for each direction of a connection, made when it is established")
-                found.split.append("ICMP: no action changes its id, software translates it")
+                found.split.append("rules for each direction of a connection, made when it is established")
+                found.split.append(
+                    "ICMP: no action changes its id: software translates all but IPv4 queries that keep it"
+                )
             case Queue():
                 found.split.append(
                     "the switch hands over to the application's port, an ingress rule there picks the queue"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPDK's testpmd at a terminal of its own, with two ports that go nowhere: an independent parser of flow rules.
+"""DPDK's testpmd at a terminal of its own: an independent parser of flow rules. Its two ports go nowhere by default.
 
 It wants a terminal: with a pipe it stops at the end of its input and buffers what it says.
 """
@@ -28,7 +28,7 @@ class Testpmd:
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Sequence[str] = ("net_null0", "net_null1"), plugin: Path | None = None) -> None:
         # Two lcores on one processor: one for the prompt, one for packets that never come.
         arguments = [
             "dpdk-testpmd",
@@ -40,7 +40,10 @@ class Testpmd:
             "256",
             "--lcores=0@0,1@0",
         ]
-        arguments += ["--vdev=net_null0", "--vdev=net_null1", "--", "-i", "--total-num-mbufs=2048"]
+        arguments += [f"--vdev={device}" for device in devices]
+        if plugin is not None:
+            arguments += ["-d", str(plugin)]
+        arguments += ["--", "-i", "--total-num-mbufs=2048"]
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
             os.execvp(arguments[0], arguments)

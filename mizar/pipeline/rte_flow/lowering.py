@@ -33,6 +33,8 @@ from mizar.pipeline.steps import (
 QUEUE_TAG, FLOW_TAG = 1, 0
 """Tag registers: the queue that the application's port shall use, and the number of the packet's connection."""
 ALL_ONES = "0xffffffff"
+MAX_RAW = 8
+"""How many raw_encap and raw_decap testpmd 22.11 keeps (RAW_ENCAP_CONFS_MAX_NUM)."""
 
 
 def queue_tag(queue: int) -> int:
@@ -114,7 +116,7 @@ class Resources:
                 words = f"{number} {step.packets_per_s} {step.burst} 0 1"  # 1: packets, not bytes
                 self.setup.append(f"add port meter profile srtcm_rfc2697 {port} {words}")
             self._meters[key] = number = len(self._meters) + 1
-            words = f"{number} {self._profiles[rate]} 1 yes 65535 0 g 0"
+            words = f"{number} {self._profiles[rate]} 1 yes 65535 1 g 0"  # 1: several rules share it
             self.setup.append(f"create port meter {port} {words}")
         return action("meter", mtr_id=self._meters[key])
 
@@ -122,7 +124,10 @@ class Resources:
         """raw_encap or raw_decap of headers."""
         key = (kind, *headers)
         if key not in self._raw:
-            self._raw[key] = number = sum(1 for other in self._raw if other[0] == kind)
+            number = sum(1 for other in self._raw if other[0] == kind)
+            if number == MAX_RAW:
+                raise CannotError(f"testpmd has room for {MAX_RAW} different {kind}, this is one more")
+            self._raw[key] = number
             self.setup.append(f"set {kind} {number} {' / '.join([*headers, 'end_set'])}")
         return action(kind, index=self._raw[key])
 
@@ -206,13 +211,13 @@ def _copy(target: str, source: str, width: int) -> Action:
 
 
 def _headers(step: Encap, end: TunnelEnd) -> list[str]:
-    """The fixed headers in testpmd's words; lengths and checksums are the hardware's."""
+    """The fixed headers in testpmd's words, with what it does not fill in; lengths and checksums are the hardware's."""
     macs = [number.to_bytes(6, "big").hex(":") for number in (end.source_mac, end.destination_mac)]
-    tags = [f"vlan vid is {end.vid}"] if step.vlan else []
+    tags = [f"vlan vid is {end.vid} inner_type is 0x0800"] if step.vlan else []
     return [
         f"eth src is {macs[0]} dst is {macs[1]}",
         *tags,
         f"ipv4 src is {end.source} dst is {end.destination} ttl is 64 fragment_offset is 0x4000",
         f"udp src is {end.source_port} dst is {TUNNELS[step.tunnel]}",
-        f"{step.tunnel} vni is 0",
+        "vxlan vni is 0" if step.tunnel == "vxlan" else "geneve protocol is 0x6558 vni is 0",
     ]

@@ -59,7 +59,7 @@ class Action:
     conf: tuple[tuple[str, int | str], ...] = ()
 
     def __str__(self) -> str:
-        return " ".join([self.type, *(f"{name} {value}" for name, value in self.conf)])
+        return " ".join([self.type, *(f"{name} {value}".lstrip() for name, value in self.conf)])  # indirect has no name
 
 
 def action(kind: str, **conf: int | str) -> Action:

@@ -48,7 +48,7 @@ class Switch:
                     return action.type, port, bytes(state.packet), state.meta
                 elif action.type == "count":
                     self.counted.append(conf["identifier"])
-                elif action.type == "conntrack":
+                elif action.type == "indirect":
                     state.checked = self.conntrack
                 else:
                     self._change(state, action, conf)
@@ -153,7 +153,7 @@ def _values(kind: str, layer: Any) -> dict[str, int] | None:
     if kind == "geneve" and isinstance(layer, GENEVE):
         return {"vni": layer.vni, "optlen": layer.optionlen or 0}
     if kind == "icmp" and isinstance(layer, ICMP):
-        return {"type": layer.type}
+        return {"type": layer.type, "ident": layer.id or 0}
     return {"type": bytes(layer)[0]} if kind == "icmp6" and name.startswith("ICMPv6") else None
 
 
@@ -196,12 +196,12 @@ def _layer(kind: str, has: dict[str, str]) -> Any:
     if kind == "eth":
         return Ether(src=has["src"], dst=has["dst"])
     if kind == "vlan":
-        return Dot1Q(vlan=int(has["vid"]))
+        return Dot1Q(vlan=int(has["vid"]), type=int(has["inner_type"], 16))
     if kind == "ipv4":
         return IP(src=has["src"], dst=has["dst"], ttl=int(has["ttl"]), flags="DF", id=0)
     if kind == "udp":
         return UDP(sport=int(has["src"]), dport=int(has["dst"]), chksum=0)
     if kind == "geneve":
-        return GENEVE(vni=int(has["vni"]), proto=0x6558)
+        return GENEVE(vni=int(has["vni"]), proto=int(has["protocol"], 16))
     assert kind == "vxlan", kind
     return VXLAN(vni=int(has["vni"]), flags=8)

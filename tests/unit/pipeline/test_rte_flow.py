@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from mizar.pipeline.interpreter.frame import field, headers
 from mizar.pipeline.interpreter.machine import Machine, Outcome, Verdict
 from mizar.pipeline.pattern import Pattern
 from mizar.pipeline.rte_flow.compile import compile_rules
+from mizar.pipeline.rte_flow.connection import connection_rules
 from mizar.pipeline.rte_flow.example import example_connection
-from mizar.pipeline.rte_flow.lookup import flow_rules
 from mizar.pipeline.rte_flow.lowering import Ports
 from mizar.pipeline.rte_flow.match import patterns, rules_needed, unknown_field
 from tests.unit.pipeline import frames as f
@@ -79,6 +80,7 @@ def test_packets_without_a_connection(name: str, tenants: tuple[int, ...]) -> No
     [
         (f.tcp(), f.tcp(f.SERVER, f.PUBLIC, 80, 40000, "SA")),
         (f.udp(), f.udp(f.SERVER, f.PUBLIC, 53, 40000)),
+        (f.echo(number=2000), f.echo(f.SERVER, f.PUBLIC, 2000, reply=True)),
     ],
 )
 def test_established_connections(name: str, inner: Any, answer: Any) -> None:
@@ -89,8 +91,7 @@ def test_established_connections(name: str, inner: Any, answer: Any) -> None:
     becomes = run.conntrack.allocate(seen.flow, 0)
     assert becomes is not None
     plan = compile_rules(f.shipped(name), tenants=(f.TENANT_A,))
-    switch = Switch(plan, flow_rules(plan, seen.flow, becomes, 1))
-    switch.extra += flow_rules(plan, becomes.reversed(), seen.flow.reversed(), 2)
+    switch = Switch(plan, list(connection_rules(plan, seen.flow, becomes, 1).rules))
     assert agree(switch, run, f.in_vxlan(inner)).meta == f.WORLD
     assert agree(switch, run, f.in_vlan(answer)).meta == f.TENANT_A
     assert agree(switch, run, f.in_vxlan(inner, vni=6)).verdict is not Verdict.EGRESS
@@ -101,7 +102,7 @@ def test_a_tcp_packet_that_the_check_refuses_is_invalid() -> None:
     plan = compile_rules(f.shipped("gateway-trap"))
     seen = read(bytes(f.tcp()), f.TENANT_A)
     assert seen is not None
-    switch = Switch(plan, flow_rules(plan, seen.flow, seen.flow, 1), conntrack=16)
+    switch = Switch(plan, list(connection_rules(plan, seen.flow, seen.flow, 1).original.rules), conntrack=16)
     assert switch.run(f.in_vxlan(f.tcp()))[0] == "drop"
     names = {one.number: one.name for one in plan.counters}
     assert [names[number] for number in switch.counted] == ["invalid", "NAT, case 1, case 3, step 2: drop"]
@@ -166,7 +167,9 @@ def test_every_group_that_a_rule_jumps_to_has_rules() -> None:
     for name in SHIPPED:
         plan = compile_rules(f.shipped(name), Ports(uplink=3, kernel=7))
         groups = {rule.group for rule in plan.rules if rule.domain == "transfer"}
-        rules = [*plan.rules, *example_connection(plan, 3)]
+        example = example_connection(plan, 3)
+        assert example is not None
+        rules = [*plan.rules, *example.rules]
         jumps = {dict(one.conf)["group"] for rule in rules for one in rule.actions if one.type == "jump"}
         assert jumps | {0} == groups
         for group in groups:
@@ -309,19 +312,21 @@ def test_established_without_a_case_is_dropped() -> None:
     plan = compile_rules(made)
     seen = read(bytes(f.udp()), f.WORLD)
     assert seen is not None
-    switch = Switch(plan, flow_rules(plan, seen.flow, seen.flow, 1))
+    switch = Switch(plan, list(connection_rules(plan, seen.flow, seen.flow, 1).original.rules))
     assert switch.run(f.in_vlan(f.udp()))[0] == "drop"
     assert switch.run(f.in_vlan(f.udp(sport=9)))[0] == "represented_port"
     names = {one.number: one.name for one in plan.counters}
     assert [names[number] for number in switch.counted] == ["B, case 1: no case"]
 
 
-def test_icmp_has_no_rules_of_its_own() -> None:
-    """No action of rte_flow changes an ICMP id."""
-    seen = read(bytes(f.echo()), f.TENANT_A)
-    assert seen is not None
-    with pytest.raises(ValueError, match="rte_flow cannot translate icmp4"):
-        flow_rules(compile_rules(f.shipped("gateway-trap")), seen.flow, seen.flow, 1)
+def test_icmp_has_rules_where_its_id_stays() -> None:
+    """No action of rte_flow changes an ICMP id, and no item matches one of IPv6."""
+    plan = compile_rules(f.shipped("gateway-trap"))
+    for packet, kept in ((f.echo(), "to another id"), (f.echo6(), "match the id of icmp6")):
+        seen = read(bytes(packet), f.TENANT_A)
+        assert seen is not None
+        with pytest.raises(ValueError, match=kept):
+            connection_rules(plan, seen.flow, replace(seen.flow, source_port=8, destination_port=8), 1)
 
 
 def test_the_switch_of_these_tests_sees_what_the_interpreter_sees() -> None:
