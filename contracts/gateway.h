@@ -125,6 +125,21 @@ struct connection6 {
  * whole_sum counts the id once and no addresses for IPv4, the id once and the addresses for IPv6.
  */
 
+/* ---- queue_note: stands right in front of each frame that goes to a queue of a user-space program, as XDP metadata: an AF_XDP
+ * socket has it in the 8 bytes before the frame. Whoever has read it makes it zero: a buffer may be used again for a frame that
+ * has none. gateway_queues: XSKMAP, queue * 64 + receive queue of the interface -> socket. gateway_queue_ports: DEVMAP_HASH,
+ * queue -> interface that leads to the program (a veth into its namespace), where no socket takes the frame. */
+enum queue_constant {
+	QUEUE_NOTE_MAGIC = 0x4d7a7175,
+	QUEUES_MOST = 64,	/* queues of user-space programs, */
+	RECEIVERS_MOST = 64,	/* each with a socket for each receive queue of the interface */
+};
+
+struct queue_note {
+	uint32_t magic;		/* QUEUE_NOTE_MAGIC */
+	uint32_t meta;		/* the tenant; 0 where the pipeline set none */
+};
+
 /* ---- nat_settings: ARRAY of one. Time-outs in ticks: an idle time above it ends a connection. */
 struct nat_settings {
 	uint32_t udp;

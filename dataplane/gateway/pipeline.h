@@ -9,18 +9,7 @@
 #include "edit.h"
 #include "header.h"
 #include "packet.h"
-
-enum queue_constant {
-	QUEUES_MOST = 64,	/* queues of user-space programs, */
-	RECEIVERS_MOST = 64,	/* each with a socket for each receive queue of the interface */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, QUEUES_MOST * RECEIVERS_MOST);
-	__type(key, uint32_t);
-	__type(value, uint32_t);
-} gateway_queues SEC(".maps");
+#include "queue.h"
 
 /* A table of the description that is too long to be code: the table's number and a number give another. */
 struct gateway_table_key {
@@ -86,7 +75,7 @@ static __always_inline void gateway_enter(struct xdp_md *ctx, struct gateway_pac
 static __always_inline int gateway_leave(struct xdp_md *ctx, struct gateway_packet *p, uint32_t way, uint32_t no_room,
 					 uint32_t no_socket)
 {
-	uint32_t base = p->base & BASE_MOST, queue;
+	uint32_t base = p->base & BASE_MOST;
 
 	if (way == WAY_DROP && !config.watched)
 		return XDP_DROP;
@@ -101,8 +90,7 @@ static __always_inline int gateway_leave(struct xdp_md *ctx, struct gateway_pack
 		return XDP_PASS;
 	if (way == WAY_EGRESS)
 		return config.egress_ifindex ? (int)bpf_redirect(config.egress_ifindex, 0) : XDP_TX;
-	queue = (way - WAY_QUEUE) * RECEIVERS_MOST + ctx->rx_queue_index;
-	if (ctx->rx_queue_index < RECEIVERS_MOST && bpf_redirect_map(&gateway_queues, queue, XDP_DROP) == XDP_REDIRECT)
+	if (queue_send(ctx, p, way - WAY_QUEUE) == XDP_REDIRECT)
 		return XDP_REDIRECT;
 	count(p, no_socket);
 	return XDP_DROP;

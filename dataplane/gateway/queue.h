@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns how a frame gets to a queue of a user-space program: by an AF_XDP socket on the interface that it came in at, else
+ * by another interface, behind which the program lives in a namespace of its own. The tenant goes along as metadata
+ * (contracts/gateway.h, struct queue_note), which a veth keeps.
+ */
+#ifndef MIZAR_GATEWAY_QUEUE_H
+#define MIZAR_GATEWAY_QUEUE_H
+#include "layout.h"
+#include "packet.h"
+
+_Static_assert(sizeof(struct queue_note) == 8, "metadata are multiples of four, at most 32 bytes");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, QUEUES_MOST * RECEIVERS_MOST);
+	__type(key, uint32_t);
+	__type(value, uint32_t);
+} gateway_queues SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, QUEUES_MOST);
+	__type(key, uint32_t);
+	__type(value, uint32_t);
+} gateway_queue_ports SEC(".maps");
+
+/* XDP_REDIRECT, or XDP_DROP where nobody serves the queue. The frame has to begin at ctx->data. */
+static __always_inline int queue_send(struct xdp_md *ctx, const struct gateway_packet *p, uint32_t queue)
+{
+	uint32_t receiver = queue * RECEIVERS_MOST + ctx->rx_queue_index;
+	struct queue_note *note;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*note)))
+		return XDP_DROP;
+	note = (void *)(long)ctx->data_meta;
+	if ((void *)(note + 1) > (void *)(long)ctx->data)
+		return XDP_DROP;
+	*note = (struct queue_note){ .magic = QUEUE_NOTE_MAGIC, .meta = p->meta };
+	if (ctx->rx_queue_index < RECEIVERS_MOST && bpf_redirect_map(&gateway_queues, receiver, XDP_DROP) == XDP_REDIRECT)
+		return XDP_REDIRECT;
+	return bpf_redirect_map(&gateway_queue_ports, queue, XDP_DROP);
+}
+#endif
