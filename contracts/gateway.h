@@ -295,4 +295,18 @@ struct gateway_event {
 	uint16_t becomes_src_port_be;
 	uint16_t becomes_dst_port_be;
 };
+
+/* ---- gateway_keeper: a program that user space runs with a gateway_order (dataplane/gateway_keeper.c). It installs a connection
+ * whole, or removes it, and keeps the tenant's count; returns 0 or -errno: EDQUOT for the quota. `body`: key of the ORIGINAL
+ * direction, key of its twin, and of an order to install the values of both; of connections4 or connections6. */
+enum gateway_order_kind {
+	ORDER_INSTALL = 1,
+	ORDER_REMOVE = 2,
+};
+
+struct gateway_order {
+	uint32_t what;		/* enum gateway_order_kind */
+	uint32_t version;	/* of IP */
+	uint8_t body[224];
+};
 #endif

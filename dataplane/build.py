@@ -26,7 +26,7 @@ HATCH = "hatchling.builders.hooks.plugin.interface"
 HatchHook: Any = importlib.import_module(HATCH).BuildHookInterface if importlib.util.find_spec("hatchling") else object
 
 CLANG_AT_LEAST = 14
-PROGRAMS = ("agent", "transit", "deliver", "proxy", "substrate", "xsk", "vtep")
+PROGRAMS = ("agent", "transit", "deliver", "proxy", "substrate", "xsk", "vtep", "gateway_keeper")
 CONTRACTS_ALONE = "--contracts"
 READ_AT_RUN_TIME = ("the package", "the contracts", "the demo's manifest")
 C_FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-ffreestanding", "-fno-strict-aliasing")
@@ -110,9 +110,14 @@ class Build:
     def program(self, name: str) -> Product:
         """The object file of one program of the data plane."""
         source, output = self.dataplane / f"{name}.c", self.built / "objects" / f"{name}.o"
-        headers = {*self.dataplane.glob("lib/*.h"), self.reasons_header, self.contracts / "dataplane.h"}
-        # The generated header's own source stands for it: it may not exist yet.
-        headers = {self.contracts / "drop_reasons.toml" if h == self.reasons_header else h for h in headers}
+        folder = "gateway" if name.startswith("gateway") else "lib"
+        headers = {*self.dataplane.glob(f"{folder}/*.h"), self.reasons_header, *self.contracts.glob("*.h")}
+        # A generated header's own source stands for it: it may not exist yet.
+        lists = {
+            self.reasons_header: self.contracts / "drop_reasons.toml",
+            self.gateway_reasons_header: self.contracts / "gateway_reasons.toml",
+        }
+        headers = {lists.get(header, header) for header in headers}
         return Product(f"{name}.o", (source, *sorted(headers)), (output,), lambda: self.compile_c(source, output))
 
     @staticmethod

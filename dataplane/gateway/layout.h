@@ -24,6 +24,7 @@ _Static_assert(sizeof(struct nat_mapping_key) == 40, "nat_mapping_key");
 _Static_assert(sizeof(struct nat_mapping) == 28, "nat_mapping");
 _Static_assert(sizeof(struct nat_tenant) == 40, "nat_tenant");
 _Static_assert(sizeof(struct fragment_note) == 52, "fragment_note");
+_Static_assert(sizeof(struct gateway_order) == 8 + 2 * (48 + 64), "gateway_order");
 _Static_assert(sizeof(struct gateway_event) == 104, "gateway_event");
 
 _Static_assert(offsetof(struct connection6_key, src) % 4 == 0, "read as 32-bit words");

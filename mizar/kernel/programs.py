@@ -155,6 +155,11 @@ def load(
     return loaded
 
 
+def load_into(loaded: Programs, name: str, data: bytes, sizes: Mapping[str, int]) -> None:
+    """Loads one more program, which shares the maps that `loaded` has by name; `sizes` are theirs. Errors as load()."""
+    _load_object(loaded, name, data, b"", sizes, None, statistics=False)
+
+
 def _load_generic(
     loaded: Programs, data: bytes, config: bytes, sizes: Mapping[str, int], pins: Pins | None, *, statistics: bool
 ) -> None:

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The user-space side of the flow table: install, find, list, end, expire, judge.
+
+Called by the gateway's process: its slow paths install, its walk ends what is too old, a changed file what is allowed
+no more. The maps are the state; nothing is kept here but where the walk stands. It never changes an entry that the
+data plane may be writing: it makes new ones and removes whole ones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from mizar.gateway.entries import (
+    ANSWERED,
+    GONE,
+    INSTALLED,
+    MAPPED,
+    ORIGINAL,
+    Connection,
+    becomes_of,
+    closing,
+    flow_of,
+    key,
+    pair,
+    twin,
+)
+from mizar.gateway.judge import address_of, allows, tenant_of
+from mizar.gateway.rules import mapped
+from mizar.kernel.gateway_keeper import Keeper
+from mizar.kernel.gateway_tables import GatewayTables, tick
+from mizar.kernel.layout import Fields, constant
+from mizar.kernel.maps import Table
+from mizar.model.errors import ConflictError
+from mizar.pipeline.interpreter.connection import Flow
+from mizar.pipeline.nat import NatRules
+
+Ended = Callable[[Connection], None]
+
+
+@dataclass
+class FlowTable:
+    """Connections in the data plane's maps. `clock` gives ticks."""
+
+    tables: GatewayTables
+    keeper: Keeper
+    clock: Callable[[], int] = tick
+    ended: Ended | None = None
+    """Is told of every connection that this side ends."""
+    _walk: Iterator[tuple[Flow, Fields]] | None = None
+    _seen: Counter[int] = field(default_factory=Counter)
+
+    def install(self, original: Flow, becomes: Flow, nat: NatRules, flags: int = 0) -> bool:
+        """Makes a connection that somebody else translated; False when it is there already.
+
+        Raises ConflictError when one of its ends belongs to another connection, and ExhaustedError when the tenant has
+        as many as its quota allows, or the maps are full. Then nothing is left behind.
+        """
+        tenant = tenant_of(nat, original, becomes)
+        rules = (self.tables.nat_settings.get(0) or {}).get("rules", 0)
+        first, second = pair(original, becomes, tenant=tenant, stamp=self.clock(), flags=flags | INSTALLED, rules=rules)
+        try:
+            self.keeper.install(original.version, first, second)
+        except ConflictError:
+            there = self._table(original).get(first[0])
+            if there is not None and becomes_of(original, there) == becomes:
+                return False
+            raise
+        return True
+
+    def find(self, flow: Flow) -> Connection | None:
+        """The connection of a flow, in either direction; dead ones too."""
+        value = self._table(flow).get(key(flow))
+        if value is None:
+            return None
+        if not value["flags"] & ORIGINAL:
+            flow, value = twin(flow, value), self._table(flow).get(key(twin(flow, value))) or {}
+        return self._connection(flow, value) if value else None
+
+    def listed(self) -> Iterator[Connection]:
+        """Every connection that lives."""
+        limits, now = self.limits(), self.clock()
+        for flow, value in self._originals():
+            found = self._connection(flow, value)
+            if alive(found, limits, now):
+                yield found
+
+    def end(self, connection: Connection) -> bool:
+        """Removes it; False when it was gone."""
+        original, reply = connection.original, connection.becomes.reversed()
+        if not self.keeper.remove(original.version, key(original), key(reply)):
+            return False
+        if self.ended is not None:
+            self.ended(connection)
+        return True
+
+    def expire(self, budget: int) -> int:
+        """Looks at so many more connections and ends those whose time is up; returns how many. Begins again behind the
+        last; what begins meanwhile may be met in this walk or in the next."""
+        limits, now = self.limits(), self.clock()
+        if self._walk is None:
+            self._walk = self._originals()
+        looked = ended = 0
+        for flow, value in islice(self._walk, budget):
+            looked += 1
+            found = self._connection(flow, value)
+            if not alive(found, limits, now) and not value["flags"] & GONE:
+                ended += self.end(found)
+        if looked < budget:
+            self._walk = None
+            self._expire_mappings(now, limits)
+        return ended
+
+    def judge(self, nat: NatRules) -> int:
+        """Ends every connection that these rules do not allow; returns how many."""
+        found = [one for one in self.listed() if not allows(nat, one.original, one.becomes)]
+        return sum(self.end(one) for one in found)
+
+    def limits(self) -> Fields:
+        """The time-outs in force, in ticks."""
+        return self.tables.nat_settings.get(0) or {}
+
+    def _originals(self) -> Iterator[tuple[Flow, Fields]]:
+        for table in (self.tables.connections4, self.tables.connections6):
+            for found, value in table.items():
+                if value["flags"] & ORIGINAL:
+                    yield flow_of(found), value
+
+    def _connection(self, flow: Flow, value: Fields) -> Connection:
+        becomes = becomes_of(flow, value)
+        other = self._table(flow).get(key(becomes.reversed())) or {"flags": 0, "stamp": value["stamp"]}
+        stamps = value["stamp"], other["stamp"]
+        return Connection(flow, becomes, value["tenant"], value["flags"], other["flags"], stamps)
+
+    def _table(self, flow: Flow) -> Table[Fields, Fields]:
+        return self.tables.connections4 if flow.version == 4 else self.tables.connections6
+
+    def _expire_mappings(self, now: int, limits: Fields) -> None:
+        """An endpoint-independent mapping outlives its connections by the longest time that one may be silent."""
+        longest = max(limits.get(name, 0) for name in ("udp", "icmp", "tcp"))
+        used = {_inner(found) for found in self.listed() if found.flags & MAPPED}
+        table = self.tables.nat_mappings
+        inner = constant("MAPPING_INNER")
+        for found, value in list(table.items()):
+            end = (found["meta"], found["addr"], found["port_be"], found["protocol"])
+            if found["kind"] == inner and end not in used and (now - value["stamp"]) & 0xFFFFFFFF > longest:
+                table.delete(found)
+                outer = {**found, "meta": value["meta"], "addr": value["addr"], "port_be": value["port_be"]}
+                table.delete({**outer, "kind": constant("MAPPING_OUTER")})
+
+
+def alive(connection: Connection, limits: Fields, now: int) -> bool:
+    """Whether its time-out has not passed since the newest stamp of its two entries (contracts/gateway.h)."""
+    flags = connection.flags
+    kind = connection.original.protocol
+    if kind == "tcp":
+        limit: int = limits.get("tcp_transitory" if closing(flags) or not flags & ANSWERED else "tcp", 0)
+    else:
+        limit = limits.get("udp" if kind == "udp" else "icmp", 0)
+    idle: int = min((now - stamp) & 0xFFFFFFFF for stamp in connection.stamps)
+    return idle <= limit
+
+
+def _inner(connection: Connection) -> tuple[int, bytes, int, int]:
+    """The inner end of a mapped connection, as nat_mappings has it."""
+    found, original = key(connection.original), connection.original
+    address = mapped(address_of(original.version, original.source))
+    return original.meta, address, found["src_port_be"], found["protocol"]
