@@ -79,7 +79,7 @@ def tunnel(
 
 
 def masquerade(
-    inside: str | int,
+    inside: str | int | list[int],
     outside: int,
     *addresses: str,
     ports: str | int = "1024-65535",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mizar.pipeline.box import Box
 from mizar.pipeline.description import Pipeline, State
-from mizar.pipeline.headers import CONNECTIONS, IP, TUNNELS
+from mizar.pipeline.headers import IP, TRACKED, TUNNELS
 from mizar.pipeline.ranges import Ranges
 from mizar.pipeline.steps import (
     META_BITS,
@@ -92,8 +92,8 @@ def leaving(step: Ending, known: Known) -> Refusal | None:
 def needs_connection(what: str, known: Known) -> Refusal | None:
     """Connections are known by tenant and by addresses and ports right behind eth."""
     shape = known.box.shape
-    if len(shape) < 3 or shape[1] not in IP or shape[2] not in CONNECTIONS:
-        return _missing(what, "eth / ip / (tcp | udp | icmp)", known, known)
+    if len(shape) < 3 or shape[1] not in IP or shape[2] not in TRACKED:
+        return _missing(what, "eth / ip / (tcp | udp | icmp | fragment)", known, known)
     if known.meta is None:
         message = f"{what} needs metadata, which tells tenants apart; a way leads here without setting it"
         return Refusal(message, replace(known, meta=_ANY))

@@ -2,7 +2,8 @@
 """The headers that a pipeline knows: their fields, and which may follow which.
 
 The one list that patterns, the validator, the interpreter and every target share. Kinds are disjoint: a neighbour
-discovery message is `nd` and never `icmp6`; `icmp6` is every other ICMPv6 message. Never touches a packet.
+discovery message is `nd` and never `icmp6`; `icmp6` is every other ICMPv6 message. A later fragment of IPv4 is
+`fragment`, which has no fields. Never touches a packet.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ HEADERS: Mapping[str, Header] = {
         Header("eth", _MACS, _AFTER_ETH),
         Header("vlan", {"pcp": Field(0, 3), "vid": Field(4, 12)}, _AFTER_ETH, "vid"),
         Header("arp", {"op": Field(48, 16)}, (), "op"),
-        Header("ipv4", _IPV4, ("tcp", "udp", "icmp4")),
+        Header("ipv4", _IPV4, ("tcp", "udp", "icmp4", "fragment")),
         Header("ipv6", _IPV6, ("tcp", "udp", "icmp6", "nd")),
+        Header("fragment", {}),
         Header("tcp", _PORTS | {"flags": Field(104, 8)}),
         Header("udp", _PORTS, ("vxlan", "geneve")),
         Header("icmp4", _ICMP, (), "type"),
@@ -86,6 +88,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {"ip": ("ipv4", "ipv6"), "icmp": ("icmp
 IP = ("ipv4", "ipv6")
 CONNECTIONS = ("tcp", "udp", "icmp4", "icmp6")
 """What connection tracking knows; it stands right behind `eth / ip`."""
+TRACKED = (*CONNECTIONS, "fragment")
+"""And later fragments, which belong to the connection of their first one."""
 TUNNELS: Mapping[str, int] = {"vxlan": VXLAN_PORT, "geneve": GENEVE_PORT}
 """Tunnels, each with the UDP destination port that it is recognised by (RFC 7348, RFC 8926)."""
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mizar.pipeline.description import State
-from mizar.pipeline.headers import CONNECTIONS, IP
-from mizar.pipeline.interpreter.frame import PROTOCOLS, Part, field, headers
+from mizar.pipeline.headers import IP, TRACKED
+from mizar.pipeline.interpreter.frame import MORE_FRAGMENTS, PROTOCOLS, Part, field, headers
 
 ICMP_REQUESTS = {"icmp4": (8, 13), "icmp6": (128,)}
 ICMP_REPLIES = {"icmp4": (0, 14), "icmp6": (129,)}
 ICMP_ERRORS = {"icmp4": (3, 11, 12), "icmp6": (1, 2, 3, 4)}
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,20 @@ class Seen:
     """A packet: its flow, and what decides whether it may begin one.
 
     An ICMP error's flow is that of the packet inside of it, turned round: the direction in which the error travels.
+    `datagram` is IPv4's identification where the packet is a fragment; a `later` one has no ports: its flow has 0.
+    Of TCP there are the sequence and acknowledgement numbers, the window, and a SYN's window scale (RFC 7323).
     """
 
     flow: Flow
     is_error: bool = False
     may_begin: bool = True
     tcp_flags: int = 0
+    sequence: int = 0
+    acknowledgement: int = 0
+    window: int = 0
+    scale: int | None = None
+    datagram: int | None = None
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +81,41 @@ class Conntrack(Protocol):
     def look(self, seen: Seen, now_ns: int) -> Answer:
         """What is known of a packet; refreshes what it belongs to."""
 
-    def allocate(self, flow: Flow, now_ns: int) -> Flow | None:
-        """Makes a connection that begins with this flow; what it becomes, or None where no rule or no room is left."""
+    def allocate(self, seen: Seen, now_ns: int) -> Flow | None:
+        """Makes a connection that begins with this packet; its new flow, or None where no rule or no room is left."""
 
 
 def read(frame: bytes, meta: int) -> Seen | None:
     """The packet right behind eth; None when it is none that can be tracked."""
     parts = headers(frame)
-    if len(parts) < 3 or parts[1].kind not in IP or parts[2].kind not in CONNECTIONS:
+    if len(parts) < 3 or parts[1].kind not in IP or parts[2].kind not in TRACKED:
         return None
     ip, transport = parts[1], parts[2]
     source, destination = field(frame, ip, "src"), field(frame, ip, "dst")
     kind, version = transport.kind, int(ip.kind[-1])
+    if kind == "fragment":
+        protocol = PROTOCOLS.get((ip.kind, frame[ip.begin + 9]))
+        if protocol is None:
+            return None
+        flow = Flow(meta, version, protocol, source, destination, 0, 0)
+        return Seen(flow, may_begin=False, datagram=_datagram(frame, ip), later=True)
+    datagram = _datagram(frame, ip) if version == 4 and frame[ip.begin + 6] & MORE_FRAGMENTS else None
     if kind in ("tcp", "udp"):
         ports = field(frame, transport, "src"), field(frame, transport, "dst")
         flow = Flow(meta, version, kind, source, destination, *ports)
         if kind == "udp":
-            return Seen(flow)
+            return Seen(flow, datagram=datagram)
         flags = field(frame, transport, "flags")
-        return Seen(flow, may_begin=flags & 0x17 == 0x02, tcp_flags=flags)  # SYN without FIN, RST, ACK
+        return Seen(
+            flow,
+            may_begin=flags & (FIN | SYN | RST | ACK) == SYN,
+            tcp_flags=flags,
+            sequence=_number(frame, transport.begin + 4, 4),
+            acknowledgement=_number(frame, transport.begin + 8, 4),
+            window=_number(frame, transport.begin + 14, 2),
+            scale=_scale(frame[transport.begin + 20 : transport.end]) if flags & SYN else None,
+            datagram=datagram,
+        )
     message = field(frame, transport, "type")
     if message in ICMP_ERRORS[kind]:
         inner = embedded(frame, transport)
@@ -101,8 +126,33 @@ def read(frame: bytes, meta: int) -> Seen | None:
         return None
     number = int.from_bytes(frame[transport.begin + 4 : transport.begin + 6], "big")
     return Seen(
-        Flow(meta, version, kind, source, destination, number, number), may_begin=message in ICMP_REQUESTS[kind]
+        Flow(meta, version, kind, source, destination, number, number),
+        may_begin=message in ICMP_REQUESTS[kind],
+        datagram=datagram,
     )
+
+
+def _datagram(frame: bytes, ip: Part) -> int:
+    return _number(frame, ip.begin + 4, 2)
+
+
+def _number(frame: bytes, at: int, width: int) -> int:
+    return int.from_bytes(frame[at : at + width], "big")
+
+
+def _scale(options: bytes) -> int | None:
+    """The shift of the option window scale (RFC 7323 2.2), at most 14; None where there is none that can be read."""
+    at = 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 1:
+            at += 1
+            continue
+        if at + 1 >= len(options) or options[at + 1] < 2:
+            return None
+        if options[at] == 3 and options[at + 1] == 3 and at + 2 < len(options):
+            return min(options[at + 2], 14)
+        at += options[at + 1]
+    return None
 
 
 @dataclass(frozen=True, slots=True)

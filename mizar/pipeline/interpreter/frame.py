@@ -14,6 +14,8 @@ from mizar.pipeline.headers import GENEVE_PORT, HEADERS, ND_TYPES, VXLAN_PORT
 from mizar.pipeline.pattern import MAX_HEADERS
 
 ETHERTYPES = {0x8100: "vlan", 0x0800: "ipv4", 0x86DD: "ipv6", 0x0806: "arp"}
+MORE_FRAGMENTS = 0x20
+"""Of the byte behind IPv4's identification."""
 PROTOCOLS = {("ipv4", 6): "tcp", ("ipv4", 17): "udp", ("ipv4", 1): "icmp4"} | {
     ("ipv6", 6): "tcp",
     ("ipv6", 17): "udp",
@@ -38,6 +40,8 @@ def headers(frame: bytes) -> tuple[Part, ...]:
     begin, limit = 0, len(frame)
     while kind is not None and len(parts) < MAX_HEADERS:
         found = _PARSERS[kind](frame, begin, limit)
+        if kind == "udp" and parts[-1].kind == "ipv4" and frame[parts[-1].begin + 6] & MORE_FRAGMENTS:
+            found = _first_of_udp(frame, begin, limit)
         if found is None:
             break
         end, limit, following = found
@@ -102,7 +106,19 @@ def _ipv4(frame: bytes, at: int, limit: int) -> Found:
     if length < 20 or total < length or at + total > limit:
         return None
     later_fragment = int.from_bytes(frame[at + 6 : at + 8], "big") & 0x1FFF
-    return at + length, at + total, None if later_fragment else PROTOCOLS.get(("ipv4", frame[at + 9]))
+    return at + length, at + total, "fragment" if later_fragment else PROTOCOLS.get(("ipv4", frame[at + 9]))
+
+
+def _fragment(_frame: bytes, at: int, limit: int) -> Found:
+    """What a later fragment carries: no header that anybody could read."""
+    return at, limit, None
+
+
+def _first_of_udp(frame: bytes, at: int, limit: int) -> Found:
+    """Of a datagram in fragments the first has the header, but not all bytes that it counts, and no tunnel."""
+    if at + 8 > limit or int.from_bytes(frame[at + 4 : at + 6], "big") < 8:
+        return None
+    return at + 8, limit, None
 
 
 def _ipv6(frame: bytes, at: int, limit: int) -> Found:
@@ -155,6 +171,7 @@ _PARSERS: dict[str, Callable[[bytes, int, int], Found]] = {
     "arp": _arp,
     "ipv4": _ipv4,
     "ipv6": _ipv6,
+    "fragment": _fragment,
     "tcp": _tcp,
     "udp": _udp,
     "icmp4": _icmp,

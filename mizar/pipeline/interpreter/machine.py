@@ -21,6 +21,7 @@ from mizar.pipeline.interpreter.frame import field as value_of
 from mizar.pipeline.interpreter.frame import headers, with_field
 from mizar.pipeline.interpreter.nat_table import NatTable
 from mizar.pipeline.interpreter.translate import translated
+from mizar.pipeline.nat import NatRules
 from mizar.pipeline.pattern import Pattern
 from mizar.pipeline.ranges import Ranges
 from mizar.pipeline.steps import (
@@ -89,13 +90,20 @@ class _Goto(Exception):  # noqa: N818
 
 @dataclass
 class Machine:
-    """A validated pipeline with its state. `watch` is told of every step before it is done, for tests and traces."""
+    """A validated pipeline with its state; without a `conntrack` it is a table of the pipeline's own rules.
+
+    `watch` is told of every step before it is done, for tests and traces.
+    """
 
     pipeline: Pipeline
-    conntrack: Conntrack = field(default_factory=NatTable)
+    conntrack: Conntrack = None  # type: ignore[assignment]
     counters: defaultdict[Key, Tally] = field(default_factory=lambda: defaultdict(Tally))
     watch: Callable[[Spot, Packet], None] | None = None
     _buckets: Buckets = field(default_factory=Buckets)
+
+    def __post_init__(self) -> None:
+        if self.conntrack is None:
+            self.conntrack = NatTable(self.pipeline.nat or NatRules())
 
     def run(self, frame: bytes, now_ns: int = 0) -> Outcome:
         """What becomes of a frame that enters at the first group at a time; one without Ethernet header is dropped."""
@@ -198,7 +206,7 @@ class Machine:
         assert packet.answer is not None
         becomes = packet.answer.becomes
         if becomes is None:
-            becomes = self.conntrack.allocate(packet.seen.flow, now_ns)
+            becomes = self.conntrack.allocate(packet.seen, now_ns)
         if becomes is None:
             raise _Ended(Verdict.DROP, f"{here}: no translation")
         packet.frame = translated(packet.frame, packet.seen, becomes)

@@ -1,208 +1,248 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masquerade and static translation, per tenant: a table of connections in plain Python.
+"""The interpreter's connection tracking and translation: what docs/nat.md says, in plain Python.
 
-Mapping is endpoint-independent and addresses are paired (RFC 4787 REQ-1, REQ-2), ports are kept where they are free;
-filtering is by address and port. docs/pipeline.md lists what is not there yet. Never evicts a connection that lives.
+Owns the connections; the rules are the pipeline's (`nat_rules`), what a packet does to its connection is in
+`nat_connection`, which ports are tried in `nat_choice`. Other engines are compared with this one. Never evicts a
+connection that lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address
 
 from mizar.pipeline.description import State
+from mizar.pipeline.interpreter import nat_rules
 from mizar.pipeline.interpreter.connection import Answer, Flow, Seen
-
-Address = IPv4Address | IPv6Address
-_S = 1_000_000_000
-TIMEOUTS_NS = {
-    "udp": 300 * _S,  # RFC 4787 REQ-5: five minutes recommended
-    "icmp4": 60 * _S,  # RFC 5508 REQ-1: at least 60 s
-    "icmp6": 60 * _S,
-    "tcp": 7440 * _S,  # RFC 5382 REQ-5: 2 h 4 min established
-    "tcp transitory": 240 * _S,  # the same: 4 min while it opens or closes
-}
-_FIN, _RST = 0x01, 0x04
-
-
-@dataclass(frozen=True, slots=True)
-class Masquerade:
-    """Connections from tenant `inside` leave as tenant `outside`, behind a pool of addresses of one family."""
-
-    inside: int
-    outside: int
-    addresses: tuple[Address, ...]
-    first_port: int = 1024
-    last_port: int = 65535
-
-    def __post_init__(self) -> None:
-        if not self.addresses or len({address.version for address in self.addresses}) != 1:
-            raise ValueError("expected at least one address, all of one family")
-        if not 1 <= self.first_port <= self.last_port <= 65535:
-            raise ValueError(f"expected ports from 1 to 65535 in order, found {self.first_port}-{self.last_port}")
-
-
-@dataclass(frozen=True, slots=True)
-class Static:
-    """One address of a tenant is always one address outside, in both directions."""
-
-    inside: int
-    inside_address: Address
-    outside: int
-    outside_address: Address
-
-    def __post_init__(self) -> None:
-        if self.inside_address.version != self.outside_address.version:
-            raise ValueError("expected addresses of one family")
-
-
-_Mapping = tuple[int, int, str, int, int]
-"""Metadata, IP version, protocol, address and port: of an inner end, or of the outer one that stands for it."""
+from mizar.pipeline.interpreter.fragments import Fragments
+from mizar.pipeline.interpreter.nat_choice import address_for, ports_for
+from mizar.pipeline.interpreter.nat_connection import Connection, tick
+from mizar.pipeline.interpreter.nat_mappings import End, Mappings, destination_end, source_end
+from mizar.pipeline.interpreter.nat_reason import TOLD, Event, Reason
+from mizar.pipeline.interpreter.nat_rules import Fixed
+from mizar.pipeline.nat import Mapping, Masquerade, NatRules
 
 
 @dataclass(slots=True)
-class _Connection:
+class _Plan:
+    """A connection that could be made; `inner` and `outer` are ends of a mapping that it would hold."""
+
     original: Flow
-    translated: Flow
-    expires_ns: int
-    inner: _Mapping | None
-    answered: bool = False
-    closing: bool = False
+    becomes: Flow
+    tenant: int
+    inner: End | None = None
+    outer: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: Reason
+    tenant: int
 
 
 @dataclass
 class NatTable:
-    """Rules, and the connections that they made. `exhausted` counts connections that found no free port."""
+    """Rules and their connections; `room` bounds these (None: any number).
 
-    rules: tuple[Masquerade | Static, ...] = ()
-    exhausted: int = 0
-    _connections: dict[Flow, _Connection] = field(default_factory=dict)
-    _outer: dict[_Mapping, _Mapping] = field(default_factory=dict)
-    _users: dict[_Mapping, int] = field(default_factory=dict)
-    _taken: set[_Mapping] = field(default_factory=set)
+    `reasons` counts what was refused and why.
+    """
 
-    def __post_init__(self) -> None:
-        ends = [(rule.outside, rule.outside_address) for rule in self.rules if isinstance(rule, Static)]
-        pools = [(rule.outside, one) for rule in self.rules if isinstance(rule, Masquerade) for one in rule.addresses]
-        if len(set(ends)) < len(ends) or set(ends) & set(pools):
-            raise ValueError("expected each static outside address once, and in no pool")
+    rules: NatRules = field(default_factory=NatRules)
+    room: int | None = None
+    reasons: Counter[Reason] = field(default_factory=Counter)
+    events: list[Event] = field(default_factory=list)
+    in_use: Counter[int] = field(default_factory=Counter)
+    mappings: Mappings = field(default_factory=Mappings)
+    _entries: dict[Flow, Connection] = field(default_factory=dict)
+    _fragments: Fragments = field(default_factory=Fragments)
 
     def __len__(self) -> int:
         """How many connections there are, those that ran out and were not asked for since included."""
-        return len({id(connection) for connection in self._connections.values()})
+        return len(self._entries) // 2
+
+    def connections(self, now_ns: int) -> Iterator[Connection]:
+        """Every connection that lives, in the order of beginning."""
+        for flow, connection in self._entries.items():
+            if flow == connection.original and connection.lives(tick(now_ns), self.rules.timeouts):
+                yield connection
 
     def look(self, seen: Seen, now_ns: int) -> Answer:
         """Established or related with its translation; new where a packet may begin a connection; else invalid."""
+        if seen.later:
+            ports = self._fragments.ports(seen, tick(now_ns), self.rules.timeouts)
+            if ports is None:
+                return self._invalid(Reason.FRAGMENT_BEFORE_FIRST)
+            seen = replace(seen, flow=replace(seen.flow, source_port=ports[0], destination_port=ports[1]))
         connection = self._find(seen.flow, now_ns)
         if connection is None:
-            return Answer(State.NEW if seen.may_begin else State.INVALID)
-        outward = seen.flow == connection.original
-        becomes = connection.translated if outward else connection.original.reversed()
+            return Answer(State.NEW) if seen.may_begin else self._invalid(_why_invalid(seen))
+        becomes = connection.translated(seen.flow)
         if seen.is_error:
             return Answer(State.RELATED, becomes)
-        self._refresh(connection, seen, outward, now_ns)
+        connection.saw(seen, tick(now_ns))
+        self._fragments.note(seen, tick(now_ns))
         return Answer(State.ESTABLISHED, becomes)
 
-    def allocate(self, flow: Flow, now_ns: int) -> Flow | None:
-        """The connection that begins with this flow: the one there is, or a new one by the first rule that fits."""
-        connection = self._find(flow, now_ns)
+    def allocate(self, seen: Seen, now_ns: int) -> Flow | None:
+        """The connection that begins with this packet: the one there is, or a new one; None, with a reason counted."""
+        connection = self._find(seen.flow, now_ns)
         if connection is not None:
-            return connection.translated if flow == connection.original else connection.original.reversed()
-        for rule in self.rules:
-            becomes = self._static(rule, flow) if isinstance(rule, Static) else self._masqueraded(rule, flow, now_ns)
-            if becomes is not None:
-                expires = now_ns + TIMEOUTS_NS["tcp transitory" if flow.protocol == "tcp" else flow.protocol]
-                made = _Connection(flow, becomes, expires, None if isinstance(rule, Static) else _source(flow))
-                self._connections[flow] = self._connections[becomes.reversed()] = made
-                return becomes
-        return None
+            return connection.translated(seen.flow)
+        plan = self._plan(seen.flow, now_ns)
+        if isinstance(plan, _Refusal):
+            self._refuse(plan, seen.flow, now_ns)
+            return None
+        made = Connection(seen.flow, plan.becomes, plan.tenant)
+        if plan.inner is not None and plan.outer is not None:
+            made.inner, made.contact = plan.inner, seen.flow.destination
+            self.mappings.hold(made, plan.inner, plan.outer, seen.flow.destination)
+        made.begin(seen, tick(now_ns))
+        self._entries[seen.flow] = self._entries[plan.becomes.reversed()] = made
+        self.in_use[plan.tenant] += 1
+        self._fragments.note(seen, tick(now_ns))
+        return plan.becomes
 
     def expire(self, now_ns: int) -> None:
         """Forgets every connection whose time is up."""
-        for connection in {id(one): one for one in self._connections.values()}.values():
-            if connection.expires_ns <= now_ns:
+        for connection in list(dict.fromkeys(self._entries.values())):
+            if not connection.lives(tick(now_ns), self.rules.timeouts):
                 self._forget(connection)
 
-    def _find(self, flow: Flow, now_ns: int) -> _Connection | None:
-        connection = self._connections.get(flow)
-        if connection is not None and connection.expires_ns <= now_ns:
+    def _plan(self, flow: Flow, now_ns: int) -> _Plan | _Refusal:
+        """What an engine would do with a new flow, nothing changed yet but what has run out."""
+        source = nat_rules.source_of(self.rules, flow)
+        inner = self._entered(flow, now_ns) if source is None else None
+        tenant = flow.meta if source is not None else inner.meta if inner is not None else None
+        if tenant is None:
+            return _Refusal(Reason.NO_RULE, flow.meta)
+        full = self._full(tenant)
+        if full is not None:
+            self.expire(now_ns)
+            full = self._full(tenant)
+        found: _Plan | Reason
+        if full is not None:
+            found = full
+        elif isinstance(source, Masquerade):
+            found = self._masqueraded(source, flow, now_ns)
+        else:
+            found = self._fixed(flow, source, inner, tenant, now_ns)
+        return _Refusal(found, tenant) if isinstance(found, Reason) else found
+
+    def _fixed(self, flow: Flow, source: Fixed | None, inner: Fixed | None, tenant: int, now_ns: int) -> _Plan | Reason:
+        """By rules that leave no choice: from an address with one of its own, or to an outer end."""
+        if source is not None:
+            plan = self._turned(_Plan(flow, _from(flow, source), tenant), now_ns)
+        else:
+            plan = None if inner is None else _Plan(flow, _to(flow, inner), tenant)
+        return Reason.NO_RULE if plan is None else self._if_free(plan, now_ns) or Reason.END_TAKEN
+
+    def _masqueraded(self, rule: Masquerade, flow: Flow, now_ns: int) -> _Plan | Reason:
+        address = int(address_for(rule, flow.source))
+        mapped = rule.mapping is Mapping.ENDPOINT_INDEPENDENT
+        inner = source_end(flow) if mapped else None
+        known = None if inner is None else self._mapped(inner, now_ns)
+        seen_one = False
+        for port in [known[4]] if known is not None else ports_for(rule, flow):
+            outer = (rule.outside, flow.version, flow.protocol, address, port)
+            if mapped and known is None and self._taken(outer, now_ns):
+                continue
+            becomes = _from(flow, Fixed(rule.outside, address, port))
+            plan = self._turned(_Plan(flow, becomes, flow.meta, inner, outer), now_ns)
+            if plan is None:
+                return Reason.NO_RULE
+            seen_one = True
+            if not mapped:
+                plan.inner = plan.outer = None
+            if self._if_free(plan, now_ns) is not None:
+                return plan
+        return Reason.END_TAKEN if known is not None and seen_one else Reason.PORTS_EXHAUSTED
+
+    def _turned(self, plan: _Plan, now_ns: int) -> _Plan | None:
+        """Hairpin (RFC 4787 REQ-9): what goes to an outer address of the gateway goes to who is behind it.
+
+        The source is the outer end already. None where nobody is behind it, or its filter lets nobody in.
+        """
+        flow = plan.becomes
+        if not nat_rules.is_outer(self.rules, flow.meta, flow.version, flow.destination):
+            return plan
+        inner = self._entered(flow, now_ns)
+        return None if inner is None else replace(plan, becomes=_to(flow, inner))
+
+    def _entered(self, flow: Flow, now_ns: int) -> Fixed | None:
+        """The inner end that a flow which comes to an outer end may begin a connection with."""
+        found = nat_rules.destination_of(self.rules, flow)
+        if found is not None:
+            return found
+        rule = nat_rules.rule_of_outer(self.rules, flow.meta, flow.version, flow.destination, flow.destination_port)
+        outer = destination_end(flow)
+        if rule is None or not self._taken(outer, now_ns):
+            return None
+        inner = self.mappings.entered(rule, flow)
+        return None if inner is None else Fixed(inner[0], inner[3], inner[4])
+
+    def _mapped(self, inner: End, now_ns: int) -> End | None:
+        outer = self.mappings.outer.get(inner)
+        return outer if outer is not None and self._taken(outer, now_ns) else None
+
+    def _taken(self, outer: End, now_ns: int) -> bool:
+        """Whether a mapping has this outer end; one whose connections have all run out is forgotten."""
+        inner = self.mappings.inner.get(outer)
+        if inner is None:
+            return False
+        for one in list(self.mappings.holders[inner]):
+            if not one.lives(tick(now_ns), self.rules.timeouts):
+                self._forget(one)
+        return outer in self.mappings.inner
+
+    def _if_free(self, plan: _Plan, now_ns: int) -> _Plan | None:
+        """The plan, unless packets of another connection already come in under the same ends."""
+        twin = plan.becomes.reversed()
+        return plan if twin != plan.original and self._find(twin, now_ns) is None else None
+
+    def _full(self, tenant: int) -> Reason | None:
+        quota = self.rules.quota(tenant)
+        if quota is not None and self.in_use[tenant] >= quota:
+            return Reason.QUOTA_EXCEEDED
+        return Reason.TABLE_FULL if self.room is not None and len(self) >= self.room else None
+
+    def _find(self, flow: Flow, now_ns: int) -> Connection | None:
+        connection = self._entries.get(flow)
+        if connection is not None and not connection.lives(tick(now_ns), self.rules.timeouts):
             self._forget(connection)
             return None
         return connection
 
-    def _refresh(self, connection: _Connection, seen: Seen, outward: bool, now_ns: int) -> None:
-        """Only traffic from inside keeps a UDP or ICMP mapping alive (RFC 4787 REQ-6); of TCP, both directions do."""
-        connection.answered |= not outward
-        connection.closing |= bool(seen.tcp_flags & (_FIN | _RST))
-        kind = seen.flow.protocol
-        if kind == "tcp" and (connection.closing or not connection.answered):
-            kind = "tcp transitory"
-            if connection.closing:
-                connection.expires_ns = min(connection.expires_ns, now_ns + TIMEOUTS_NS[kind])
-                return
-        if kind.startswith("tcp") or outward:
-            connection.expires_ns = now_ns + TIMEOUTS_NS[kind]
+    def _forget(self, connection: Connection) -> None:
+        del self._entries[connection.original], self._entries[connection.becomes.reversed()]
+        self.in_use[connection.tenant] -= 1
+        if connection.inner is not None and connection.contact is not None:
+            self.mappings.release(connection, connection.inner, connection.contact)
 
-    def _forget(self, connection: _Connection) -> None:
-        self._connections.pop(connection.original, None)
-        self._connections.pop(connection.translated.reversed(), None)
-        if connection.inner is not None:
-            self._users[connection.inner] -= 1
-            if not self._users[connection.inner]:
-                del self._users[connection.inner]
-                self._taken.discard(self._outer.pop(connection.inner))
+    def _invalid(self, reason: Reason) -> Answer:
+        self.reasons[reason] += 1
+        return Answer(State.INVALID)
 
-    @staticmethod
-    def _static(rule: Static, flow: Flow) -> Flow | None:
-        if flow.version != rule.inside_address.version:
-            return None
-        if flow.meta == rule.inside and flow.source == int(rule.inside_address):
-            return replace(flow, meta=rule.outside, source=int(rule.outside_address))
-        if flow.meta == rule.outside and flow.destination == int(rule.outside_address):
-            return replace(flow, meta=rule.inside, destination=int(rule.inside_address))
-        return None
-
-    def _masqueraded(self, rule: Masquerade, flow: Flow, now_ns: int) -> Flow | None:
-        if flow.meta != rule.inside or flow.version != rule.addresses[0].version:
-            return None
-        inner = _source(flow)
-        if inner not in self._outer:
-            outer = self._free(rule, flow)
-            if outer is None:
-                self.expire(now_ns)
-                outer = self._free(rule, flow)
-            if outer is None:
-                self.exhausted += 1
-                return None
-            self._outer[inner] = outer
-            self._taken.add(outer)
-        self._users[inner] = self._users.get(inner, 0) + 1
-        meta, _, _, address, port = self._outer[inner]
-        query = flow.protocol.startswith("icmp")
-        return replace(
-            flow,
-            meta=meta,
-            source=address,
-            source_port=port,
-            destination_port=port if query else flow.destination_port,
-        )
-
-    def _free(self, rule: Masquerade, flow: Flow) -> _Mapping | None:
-        """A free outer end on the address that this inner address always gets; the same port where it is free."""
-        address = int(rule.addresses[flow.source % len(rule.addresses)])
-        for port in _ports(rule, flow.source_port):
-            outer = (rule.outside, flow.version, flow.protocol, address, port)
-            if outer not in self._taken:
-                return outer
-        return None
+    def _refuse(self, refusal: _Refusal, flow: Flow, now_ns: int) -> None:
+        self.reasons[refusal.reason] += 1
+        if refusal.reason in TOLD:
+            self.events.append(Event(now_ns, refusal.reason, refusal.tenant, flow))
 
 
-def _ports(rule: Masquerade, wanted: int) -> Iterable[int]:
-    count = rule.last_port - rule.first_port + 1
-    start = (wanted - rule.first_port) % count
-    return (rule.first_port + (start + step) % count for step in range(count))
+def _from(flow: Flow, end: Fixed) -> Flow:
+    """The flow from another source; an ICMP id is both ports."""
+    port = end.port if flow.protocol.startswith("icmp") else flow.destination_port
+    return replace(flow, meta=end.meta, source=end.address, source_port=end.port, destination_port=port)
 
 
-def _source(flow: Flow) -> _Mapping:
-    return flow.meta, flow.version, flow.protocol, flow.source, flow.source_port
+def _to(flow: Flow, end: Fixed) -> Flow:
+    port = end.port if flow.protocol.startswith("icmp") else flow.source_port
+    return replace(flow, meta=end.meta, destination=end.address, destination_port=end.port, source_port=port)
+
+
+def _why_invalid(seen: Seen) -> Reason:
+    if seen.later:
+        return Reason.FRAGMENT_WITHOUT_CONNECTION
+    if seen.is_error:
+        return Reason.ERROR_WITHOUT_CONNECTION
+    return Reason.TCP_WITHOUT_CONNECTION if seen.flow.protocol == "tcp" else Reason.REPLY_WITHOUT_QUERY

@@ -29,7 +29,9 @@ def translated(frame: bytes, seen: Seen, becomes: Flow) -> bytes:
     parts = headers(frame)
     ip, transport = parts[1], parts[2]
     buffer = bytearray(frame)
-    if seen.is_error:
+    if seen.later:
+        _addresses(buffer, ip, becomes, (), ())
+    elif seen.is_error:
         _error(buffer, ip, transport, seen, becomes)
     else:
         _packet(buffer, ip, transport.begin, transport.kind, becomes, transport.limit, ())

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
 from scapy.all import ICMP, IP, TCP, UDP, VXLAN, Dot1Q, Ether, IPv6, Raw
 
+from mizar.pipeline import builder as b
 from mizar.pipeline.interpreter.connection import read
 from mizar.pipeline.interpreter.machine import Machine, Outcome, Verdict
-from mizar.pipeline.interpreter.nat_table import Masquerade, NatTable, Static
+from mizar.pipeline.interpreter.nat_table import NatTable
+from mizar.pipeline.nat import NatRules
 from tests.unit.pipeline import frames as f
 
 SHIPPED = ["gateway-trap", "gateway-queue"]
@@ -21,11 +22,12 @@ LAST = 10_000_000_000
 def table() -> NatTable:
     """Both tenants behind the same public addresses, and one host of tenant A with an address of its own."""
     return NatTable(
-        (
-            Static(f.TENANT_A, IPv4Address("10.0.0.9"), f.WORLD, IPv4Address("203.0.113.9")),
-            Masquerade(f.TENANT_A, f.WORLD, (IPv4Address(f.PUBLIC),)),
-            Masquerade(f.TENANT_B, f.WORLD, (IPv4Address(f.PUBLIC),)),
-            Masquerade(f.TENANT_A, f.WORLD, (IPv6Address(f.PUBLIC6),)),
+        NatRules(
+            static=(b.static(f.TENANT_A, "10.0.0.9", f.WORLD, "203.0.113.9"),),
+            masquerade=(
+                b.masquerade([f.TENANT_A, f.TENANT_B], f.WORLD, f.PUBLIC, mapping="endpoint-independent"),
+                b.masquerade(f.TENANT_A, f.WORLD, f.PUBLIC6),
+            ),
         )
     )
 
@@ -38,7 +40,7 @@ def establish(machine: Machine, inner: Any, meta: int = f.TENANT_A) -> None:
     """What the slow path does for a new connection."""
     seen = read(bytes(inner), meta)
     assert seen is not None
-    assert machine.conntrack.allocate(seen.flow, 0) is not None
+    assert machine.conntrack.allocate(seen, 0) is not None
 
 
 def counted(machine: Machine) -> dict[tuple[str, int | None], int]:

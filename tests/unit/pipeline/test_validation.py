@@ -59,7 +59,7 @@ STEPS = [
     (["set_vid: {from: meta}"], 10, "set_vid needs metadata"),
     ([SET, "set_vni: {from: meta}"], 11, "set_vni: expected a vxlan or geneve header"),
     (["pop_vlan", "set_vid: {from: meta}"], 11, "set_vid: expected a vlan right behind eth"),
-    ([SET, "nat"], 11, "nat: expected eth / ip / (tcp | udp | icmp)"),
+    ([SET, "nat"], 11, "nat: expected eth / ip / (tcp | udp | icmp | fragment)"),
     (["count: {name: x, per: meta}"], 10, "'x' is per metadata, which a way leads here without setting"),
     (["limit: {name: x, packets_per_s: 1, burst: 1, per: meta}"], 10, "'x' is per metadata"),
     ([SET, "set_vid: {from: meta, table: [[1, 2]]}"], 11, "set_vid: no metadata that comes here is in the table"),
