@@ -42,6 +42,8 @@ def tc_reasons(block: Block, case: Case | None) -> Reasons:
         found.split.append("ct: a filter for each metadata value, its zone (16 bits) is fixed in the action")
     if case is not None and isinstance(case.when, Ranges):
         found.split.append("metadata is skb mark, which a basic filter matches and flower does not: no NIC takes it")
+    if case is not None and isinstance(case.when, Pattern) and any("fragment" in box.shape for box in case.when.boxes):
+        found.split.append("ct puts datagrams together before it looks: fragments take the way of whole packets")
     if case is not None and isinstance(case.when, Pattern) and _excludes(case.when):
         found.split.append("flower has no !=: a filter of higher priority takes the excluded values out")
     for step in block.steps:

@@ -199,7 +199,7 @@ def established(switch: EmulatedSwitch, name: str, *begun: Any) -> tuple[Plan, M
     for number, inner in enumerate(begun, 1):
         seen = read(bytes(inner), f.TENANT_A)
         assert seen is not None
-        becomes = run.conntrack.allocate(seen.flow, 0)
+        becomes = run.conntrack.allocate(seen, 0)
         assert becomes is not None
         rules = connection_rules(plan, seen.flow, becomes, number)
         made += zip(rules.rules, switch.add(rules.commands()), strict=True)

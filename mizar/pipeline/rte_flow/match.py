@@ -36,7 +36,9 @@ def rules_needed(box: Box, meta: Ranges | None = None) -> int:
 
 
 def unknown_field(box: Box) -> str | None:
-    """A field that the box limits and rte_flow cannot match."""
+    """A field that the box limits, or a header, that rte_flow cannot match."""
+    if "fragment" in box.shape:
+        return "fragment"
     for (index, field), _ in box.limits:
         if (box.shape[index], field) in UNKNOWN_FIELDS:
             return f"{box.shape[index]} {field}"

@@ -88,7 +88,7 @@ def test_established_connections(name: str, inner: Any, answer: Any) -> None:
     run = machine(name)
     seen = read(bytes(inner), f.TENANT_A)
     assert seen is not None
-    becomes = run.conntrack.allocate(seen.flow, 0)
+    becomes = run.conntrack.allocate(seen, 0)
     assert becomes is not None
     plan = compile_rules(f.shipped(name), tenants=(f.TENANT_A,))
     switch = Switch(plan, list(connection_rules(plan, seen.flow, becomes, 1).rules))
