@@ -33,6 +33,7 @@ from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
 from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.peering import VPCPeering as VPCPeering
+from mizar.model.policy import Policy as Policy
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.routes import Routes
 from mizar.model.scaled import MOST_MEMBERS, HealthSpec, MemberSpec, Selection
@@ -441,6 +442,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("SubstrateRoute", "substrateroutes", "substrateroute", ("sr",), SubstrateRoute),
         Kind("Network", "networks", "network", ("net",), Network),
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
+        Kind("Policy", "policies", "policy", ("pol",), Policy),
     )
 }
 

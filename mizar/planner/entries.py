@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from mizar.model.policy_rows import digest
+
 
 @dataclass(frozen=True, slots=True)
 class DropletEntry:
@@ -196,6 +198,57 @@ class GroupSetEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicySetEntry:
+    """Rules of one direction as endpoints share them, compiled; rows as in PolicySet of contracts/transit.proto."""
+
+    order: ClassVar[int] = 2
+    vni: int
+    id: int
+    peers: bytes
+    groups: bytes
+    verdicts: bytes
+    digest: bytes = b""
+    """Set on what a daemon tells that it holds: then it has no rows."""
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Names this entry among all entries of a droplet."""
+        return (60, self.vni, self.id)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of its rows."""
+        return len(self.peers) + len(self.groups) + len(self.verdicts)
+
+    @property
+    def content(self) -> bytes:
+        """The digest of the rows."""
+        return self.digest or digest(self.peers, self.groups, self.verdicts)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return isinstance(other, PolicySetEntry) and self.key == other.key and self.content == other.content
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBinding:
+    """By which sets an endpoint is judged, 0 for none, and whether what no rule allows is only told."""
+
+    ingress: int = 0
+    egress: int = 0
+    audit_ingress: bool = False
+    audit_egress: bool = False
+
+    @property
+    def sets(self) -> frozenset[int]:
+        """The sets that its droplet must hold."""
+        return frozenset({self.ingress, self.egress} - {0})
+
+
+NOT_POLICED = PolicyBinding()
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointEntry:
     """An endpoint as the bouncers of its network know it. `tunnel`: 1 Geneve, 2 VXLAN, as in dataplane.h."""
 
@@ -271,6 +324,7 @@ class LocalEntry:
     forwarding: bool = False
     """An appliance: it may also send from what `sources` says."""
     sources: tuple[RouteEntry, ...] = ()
+    policy: PolicyBinding = NOT_POLICED
 
     @property
     def key(self) -> tuple[int, str]:
@@ -288,6 +342,7 @@ class LocalEntry:
             and self.standby == other.standby
             and (self.options, self.group_set, self.bypass) == (other.options, other.group_set, other.bypass)
             and (self.forwarding, set(self.sources)) == (other.forwarding, set(other.sources))
+            and self.policy == other.policy
         )
 
 
@@ -417,6 +472,7 @@ Entry = (
     | NetworkEntry
     | PeeringEntry
     | GroupSetEntry
+    | PolicySetEntry
     | EndpointEntry
     | LocalEntry
     | ProxyEntry

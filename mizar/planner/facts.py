@@ -20,6 +20,7 @@ from mizar.model.routes import Route, Via
 from mizar.model.workloads import WorkloadSpec
 from mizar.planner.entries import (
     NO_DHCP,
+    NOT_POLICED,
     DhcpEntry,
     EndpointEntry,
     GroupSetEntry,
@@ -27,6 +28,7 @@ from mizar.planner.entries import (
     LocalEntry,
     NextHopEntry,
     OvsEntry,
+    PolicyBinding,
     PrefixEntry,
     RouteEntry,
     TapEntry,
@@ -120,6 +122,7 @@ class EndpointFact:
     """It takes tunnel packets as they are."""
     forwarding: bool = False
     sources: tuple[RouteEntry, ...] = ()
+    policy: PolicyBinding = NOT_POLICED
 
     def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
         """As the droplet with this address holds it; None where somebody else makes its interface."""
@@ -129,7 +132,7 @@ class EndpointFact:
         options = (_option(GROUPS, groups) if self.groups else b"") + self.options
         return LocalEntry(
             self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass,
-            self.forwarding, self.sources,
+            self.forwarding, self.sources, self.policy,
         )  # fmt: skip
 
     def entry(self, host: bytes) -> EndpointEntry:

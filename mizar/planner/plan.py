@@ -12,7 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from mizar.planner.entries import EndpointEntry, Entry, Key, LocalEntry, NetworkEntry, ServiceEntry, VpcEntry
+from mizar.planner.entries import (
+    EndpointEntry,
+    Entry,
+    Key,
+    LocalEntry,
+    NetworkEntry,
+    PolicySetEntry,
+    ServiceEntry,
+    VpcEntry,
+)
 
 HopSet = NetworkEntry | VpcEntry
 
@@ -173,7 +182,8 @@ class Plan:
                 yield Step(name, Wave.LEAVE, new, Action.CHANGE)
             yield Step(name, Wave.FORGET, before, Action.DELETE)
         elif after is not None:
-            wave = Wave.POINT
+            # What rules say of peers comes before peers that rely on it.
+            wave = Wave.LEARN if isinstance(after, PolicySetEntry) else Wave.POINT
             if isinstance(before, HopSet) and isinstance(after, HopSet):
                 was, will_be = change.address in before.members, change.address in after.members
                 wave = Wave.POINT if was == will_be else Wave.JOIN if will_be else Wave.LEAVE

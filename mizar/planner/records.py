@@ -23,6 +23,7 @@ from mizar.planner.entries import (
 )
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
 from mizar.planner.group_sets import GroupSets
+from mizar.planner.policy_places import PolicyPlaces
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class VpcRecord:
     peers: dict[int, tuple[VpcRecord, PeeringEntry]] = field(default_factory=dict)
     services: dict[str, ServiceEntry] = field(default_factory=dict)
     group_sets: GroupSets = field(default_factory=GroupSets)
+    policies: PolicyPlaces = field(default_factory=PolicyPlaces)
 
     def held_by(self, droplet: str) -> bool:
         """Whether the droplet must know the VPC."""

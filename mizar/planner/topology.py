@@ -14,6 +14,7 @@ Who holds what, on droplets that have a daemon:
     local       its host
     proxy       the droplet that carries the proxied endpoint; it holds what the host of both of its sides holds
     group set   the hosts of the VPC's endpoints
+    policy set  the hosts of the endpoints that are bound to it
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ipaddress import ip_network
 from mizar.model.addresses import Prefix
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.planner.entries import (
+    NOT_POLICED,
     DropletEntry,
     EndpointEntry,
     Entry,
@@ -32,6 +34,7 @@ from mizar.planner.entries import (
     MemberEntry,
     NetworkEntry,
     PeeringEntry,
+    PolicySetEntry,
     PrefixEntry,
     ProxyEntry,
     ServiceEntry,
@@ -318,6 +321,8 @@ class Topology:
         changes.extend(self._shift(network.entry, held[1], network.entry, _holders(network, moving)))
         was_set, is_set = (record.fact.group_set_entry if record else None for record in (old, new))
         changes.extend(self._change(*shift) for shift in vpc.group_sets.replace(was_set, is_set, before, after))
+        was_bound, is_bound = (record.fact.policy if record else NOT_POLICED for record in (old, new))
+        changes.extend(self._change(*shift) for shift in vpc.policies.replace(was_bound, is_bound, before, after))
         for name in bouncers:
             was, is_now = (record.entry_at(name) if record else None for record in (old, new))
             if was != is_now:
@@ -327,6 +332,17 @@ class Topology:
             if was_local != is_local:
                 changes.append(self._change(name, was_local, is_local))
         return self._told(changes)
+
+    # ---- sets of rules
+
+    def put_policy_set(self, entry: PolicySetEntry) -> list[Change]:
+        """A set of rules comes, before any endpoint is bound to it, or what is in it changes."""
+        return self._told(self._change(*shift) for shift in self._vpc(entry.vni).policies.put(entry))
+
+    def remove_policy_set(self, vni: int, number: int) -> None:
+        """A set goes, that no endpoint is bound to any more: no droplet holds it."""
+        if vni in self._vpcs:
+            self._vpcs[vni].policies.remove(number)
 
     # ---- scaled endpoints
 
@@ -384,6 +400,7 @@ class Topology:
         yield from (network.entry for network in networks.values())
         for vpc in vpcs.values():
             yield from vpc.group_sets.users if droplet in vpc.group_sets.hosts else ()
+            yield from vpc.policies.at(droplet)
         for network in me.bounces.values():
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
         yield from (local for e in me.hosts.values() if (local := e.at(droplet)))

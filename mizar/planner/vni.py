@@ -16,6 +16,8 @@ ALL_VNIS = range(1, LAST_VNI + 1)
 FIRST_NUMBER, LAST_NUMBER = 2**24, 2**32 - 1
 """Of VPCs that share a VNI: VPC_NUMBERS of contracts/dataplane.h."""
 LAST_NETWORK_ID = 2**32 - 1
+LAST_POLICY_ID = 0xFFFF
+"""It is the upper half of the numbers of the policy's rules."""
 
 
 def allocate_vni(
@@ -44,6 +46,11 @@ def allocate_number(taken: Callable[[int], bool], *, cursor: int = 0) -> int:
 def allocate_network_id(taken: Callable[[int], bool], *, cursor: int = 0) -> int:
     """An id, unique within its VPC: the next free one after `cursor`. Raises ExhaustedError."""
     return _next_free(taken, cursor, range(1, LAST_NETWORK_ID + 1), "network id")
+
+
+def allocate_policy_id(taken: Callable[[int], bool]) -> int:
+    """An id, unique within its VPC: the lowest free one. Raises ExhaustedError."""
+    return _next_free(taken, 0, range(1, LAST_POLICY_ID + 1), "policy id")
 
 
 def vpc_identity(tenant_uid: str, vpc_uid: str) -> str:
