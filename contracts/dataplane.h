@@ -341,6 +341,13 @@ struct endpoint_policy {
 	uint32_t vni;		/* its VPC */
 };
 
+/* ---- policy_sets: HASH, number of a set -> policy_set. For the daemon alone: by what the manager knows the set. */
+struct policy_set {
+	uint64_t id;
+	uint32_t vni;
+	uint32_t pad;
+};
+
 /* ---- policy_peers: LPM_TRIE, policy_peer_key -> class. Peers by address: of all prefixes of a set that hold the peer's
  * address, the longest names its class. None: class 0. Classes are numbers within a set, of either kind. */
 struct policy_peer_key {

@@ -47,6 +47,7 @@ MAP(BPF_MAP_TYPE_HASH, flows, struct flow_key, struct flow, 262144, BPF_F_NO_PRE
 MAP(BPF_MAP_TYPE_ARRAY, flow_budgets, uint32_t, struct flow_budget, 65536, 0);
 MAP(BPF_MAP_TYPE_ARRAY, flow_counts, uint32_t, struct flow_count, 65536, 0);
 MAP(BPF_MAP_TYPE_ARRAY, endpoint_policies, uint32_t, struct endpoint_policy, 16384, 0);
+MAP(BPF_MAP_TYPE_HASH, policy_sets, uint32_t, struct policy_set, 4096, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_LPM_TRIE, policy_peers, struct policy_peer_key, uint32_t, 1048576, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, policy_groups, struct policy_group_key, uint32_t, 262144, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_LPM_TRIE, policy_verdicts, struct policy_verdict_key, struct policy_verdict, 1048576, BPF_F_NO_PREALLOC);

@@ -69,6 +69,15 @@ def daemon(
     max_services: Annotated[
         int, typer.Option(min=2, help="Scaled endpoints known here; one with colocated members counts twice.")
     ] = _SIZES.services,
+    max_policy_sets: Annotated[
+        int, typer.Option(min=2, help="Sets of rules of policies.", rich_help_panel="Sizes of tables")
+    ] = _SIZES.policy_sets,
+    max_policy_rows: Annotated[
+        int, typer.Option(min=2, help="Peers, or verdicts, of all these sets.", rich_help_panel="Sizes of tables")
+    ] = _SIZES.policy_rows,
+    max_policy_flows: Annotated[
+        int, typer.Option(min=2, help="Flows of policed endpoints.", rich_help_panel="Sizes of tables")
+    ] = _SIZES.policy_flows,
     max_flows: Annotated[
         int, typer.Option(min=2, help="Flows of scaled endpoints, shared evenly by their VPCs.")
     ] = _SIZES.flows,
@@ -117,6 +126,9 @@ def daemon(
             services=max_services,
             members=_MEMBERS * max_services,
             flows=max_flows,
+            policy_sets=max_policy_sets,
+            policy_rows=max_policy_rows,
+            policy_flows=max_policy_flows,
             learned=max_learned,
         ),
         xdp=_XDP[xdp],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
@@ -154,6 +154,19 @@ class Table(_Map[K, V]):
     def raw_items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every entry as bytes, for who reads a large table often; as items()."""
         return self._raw_items(self._value.size)
+
+    def put_raw(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """As put_many(), of keys and values as bytes."""
+        for start in range(0, len(entries), _BATCH):
+            chunk = entries[start : start + _BATCH]
+            keys, values = b"".join(key for key, _ in chunk), b"".join(value for _, value in chunk)
+            count = ffi.new("uint32_t *", len(chunk))
+            result = lib().bpf_map_update_batch(self.fd, keys, values, count, _batch_opts())
+            if -result in _NO_BATCH:
+                for key, value in chunk:
+                    self._check_write(lib().bpf_map_update_elem(self.fd, key, value, 0), f"write {self.name}")
+            else:
+                self._check_write(result, f"write {len(chunk)} entries of {self.name}")
 
     def delete_raw(self, keys: Iterable[bytes]) -> int:
         """As delete_many(), of keys that raw_items() gave."""

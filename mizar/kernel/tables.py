@@ -48,6 +48,7 @@ class Tables:
     flow_budgets: Table[int, Fields]
     flow_counts: Table[int, Fields]
     endpoint_policies: Table[int, Fields]
+    policy_sets: Table[int, Fields]
     policy_peers: Table[Fields, int]
     policy_groups: Table[Fields, int]
     policy_verdicts: Table[Fields, Fields]
@@ -106,6 +107,7 @@ class Tables:
             flow_budgets=numbered("flow_budgets", "flow_budget"),
             flow_counts=numbered("flow_counts", "flow_count"),
             endpoint_policies=numbered("endpoint_policies", "endpoint_policy"),
+            policy_sets=numbered("policy_sets", "policy_set"),
             policy_peers=Table("policy_peers", maps["policy_peers"], struct_codec("policy_peer_key"), U32),
             policy_groups=Table("policy_groups", maps["policy_groups"], struct_codec("policy_group_key"), U32),
             policy_verdicts=keyed("policy_verdicts", "policy_verdict_key", "policy_verdict"),

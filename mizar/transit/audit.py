@@ -27,11 +27,20 @@ from mizar.transit.state import State
 
 HASHES = (
     "droplet_slots", "vpcs", "identities", "group_sets", "endpoints", "agents", "agent_options", "member_slots",
-    "substrate_endpoints",
+    "substrate_endpoints", "policy_sets",
 )  # fmt: skip
 TRIES = ("networks", "routes")
 """Asked for a key, these answer with the longest prefix that holds it: they are always read whole."""
-ARRAYS = ("droplets", "hop_sets", "proxies", "services", "service_notes", "members", "member_notes")
+ARRAYS = (
+    "droplets",
+    "hop_sets",
+    "proxies",
+    "services",
+    "service_notes",
+    "members",
+    "member_notes",
+    "endpoint_policies",
+)
 FOLLOWS_S = 0.5
 """Within which the stack's side follows the state; it has no part in the lock."""
 MOST = 1000

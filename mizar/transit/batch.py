@@ -17,6 +17,8 @@ from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
 from mizar.transit.peerings import PeeringPlan
+from mizar.transit.policies import PolicyPlan
+from mizar.transit.policy_values import DeletePolicySet, PutPolicySet
 from mizar.transit.service_values import DeleteService, PutService
 from mizar.transit.values import (
     NO_PLACES,
@@ -44,7 +46,7 @@ from mizar.transit.values import (
 )
 
 
-class Plan(AppliancePlan, PeeringPlan):
+class Plan(PolicyPlan, AppliancePlan, PeeringPlan):
     """One batch in the making. `ops` is what to execute; then `journal.commit()`, or `journal.roll_back()`."""
 
     def add(self, change: Change) -> bool:
@@ -79,6 +81,10 @@ class Plan(AppliancePlan, PeeringPlan):
                 return self._put_group_set(vni, number, groups)
             case DeleteGroupSet(vni, number):
                 return self._delete_group_set(vni, number)
+            case PutPolicySet(rules):
+                return self.put_policy_set(rules)
+            case DeletePolicySet(vni, number):
+                return self.delete_policy_set((vni, number))
             case PutPeering(peering):
                 return self.put_peering(peering)
             case DeletePeering(vni, peer):
@@ -173,6 +179,8 @@ class Plan(AppliancePlan, PeeringPlan):
             # Until the daemon has counted (service_flows), the share that a VPC alone would not fill.
             budget = state.limits.flows // (len(state.vpcs) + 1)
             self.ops += [Op("flow_counts", slot, {}), Op("flow_budgets", slot, {"until": budget})]
+            budget = state.limits.policy_flows // (len(state.vpcs) + 1)
+            self.ops += [Op("policy_counts", slot, {}), Op("policy_budgets", slot, {"until": budget})]
         if members and not hops:
             hops = journal.take(state.hop_slots)
         vpc = replace(
@@ -208,6 +216,7 @@ class Plan(AppliancePlan, PeeringPlan):
         if state.members.get(vni):
             raise InUseError(f"{vpc} still has {next(state.networks_of(vni))}; delete its networks first")
         self.refuse_peered(vpc)
+        self.refuse_ruled(vni)
         if any(of == vni for of, _ in state.group_sets):
             raise InUseError(f"{vpc} still has sets of groups; delete those first")
         self.ops += marks.identity_delete(vpc)

@@ -41,6 +41,8 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.member_health import MemberHealth
 from mizar.transit.options import Options
+from mizar.transit.policy_audit import RowsAudit
+from mizar.transit.policy_flows import PolicyFlows
 from mizar.transit.programs import Drops, Loaded, Modes
 from mizar.transit.room import Room
 from mizar.transit.service_flows import ServiceFlows
@@ -194,12 +196,12 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
 
         attachments.refit_soon()
         attachments.settle_later()
-        audit = Audit(ledger, (LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options)))
+        audit = Audit(ledger, (LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options), RowsAudit(ledger)))
         servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed, audit, tracer, members.rows)
         aging = FlowAger(ledger)
-        served = ServiceFlows(ledger)
+        served, policed = ServiceFlows(ledger), PolicyFlows(ledger)
         stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)
-        watches = [substrate.run, health.run, members.run, aging.run, served.run, answering.run, stack.run]
+        watches = [substrate.run, health.run, members.run, aging.run, served.run, policed.run, answering.run, stack.run]
         watches.append(lambda: direct.run(notices))
         async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu):
             await _until_told(servicer, options, ledger, attachments, hub, watches)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from mizar.model.addresses import mac_text, text_of
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, NotFoundError
 from mizar.transit import entries, marks
-from mizar.transit.entries import Op
+from mizar.transit.entries import Op, Step
 from mizar.transit.errors import InUseError
 from mizar.transit.state import Journal, State
 from mizar.transit.values import Endpoint, Learned, Local, Network, Wanted
@@ -21,7 +21,7 @@ class EndpointPlan:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.ops: list[Op] = []
+        self.ops: list[Step] = []
         self.journal = Journal()
 
     def slot_of(self, address: bytes, what: str) -> int:

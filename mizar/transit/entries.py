@@ -45,6 +45,23 @@ class Op:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Entries of one map as bytes, many at once: key, and what is there before and after, None for nothing."""
+
+    table: str
+    changes: tuple[tuple[bytes, bytes | None, bytes | None], ...]
+
+    @property
+    def reverse(self) -> "Rows":
+        """What takes it back."""
+        return Rows(self.table, tuple((key, after, before) for key, before, after in self.changes))
+
+
+Step = Op | Rows
+"""What a plan is made of."""
+
+
 def droplet_put(droplet: Droplet, own_mtu: int) -> list[Op]:
     """Where the droplet is reached, then its addresses among the known senders. `own_mtu` 0: not known."""
     addr = to_mapped(droplet.reached or droplet.address)

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from mizar.model.errors import MizarError
-from mizar.transit.entries import Op
+from mizar.transit.entries import Op, Rows, Step
 from mizar.transit.errors import DamagedError
 
 COUNTERS = frozenset({"endpoint_counters", "vpc_counters", "drop_counters"})
@@ -23,12 +23,16 @@ class Maps(Protocol):
         """A table, with get, put, put_many, delete, items, or zero."""
 
 
-def execute(maps: Maps, ops: Sequence[Op]) -> None:
+def execute(maps: Maps, ops: Sequence[Step]) -> None:
     """Execute in order. Raises what the kernel room raised, with everything undone, or DamagedError."""
-    undo: list[Op] = []
+    undo: list[Step] = []
     try:
         for table, value_is_none, run in _runs(ops):
             target: Any = getattr(maps, table)
+            if isinstance(run, Rows):
+                undo.append(run.reverse)
+                _write(target, run)
+                continue
             if table in COUNTERS:
                 target.zero([op.key for op in run])
                 continue
@@ -43,11 +47,22 @@ def execute(maps: Maps, ops: Sequence[Op]) -> None:
         raise
 
 
-def _undo(maps: Maps, undo: list[Op], cause: MizarError) -> None:
+def _write(target: Any, rows: Rows) -> None:
+    puts = [(key, after) for key, _, after in rows.changes if after is not None]
+    if puts:
+        target.put_raw(puts)
+    gone = [key for key, _, after in rows.changes if after is None]
+    if gone:
+        target.delete_raw(gone)
+
+
+def _undo(maps: Maps, undo: list[Step], cause: MizarError) -> None:
     try:
         for op in reversed(undo):
             target: Any = getattr(maps, op.table)
-            if op.value is None:
+            if isinstance(op, Rows):
+                _write(target, op)
+            elif op.value is None:
                 target.delete(op.key)
             else:
                 target.put(op.key, op.value)
@@ -55,7 +70,17 @@ def _undo(maps: Maps, undo: list[Op], cause: MizarError) -> None:
         raise DamagedError(f"{cause}; and taking back what was done before failed as well: {error}") from error
 
 
-def _runs(ops: Sequence[Op]) -> Iterator[tuple[str, bool, list[Op]]]:
+def _runs(ops: Sequence[Step]) -> Iterator[tuple[str, bool, list[Op] | Rows]]:
     """Neighbouring operations of one kind on one table, which go to the kernel together."""
-    for (table, value_is_none), run in groupby(ops, key=lambda op: (op.table, op.value is None)):
-        yield table, value_is_none, list(run)
+    for (table, value_is_none), run in groupby(ops, key=lambda op: (op.table, isinstance(op, Op) and op.value is None)):
+        single: list[Op] = []
+        for op in run:
+            if isinstance(op, Op):
+                single.append(op)
+                continue
+            if single:
+                yield table, value_is_none, single
+                single = []
+            yield table, False, op
+        if single:
+            yield table, value_is_none, single

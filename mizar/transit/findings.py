@@ -84,6 +84,10 @@ class Owners:
                 return Owner(value)
             case "group_sets":
                 return Owner(key["vni"])
+            case "policy_sets":
+                return Owner(value["vni"])
+            case "endpoint_policies":
+                return self._of_slot(key, value)
             case "networks":
                 return self._network(key, value)
             case "routes":
@@ -110,6 +114,10 @@ class Owners:
             case "member_slots":
                 return self._service(self._services.get(key["service"]))
         return NOBODY
+
+    def _of_slot(self, slot: int, value: Any) -> Owner:
+        found = next((local for local in self._state.locals.values() if local.slot == slot), None)
+        return owner_of_local(found) if found else Owner(value.get("vni", 0))
 
     def _uid(self, key: Any) -> str:
         return self._state.uids.get((key["vni"], from_mapped(key["addr"])), "")

@@ -18,6 +18,7 @@ from mizar.metrics.bounded import Bounded
 from mizar.metrics.process import Process, gauge
 from mizar.model import drop_reasons
 from mizar.model.addresses import text_of
+from mizar.model.policy_rows import PEER, VERDICT
 from mizar.transit import counters
 from mizar.transit.events import Hub
 from mizar.transit.execute import Maps
@@ -131,6 +132,12 @@ def _maps(state: State, counted: dict[str, int]) -> Iterator[Metric]:
         "learned": (len(state.learned), limits.learned),
         "local_endpoints": (len(state.locals), limits.local_endpoints),
         "group_sets": (len(state.group_sets), limits.group_sets),
+        "policy_sets": (len(state.policy_sets), limits.policy_sets),
+        "policy_peers": (sum(len(one.peers) for one in state.policy_sets.values()) // PEER.size, limits.policy_rows),
+        "policy_verdicts": (
+            sum(len(one.verdicts) for one in state.policy_sets.values()) // VERDICT.size,
+            limits.policy_rows,
+        ),
         "services": (sum(2 if one.near else 1 for one in state.services.values()), limits.services),
         "members": (sum(len(one.members) for one in state.services.values()), limits.members),
         "proxies": (len(state.proxies), limits.proxies),

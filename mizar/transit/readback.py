@@ -13,10 +13,11 @@ from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
-from mizar.transit import appliances, entries, marks, proxies, services
-from mizar.transit.entries import Op
+from mizar.transit import appliances, entries, marks, policies, policy_rows, proxies, services
+from mizar.transit.entries import Op, Step
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
+from mizar.transit.policy_values import NOT_BOUND, Binding, Judged, PolicySet
 from mizar.transit.proxies import read_proxies
 from mizar.transit.routes import routes_of, routes_put
 from mizar.transit.state import Limits, State
@@ -41,7 +42,7 @@ from mizar.transit.workloads import Workload
 
 _NO_OPTIONS = {"bytes": 0, "data": b""}
 _STAMPS = frozenset({"heard", "answered", "used"})
-_ARRAYS = frozenset({"proxies", "services", "service_notes", "members", "member_notes"})
+_ARRAYS = frozenset({"endpoint_policies", "proxies", "services", "service_notes", "members", "member_notes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Reading:
     """What the maps hold, and what is wrong with them. `strays` are interfaces that no agent entry commits to."""
 
     state: State
-    repairs: list[Op]
+    repairs: list[Step]
     strays: list[Found]
 
 
@@ -261,6 +262,8 @@ class _Reader:
             mtu = 0 if bypass or found.mtu + len(raw) in found.rooms else found.mtu
             marked = marks.without_identity(raw)
             wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby, bypass)
+            if value["flags"] & EndpointFlag.POLICED:
+                wanted = self.judged(wanted, value["slot"])
             if value["flags"] & constant("ENDPOINT_FORWARDING"):
                 sources = self.tables.get(appliances.table_of(value["slot"]), ())
                 wanted = replace(wanted, forwarding=True, sources=sources)
@@ -273,6 +276,36 @@ class _Reader:
             for address in addresses:
                 state.uids[endpoint.vni, address] = found.uid
         return list(strays.values())
+
+    def policy_sets(self) -> None:
+        """Sets of VPCs that are known. Of two with one id, which a daemon that died in a change leaves, the one that
+        records name."""
+        records = {slot: record for slot, record in self.maps.endpoint_policies.items() if any(record.values())}
+        for slot, record in records.items():
+            self.raw["endpoint_policies", slot] = (slot, record)
+        named = {record[way] for record in records.values() for way in ("ingress", "egress")}
+        rows = policy_rows.read_rows(self.maps)
+        for number, note in sorted(self.items("policy_sets"), key=lambda one: one[0] in named):
+            if note["vni"] in self.state.vpcs:
+                found = PolicySet(note["vni"], note["id"], *rows.get(number, (b"", b"", b"")), number)
+                self.state.policy_sets[found.key] = found
+
+    def judged(self, wanted: Wanted, slot: int) -> Wanted:
+        """With what it is bound to, as far as that is there; what is not is put once more by who wants it."""
+        record = self.maps.endpoint_policies.get(slot)
+        ids = {one.number: one.id for one in self.state.policy_sets.values() if one.vni == wanted.endpoint.vni}
+        if record is None or not record["generation"] or record["vni"] != wanted.endpoint.vni:
+            return wanted
+        flags = record["flags"]
+        binding = Binding(
+            ids.get(record["ingress"], 0),
+            ids.get(record["egress"], 0),
+            bool(flags & constant("POLICY_AUDIT_INGRESS")) and record["ingress"] in ids,
+            bool(flags & constant("POLICY_AUDIT_EGRESS")) and record["egress"] in ids,
+        )
+        if binding != NOT_BOUND:
+            self.state.judged[wanted.uid] = Judged(record["since"], record["generation"])
+        return replace(wanted, policy=binding)
 
     def proxies(self) -> None:
         state = self.state
@@ -307,7 +340,7 @@ class _Reader:
                 if slot:
                     self.raw["services", slot] = (slot, self.maps.services.get(slot))
 
-    def repairs(self) -> list[Op]:
+    def repairs(self) -> list[Step]:
         """The difference between what the state implies and what was read."""
         wanted = {(op.table, hashable(op.key)): op for op in implied(self.state)}
         puts = [op for at, op in wanted.items() if not same(self.raw.get(at, (None, None))[1], op.value)]
@@ -316,7 +349,7 @@ class _Reader:
             for (table, hashable), (key, _) in self.raw.items()
             if (table, hashable) not in wanted and table != "hop_sets"
         ]
-        return puts + deletes
+        return [*puts, *deletes, *policy_rows.strays(self.maps, self.state)]
 
 
 def hashable(key: Any) -> Any:
@@ -349,6 +382,7 @@ def implied(state: State) -> Iterator[Op]:
         yield from marks.identity_put(vpc)
     for (vni, number), groups in state.group_sets.items():
         yield marks.group_set_put(vni, number, groups)
+    yield from policies.implied(state)
     for network in state.networks.values():
         yield entries.hop_set(network.hops, network.places, network.vni, network.id)
         yield from entries.network_put(network, state.vpcs[network.vni])
@@ -377,6 +411,7 @@ def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found], ow
     reader.droplets()
     reader.vpcs()
     reader.group_sets()
+    reader.policy_sets()
     reader.read_networks()
     reader.endpoints()
     strays = reader.locals(interfaces)

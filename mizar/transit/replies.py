@@ -9,8 +9,10 @@ from itertools import islice
 from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
+from mizar.model.policy_rows import digest as rows_digest
 from mizar.transit.audit import Report
 from mizar.transit.findings import Finding
+from mizar.transit.policy_values import NOT_BOUND, Binding, PolicySet
 from mizar.transit.service_values import HealthCheck, Service
 from mizar.transit.state import State
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Route, Tunnel, Vpc
@@ -152,6 +154,7 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
         bypass=value.wanted.bypass,
         forwarding=value.wanted.forwarding,
         sources=[route(one) for one in value.wanted.sources],
+        policy=binding(value.wanted.policy) if value.wanted.policy != NOT_BOUND else None,
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
 
@@ -175,6 +178,8 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(peerings=[peering(held.peerings[key]) for key in peerings])
     for keys in _chunks(held.group_sets):
         yield pb.State(group_sets=[pb.GroupSet(vni=key[0], number=key[1], groups=held.group_sets[key]) for key in keys])
+    for ids in _chunks(held.policy_sets):
+        yield pb.State(policy_sets=[policy_set(held.policy_sets[key]) for key in ids])
     for endpoints in _chunks((one.vni, one.addresses) for one in held.remotes()):
         yield pb.State(endpoints=[endpoint(held.at[vni, addresses[0]]) for vni, addresses in endpoints])
     for services in _chunks(held.services):
@@ -185,6 +190,19 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(learned=[learned(held.learned[place]) for place in places])
     for uids in _chunks(held.locals):
         yield pb.State(local_endpoints=[local(held.locals[uid], problems.get(uid, "")) for uid in uids])
+
+
+def binding(value: Binding) -> pb.PolicyBinding:
+    """By which sets an endpoint is judged."""
+    return pb.PolicyBinding(
+        ingress=value.ingress, egress=value.egress, audit_ingress=value.audit_ingress, audit_egress=value.audit_egress
+    )
+
+
+def policy_set(value: PolicySet) -> pb.PolicySet:
+    """A set of rules, by the digest of its rows."""
+    digest = rows_digest(value.peers, value.groups, value.verdicts)
+    return pb.PolicySet(vni=value.vni, id=value.id, digest=digest)
 
 
 def finding(value: Finding) -> pb.Finding:

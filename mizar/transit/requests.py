@@ -13,8 +13,9 @@ from ipaddress import ip_address
 from mizar._built import transit_pb2 as pb
 from mizar.model.addresses import APPLIANCE_MAC, MAPPED, ROUTER_MAC, SERVICE_MAC, UNTOLD_MAC, mac_text, text_of
 from mizar.model.errors import InvalidError
-from mizar.transit import marks
+from mizar.transit import marks, policy_values
 from mizar.transit.guest.lease import Settings
+from mizar.transit.policy_values import NOT_BOUND, Binding, DeletePolicySet, PolicySet, PutPolicySet
 from mizar.transit.service_values import (
     MAX_MEMBERS as MAX_SERVICE_MEMBERS,
 )
@@ -103,6 +104,12 @@ def change(message: pb.Change) -> Change:
         case "delete_group_set":
             group_set = message.delete_group_set
             return DeleteGroupSet(vni(group_set.vni), marks.group_set(group_set.number))
+        case "put_policy_set":
+            rules = message.put_policy_set
+            found = PolicySet(vni(rules.vni), rules.id, rules.peers, rules.groups, rules.verdicts)
+            return PutPolicySet(policy_values.checked(found))
+        case "delete_policy_set":
+            return DeletePolicySet(vni(message.delete_policy_set.vni), message.delete_policy_set.id)
         case "put_endpoint":
             return PutEndpoint(endpoint(message.put_endpoint))
         case "delete_endpoint":
@@ -481,18 +488,30 @@ def _is_word(text: str, excluded: str) -> bool:
     return bool(text) and text.isprintable() and not any(c.isspace() or c in excluded for c in text)
 
 
+def binding(message: pb.PolicyBinding) -> Binding:
+    """By which sets an endpoint is judged."""
+    found = Binding(message.ingress, message.egress, message.audit_ingress, message.audit_egress)
+    if (found.audit_ingress and not found.ingress) or (found.audit_egress and not found.egress):
+        raise InvalidError("an endpoint is audited in a direction in which it is bound to no set of rules")
+    return found
+
+
 def wanted(message: pb.LocalEndpoint) -> Wanted:
     """An endpoint to be made on this droplet."""
     found = Wanted(
         uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu,
         marks.checked(message.options), marks.group_set(message.group_set), message.standby,
         message.bypass,
-        message.forwarding, sources(message.sources),
+        message.forwarding, sources(message.sources), binding(message.policy),
     )  # fmt: skip
     if found.bypass and (found.mtu or not isinstance(found.workload, InNamespace) or found.workload.self_configured):
         raise InvalidError(
             "an endpoint that bypasses decapsulation needs a workload in a namespace that does not configure itself, "
             "and no MTU of its own: its interface has that of the droplet's"
+        )
+    if found.bypass and found.policy != NOT_BOUND:
+        raise InvalidError(
+            "an endpoint that bypasses decapsulation cannot be policed: its droplet unpacks nothing for it"
         )
     least = max(_MIN_MTU[len(one)] for one in found.endpoint.addresses)
     if found.sources and not found.forwarding:

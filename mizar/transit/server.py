@@ -21,7 +21,7 @@ from mizar.transit.access import TcpListen, UnixListen, credentials
 from mizar.transit.options import Options
 from mizar.transit.servicer import Servicer
 
-MAX_REQUEST_BYTES = 16 << 20
+MAX_REQUEST_BYTES = 64 << 20
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.so_reuseport", 0),  # two daemons on one port would each get half of the requests

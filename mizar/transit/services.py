@@ -17,7 +17,7 @@ from mizar.transit.entries import Op, agent_put, endpoint_delete
 from mizar.transit.proxies import ProxyPlan
 from mizar.transit.service_values import Member, MemberState, Service, ServiceKey
 from mizar.transit.state import State
-from mizar.transit.values import Endpoint, Local, Tunnel, Wanted
+from mizar.transit.values import Endpoint, EndpointFlag, Local, Tunnel, Wanted
 
 _FLAGS = {
     MemberState.HEALTHY: 0,
@@ -171,7 +171,7 @@ def implied(state: State, service: Service) -> list[Op]:
             "vpc_slot": vpc.slot,
             "mac": member.mac,
             "tunnel": int(member.tunnel),
-            "flags": _FLAGS[member.state] | (int(local.flags) if local else 0),
+            "flags": _FLAGS[member.state] | _flags_of(local),
         }
         ops += [Op("members", member.slot, value), Op("member_notes", member.slot, _member_note(service, rank, member))]
         if here:
@@ -192,6 +192,13 @@ def implied(state: State, service: Service) -> list[Op]:
     }
     keys = [{"vni": service.vni, "addr": to_mapped(address)} for address in service.addresses]
     return ops + [Op("endpoints", key, entry) for key in keys]
+
+
+def _flags_of(local: Local | None) -> int:
+    """In `members` that an endpoint is policed is another bit: there its own says that a member drains."""
+    flags = local.flags if local else EndpointFlag.NONE
+    policed = constant("MEMBER_POLICED") if flags & EndpointFlag.POLICED else 0
+    return int(flags & ~EndpointFlag.POLICED) | policed
 
 
 def _within_reach(state: State, members: list[Member]) -> list[Member]:

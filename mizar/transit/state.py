@@ -5,17 +5,21 @@ The maps in the kernel are the truth; this is their image, rebuilt from them by 
 and only through a `Journal`, so that a refused batch leaves no trace. It must never touch the kernel.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from mizar.transit.policy_values import Judged, PolicySet, PolicySetId
 from mizar.transit.service_values import Service, ServiceKey
 from mizar.transit.slots import Slots
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, ProxyKey, Vpc
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+_GENERATIONS_BEGIN = 1_700_000_000
+"""Of policies, in seconds of Unix time: one each second, and one for each change, fit into 32 bits for a century."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,11 @@ class Limits:
     flows: int = 262144
     """Of scaled endpoints, shared by their VPCs."""
     group_sets: int = 16384
+    policy_sets: int = 4096
+    policy_rows: int = 1048576
+    """Peers, or verdicts, of all sets of rules; two sets of rules are held while one takes the place of another."""
+    policy_flows: int = 1048576
+    """Of policed endpoints, shared by their VPCs."""
     learned: int = 65536
 
     @property
@@ -76,6 +85,9 @@ class State:
     proxies: dict[ProxyKey, Proxy] = field(default_factory=dict)
     proxied: dict[tuple[int, bytes], ProxyKey] = field(default_factory=dict)
     group_sets: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    policy_sets: dict[PolicySetId, PolicySet] = field(default_factory=dict)
+    judged: dict[str, Judged] = field(default_factory=dict)
+    """Of the policed endpoints of this droplet, by uid."""
     learned: dict[tuple[int, bytes], Learned] = field(default_factory=dict)
     services: dict[ServiceKey, Service] = field(default_factory=dict)
     serving: dict[tuple[int, bytes], ServiceKey] = field(default_factory=dict)
@@ -90,6 +102,9 @@ class State:
     proxy_slots: Slots = field(init=False, compare=False)
     service_slots: Slots = field(init=False, compare=False)
     member_slots: Slots = field(init=False, compare=False)
+    policy_slots: Slots = field(init=False, compare=False)
+    generation: int = field(default=0, compare=False)
+    """Of policies: the last that was given."""
 
     def __post_init__(self) -> None:
         self.count_slots()
@@ -112,6 +127,14 @@ class State:
         members = [member.slot for one in self.services.values() for member in one.members]
         self.service_slots = Slots("scaled endpoints", "--max-services", limits.services, services)
         self.member_slots = Slots("members", "--max-services", limits.members, members)
+        rules = (one.number for one in self.policy_sets.values())
+        self.policy_slots = Slots("sets of rules", "--max-policy-sets", limits.policy_sets, rules)
+        self.generation = max((one.generation for one in self.judged.values()), default=self.generation)
+
+    def next_generation(self) -> int:
+        """One that no record has had, also under an earlier daemon: it goes on by one a second at least."""
+        self.generation = max(self.generation + 1, int(time.time()) - _GENERATIONS_BEGIN)
+        return self.generation
 
     def copy(self) -> "State":
         """A copy that later changes do not touch; the values are shared, being frozen."""
@@ -129,6 +152,8 @@ class State:
             services=self.services.copy(),
             serving=self.serving.copy(),
             group_sets=self.group_sets.copy(),
+            policy_sets=self.policy_sets.copy(),
+            judged=self.judged.copy(),
             learned=self.learned.copy(),
             uses=self.uses.copy(),
         )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mizar.model.addresses import mac_text, text_of
 from mizar.transit.guest.lease import NO_SETTINGS, Settings
 from mizar.transit.hopset import PLACES
+from mizar.transit.policy_values import NOT_BOUND, Binding, DeletePolicySet, PutPolicySet
 from mizar.transit.service_values import DeleteService, PutService
 from mizar.transit.workloads import Workload
 
@@ -49,6 +50,7 @@ class EndpointFlag(IntFlag):
     EGRESS = 1
     STANDBY = 2
     BYPASS = 4
+    POLICED = 64
 
 
 class RouteAction(IntEnum):
@@ -296,6 +298,8 @@ class Wanted:
     forwarding: bool = False
     """An appliance: it may send from other addresses too, of those that `sources` says; routes may lead to it."""
     sources: tuple[Route, ...] = ()
+    policy: Binding = NOT_BOUND
+    """By which sets of rules it is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +322,8 @@ class Local:
         flags = EndpointFlag.EGRESS if self.wanted.workload.egress else EndpointFlag.NONE
         if self.wanted.bypass:  # transmitted, so that a program on the other end of the veth sees it
             flags |= EndpointFlag.BYPASS | EndpointFlag.EGRESS
+        if self.wanted.policy != NOT_BOUND:
+            flags |= EndpointFlag.POLICED
         return flags | (EndpointFlag.STANDBY if self.wanted.standby else EndpointFlag.NONE)
 
 
@@ -427,7 +433,9 @@ class DeletePeering:
 
 
 Change = (
-    PutService
+    PutPolicySet
+    | DeletePolicySet
+    | PutService
     | DeleteService
     | PutDroplet
     | DeleteDroplet

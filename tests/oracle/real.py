@@ -54,6 +54,7 @@ SIZES = {
     "flow_budgets": 16,
     "flow_counts": 16,
     "endpoint_policies": 64,
+    "policy_sets": 16,
     "policy_peers": 256,
     "policy_groups": 64,
     "policy_verdicts": 256,

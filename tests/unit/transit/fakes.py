@@ -33,6 +33,7 @@ SCHEMA = {
     "group_sets": ("group_set_key", "group_set"),
     "substrate_endpoints": ("droplet_key", None),
     "endpoint_policies": (None, "endpoint_policy"),
+    "policy_sets": (None, "policy_set"),
     "policy_peers": ("policy_peer_key", None),
     "policy_groups": ("policy_group_key", None),
     "policy_verdicts": ("policy_verdict_key", "policy_verdict"),
@@ -109,6 +110,13 @@ class FakeTable:
 
     def raw_items(self) -> Iterator[tuple[bytes, bytes]]:
         yield from list(self.entries.items())
+
+    def put_raw(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        for key, value in entries:
+            self.maps.written()
+            assert len(key) == self.key.size
+            assert len(value) == self.value.size
+            self.entries[key] = value
 
     def delete_raw(self, keys: Iterable[bytes]) -> int:
         return sum(self.entries.pop(key, None) is not None for key in keys)

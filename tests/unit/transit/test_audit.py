@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from mizar.kernel.tables import Tables
 from mizar.model.errors import MizarError
+from mizar.model.policy_rows import GROUP, PEER, VERDICT
 from mizar.transit.audit import ARRAYS, HASHES, TRIES, Audit, wanted_entries
 from mizar.transit.findings import Finding, Kind
 from mizar.transit.ledger import Ledger
+from mizar.transit.policy_audit import RowsAudit
+from mizar.transit.policy_values import TABLES, Binding, PolicySet, PutPolicySet
 from mizar.transit.service_values import Member, MemberState, PutService, Service
 from mizar.transit.values import (
     Change,
@@ -47,6 +50,11 @@ STAMPS = ("used", "heard", "answered")
 """Fields of entries that the data plane writes."""
 
 
+PEERS = PEER.pack(bytes(10) + b"\xff\xff\n\0\0\0", 104, 5) + PEER.pack(b"\xfd" + bytes(15), 8, 6)
+GROUPS = GROUP.pack(7, 6)
+VERDICTS = VERDICT.pack(5, 6, 80, 24, 0, 1, 65536) + VERDICT.pack(6, 0, 0, 0, 1, 2, 65537)
+
+
 def address(network: int, host: int) -> bytes:
     return bytes((10, 0, network, host))
 
@@ -66,6 +74,7 @@ def whole() -> list[Change]:
     return [
         PutDroplet(Droplet(OWN)), PutDroplet(Droplet(FAR, second=bytes(15) + b"\2")),
         PutVpc(Vpc(1, (OWN, FAR))), PutVpc(Vpc(2, ())), PutVpc(Vpc(SHARED, (FAR,), wire_vni=1, identity=IDENTITY)),
+        PutPolicySet(PolicySet(1, 9, PEERS, GROUPS, VERDICTS)),
         PutNetwork(routed), PutNetwork(Network(2, 1, (prefix4(1),), (FAR,))), PutGroupSet(1, 7, (3, 9)),
         PutPeering(Peering(1, 2, ((address(9, 0), 24),))), PutEndpoint(end(21)), PutEndpoint(end(22)),
         PutProxy(Proxy(end(41, OWN), source, (address(1, 42),))),
@@ -79,12 +88,13 @@ class Bench:
     def __init__(self) -> None:
         self.maps = FakeMaps()
         self.ledger = Ledger(self.maps, OWN, LIMITS, list)
-        self.audit = Audit(self.ledger)
+        self.audit = Audit(self.ledger, (RowsAudit(self.ledger),))
 
     async def fill(self) -> None:
         await self.ledger.apply(whole())
         workload = InNamespace(NamespaceBy.NAME, "here", "eth0")
-        wanted = Wanted("uid-1", end(11, OWN), workload, 0, options=bytes.fromhex("01020100aabbccdd"), group_set=7)
+        options, policy = bytes.fromhex("01020100aabbccdd"), Binding(egress=9)
+        wanted = Wanted("uid-1", end(11, OWN), workload, 0, options=options, group_set=7, policy=policy)
         self.ledger.put_local(wanted, "veth1", 5)
         member = Member(end(11).addresses, end(11).mac, OWN, Tunnel.GENEVE, 1, MemberState.HEALTHY)
         await self.ledger.apply([PutService(Service(1, 1, (address(1, 32),), (member,), colocated=True))])
@@ -103,7 +113,7 @@ async def test_whatever_happens_to_an_entry_is_found_and_mended() -> None:
     await bench.fill()
     assert await bench.found() == []
     before, tables = bench.maps.contents(), set()
-    for table in (*HASHES, *TRIES, *ARRAYS):
+    for table in (*HASHES, *TRIES, *ARRAYS, *TABLES):
         for raw_key, raw in list(before[table].items()):
             entries, fake = bench.maps.tables[table].entries, bench.maps.tables[table]
             tables.add(table)
@@ -122,7 +132,7 @@ async def test_whatever_happens_to_an_entry_is_found_and_mended() -> None:
                 entries[other] = raw
                 await check(bench, table, Kind.FOREIGN)
             assert bench.maps.contents() == before
-    assert tables == {*HASHES, *TRIES, *ARRAYS}
+    assert tables == {*HASHES, *TRIES, *ARRAYS, *TABLES}
 
 
 def altered(value: Any, now: Any) -> bool:
@@ -171,7 +181,7 @@ def test_after_any_changes_nothing_is_found(sequence: list[Change]) -> None:
 NOT_LOOKED_AT = {
     "substrate_link", "droplet_switches", "event_limits", "trace_marks",  # made right again by who writes them
     "proxy_flows", "proxy_usage", "proxy_ended", "flows", "flow_budgets", "flow_counts",  # the data plane's own
-    "endpoint_policies", "policy_peers", "policy_groups", "policy_verdicts",  # nobody writes them yet
+    "policy_peers", "policy_groups", "policy_verdicts",  # as bytes, by RowsAudit
     "policy_flows", "policy_budgets", "policy_counts",
     "endpoint_counters", "vpc_counters", "drop_counters",
 }  # fmt: skip

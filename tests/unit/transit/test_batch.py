@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mizar.model.errors import ConflictError, MizarError, TemporaryError
+from mizar.model.policy_rows import GROUP, PEER, VERDICT
 from mizar.transit.batch import Plan
 from mizar.transit.execute import execute
 from mizar.transit.marks import option_bytes
+from mizar.transit.policy_values import Binding, DeletePolicySet, PolicySet, PutPolicySet, checked
 from mizar.transit.readback import Found, read
 from mizar.transit.state import Limits, State
 from mizar.transit.values import (
@@ -116,7 +118,28 @@ def peerings(draw: st.DrawFn) -> Peering:
     return Peering(draw(vnis), draw(vnis), draw(st.sampled_from([both, both[:1], both[1:]])))
 
 
+@st.composite
+def policy_sets(draw: st.DrawFn) -> PolicySet:
+    """Few classes and ranks, so that a change often fits beside what is there."""
+    prefixes = st.sampled_from([(bytes(16), 0), (bytes(10) + b"\xff\xff\n\0\0\0", 104), (b"\xfd" + bytes(15), 8)])
+    peers = draw(st.dictionaries(prefixes, st.integers(1, 3), max_size=3))
+    groups = draw(st.dictionaries(st.integers(1, 3), st.integers(1, 3), max_size=2))
+    places = st.sampled_from([(1, 0, 0, 0), (1, 6, 0, 8), (2, 6, 80, 24), (3, 17, 64, 18)])
+    verdicts = draw(st.dictionaries(places, st.integers(0, 3), max_size=3))
+    return PolicySet(
+        draw(vnis),
+        draw(st.integers(1, 2)),
+        b"".join(sorted(PEER.pack(*place, number) for place, number in peers.items())),
+        b"".join(sorted(GROUP.pack(*pair) for pair in groups.items())),
+        b"".join(
+            sorted(VERDICT.pack(n, p, q, bits, rank, rank & 1, rank + 9) for (n, p, q, bits), rank in verdicts.items())
+        ),
+    )
+
+
 changes: st.SearchStrategy[Change] = st.one_of(
+    policy_sets().map(lambda found: PutPolicySet(checked(found))),
+    st.builds(DeletePolicySet, vnis, ids),
     peerings().map(PutPeering),
     st.builds(DeletePeering, vnis, vnis),
     droplets.map(lambda address: PutDroplet(Droplet(address))),
@@ -185,6 +208,7 @@ def comparable(state: State) -> State:
         networks=dict(sorted(state.networks.items())),
         vpcs=dict(sorted(state.vpcs.items())),
         group_sets=dict(sorted(state.group_sets.items())),
+        policy_sets=dict(sorted(state.policy_sets.items())),
     )
 
 
@@ -306,6 +330,66 @@ def test_bypass_is_kept_and_can_be_changed(standby: bool) -> None:
     found = Found("mz77", 77, ROOM + 50, (ROOM,), "uid-1", WORKLOAD)
     wanted = read(bench.maps, OWN, LIMITS, [found]).state.locals["uid-1"].wanted
     assert wanted == replace(LOCAL, bypass=True, standby=standby)
+
+
+BINDINGS = st.builds(Binding, st.integers(0, 2), st.integers(0, 2), st.just(False), st.just(False)).flatmap(
+    lambda found: st.sampled_from([found, found._replace(audit_ingress=bool(found.ingress))])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(changes, policy_sets().map(PutPolicySet), BINDINGS), max_size=12), st.integers(-1, 40))
+def test_a_policed_endpoint_is_judged_by_the_newest_rules_or_by_those_before(
+    steps: list[Change | Binding], fail_at: int
+) -> None:
+    """Bound to other sets, and sets that change: the maps are the state's image; what is refused changes nothing."""
+    bench = Bench(START)
+    for step in steps:
+        bench.maps.fail_at = fail_at
+        if isinstance(step, Binding):
+            before = bench.maps.contents()
+            try:
+                bench.attach(replace(LOCAL, policy=step), 77)
+            except MizarError:
+                assert bench.maps.contents() == before
+        else:
+            attempt(bench, step)
+        bench.maps.fail_at = -1
+        bench.check()
+        for uid, judged in bench.state.judged.items():
+            assert judged.since <= judged.generation
+            assert bench.state.locals[uid].wanted.policy != Binding()
+
+
+def test_a_set_that_changes_row_by_row_keeps_its_number_and_another_does_not() -> None:
+    """One more peer of a rule is written beside the others; another order of rules takes the place of the old as a
+    whole."""
+    one = PEER.pack(b"\xfd" + bytes(15), 128, 5)
+    two = one + PEER.pack(b"\xfe" + bytes(15), 128, 5)
+    allow, deny = VERDICT.pack(5, 0, 0, 0, 0, 1, 7), VERDICT.pack(5, 0, 0, 0, 0, 0, 8)
+    bench = Bench(START)
+    bench.do(PutPolicySet(PolicySet(1, 1, one, b"", allow)))
+    bench.attach(replace(LOCAL, policy=Binding(1, 0)), 77)
+    ((_, first),) = bench.maps.endpoint_policies.used()
+    bench.do(PutPolicySet(PolicySet(1, 1, two, b"", allow)))
+    ((_, second),) = bench.maps.endpoint_policies.used()
+    bench.do(PutPolicySet(PolicySet(1, 1, two, b"", deny)))
+    ((_, third),) = bench.maps.endpoint_policies.used()
+    assert first["ingress"] == second["ingress"] != third["ingress"]
+    assert first["since"] == second["since"] == third["since"] == first["generation"]
+    assert first["generation"] < second["generation"] < third["generation"]
+    assert len(list(bench.maps.policy_peers.items())) == 2
+    assert {agent["flags"] & 64 for _, agent in bench.maps.agents.items()} == {64}
+    bench.check()
+    with pytest.raises(MizarError, match="in use by local endpoint uid-1"):
+        bench.do(DeletePolicySet(1, 1))
+    bench.attach(LOCAL, 77)
+    bench.do(DeletePolicySet(1, 1))
+    assert not any(
+        map(bench.maps.contents().get, ("endpoint_policies", "policy_sets", "policy_peers", "policy_verdicts"))
+    )
+    with pytest.raises(MizarError, match="not known; put it first"):
+        bench.attach(replace(LOCAL, policy=Binding(1, 0)), 77)
 
 
 SOURCES = Route(bytes(4), 0, RouteAction.VPC), Route(bytes((10, 9, 0, 0)), 16, RouteAction.BLACKHOLE)
