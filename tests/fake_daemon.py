@@ -21,6 +21,7 @@ import grpc.aio
 
 from mizar._built import transit_pb2 as pb
 from mizar._built.transit_pb2_grpc import TransitServicer, add_TransitServicer_to_server
+from mizar.model.policy_rows import digest
 
 
 class Tables:
@@ -34,6 +35,7 @@ class Tables:
         self.endpoints: dict[tuple[int, tuple[bytes, ...]], pb.Endpoint] = {}
         self.locals: dict[str, pb.LocalEndpoint] = {}
         self.group_sets: dict[tuple[int, int], pb.GroupSet] = {}
+        self.policy_sets: dict[tuple[int, int], pb.PolicySet] = {}
         self.proxies: dict[tuple[int, tuple[bytes, ...]], pb.Proxy] = {}
         self.services: dict[tuple[int, tuple[bytes, ...]], pb.Service] = {}
 
@@ -67,6 +69,8 @@ class Tables:
                 self._refuse(any(vni == change.delete_vpc for vni, _ in self.networks), "the VPC has networks")
                 used = any(vni == change.delete_vpc for vni, _ in self.group_sets)
                 self._refuse(used, "the VPC has sets of groups")
+                ruled = any(vni == change.delete_vpc for vni, _ in self.policy_sets)
+                self._refuse(ruled, "the VPC has sets of rules")
                 self._refuse(any(change.delete_vpc in key for key in self.peerings), "the VPC has peerings")
                 self.vpcs.pop(change.delete_vpc, None)
             case "put_group_set":
@@ -75,6 +79,15 @@ class Tables:
                 self.group_sets[found.vni, found.number] = found
             case "delete_group_set":
                 self.group_sets.pop((change.delete_group_set.vni, change.delete_group_set.number), None)
+            case "put_policy_set":
+                rules = change.put_policy_set
+                self._refuse(rules.vni not in self.vpcs, "unknown VPC")
+                self.policy_sets[rules.vni, rules.id] = rules
+            case "delete_policy_set":
+                key = (change.delete_policy_set.vni, change.delete_policy_set.id)
+                used = any(key in _bound(local) for local in self.locals.values())
+                self._refuse(used, "an endpoint is bound to the set of rules")
+                self.policy_sets.pop(key, None)
             case "put_network":
                 network = change.put_network
                 self._known(network.bouncers)
@@ -145,6 +158,7 @@ class Tables:
 
     def attach(self, local: pb.LocalEndpoint) -> None:
         self._endpoint(local.endpoint)
+        self._refuse(any(key not in self.policy_sets for key in _bound(local)), "unknown set of rules")
         self.locals[local.uid] = local
         if not local.standby:
             self.endpoints.pop(_key(local.endpoint), None)
@@ -172,6 +186,11 @@ class Tables:
     def _refuse(self, wrong: bool, why: str) -> None:
         if wrong:
             raise LookupError(why)
+
+
+def _bound(local: pb.LocalEndpoint) -> set[tuple[int, int]]:
+    """The sets of rules that a local endpoint is judged by."""
+    return {(local.endpoint.vni, number) for number in (local.policy.ingress, local.policy.egress) if number}
 
 
 class FakeDaemon(TransitServicer):
@@ -320,6 +339,10 @@ class FakeDaemon(TransitServicer):
         yield pb.State(peerings=tables.peerings.values())
         yield pb.State(
             group_sets=tables.group_sets.values(),
+            policy_sets=[
+                pb.PolicySet(vni=one.vni, id=one.id, digest=digest(one.peers, one.groups, one.verdicts))
+                for one in tables.policy_sets.values()
+            ],
             endpoints=tables.endpoints.values(),
             proxies=tables.proxies.values(),
             services=tables.services.values(),

@@ -103,6 +103,7 @@ def _add_apply(app: FastAPI, manager: Manager) -> None:
             {
                 "results": [
                     {"kind": r.ref.kind, "tenant": r.ref.tenant or None, "name": r.ref.name, "change": r.change}
+                    | ({"warnings": list(r.warnings)} if r.warnings else {})
                     for r in results
                 ]
             }

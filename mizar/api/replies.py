@@ -99,6 +99,7 @@ class ApplyResult(Shape):
     tenant: str | None = None
     name: str
     change: Literal["created", "changed", "unchanged"]
+    warnings: list[str] | None = Field(None, description="Of policies: rules that never decide, and the like.")
 
 
 class ApplyReply(Shape):

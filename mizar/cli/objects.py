@@ -62,6 +62,13 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("READY", "status.ready"),
         ("ADDRESSES", "status.addresses"),
     ),
+    "Policy": (
+        ("VPC", "spec.vpc"),
+        ("PRIORITY", "spec.priority"),
+        ("MODE", "spec.mode"),
+        ("ENDPOINTS", "status.endpoints"),
+        ("WARNINGS", "status.warnings"),
+    ),
     "Droplet": (
         ("ADDRESS", "spec.address"),
         ("CONNECTED", "status.connected"),
@@ -91,6 +98,9 @@ def apply(
         results = client.apply(manifests.resources)
         if wait:
             wait_for(client, [resource.ref for resource in manifests.resources], timeout)
+    for row in results:
+        for warning in row.get("warnings") or ():
+            stderr().print(Text(f"warning: {_qualified(row.get('tenant'), row['name'])}: {warning}", style="yellow"))
     rows = [(row["kind"], _qualified(row.get("tenant"), row["name"]), row["change"]) for row in results]
     emit(results, output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
 

@@ -21,6 +21,7 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     PeeringEntry,
+    PolicySetEntry,
     ProxyEntry,
     ServiceEntry,
     VpcEntry,
@@ -32,6 +33,7 @@ _TABLES: dict[type[Entry], str] = {
     NetworkEntry: "networks",
     PeeringEntry: "peerings",
     GroupSetEntry: "group_sets",
+    PolicySetEntry: "policy_verdicts",
     EndpointEntry: "endpoints",
     LocalEntry: "local_endpoints",
     ProxyEntry: "proxies",
@@ -91,6 +93,8 @@ def entry_key(entry: Entry) -> str:
             return f"VPC {entry.vni} with VPC {entry.peer}"
         case GroupSetEntry():
             return f"set {entry.number} of VPC {entry.vni}"
+        case PolicySetEntry():
+            return f"rules {entry.id:016x} of VPC {entry.vni}"
         case LocalEntry():
             return f"{_addresses(entry.endpoint.addresses)} of VPC {entry.endpoint.vni}"
         case EndpointEntry() | ProxyEntry() | ServiceEntry():
@@ -101,6 +105,8 @@ def entry_text(entry: Entry | None, other: Entry | None) -> str:
     """An entry; with another one, only that in which they differ."""
     if entry is None:
         return ""
+    if isinstance(entry, PolicySetEntry):
+        return f"rows with the digest {entry.content.hex()}"
     parts = {one.name: getattr(entry, one.name) for one in fields(entry)}
     shown = {
         name: part

@@ -18,13 +18,15 @@ import grpc.aio
 from mizar._built import transit_pb2 as pb
 from mizar.manager.registry import Trouble
 from mizar.manager.translate import attachment, delete_change, put_change
-from mizar.planner.entries import LocalEntry
+from mizar.planner.entries import LocalEntry, PolicySetEntry
 from mizar.planner.plan import Step
 
 if TYPE_CHECKING:
     from mizar._built.transit_pb2_grpc import TransitAsyncStub
 
 APPLY_BATCH = 4096
+APPLY_BYTES = 4 << 20
+"""Of rows of policies in one call; a set that is larger comes alone."""
 ATTACH_BATCH = 64
 CALL_TIMEOUT_S = 30.0
 
@@ -58,8 +60,8 @@ class Delivery:
             batch = list(run)
             size = ATTACH_BATCH if local else APPLY_BATCH
             send = (self._detach if delete else self._attach) if local else partial(self._apply, generation)
-            for start in range(0, len(batch), size):
-                await self._try(batch[start : start + size], send)
+            for part in _parts(batch, size):
+                await self._try(part, send)
 
     async def _try(self, steps: Sequence[Step], send: Callable[[Sequence[Step]], Awaitable[None]]) -> None:
         try:
@@ -99,6 +101,20 @@ class Delivery:
                 self._outcome(step, Trouble(result.permanent, result.error))
             else:
                 self._outcome(step, None, result.host_interface)
+
+
+def _parts(steps: Sequence[Step], size: int) -> Iterator[Sequence[Step]]:
+    """Runs of steps that one call has room for."""
+    start, weight = 0, 0
+    for place, step in enumerate(steps):
+        entry = step.entry
+        rows = 0 if step.delete or not isinstance(entry, PolicySetEntry) else entry.weight
+        if place > start and (place - start == size or weight + rows > APPLY_BYTES):
+            yield steps[start:place]
+            start, weight = place, 0
+        weight += rows
+    if start < len(steps):
+        yield steps[start:]
 
 
 def _locals(steps: Sequence[Step]) -> Iterator[LocalEntry]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from mizar.manager.appliances import Appliances
 from mizar.manager.facts import fact_of
+from mizar.manager.policies import Moved, Policies
 from mizar.manager.registry import Item, Registry
 from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
@@ -41,6 +42,8 @@ class Desired:
         self.topology = Topology()
         self.services = Services(registry)
         self.appliances = Appliances(registry)
+        self.policies = Policies(registry)
+        self._unused: list[tuple[int, int]] = []
 
     def put(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
         """Takes an object, or its next state.
@@ -50,33 +53,39 @@ class Desired:
         changes = self._put(item)
         for child in inside:
             changes += self._put(child)
+        self._let_go()
         return changes
 
     def remove(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
         """Takes an object out of what is desired; `inside` are objects whose tables follow from it."""
         changes: list[Change] = []
         if _is_scaled(item):
-            return self._remove_service(item)
+            return self._remove_service(item) + self._follow(self.policies.remove(item))
         if isinstance(item.resource, Endpoint):
             changes = self._put_services(item)
         fact = fact_of(self._registry, item)
         try:
             match fact:
                 case EndpointFact():
-                    changes += self.topology.remove_endpoint(fact.uid) + self._put_routes(item)
+                    gone = self.policies.remove(item)
+                    changes += self.topology.remove_endpoint(fact.uid) + self._put_routes(item) + self._follow(gone)
                 case NetworkFact():
                     changes = self.topology.remove_network(fact.vni, fact.id)
                     changes += self._put_sources(self.appliances.put(item))
+                    changes += self._follow(self.policies.remove(item))
                 case VpcFact():
                     changes = self.topology.remove_vpc(fact.vni)
                 case PeeringFact():
                     changes = self.topology.remove_peering(fact.vnis) + self._put_peers(item)
                 case DropletFact():
                     changes = self.topology.remove_droplet(fact.name)
+                case None:
+                    changes += self._follow(self.policies.remove(item))
         except NotFoundError:
             log.debug("removed_twice object=%s", item.ref)
         for child in inside:
             changes += self._put(child)
+        self._let_go()
         return changes
 
     def refresh(self, service: Item) -> list[Change]:
@@ -87,14 +96,16 @@ class Desired:
     def _put(self, item: Item) -> list[Change]:
         if _is_scaled(item):
             self.services.put(item)
-            return [] if item.deleting else self.refresh(item)
+            return [] if item.deleting else self.refresh(item) + self._follow(self.policies.put(item))
         match fact_of(self._registry, item):
             case EndpointFact() as fact:
-                fact = replace(fact, sources=self.appliances.sources(item))
-                return self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
+                changes = self._follow(self.policies.put(item), but=item)
+                fact = self._complete(fact, item)
+                return changes + self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
-                return self.topology.put_network(fact) + self._put_sources(named)
+                changes = self.topology.put_network(fact) + self._put_sources(named)
+                return changes + self._follow(self.policies.put(item))
             case VpcFact() as fact:
                 return self.topology.put_vpc(fact)
             case DropletFact() as fact:
@@ -103,7 +114,30 @@ class Desired:
                 return self.topology.put_peering(fact) + self._put_peers(item)
         if self.topology.knows(item.uid):  # nobody can carry it any more
             return self.topology.remove_endpoint(item.uid)
-        return []
+        return self._follow(self.policies.put(item))
+
+    def _complete(self, fact: EndpointFact, item: Item) -> EndpointFact:
+        """With what follows from other objects."""
+        return replace(fact, sources=self.appliances.sources(item), policy=self.policies.binding(item))
+
+    def _follow(self, moved: Moved | None, but: Item | None = None) -> list[Change]:
+        """What policies ask for: sets are there before endpoints are bound to them. `but`: one that is put anyway."""
+        if moved is None:
+            return []
+        changes = [one for entry in moved.effects.sets.values() for one in self.topology.put_policy_set(entry)]
+        for uid in moved.effects.endpoints:
+            item = self._registry.by_uid(uid)
+            fact = fact_of(self._registry, item) if item and item is not but and self.topology.knows(uid) else None
+            if item is not None and isinstance(fact, EndpointFact):
+                changes += self.topology.put_endpoint(self._complete(fact, item))
+        self._unused += [(moved.vni, number) for number in moved.effects.unused]
+        return changes
+
+    def _let_go(self) -> None:
+        """Sets that nobody is bound to any more."""
+        for vni, number in self._unused:
+            self.topology.remove_policy_set(vni, number)
+        self._unused.clear()
 
     def _put_services(self, item: Item) -> list[Change]:
         """The scaled endpoints whose members change with an endpoint."""
@@ -128,7 +162,7 @@ class Desired:
         for item in items:
             fact = fact_of(self._registry, item) if self.topology.knows(item.uid) else None
             if isinstance(fact, EndpointFact) and fact.forwarding:
-                changes += self.topology.put_endpoint(replace(fact, sources=self.appliances.sources(item)))
+                changes += self.topology.put_endpoint(self._complete(fact, item))
         return changes
 
     def _put_peers(self, item: Item) -> list[Change]:

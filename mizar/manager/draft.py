@@ -21,7 +21,7 @@ from mizar.model.errors import ConflictError, Problem
 from mizar.model.peering import VPCPeering
 from mizar.model.prefixes import PrefixTable
 from mizar.model.proxied import ClientsSpec
-from mizar.model.resources import VPC, Endpoint, EndpointSpec, Identity, Metadata, Network, Ref, Resource
+from mizar.model.resources import VPC, Endpoint, EndpointSpec, Identity, Metadata, Network, Policy, Ref, Resource
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
 
@@ -277,6 +277,10 @@ class Draft:
             status, found = self._endpoint(resource, network, vpc, families)
         elif isinstance(resource, VPCPeering) and (own := self.find(resource.own)) is not None:
             found = (half_of(own.metadata.uid or "", resource.other),)
+        elif isinstance(resource, Policy) and (own := self.find(Ref("VPC", resource.tenant, resource.spec.vpc))):
+            scope = f"policy/{own.metadata.uid}"
+            number = vni.allocate_policy_id(lambda number: self.holder(Allocation(scope, str(number))) is not None)
+            status, found = {"id": number}, (Allocation(scope, str(number)),)
         elif resource.kind == "Droplet":
             status = {"address": resource.spec.address}
             found = tuple(Allocation("droplet", text) for text in resource.spec.addresses)

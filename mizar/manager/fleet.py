@@ -23,6 +23,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.manager.desired import Desired
 from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.health import Reports
+from mizar.manager.policies import Policies
 from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
@@ -34,6 +35,7 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     PeeringEntry,
+    PolicySetEntry,
     ServiceEntry,
     VpcEntry,
 )
@@ -157,6 +159,11 @@ class Fleet:
     def services(self) -> Services:
         """The scaled endpoints and their members."""
         return self._desired.services
+
+    @property
+    def policies(self) -> Policies:
+        """The policies and whom they select."""
+        return self._desired.policies
 
     def put(self, item: Item, inside: Iterable[Item] = ()) -> None:
         """Takes an object, or its next state; it then waits for the droplets that have to be told.
@@ -403,7 +410,7 @@ class Fleet:
         vpc = self._registry.holder("vni", str(entry.vni))
         if vpc is None or isinstance(entry, VpcEntry):
             return vpc
-        if isinstance(entry, GroupSetEntry):
+        if isinstance(entry, GroupSetEntry | PolicySetEntry):
             return vpc
         if isinstance(entry, NetworkEntry):
             return self._registry.holder(f"network/{vpc.uid}", str(entry.id))

@@ -32,6 +32,8 @@ class Result:
 
     ref: Ref
     change: str
+    warnings: tuple[str, ...] = ()
+    """What its author should know all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from mizar.manager.members import Members, Moved
 from mizar.manager.metrics import ManagerMetrics
 from mizar.manager.monitor import Monitor
 from mizar.manager.peering import agreement, other_half
+from mizar.manager.policies import policed, warned
 from mizar.manager.progress import Progress
 from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
@@ -41,6 +42,7 @@ from mizar.manager.traffic import Traffic
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.peering import VPCPeering
+from mizar.model.policy import Policy
 from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
@@ -158,6 +160,8 @@ class Manager:
             found["status"] |= self._fleet.services.told(item, self._fleet.down_by)
         if isinstance(item.resource, Droplet) and (audit := self._auditor.last(item.resource.name)) is not None:
             found["status"]["audit"] = audit.summary
+        if isinstance(item.resource, Policy):
+            found["status"] |= policed(self._fleet.policies, item)
         if isinstance(item.resource, Network) and item.resource.is_group:
             count_members(found["status"], self._groups.members(item))
         if isinstance(item.resource, Network):
@@ -219,13 +223,15 @@ class Manager:
         if dry_run:
             return results
         self._check_reachable(draft)
+        planned = [one.resource for one in draft.planned.values()]
+        self._fleet.policies.refuse_too_large(one for one in planned if isinstance(one, Policy))
         created, changed, moved = drafted(self._registry, self._members, draft)
         self._keep(created, changed, moved)
         self._cursors.merge(draft.cursors)
         for result in results:
             if result.change == "unchanged" and (item := self._registry.find(result.ref)) is not None:
                 self._fleet.retry(item)
-        return results
+        return warned(self._registry, self._fleet.policies, results)
 
     def delete(
         self, ref: Ref, *, cascade: bool = False, force: bool = False, visible: Visible = everything

@@ -286,7 +286,7 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
     match resource.kind:
         case "VPC":
             yield Ref("Tenant", "", tenant)
-        case "Network" | "VPCPeering":
+        case "Network" | "VPCPeering" | "Policy":
             yield Ref("VPC", tenant, spec.vpc)
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)

@@ -15,6 +15,7 @@ from mizar.manager.draft import Cursors
 from mizar.manager.groups import Groups
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved
+from mizar.manager.policies import warned
 from mizar.manager.registry import Item, Registry
 from mizar.manager.revision import State, drafted, revise, take
 from mizar.manager.scaled import Verdict
@@ -89,7 +90,7 @@ class Rehearsal:
         self._keep(*drafted(self.registry, self._members, draft))
         self._cursors.merge(draft.cursors)
         self.connect(one.name for one in new if isinstance(one, Droplet) and one.spec.has_daemon)
-        return results
+        return warned(self.registry, self._desired.policies, results)
 
     def find(self, ref: Ref) -> Resource | None:
         """An object as it would be."""

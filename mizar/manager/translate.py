@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from mizar._built import transit_pb2 as pb
 from mizar.planner.entries import (
+    NOT_POLICED,
     DhcpEntry,
     DropletEntry,
     EndpointEntry,
@@ -22,6 +23,8 @@ from mizar.planner.entries import (
     NextHopEntry,
     OvsEntry,
     PeeringEntry,
+    PolicyBinding,
+    PolicySetEntry,
     PrefixEntry,
     ProxyEntry,
     RouteEntry,
@@ -44,6 +47,11 @@ def put_change(entry: Entry) -> pb.Change:
             return pb.Change(put_network=_network(entry))
         case GroupSetEntry():
             return pb.Change(put_group_set=pb.GroupSet(vni=entry.vni, number=entry.number, groups=entry.groups))
+        case PolicySetEntry():
+            found = pb.PolicySet(
+                vni=entry.vni, id=entry.id, peers=entry.peers, groups=entry.groups, verdicts=entry.verdicts
+            )
+            return pb.Change(put_policy_set=found)
         case EndpointEntry():
             return pb.Change(put_endpoint=_endpoint(entry))
         case ProxyEntry():
@@ -68,6 +76,8 @@ def delete_change(entry: Entry) -> pb.Change:
             return pb.Change(delete_network=pb.NetworkKey(vni=entry.vni, id=entry.id))
         case GroupSetEntry():
             return pb.Change(delete_group_set=pb.GroupSetKey(vni=entry.vni, number=entry.number))
+        case PolicySetEntry():
+            return pb.Change(delete_policy_set=pb.PolicySetKey(vni=entry.vni, id=entry.id))
         case EndpointEntry():
             return pb.Change(delete_endpoint=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
         case ProxyEntry():
@@ -93,7 +103,15 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         bypass=entry.bypass,
         forwarding=entry.forwarding,
         sources=[_route(route) for route in entry.sources],
+        policy=_binding(entry.policy) if entry.policy != NOT_POLICED else None,
     )
+
+
+def _binding(entry: PolicyBinding) -> pb.PolicyBinding:
+    return pb.PolicyBinding(
+        ingress=entry.ingress, egress=entry.egress,
+        audit_ingress=entry.audit_ingress, audit_egress=entry.audit_egress,
+    )  # fmt: skip
 
 
 def _workload(entry: WorkloadEntry) -> pb.Workload:
@@ -141,6 +159,8 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield PeeringEntry(peering.vni, peering.peer, tuple((p.address, p.length) for p in peering.prefixes))
     for found in state.group_sets:
         yield GroupSetEntry(found.vni, found.number, tuple(found.groups))
+    for rules in state.policy_sets:
+        yield PolicySetEntry(rules.vni, rules.id, b"", b"", b"", rules.digest)
     for endpoint in state.endpoints:
         yield _endpoint_entry(endpoint)
     for proxy in state.proxies:
@@ -157,6 +177,9 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
     return LocalEntry(
         local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby,
         local.options, local.group_set, local.bypass, local.forwarding, tuple(map(_route_entry, local.sources)),
+        PolicyBinding(
+            local.policy.ingress, local.policy.egress, local.policy.audit_ingress, local.policy.audit_egress
+        ),
     )  # fmt: skip
 
 

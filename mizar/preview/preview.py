@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mizar.manager.intake import Submission
+from mizar.manager.intake import Result, Submission
 from mizar.manager.rehearsal import Rehearsal, Snapshot
 from mizar.model.errors import Problem
 from mizar.model.resources import Droplet, Ref
@@ -57,8 +57,12 @@ def preview(
         tuple(droplet_steps(registry, changes)) if sees_droplets else None,
         reached,
         tuple(flows),
-        tuple(_notes(known, rehearsal, objects, sees_droplets=sees_droplets)),
+        (*_warnings(results), *_notes(known, rehearsal, objects, sees_droplets=sees_droplets)),
     )
+
+
+def _warnings(results: Iterable[Result]) -> Iterable[str]:
+    return (f"warning: {one.ref}: {text}" for one in results for text in one.warnings)
 
 
 def _notes(

@@ -16,6 +16,7 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     PeeringEntry,
+    PolicySetEntry,
     VpcEntry,
 )
 from mizar.planner.plan import Action, Change, Plan
@@ -67,6 +68,8 @@ def entry_text(registry: Registry, entry: Entry) -> str:
             return f"peering {vpc} → {_name(peer.resource.tenant, peer.resource.name) if peer else entry.peer}"
         case GroupSetEntry():
             return f"set of groups {entry.number} of {vpc}"
+        case PolicySetEntry():
+            return f"rules of policies {entry.id:016x} of {vpc}"
     address = str(ip_address(entry.addresses[0])) if entry.addresses else ""
     item = registry.holder(f"address/{holder.uid}", address) if holder else None
     name = _name(item.resource.tenant, item.resource.name) if item else f"{address} of {vpc}"
