@@ -402,16 +402,20 @@ struct policy_flow_key {
 	uint8_t pad[2];
 };
 
-enum policy_direction {
+enum policy_direction {		/* of a packet, seen from the policed endpoint */
 	POLICY_INGRESS = 1,
 	POLICY_EGRESS = 2,
 };
 
-enum policy_flow_state {
+enum policy_flow_begun {	/* in one byte with the direction of the flow's first packet: what judging writes */
+	POLICY_FLOW_DIRECTION = 3,
+	POLICY_FLOW_ENDED = 4,	/* not allowed any more: both ends' packets are refused until it is begun anew */
+	POLICY_FLOW_KEPT = 8,	/* by a rule with POLICY_KEEP */
+};
+
+enum policy_flow_state {	/* what packets write */
 	POLICY_FLOW_ANSWERED = 1,	/* the other end than the one that began it has sent, too */
 	POLICY_FLOW_CLOSING = 2,	/* TCP: FIN or RST was seen */
-	POLICY_FLOW_ENDED = 4,		/* not allowed any more: both ends' packets are refused until it is begun anew */
-	POLICY_FLOW_KEPT = 8,		/* by a rule with POLICY_KEEP */
 };
 
 struct policy_flow {
@@ -420,7 +424,7 @@ struct policy_flow {
 	uint32_t rule;		/* that decided */
 	uint32_t vpc_slot;	/* whose budget it is part of */
 	uint16_t group_set;	/* begun towards the endpoint: by a peer with this set of groups */
-	uint8_t direction;	/* enum policy_direction: of its first packet */
+	uint8_t begun;		/* enum policy_flow_begun */
 	uint8_t state;		/* enum policy_flow_state */
 };
 

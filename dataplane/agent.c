@@ -11,6 +11,7 @@
 #include "lib/icmp.h"
 #include "lib/mss.h"
 #include "lib/notice.h"
+#include "lib/policy.h"
 #include "lib/proxy.h"
 #include "lib/pull.h"
 #include "lib/respond.h"
@@ -175,6 +176,13 @@ static __always_inline __must_check enum drop_reason ask_daemon(struct __sk_buff
 	return REASON_NONE;
 }
 
+/* For the virtual router. A gateway that is missing is zero, and so is the unspecified address. */
+static __always_inline bool is_router(const struct packet *packet, const struct agent *agent)
+{
+	return (same_address(packet->to.addr, agent->gateway4) || same_address(packet->to.addr, agent->gateway6)) &&
+	       !is_zero(packet->to.addr);
+}
+
 /* What a function that is looked at on its own needs of a route, field by field: a copy of all would wait for its last bytes. */
 static __always_inline void note_route(struct refusal *seen, const struct route *route)
 {
@@ -204,9 +212,7 @@ static __always_inline __must_check enum drop_reason locate(struct refusal *seen
 	struct packet *packet = &seen->packet;
 	enum drop_reason reason;
 
-	/* A gateway that is missing is zero, and so is the unspecified address. */
-	if ((same_address(packet->to.addr, agent->gateway4) || same_address(packet->to.addr, agent->gateway6)) &&
-	    !is_zero(packet->to.addr)) {
+	if (is_router(packet, agent)) {
 		route->step = STEP_ROUTER;
 		return REASON_NONE;
 	}
@@ -421,6 +427,32 @@ static __always_inline __must_check enum drop_reason hand_to_member(struct __sk_
 	return reread_headers(skb, inner) ? REASON_NONE : REASON_REWRITE_FAILED;
 }
 
+/* Whether its policy lets the endpoint send it. What is for the virtual router reaches nobody else. */
+static __always_inline __must_check enum drop_reason police_sender(struct __sk_buff *skb, const struct cursor *cursor,
+								   const struct packet *packet, const struct inner *inner,
+								   const struct agent *agent)
+{
+	if (!(agent->flags & ENDPOINT_POLICED) || is_router(packet, agent))
+		return REASON_NONE;
+	return (enum drop_reason)police_skb(skb, packet, policy_who(agent->slot, POLICY_EGRESS, 0, HOOK_AGENT),
+					    policy_place(inner->eth, cursor, inner));
+}
+
+/* Whether the policy of the endpoint that it is delivered to lets it in. Nobody is kept from what it sends itself. */
+static __always_inline __must_check enum drop_reason police_receiver(struct __sk_buff *skb, const struct cursor *cursor,
+								     const struct packet *packet,
+								     const struct inner *inner,
+								     const struct agent *agent, const struct route *route)
+{
+	const uint16_t group_set = route->peered ? 0 : agent->group_set;
+
+	if (!is_policed(route->endpoint, route->to_service) || route->endpoint->slot == agent->slot)
+		return REASON_NONE;
+	return (enum drop_reason)police_skb(skb, packet,
+					    policy_who(route->endpoint->slot, POLICY_INGRESS, group_set, HOOK_AGENT),
+					    policy_place(inner->eth, cursor, inner));
+}
+
 static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
 								  struct refusal *seen, struct inner *inner,
 								  struct agent *agent, int *verdict)
@@ -452,6 +484,11 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 	}
 	if (route.step == STEP_SUBSTRATE)
 		return enter_substrate(cursor, packet, inner, agent, verdict);
+	if (route.step == STEP_DELIVER) {
+		reason = police_receiver(skb, cursor, packet, inner, agent, &route);
+		if (reason)
+			return reason;
+	}
 	/* Into another network or VPC, and this droplet does what its divider would do: the hop is here. */
 	if (route.peered || (route.network && route.network != agent->network)) {
 		reason = decrement_ttl(inner);
@@ -501,6 +538,9 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	case INNER_IPV4:
 	case INNER_IPV6:
 		reason = check_source(packet, &inner, agent);
+		if (reason)
+			return reason;
+		reason = police_sender(skb, &cursor, packet, &inner, agent);
 		if (reason)
 			return reason;
 		return route_packet(skb, &cursor, seen, &inner, agent, verdict);

@@ -5,6 +5,7 @@
  */
 #include "lib/bypass.h"
 #include "lib/extensions.h"
+#include "lib/policy.h"
 #include "lib/proxy.h"
 #include "lib/routes.h"
 #include "lib/substrate.h"
@@ -57,6 +58,13 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 		return REASON_SUBSTRATE_SOURCE;
 	if (takes_tunnel(endpoint))
 		return REASON_BYPASS_SUBSTRATE;
+	if (is_policed(endpoint, false)) {
+		uint64_t who = policy_who(endpoint->slot, POLICY_INGRESS, 0, HOOK_SUBSTRATE);
+
+		reason = (enum drop_reason)police_skb(skb, packet, who, policy_place(inner.eth, &cursor, &inner));
+		if (reason)
+			return reason;
+	}
 	reason = decrement_ttl(&inner);
 	if (reason)
 		return reason;

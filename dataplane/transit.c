@@ -11,6 +11,7 @@
 #include "lib/icmp.h"
 #include "lib/options.h"
 #include "lib/origin.h"
+#include "lib/policy.h"
 #include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/returned.h"
@@ -250,6 +251,16 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	}
 	if (route.to_service) {
 		reason = is_final(inner->eth) ? find_member(inner, &route) : choose(ctx, cursor, packet, inner, &route);
+		if (reason)
+			return reason;
+	}
+	if (route.step == STEP_DELIVER && is_policed(route.endpoint, route.to_service)) {
+		uint16_t group_set = route.peered ? 0 : outer->group_set;
+		void *frame = (void *)(long)ctx->data;
+
+		reason = (enum drop_reason)police_frame(
+			ctx, packet, policy_who(route.endpoint->slot, POLICY_INGRESS, group_set, HOOK_TRANSIT),
+			policy_place(frame, cursor, inner));
 		if (reason)
 			return reason;
 	}

@@ -9,13 +9,14 @@
  */
 #ifndef MIZAR_EVENT_H
 #define MIZAR_EVENT_H
-#include "packet.h"
+#include "policy_work.h"
 
 enum event_pace {
 	EVENT_PACE_NS = 10000000,	/* of one reason and VPC: 100 a second */
 	EVENT_AHEAD_NS = 320000000,	/* 32 at once */
 	EVENTS_PACE_NS = 500000,	/* of all: 2000 a second */
 	EVENTS_AHEAD_NS = 128000000,	/* 256 at once */
+	EVENT_OUTCOME_SHIFT = 8,
 };
 
 /* `due`: when all that was told so far would have been told at this pace. */
@@ -29,11 +30,12 @@ static __always_inline bool keeps_pace(struct event_limit *limit, uint64_t now, 
 	return true;
 }
 
-/* NULL: nobody watches, or it is one too many. */
+/* `hook`: with the outcome above EVENT_OUTCOME_SHIFT. NULL: nobody watches, or it is one too many. */
 static __always_inline struct event *begin_event(uint32_t hook, uint32_t ifindex, uint32_t reason,
 						 const struct packet *packet, uint32_t endpoint_slot)
 {
-	uint32_t all = 0, slot = (packet->vpc_slot % EVENT_SHARES) * EVENT_REASONS + reason % EVENT_REASONS;
+	uint32_t all = 0, place = reason ? reason % EVENT_REASONS : EVENT_ALLOWED_PLACE;
+	uint32_t slot = (packet->vpc_slot % EVENT_SHARES) * EVENT_REASONS + place;
 	struct event_limit *limits = bpf_map_lookup_elem(&event_limits, &all);
 	struct event_limit *limit = bpf_map_lookup_elem(&event_limits, &slot);
 	uint32_t vni = packet->vpc_slot ? packet->to.vni : 0;
@@ -63,9 +65,8 @@ static __always_inline struct event *begin_event(uint32_t hook, uint32_t ifindex
 	event->inner_at = packet->inner_at;
 	event->captured = 0;
 	event->hook = hook;
-	event->rule = 0;
-	event->policed_slot = 0;
-	event->outcome = EVENT_REFUSED;
+	event->outcome = hook >> EVENT_OUTCOME_SHIFT;
+	name_rule(&all, reason, &event->rule, &event->policed_slot);
 	copy_address(event->src, packet->src);
 	copy_address(event->dst, packet->to.addr);
 	return event;

@@ -6,6 +6,7 @@
 #ifndef MIZAR_TRACE_H
 #define MIZAR_TRACE_H
 #include "outer.h"
+#include "policy_work.h"
 
 enum trace_constant {
 	TRACE_MARKS = 256,
@@ -42,6 +43,9 @@ static __always_inline struct trace_report *begin_report(const struct packet *pa
 		.hook = hook,
 		.did = reason ? TRACE_REFUSED : TRACE_PASSED,
 	};
+	key = 0;
+	if (reason)
+		name_rule(&key, reason, &report->rule, &report->policed_slot);
 	copy_address(report->src, packet->src);
 	copy_address(report->dst, packet->to.addr);
 	return report;

@@ -18,6 +18,8 @@ from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_n
 from mizar.oracle.mss import clamp_mss
 from mizar.oracle.origin import untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
+from mizar.oracle.policies import Direction
+from mizar.oracle.policy import police
 from mizar.oracle.proxy import MOST_STAGES, is_proxy, proxy
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
@@ -86,6 +88,8 @@ def handle_frame(here: Droplet, packet: Packet, sender: Agent) -> Outcome:
         if leg is None or not sender.forwarding:
             raise RefusedError("SPOOFED_ADDRESS")
         check_foreign_source(inner, sender)
+    if not is_router(sender, inner.destination):
+        police(here, packet, inner, sender.uid, Direction.EGRESS)
     return route_packet(here, packet, inner, sender)
 
 
@@ -141,10 +145,15 @@ def send_answer(here: Droplet, packet: Packet, sender: Agent, frame: bytes) -> O
     return packet.served(Verdict.ANSWER, frame)
 
 
+def is_router(sender: Agent, address: bytes) -> bool:
+    """Whether it is the virtual router's, as the sender knows it."""
+    return any(leg and leg.gateway == address for leg in (sender.ipv4, sender.ipv6))
+
+
 def locate(here: Droplet, packet: Packet, inner: Inner, source_port: int, sender: Agent) -> Route:
     """The virtual router, an endpoint known here, or, as this droplet's roles allow, the next droplet."""
     to = inner.destination
-    if any(leg and leg.gateway == to for leg in (sender.ipv4, sender.ipv6)):
+    if is_router(sender, to):
         packet.step = Step.ROUTER
         return Route(Step.ROUTER)
     via = follow_routes(sender, to)
@@ -183,6 +192,9 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
         return enter_stack(here, packet, inner, sender)
     if route.endpoint and route.endpoint.service:
         route = choose_member(here, packet, inner, route, near=True)
+    if route.step is Step.DELIVER and route.endpoint and route.endpoint.uid != sender.uid:
+        group_set = 0 if route.peered else sender.group_set
+        police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)
     if route.peered or route.network not in (0, sender.network):
         inner = replace(inner, frame=decrement_ttl(inner))
     if route.step is Step.DELIVER and not (route.endpoint and route.endpoint.bypass):

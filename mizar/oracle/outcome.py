@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mizar.model import drop_reasons
+from mizar.oracle.policies import Direction
 from mizar.oracle.proxy_flows import ProxyFlows
 
 Counted = dict[tuple[str, str | int], dict[str, int]]
@@ -73,6 +74,25 @@ class Outcome:
     """VNI and address of a learned endpoint that is out of use from now on."""
     proxy_flows: ProxyFlows | None = None
     """Of proxied endpoints, as they are afterwards; None where no proxy was met."""
+    judged: tuple[Judgement, ...] = ()
+    """What policies said, in the order in which they were asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a policy said of a packet."""
+
+    uid: str
+    """The policed endpoint."""
+    direction: Direction
+    """Of the packet, or, where its flow was judged anew, of the flow's first one."""
+    rule: int
+    """0: none in particular."""
+    reason: str = ""
+    """Why it is refused, or would be but for audit mode; empty: allowed."""
+    audited: bool = False
+    known: bool = False
+    """No rule was asked: it is of a flow that goes on."""
 
 
 class RefusedError(Exception):
@@ -111,6 +131,8 @@ class Packet:
     """Whether it has met a proxy."""
     by_mac: bool = False
     """It goes to an appliance, whose address is not its destination."""
+    judged: list[Judgement] = field(default_factory=list)
+    """What policies have said so far."""
     stages: int = 0
     """Programs that it has ended in, from one to the next."""
     side: int = 0
@@ -140,6 +162,7 @@ class Packet:
             step=self.step,
             gone=self.gone,
             proxy_flows=flows,
+            judged=tuple(self.judged),
         )
 
     def served(
@@ -147,7 +170,8 @@ class Packet:
     ) -> Outcome:
         """The end of a packet that was served."""
         flows = self.proxy_flows if self.proxied else None
-        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step, self.gone, flows)
+        judged = tuple(self.judged)
+        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step, self.gone, flows, judged)
 
     def told(self, refused: Outcome, answer: Outcome) -> Outcome:
         """The end of a refused packet whose sender is told: `answer` is what became of the message."""
@@ -165,4 +189,5 @@ class Packet:
             refused.step,
             self.gone,
             answer.proxy_flows,
+            refused.judged,
         )

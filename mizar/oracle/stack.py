@@ -8,6 +8,8 @@ import struct
 from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Verdict
+from mizar.oracle.policies import Direction
+from mizar.oracle.policy import police
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.routes import SUBSTRATE, action_for
 from mizar.oracle.tables import Agent, Droplet
@@ -66,6 +68,7 @@ def bring_in(here: Droplet, packet: Packet) -> Outcome:
         raise RefusedError("SUBSTRATE_SOURCE")
     if endpoint.bypass:
         raise RefusedError("BYPASS_SUBSTRATE")
+    police(here, packet, inner, endpoint.uid, Direction.INGRESS)
     frame = decrement_ttl(inner)
     packet.count("vpc", vni, "delivered", len(frame))
     packet.count("endpoint", endpoint.uid, "delivered", len(frame))

@@ -14,6 +14,8 @@ from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_n
 from mizar.oracle.options import Options, walk_options
 from mizar.oracle.origin import tell_origin, untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
+from mizar.oracle.policies import Direction
+from mizar.oracle.policy import police
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.returned import give_back, take_back
 from mizar.oracle.rewrite import decrement_ttl, from_router, is_final, to_host
@@ -154,7 +156,9 @@ def route_packet(
         route = find_member(packet, inner, route) if final else choose_member(here, packet, inner, route, near=False)
     if route.step is Step.ROUTER and overlay.control:
         raise RefusedError("ENDPOINT_UNKNOWN")
-    if route.step is Step.DELIVER:
+    if route.step is Step.DELIVER and route.endpoint:
+        group_set = 0 if route.peered else options.group_set or overlay.group_set
+        police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)
         return deliver_here(here, packet, outer, inner, route)
     if route.step is Step.ROUTER:
         return send_answer(here, packet, outer, respond_echo(inner))

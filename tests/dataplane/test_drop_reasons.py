@@ -587,6 +587,12 @@ SEPARATE = {
     "NO_COMMON_FAMILY": "test_ipv6_substrate.py",
 } | {f"PROXY_{name}": "test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}
 SEPARATE |= {
+    f"POLICY_{name}": "test_policy.py"
+    for name in ("UNREADABLE", "INGRESS_DENIED", "INGRESS_DEFAULT", "EGRESS_DENIED", "EGRESS_DEFAULT")
+}
+SEPARATE |= {
+    "POLICY_FLOWS_FULL": "test_policy.py",
+    "POLICY_FLOW_ENDED": "test_policy.py",
     "SERVICE_WITHOUT_MEMBER": "test_services.py",
     "MEMBER_UNKNOWN": "test_services.py",
     "SERVICE_PROTOCOL": "test_services.py",

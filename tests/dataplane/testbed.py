@@ -144,6 +144,10 @@ class Testbed:
             tables.proxy_flows,
             tables.member_slots,
             tables.flows,
+            tables.policy_peers,
+            tables.policy_groups,
+            tables.policy_verdicts,
+            tables.policy_flows,
         )
         for table in hashes:
             table.delete_many([key for key, _ in table.items()])
@@ -152,6 +156,7 @@ class Testbed:
         arrays = (
             tables.hop_sets, tables.droplets, tables.droplet_switches, tables.proxies, tables.proxy_usage,
             tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
+            tables.endpoint_policies, tables.policy_budgets, tables.policy_counts,
         )  # fmt: skip
         for array in arrays:
             for slot, value in list(array.items()):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mizar.oracle.tables import PLACES, Agent, Droplet, Endpoint, HopSet, Leg, Network, Service, Tunnel, Vpc
 from tests.oracle.build import option, ours
 from tests.oracle.draws import Draw
+from tests.oracle.policies import policies, policy_flows
 from tests.oracle.services import SERVICE_HOST, flow_tables, services
 
 
@@ -127,6 +128,15 @@ group_sets = st.dictionaries(
 )
 
 
+PEER_ADDRESSES = [address(family, number, host) for family in (4, 6) for number in (1, 2) for host in (*HOSTS, 31)]
+PEERS = [
+    *((packed(zero), 0) for zero in ("0.0.0.0", "::")),
+    *(prefix(family, number) for family in (4, 6) for number in NUMBERS),
+    *((one, 8 * len(one)) for one in PEER_ADDRESSES),
+]
+"""Prefixes that policies may name."""
+
+
 def mostly(draw: Draw) -> bool:
     """Nine times of ten."""
     return bool(draw(st.sampled_from([True] * 9 + [False])))
@@ -187,10 +197,15 @@ def droplets(draw: Draw) -> Droplet:
         scaled |= draw(scaled_endpoints(vni, ends, sender, bouncers))
     flows = draw(flow_tables(scaled, sender.get(1)))
     link = mostly(draw)
+    vni_of = {row.uid: vni for (vni, _), row in ends.items() if row.ifindex}
+    vni_of |= {row.uid: row.vni for row in sender.values()}
+    policed = draw(policies(vni_of, PEERS))
     return Droplet(
         ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows,
         group_sets=draw(group_sets),
         appliances=draw(appliances),
+        policies=policed,
+        policy_flows=draw(policy_flows({uid: vni_of[uid] for uid in policed}, PEER_ADDRESSES)),
     )  # fmt: skip
 
 

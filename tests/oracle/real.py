@@ -21,6 +21,7 @@ from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
 from mizar.oracle.routes import Table
 from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, Endpoint, HopSet, Tunnel
+from tests.oracle.real_policies import POLICED, RealPolicies
 from tests.oracle.real_proxies import RealProxies
 from tests.oracle.real_services import RealServices
 
@@ -117,9 +118,10 @@ class RealDroplet:
         tables = self.tables
         self.arrays = (
             tables.hop_sets, tables.droplets, tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
+            tables.endpoint_policies, tables.policy_budgets, tables.policy_counts,
         )  # fmt: skip
         self.written: list[tuple[Any, Any]] = []
-        self.proxies = RealProxies(self)
+        self.proxies, self.policies = RealProxies(self), RealPolicies(self)
         self.forget()
 
     def close(self) -> None:
@@ -137,6 +139,7 @@ class RealDroplet:
         self.written = []
         self.tables.flows.delete_many([key for key, _ in self.tables.flows.items()])
         self.proxies.forget()
+        self.policies.forget()
         self.services = RealServices(self)
         self.droplet_slots, self.vpc_slots, self.uid_slots, self.sets = Slots(), Slots(), Slots(), Slots()
 
@@ -150,6 +153,7 @@ class RealDroplet:
         assert (here.address, here.address6, here.mac) == (self.address, self.address6, self.mac)
         self.forget()
         tables = self.tables
+        self.policies.policed = frozenset(here.policies)
         for address, mac in here.droplets.items():
             slot = self.droplet_slots.of(address)
             to, down = address_to(here, address) or address, int(address in here.down)
@@ -187,6 +191,7 @@ class RealDroplet:
         self.fill_agents(here)
         self.services.write_flows(here.flows)
         self.proxies.fill(here)
+        self.policies.fill(here)
 
     def fill_endpoints(self, here: Droplet) -> None:
         """The endpoints that it knows. (A returned frame changes one.)"""
@@ -210,7 +215,10 @@ class RealDroplet:
             "network": self.sets.of((vni, endpoint.network)),
             "mac": endpoint.mac,
             "tunnel": TUNNELS[endpoint.tunnel],
-            "flags": endpoint.learned * LEARNED + endpoint.gone * ENDPOINT_GONE + endpoint.bypass * BYPASS,
+            "flags": endpoint.learned * LEARNED
+            + endpoint.gone * ENDPOINT_GONE
+            + endpoint.bypass * BYPASS
+            + (endpoint.uid in self.policies.policed) * POLICED,
         }
 
     def fill_agents(self, here: Droplet) -> None:
@@ -231,7 +239,9 @@ class RealDroplet:
                 "group_set": agent.group_set,
                 "option_bytes": len(agent.options),
                 "option_flags": NEEDS_IDENTITY if agent.needs_identity else 0,
-                "flags": agent.member * MEMBER + agent.forwarding * FORWARDING,
+                "flags": agent.member * MEMBER
+                + agent.forwarding * FORWARDING
+                + (agent.uid in self.policies.policed) * POLICED,
             }
             self.fill_routes(self.sets.of((agent.vni, agent.network)), agent.routes)
             self.fill_routes(TABLE_SOURCES | self.uid_slots.of(agent.uid), agent.sources)

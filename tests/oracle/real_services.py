@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mizar.model.addresses import to_mapped
 from mizar.oracle.tables import FlowKey, Flows, Member, Service
+from tests.oracle.real_policies import MEMBER_POLICED
 
 if TYPE_CHECKING:
     from tests.oracle.real import RealDroplet
@@ -45,6 +46,7 @@ class RealServices:
         tables = self.droplet.tables
         slot = self.members[id(member)] = len(self.members) + 1
         flags = (DRAINING if member.draining else 0) | (DOWN if member.down else 0)
+        flags |= MEMBER_POLICED if member.endpoint.uid in self.droplet.policies.policed else 0
         value = self.droplet.endpoint_value(vni, member.endpoint) | {"flags": flags}
         self.droplet.write(tables.members, slot, value)
         if member.endpoint.ifindex:

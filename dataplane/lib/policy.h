@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns the judging of what a policed endpoint sends and is sent (docs/policy.md, "How a packet is judged"). A packet of a known
+ * flow costs one lookup and is judged no further; all others ask the rules. Never changes a packet.
+ */
+#ifndef MIZAR_POLICY_H
+#define MIZAR_POLICY_H
+#include "counters.h"
+#include "event.h"
+#include "policy_read.h"
+
+_Static_assert((int)POLICY_AUDIT_INGRESS == (int)POLICY_INGRESS && (int)POLICY_AUDIT_EGRESS == (int)POLICY_EGRESS,
+	       "flags of a record are asked for by direction");
+
+/* Whose policy, and what of the packet only the caller knows, in a word. */
+enum policy_who {		/* bits of: */
+	WHO_GROUP_SET = 32,	/* 16 bits; 0 where the packet bears none, or one of another VPC */
+	WHO_DIRECTION = 48,	/* enum policy_direction */
+	WHO_HOOK = 56,		/* enum hook */
+};
+
+static __always_inline uint64_t policy_who(uint32_t slot, enum policy_direction direction, uint16_t group_set,
+					   enum hook hook)
+{
+	return (uint64_t)slot | (uint64_t)group_set << WHO_GROUP_SET | (uint64_t)direction << WHO_DIRECTION |
+	       (uint64_t)hook << WHO_HOOK;
+}
+
+/* Of an endpoint or member of this droplet. */
+static __always_inline bool is_policed(const struct endpoint *endpoint, bool member)
+{
+	return endpoint->flags & (member ? MEMBER_POLICED : ENDPOINT_POLICED);
+}
+
+enum verdict_bits {		/* prefix_bits of what is asked */
+	VERDICT_PROTOCOL_BITS = 72,
+	VERDICT_PORT_BITS = 88,
+};
+
+static __always_inline const struct policy_verdict *verdict_of(struct policy_work *work, uint32_t class)
+{
+	work->asked.class_be = bpf_htonl(class);
+	return bpf_map_lookup_elem(&policy_verdicts, &work->asked);
+}
+
+/* Of the peer's two classes, the verdict with the lower rank. work->peer has the address. */
+static __always_inline const struct policy_verdict *find_verdict(struct policy_work *work, uint32_t set,
+								 uint16_t group_set)
+{
+	const struct policy_verdict *first, *second;
+	const uint32_t *class;
+
+	work->peer.prefix_bits = 32 + 128;
+	work->peer.set_be = work->asked.set_be = bpf_htonl(set);
+	class = bpf_map_lookup_elem(&policy_peers, &work->peer);
+	first = verdict_of(work, class ? *class : 0);
+	if (!group_set)
+		return first;
+	work->group = (struct policy_group_key){ .set = set, .group_set = group_set };
+	class = bpf_map_lookup_elem(&policy_groups, &work->group);
+	if (!class)
+		return first;
+	second = verdict_of(work, *class);
+	if (!second || (first && first->rank <= second->rank))
+		return first;
+	return second;
+}
+
+/* What the rules of one direction say: NONE, or why not, which audit mode turns into a telling. */
+static __always_inline enum drop_reason ask_rules(struct policy_work *work, const struct endpoint_policy *policy,
+						  uint32_t direction)
+{
+	uint32_t set = direction == POLICY_INGRESS ? policy->ingress : policy->egress;
+	const struct policy_verdict *verdict;
+
+	work->rule = 0;
+	work->action = POLICY_ALLOW;
+	if (!set)
+		return REASON_NONE;
+	verdict = find_verdict(work, set, direction == POLICY_INGRESS ? work->group_set : 0);
+	if (!verdict) {
+		work->action = policy->flags & direction ? POLICY_AUDIT : 0;
+		return direction == POLICY_INGRESS ? REASON_POLICY_INGRESS_DEFAULT : REASON_POLICY_EGRESS_DEFAULT;
+	}
+	work->rule = verdict->rule;
+	work->action = verdict->action;
+	if (verdict->action & POLICY_ALLOW)
+		return REASON_NONE;
+	return direction == POLICY_INGRESS ? REASON_POLICY_INGRESS_DENIED : REASON_POLICY_EGRESS_DENIED;
+}
+
+/* Of a packet that the rules refuse: in audit mode it passes, and is told of. */
+static __always_inline enum drop_reason enforce(struct policy_work *work, enum drop_reason reason)
+{
+	if (!(reason && work->action & POLICY_AUDIT))
+		return reason;
+	work->told = EVENT_AUDITED;
+	work->audited = reason;
+	return REASON_NONE;
+}
+
+static __always_inline void write_begun(struct policy_flow *flow, const struct policy_work *work, uint32_t direction)
+{
+	flow->rule = work->rule;
+	flow->group_set = direction == POLICY_INGRESS ? work->group_set : 0;
+	flow->begun = direction | (work->action & POLICY_KEEP ? POLICY_FLOW_KEPT : 0);
+	meet();	/* who sees the generation sees the rest */
+	flow->generation = work->generation;
+}
+
+/* Whether the VPC had room for work->flow. */
+static __always_inline bool insert_policy_flow(struct policy_work *work, uint32_t vpc_slot)
+{
+	struct flow_budget *budget = bpf_map_lookup_elem(&policy_budgets, &vpc_slot);
+	struct flow_count *count = bpf_map_lookup_elem(&policy_counts, &vpc_slot);
+
+	if (!budget || !count || count->inserted >= budget->until)
+		return false;
+	work->flow.vpc_slot = vpc_slot;
+	work->flow.stamp = flow_tick();
+	if (bpf_map_update_elem(&policy_flows, &work->key, &work->flow, BPF_NOEXIST))
+		return bpf_map_lookup_elem(&policy_flows, &work->key);	/* another CPU was faster, or the map is full */
+	__sync_fetch_and_add(&count->inserted, 1);
+	return true;
+}
+
+static __always_inline enum drop_reason begin_policy_flow(struct policy_work *work, struct policy_flow *stale,
+							  const struct packet *packet)
+{
+	if (stale) {
+		stale->state = work->closing ? POLICY_FLOW_CLOSING : 0;
+		stale->stamp = flow_tick();
+		write_begun(stale, work, work->direction);
+		return REASON_NONE;
+	}
+	work->flow = (struct policy_flow){ .state = work->closing ? POLICY_FLOW_CLOSING : 0 };
+	write_begun(&work->flow, work, work->direction);
+	return insert_policy_flow(work, packet->vpc_slot) ? REASON_NONE : REASON_POLICY_FLOWS_FULL;
+}
+
+/* A flow that was judged by another generation, or whose peer has other groups now. */
+static __always_inline enum drop_reason judge_again(struct policy_work *work, struct policy_flow *flow,
+						    const struct endpoint_policy *policy)
+{
+	const uint32_t begun = flow->begun & POLICY_FLOW_DIRECTION;
+	enum drop_reason reason;
+
+	if (work->direction != POLICY_INGRESS)
+		work->group_set = flow->group_set;
+	reason = enforce(work, ask_rules(work, policy, begun));
+	if (!reason) {
+		write_begun(flow, work, begun);
+		return REASON_NONE;
+	}
+	flow->group_set = begun == POLICY_INGRESS ? work->group_set : 0;
+	if (!(flow->begun & POLICY_FLOW_KEPT)) {
+		flow->begun |= POLICY_FLOW_ENDED;
+		flow->rule = work->rule;
+	} else {
+		reason = REASON_NONE;
+	}
+	meet();
+	flow->generation = work->generation;
+	return reason;
+}
+
+/* Nothing is written where nothing changed. */
+static __always_inline void touch_policy_flow(struct policy_flow *flow, const struct policy_work *work)
+{
+	uint32_t tick = flow_tick();
+	uint8_t state = flow->state;
+
+	if (work->begins)
+		state = 0;
+	if ((flow->begun & POLICY_FLOW_DIRECTION) != work->direction)
+		state |= POLICY_FLOW_ANSWERED;
+	if (work->closing)
+		state |= POLICY_FLOW_CLOSING;
+	if (state != flow->state)
+		flow->state = state;
+	if (flow->stamp != tick)
+		flow->stamp = tick;
+}
+
+/* Of the endpoint that has the slot now. */
+static __always_inline bool is_current(const struct policy_flow *flow, const struct endpoint_policy *policy)
+{
+	return (int32_t)(flow->generation - policy->since) >= 0;
+}
+
+static __always_inline void ask_for(struct policy_work *work, uint32_t direction, bool again)
+{
+	const struct policy_flow_key *key = &work->key;
+	uint16_t port_be = direction == POLICY_INGRESS ? key->own_port_be : key->peer_port_be;
+
+	/* What an answer is an answer to. */
+	if (work->message && again)
+		port_be = key->protocol == IPPROTO_ICMP ? bpf_htons(ECHO4_REQUEST << 8) : bpf_htons(ICMPV6_ECHO_REQUEST << 8);
+	else if (work->message)
+		port_be = work->message_be;
+	work->asked.prefix_bits = work->ports || work->message ? VERDICT_PORT_BITS : VERDICT_PROTOCOL_BITS;
+	work->asked.protocol = key->protocol;
+	work->asked.port_be[0] = bpf_ntohs(port_be) >> 8;
+	work->asked.port_be[1] = bpf_ntohs(port_be);
+}
+
+/*
+ * A packet of no flow that is known as it is, by the rules. A function of its own for the verifier, which then looks at it
+ * once and not once for each way that leads here.
+ */
+__noinline int judge_packet(const struct packet *packet, uint32_t slot)
+{
+	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
+	struct policy_work *work = policy_work();
+	struct policy_flow *flow = NULL;
+	enum drop_reason reason;
+	bool again = false;
+
+	if (!packet || !policy || !work)
+		return REASON_POLICY_UNREADABLE;
+	work->generation = *(volatile uint32_t *)&policy->generation;
+	meet();	/* the sets are at least as new */
+	if (work->direction == POLICY_INGRESS)
+		copy_address(work->peer.addr, packet->src);
+	else
+		copy_address(work->peer.addr, packet->to.addr);
+	if (work->kind == POLICED_FLOW) {
+		flow = bpf_map_lookup_elem(&policy_flows, &work->key);
+		again = flow && is_current(flow, policy);
+		if (again && work->begins)
+			again = (flow->begun & (POLICY_FLOW_DIRECTION | POLICY_FLOW_ENDED)) == work->direction;
+	}
+	if (flow && again) {
+		ask_for(work, flow->begun & POLICY_FLOW_DIRECTION, true);
+		reason = judge_again(work, flow, policy);
+		touch_policy_flow(flow, work);
+		return reason;
+	}
+	ask_for(work, work->direction, false);
+	reason = ask_rules(work, policy, work->direction);
+	if (!reason && work->action & POLICY_LOG)
+		work->told = EVENT_ALLOWED;
+	reason = enforce(work, reason);
+	if (reason || work->kind != POLICED_FLOW)
+		return reason;
+	reason = begin_policy_flow(work, flow, packet);
+	if (!reason || work->told == EVENT_AUDITED)	/* the latter passes all the same */
+		return REASON_NONE;
+	work->told = 0;
+	return reason;
+}
+
+/* Lets fragments pass that follow an allowed first one: an entry without ports stands for all of them. */
+__noinline int admit_fragments(const struct packet *packet, uint32_t slot)
+{
+	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
+	struct policy_work *work = policy_work();
+	struct policy_flow *flow;
+	uint32_t generation;
+
+	if (!packet || !policy || !work)
+		return 0;
+	generation = policy->generation;
+	work->key.later = 1;
+	work->key.own_port_be = work->key.peer_port_be = 0;
+	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
+	if (flow) {
+		flow->generation = generation;
+		flow->stamp = flow_tick();
+		return 0;
+	}
+	work->flow = (struct policy_flow){
+		.generation = generation,
+		.begun = work->direction,
+	};
+	return !insert_policy_flow(work, packet->vpc_slot);
+}
+
+/* Reads the packet into this CPU's policy_work: enum policed_kind. Functions of their own, this and the next: stacks are small. */
+static __always_inline uint32_t begin_judging(void *frame, void *end, const struct packet *packet, uint64_t who,
+					      uint64_t place)
+{
+	const uint8_t direction = who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION;
+	const bool ingress = direction == POLICY_INGRESS;
+	struct policy_work *work = policy_work();
+
+	if (!packet || !work)
+		return POLICED_UNREADABLE;
+	work->direction = direction;
+	work->hook = who >> WHO_HOOK;
+	work->icmp = place >> PLACE_IPV4 & 1 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	work->group_set = who >> WHO_GROUP_SET;
+	work->key = (struct policy_flow_key){ .vni = packet->to.vni, .slot = who };
+	if (ingress)
+		copy_address(work->key.peer, packet->src);
+	else
+		copy_address(work->key.peer, packet->to.addr);
+	work->rule = work->told = work->audited = 0;
+	work->policed_slot = who;
+	work->message = work->begins = work->closing = work->ports = 0;
+	return read_policed(frame, end, packet, place, ingress, work);
+}
+
+__noinline int read_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who, uint64_t place)
+{
+	return begin_judging((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who, place);
+}
+
+__noinline int read_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who, uint64_t place)
+{
+	return begin_judging((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who, place);
+}
+
+/* Whether the packet is of a flow that is known and current, and nothing is to be asked: then `reason` says what becomes of it. */
+static __always_inline bool is_known(struct policy_work *work, const struct endpoint_policy *policy, uint32_t kind,
+				     enum drop_reason *reason)
+{
+	uint32_t generation = *(const volatile uint32_t *)&policy->generation, begun;
+	struct policy_flow *flow;
+
+	if (kind == POLICED_ALONE)
+		return false;
+	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
+	if (!flow || !is_current(flow, policy))
+		return false;
+	begun = flow->begun & POLICY_FLOW_DIRECTION;
+	if (kind == POLICED_ERROR)
+		return !(flow->begun & POLICY_FLOW_ENDED);
+	if (flow->generation != generation)
+		return false;
+	if (kind == POLICED_FLOW) {
+		if (work->begins && flow->begun & POLICY_FLOW_ENDED)
+			return false;
+		if (begun != work->direction ? work->begins :
+					       begun == POLICY_INGRESS && flow->group_set != work->group_set)
+			return false;
+	}
+	touch_policy_flow(flow, work);
+	if (flow->begun & POLICY_FLOW_ENDED) {
+		work->rule = flow->rule;
+		*reason = REASON_POLICY_FLOW_ENDED;
+	}
+	return true;
+}
+
+/* NONE, or why it is refused. `kind`: what read_skb() or read_frame() found. */
+static __always_inline enum drop_reason judge(struct policy_work *work, const struct packet *packet, uint32_t slot,
+					      uint32_t kind)
+{
+	const struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
+	enum drop_reason reason = REASON_NONE;
+
+	if (!policy || !(policy->ingress | policy->egress))
+		return REASON_NONE;
+	if (kind == POLICED_UNREADABLE)
+		return (work->direction == POLICY_INGRESS ? policy->ingress : policy->egress) ?
+			       REASON_POLICY_UNREADABLE : REASON_NONE;
+	if (!is_known(work, policy, kind, &reason)) {
+		if (kind == POLICED_ERROR) {	/* the key is of what it is about */
+			work->key.protocol = work->icmp;
+			kind = POLICED_ALONE;
+		}
+		work->kind = kind;
+		reason = (enum drop_reason)judge_packet(packet, slot);
+	}
+	if (!reason && work->fragments && kind == POLICED_FLOW)
+		admit_fragments(packet, slot);
+	return reason;
+}
+
+static __always_inline void count_audited(const struct packet *packet)
+{
+	struct vpc_counters *vpc = vpc_counters_of(packet->vpc_slot);
+
+	if (vpc)
+		vpc->audited_packets += packet->packets;
+}
+
+/* Audit mode let it pass: counted. True: somebody is to be told. */
+static __always_inline bool is_told_of(const struct policy_work *work, const struct packet *packet)
+{
+	if (work->told == EVENT_AUDITED)
+		count_audited(packet);
+	return work->told && somebody_watches();
+}
+
+/* Whether the packet may leave its endpoint, or come to it: NONE, or why not. */
+__noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who, uint64_t place)
+{
+	struct policy_work *work = policy_work();
+	uint32_t kind = read_skb(skb, packet, who, place);
+	int reason;
+
+	if (!packet || !work)
+		return REASON_POLICY_UNREADABLE;
+	reason = judge(work, packet, who, kind);
+	if (is_told_of(work, packet))
+		tell_of_skb(skb, packet, work->hook | work->told << EVENT_OUTCOME_SHIFT, work->audited, 0);
+	return reason;
+}
+
+/* The same in XDP. */
+__noinline int police_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who, uint64_t place)
+{
+	struct policy_work *work = policy_work();
+	uint32_t kind = read_frame(ctx, packet, who, place);
+	int reason;
+
+	if (!packet || !work)
+		return REASON_POLICY_UNREADABLE;
+	reason = judge(work, packet, who, kind);
+	if (is_told_of(work, packet))
+		tell_of_frame(ctx, packet, work->hook | work->told << EVENT_OUTCOME_SHIFT, work->audited);
+	return reason;
+}
+#endif

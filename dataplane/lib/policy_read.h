@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns what of a packet a policy asks for: which flow it is of, and what it is called in rules. Goes on where parse.h ended.
+ */
+#ifndef MIZAR_POLICY_READ_H
+#define MIZAR_POLICY_READ_H
+#include "flow.h"
+#include "policy_work.h"
+
+enum policy_read_constant {
+	PORTS_BYTES = 8,	/* of TCP, UDP, SCTP and ICMP: what is looked at in one go, and what an ICMP error has of a packet */
+	TCP_ACK_SYN = 0x12,
+	TCP_SYN_ALONE = 2,
+	TCP_FIN_RST = 5,
+	POLICED_AT_MASK = 0x1ff,	/* where the transport begins, at most; as the verifier may not see */
+};
+
+/* Where the transport is and what it is, in a word: a function that the verifier looks at on its own takes five. */
+enum policy_place {
+	PLACE_LEFT = 16,	/* bit of: how many bytes the IP header promises, 16 bits */
+	PLACE_PROTOCOL = 32,	/* of: the IP header's, 8 bits */
+	PLACE_IPV4 = 40,
+	PLACE_FRAGMENT = 41,
+};
+
+static __always_inline uint64_t policy_place(const void *frame, const struct cursor *cursor, const struct inner *inner)
+{
+	return (uint64_t)((cursor->at - frame) & POLICED_AT_MASK) | (uint64_t)(cursor->left & 0xffff) << PLACE_LEFT |
+	       (uint64_t)inner->protocol << PLACE_PROTOCOL | (uint64_t)(inner->kind == INNER_IPV4) << PLACE_IPV4 |
+	       (uint64_t)inner->fragment << PLACE_FRAGMENT;
+}
+
+static __always_inline bool has_ports(uint8_t protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+static __always_inline void write_ports(struct policy_flow_key *key, bool from_peer, uint16_t source_be, uint16_t dest_be)
+{
+	key->own_port_be = from_peer ? dest_be : source_be;
+	key->peer_port_be = from_peer ? source_be : dest_be;
+}
+
+/* The packet that an ICMP error is about went the other way. ALONE: it is of no use. */
+static __always_inline enum policed_kind read_error(struct cursor *cursor, const struct packet *packet, bool v4,
+						    bool ingress, struct policy_work *work)
+{
+	struct policy_flow_key *key = &work->key;
+	const word16 *words;
+	uint8_t protocol;
+
+	if (v4) {
+		const struct iphdr *ip = take(cursor, sizeof(*ip));
+
+		if (!ip || ip->ihl != 5 || ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET))
+			return POLICED_ALONE;
+		if (ingress ? ip->saddr != address_ipv4_be(packet->to.addr) : ip->daddr != address_ipv4_be(packet->src))
+			return POLICED_ALONE;
+		protocol = ip->protocol;
+		map_address(key->peer, ingress ? ip->daddr : ip->saddr);
+	} else {
+		const struct ipv6hdr *ip = take(cursor, sizeof(*ip));
+
+		if (!ip)
+			return POLICED_ALONE;
+		if (ingress ? !same_address(&ip->saddr, packet->to.addr) : !same_address(&ip->daddr, packet->src))
+			return POLICED_ALONE;
+		protocol = ip->nexthdr;
+		if (ingress)
+			copy_address(key->peer, &ip->daddr);
+		else
+			copy_address(key->peer, &ip->saddr);
+	}
+	words = take(cursor, PORTS_BYTES);
+	if (!words || is_extension(protocol))
+		return POLICED_ALONE;
+	key->protocol = protocol;
+	if (has_ports(protocol))
+		write_ports(key, !ingress, words[0], words[1]);
+	else if (protocol == (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		key->own_port_be = key->peer_port_be = words[2];
+	return POLICED_ERROR;
+}
+
+static __always_inline enum policed_kind read_message(struct cursor *cursor, const struct packet *packet, bool v4,
+						      bool ingress, struct policy_work *work)
+{
+	uint8_t request = v4 ? ECHO4_REQUEST : ICMPV6_ECHO_REQUEST, reply = v4 ? ECHO4_REPLY : ICMPV6_ECHO_REPLY;
+	const struct inner inner = { .kind = v4 ? INNER_IPV4 : INNER_IPV6 };
+	const word16 *words = take(cursor, PORTS_BYTES);
+	uint8_t type;
+
+	if (!words)
+		return POLICED_UNREADABLE;
+	type = *(const uint8_t *)words;
+	work->message = 1;
+	work->message_be = words[0];
+	if (type == request || type == reply) {
+		work->begins = type == request;
+		work->key.own_port_be = work->key.peer_port_be = words[2];
+		return POLICED_FLOW;
+	}
+	return is_error(&inner, type) ? read_error(cursor, packet, v4, ingress, work) : POLICED_ALONE;
+}
+
+static __always_inline enum policed_kind read_segment(struct cursor *cursor, uint8_t protocol, bool ingress,
+						      struct policy_work *work)
+{
+	const word16 *words = take(cursor, PORTS_BYTES);
+
+	if (!words)
+		return POLICED_UNREADABLE;
+	work->ports = 1;
+	write_ports(&work->key, ingress, words[0], words[1]);
+	if (protocol == IPPROTO_TCP) {
+		const uint8_t *rest = take(cursor, TCP_BYTES - PORTS_BYTES);
+
+		if (!rest && !work->fragments)
+			return POLICED_UNREADABLE;
+		/* A header that ends before its flags would hide a SYN. */
+		work->begins = !rest || (rest[5] & TCP_ACK_SYN) == TCP_SYN_ALONE;
+		work->closing = rest && rest[5] & TCP_FIN_RST;
+	}
+	return POLICED_FLOW;
+}
+
+/* `work` has the key but for protocol and ports. */
+static __always_inline enum policed_kind read_policed(void *frame, void *end, const struct packet *packet,
+						      uint64_t place, bool ingress, struct policy_work *work)
+{
+	struct cursor cursor = {
+		.at = frame + (place & POLICED_AT_MASK),
+		.end = end,
+		.left = place >> PLACE_LEFT & 0xffff,
+	};
+	bool v4 = place >> PLACE_IPV4 & 1, later = false;
+	uint8_t protocol = place >> PLACE_PROTOCOL;
+
+	work->fragments = place >> PLACE_FRAGMENT & 1;
+	if (work->fragments) {
+		const struct iphdr *ip = frame + ((packet->inner_at + ETH_HLEN) & POLICED_AT_MASK);
+
+		if ((void *)(ip + 1) > end)
+			return POLICED_UNREADABLE;
+		later = ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET);
+	} else if (!v4 && is_extension(protocol)) {
+		const struct extension *extension = take(&cursor, FRAGMENT_BYTES);
+
+		if (protocol != IPPROTO_FRAGMENT || !extension || is_extension(extension->next))
+			return POLICED_UNREADABLE;
+		work->fragments = 1;
+		later = extension->fragment & bpf_htons(0xfff8);
+		protocol = extension->next;
+	}
+	work->key.protocol = protocol;
+	if (later) {
+		work->fragments = 0;
+		work->key.later = 1;
+		return POLICED_LATER;
+	}
+	if (has_ports(protocol))
+		return read_segment(&cursor, protocol, ingress, work);
+	if (protocol == (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return read_message(&cursor, packet, v4, ingress, work);
+	return POLICED_FLOW;
+}
+#endif

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns what is known of the packet that is judged by a policy, in memory of this CPU: stacks are small, and whoever tells of a
+ * refusal asks here for the rule. Filled by policy_read.h and policy.h.
+ */
+#ifndef MIZAR_POLICY_WORK_H
+#define MIZAR_POLICY_WORK_H
+#include "packet.h"
+
+enum policed_kind {
+	POLICED_UNREADABLE,
+	POLICED_FLOW,	/* of a flow, or the first of one */
+	POLICED_LATER,	/* a fragment behind the first, which shows no ports */
+	POLICED_ALONE,	/* a message of ICMP: has no flow */
+	POLICED_ERROR,	/* an ICMP error: alone, unless there is the flow that it is about */
+};
+
+struct policy_work {
+	struct policy_flow_key key;
+	struct policy_flow flow;	/* to be inserted */
+	struct policy_peer_key peer;
+	struct policy_verdict_key asked;
+	struct policy_group_key group;
+	uint32_t rule;		/* that spoke */
+	uint32_t action;	/* enum policy_action: what it said */
+	uint32_t policed_slot;
+	uint32_t told;		/* not 0: enum event_outcome of an event that is due */
+	uint32_t audited;	/* and its reason */
+	uint32_t generation;	/* that the endpoint's record had, before its sets were read */
+	uint16_t group_set;	/* what the peer's packet bears; 0: nothing */
+	uint16_t message_be;	/* of ICMP: type and code, as a port */
+	uint8_t direction;	/* enum policy_direction */
+	uint8_t begins;		/* TCP's SYN, an echo request: asks for a flow of its own */
+	uint8_t closing;	/* TCP: FIN or RST */
+	uint8_t ports;		/* the protocol has some */
+	uint8_t fragments;	/* the first of several */
+	uint8_t message;	/* ICMP: message_be is set */
+	uint8_t icmp;		/* the protocol's number in the packet's family */
+	uint8_t hook;		/* enum hook: who judges */
+	uint8_t kind;		/* enum policed_kind; an error that is about no flow is ALONE */
+	uint8_t pad[3];
+};
+
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, policy_works, uint32_t, struct policy_work, 1, 0);
+
+static __always_inline struct policy_work *policy_work(void)
+{
+	uint32_t zero = 0;
+
+	return bpf_map_lookup_elem(&policy_works, &zero);
+}
+
+/* Whose rule it was, of what a policy refused, audited (its reason) or let pass (none). `zero`: the caller's, whose stack is
+ * small. */
+static __always_inline void name_rule(const uint32_t *zero, uint32_t reason, uint32_t *rule, uint32_t *policed_slot)
+{
+	const struct policy_work *work = bpf_map_lookup_elem(&policy_works, zero);
+	bool spoke = !reason || reason == REASON_POLICY_UNREADABLE ||
+		     (reason >= REASON_POLICY_INGRESS_DENIED && reason <= REASON_POLICY_FLOW_ENDED);
+
+	*rule = work && spoke ? work->rule : 0;
+	*policed_slot = work && spoke ? work->policed_slot : 0;
+}
+#endif
