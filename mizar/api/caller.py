@@ -57,5 +57,5 @@ def caller_of(identity: Identity) -> Caller | None:
             return ADMINISTRATOR
         case Role.TENANT:
             return Caller(identity.name)
-        case Role.DAEMON | Role.SERVER:
+        case Role.DAEMON | Role.SERVER | Role.GATEWAY:
             return None

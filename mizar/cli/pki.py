@@ -24,7 +24,7 @@ Hosts = Annotated[
 
 @app.command()
 def init(directory: Directory, hosts: Hosts = None) -> None:
-    """Make an authority and certificates for server, daemon and admin; keep whatever is there already."""
+    """Make an authority and certificates for server, daemon, admin and gateway; keep whatever is there already."""
     made = initialise(directory, hosts or ())
     for path in made:
         typer.echo(path)

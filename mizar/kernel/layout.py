@@ -77,6 +77,13 @@ def size(name: str) -> int:
     return struct_codec(name).size
 
 
+@functools.cache
+def offsets(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, offset and bytes of each field of `struct <name>`, in order, pads included."""
+    kind = _ffi().typeof(f"struct {_layout(name).name}")
+    return tuple((field_name, field.offset, _ffi().sizeof(field.type)) for field_name, field in kind.fields)
+
+
 def constant(name: str) -> int:
     """The number of an enum constant of the contracts, for example constant("NETWORK_BOUNCED_HERE")."""
     try:

@@ -5,7 +5,7 @@ Called by mizar.cli.pki and tests. It never prints or returns a private key, nev
 key with mode 0600 in a folder with mode 0700.
 
 ECDSA on P-256; the role and the name are in the subject (mizar.pki.identity), host names and addresses in the subject's
-alternative names; server and daemon certificates may be used by both ends (a daemon's peer checks that it is one).
+alternative names; server and gateway certificates may be used by both ends.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ FIRST_CERTIFICATES = (
     (Identity(Role.SERVER, "server"), "server"),
     (Identity(Role.DAEMON, "daemon"), "daemon"),
     (Identity(Role.ADMIN, "admin"), "admin"),
+    (Identity(Role.GATEWAY, "gateway"), "gateway"),
 )
 
 
 def initialise(directory: Path, hosts: Sequence[str] = ()) -> list[Path]:
-    """Makes the authority and its first three certificates (server, daemon, admin); returns the files that it made.
+    """Makes the authority and its first certificates (server, daemon, admin, gateway); returns the files that it made.
 
     Repeating it makes what is missing and touches nothing that is there. `hosts` (names and addresses) go into the
     server's and the daemon's certificates next to this machine's name and loopback. ConflictError when half of a pair
@@ -79,17 +80,17 @@ def issue(directory: Path, identity: Identity, hosts: Sequence[str] = (), stem: 
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
     )
-    if identity.role in (Role.SERVER, Role.DAEMON):
+    if identity.role in (Role.SERVER, Role.DAEMON, Role.GATEWAY):
         names = [_alternative_name(host) for host in dict.fromkeys((identity.name, *hosts))]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return _write_pair(directory, stem, key, builder.sign(authority_key, hashes.SHA256()))
 
 
 def _purposes(role: Role) -> list[x509.ObjectIdentifier]:
-    """A daemon only serves; the server also calls daemons; the others only call."""
+    """A daemon only serves; the server also calls daemons, a gateway another one; the others only call."""
     if role is Role.DAEMON:
         return [ExtendedKeyUsageOID.SERVER_AUTH]
-    if role is Role.SERVER:
+    if role in (Role.SERVER, Role.GATEWAY):
         return [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return [ExtendedKeyUsageOID.CLIENT_AUTH]
 

@@ -27,6 +27,7 @@ class Role(StrEnum):
     TENANT = "tenant"
     DAEMON = "daemon"
     SERVER = "server"
+    GATEWAY = "gateway"
 
 
 @dataclass(frozen=True, slots=True)

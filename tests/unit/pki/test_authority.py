@@ -23,10 +23,10 @@ def load(path: Path) -> x509.Certificate:
 
 
 def test_init_makes_all_and_repeating_changes_nothing(tmp_path: Path) -> None:
-    """Eight files; the second time none is touched."""
+    """Ten files; the second time none is touched."""
     made = initialise(tmp_path / "pki")
     assert {path.name for path in made} == {
-        f"{s}.{e}" for s in ("ca", "server", "daemon", "admin") for e in ("crt", "key")
+        f"{s}.{e}" for s in ("ca", "server", "daemon", "admin", "gateway") for e in ("crt", "key")
     }
     before = {path: path.read_bytes() for path in made}
     assert initialise(tmp_path / "pki") == []
