@@ -13,6 +13,7 @@
 
 enum header_constant {
 	FOLLOWS_NOTHING = 0x10000,	/* no EtherType, protocol or port */
+	FOLLOWS_FRAGMENT = 0x10001,	/* the rest of a datagram whose header is elsewhere */
 	ND_FIRST = 133,
 	ND_LAST = 137,
 	PORT_VXLAN = 4789,
@@ -119,7 +120,14 @@ static __always_inline bool header_ipv4(struct cursor *c, bool known)
 	if (!known && (h[0] >> 4 != 4 || length < 20 || total < length || c->after + total > c->limit))
 		return false;
 	c->limit = c->after + total;
-	return cursor_met(c, length, *(const wire16 *)(h + 6) & bpf_htons(0x1fff) ? FOLLOWS_NOTHING : h[9]);
+	return cursor_met(c, length, *(const wire16 *)(h + 6) & bpf_htons(0x1fff) ? FOLLOWS_FRAGMENT : h[9]);
+}
+
+/* A later fragment of IPv4: nothing that anybody could read. */
+static __always_inline bool header_fragment(struct cursor *c, bool known)
+{
+	(void)known;
+	return cursor_met(c, 0, FOLLOWS_NOTHING);
 }
 
 /* Extension headers are not looked behind: hardware does not either. */
@@ -149,16 +157,20 @@ static __always_inline bool header_tcp(struct cursor *c, bool known)
 	return cursor_met(c, length, FOLLOWS_NOTHING);
 }
 
+/* Of a datagram in fragments the first has the header, but not all bytes that it counts, and no tunnel. */
 static __always_inline bool header_udp(struct cursor *c, bool known)
 {
 	const uint8_t *h = c->data + c->after;
+	const bool first = c->head[0] >> 4 == 4 && c->head[6] & 0x20;
 	uint32_t length;
 
 	if (!cursor_has(c, 8, known))
 		return false;
 	length = wire_u16(h + 4);
-	if (!known && (length < 8 || c->after + length > c->limit))
+	if (!known && (length < 8 || (!first && c->after + length > c->limit)))
 		return false;
+	if (first)
+		return cursor_met(c, 8, FOLLOWS_NOTHING);
 	c->limit = c->after + length;
 	return cursor_met(c, 8, *(const wire16 *)(h + 2));
 }

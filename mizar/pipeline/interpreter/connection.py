@@ -52,7 +52,8 @@ class Seen:
 
     An ICMP error's flow is that of the packet inside of it, turned round: the direction in which the error travels.
     `datagram` is IPv4's identification where the packet is a fragment; a `later` one has no ports: its flow has 0.
-    Of TCP there are the sequence and acknowledgement numbers, the window, and a SYN's window scale (RFC 7323).
+    Of TCP there are the sequence and acknowledgement numbers, the window, how many bytes it
+    carries, and a SYN's window scale (RFC 7323).
     """
 
     flow: Flow
@@ -63,6 +64,7 @@ class Seen:
     acknowledgement: int = 0
     window: int = 0
     scale: int | None = None
+    payload: int = 0
     datagram: int | None = None
     later: bool = False
 
@@ -114,11 +116,12 @@ def read(frame: bytes, meta: int) -> Seen | None:
             acknowledgement=_number(frame, transport.begin + 8, 4),
             window=_number(frame, transport.begin + 14, 2),
             scale=_scale(frame[transport.begin + 20 : transport.end]) if flags & SYN else None,
+            payload=transport.limit - transport.end,
             datagram=datagram,
         )
     message = field(frame, transport, "type")
     if message in ICMP_ERRORS[kind]:
-        inner = embedded(frame, transport)
+        inner = None if datagram is not None else embedded(frame, transport)
         if inner is None or inner.flow(frame, meta).source != destination:
             return None
         return Seen(inner.flow(frame, meta).reversed(), is_error=True, may_begin=False)

@@ -22,7 +22,7 @@ class Fragments:
     notes: dict[_Datagram, tuple[int, int, int]] = field(default_factory=dict)
 
     def note(self, seen: Seen, now: int) -> None:
-        """Remembers a first fragment of a connection; anything else leaves no trace."""
+        """Remembers a first fragment; anything else leaves no trace."""
         if seen.datagram is not None and not seen.later:
             self.notes[_key(seen)] = (seen.flow.source_port, seen.flow.destination_port, now)
 

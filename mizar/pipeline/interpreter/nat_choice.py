@@ -26,24 +26,24 @@ def ports_for(rule: Masquerade, flow: Flow) -> Iterator[int]:
     """The ports to try for a flow, as it comes from inside."""
     first, last = rule.ports
     count = last - first + 1
-    if first <= flow.source_port <= last:
+    mapped, kept = rule.mapping is Mapping.ENDPOINT_INDEPENDENT, first <= flow.source_port <= last
+    if kept:
         yield flow.source_port
-    everywhere = rule.mapping is Mapping.PER_DESTINATION
-    target = (flow.destination, flow.destination_port) if everywhere else (0, 0)
+    target = (0, 0) if mapped else (flow.destination, flow.destination_port)
     found = mix(_fold(flow.source, flow.version)) ^ _fold(target[0], flow.version)
     found = mix(found) ^ (flow.meta << 32 | flow.source_port << 16 | target[1])
     found = mix(mix(found) ^ NUMBERS[flow.protocol])
     start = (found >> 32) % count
     stride = 1 + (found & 0xFFFFFFFF) % max(1, count // PORT_TRIES) if count > PORT_TRIES else 1
-    for step in range(min(count, PORT_TRIES)):
+    for step in range(count if count < PORT_TRIES else PORT_TRIES - (mapped or kept)):
         yield first + (start + step * stride) % count
 
 
 def mix(word: int) -> int:
-    """A hash of 64 bits (the finalizer of splitmix64, public domain)."""
-    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _WORD
-    word = (word ^ word >> 27) * 0x94D049BB133111EB & _WORD
-    return word ^ word >> 31
+    """The finalizer of MurmurHash3 (64 bits, public domain): every bit of a word moves every bit of the result."""
+    word = (word ^ word >> 33) * 0xFF51AFD7ED558CCD & _WORD
+    word = (word ^ word >> 33) * 0xC4CEB9FE1A85EC53 & _WORD
+    return word ^ word >> 33
 
 
 def _fold(address: int, version: int) -> int:

@@ -81,16 +81,13 @@ class Connection:
         """One more packet, of either direction; ICMP errors do not come here."""
         outward = seen.flow == self.original
         mine, theirs = (self.forth, self.back) if outward else (self.back, self.forth)
-        if seen.flow.protocol != "tcp":
-            self.answered |= not outward
-            if outward:  # only inside traffic keeps a mapping: RFC 4787 REQ-6
-                mine.stamp = now
+        if seen.flow.protocol == "tcp" and not seen.later:
+            self._saw_tcp(seen, mine, theirs, outward, now)
             return
-        if seen.later:
-            if not self.closing:
-                mine.stamp = now
-            return
-        self._saw_tcp(seen, mine, theirs, outward, now)
+        self.answered |= not outward and not seen.later
+        keeps = outward or seen.flow.protocol == "tcp"  # only inside traffic keeps a mapping: RFC 4787 REQ-6
+        if keeps and not self.closing:
+            mine.stamp = now
 
     def _saw_tcp(self, seen: Seen, mine: Direction, theirs: Direction, outward: bool, now: int) -> None:
         flags = seen.tcp_flags
@@ -114,9 +111,9 @@ class Connection:
 def _track(mine: Direction, seen: Seen) -> None:
     if seen.tcp_flags & SYN:
         mine.scale = seen.scale
-        if not seen.tcp_flags & ACK:
-            mine.syn_alone, mine.has_acknowledged = True, False
-            mine.acknowledges = seen.sequence + 1 & _SEQUENCE
+        if not seen.tcp_flags & ACK and not mine.has_acknowledged:
+            mine.syn_alone = True
+            mine.acknowledges = seen.sequence + 1 + seen.payload & _SEQUENCE
     if seen.tcp_flags & ACK:
         mine.syn_alone, mine.has_acknowledged = False, True
         mine.acknowledges = seen.acknowledgement
@@ -128,6 +125,6 @@ def _counts(seen: Seen, mine: Direction, theirs: Direction) -> bool:
     if theirs.has_acknowledged:
         scale = theirs.scale if theirs.scale is not None and mine.scale is not None else 0
         return seen.sequence - theirs.acknowledges & _SEQUENCE <= theirs.window << scale
-    if theirs.syn_alone and seen.tcp_flags & ACK:
-        return seen.acknowledgement == theirs.acknowledges
-    return mine.syn_alone and seen.sequence == mine.acknowledges
+    if theirs.syn_alone:
+        return bool(seen.tcp_flags & ACK) and seen.acknowledgement == theirs.acknowledges
+    return not mine.syn_alone or seen.sequence == mine.acknowledges

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from mizar.pipeline.interpreter.connection import Flow
 from mizar.pipeline.nat import Address, Masquerade, NatRules
@@ -46,16 +45,6 @@ def destination_of(rules: NatRules, flow: Flow) -> Fixed | None:
             port = flow.destination_port - first + forward.inside_ports[0]
             return Fixed(forward.inside, int(forward.inside_address), port)
     return None
-
-
-def is_outer(rules: NatRules, meta: int, version: int, address: int) -> bool:
-    """Whether an address outside is one of the gateway's: what is sent to it from inside turns round (hairpin)."""
-    found = ip_address(address) if version == 4 else ip_address(address.to_bytes(16, "big"))
-    return (
-        any(rule.outside == meta and found == rule.outside_address for rule in rules.static)
-        or any(rule.outside == meta and found == rule.outside_address for rule in rules.forward)
-        or any(rule.outside == meta and found in rule.addresses for rule in rules.masquerade)
-    )
 
 
 def rule_of_outer(rules: NatRules, meta: int, version: int, address: int, port: int) -> Masquerade | None:

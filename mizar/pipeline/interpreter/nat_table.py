@@ -69,6 +69,7 @@ class NatTable:
 
     def look(self, seen: Seen, now_ns: int) -> Answer:
         """Established or related with its translation; new where a packet may begin a connection; else invalid."""
+        self._fragments.note(seen, tick(now_ns))
         if seen.later:
             ports = self._fragments.ports(seen, tick(now_ns), self.rules.timeouts)
             if ports is None:
@@ -81,7 +82,6 @@ class NatTable:
         if seen.is_error:
             return Answer(State.RELATED, becomes)
         connection.saw(seen, tick(now_ns))
-        self._fragments.note(seen, tick(now_ns))
         return Answer(State.ESTABLISHED, becomes)
 
     def allocate(self, seen: Seen, now_ns: int) -> Flow | None:
@@ -100,7 +100,6 @@ class NatTable:
         made.begin(seen, tick(now_ns))
         self._entries[seen.flow] = self._entries[plan.becomes.reversed()] = made
         self.in_use[plan.tenant] += 1
-        self._fragments.note(seen, tick(now_ns))
         return plan.becomes
 
     def expire(self, now_ns: int) -> None:
@@ -134,40 +133,32 @@ class NatTable:
         if source is not None:
             plan = self._turned(_Plan(flow, _from(flow, source), tenant), now_ns)
         else:
-            plan = None if inner is None else _Plan(flow, _to(flow, inner), tenant)
-        return Reason.NO_RULE if plan is None else self._if_free(plan, now_ns) or Reason.END_TAKEN
+            assert inner is not None  # else there is no rule
+            plan = _Plan(flow, _to(flow, inner), tenant)
+        return self._if_free(plan, now_ns) or Reason.END_TAKEN
 
     def _masqueraded(self, rule: Masquerade, flow: Flow, now_ns: int) -> _Plan | Reason:
         address = int(address_for(rule, flow.source))
         mapped = rule.mapping is Mapping.ENDPOINT_INDEPENDENT
         inner = source_end(flow) if mapped else None
         known = None if inner is None else self._mapped(inner, now_ns)
-        seen_one = False
         for port in [known[4]] if known is not None else ports_for(rule, flow):
             outer = (rule.outside, flow.version, flow.protocol, address, port)
             if mapped and known is None and self._taken(outer, now_ns):
                 continue
             becomes = _from(flow, Fixed(rule.outside, address, port))
-            plan = self._turned(_Plan(flow, becomes, flow.meta, inner, outer), now_ns)
-            if plan is None:
-                return Reason.NO_RULE
-            seen_one = True
-            if not mapped:
-                plan.inner = plan.outer = None
+            plan = self._turned(_Plan(flow, becomes, flow.meta, inner, outer if mapped else None), now_ns)
             if self._if_free(plan, now_ns) is not None:
                 return plan
-        return Reason.END_TAKEN if known is not None and seen_one else Reason.PORTS_EXHAUSTED
+        return Reason.PORTS_EXHAUSTED if known is None else Reason.END_TAKEN
 
-    def _turned(self, plan: _Plan, now_ns: int) -> _Plan | None:
-        """Hairpin (RFC 4787 REQ-9): what goes to an outer address of the gateway goes to who is behind it.
+    def _turned(self, plan: _Plan, now_ns: int) -> _Plan:
+        """Hairpin (RFC 4787 REQ-9): what goes to an outer end that lets it in goes to who is behind it.
 
-        The source is the outer end already. None where nobody is behind it, or its filter lets nobody in.
+        The source is the sender's outer end already.
         """
-        flow = plan.becomes
-        if not nat_rules.is_outer(self.rules, flow.meta, flow.version, flow.destination):
-            return plan
-        inner = self._entered(flow, now_ns)
-        return None if inner is None else replace(plan, becomes=_to(flow, inner))
+        inner = self._entered(plan.becomes, now_ns)
+        return plan if inner is None else replace(plan, becomes=_to(plan.becomes, inner))
 
     def _entered(self, flow: Flow, now_ns: int) -> Fixed | None:
         """The inner end that a flow which comes to an outer end may begin a connection with."""

@@ -34,8 +34,9 @@ static uint32_t parse_tunnel(struct frame *frame, uint32_t begin, uint32_t limit
 	return add(frame, RTE_FLOW_ITEM_TYPE_GENEVE, begin, end, limit);
 }
 
-/* Returns where an inner Ethernet header begins, 0: nowhere. */
-static uint32_t parse_transport(struct frame *frame, uint32_t begin, uint32_t *limit, uint8_t protocol, bool six)
+/* Returns where an inner Ethernet header begins, 0: nowhere. `first`: of a datagram in fragments, which has not all bytes that UDP
+ * counts, and no tunnel. */
+static uint32_t parse_transport(struct frame *frame, uint32_t begin, uint32_t *limit, uint8_t protocol, bool six, bool first)
 {
 	const uint8_t *header = at(frame, begin);
 	uint32_t length;
@@ -49,12 +50,13 @@ static uint32_t parse_transport(struct frame *frame, uint32_t begin, uint32_t *l
 		add(frame, six ? RTE_FLOW_ITEM_TYPE_ICMP6 : RTE_FLOW_ITEM_TYPE_ICMP, begin, begin + 8, *limit);
 	} else if (protocol == IPPROTO_UDP && begin + 8 <= *limit) {
 		length = be16(header + 4);
-		if (length < 8 || begin + length > *limit)
+		if (length < 8 || (!first && begin + length > *limit))
 			return 0;
-		*limit = begin + length;
+		if (!first)
+			*limit = begin + length;
 		add(frame, RTE_FLOW_ITEM_TYPE_UDP, begin, begin + 8, *limit);
 		port = be16(header + 2);
-		if (port == RTE_VXLAN_DEFAULT_PORT || port == RTE_GENEVE_DEFAULT_PORT)
+		if (!first && (port == RTE_VXLAN_DEFAULT_PORT || port == RTE_GENEVE_DEFAULT_PORT))
 			return parse_tunnel(frame, begin + 8, *limit, port);
 	}
 	return 0;
@@ -75,7 +77,7 @@ static uint32_t parse_ipv4(struct frame *frame, uint32_t begin, uint32_t *limit)
 	add(frame, RTE_FLOW_ITEM_TYPE_IPV4, begin, begin + length, *limit);
 	if (be16(ip + 6) & 0x1fff)
 		return 0;
-	return parse_transport(frame, begin + length, limit, ip[9], false);
+	return parse_transport(frame, begin + length, limit, ip[9], false, be16(ip + 6) & 0x2000);
 }
 
 static uint32_t parse_ipv6(struct frame *frame, uint32_t begin, uint32_t *limit)
@@ -87,7 +89,7 @@ static uint32_t parse_ipv6(struct frame *frame, uint32_t begin, uint32_t *limit)
 		return 0;
 	*limit = end + be16(ip + 4);
 	add(frame, RTE_FLOW_ITEM_TYPE_IPV6, begin, end, *limit);
-	return parse_transport(frame, end, limit, ip[6], true);
+	return parse_transport(frame, end, limit, ip[6], true, false);
 }
 
 /* Ethernet and its tags; what a tunnel carries is the next turn's. */
