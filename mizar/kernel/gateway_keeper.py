@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 from mizar.kernel import libbpf
@@ -57,6 +58,13 @@ class Keeper:
             return False
         libbpf.check(result, "remove a connection")
         return True
+
+    def pin(self, folder: Path) -> None:
+        """Pins the program in a folder of bpffs, in place of one that was there: for programs in other languages that
+        make connections, as examples/queue_worker does."""
+        path = folder / _NAME
+        path.unlink(missing_ok=True)
+        libbpf.check(lib().bpf_obj_pin(self._programs.programs[_NAME].fd, os.fsencode(path)), f"pin {path}")
 
     def close(self) -> None:
         """Unloads it. May be called twice."""
