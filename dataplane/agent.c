@@ -428,29 +428,24 @@ static __always_inline __must_check enum drop_reason hand_to_member(struct __sk_
 }
 
 /* Whether its policy lets the endpoint send it. What is for the virtual router reaches nobody else. */
-static __always_inline __must_check enum drop_reason police_sender(struct __sk_buff *skb, const struct cursor *cursor,
-								   const struct packet *packet, const struct inner *inner,
+static __always_inline __must_check enum drop_reason police_sender(struct __sk_buff *skb, const struct packet *packet,
 								   const struct agent *agent)
 {
 	if (!(agent->flags & ENDPOINT_POLICED) || is_router(packet, agent))
 		return REASON_NONE;
-	return (enum drop_reason)police_skb(skb, packet, policy_who(agent->slot, POLICY_EGRESS, 0, HOOK_AGENT),
-					    policy_place(inner->eth, cursor, inner));
+	return (enum drop_reason)police_skb(skb, packet, policy_who(agent->slot, POLICY_EGRESS, 0, HOOK_AGENT));
 }
 
 /* Whether the policy of the endpoint that it is delivered to lets it in. Nobody is kept from what it sends itself. */
-static __always_inline __must_check enum drop_reason police_receiver(struct __sk_buff *skb, const struct cursor *cursor,
-								     const struct packet *packet,
-								     const struct inner *inner,
+static __always_inline __must_check enum drop_reason police_receiver(struct __sk_buff *skb, const struct packet *packet,
 								     const struct agent *agent, const struct route *route)
 {
 	const uint16_t group_set = route->peered ? 0 : agent->group_set;
 
 	if (!is_policed(route->endpoint, route->to_service) || route->endpoint->slot == agent->slot)
 		return REASON_NONE;
-	return (enum drop_reason)police_skb(skb, packet,
-					    policy_who(route->endpoint->slot, POLICY_INGRESS, group_set, HOOK_AGENT),
-					    policy_place(inner->eth, cursor, inner));
+	return (enum drop_reason)police_skb(
+		skb, packet, policy_who(route->endpoint->slot, POLICY_INGRESS, group_set, HOOK_AGENT));
 }
 
 static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
@@ -485,7 +480,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 	if (route.step == STEP_SUBSTRATE)
 		return enter_substrate(cursor, packet, inner, agent, verdict);
 	if (route.step == STEP_DELIVER) {
-		reason = police_receiver(skb, cursor, packet, inner, agent, &route);
+		reason = police_receiver(skb, packet, agent, &route);
 		if (reason)
 			return reason;
 	}
@@ -540,7 +535,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 		reason = check_source(packet, &inner, agent);
 		if (reason)
 			return reason;
-		reason = police_sender(skb, &cursor, packet, &inner, agent);
+		reason = police_sender(skb, packet, agent);
 		if (reason)
 			return reason;
 		return route_packet(skb, &cursor, seen, &inner, agent, verdict);

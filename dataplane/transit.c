@@ -256,11 +256,9 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	}
 	if (route.step == STEP_DELIVER && is_policed(route.endpoint, route.to_service)) {
 		uint16_t group_set = route.peered ? 0 : outer->group_set;
-		void *frame = (void *)(long)ctx->data;
 
 		reason = (enum drop_reason)police_frame(
-			ctx, packet, policy_who(route.endpoint->slot, POLICY_INGRESS, group_set, HOOK_TRANSIT),
-			policy_place(frame, cursor, inner));
+			ctx, packet, policy_who(route.endpoint->slot, POLICY_INGRESS, group_set, HOOK_TRANSIT));
 		if (reason)
 			return reason;
 	}
@@ -373,6 +371,8 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 	if (options->present & HAS_CONTROL)
 		return obey(ctx, packet, outer, options, sender, verdict);
 	packet->inner_at = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
+	meet();	/* with options or without */
+	cursor->at = (void *)(long)ctx->data + (packet->inner_at & 0x1ff);
 	reason = parse_tunnelled(ctx, cursor, packet, &inner);
 	if (reason)
 		return reason;

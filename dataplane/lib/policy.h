@@ -277,18 +277,19 @@ __noinline int admit_fragments(const struct packet *packet, uint32_t slot)
 }
 
 /* Reads the packet into this CPU's policy_work: enum policed_kind. Functions of their own, this and the next: stacks are small. */
-static __always_inline uint32_t begin_judging(void *frame, void *end, const struct packet *packet, uint64_t who,
-					      uint64_t place)
+static __always_inline uint32_t begin_judging(void *frame, void *end, const struct packet *packet, uint64_t who)
 {
 	const uint8_t direction = who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION;
 	const bool ingress = direction == POLICY_INGRESS;
 	struct policy_work *work = policy_work();
+	bool v4;
 
 	if (!packet || !work)
 		return POLICED_UNREADABLE;
+	v4 = is_mapped(packet->src);
 	work->direction = direction;
 	work->hook = who >> WHO_HOOK;
-	work->icmp = place >> PLACE_IPV4 & 1 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	work->icmp = v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	work->group_set = who >> WHO_GROUP_SET;
 	work->key = (struct policy_flow_key){ .vni = packet->to.vni, .slot = who };
 	if (ingress)
@@ -298,17 +299,17 @@ static __always_inline uint32_t begin_judging(void *frame, void *end, const stru
 	work->rule = work->told = work->audited = 0;
 	work->policed_slot = who;
 	work->message = work->begins = work->closing = work->ports = 0;
-	return read_policed(frame, end, packet, place, ingress, work);
+	return read_policed(frame, end, packet, v4, ingress, work);
 }
 
-__noinline int read_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who, uint64_t place)
+__noinline int read_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
 {
-	return begin_judging((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who, place);
+	return begin_judging((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who);
 }
 
-__noinline int read_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who, uint64_t place)
+__noinline int read_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
 {
-	return begin_judging((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who, place);
+	return begin_judging((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who);
 }
 
 /* Whether the packet is of a flow that is known and current, and nothing is to be asked: then `reason` says what becomes of it. */
@@ -385,10 +386,10 @@ static __always_inline bool is_told_of(const struct policy_work *work, const str
 }
 
 /* Whether the packet may leave its endpoint, or come to it: NONE, or why not. */
-__noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who, uint64_t place)
+__noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
 {
 	struct policy_work *work = policy_work();
-	uint32_t kind = read_skb(skb, packet, who, place);
+	uint32_t kind = read_skb(skb, packet, who);
 	int reason;
 
 	if (!packet || !work)
@@ -400,10 +401,10 @@ __noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, ui
 }
 
 /* The same in XDP. */
-__noinline int police_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who, uint64_t place)
+__noinline int police_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
 {
 	struct policy_work *work = policy_work();
-	uint32_t kind = read_frame(ctx, packet, who, place);
+	uint32_t kind = read_frame(ctx, packet, who);
 	int reason;
 
 	if (!packet || !work)

@@ -12,23 +12,8 @@ enum policy_read_constant {
 	TCP_ACK_SYN = 0x12,
 	TCP_SYN_ALONE = 2,
 	TCP_FIN_RST = 5,
-	POLICED_AT_MASK = 0x1ff,	/* where the transport begins, at most; as the verifier may not see */
+	POLICED_AT_MASK = 0x1ff,	/* where the inner frame begins, at most; as the verifier may not see */
 };
-
-/* Where the transport is and what it is, in a word: a function that the verifier looks at on its own takes five. */
-enum policy_place {
-	PLACE_LEFT = 16,	/* bit of: how many bytes the IP header promises, 16 bits */
-	PLACE_PROTOCOL = 32,	/* of: the IP header's, 8 bits */
-	PLACE_IPV4 = 40,
-	PLACE_FRAGMENT = 41,
-};
-
-static __always_inline uint64_t policy_place(const void *frame, const struct cursor *cursor, const struct inner *inner)
-{
-	return (uint64_t)((cursor->at - frame) & POLICED_AT_MASK) | (uint64_t)(cursor->left & 0xffff) << PLACE_LEFT |
-	       (uint64_t)inner->protocol << PLACE_PROTOCOL | (uint64_t)(inner->kind == INNER_IPV4) << PLACE_IPV4 |
-	       (uint64_t)inner->fragment << PLACE_FRAGMENT;
-}
 
 static __always_inline bool has_ports(uint8_t protocol)
 {
@@ -124,26 +109,51 @@ static __always_inline enum policed_kind read_segment(struct cursor *cursor, uin
 	return POLICED_FLOW;
 }
 
-/* `work` has the key but for protocol and ports. */
-static __always_inline enum policed_kind read_policed(void *frame, void *end, const struct packet *packet,
-						      uint64_t place, bool ingress, struct policy_work *work)
+/*
+ * The cursor behind the IP header, which was found sound before; of IPv4, `fragment` too. It is read again, because a cursor
+ * that callers keep until here makes all that they do in between as many times as hard for the verifier as headers can be long.
+ */
+static __always_inline bool find_transport(void *frame, const struct packet *packet, bool v4, struct cursor *cursor,
+					   uint8_t *protocol, uint16_t *fragment)
 {
-	struct cursor cursor = {
-		.at = frame + (place & POLICED_AT_MASK),
-		.end = end,
-		.left = place >> PLACE_LEFT & 0xffff,
-	};
-	bool v4 = place >> PLACE_IPV4 & 1, later = false;
-	uint8_t protocol = place >> PLACE_PROTOCOL;
+	cursor->at = frame + ((packet->inner_at + ETH_HLEN) & POLICED_AT_MASK);
+	if (v4) {
+		const struct iphdr *ip = cursor->at;
+		uint32_t bytes;
 
-	work->fragments = place >> PLACE_FRAGMENT & 1;
-	if (work->fragments) {
-		const struct iphdr *ip = frame + ((packet->inner_at + ETH_HLEN) & POLICED_AT_MASK);
+		if ((void *)(ip + 1) > cursor->end)
+			return false;
+		bytes = ip->ihl * 4;
+		cursor->left = (bpf_ntohs(ip->tot_len) - bytes) & 0xffff;
+		cursor->at += bytes & 0x3c;
+		*protocol = ip->protocol;
+		*fragment = ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET);
+	} else {
+		const struct ipv6hdr *ip = cursor->at;
 
-		if ((void *)(ip + 1) > end)
-			return POLICED_UNREADABLE;
-		later = ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET);
-	} else if (!v4 && is_extension(protocol)) {
+		if ((void *)(ip + 1) > cursor->end)
+			return false;
+		cursor->left = bpf_ntohs(ip->payload_len);
+		cursor->at += sizeof(*ip);
+		*protocol = ip->nexthdr;
+	}
+	return true;
+}
+
+/* `work` has the key but for protocol and ports. */
+static __always_inline enum policed_kind read_policed(void *frame, void *end, const struct packet *packet, bool v4,
+						      bool ingress, struct policy_work *work)
+{
+	struct cursor cursor = { .end = end };
+	uint16_t fragment = 0;
+	uint8_t protocol;
+	bool later;
+
+	if (!find_transport(frame, packet, v4, &cursor, &protocol, &fragment))
+		return POLICED_UNREADABLE;
+	work->fragments = !!fragment;
+	later = fragment & bpf_htons(IP_FRAGMENT_OFFSET);
+	if (!v4 && is_extension(protocol)) {
 		const struct extension *extension = take(&cursor, FRAGMENT_BYTES);
 
 		if (protocol != IPPROTO_FRAGMENT || !extension || is_extension(extension->next))

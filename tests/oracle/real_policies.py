@@ -29,8 +29,9 @@ class RealPolicies:
 
     def forget(self) -> None:
         """The flows that programs have begun."""
-        flows = self.droplet.tables.policy_flows
-        flows.delete_many([key for key, _ in flows.items()])
+        if self.policed:
+            flows = self.droplet.tables.policy_flows
+            flows.delete_many([key for key, _ in flows.items()])
         self.policed, self.sets = frozenset(), {}
 
     def fill(self, here: Droplet) -> None:
