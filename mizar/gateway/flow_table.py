@@ -8,8 +8,10 @@ data plane may be writing: it makes new ones and removes whole ones.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -118,6 +120,11 @@ class FlowTable:
         found = [one for one in self.listed() if not allows(nat, one.original, one.becomes)]
         return sum(self.end(one) for one in found)
 
+    @staticmethod
+    def alive(connection: Connection, limits: Fields, now: int) -> bool:
+        """As the function; for who has a table in hand."""
+        return alive(connection, limits, now)
+
     def limits(self) -> Fields:
         """The time-outs in force, in ticks."""
         return self.tables.nat_settings.get(0) or {}
@@ -149,6 +156,17 @@ class FlowTable:
                 table.delete(found)
                 outer = {**found, "meta": value["meta"], "addr": value["addr"], "port_be": value["port_be"]}
                 table.delete({**outer, "kind": constant("MAPPING_OUTER")})
+
+
+@contextmanager
+def reading(tables: GatewayTables) -> Iterator[FlowTable]:
+    """A flow table over open maps, which end with the block."""
+    try:
+        with Keeper(tables.maps) as keeper:
+            yield FlowTable(tables, keeper)
+    finally:
+        for fd in tables.maps.values():
+            os.close(fd)
 
 
 def alive(connection: Connection, limits: Fields, now: int) -> bool:

@@ -117,6 +117,11 @@ def remove(gateway: str, plan: KernelPlan) -> None:
     host.delete(topology(Names(gateway), plan))
 
 
+def forget(gateway: str, path: KernelPath, nat: NatRules, tunnels: Mapping[str, TunnelEnd]) -> None:
+    """As remove(), of what an earlier process left."""
+    remove(gateway, planned(path, nat, tunnels, {}))
+
+
 def pins(gateway: str) -> Pins:
     """Where the program of the vtep is pinned."""
     return Pins.of(f"gateway-{gateway}-vtep")

@@ -78,6 +78,11 @@ class GatewayTables:
         )
 
 
+def is_translating(maps: Mapping[str, int]) -> bool:
+    """Whether a program with these maps has connections at all."""
+    return maps.keys() >= _SHAPES.keys()
+
+
 @contextmanager
 def created(entries: Mapping[str, int] | None = None) -> Iterator[GatewayTables]:
     """Maps of their own for the length of a block; `entries`: of some by name, how many they hold."""

@@ -87,7 +87,7 @@ class XskSocket:
         self._frame_bytes = frame_bytes
         self._what = f"open an AF_XDP socket on queue {queue} of {interface}"
         self._closing = contextlib.ExitStack()
-        self._partial = b""
+        self._partial, self._note = b"", b""
         half = frames // 2
         try:
             self._open(frames, half)
@@ -149,12 +149,23 @@ class XskSocket:
 
     def receive(self, most: int = 64) -> list[bytes]:
         """The frames that have come in, from at most so many chunks; never waits. Ethernet header first."""
+        return [frame for _, frame in self._received(most, 0)]
+
+    def receive_noted(self, size: int, most: int = 64) -> list[tuple[bytes, bytes]]:
+        """As receive(), each with the `size` bytes of XDP metadata that stood in front of it, which are zero again
+        then."""
+        return self._received(most, size)
+
+    def _received(self, most: int, size: int) -> list[tuple[bytes, bytes]]:
         frames, emptied = [], []
         for address, length, options in self._rx.consume(most):
+            if not self._partial:
+                self._note = self._memory[address - size : address]
+                self._memory[address - size : address] = bytes(size)
             data = self._partial + self._memory[address : address + length]
             self._partial = data if options & _CONTINUES else b""
             if not options & _CONTINUES:
-                frames.append(data)
+                frames.append((self._note, data))
             emptied.append((address - address % self._frame_bytes,))
         self._fill.produce(emptied)
         return frames

@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 class Process:
     """One process; `registry` is for histograms and counters that it keeps itself."""
 
-    def __init__(self, component: Literal["daemon", "server"]) -> None:
+    def __init__(self, component: Literal["daemon", "gateway", "server"]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

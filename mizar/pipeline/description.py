@@ -13,6 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from mizar.pipeline.headers import TUNNELS
+from mizar.pipeline.kernel_path import KernelPath
 from mizar.pipeline.nat import NatRules
 from mizar.pipeline.pattern import Pattern
 from mizar.pipeline.ranges import Ranges
@@ -127,6 +128,7 @@ class Pipeline:
     tunnels: tuple[TunnelEnd, ...] = ()
     title: str = ""
     nat: NatRules | None = None
+    kernel: KernelPath | None = None
     where: Where = field(default=Where(), compare=False, repr=False)
 
     def __post_init__(self) -> None:

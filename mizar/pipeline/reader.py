@@ -12,6 +12,7 @@ from mizar.model.document import DocumentError, Path, read
 from mizar.model.errors import InvalidError, Problem
 from mizar.pipeline.description import Block, Case, Group, On, Pipeline, Switch, TunnelEnd, When
 from mizar.pipeline.fields import Notes, address, mac, near, number, shown, text
+from mizar.pipeline.kernel_reader import read_kernel
 from mizar.pipeline.nat_reader import read_nat
 from mizar.pipeline.reader_steps import read_note, read_step
 from mizar.pipeline.steps import Step
@@ -47,7 +48,9 @@ def read_pipeline(document: str, source: str) -> Pipeline:
 
 
 def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
-    found = notes.mapping((), value, ("pipeline", "title", "tunnels", "nat", "groups"), ("pipeline", "groups"))
+    found = notes.mapping(
+        (), value, ("pipeline", "title", "tunnels", "nat", "kernel", "groups"), ("pipeline", "groups")
+    )
     name = notes.attempt(("pipeline",), lambda: text(found.get("pipeline", "unnamed")))
     title = notes.attempt(("title",), lambda: text(found.get("title", "")))
     ends = found.get("tunnels", {})
@@ -56,6 +59,7 @@ def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
         ends = {}
     tunnels = [_tunnel(notes, ("tunnels", key), key, entry) for key, entry in ends.items()]
     nat = read_nat(notes, ("nat",), found["nat"]) if "nat" in found else None
+    kernel = read_kernel(notes, ("kernel",), found["kernel"]) if "kernel" in found else None
     items = notes.items(("groups",), found.get("groups", []), "groups")
     groups = [_group(notes, path, item) for path, item in items]
     kept = tuple(group for group in groups if group is not None)
@@ -69,6 +73,7 @@ def _pipeline(notes: Notes, value: Any) -> Pipeline | None:
             tunnels=tuple(end for end in tunnels if end is not None),
             groups=kept,
             nat=nat,
+            kernel=kernel,
             where=notes.where(()),
         ),
     )

@@ -124,6 +124,11 @@ def _names(pipeline: Pipeline) -> Iterator[Problem]:
             if _counted(twin) != _counted(step):
                 message = f"{step.name!r} is something else in line {twin.where.line}: give it another name"
                 yield problem(pipeline, spot, step.where, message)
+    for port in pipeline.kernel.ports if pipeline.kernel is not None else ():
+        used.add(port.to)
+        if port.to not in ends:
+            message = f"no tunnel {port.to!r}{near(port.to, ends)}; there are {', '.join(ends) or 'none'}"
+            yield problem(pipeline, Spot("kernel"), port.where, message)
     for end in pipeline.tunnels:
         if end.name not in used:
             yield problem(pipeline, Spot("tunnels"), end.where, f"no step uses tunnel {end.name!r}")

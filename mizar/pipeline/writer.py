@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from mizar.pipeline.description import Block, Case, Pipeline, TunnelEnd
+from mizar.pipeline.kernel_reader import plain_kernel
 from mizar.pipeline.labels import when_text
 from mizar.pipeline.nat_reader import plain_nat
 from mizar.pipeline.steps import (
@@ -48,6 +49,8 @@ def plain(pipeline: Pipeline) -> Plain:
         found["tunnels"] = {end.name: _tunnel(end) for end in pipeline.tunnels}
     if pipeline.nat is not None:
         found["nat"] = plain_nat(pipeline.nat)
+    if pipeline.kernel is not None:
+        found["kernel"] = plain_kernel(pipeline.kernel)
     found["groups"] = [{"name": group.name, "steps": _block(group.block)} for group in pipeline.groups]
     return found
 

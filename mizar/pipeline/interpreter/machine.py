@@ -107,19 +107,25 @@ class Machine:
 
     def run(self, frame: bytes, now_ns: int = 0) -> Outcome:
         """What becomes of a frame that enters at the first group at a time; one without Ethernet header is dropped."""
-        packet = Packet(bytes(frame))
+        return self._to_its_end(Packet(bytes(frame)), 0, now_ns)
+
+    def resume(self, frame: bytes, meta: int, group: str, now_ns: int = 0) -> Outcome:
+        """What becomes of a frame of a tenant that goes on at the beginning of a group, its way before it done
+        elsewhere."""
+        return self._to_its_end(Packet(bytes(frame), meta), self.pipeline.number(group), now_ns)
+
+    def _to_its_end(self, packet: Packet, number: int, now_ns: int) -> Outcome:
         try:
             if not headers(packet.frame):
                 raise _Ended(Verdict.DROP, NO_ETHERNET)
-            self._groups(packet, now_ns)
+            self._groups(packet, number, now_ns)
         except _Ended as end:
             if end.verdict is Verdict.DROP:
                 self.counters[end.reason, None].add(packet.frame)
             return Outcome(end.verdict, packet.frame, packet.meta, end.queue, end.reason)
         raise AssertionError("a validated pipeline always ends")
 
-    def _groups(self, packet: Packet, now_ns: int) -> None:
-        number = 0
+    def _groups(self, packet: Packet, number: int, now_ns: int) -> None:
         while True:
             group = self.pipeline.groups[number]
             try:

@@ -267,7 +267,7 @@ def test_names_stand_once() -> None:
     [
         ("", 1, "expected one pipeline, found 0 documents"),
         ("pipeline: p\n---\npipeline: q\n", 1, "expected one pipeline, found 2 documents"),
-        ("- a\n", 1, "expected a mapping with pipeline, title, tunnels, nat, groups"),
+        ("- a\n", 1, "expected a mapping with pipeline, title, tunnels, nat, kernel, groups"),
         ("pipeline: [\n", 2, "expected YAML"),
         ("pipeline: p\ngroups: []\n", 1, "expected at least one group"),
         ("pipeline: p\ngroups: many\n", 2, "expected a list of groups, found 'many'"),
