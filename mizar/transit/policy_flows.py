@@ -3,8 +3,9 @@
 
 Runs beside the server, as `service_flows` does for scaled endpoints. The table is shared evenly by the VPCs that have
 policed endpoints on this droplet. What is idle longer than its kind may be ends, as does what an endpoint that is gone
-has left. No established flow gives way for another: only a VPC that has more than its share, as others came, loses its
-oldest.
+has left. What nobody has answered ends soon; where the share is nearly used up, sooner, and sweeps come more often: so
+a flood of beginnings holds no place for long. No established flow gives way for another: only a VPC that has more than
+its share, as others came, loses its oldest, first of those without an answer.
 """
 
 import asyncio
@@ -18,21 +19,24 @@ from mizar.kernel.layout import constant
 from mizar.model.errors import MizarError
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
-from mizar.transit.service_flows import SWEEP_S, idle_limit_s
+from mizar.transit.service_flows import CLOSING, OPEN, SWEEP_S, idle_limit_s
 from mizar.transit.state import State
 
-ENDED_S = 30
-_ANSWERED, _CLOSING, _ENDED = 1, 2, 4  # enum policy_flow_state
+UNANSWERED_S, PRESSED_S = 60, 4
+PRESSED_SWEEP_S = 1.0
+_ANSWERED, _CLOSING = 1, 2  # enum policy_flow_state
+_ENDED = 4  # enum policy_flow_begun
 _KEY = struct.Struct("=4xI20xB3x")  # struct policy_flow_key: slot, protocol
-_VALUE = struct.Struct("=4xI4xI3xB")  # struct policy_flow: stamp, vpc_slot, state
+_VALUE = struct.Struct("=4xI4xI2xBB")  # struct policy_flow: stamp, vpc_slot, begun, state
 _log = logging.getLogger(__name__)
 
 
-def limit_s(protocol: int, state: int) -> int:
-    """How long a flow may be without a packet."""
-    if state & _ENDED:
-        return ENDED_S
-    return idle_limit_s(protocol, (1 if state & _ANSWERED else 0) | (2 if state & _CLOSING else 0))
+def limit_s(protocol: int, begun: int, state: int, *, pressed: bool = False) -> int:
+    """How long a flow may be without a packet. One that a policy has ended is kept as long as if it went on, so that
+    its ends do not begin it again while they try. `pressed`: the VPC has little room left."""
+    if not (state & _ANSWERED or begun & _ENDED):
+        return PRESSED_S if pressed else UNANSWERED_S
+    return idle_limit_s(protocol, OPEN | (CLOSING if state & _CLOSING else 0))
 
 
 def share(state: State) -> int:
@@ -47,12 +51,13 @@ class PolicyFlows:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._full: set[int] = set()
+        self._pressed: set[int] = set()
         self._had = True
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(PRESSED_SWEEP_S if self._pressed else SWEEP_S)
             try:
                 await self._ledger.whole(self._sweep())
             except MizarError as error:
@@ -74,18 +79,20 @@ class PolicyFlows:
         inserted = {slot: (maps.policy_counts.get(slot) or {"inserted": 0})["inserted"] for slot in vpcs}
         gone: list[bytes] = []
         live: Counter[int] = Counter()
-        oldest: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        oldest: dict[int, list[tuple[bool, int, bytes]]] = defaultdict(list)
         for key, value in maps.policy_flows.raw_items():
             slot, protocol = _KEY.unpack(key)
-            stamp, vpc_slot, flags = _VALUE.unpack(value)
-            if vpc_slot not in vpcs or slot not in policed or now - stamp > limit_s(protocol, flags):
+            stamp, vpc_slot, begun, flags = _VALUE.unpack(value)
+            limit = limit_s(protocol, begun, flags, pressed=vpc_slot in self._pressed)
+            if vpc_slot not in vpcs or slot not in policed or now - stamp > limit:
                 gone.append(key)
                 continue
             live[vpc_slot] += 1
-            oldest[vpc_slot].append((stamp, key))
+            oldest[vpc_slot].append((bool(flags & _ANSWERED), stamp, key))
+        self._pressed = {slot for slot, count in live.items() if 4 * count >= 3 * most}
         for slot, count in live.items():
             if count > most:
-                gone += [key for _, key in sorted(oldest[slot])[: count - most]]
+                gone += [key for *_, key in sorted(oldest[slot])[: count - most]]
                 live[slot] = most
         deleted: int = maps.policy_flows.delete_raw(gone)
         for slot in vpcs:
