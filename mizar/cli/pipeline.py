@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mizar.cli import pipeline_tc
 from mizar.cli.output import Format, Output, columns, emit
 from mizar.model.errors import InvalidError
 from mizar.pipeline.description import Pipeline, blocks
@@ -100,6 +101,21 @@ def rte_flow(
         emit(plan.plain() | {"exampleConnection": rules, "exampleCommands": commands}, output, Table)
 
 
+@app.command("tc")
+def tc(
+    file: File,
+    tenant: Tenants = None,
+    interface: Annotated[str, typer.Option(help="The uplink: where frames come from.")] = "uplink",
+    egress: Annotated[str, typer.Option(help="Where frames leave; without it, the uplink.")] = "",
+    kernel: Annotated[str, typer.Option(help="Where trapped frames go.")] = "kernel",
+    worker: Annotated[str, typer.Option(help="Where a user-space program takes its queues' frames.")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Print a pipeline as tc's filters (`tc -batch`), or with -o json as rules."""
+    ports = pipeline_tc.ports_of(interface, egress, kernel, worker)
+    pipeline_tc.show(_read(file), ports, _tenants(tenant), output)
+
+
 def _read(name: str) -> Pipeline:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
@@ -129,8 +145,6 @@ def _table(rows: list[Row]) -> Table:
             cost = "" if one.estimated_ns is None else f"~{one.estimated_ns} ns"
             lines.append((rule, one.target, str(one.verdict), cost, "; ".join(one.reasons)))
     table = columns(("RULE", "TARGET", "VERDICT", "ESTIMATE", "WHY"), lines)
-    table.caption = (
-        "Estimates are of one packet on one core. XDP and tc are judged by what they can do: not generated yet."
-    )
+    table.caption = "Estimates are of one packet on one core. XDP is judged by what it can do: not generated yet."
     table.caption_justify = "left"
     return table

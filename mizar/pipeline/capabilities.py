@@ -35,21 +35,19 @@ class Reasons:
     split: list[str] = field(default_factory=list)
 
 
-def tc_reasons(block: Block, case: Case | None) -> Reasons:
-    """tc: chains, flower, ct, tunnel_key, vlan, police."""
-    found = Reasons()
+def tc_reasons(block: Block, case: Case | None, refused: Iterable[str]) -> Reasons:
+    """tc: chains, flower, ct, tunnel_key, vlan, police. `refused`: what its compiler said of the rule."""
+    found = Reasons(fallback=list(refused))
     if block.switch is not None and block.switch.on is On.CONNTRACK:
         found.split.append("ct: a filter for each metadata value, its zone (16 bits) is fixed in the action")
     if case is not None and isinstance(case.when, Ranges):
-        found.split.append("metadata is skb mark, which a basic filter matches and flower does not: no NIC takes it")
+        found.split.append("metadata is the skb mark, which fw filters match and flower does not: no NIC takes it")
     if case is not None and isinstance(case.when, Pattern) and any("fragment" in box.shape for box in case.when.boxes):
         found.split.append("ct puts datagrams together before it looks: fragments take the way of whole packets")
     if case is not None and isinstance(case.when, Pattern) and _excludes(case.when):
         found.split.append("flower has no !=: a filter of higher priority takes the excluded values out")
     for step in block.steps:
         match step:
-            case Queue():
-                found.fallback.append("tc has no queue of a user-space program")
             case Decap():
                 found.split.append(
                     f"a {step.tunnel} device in external mode decapsulates, before the filter sees the VNI"
@@ -57,7 +55,7 @@ def tc_reasons(block: Block, case: Case | None) -> Reasons:
             case Encap():
                 found.split.append(f"tunnel_key and a {step.tunnel} device in external mode instead of raw headers")
                 if step.vlan:
-                    found.split.append("the outer tag is that of the device below")
+                    found.split.append("the outer tag is pushed at the egress of the device below")
             case SetMeta() | SetVni() | SetVid():
                 found.split.append(
                     f"{_word(step)}: a filter for each value, tc cannot copy a field to or from the mark"
@@ -104,9 +102,9 @@ def _case(found: Reasons, case: Case) -> None:
 
 
 def _excludes(pattern: Pattern) -> bool:
-    """Whether a field other than a port is limited to more than one range."""
+    """Whether one of the fields that flower matches one by one has more than one value."""
     return any(
-        len(ranges.spans) > 1 or (ranges.single is None and place[1] in ("vid", "vni", "pcp"))
+        ranges.single is None and place[1] in ("vid", "vni", "pcp")
         for box in pattern.boxes
         for place, ranges in box.limits
     )

@@ -2,8 +2,8 @@
 """The offload report: each rule of a pipeline against each target. Called by the command line. Pure.
 
 A rule is a case (or a group that begins with steps) with the steps that it does itself. `taken`: the target does all of
-it; `split`: it does, by other means or by more rules; `fallback`: it cannot, and something else has to. For XDP and tc
-this judges what the target can do: Mizar generates neither of them yet.
+it; `split`: it does, by other means or by more rules; `fallback`: it cannot, and something else has to. For XDP
+this judges what the target can do; of tc and rte_flow it tells what their compilers do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mizar.pipeline.description import Block, Case, Pipeline, Spot, Switch, bloc
 from mizar.pipeline.labels import case_text, step_text
 from mizar.pipeline.rte_flow.compile import compile_rules
 from mizar.pipeline.steps import Goto, Step
+from mizar.pipeline.tc.judge import TcFindings, tc_findings
 
 
 class Verdict(StrEnum):
@@ -54,7 +55,7 @@ class Row:
 
 def report(pipeline: Pipeline, tenants: tuple[int, ...] = ()) -> list[Row]:
     """All rules in the order of writing; `tenants` are the metadata values with counters of their own in hardware."""
-    counts = _hardware_rules(pipeline, tenants)
+    counts, kernel = _hardware_rules(pipeline, tenants), tc_findings(pipeline, tenants)
     cases = {spot: (switch, case) for spot, switch, case in _cases(pipeline)}
     lines = {Spot(group.name): group.where.line for group in pipeline.groups}
     rows = []
@@ -66,7 +67,7 @@ def report(pipeline: Pipeline, tenants: tuple[int, ...] = ()) -> list[Row]:
         line = lines[spot] if case is None else case.where.line
         rule = _Rule(pipeline, spot, block, switch, case, tenants)
         steps = tuple(_text(pipeline, step) for step in block.steps)
-        rows.append(Row(str(spot), line, when, steps, tuple(_judgements(rule, counts))))
+        rows.append(Row(str(spot), line, when, steps, tuple(_judgements(rule, counts, kernel))))
     return rows
 
 
@@ -80,10 +81,13 @@ class _Rule:
     tenants: tuple[int, ...]
 
 
-def _judgements(rule: _Rule, counts: Counter[str] | None) -> Iterator[Judgement]:
+def _judgements(rule: _Rule, counts: Counter[str] | None, kernel: TcFindings) -> Iterator[Judgement]:
     yield _judged("xdp", Reasons(), None, _cost(rule, lambda cost: cost.xdp))
-    reasons = tc_reasons(rule.block, rule.case)
-    yield _judged("tc", reasons, None, _cost(rule, lambda cost: cost.tc))
+    reasons = tc_reasons(rule.block, rule.case, kernel.refused.get(str(rule.spot), ()))
+    filters = kernel.filters[str(rule.spot)]
+    if filters > 1 and not reasons.fallback:
+        reasons.split.append(f"{filters} filters for {kernel.tenants} tenants")
+    yield _judged("tc", reasons, None if reasons.fallback else filters, _cost(rule, lambda cost: cost.tc))
     reasons = rte_flow_reasons(rule.block.steps, rule.case, rule.tenants)
     found = None if counts is None else counts[str(rule.spot)]
     if found is not None and found > 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,25 +46,32 @@ class Image:
 
 def image() -> Image:
     """The image, made when it is not there yet. Raises UnavailableError."""
+    kernel, modules = kernel_of("kernel", KERNEL)
+    initramfs = FOLDER / "initramfs.gz"
+    here = Path(__file__).parent
+    files = [("init", here / "init.sh"), ("etc/udhcpc.script", here / "udhcpc.sh")]
+    initramfs.write_bytes(archive(files, [modules / name for name in MODULES]))
+    return Image(kernel, initramfs)
+
+
+def kernel_of(folder: str, package: str) -> tuple[Path, Path]:
+    """A kernel and the folder of its modules, by the package that depends on it. Raises UnavailableError."""
     if shutil.which(QEMU) is None:
         raise UnavailableError(f"{QEMU} is not installed (Debian: qemu-system-x86)")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    root = _unpacked("kernel", _kernel_package)
+    root = _unpacked(folder, lambda: _kernel_package(package))
     kernels = sorted((root / "boot").glob("vmlinuz-*"))
     folders = sorted((root / "lib/modules").glob("*/kernel"))
     if not kernels or not folders:
         raise UnavailableError(f"the package in {root} holds no kernel; remove {FOLDER} and try again")
-    busybox = _unpacked("busybox", lambda: "busybox-static") / "bin/busybox"
-    initramfs = FOLDER / "initramfs.gz"
-    initramfs.write_bytes(gzip.compress(_archive(busybox, folders[-1]), 1))
-    return Image(kernels[-1], initramfs)
+    return kernels[-1], folders[-1]
 
 
-def _kernel_package() -> str:
-    shown = _run("apt-cache", "depends", "--important", KERNEL)
+def _kernel_package(package: str) -> str:
+    shown = run("apt-cache", "depends", "--important", package)
     found = [line.split()[-1] for line in shown.splitlines() if "Depends: linux-image-" in line]
     if not found:
-        raise UnavailableError(f"no package {KERNEL} is known to apt here")
+        raise UnavailableError(f"no package {package} is known to apt here")
     return found[0]
 
 
@@ -75,15 +82,16 @@ def _unpacked(name: str, package: Callable[[], str]) -> Path:
     place = FOLDER / f"{name}.part"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    _run("apt-get", "download", package(), folder=place)
+    run("apt-get", "download", package(), folder=place)
     (archive,) = place.glob("*.deb")
-    _run("dpkg", "-x", str(archive), str(place))
+    run("dpkg", "-x", str(archive), str(place))
     archive.unlink()
     place.rename(root)
     return root
 
 
-def _run(*command: str, folder: Path | None = None) -> str:
+def run(*command: str, folder: Path | None = None) -> str:
+    """What a command prints. Raises UnavailableError when it fails."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -92,20 +100,18 @@ def _run(*command: str, folder: Path | None = None) -> str:
     return done.stdout
 
 
-def _archive(busybox: Path, modules: Path) -> bytes:
-    """An initramfs (cpio, new ASCII format: Documentation/driver-api/early-userspace/buffer-format.rst)."""
-    here = Path(__file__).parent
+def archive(files: Iterable[tuple[str, Path]], modules: Iterable[Path]) -> bytes:
+    """An initramfs with busybox, executable files by their place in it, and modules in the order of loading.
+
+    cpio, new ASCII format: Documentation/driver-api/early-userspace/buffer-format.rst.
+    """
+    busybox = _unpacked("busybox", lambda: "busybox-static") / "bin/busybox"
     entries = [(folder, 0o40755, b"") for folder in ("bin", "dev", "proc", "sys", "tmp", "etc", "lib", "www")]
-    entries += [
-        ("bin/busybox", 0o100755, busybox.read_bytes()),
-        ("bin/sh", 0o120777, b"busybox"),
-        ("init", 0o100755, (here / "init.sh").read_bytes()),
-        ("etc/udhcpc.script", 0o100755, (here / "udhcpc.sh").read_bytes()),
-    ]
-    for number, name in enumerate(MODULES):
-        entries.append((f"lib/{number}-{Path(name).name}", 0o100644, (modules / name).read_bytes()))
-    archive = b"".join(_entry(number, *entry) for number, entry in enumerate(entries, 1))
-    return archive + _entry(0, "TRAILER!!!", 0, b"")
+    entries += [("bin/busybox", 0o100755, busybox.read_bytes()), ("bin/sh", 0o120777, b"busybox")]
+    entries += [(place, 0o100755, file.read_bytes()) for place, file in files]
+    entries += [(f"lib/{number:03}-{one.name}", 0o100644, one.read_bytes()) for number, one in enumerate(modules)]
+    data = b"".join(_entry(number, *entry) for number, entry in enumerate(entries, 1))
+    return gzip.compress(data + _entry(0, "TRAILER!!!", 0, b""), 1)
 
 
 def _entry(inode: int, name: str, mode: int, data: bytes) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that runs: QEMU in the namespace of a droplet, on a tap that is there, driven over its serial console."""
+"""Guests that run: QEMU, driven over the serial console. The small one is on a tap of a droplet's namespace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from types import TracebackType
+from typing import Self
 
 from mizar.lab.probes import readable
 from tests.guest.image import QEMU, Image
@@ -22,14 +23,10 @@ _LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off rdinit=/init"
 _DONE = re.compile(r"@@(\w+)@@\s")
 
 
-class Guest:
-    """One virtual machine. `namespace`: where its tap is; `mtu`: what its virtio device offers."""
+class Console:
+    """A virtual machine that a command starts, and the shell on its serial console."""
 
-    def __init__(self, image: Image, namespace: str, tap: str, mac: str, mtu: int = 1450) -> None:
-        net = ["-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no", "-device"]
-        net.append(f"virtio-net-pci,netdev=n0,mac={mac},host_mtu={mtu},romfile=")
-        boot = ["-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append", _LINE]
-        command = ["nsenter", f"--net=/run/netns/{namespace}", QEMU, *_BASE.split(), *net, *boot]
+    def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -71,10 +68,20 @@ class Guest:
             if stream is not None:
                 stream.close()
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Guest(Console):
+    """A small machine on a tap. `namespace`: where its tap is; `mtu`: what its virtio device offers."""
+
+    def __init__(self, image: Image, namespace: str, tap: str, mac: str, mtu: int = 1450) -> None:
+        net = ["-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no", "-device"]
+        net.append(f"virtio-net-pci,netdev=n0,mac={mac},host_mtu={mtu},romfile=")
+        boot = ["-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append", _LINE]
+        super().__init__(["nsenter", f"--net=/run/netns/{namespace}", QEMU, *_BASE.split(), *net, *boot])

@@ -71,6 +71,25 @@ def test_rte_flow(mizar: Run) -> None:
     assert found["rules"][0]["actions"] == [{"type": "jump", "conf": {"group": 1}}]
 
 
+def test_tc(mizar: Run) -> None:
+    """Lines for `tc -batch`, remarks behind #; JSON has filters, counters and zones; a strange interface is misuse."""
+    named = ("pipeline", "tc", TRAP, "--interface", "eth0", "--kernel", "slow0", "--tenant", "0x1000005")
+    done = mizar(*named)
+    lines = [line for line in done.out.splitlines() if not line.startswith("#")]
+    assert {line.split()[0] for line in lines} == {"qdisc", "actions", "filter"}
+    assert "qdisc add dev eth0 ingress_block 7 clsact" in lines
+    assert "# first: ip route replace 192.0.2.9/32 dev slow0 src 192.0.2.1" in done.out
+    found = json.loads(mizar(*named, "-o", "json").out)
+    assert found["zones"] == [{"meta": 0x1000005, "zone": found["zones"][0]["zone"]}]
+    assert {one["name"] for one in found["limits"]} == {"new rate", "established rate", "neighbours"}
+    assert any(one["tc"] in lines for one in found["filters"])
+    assert mizar("pipeline", "tc", TRAP, "--interface", "a/b").code == 2
+    done = mizar("pipeline", "tc", TRAP)
+    assert (done.code, "tc has filters for each tenant, and none is known" in done.err) == (1, True)
+    done = mizar("pipeline", "tc", TRAP.replace("trap", "queue"), "--tenant", "0x1000005")
+    assert (done.code, "tc has no queue 0" in done.err) == (1, True)
+
+
 def test_stdin_and_what_cannot_be_read(mizar: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """- is stdin; a file that is not there is a refusal; a tenant that is no number is misuse."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(Path(TRAP).read_text()))

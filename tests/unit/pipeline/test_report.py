@@ -33,9 +33,12 @@ def test_every_rule_is_judged_by_every_target(name: str) -> None:
 
 
 def test_what_tc_cannot_do_is_named() -> None:
-    """No queue of a user-space program."""
+    """No queue of a user-space program; all else of the shipped pipelines it takes."""
     found = row(report(shipped("gateway-queue")), "NAT, case 1, case 1")
-    assert found["tc"] == (Verdict.FALLBACK, ("tc has no queue of a user-space program",))
+    why = "tc has no queue 0 of a user-space program; name the interface that it listens on"
+    assert found["tc"] == (Verdict.FALLBACK, (why,))
+    every = [row(report(shipped("gateway-trap")), one.spot)["tc"] for one in report(shipped("gateway-trap"))]
+    assert Verdict.FALLBACK not in [verdict for verdict, _ in every]
     assert found["xdp"] == (Verdict.TAKEN, ())
 
 

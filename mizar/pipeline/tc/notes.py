@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tc does otherwise than the description says: printed with the rules. Called by `compile`."""
+
+from __future__ import annotations
+
+from mizar.pipeline.tc.lowering import Resources
+
+_ALWAYS = (
+    "a tenant without --tenant, table or nat rule has no filter: its frames are dropped and counted",
+    "flower does not check lengths, and looks behind IPv6 extension headers; what conntrack finds broken is invalid",
+)
+_TUNNELS = (
+    "tunnels are taken off by the kernel: it drops outer headers that are not for this host's addresses or are broken",
+    "a frame is counted without the tunnel that tc takes off before, or puts on behind",
+)
+_TRACKS = (
+    "states are the kernel's: set net.netfilter.nf_conntrack_tcp_loose=0 and net.netfilter.nf_conntrack_checksum=0",
+    "fragments of IPv4 are put together at conntrack, first ones are found by protocol alone",
+)
+
+
+def notes(found: Resources, tracks: bool) -> tuple[str, ...]:
+    """Sentences, in order."""
+    return (*_ALWAYS, *(_TUNNELS if found.vteps else ()), *(_TRACKS if tracks else ()))

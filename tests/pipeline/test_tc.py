@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tc's filters in a kernel that has them do with real frames what the interpreter does, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from scapy.all import ICMP, IP, UDP
+
+from mizar.pipeline.description import State
+from mizar.pipeline.interpreter.connection import Answer, Flow, Seen
+from mizar.pipeline.interpreter.machine import Machine
+from mizar.pipeline.tc.compile import compile_rules
+from tests.guest.image import UnavailableError
+from tests.guest.rooted import Rooted, rooted_image
+from tests.pipeline.corpus import whole
+from tests.pipeline.tc_guest import PORTS, TcGateway, wanted
+from tests.unit.pipeline import frames as f
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+UNLIKE = {
+    "padded": "ct takes off what is behind the packet",
+    "fragment": "ct keeps fragments until the datagram is whole",
+}
+"""Frames, by a word of their names, that tc treats otherwise, and why."""
+VLANS = [0x02FF0000 + vid for vid in (0, 3, 7)]
+TENANTS = (f.TENANT_A, f.TENANT_B, f.WORLD, *VLANS)
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Rooted]:
+    """A guest of its own; the test is skipped, and says why, where there can be none."""
+    try:
+        image = rooted_image()
+    except UnavailableError as error:
+        pytest.skip(f"no virtual machine here: {error}")
+    with Rooted(image, tmp_path) as running:
+        yield running
+
+
+class Recorded:
+    """Connections that somebody else made."""
+
+    def __init__(self, *pairs: tuple[Flow, Flow]) -> None:
+        self.known = dict(pairs)
+        self.known |= {becomes.reversed(): flow.reversed() for flow, becomes in pairs}
+
+    def look(self, seen: Seen, now_ns: int) -> Answer:
+        becomes = self.known.get(seen.flow)
+        if becomes is None:
+            return Answer(State.NEW if seen.may_begin else State.INVALID)
+        return Answer(State.RELATED if seen.is_error else State.ESTABLISHED, becomes)
+
+    def allocate(self, seen: Seen, now_ns: int) -> Flow | None:
+        raise AssertionError("the shipped pipelines allocate nothing")
+
+
+def flow(meta: int, protocol: str, source: str, target: str, sport: int, dport: int) -> Flow:
+    one, other = ip_address(source), ip_address(target)
+    return Flow(meta, one.version, protocol, int(one), int(other), sport, dport)
+
+
+CONNECTIONS = [
+    (flow(f.TENANT_A, "tcp", f.INSIDE, f.SERVER, 40000, 80), flow(f.WORLD, "tcp", f.PUBLIC, f.SERVER, 2000, 80)),
+    (flow(f.TENANT_B, "tcp", f.INSIDE, f.SERVER, 40000, 80), flow(f.WORLD, "tcp", f.PUBLIC, f.SERVER, 2001, 80)),
+    (flow(f.TENANT_A, "udp", f.INSIDE, f.SERVER, 40000, 53), flow(f.WORLD, "udp", f.PUBLIC, f.SERVER, 40000, 53)),
+    (flow(f.TENANT_A, "icmp4", f.INSIDE, f.SERVER, 7, 7), flow(f.WORLD, "icmp4", f.PUBLIC, f.SERVER, 7, 7)),
+    (flow(f.TENANT_A, "udp", f.INSIDE6, f.SERVER6, 40000, 53), flow(f.WORLD, "udp", f.PUBLIC6, f.SERVER6, 3000, 53)),
+]
+
+
+def established() -> list[tuple[str, bytes]]:
+    """Both directions of every connection, and errors about them."""
+    error = f.eth() / IP(src="198.51.100.99", dst=f.PUBLIC) / ICMP(type=11)
+    return [
+        ("tcp out", f.in_vxlan(f.tcp(flags="A"))),
+        ("tcp out of the other tenant", f.in_vxlan(f.tcp(flags="A"), vni=6)),
+        ("tcp in", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 80, 2000, flags="A"))),
+        ("tcp in of the other tenant", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 80, 2001, flags="A"))),
+        ("tcp in to nobody", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 80, 2002, flags="A"))),
+        ("udp out", f.in_vxlan(f.udp())),
+        ("udp in", f.in_vlan(f.udp(f.SERVER, f.PUBLIC, 53, 40000))),
+        ("echo out", f.in_vxlan(f.echo())),
+        ("echo in", f.in_vlan(f.echo(f.SERVER, f.PUBLIC, reply=True))),
+        ("udp6 out", f.in_vxlan(f.udp(f.INSIDE6, f.SERVER6))),
+        ("udp6 in", f.in_vlan(f.udp(f.SERVER6, f.PUBLIC6, 53, 3000))),
+        ("an error about udp", f.in_vlan(error / IP(src=f.PUBLIC, dst=f.SERVER) / UDP(sport=40000, dport=53) / b"odd")),
+        ("an error about nothing", f.in_vlan(error / IP(src=f.PUBLIC, dst=f.SERVER) / UDP(sport=1, dport=2) / b"odd")),
+    ]
+
+
+def compared(gateway: TcGateway, machine: Machine, frames: list[tuple[str, bytes]]) -> None:
+    """What comes out, and where, is what the interpreter says."""
+    for (name, frame), came in zip(frames, gateway.pass_through([one for _, one in frames]), strict=True):
+        assert came == wanted(machine.run(frame), TENANTS), name
+
+
+def test_the_pipeline_that_traps(guest: Rooted, tmp_path: Path) -> None:
+    """What begins a connection, what is no connection's, and connections in both directions with their errors: what
+    leaves by the uplink and what the kernel gets are the interpreter's frames, its outer headers included."""
+    pipeline = f.shipped("gateway-trap")
+    plan = compile_rules(pipeline, PORTS, TENANTS)
+    gateway = TcGateway(guest, tmp_path)
+    gateway.load(plan)
+    for one, becomes in CONNECTIONS:
+        gateway.install(plan, one, becomes)
+    first = [
+        ("syn", f.in_vxlan(f.tcp(sport=50000))),
+        ("syn from the world", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 50000, 22))),
+        ("nobody's ack", f.in_vxlan(f.tcp(sport=50000, flags="A"))),
+        ("udp6", f.in_vxlan(f.udp(f.INSIDE6, f.SERVER6, 50000))),
+        ("arp", f.in_vxlan(f.arp(), vni=6)),
+        ("neighbour", f.in_vlan(f.neighbour())),
+        ("no tag", bytes(f.udp())),
+        ("no tenant", f.in_vxlan(f.udp(), vni=9)),
+        ("a vni of a vlan", f.in_vxlan(f.udp(), vni=0xFF0064)),
+        ("another vlan with vxlan in it", f.in_vxlan(f.udp(), vid=3)),
+    ]
+    compared(gateway, Machine(pipeline, Recorded(*CONNECTIONS)), [*first, *established()])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["gateway-trap", "gateway-queue"])
+def test_the_corpus(guest: Rooted, tmp_path: Path, name: str) -> None:
+    """Every valid frame of the corpus that all targets share."""
+    pipeline = f.shipped(name)
+    gateway = TcGateway(guest, tmp_path)
+    gateway.load(compile_rules(pipeline, PORTS, TENANTS))
+    frames = [(name, frame) for name, frame in whole() if not any(word in name for word in UNLIKE)]
+    compared(gateway, Machine(pipeline, Recorded()), frames)
