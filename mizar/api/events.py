@@ -40,6 +40,7 @@ def add_events(app: FastAPI, manager: Manager) -> None:
         droplet: Annotated[str | None, Query(description="On this droplet only.")] = None,
         reason: Annotated[list[str], Query(description="Drops of these reasons only.")] = [],  # noqa: B006
         address: Annotated[str | None, Query(description="From or to this address or prefix only.")] = None,
+        policy: Annotated[str | None, Query(description="What this policy decides only: tenant/name.")] = None,
     ) -> StreamingResponse:
         wish = manager.monitor.wish(
             caller.sees,
@@ -50,6 +51,7 @@ def add_events(app: FastAPI, manager: Manager) -> None:
             droplet=droplet,
             reasons=reason,
             address=address,
+            policy=policy,
         )
         found = manager.monitor.watch(wish, caller.sees, caller.tenant, ALIVE_S)
         first = await anext(found)  # errors become a status while there is still one to be sent

@@ -22,9 +22,10 @@ from mizar.cli.pcapng import PcapngWriter
 from mizar.model import drop_reasons
 from mizar.model.errors import InvalidError
 
-_TYPES = ("drop", "trap", "path", "endpoint", "droplet", "link")
+_TYPES = ("drop", "verdict", "trap", "path", "endpoint", "droplet", "link")
 _PASSED_BY = "refused by"
 _INDENT = " " * 14
+_OUTCOMES = {"allowed": "allowed by", "audited": "let pass in audit mode by"}
 _VERDICTS = {"drop": "dropped by", "pass": "left to the host's stack by"}
 
 
@@ -49,6 +50,7 @@ def monitor(
         list[str] | None, typer.Option(help="Drops of a reason; repeatable.", autocompletion=_complete_reason)
     ] = None,
     address: Annotated[str | None, typer.Option(help="From or to an address or prefix.")] = None,
+    policy: Annotated[str | None, typer.Option(help="What one policy decides: TENANT/NAME.")] = None,
     pcap: Annotated[
         Path | None, typer.Option(help="Also write refused packets here, as pcapng with the reason as comment.")
     ] = None,
@@ -68,6 +70,7 @@ def monitor(
         "droplet": droplet,
         "reason": reason or [],
         "address": address,
+        "policy": policy,
     }
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(connect(server))
@@ -129,14 +132,15 @@ def comment(event: dict[str, Any]) -> str:
     by = f"{_VERDICTS.get(event['verdict'], _PASSED_BY)} {event['program']} on {event['droplet']}"
     whose = f"; VPC {event['vpc']}" if event["vpc"] else ""
     sender = f"; sent by {event['sender']}" if event["sender"] else ""
-    return f"{event['reason']}: {event['sentence']} ({by}{whose}{sender})"
+    rule = f"; by {event['rule']}" if event.get("rule") else ""
+    return f"{event['reason']}: {event['sentence']} ({by}{whose}{sender}{rule})"
 
 
 def line(event: dict[str, Any]) -> Text:
     """An event for people: what, where and between whom, and why."""
     head = Text.assemble((_clock(event["time"]) if "time" in event else " " * 12, "dim"), "  ", event["droplet"], "  ")
     kind = event["type"]
-    if kind == "drop":
+    if kind in ("drop", "verdict"):
         return _drop(head, event)
     if kind == "suppressed":
         head.append(f"{event['packets']:,} more not shown", style="yellow")
@@ -173,8 +177,13 @@ def _drop(head: Text, event: dict[str, Any]) -> Text:
     head.append(what, style="bold").append(f"{protocol}, {event['length']} bytes{_of(vpc)}")
     if event["sender"] and event["sender"] != event["source"]["endpoint"]:
         head.append(f", sent by {event['sender']}", style="yellow")
-    by = f"\n{_INDENT}{_VERDICTS.get(event['verdict'], _PASSED_BY)} {event['program']}: "
-    return head.append(by, style="dim").append(event["sentence"], style="red").append(f" [{event['reason']}]", "dim")
+    by = _OUTCOMES.get(event.get("outcome", ""), _VERDICTS.get(event["verdict"], _PASSED_BY))
+    head.append(f"\n{_INDENT}{by} {event['program']}: ", style="dim")
+    style = "green" if event.get("outcome") == "allowed" else "yellow" if event.get("outcome") else "red"
+    head.append(event["sentence"], style=style).append(f" [{event['reason']}]", "dim")
+    if event.get("rule"):
+        head.append(f"\n{_INDENT}by {event['rule']}", style="bold")
+    return head
 
 
 def _count(events: int | None) -> str:

@@ -29,6 +29,7 @@ from mizar.manager.metrics import ManagerMetrics
 from mizar.manager.monitor import Monitor
 from mizar.manager.peering import agreement, other_half
 from mizar.manager.policies import policed, warned
+from mizar.manager.policy_names import PolicyNames
 from mizar.manager.progress import Progress
 from mizar.manager.proxied import out_of_service, without_target
 from mizar.manager.recovery import recover
@@ -103,8 +104,9 @@ class Manager:
         self._auditor = Auditor(self._registry, self._fleet, self._audited)
         self._audits = audits
         self._auditing: asyncio.Task[None] | None = None
-        self.monitor = Monitor(self._registry, self._fleet.link)
-        self.tracing = Tracing(self._registry, self._fleet.link)
+        names = PolicyNames(self._registry, self._fleet.policies)
+        self.monitor = Monitor(self._registry, self._fleet.link, names)
+        self.tracing = Tracing(self._registry, self._fleet.link, names)
         health = lambda name: health_of(self._fleet.link(name), self._fleet.down_by(name))  # noqa: E731
         self.traffic = Traffic(self._registry, self._fleet.link, health)
         self.metrics = ManagerMetrics(self._registry, self._fleet.missing, lambda: self.monitor.watchers, health)

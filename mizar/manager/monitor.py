@@ -20,6 +20,7 @@ import grpc
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
 from mizar.manager.names import Names
+from mizar.manager.policy_names import PolicyNames
 from mizar.manager.registry import Item, Registry
 from mizar.manager.sightings import TYPES, Sighting, Teller, Wish
 from mizar.model import drop_reasons
@@ -41,8 +42,9 @@ READY_S = 5.0
 class Monitor:
     """Watches droplets for those who ask."""
 
-    def __init__(self, registry: Registry, links: Callable[[str], Link | None]) -> None:
+    def __init__(self, registry: Registry, links: Callable[[str], Link | None], policies: PolicyNames) -> None:
         self._registry = registry
+        self.policies = policies
         self._links = links
         self._names = Names(registry)
         self._watching: dict[str | None, int] = {}
@@ -63,6 +65,7 @@ class Monitor:
         droplet: str | None = None,
         reasons: Sequence[str] = (),
         address: str | None = None,
+        policy: str | None = None,
     ) -> Wish:
         """What a watcher wants, looked up. Raises InvalidError or NotFoundError, also for what it may not see."""
         if unknown := [one for one in types if one not in TYPES]:
@@ -79,6 +82,7 @@ class Monitor:
             droplet,
             frozenset(map(_reason, reasons)),
             _prefix(address),
+            self._named("Policy", policy, tenant, sees),
         )
 
     def _named(self, kind: str, name: str | None, tenant: str | None, sees: Callable[[Ref], bool]) -> Ref | None:
@@ -104,7 +108,7 @@ class Monitor:
         many watchers.
         """
         with self._place(tenant):
-            stream = _Stream(self, Teller(self._names, wish, sees, tenant is None), wish, sees)
+            stream = _Stream(self, Teller(self._names, wish, sees, tenant is None, self.policies), wish, sees)
             keeper = asyncio.create_task(stream.keep())
             try:
                 yield {"type": "ready", **await stream.ready()}
@@ -234,7 +238,9 @@ class _Stream:
         if link is None:
             raise NotFoundError(f"droplet {name} has no daemon")
         types = self._wish.types
-        asked = pb.WatchEventsRequest(drops="drop" in types, traps="trap" in types, paths="path" in types)
+        asked = pb.WatchEventsRequest(
+            drops="drop" in types, traps="trap" in types, paths="path" in types, verdicts="verdict" in types
+        )
         call = link.stub().WatchEvents(asked)
         try:
             await call.wait_for_connection()  # the daemon answers at once, and misses nothing from then on

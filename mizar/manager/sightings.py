@@ -16,6 +16,7 @@ from typing import Any
 
 from mizar._built import transit_pb2 as pb
 from mizar.manager.names import Names
+from mizar.manager.policy_names import PolicyNames, sentence
 from mizar.manager.registry import Item
 from mizar.model import drop_reasons
 from mizar.model.resources import Ref
@@ -23,9 +24,12 @@ from mizar.model.resources import Ref
 Sighting = dict[str, Any]
 """What is told, as JSON values."""
 
-TYPES = ("drop", "trap", "path", "endpoint", "droplet", "link")
+TYPES = ("drop", "verdict", "trap", "path", "endpoint", "droplet", "link")
 """What can be watched."""
 
+ALLOWED_PLACE = 127
+"""EVENT_ALLOWED_PLACE of contracts/dataplane.h: of what a rule that logs allows."""
+_OUTCOMES = {pb.Drop.ALLOWED: "allowed", pb.Drop.AUDITED: "audited"}
 _ASKED = {"dhcp4": "DHCPv4", "dhcp6": "DHCPv6", "router": "router solicitation"}
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 
@@ -41,18 +45,22 @@ class Wish:
     droplet: str | None = None
     reasons: frozenset[int] = frozenset()
     address: IPv4Network | IPv6Network | None = None
+    policy: Ref | None = None
 
     @property
     def of_tenants(self) -> bool:
         """Whether it asks for something that has a VPC."""
-        return any(one is not None for one in (self.tenant, self.vpc, self.endpoint, self.address))
+        return any(one is not None for one in (self.tenant, self.vpc, self.endpoint, self.address, self.policy))
 
 
 class Teller:
     """Tells one watcher. `sees`: what it may see; `operator`: whether that is everything."""
 
-    def __init__(self, names: Names, wish: Wish, sees: Callable[[Ref], bool], operator: bool) -> None:
+    def __init__(
+        self, names: Names, wish: Wish, sees: Callable[[Ref], bool], operator: bool, policies: PolicyNames
+    ) -> None:
         self._names = names
+        self._policies = policies
         self._wish = wish
         self._sees = sees
         self._operator = operator
@@ -93,12 +101,18 @@ class Teller:
         source = self._end(vpc, drop.source, drop.source_port)
         destination = self._end(vpc, drop.destination, drop.destination_port)
         named = {one.ref for one in (sender, *self._at(vpc, drop.source, drop.destination)) if one is not None}
-        if not self._wanted("drop", vpc, named, (drop.source, drop.destination), drop.reason):
+        kind = "drop" if drop.outcome == pb.Drop.REFUSED else "verdict"
+        if not self._wanted(kind, vpc, named, (drop.source, drop.destination), drop.reason):
+            return None
+        policy = self._policies.policy(vpc, drop.rule)
+        if self._wish.policy is not None and not self._is_of_policy(vpc, drop, policy):
             return None
         return {
-            "type": "drop",
+            "type": kind,
             "program": drop.hook,
-            **_reason(drop.reason),
+            **({"outcome": _OUTCOMES[drop.outcome]} if kind == "verdict" else {}),
+            **_reason(drop.reason if drop.reason or kind == "drop" else ALLOWED_PLACE),
+            **self._policed(vpc, drop),
             "vpc": _name(vpc),
             "vni": drop.vni,
             "sender": self._shown(sender),
@@ -109,6 +123,28 @@ class Teller:
             "interface": drop.interface if self._operator else None,
             "frame": self._frame(drop),
         }
+
+    def _policed(self, vpc: Item | None, drop: pb.Drop) -> Sighting:
+        """Whose policy has spoken, and by which rule: `rule` in words."""
+        if not drop.policed and not drop.rule:
+            return {}
+        egress = drop.hook == "agent" and bool(drop.source) and self._is_at(vpc, drop.policed, drop.source)
+        said = sentence(self._policies, vpc, drop.policed, drop.rule, egress=egress)
+        policy = self._policies.policy(vpc, drop.rule)
+        return {"policed": self._shown(self._names.endpoint(drop.policed)), "policy": self._shown(policy), "rule": said}
+
+    def _is_at(self, vpc: Item | None, uid: str, address: bytes) -> bool:
+        found = self._names.endpoint_at(vpc, address)
+        return found is not None and found.uid == uid
+
+    def _is_of_policy(self, vpc: Item | None, drop: pb.Drop, policy: Item | None) -> bool:
+        if policy is not None:
+            return policy.ref == self._wish.policy
+        if not drop.policed or self._wish.policy is None:
+            return False
+        egress = self._is_at(vpc, drop.policed, drop.source)
+        mine = vpc is not None and vpc.resource.tenant == self._wish.policy.tenant
+        return mine and self._wish.policy.name in self._policies.selecting(vpc, drop.policed, egress=egress)
 
     def _frame(self, drop: pb.Drop) -> str | None:
         if self._operator or drop.hook == "agent":
@@ -123,9 +159,10 @@ class Teller:
             return {"type": "missed", "events": left_out.events if self._operator else None}
         vpc = self._names.vpc(left_out.vni)
         wish = self._wish
-        if wish.endpoint is not None or wish.address is not None:  # of whom they were, nobody knows
-            return None
-        if not self._wanted("drop", vpc, set(), (), left_out.reason):
+        if wish.endpoint is not None or wish.address is not None or wish.policy is not None:
+            return None  # of whom they were, nobody knows
+        kind = "verdict" if left_out.reason == ALLOWED_PLACE else "drop"
+        if not self._wanted(kind, vpc, set(), (), left_out.reason):
             return None
         return {"type": "suppressed", **_reason(left_out.reason), "vpc": _name(vpc), "packets": left_out.packets}
 
@@ -155,7 +192,12 @@ class Teller:
         if endpoint is None or not self._sees(endpoint.ref) or "endpoint" not in self._wish.types:
             return None
         wish = self._wish
-        if wish.reasons or (wish.tenant is not None and endpoint.resource.tenant != wish.tenant) or wish.vpc:
+        if (
+            wish.reasons
+            or wish.policy
+            or (wish.tenant is not None and endpoint.resource.tenant != wish.tenant)
+            or wish.vpc
+        ):
             return None
         if (wish.endpoint is not None and endpoint.ref != wish.endpoint) or not self._near(_addresses(endpoint)):
             return None
@@ -182,6 +224,8 @@ class Teller:
         self, kind: str, vpc: Item | None, named: set[Ref], addresses: tuple[bytes, ...], reason: int = 0
     ) -> bool:
         wish = self._wish
+        if wish.policy is not None and kind not in ("drop", "verdict"):
+            return False
         if kind not in wish.types or not (self._operator or (vpc is not None and self._sees(vpc.ref))):
             return False
         if wish.tenant is not None and (vpc is None or vpc.resource.tenant != wish.tenant):
@@ -214,6 +258,8 @@ class Teller:
 
 
 def _reason(number: int) -> Sighting:
+    if number == ALLOWED_PLACE:
+        return {"reason": "POLICY_ALLOWED", "sentence": "A rule that logs allows it.", "verdict": "allow"}
     known = drop_reasons.by_number().get(number)
     if known is None:
         return {"reason": f"REASON_{number}", "sentence": "A reason that this server does not know.", "verdict": ""}

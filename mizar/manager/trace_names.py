@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from mizar.manager.droplet_link import Link
+from mizar.manager.policies import Policies
+from mizar.manager.policy_names import PolicyNames, sentence
 from mizar.manager.registry import Item, Registry
 from mizar.model.addresses import parse_mac, text_of
 from mizar.model.resources import VPC, Droplet, Endpoint, Network
@@ -19,9 +21,12 @@ from mizar.trace.names import Known
 class RegistryNames:
     """Names, and how things should be. `link`: the connection to a droplet."""
 
-    def __init__(self, registry: Registry, link: Callable[[str], Link | None]) -> None:
+    def __init__(
+        self, registry: Registry, link: Callable[[str], Link | None], policies: PolicyNames | None = None
+    ) -> None:
         self._registry = registry
         self._link = link
+        self._policies = policies or PolicyNames(registry, Policies(registry))
 
     def droplet_item(self, address: bytes) -> Droplet | None:
         """The droplet that has an address."""
@@ -80,6 +85,16 @@ class RegistryNames:
         if item is None or not isinstance(item.resource, Droplet):
             return b""
         return ip_address(item.resource.spec.addresses[0]).packed
+
+    def verdict(self, number: int, address: bytes, rule: int, *, egress: bool) -> str:
+        """Who decided about a packet of an endpoint: a rule, or that no rule of its policies does."""
+        vpc = self.vpc_item(number)
+        return sentence(self._policies, vpc, self._policies.uid_of(vpc, address), rule, egress=egress)
+
+    def behind(self, number: int, address: bytes, rule: int, peer: bytes, protocol: int, port: int) -> str:
+        """The rule that would have allowed what a rule denies; empty where none would."""
+        vpc = self.vpc_item(number)
+        return self._policies.behind(vpc, self._policies.uid_of(vpc, address), rule, peer, protocol, port)
 
     def _network_item(self, number: int, network: int) -> Item | None:
         vpc = self.vpc_item(number)

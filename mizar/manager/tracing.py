@@ -17,6 +17,7 @@ import grpc
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
 from mizar.manager.live_trace import Listeners
+from mizar.manager.policy_names import PolicyNames
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.trace_names import RegistryNames
 from mizar.model.addresses import parse_mac, text_of
@@ -56,10 +57,10 @@ class _Asked:
 class Tracing:
     """Answers questions. `link`: the connection to a droplet."""
 
-    def __init__(self, registry: Registry, link: Callable[[str], Link | None]) -> None:
+    def __init__(self, registry: Registry, link: Callable[[str], Link | None], policies: PolicyNames) -> None:
         self._registry = registry
         self._link = link
-        self._names = RegistryNames(registry, link)
+        self._names = RegistryNames(registry, link, policies)
 
     async def trace(self, question: Question, visible: Visible) -> Trace:
         """The packet's way. Raises NotFoundError, InvalidError or TemporaryError with one sentence."""

@@ -126,7 +126,7 @@ class World:
                 if peer.group and endpoint.told and not by_address:
                     group_sets.add(endpoint.group_set)
                 else:
-                    areas += [area_of(_host(address)) for address in endpoint.addresses]
+                    areas += [area_of(host_of(address)) for address in endpoint.addresses]
             areas += self._areas(peer)
         return Matcher(
             rule_number(policy.id, egress, place),
@@ -165,5 +165,6 @@ def _action(policy: PolicyView, rule: Rule) -> int:
     return action | (AUDIT if policy.audits else 0)
 
 
-def _host(address: bytes) -> Prefix:
+def host_of(address: bytes) -> Prefix:
+    """The prefix that holds one address alone."""
     return ip_network((address, 8 * len(address)))

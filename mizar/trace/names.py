@@ -43,6 +43,15 @@ class Names(Protocol):
         """Which droplets should bounce a network, or, for id 0, divide a VPC."""
         ...
 
+    def verdict(self, number: int, address: bytes, rule: int, *, egress: bool) -> str:
+        """Who decided about a packet of the endpoint with an address: a rule of a policy by its number, or, for 0,
+        that no rule of its policies does."""
+        ...
+
+    def behind(self, number: int, address: bytes, rule: int, peer: bytes, protocol: int, port: int) -> str:
+        """The rule that would have allowed what `rule` denies, if it stood first; empty where none would."""
+        ...
+
     def mtu(self, one: bytes, other: bytes) -> int:
         """Bytes of the longest IP packet that the interfaces of two droplets have room for; 0: not known."""
         ...

@@ -32,7 +32,7 @@ class Describer:
         self._looked = float("-inf")
 
     def drop(self, fields: dict[str, Any]) -> pb.Drop:
-        """The message about a refused frame."""
+        """The message about a refused frame, or about one of which a policy wants told."""
         reason = drop_reasons.by_number().get(fields["reason"])
         drop = pb.Drop(
             reason=fields["reason"],
@@ -48,6 +48,9 @@ class Describer:
             uid=self._uid(fields["endpoint_slot"]) if fields["endpoint_slot"] else "",
             frame=fields["frame"][: fields["captured"]],
             inner_at=fields["inner_at"],
+            rule=fields["rule"],
+            policed=self._uid(fields["policed_slot"]) if fields["policed_slot"] else "",
+            outcome=pb.Drop.Outcome.ValueType(fields["outcome"]),
         )
         _look_inside(drop)
         return drop

@@ -39,26 +39,35 @@ class DropSource(Protocol):
 class Subscription:
     """One watcher's queue."""
 
-    def __init__(self, drops: bool, traps: bool = False, paths: bool = False) -> None:
+    def __init__(self, drops: bool, traps: bool = False, paths: bool = False, verdicts: bool = False) -> None:
         self.drops = drops
+        self.verdicts = verdicts
         self.lost = 0
-        unasked = (("drop", drops), ("suppressed", drops), ("trapped", traps), ("path_changed", paths))
+        unasked = (("suppressed", drops or verdicts), ("trapped", traps), ("path_changed", paths))
         self._unasked = frozenset(kind for kind, asked in unasked if not asked)
         self._told = 0
         self._queue: asyncio.Queue[pb.Event] = asyncio.Queue(QUEUE)
 
     def offer(self, message: pb.Event) -> None:
         """Queue an event that was asked for, or count it as lost when the watcher is too slow."""
-        if message.WhichOneof("event") in self._unasked:
+        kind = message.WhichOneof("event")
+        if kind in self._unasked:
+            return
+        if kind == "drop" and not (self.drops if message.drop.outcome == pb.Drop.REFUSED else self.verdicts):
             return
         try:
             self._queue.put_nowait(message)
         except asyncio.QueueFull:
             self.lost += 1
 
+    @property
+    def of_packets(self) -> bool:
+        """Whether packets are told of: for that the programs have to write events."""
+        return self.drops or self.verdicts
+
     async def next(self) -> pb.Event:
         """The next event; what was lost is told as soon as there is room for it again."""
-        if self.drops and self.lost > self._told and self._queue.empty():
+        if self.of_packets and self.lost > self._told and self._queue.empty():
             lost, self._told = self.lost - self._told, self.lost
             return pb.Event(time_unix_ns=time.time_ns(), suppressed=pb.Suppressed(events=lost))
         return await self._queue.get()
@@ -73,9 +82,11 @@ class Hub:
         self._reader: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
-    def subscribed(self, drops: bool, traps: bool = False, paths: bool = False) -> Iterator[Subscription]:
+    def subscribed(
+        self, drops: bool, traps: bool = False, paths: bool = False, verdicts: bool = False
+    ) -> Iterator[Subscription]:
         """A subscription for the length of the block."""
-        subscription = Subscription(drops, traps, paths)
+        subscription = Subscription(drops, traps, paths, verdicts)
         self._subscriptions.add(subscription)
         self._follow()
         try:
@@ -128,7 +139,7 @@ class Hub:
 
     def _follow(self) -> None:
         """Read drops exactly while somebody asks for them."""
-        asked = any(subscription.drops for subscription in self._subscriptions)
+        asked = any(subscription.of_packets for subscription in self._subscriptions)
         if asked and self._reader is None:
             self._source.switch(True)
             self._reader = asyncio.create_task(self._read())

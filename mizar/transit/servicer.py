@@ -219,7 +219,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             check_peer(context.auth_context())
         except MizarError as error:
             await _refuse(context, "WatchEvents", error)
-        with self._hub.subscribed(request.drops, request.traps, request.paths) as subscription:
+        with self._hub.subscribed(request.drops, request.traps, request.paths, request.verdicts) as subscription:
             await context.send_initial_metadata(())  # tells the caller that nothing is missed from here on
             while True:
                 yield await subscription.next()
