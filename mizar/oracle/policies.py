@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mizar.model.addresses import to_mapped
+
 
 class Direction(Enum):
     """Of a packet, seen from the policed endpoint."""
@@ -51,6 +53,28 @@ class PolicySet:
     groups: Mapping[int, int] = field(default_factory=dict)
     """Number of a set of groups → class."""
     verdicts: Mapping[PolicyRow, RuleVerdict] = field(default_factory=dict)
+
+    def class_of(self, peer: bytes) -> int:
+        """By the longest prefix. That of all IPv6 addresses holds those of IPv4 too, as they are mapped."""
+        number, found = int.from_bytes(to_mapped(peer), "big"), (-1, 0)
+        for (prefix, length), class_ in self.peers.items():
+            bits = length + (96 if len(prefix) == 4 else 0)
+            if bits > found[0] and not (number ^ int.from_bytes(to_mapped(prefix), "big")) >> 128 - bits:
+                found = bits, class_
+        return found[1]
+
+    def class_of_groups(self, group_set: int) -> int | None:
+        """Of peers that bear a set of groups; None: none in particular."""
+        return self.groups.get(group_set)
+
+    def verdict_of(self, class_: int, protocol: int, port: int | None) -> RuleVerdict | None:
+        """That of the longest prefix; `port` None: of what has none only rows for all ports hold."""
+        if port is not None:
+            for bits in range(16, 0, -1):
+                found = self.verdicts.get(PolicyRow(class_, protocol, port >> 16 - bits << 16 - bits, bits))
+                if found:
+                    return found
+        return self.verdicts.get(PolicyRow(class_, protocol)) or self.verdicts.get(PolicyRow(class_))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

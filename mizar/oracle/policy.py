@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mizar.model.addresses import to_mapped
 from mizar.oracle.frames import ICMP, Inner
 from mizar.oracle.outcome import Judgement, Packet, RefusedError
 from mizar.oracle.policies import (
@@ -16,12 +15,11 @@ from mizar.oracle.policies import (
     EndpointPolicy,
     PolicyFlow,
     PolicyFlowKey,
-    PolicyRow,
     PolicySet,
     RuleVerdict,
 )
 from mizar.oracle.policy_read import WITH_PORTS, Policed, Seen, read_policed
-from mizar.oracle.tables import Droplet, in_prefix
+from mizar.oracle.tables import Droplet
 
 ECHO_REQUEST, ECHO_REQUEST6 = 8 << 8, 128 << 8
 _ALL = RuleVerdict(0, allow=True)
@@ -191,30 +189,10 @@ def _ask_rules(case: _Case, direction: Direction, group_set: int, *, again: bool
     elif case.seen.kind is Policed.FLOW and case.seen.protocol in WITH_PORTS:
         end = case.key.own_port if direction is Direction.INGRESS else case.key.peer_port
         port = int.from_bytes(end, "big")
-    verdict = _verdict_of(rules, _class_of(rules, case.peer), case.seen.protocol, port)
-    if direction is Direction.INGRESS and group_set and group_set in rules.groups:
-        second = _verdict_of(rules, rules.groups[group_set], case.seen.protocol, port)
+    verdict = rules.verdict_of(rules.class_of(case.peer), case.seen.protocol, port)
+    by_groups = rules.class_of_groups(group_set) if direction is Direction.INGRESS and group_set else None
+    if by_groups is not None:
+        second = rules.verdict_of(by_groups, case.seen.protocol, port)
         if second and (verdict is None or second.rank < verdict.rank):
             return second
     return verdict
-
-
-def _class_of(rules: PolicySet, peer: bytes) -> int:
-    """By the longest prefix. That of all IPv6 addresses holds those of IPv4 too, as they are mapped."""
-    address = to_mapped(peer)
-    found = [
-        (length + (96 if len(prefix) == 4 else 0), number)
-        for (prefix, length), number in rules.peers.items()
-        if in_prefix(address, to_mapped(prefix), length + (96 if len(prefix) == 4 else 0))
-    ]
-    return max(found)[1] if found else 0
-
-
-def _verdict_of(rules: PolicySet, class_: int, protocol: int, port: int | None) -> RuleVerdict | None:
-    """That of the longest prefix; `port` None: of what has none only rows for all ports hold."""
-    if port is not None:
-        for bits in range(16, 0, -1):
-            found = rules.verdicts.get(PolicyRow(class_, protocol, port >> 16 - bits << 16 - bits, bits))
-            if found:
-                return found
-    return rules.verdicts.get(PolicyRow(class_, protocol)) or rules.verdicts.get(PolicyRow(class_))

@@ -23,6 +23,7 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     PeeringEntry,
+    PolicySetEntry,
     ProxyEntry,
     ServiceEntry,
     VpcEntry,
@@ -129,10 +130,13 @@ class _Concerned:
         self.wide: set[int] = set()
         self.vnis: set[int] = set()
         self.all = False
+        self.sets: set[tuple[int, int]] = set()
         for before, after in merged.values():
             for entry in (before, after):
                 if entry is not None:
                     self._note(entry, before)
+        for droplets in (held, former) if self.sets else ():
+            self.uids |= set(_judged(droplets, self.sets))
         self.peers = _peers(held) | _peers(former)
         proxied = _proxied(held) | _proxied(former)
         grown = -1
@@ -171,6 +175,9 @@ class _Concerned:
                 self.vnis.add(entry.vni)
                 if before is not None:  # an entry that is new here says nothing that others did not say before
                     self.wide.add(entry.vni)
+            case PolicySetEntry():
+                self.vnis.add(entry.vni)
+                self.sets.add((entry.vni, entry.id))
             case GroupSetEntry():
                 pass
 
@@ -181,6 +188,14 @@ class _Concerned:
 
 def _only_mtu(entry: DropletEntry, before: Entry) -> bool:
     return isinstance(before, DropletEntry) and (entry.address, entry.second) == (before.address, before.second)
+
+
+def _judged(held: Held, sets: set[tuple[int, int]]) -> Iterator[str]:
+    """Endpoints that some sets of rules are about."""
+    entries = (entry for own in held.values() for entry in own.values())
+    for entry in entries:
+        if isinstance(entry, LocalEntry) and any((entry.endpoint.vni, one) in sets for one in entry.policy.sets):
+            yield entry.uid
 
 
 def _peers(held: Held) -> set[tuple[int, int]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from mizar.model.addresses import SERVICE_MAC
+from mizar.oracle.policies import PolicyFlows
 from mizar.oracle.proxy import PROXY_INTERFACE
 from mizar.oracle.tables import (
     PLACES,
@@ -35,12 +36,14 @@ from mizar.planner.entries import (
     LocalEntry,
     NetworkEntry,
     PeeringEntry,
+    PolicySetEntry,
     ProxyEntry,
     RouteEntry,
     ServiceEntry,
     VpcEntry,
     WorkloadEntry,
 )
+from mizar.simulation.policies import endpoint_policies
 from mizar.simulation.services import Places, in_turn, service_row
 
 TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
@@ -98,6 +101,7 @@ class _Held:
         self.proxies: dict[int, Proxy] = {}
         self.group_sets: dict[tuple[int, int], tuple[int, ...]] = {}
         self.appliances: dict[tuple[int, bytes], Endpoint] = {}
+        self._rules: list[PolicySetEntry] = []
 
     def take(self, entry: Entry) -> None:
         match entry:
@@ -113,6 +117,8 @@ class _Held:
                     self.networks[entry.vni, address, length] = Network(0, bytes(16), peer=entry.peer)
             case GroupSetEntry():
                 self.group_sets[entry.vni, entry.number] = entry.groups
+            case PolicySetEntry():
+                self._rules.append(entry)
             case EndpointEntry():
                 self.endpoints |= endpoint_rows(entry)
             case LocalEntry():
@@ -214,6 +220,8 @@ class _Held:
             stack=stack,
             flows=Flows(dict.fromkeys(self.vpcs, room)),
             group_sets=self.group_sets,
+            policies=endpoint_policies(self._rules, self._locals),
+            policy_flows=PolicyFlows(dict.fromkeys(self.vpcs, room)),
             proxies=self.proxies,
             appliances=self.appliances,
         )

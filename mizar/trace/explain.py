@@ -7,6 +7,7 @@ bears a note that names the object. It must never hide a hop that it cannot expl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -15,12 +16,15 @@ from mizar.model.addresses import APPLIANCE_MAC
 from mizar.model.errors import MizarError
 from mizar.oracle.agent import agent
 from mizar.oracle.fleet import End, Hop
-from mizar.oracle.outcome import Step, Verdict
+from mizar.oracle.frames import Inner
+from mizar.oracle.outcome import Judgement, Step, Verdict
+from mizar.oracle.policies import Direction
 from mizar.oracle.proxy import is_proxy
 from mizar.oracle.routes import action_for
 from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Agent, Droplet, Endpoint, HopSet
 from mizar.oracle.transit import transit
+from mizar.trace.judged import said
 from mizar.trace.names import Names
 from mizar.trace.predict import Prediction
 from mizar.trace.report import Ending, HopReport
@@ -110,7 +114,27 @@ class Explainer:
             sentence=self._refusal(outcome.reason) if outcome.reason else "",
             next=self._name(outcome.next_hop) if outcome.next_hop else "",
             notes=tuple(notes),
+            policy=tuple(self._judged(here, hop, before, vni)),
         )
+
+    def _judged(self, here: Droplet, hop: Hop, before: Sight, vni: int) -> Iterator[str]:
+        """What policies said, in the order in which they were asked."""
+        inner = before.inner
+        if inner is not None:
+            for one in hop.outcome.judged:
+                yield said(self.names, self._place(here, inner, vni, one), inner, one)
+
+    def _place(self, here: Droplet, inner: Inner, vni: int, one: Judgement) -> tuple[int, bytes]:
+        """The policed endpoint, by VPC and address."""
+        if one.direction is Direction.EGRESS:
+            return vni, inner.source
+        number = self._crossed(here, vni, inner.destination)
+        found = here.endpoints.get((number, inner.destination))
+        if found is not None and found.service is None:
+            return number, inner.destination
+        agents = (agent for agent in here.agents.values() if agent.uid == one.uid)  # a member, or an appliance
+        legs = (leg for agent in agents for leg in (agent.ipv4, agent.ipv6) if leg is not None)
+        return number, next((leg.address for leg in legs), inner.destination)
 
     def _number(self, number: int, hop: Hop, before: Sight) -> int:
         """The VPC in which a packet comes to a hop."""
@@ -213,12 +237,16 @@ class Explainer:
         """The object that a packet is refused for, beside what its reason says."""
         if before.inner is None:
             return []
-        to = before.inner.destination
+        to, hop_vni = before.inner.destination, vni
         vni = self._crossed(here, vni, to)
         known = self.names.endpoint(vni, to)
         where = self.names.droplet(here.address) or _text(here.address)
         network = here.find_network(vni, to)
         reason = hop.outcome.reason
+        if hop.outcome.judged and hop.outcome.judged[-1].reason == reason:
+            own = vni if hop.outcome.judged[-1].direction is Direction.INGRESS else hop_vni
+            place = self._place(here, before.inner, own, hop.outcome.judged[-1])
+            return [said(self.names, place, before.inner, hop.outcome.judged[-1])]
         match reason:
             case "ENDPOINT_UNKNOWN" | "NETWORK_UNKNOWN" if known:
                 missing = "entry" if reason == "ENDPOINT_UNKNOWN" else "network"

@@ -29,6 +29,8 @@ class HopReport:
     sentence: str = ""
     next: str = ""
     notes: tuple[str, ...] = ()
+    policy: tuple[str, ...] = ()
+    """What policies said, each with the rule that did."""
     hidden: bool = False
     """In a VPC of another tenant: nothing of it is told."""
     seen: str = ""
@@ -69,6 +71,7 @@ class Trace:
         for hop in self.hops:
             found = {name: value for name, value in asdict(hop).items() if name not in ("number", "leads")}
             found["rewrite"], found["notes"] = list(hop.rewrite), list(hop.notes)
+            found["policy"] = list(hop.policy)
             hops.append(found)
         return {
             "source": self.source,

@@ -26,6 +26,7 @@ from mizar.oracle.tables import (
     Tunnel,
     Vpc,
 )
+from mizar.trace.policies import AskedPolicyFlows, policies_of
 from mizar.trace.rows import Asked, AskedFlows, AskedProxyFlows, Fields, Point, Rows, address_of, text_of
 
 # The numbers of contracts/dataplane.h.
@@ -87,7 +88,9 @@ class _Droplet:
             stack_link=bool(rows.get("substrate_link", 0)),
             stack={address_of(key["addr"]): number for key, number in rows.items("substrate_endpoints")},
             icmp_errors=itself["icmp_errors"],
-            flows=AskedFlows(self.room(), Asked(rows, own, flow_point, lambda _, value: self.flow(value))),
+            flows=AskedFlows(self.room("flow"), Asked(rows, own, flow_point, lambda _, value: self.flow(value))),
+            policies=policies_of(rows, own),
+            policy_flows=AskedPolicyFlows(self.room("policy"), rows, own),
             proxies={slot: self.proxy(value) for slot, value in rows.items("proxies")},
             proxy_flows=proxy_flows.ProxyFlows(
                 AskedProxyFlows(Asked(rows, own, proxy_flow_point, lambda _, value: proxy_flow(value))),
@@ -216,11 +219,11 @@ class _Droplet:
         client, source, target = (_families(value, name) for name in ("client", "source", "target"))
         return Proxy(value["client_vni"], value["source_vni"], client, source, target, value["budget"])
 
-    def room(self) -> dict[int, int]:
+    def room(self, kind: str) -> dict[int, int]:
         found = {}
         for vni, vpc in self.rows.items("vpcs"):
-            budget = self.rows.get("flow_budgets", vpc["slot"]) or {"until": 0}
-            count = self.rows.get("flow_counts", vpc["slot"]) or {"inserted": 0}
+            budget = self.rows.get(f"{kind}_budgets", vpc["slot"]) or {"until": 0}
+            count = self.rows.get(f"{kind}_counts", vpc["slot"]) or {"inserted": 0}
             found[vni] = budget["until"] - count["inserted"]
         return found
 

@@ -20,7 +20,9 @@ from mizar.transit.appliances import table_of
 
 MOST_VPCS, MOST_KEYS, MOST_ROWS = 64, 256, 200_000
 CHUNK = 1000
-SINGLE = ("endpoints", "flows", "proxy_flows")
+SINGLE = (
+    "endpoints", "flows", "proxy_flows", "policy_peers", "policy_groups", "policy_verdicts", "policy_flows",
+)  # fmt: skip
 """Tables of which single entries are read."""
 
 Row = tuple[str, Any, Any]
@@ -112,6 +114,8 @@ class _Reader:
                 yield "vpcs", vni, value
                 yield "flow_budgets", value["slot"], self.tables.flow_budgets.get(value["slot"])
                 yield "flow_counts", value["slot"], self.tables.flow_counts.get(value["slot"])
+                yield "policy_budgets", value["slot"], self.tables.policy_budgets.get(value["slot"])
+                yield "policy_counts", value["slot"], self.tables.policy_counts.get(value["slot"])
         for key, number in self.tables.identities.items():
             if number in self.vnis:
                 yield "identities", key, number
@@ -127,6 +131,8 @@ class _Reader:
                 self.sets.add(agent["network"])
                 self.sources |= {table_of(agent["slot"])} if agent["flags"] & constant("ENDPOINT_FORWARDING") else set()
                 yield "agents", ifindex, agent
+                if agent["flags"] & constant("ENDPOINT_POLICED"):
+                    yield "endpoint_policies", agent["slot"], self.tables.endpoint_policies.get(agent["slot"])
                 if agent["option_bytes"]:
                     yield "agent_options", ifindex, self.tables.agent_options.get(ifindex)
 

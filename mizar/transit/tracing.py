@@ -119,9 +119,15 @@ class Tracer:
                 to=from_mapped(fields["to"]) if any(fields["to"]) else b"",
                 source=from_mapped(fields["src"]),
                 destination=from_mapped(fields["dst"]),
+                rule=fields["rule"],
+                policed=self._uid_at(fields["policed_slot"]) if fields["policed_slot"] else "",
             )
             with contextlib.suppress(asyncio.QueueFull):
                 reports.put_nowait(report)
+
+    def _uid_at(self, slot: int) -> str:
+        found = (uid for uid, one in list(self._ledger.state.locals.items()) if one.slot == slot)
+        return next(found, "")
 
     def send(self, request: pb.SendTracedRequest) -> pb.TraceReport:
         """Run a frame through the agent and send what comes out. Raises NotFoundError or InvalidError."""

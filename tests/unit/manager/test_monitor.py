@@ -8,12 +8,14 @@ from contextlib import ExitStack
 import pytest
 
 from mizar.manager.monitor import MOST_OF_TENANT, MOST_WATCHERS, Monitor
+from mizar.manager.policies import Policies
+from mizar.manager.policy_names import PolicyNames
 from mizar.manager.registry import Registry
 from mizar.model.errors import ExhaustedError, InvalidError
 
 
 def monitor() -> Monitor:
-    return Monitor(Registry(), lambda _: None)
+    return Monitor(Registry(), lambda _: None, PolicyNames(Registry(), Policies(Registry())))
 
 
 def test_tenants_do_not_take_the_administrators_places() -> None:

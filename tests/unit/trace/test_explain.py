@@ -48,6 +48,12 @@ class World:
     def mtu(self, one: bytes, other: bytes) -> int:
         return 1500
 
+    def verdict(self, number: int, address: bytes, rule: int, *, egress: bool) -> str:
+        return f"policy p {'egress' if egress else 'ingress'} rule {rule}" if rule else "no rule of policy p"
+
+    def behind(self, number: int, address: bytes, rule: int, peer: bytes, protocol: int, port: int) -> str:
+        return f"policy q rule 2 about port {port}" if rule == 1 else ""
+
 
 def droplets(*, host: bytes | None = D3, mac: bytes = DB_MAC, bouncer: bytes = D2, mtu: int = 1500) -> list[Droplet]:
     """d1, d2, d3; `host` and `mac`: of db, as its bouncer has them; `bouncer` and `mtu`: as d1 has them."""

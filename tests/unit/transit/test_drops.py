@@ -63,6 +63,9 @@ def event(**fields: Any) -> dict[str, Any]:
         "endpoint_slot": 0,
         "vpc_slot": 2,
         "inner_at": 0,
+        "rule": 0,
+        "policed_slot": 0,
+        "outcome": 0,
     }
     base |= {"captured": 128, "hook": constant("HOOK_AGENT"), "src": bytes(16), "dst": bytes(16), "frame": bytes(128)}
     return base | fields
