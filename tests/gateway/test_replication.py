@@ -14,7 +14,7 @@ import pytest
 
 from mizar.gateway.replication import frames, leader, trust
 from mizar.gateway.replication.follower import Follower
-from mizar.gateway.replication.frames import Entry
+from mizar.gateway.replication.frames import Pair
 from mizar.gateway.replication.leader import Leader
 from mizar.kernel.layout import parse, struct
 from mizar.model.errors import InvalidError
@@ -27,36 +27,36 @@ class Memory:
 
     def __init__(self, now: int) -> None:
         self.now = now
-        self.maps: dict[int, dict[bytes, bytes]] = {4: {}, 6: {}}
+        self.maps: dict[int, dict[bytes, Pair]] = {4: {}, 6: {}}
 
     def tick(self) -> int:
         return self.now
 
-    def walk(self, version: int) -> Iterator[Entry]:
-        yield from list(self.maps[version].items())
+    def walk(self, version: int) -> Iterator[Pair]:
+        yield from list(self.maps[version].values())
 
-    def find(self, version: int, key: bytes) -> tuple[Entry, ...]:
-        value = self.maps[version].get(key)
-        return () if value is None else ((key, value),)
+    def find(self, version: int, packed: bytes) -> Pair | None:
+        return self.maps[version].get(packed)
 
-    def adopt(self, version: int, entries: Iterable[Entry]) -> int:
+    def adopt(self, version: int, pairs: Iterable[Pair]) -> int:
         taken = 0
-        for key, value in entries:
-            have = self.maps[version].get(key)
-            if have is None or frames.newer(frames.stamp(version, value), frames.stamp(version, have)):
-                self.maps[version][key] = value
+        for pair in pairs:
+            have = self.maps[version].get(pair[0])
+            if have is None or frames.newer(frames.stamp(version, pair), frames.stamp(version, have)):
+                self.maps[version][pair[0]] = pair
                 taken += 1
         return taken
 
     def put(self, number: int, age: int = 0, version: int = 4) -> bytes:
-        """An entry of its own for each number, used `age` ticks ago."""
+        """A connection of its own for each number, used `age` ticks ago."""
         ends = {"src_be": number, "dst_be": 1} if version == 4 else {"src": number.to_bytes(16), "dst": bytes(16)}
         key = struct(f"connection{version}_key", meta=7, src_port_be=number % 65536, protocol=6, **ends)
-        self.maps[version][key] = struct(f"connection{version}", meta=8, stamp=(self.now - age) % 2**32, **ends)
+        value = struct(f"connection{version}", meta=8, stamp=(self.now - age) % 2**32, **ends)
+        self.maps[version][key] = key, value, key, value
         return key
 
     def age(self, key: bytes, version: int = 4) -> int:
-        return (self.now - int(parse(f"connection{version}", self.maps[version][key])["stamp"])) % 2**32
+        return (self.now - int(parse(f"connection{version}", self.maps[version][key][1])["stamp"])) % 2**32
 
 
 @pytest.fixture(scope="module")

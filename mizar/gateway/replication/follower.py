@@ -7,13 +7,12 @@ Called by the gateway's process. It asks again every second when the other is no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from dataclasses import dataclass
 
 from mizar.gateway.replication import frames, trust
-from mizar.gateway.replication.frames import Entries, Kind
+from mizar.gateway.replication.frames import Kind, Pair, Told
 from mizar.gateway.replication.leader import ALIVE_S, HELLO_S, Connections
 from mizar.model.errors import InvalidError, MizarError
 
@@ -28,7 +27,7 @@ class Following:
 
     connected: bool = False
     whole: bool = False  # everything that the leader had was told at least once since it is connected
-    told: int = 0  # entries
+    told: int = 0  # connections, again and again
     adopted: int = 0
     problem: str = ""  # why it is not connected, in a sentence
 
@@ -74,20 +73,18 @@ class Follower:
             while True:
                 self._take(*await asyncio.wait_for(frames.read_frame(reader), SILENT_S))
         finally:
-            writer.close()
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
+            writer.transport.abort()
 
     def _take(self, kind: int, body: bytes) -> None:
         if kind == Kind.WHOLE:
             self.state.whole = True
         elif kind == Kind.ENTRIES:
             told = frames.parse_entries(body)
-            self.state.told += len(told.entries)
+            self.state.told += len(told.pairs)
             self.state.adopted += self._connections.adopt(told.version, _by_own_clock(told, self._connections.tick()))
 
 
-def _by_own_clock(told: Entries, now: int) -> list[frames.Entry]:
-    """Of an entry that would be from the future, nothing is believed."""
-    moved = ((key, frames.restamped(told.version, value, now - told.tick)) for key, value in told.entries)
-    return [(key, value) for key, value in moved if not frames.newer(frames.stamp(told.version, value), now)]
+def _by_own_clock(told: Told, now: int) -> list[Pair]:
+    """Of one that would be from the future, nothing is believed."""
+    moved = (frames.restamped(told.version, pair, now - told.tick) for pair in told.pairs)
+    return [pair for pair in moved if not frames.newer(frames.stamp(told.version, pair), now)]

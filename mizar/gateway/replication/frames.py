@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames of contracts/replication.md, and an entry's bytes. Pure: no socket, no map."""
+"""The frames of contracts/replication.md, and a connection's bytes. Pure: no socket, no map."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -16,15 +17,15 @@ from mizar.model.errors import InvalidError
 
 VERSION = 1
 MAX_FRAME_BYTES = 1 << 20
-MAX_ENTRIES = 1024
+MAX_PAIRS = 512
 _HEAD = struct.Struct("!BI")
 _ENTRIES = struct.Struct("!BI")
 _STAMP = struct.Struct("=I")
 _TICKS = 1 << 32
 VERSIONS = (4, 6)
 
-Entry = tuple[bytes, bytes]
-"""Key and value, as they lie in the map."""
+Pair = tuple[bytes, bytes, bytes, bytes]
+"""A connection as it lies in the map: key and value of the ORIGINAL direction, and of its twin."""
 
 
 class Kind(IntEnum):
@@ -37,12 +38,12 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
+class Told:
     """Connections of one version of IP, with stamps by the clock of who sent them, which said `tick`."""
 
     version: int
     tick: int
-    entries: tuple[Entry, ...]
+    pairs: tuple[Pair, ...]
 
 
 def layout_digest() -> bytes:
@@ -71,12 +72,12 @@ def frame(kind: Kind, body: bytes = b"") -> bytes:
     return _HEAD.pack(kind, len(body)) + body
 
 
-def entries_frame(version: int, tick: int, entries: Iterable[Entry]) -> bytes:
-    """At most MAX_ENTRIES of one version of IP."""
-    return frame(Kind.ENTRIES, _ENTRIES.pack(version, tick) + b"".join(key + value for key, value in entries))
+def entries_frame(version: int, tick: int, pairs: Iterable[Pair]) -> bytes:
+    """At most MAX_PAIRS of one version of IP."""
+    return frame(Kind.ENTRIES, _ENTRIES.pack(version, tick) + b"".join(b"".join(pair) for pair in pairs))
 
 
-def parse_entries(body: bytes) -> Entries:
+def parse_entries(body: bytes) -> Told:
     """Raises InvalidError for what no leader says."""
     if len(body) < _ENTRIES.size:
         raise InvalidError("entries without a beginning")
@@ -84,16 +85,11 @@ def parse_entries(body: bytes) -> Entries:
     if version not in VERSIONS:
         raise InvalidError(f"entries of version {version} of IP")
     key_size, value_size = size(f"connection{version}_key"), size(f"connection{version}")
-    whole, rest = divmod(len(body) - _ENTRIES.size, key_size + value_size)
-    if rest or whole > MAX_ENTRIES:
-        raise InvalidError(f"{len(body)} bytes are no whole number of entries, or more than {MAX_ENTRIES}")
-    return Entries(version, tick, tuple(_split(body, _ENTRIES.size, key_size, value_size)))
-
-
-def _split(body: bytes, at: int, key_size: int, value_size: int) -> Iterator[Entry]:
-    while at < len(body):
-        yield body[at : at + key_size], body[at + key_size : at + key_size + value_size]
-        at += key_size + value_size
+    pair = struct.Struct(f"={key_size}s{value_size}s{key_size}s{value_size}s")
+    whole, rest = divmod(len(body) - _ENTRIES.size, pair.size)
+    if rest or whole > MAX_PAIRS:
+        raise InvalidError(f"{len(body)} bytes are no whole number of connections, or more than {MAX_PAIRS}")
+    return Told(version, tick, tuple(pair.iter_unpack(memoryview(body)[_ENTRIES.size :])))
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
@@ -104,16 +100,15 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return kind, await reader.readexactly(length)
 
 
-def stamp(version: int, value: bytes) -> int:
-    """When the connection was last used, as its entry says."""
-    return int(_STAMP.unpack_from(value, _stamp_at(version))[0])
+def stamp(version: int, pair: Pair) -> int:
+    """When the connection was last used: the later one of both stamps."""
+    first, second = (int(_STAMP.unpack_from(value, _stamp_at(version))[0]) for value in (pair[1], pair[3]))
+    return second if newer(second, first) else first
 
 
-def restamped(version: int, value: bytes, ticks: int) -> bytes:
-    """The entry with its stamp moved on by so many ticks, or back."""
-    changed = bytearray(value)
-    _STAMP.pack_into(changed, _stamp_at(version), (stamp(version, value) + ticks) % _TICKS)
-    return bytes(changed)
+def restamped(version: int, pair: Pair, ticks: int) -> Pair:
+    """The connection with its stamps moved on by so many ticks, or back."""
+    return pair[0], _moved(version, pair[1], ticks), pair[2], _moved(version, pair[3], ticks)
 
 
 def newer(one: int, other: int) -> bool:
@@ -121,5 +116,12 @@ def newer(one: int, other: int) -> bool:
     return 0 < (one - other) % _TICKS < _TICKS // 2
 
 
+def _moved(version: int, value: bytes, ticks: int) -> bytes:
+    changed, at = bytearray(value), _stamp_at(version)
+    _STAMP.pack_into(changed, at, (_STAMP.unpack_from(value, at)[0] + ticks) % _TICKS or 1)  # 0: being removed
+    return bytes(changed)
+
+
+@functools.cache
 def _stamp_at(version: int) -> int:
     return next(at for field, at, _ in offsets(f"connection{version}") if field == "stamp")

@@ -8,7 +8,6 @@ holds up nobody, and costs no more memory than MAX_CHANGES keys.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ from itertools import islice
 from typing import Protocol
 
 from mizar.gateway.replication import frames, trust
-from mizar.gateway.replication.frames import MAX_ENTRIES, VERSIONS, Entry, Kind
+from mizar.gateway.replication.frames import MAX_PAIRS, VERSIONS, Kind, Pair
 from mizar.model.errors import MizarError
 
 MAX_CHANGES = 1 << 16
@@ -33,16 +32,16 @@ class Connections(Protocol):
     def tick(self) -> int:
         """The clock of stamps, now."""
 
-    def walk(self, version: int) -> Iterator[Entry]:
-        """All entries of a version of IP."""
+    def walk(self, version: int) -> Iterator[Pair]:
+        """All of a version of IP."""
 
-    def find(self, version: int, key: bytes) -> tuple[Entry, ...]:
-        """The entry of a key and its twin, if they are there."""
+    def find(self, version: int, packed: bytes) -> Pair | None:
+        """The one with this key, in either direction; None when it is gone."""
 
-    def adopt(self, version: int, entries: Iterable[Entry]) -> int:
-        """Takes entries that another gateway has, with stamps by this one's clock; returns how many were taken.
+    def adopt(self, version: int, pairs: Iterable[Pair]) -> int:
+        """Takes what another gateway has, with stamps by this one's clock; returns how many were taken.
 
-        Not taken is what is there and no older, what the rules do not allow, and what lacks its twin.
+        Not taken is what is there and no older, and what the rules do not allow.
         """
 
 
@@ -98,9 +97,7 @@ class Leader:
             if self._followers.pop(task, None) is not None:
                 self._reports(bool(self._followers))
                 _log.info("follower=%s event=gone", peer)
-            writer.close()
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
+            writer.transport.abort()  # the other end may be dead: nothing is waited for
 
 
 class _Follower:
@@ -141,12 +138,12 @@ class _Follower:
                 since = None
 
     async def _all(self, since: int | None) -> None:
-        """Every entry, or those that had a packet since a tick."""
+        """Every connection, or those that had a packet since a tick."""
         for version in VERSIONS:
-            entries = self._connections.walk(version)
+            pairs = self._connections.walk(version)
             if since is not None:
-                entries = _used(version, entries, since)
-            while batch := list(islice(entries, MAX_ENTRIES)):
+                pairs = _used(version, pairs, since)
+            while batch := list(islice(pairs, MAX_PAIRS)):
                 await self._send(version, batch)
         self._writer.write(frames.frame(Kind.WHOLE))
         await self._writer.drain()
@@ -155,18 +152,19 @@ class _Follower:
         self._something.clear()
         changes, self._changes = self._changes, {}
         for version in VERSIONS:
-            found = (entry for of, key in changes if of == version for entry in self._connections.find(version, key))
-            while batch := list(islice(found, MAX_ENTRIES)):
+            every = (self._connections.find(version, key) for of, key in changes if of == version)
+            found = (pair for pair in every if pair is not None)
+            while batch := list(islice(found, MAX_PAIRS)):
                 await self._send(version, batch)
 
-    async def _send(self, version: int, batch: list[Entry]) -> None:
+    async def _send(self, version: int, batch: list[Pair]) -> None:
         self._writer.write(frames.entries_frame(version, self._connections.tick(), batch))
         await self._writer.drain()
         await asyncio.sleep(0)  # drain() alone returns at once while there is room
 
 
-def _used(version: int, entries: Iterator[Entry], since: int) -> Iterator[Entry]:
-    return ((key, value) for key, value in entries if not frames.newer(since, frames.stamp(version, value)))
+def _used(version: int, pairs: Iterator[Pair], since: int) -> Iterator[Pair]:
+    return (pair for pair in pairs if not frames.newer(since, frames.stamp(version, pair)))
 
 
 async def _first_of(*waits: object) -> None:
