@@ -60,7 +60,7 @@ enum connection_flag {
 	CONNECTION_FIXED = 512,		/* by a static rule or a forward: no port of a pool is taken */
 	CONNECTION_MAPPED = 1024,	/* by an endpoint-independent mapping */
 	CONNECTION_INSTALLED = 2048,	/* by user space, not in line: from the kernel's conntrack, or another gateway */
-	CONNECTION_GONE = 0x8000,	/* being removed: whoever has set it, and nobody else, removes it */
+	CONNECTION_GONE = 0x8000,	/* of the ORIGINAL entry: being removed. Whoever has set it, and nobody else, removes both */
 };
 
 struct connection4_key {
@@ -149,7 +149,7 @@ struct nat_settings {
 	uint32_t fragment;
 	uint32_t rules;		/* number of the rules, 1..65535 */
 	uint32_t reports;	/* 1: every begin, answer and end of a connection is an event, for a second gateway */
-	uint32_t pad;
+	uint32_t mappings;	/* 1: a pool maps endpoint-independently, and nat_mappings is asked for destinations */
 };
 
 /* ---- nat_sources: LPM_TRIE, nat_source_key -> nat_source. What becomes of the source of a new connection: a static rule by the
@@ -173,7 +173,7 @@ struct nat_source {
  * Ports that are tried, of `count` from first_port: the connection's own one where it is among them; then, with
  * start and stride as below, (start + n * stride) % count for n = 0, 1, ... so that there are PORT_TRIES in all, or all there
  * are. `stride` keeps n * stride below count, so none is tried twice by that.
- *   fold(a) = a for IPv4, high 64 bits ^ low 64 bits for IPv6; mix() as in dataplane/gateway/allocate.h
+ *   fold(a) = a for IPv4, high 64 bits ^ low 64 bits for IPv6; mix() as in dataplane/gateway/mix.h
  *   h = mix(mix(mix(fold(source)) ^ fold(destination)) ^ (meta << 32 | source port << 16 | destination port)) ^ protocol
  *   h = mix(h); start = (h >> 32) % count; stride = 1 + (h & 0xffffffff) % max(1, count / PORT_TRIES) if count > PORT_TRIES else 1
  * Of an endpoint-independent mapping, destination and its port are 0 there. */

@@ -22,7 +22,7 @@ struct connection_seen {
 		struct connection4_key key4;
 		struct connection6_key key6;
 	};
-	union {			/* the entry that was found; not of CONNECTION_NEW and CONNECTION_INVALID */
+	union {			/* the entry as it was found; not of CONNECTION_NEW and CONNECTION_INVALID */
 		struct connection4 entry4;
 		struct connection6 entry6;
 	};
@@ -34,12 +34,15 @@ struct connection_seen {
 	uint32_t tcp_seq;	/* TCP, host order */
 	uint32_t tcp_ack;
 	uint16_t tcp_window;
+	uint16_t datagram;	/* of a fragment: IPv4's identification, as on the wire */
 	uint8_t tcp_flags;
 	uint8_t family;		/* 4 or 6; 0: none that can be tracked */
 	uint8_t state;		/* enum connection_state */
 	uint8_t reason;		/* enum gateway_reason */
 	uint8_t kind;		/* enum seen_kind */
-	uint8_t pad;
+	uint8_t tcp_bytes;	/* of its header */
+	uint8_t is_first;	/* the first fragment of a datagram */
+	uint8_t pad[2];
 };
 
 enum seen_kind {

@@ -156,6 +156,7 @@ def _settings(nat: NatRules, number: int, reports: bool) -> Fields:
         "fragment": ticks(times.fragment_s),
         "rules": number,
         "reports": int(reports),
+        "mappings": int(any(one.mapping is Mapping.ENDPOINT_INDEPENDENT for one in nat.masquerade)),
     }
 
 

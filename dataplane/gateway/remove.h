@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns how a connection goes that has outlived its time-out. Of several that want to remove it, one does: who marks its
+ * ORIGINAL entry (or the only one that is left) as GONE. Only then are keys deleted, so that no CPU deletes
+ * what another has meanwhile put there. Called where such an entry stands in the way of a new one, and by the sweep.
+ */
+#ifndef MIZAR_GATEWAY_REMOVE_H
+#define MIZAR_GATEWAY_REMOVE_H
+#include "life.h"
+
+/* Whether this connection may be removed, and nobody but the caller does. */
+static __always_inline bool claim(struct connection_tail *tail, struct connection_tail *twin, uint8_t protocol, uint32_t now)
+{
+	const struct nat_settings *set = settings();
+	struct connection_tail *original = twin && !(tail->flags & CONNECTION_ORIGINAL) ? twin : tail;
+	uint32_t ticks;
+
+	if (!set)
+		return false;
+	ticks = time_out(set, protocol, tail->flags);
+	if (is_fresh(tail->stamp, now, ticks) || (twin && is_fresh(twin->stamp, now, ticks)))
+		return false;
+	return !(__sync_fetch_and_or(flags_word(original), (uint32_t)CONNECTION_GONE << 16) >> 16 & CONNECTION_GONE);
+}
+
+static __always_inline void leave_tenant(uint32_t meta)
+{
+	struct nat_tenant *tenant = bpf_map_lookup_elem(&nat_tenants, &meta);
+
+	if (tenant && tenant->in_use)
+		__sync_fetch_and_add(&tenant->in_use, -1);
+}
+
+/* True: nothing stands under this key any more. `other`: room for the other direction's key. */
+__noinline bool remove_outlived4(const struct connection4_key *key, struct connection4_key *other, uint32_t now)
+{
+	struct connection4 *entry, *twin;
+
+	if (!key || !other)
+		return false;
+	entry = bpf_map_lookup_elem(&connections4, key);
+	if (!entry)
+		return true;
+	twin4_key(other, entry, key->protocol);
+	twin = bpf_map_lookup_elem(&connections4, other);
+	if (!claim(tail4(entry), twin ? tail4(twin) : NULL, key->protocol, now))
+		return false;
+	leave_tenant(entry->tenant);
+	if (entry->flags & CONNECTION_ORIGINAL) {
+		bpf_map_delete_elem(&connections4, other);
+		bpf_map_delete_elem(&connections4, key);
+	} else {
+		bpf_map_delete_elem(&connections4, key);
+		bpf_map_delete_elem(&connections4, other);
+	}
+	return true;
+}
+
+__noinline bool remove_outlived6(const struct connection6_key *key, struct connection6_key *other, uint32_t now)
+{
+	struct connection6 *entry, *twin;
+
+	if (!key || !other)
+		return false;
+	entry = bpf_map_lookup_elem(&connections6, key);
+	if (!entry)
+		return true;
+	twin6_key(other, entry, key->protocol);
+	twin = bpf_map_lookup_elem(&connections6, other);
+	if (!claim(tail6(entry), twin ? tail6(twin) : NULL, key->protocol, now))
+		return false;
+	leave_tenant(entry->tenant);
+	if (entry->flags & CONNECTION_ORIGINAL) {
+		bpf_map_delete_elem(&connections6, other);
+		bpf_map_delete_elem(&connections6, key);
+	} else {
+		bpf_map_delete_elem(&connections6, key);
+		bpf_map_delete_elem(&connections6, other);
+	}
+	return true;
+}
+#endif
