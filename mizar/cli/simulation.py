@@ -52,6 +52,8 @@ def _screen(found: Simulated) -> RenderableType:
     if found.longest:
         lines += _longest(found.longest)
     lines += [Text(f"  left out: {words}", style="dim") for words in found.unseen]
+    if any(one.policy for cell in found.cells for one in cell.outcomes):
+        lines += [Text("\nno, and not …: a policy does not allow it (`mizar diff` and `mizar trace` name the rule)")]
     good = sum(cell.ok for cell in found.cells)
     words = f"\n{good} of {len(found.cells)} cells are green in this simulation"
     if found.isolation.sent:
@@ -67,6 +69,9 @@ def _mark(cell: Cell | None, self_: bool) -> Text:
     if cell is None:
         return Text("·", style="dim")
     wrong = [one.way for one in cell.outcomes if not one.ok]
+    refused = [one.way for one in cell.outcomes if one.policy]
+    if refused and not wrong:
+        return Text("no" if len(refused) == len(cell.outcomes) else f"not {','.join(refused)}", style="yellow")
     return Text(",".join(wrong), style="bold red") if wrong else Text("ok", style="green")
 
 
@@ -118,7 +123,9 @@ def _as_data(found: Simulated) -> dict[str, Any]:
                 "to": str(cell.destination),
                 "vpc": cell.source.vpc,
                 "ok": cell.ok,
-                "checks": {one.way: {"ok": one.ok, "detail": one.detail} for one in cell.outcomes},
+                "checks": {
+                    one.way: {"ok": one.ok, "detail": one.detail, "policy": one.policy} for one in cell.outcomes
+                },
             }
             for cell in found.cells
         ],

@@ -43,11 +43,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One check: `detail` says what went wrong, empty when nothing did."""
+    """One check: `detail` says what went wrong, empty when nothing did; `policy`, that a policy did not allow it."""
 
     way: str
     elapsed_ms: float
     detail: str
+    policy: str = ""
 
     @property
     def ok(self) -> bool:

@@ -90,6 +90,11 @@ def simulate(resources: Sequence[Resource]) -> Simulated:
     )
 
 
+def is_policy(reason: str) -> bool:
+    """Whether a packet was refused because a policy says so: then nothing is wrong."""
+    return reason.startswith("POLICY_")
+
+
 class Laboratory:
     """The rehearsed objects, and the fleet that they make."""
 
@@ -132,7 +137,7 @@ class Laboratory:
         longest = self._ways.get((source, destination))
         if longest is None or len(found.there.hops) > len(longest.hops):
             self._ways[source, destination] = found.there
-        return Outcome(way, 0.0, detail)
+        return Outcome(way, 0.0, "", detail) if is_policy(found.reason) else Outcome(way, 0.0, detail)
 
     def served(self) -> Iterator[Served]:
         """Every scaled and proxied endpoint, asked by all of its VPC."""
@@ -151,7 +156,7 @@ class Laboratory:
             for protocol in (*DATAGRAMS, *STREAMS):
                 if any(len(own) == len(packed) for own in station.addresses):
                     found = reach(self.deployed, station, packed, protocol)
-                    if not found.ok:
+                    if not found.ok and not is_policy(found.reason):
                         return f"{protocol}{4 if len(packed) == 4 else 6}: {found.detail}"
         return ""
 
@@ -171,6 +176,8 @@ class Laboratory:
                 own = [one for one in self.members if member.may_hear(one) and address in one.addresses]
                 frame = request("udp", station.mac, sources[len(packed)], packed)
                 way = carry(self.deployed, station, frame)
+                if any(is_policy(hop.outcome.reason) for hop in way.hops):
+                    continue
                 hearer = by_uid.get(way.receiver.uid) if way.receiver else None
                 sent, expected, heard = sent + 1, expected + len(own), heard + (hearer in own)
                 if hearer is not None and not hearer.may_hear(member):

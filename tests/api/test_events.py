@@ -16,9 +16,11 @@ import pytest
 from mizar._built import transit_pb2 as pb
 from mizar.api.client import Client
 from mizar.model.errors import ExhaustedError, InvalidError, NotFoundError
+from mizar.model.manifest import parse_resource
+from mizar.planner.policy import rule_number
 from tests.api.conftest import Site, aside
 from tests.lab.conftest import wait_until
-from tests.unit.manager.world import endpoint, network, tenant, vpc
+from tests.unit.manager.world import endpoint, manifest, network, tenant, vpc
 
 SPOOFED, UNKNOWN_SENDER, TOO_BIG = 62, 4, 100
 OUTER, INNER = b"o" * 50, b"i" * 60
@@ -269,3 +271,36 @@ async def test_traffic_of_all_droplets(site: Site) -> None:
             assert admin.traffic()["droplets"][0]["problem"] == ""
 
     await aside(again)
+
+
+async def test_what_a_policy_decides_is_told_with_its_rule_to_its_tenant_alone(site: Site) -> None:
+    """Refused, allowed and audited packets; by default that no rule of which policies allows it; filtered by policy."""
+
+    def look() -> None:
+        with set_up(site) as (admin, at), site.certified("tenant-red") as red, site.certified("tenant-blue") as blue:
+            rules = [{"action": "deny", "log": True}]
+            made = [manifest("Policy", name, "red", vpc="main", ingress=rules) for name in ("front", "other")]
+            admin.apply([parse_resource(one) for one in made])
+            number_of = admin.get("Policy", "front", "red")["status"]["id"]
+            mine, all_red, strange = Listener(red, policy="red/front"), Listener(red), Listener(blue)
+            say, policed = site.daemons[0].say, at["red"]["metadata"]["uid"]
+            ends = {"uid": "", "hook": "transit", "policed": policed, "source": bytes((10, 9, 9, 9))}
+            ends["destination"] = ip_address(at["red"]["status"]["addresses"][0]).packed
+            front = rule_number(number_of, False, 0)
+            say(drop(admin, "red", at, **ends, reason=118, rule=front))
+            say(drop(admin, "red", at, **ends, reason=119, rule=0))
+            say(drop(admin, "red", at, **ends, reason=0, rule=front, outcome=pb.Drop.ALLOWED))
+            say(drop(admin, "red", at, **ends, reason=118, rule=front + 65536, outcome=pb.Drop.AUDITED))
+            wait_until(lambda: len(all_red.seen) == 4 and len(mine.seen) == 3, 30)
+            denied, default, allowed, audited = all_red.end()
+            assert (denied["type"], denied["policy"], denied["policed"]) == ("drop", "red/front", "red/e1")
+            assert denied["rule"] == "policy front ingress rule 1 (priority 1000)"
+            assert (default["rule"], default["policy"]) == ("no rule of policies front, other", None)
+            assert (allowed["type"], allowed["outcome"], allowed["reason"]) == ("verdict", "allowed", "POLICY_ALLOWED")
+            assert (audited["outcome"], audited["policy"]) == ("audited", "red/other")
+            assert mine.end() == [denied, default, allowed]
+            assert strange.end() == []
+            with pytest.raises(NotFoundError):
+                next(iter(blue.events({"policy": "red/front"})))
+
+    await aside(look)

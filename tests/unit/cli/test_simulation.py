@@ -67,6 +67,16 @@ def test_a_lab_without_privileges() -> None:
     assert (found["simulation"], found["ok"], len(found["cells"])) == (True, True, 14)
 
 
+def test_what_a_policy_does_not_allow_is_shown_and_is_no_fault() -> None:
+    """The database takes pings of all, and the rest from web servers alone."""
+    done = without_privileges("demo", "--simulate", "-f", "examples/policy.yaml", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    cells = {(cell["from"], cell["to"]): cell["checks"] for cell in json.loads(done.stdout)["cells"]}
+    assert not any(one["policy"] for one in cells["blue/web-1", "blue/db"].values())
+    refused = {way for way, one in cells["blue/stranger", "blue/db"].items() if one["policy"]}
+    assert refused == {"udp4", "tcp4", "udp6", "tcp6"}
+
+
 def test_the_real_demo_without_privileges_offers_the_simulation() -> None:
     """By the command's name."""
     done = without_privileges("demo")

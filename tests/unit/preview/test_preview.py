@@ -220,3 +220,18 @@ def test_what_is_known_is_not_touched() -> None:
     assert [item.resource for item in before.items] == resources
     assert [(one.ref, one.change) for one in first.objects] == [(one.ref, one.change) for one in second.objects]
     assert first.reach == second.reach
+
+
+def test_a_policy_takes_reach_and_gives_it_back() -> None:
+    """Pairs that lose it, with the reason; those that gain it when a rule comes; and rules that never decide."""
+    closed = manifest("Policy", "closed", "red", vpc="main", subjects={"names": ["e2"]}, ingress=[])
+    found = preview(known(*RED), submissions(closed))
+    assert pairs(found, "lost") == {("e1", "e2")}, "answers to what e2 asks come in"
+    (lost,) = found.reach.changes
+    assert lost.drop == "POLICY_INGRESS_DEFAULT"
+    assert found.flows
+    rules = [{"ports": [{"protocol": "tcp", "port": 80}]}, {"action": "deny"}, {"ports": [{"protocol": "udp"}]}]
+    opened = manifest("Policy", "closed", "red", vpc="main", subjects={"names": ["e2"]}, ingress=rules[:1])
+    assert pairs(preview(known(*RED, closed), submissions(opened)), "gained") == {("e1", "e2")}
+    notes = preview(known(*RED), submissions({**opened, "spec": {**opened["spec"], "ingress": rules}})).notes
+    assert len([note for note in notes if "never decides" in note]) == 2

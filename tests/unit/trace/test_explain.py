@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from mizar.oracle.fleet import Fleet
+from mizar.oracle.policies import Direction, EndpointPolicy, PolicyFlows, PolicyRow, PolicySet, RuleVerdict
 from mizar.oracle.tables import Agent, Droplet, Endpoint, Leg, Network, Vpc
 from mizar.trace.explain import Explainer
 from mizar.trace.names import Known
@@ -123,3 +125,30 @@ def test_a_packet_whose_sender_is_told_does_not_arrive() -> None:
     ending = explainer.ending()
     assert not ending.arrives
     assert ending.sentence.startswith("dropped on d2 by transit, TTL_EXPIRED")
+
+
+BEHIND = "denied by policy p ingress rule 1, which stands before policy q rule 2 about port 80"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "audit", "sentence"),
+    [
+        ({PolicyRow(0): RuleVerdict(0, allow=False, rule=1)}, False, BEHIND),
+        ({PolicyRow(0): RuleVerdict(0, allow=False, rule=3)}, False, "denied by policy p ingress rule 3"),
+        ({}, False, "denied by default: no rule of policy p allows it"),
+        ({}, True, "would be denied by default: no rule of policy p allows it; audit mode lets it pass"),
+        ({PolicyRow(0, 17): RuleVerdict(0, allow=True, rule=2)}, False, "allowed by policy p ingress rule 2"),
+    ],
+)
+def test_what_a_policy_says_is_told_with_its_rule(
+    verdicts: dict[PolicyRow, RuleVerdict], audit: bool, sentence: str
+) -> None:
+    """Which rule decides, which one stands behind it, and where none allows anything, so."""
+    *others, last = droplets()
+    record = EndpointPolicy(PolicySet(verdicts=verdicts), audit=frozenset({Direction.INGRESS} if audit else ()))
+    policed = replace(last, policies={"1": record}, policy_flows=PolicyFlows({VNI: 9}))
+    hops, ending = explained([*others, policed])
+    told = f"ingress of red/db: {sentence}"
+    assert told in [text for hop in hops for text in hop.policy]
+    assert ending.arrives == (audit or sentence.startswith("allowed"))
+    assert ending.arrives or told in ending.sentence
