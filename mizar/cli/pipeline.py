@@ -18,6 +18,7 @@ from rich.text import Text
 
 from mizar.cli import pipeline_tc
 from mizar.cli.output import Format, Output, columns, emit
+from mizar.cli.pipeline_simulate import simulate
 from mizar.model.errors import InvalidError
 from mizar.pipeline.description import Pipeline, blocks
 from mizar.pipeline.fields import number
@@ -114,6 +115,23 @@ def tc(
     """Print a pipeline as tc's filters (`tc -batch`), or with -o json as rules."""
     ports = pipeline_tc.ports_of(interface, egress, kernel, worker)
     pipeline_tc.show(_read(file), ports, _tenants(tenant), output)
+
+
+@app.command("simulate")
+def simulate_command(
+    file: File,
+    pcap: Annotated[
+        str, typer.Option("--pcap", help="Frames that come in: pcap or pcapng, - for stdin.", metavar="IN")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Write what leaves, as pcapng.", metavar="OUT")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Send a capture through the interpreter: each frame with its verdict and its way; no device is touched.
+
+    Time is the capture's: connections, limits and time-outs follow it. In OUT an interface stands for each end
+    (egress, kernel, queue N), and the way is the frame's comment.
+    """
+    simulate(_read(file), pcap, out, output)
 
 
 def _read(name: str) -> Pipeline:

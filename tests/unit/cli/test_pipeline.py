@@ -37,7 +37,7 @@ def test_check(mizar: Run, broken: str) -> None:
     done = mizar("pipeline", "check", broken)
     assert done.code == 1
     assert done.out == ""
-    assert "broken.yaml:25:" in done.err
+    assert "broken.yaml:42:" in done.err
     assert "did you mean Decap?" in done.err
     assert "did you mean pop_vlan?" in done.err
 

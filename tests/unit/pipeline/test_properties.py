@@ -78,7 +78,7 @@ def test_the_validator_knows_what_packets_are(pipeline: Pipeline, data: st.DataO
         machine.run(frame, now)
 
 
-@pytest.mark.parametrize("name", ["gateway-trap", "gateway-queue"])
+@pytest.mark.parametrize("name", ["gateway-trap", "gateway-queue", "gateway-inline"])
 @SLOW
 @given(drawn=st.lists(stacks(), min_size=1, max_size=4))
 def test_the_same_for_the_shipped_pipelines(name: str, drawn: list[bytes]) -> None:
