@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,6 +26,7 @@ from mizar.pipeline.plantuml import plantuml
 from mizar.pipeline.reader import read_pipeline
 from mizar.pipeline.report import Row, report
 from mizar.pipeline.rte_flow.compile import compile_rules
+from mizar.pipeline.rte_flow.described import FORM, described, flow_text, read_flow
 from mizar.pipeline.rte_flow.example import example_connection
 from mizar.pipeline.rte_flow.lowering import Ports
 from mizar.pipeline.svg import svg
@@ -83,11 +84,18 @@ def rte_flow(
     tenant: Tenants = None,
     uplink: Annotated[int, typer.Option(min=0, help="DPDK's number of the uplink's port.")] = 0,
     kernel: Annotated[int, typer.Option(min=0, help="DPDK's number of the kernel's representor.")] = 1,
+    connection: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Also the rules of this connection, as the section nat translates it: {FORM}."),
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Print a pipeline as testpmd's commands, or with -o json as rules; nothing is sent to a device."""
-    plan = compile_rules(_read(file), Ports(uplink, kernel), _tenants(tenant))
-    example = example_connection(plan, uplink)
+    pipeline = _read(file)
+    plan = compile_rules(pipeline, Ports(uplink, kernel), _tenants(tenant))
+    asked = [read_flow(text) for text in connection or ()]
+    found = described(pipeline, plan, asked, uplink) if asked else []
+    example = None if asked else example_connection(plan, uplink)
     if output is Format.TABLE:
         for note in plan.notes:
             print(f"# {note}")
@@ -95,11 +103,24 @@ def rte_flow(
         if example is not None:
             print("# for each connection, for example:")
             print("\n".join(example.commands()))
+        for one in found:
+            print(f"# {one}")
+            print("\n".join(one.rules.commands()))
     else:
-        commands, rules = (
-            ([], []) if example is None else (example.commands(), [rule.plain() for rule in example.rules])
-        )
-        emit(plan.plain() | {"exampleConnection": rules, "exampleCommands": commands}, output, Table)
+        plain: dict[str, Any] = plan.plain()
+        if example is not None:
+            plain |= {"exampleConnection": [rule.plain() for rule in example.rules]}
+            plain |= {"exampleCommands": example.commands()}
+        plain["connections"] = [
+            {
+                "begins": flow_text(one.flow),
+                "becomes": flow_text(one.becomes),
+                "rules": [rule.plain() for rule in one.rules.rules],
+                "testpmd": one.rules.commands(),
+            }
+            for one in found
+        ]
+        emit(plain, output, Table)
 
 
 @app.command("tc")

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from scapy.all import IP, UDP, VXLAN, Dot1Q, Ether
 
+from mizar.pipeline import builder as b
 from mizar.pipeline.description import Pipeline
 from mizar.pipeline.interpreter.connection import ICMP_ERRORS, ICMP_REPLIES, ICMP_REQUESTS, read
 from mizar.pipeline.interpreter.frame import headers
 from mizar.pipeline.interpreter.machine import Machine, Outcome, Verdict
+from mizar.pipeline.nat import NatRules
 from mizar.pipeline.rte_flow.compile import compile_rules
 from mizar.pipeline.rte_flow.connection import connection_rules
+from mizar.pipeline.rte_flow.described import described
 from mizar.pipeline.rte_flow.example import example_connection
 from mizar.pipeline.rte_flow.rules import Plan, Rule
 from tests.pipeline.corpus import corpus
@@ -215,6 +218,41 @@ def test_established_connections(switch: EmulatedSwitch, name: str) -> None:
             expected = run.run(frame)
             agree(plan, expected, switch.run(frame))
             assert (expected.verdict is Verdict.EGRESS) is goes
+
+
+def test_connections_of_the_nat_section(switch: EmulatedSwitch) -> None:
+    """Masquerade, static, forward and hairpin of a description, outward and inward: each in both directions."""
+    rules = NatRules(
+        masquerade=(b.masquerade([f.TENANT_A, f.TENANT_B], f.WORLD, f.PUBLIC),),
+        static=(b.static(f.TENANT_A, "10.0.0.9", f.WORLD, "203.0.113.9"),),
+        forward=(b.forward(f.WORLD, f.PUBLIC, "8080-8089", f.TENANT_B, "10.0.0.7", "80-89"),),
+    )
+    pipeline = replace(f.shipped("gateway-queue"), nat=rules)
+    plan, run = compile_rules(pipeline), Machine(pipeline)
+    switch.add(plan.commands())
+    cases = [
+        (f.TENANT_A, f.tcp(), f.WORLD, f.tcp(f.SERVER, f.PUBLIC, 80, 40000, "SA")),
+        (f.TENANT_B, f.tcp(dport=81), f.WORLD, f.tcp(f.SERVER, f.PUBLIC, 81, 40000, "SA")),
+        (f.TENANT_A, f.udp("10.0.0.9"), f.WORLD, f.udp(f.SERVER, "203.0.113.9", 53, 40000)),
+        (f.WORLD, f.udp(f.SERVER, "203.0.113.9", 7, 8), f.TENANT_A, f.udp("10.0.0.9", f.SERVER, 8, 7)),
+        (f.WORLD, f.tcp(f.SERVER, f.PUBLIC, 7, 8081), f.TENANT_B, f.tcp("10.0.0.7", f.SERVER, 81, 7, "SA")),
+        (f.TENANT_A, f.udp(f.INSIDE, f.PUBLIC, 5000, 8080), f.TENANT_B, f.udp("10.0.0.7", f.PUBLIC, 80, 5000)),
+    ]
+    flows = []
+    for meta, inner, _, _ in cases:
+        seen = read(bytes(inner), meta)
+        assert seen is not None
+        run.conntrack.allocate(seen, 0)
+        flows.append(seen.flow)
+    for one in described(pipeline, plan, flows):
+        switch.add(one.rules.commands())
+    for meta, inner, back_meta, answer in cases:
+        for at, packet in ((meta, inner), (back_meta, answer)):
+            if at is not None:
+                frame = f.in_vlan(packet) if at == f.WORLD else f.in_vxlan(packet, at & 0xFFFFFF)
+                expected = run.run(frame)
+                assert expected.verdict is Verdict.EGRESS
+                agree(plan, expected, switch.run(frame))
 
 
 def test_a_connection_ages_and_goes(switch: EmulatedSwitch) -> None:
