@@ -90,6 +90,10 @@ class Build:
         package, copies = self.built / "__init__.py", self.built / "contracts"
         example = self.root / "examples" / "two-tenants.yaml"
         shown = self.built / "examples" / example.name
+        # A pipeline's program is compiled on the host that runs it, with these.
+        headers = {*self.dataplane.glob("gateway/*.h"), self.gateway_reasons_header, self.contracts / "gateway.h"}
+        copied = {header: self.built / "c" / "gateway" / header.name for header in sorted(headers)}
+        made_from = tuple(gateway_reasons if header == self.gateway_reasons_header else header for header in copied)
         return [
             Product("the package", (), (package,), lambda: self.write_package(package)),
             Product("drop_reasons.h", (reasons,), (self.reasons_header,), lambda: self.write_reasons(reasons)),
@@ -103,6 +107,7 @@ class Build:
                 "the contracts", read, tuple(copies / one.name for one in read), lambda: self.copy_contracts(*read)
             ),
             Product("the demo's manifest", (example,), (shown,), lambda: shutil.copyfile(example, shown)),
+            Product("the gateway's headers", made_from, tuple(copied.values()), lambda: copy_all(copied)),
             Product("the gRPC stubs", (proto,), tuple(stubs), self.compile_proto),
             *(self.program(name) for name in PROGRAMS),
         ]
@@ -203,6 +208,12 @@ def read_reasons(toml: Path) -> list[dict[str, Any]]:
     if len(set(numbers)) != len(numbers) or min(numbers) < 1:
         raise BuildError(f"{toml.name}: every reason needs a number of its own above 0.")
     return reasons
+
+
+def copy_all(files: dict[Path, Path]) -> None:
+    """Copy files, each to where it belongs."""
+    for source, target in files.items():
+        shutil.copyfile(source, target)
 
 
 def find_clang() -> str:

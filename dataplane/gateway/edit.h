@@ -103,11 +103,6 @@ static __always_inline __must_check bool encap(struct xdp_md *ctx, struct gatewa
 	p->tunnel_at = base + tunnel;
 	p->inner_at = base + bytes;
 	p->inner_end = p->inner_at + udp_length - UDP_BYTES - TUNNEL_BYTES;
-	p->ip_at = base + ip;
-	p->l4_at = base + udp;
-	p->l4_end = p->inner_end;
-	p->family = 4;
-	p->protocol = IPPROTO_UDP;
 	return true;
 }
 

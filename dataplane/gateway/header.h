@@ -9,6 +9,7 @@
 #ifndef MIZAR_GATEWAY_HEADER_H
 #define MIZAR_GATEWAY_HEADER_H
 #include <linux/in.h>
+#include <linux/in6.h>
 #include "packet.h"
 
 enum header_constant {
@@ -27,11 +28,11 @@ enum header_constant {
 #define TYPE_ARP bpf_htons(0x0806)
 
 struct cursor {
-	const uint8_t *data;
-	const uint8_t *end;
+	const uint8_t *end;	/* of the first buffer */
 	const uint8_t *head;	/* the header that was met last, */
-	uint32_t at;		/* where it begins, */
-	uint32_t after;		/* where what it carries begins, */
+	const uint8_t *next;	/* and what it carries */
+	uint32_t at;		/* the same as places: the header, */
+	uint32_t after;		/* what it carries, */
 	uint32_t limit;		/* where its packet ends, */
 	uint32_t follows;	/* and what it carries: EtherType (wire order), protocol, or UDP port (wire order) */
 };
@@ -59,47 +60,47 @@ static __always_inline uint64_t wire_u48(const uint8_t *at)
 /* Whether so many bytes can be read behind the last header, and belong to its packet. */
 static __always_inline bool cursor_has(const struct cursor *c, uint32_t bytes, bool known)
 {
-	return (known || c->after + bytes <= c->limit) && c->data + c->after + bytes <= c->end;
+	return (known || c->after + bytes <= c->limit) && c->next + bytes <= c->end;
 }
 
 static __always_inline bool cursor_met(struct cursor *c, uint32_t bytes, uint32_t follows)
 {
-	c->head = c->data + c->after;
+	c->head = c->next;
+	c->next += bytes;
 	c->at = c->after;
 	c->after += bytes;
 	c->follows = follows;
 	return true;
 }
 
+/* At the frame's Ethernet header. */
 static __always_inline bool cursor_begin(struct xdp_md *ctx, const struct gateway_packet *p, struct cursor *c)
 {
-	c->data = (const uint8_t *)(long)ctx->data;
 	c->end = (const uint8_t *)(long)ctx->data_end;
 	c->after = p->base & BASE_MOST;
+	c->next = (const uint8_t *)(long)ctx->data + c->after;
 	c->limit = c->after + p->length;
-	if (!cursor_has(c, ETH_BYTES, true))
-		return false;
-	return cursor_met(c, ETH_BYTES, *(const wire16 *)(c->data + c->after + 12));
+	return cursor_has(c, ETH_BYTES, true) && cursor_met(c, ETH_BYTES, *(const wire16 *)(c->next + 12));
 }
 
 static __always_inline bool header_eth(struct cursor *c, bool known)
 {
 	if (!cursor_has(c, ETH_BYTES, known))
 		return false;
-	return cursor_met(c, ETH_BYTES, *(const wire16 *)(c->data + c->after + 12));
+	return cursor_met(c, ETH_BYTES, *(const wire16 *)(c->next + 12));
 }
 
 static __always_inline bool header_vlan(struct cursor *c, bool known)
 {
 	if (!cursor_has(c, TAG_BYTES, known))
 		return false;
-	return cursor_met(c, TAG_BYTES, *(const wire16 *)(c->data + c->after + 2));
+	return cursor_met(c, TAG_BYTES, *(const wire16 *)(c->next + 2));
 }
 
 /* Ethernet and IPv4 alone: RFC 826 with hardware 1, protocol 0x0800, lengths 6 and 4. */
 static __always_inline bool header_arp(struct cursor *c, bool known)
 {
-	const uint8_t *h = c->data + c->after;
+	const uint8_t *h = c->next;
 
 	if (!cursor_has(c, 28, known))
 		return false;
@@ -110,7 +111,7 @@ static __always_inline bool header_arp(struct cursor *c, bool known)
 
 static __always_inline bool header_ipv4(struct cursor *c, bool known)
 {
-	const uint8_t *h = c->data + c->after;
+	const uint8_t *h = c->next;
 	uint32_t length, total;
 
 	if (!cursor_has(c, 20, known))
@@ -133,7 +134,7 @@ static __always_inline bool header_fragment(struct cursor *c, bool known)
 /* Extension headers are not looked behind: hardware does not either. */
 static __always_inline bool header_ipv6(struct cursor *c, bool known)
 {
-	const uint8_t *h = c->data + c->after;
+	const uint8_t *h = c->next;
 	uint32_t total;
 
 	if (!cursor_has(c, 40, known))
@@ -151,7 +152,7 @@ static __always_inline bool header_tcp(struct cursor *c, bool known)
 
 	if (!cursor_has(c, 20, known))
 		return false;
-	length = (c->data[c->after + 12] >> 4) * 4;
+	length = (c->next[12] >> 4) * 4;
 	if (!known && (length < 20 || c->after + length > c->limit))
 		return false;
 	return cursor_met(c, length, FOLLOWS_NOTHING);
@@ -160,7 +161,7 @@ static __always_inline bool header_tcp(struct cursor *c, bool known)
 /* Of a datagram in fragments the first has the header, but not all bytes that it counts, and no tunnel. */
 static __always_inline bool header_udp(struct cursor *c, bool known)
 {
-	const uint8_t *h = c->data + c->after;
+	const uint8_t *h = c->next;
 	const bool first = c->head[0] >> 4 == 4 && c->head[6] & 0x20;
 	uint32_t length;
 
@@ -187,18 +188,18 @@ static __always_inline bool is_nd(uint8_t type)
 
 static __always_inline bool header_icmp6(struct cursor *c, bool known)
 {
-	return cursor_has(c, 8, known) && (known || !is_nd(c->data[c->after])) && cursor_met(c, 8, FOLLOWS_NOTHING);
+	return cursor_has(c, 8, known) && (known || !is_nd(c->next[0])) && cursor_met(c, 8, FOLLOWS_NOTHING);
 }
 
 static __always_inline bool header_nd(struct cursor *c, bool known)
 {
-	return cursor_has(c, 8, known) && (known || is_nd(c->data[c->after])) && cursor_met(c, 8, FOLLOWS_NOTHING);
+	return cursor_has(c, 8, known) && (known || is_nd(c->next[0])) && cursor_met(c, 8, FOLLOWS_NOTHING);
 }
 
 /* The I flag has to be set, and an inner Ethernet header has to be there (RFC 7348). */
 static __always_inline bool header_vxlan(struct cursor *c, bool known)
 {
-	if (!cursor_has(c, 8 + ETH_BYTES, known) || (!known && !(c->data[c->after] & 8)))
+	if (!cursor_has(c, 8 + ETH_BYTES, known) || (!known && !(c->next[0] & 8)))
 		return false;
 	return cursor_met(c, 8, FOLLOWS_NOTHING);
 }
@@ -206,7 +207,7 @@ static __always_inline bool header_vxlan(struct cursor *c, bool known)
 /* Version 0, Ethernet inside, no critical option (RFC 8926): options are taken off unread. */
 static __always_inline bool header_geneve(struct cursor *c, bool known)
 {
-	const uint8_t *h = c->data + c->after;
+	const uint8_t *h = c->next;
 	uint32_t length;
 
 	if (!cursor_has(c, 8, known))
@@ -218,22 +219,12 @@ static __always_inline bool header_geneve(struct cursor *c, bool known)
 	return cursor_met(c, length, FOLLOWS_NOTHING);
 }
 
-/* Met the outermost tunnel, or eth / ip / (tcp | udp | icmp): set_meta, decap and connections find it again. */
+/* Met the outermost tunnel: set_meta, set_vni and decap find it again. */
 static __always_inline void note_tunnel(struct gateway_packet *p, const struct cursor *c)
 {
 	p->tunnel_at = c->at;
 	p->inner_at = c->after;
 	p->inner_end = c->limit;
-}
-
-static __always_inline void note_transport(struct gateway_packet *p, const struct cursor *c, uint8_t family,
-					   uint8_t protocol)
-{
-	p->ip_at = (p->base & BASE_MOST) + ETH_BYTES;
-	p->l4_at = c->at;
-	p->l4_end = c->limit;
-	p->family = family;
-	p->protocol = protocol;
 }
 
 /* Numbers of 128 bits as two halves. */

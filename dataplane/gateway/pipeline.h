@@ -9,32 +9,6 @@
 #include "edit.h"
 #include "header.h"
 #include "packet.h"
-#include "queue.h"
-
-/* A table of the description that is too long to be code: the table's number and a number give another. */
-struct gateway_table_key {
-	uint32_t table;
-	uint32_t number;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);	/* the loader's business */
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct gateway_table_key);
-	__type(value, uint32_t);
-} gateway_tables SEC(".maps");
-
-static __always_inline __must_check bool table_get(uint32_t table, uint32_t number, uint32_t *value)
-{
-	struct gateway_table_key key = { .table = table, .number = number };
-	uint32_t *found = bpf_map_lookup_elem(&gateway_tables, &key);
-
-	if (!found)
-		return false;
-	*value = *found;
-	return true;
-}
 
 static __always_inline void gateway_watch(const struct gateway_packet *p, uint32_t way, uint32_t counter)
 {
@@ -71,15 +45,20 @@ static __always_inline void gateway_enter(struct xdp_md *ctx, struct gateway_pac
 	p->length = bpf_xdp_get_buff_len(ctx);
 }
 
-/* `no_room` and `no_socket` are the counters of what only this target drops. */
-static __always_inline int gateway_leave(struct xdp_md *ctx, struct gateway_packet *p, uint32_t way, uint32_t no_room,
-					 uint32_t no_socket)
+/* The frame begins where its buffer does. */
+static __always_inline __must_check bool gateway_settle(struct xdp_md *ctx, struct gateway_packet *p)
 {
 	uint32_t base = p->base & BASE_MOST;
 
+	return !base || !bpf_xdp_adjust_head(ctx, base);
+}
+
+/* `no_room`: the counter of what only this target drops. Ways to a queue end in queue.h. */
+static __always_inline int gateway_leave(struct xdp_md *ctx, struct gateway_packet *p, uint32_t way, uint32_t no_room)
+{
 	if (way == WAY_DROP && !config.watched)
 		return XDP_DROP;
-	if (base && bpf_xdp_adjust_head(ctx, base)) {
+	if (!gateway_settle(ctx, p)) {
 		gateway_drop(p, no_room);
 		return XDP_DROP;
 	}
@@ -88,11 +67,6 @@ static __always_inline int gateway_leave(struct xdp_md *ctx, struct gateway_pack
 	gateway_watch(p, way, 0);
 	if (way == WAY_KERNEL)
 		return XDP_PASS;
-	if (way == WAY_EGRESS)
-		return config.egress_ifindex ? (int)bpf_redirect(config.egress_ifindex, 0) : XDP_TX;
-	if (queue_send(ctx, p, way - WAY_QUEUE) == XDP_REDIRECT)
-		return XDP_REDIRECT;
-	count(p, no_socket);
-	return XDP_DROP;
+	return config.egress_ifindex ? (int)bpf_redirect(config.egress_ifindex, 0) : XDP_TX;
 }
 #endif

@@ -7,7 +7,7 @@
 #ifndef MIZAR_GATEWAY_QUEUE_H
 #define MIZAR_GATEWAY_QUEUE_H
 #include "layout.h"
-#include "packet.h"
+#include "pipeline.h"
 
 _Static_assert(sizeof(struct queue_note) == 8, "metadata are multiples of four, at most 32 bytes");
 
@@ -40,5 +40,20 @@ static __always_inline int queue_send(struct xdp_md *ctx, const struct gateway_p
 	if (ctx->rx_queue_index < RECEIVERS_MOST && bpf_redirect_map(&gateway_queues, receiver, XDP_DROP) == XDP_REDIRECT)
 		return XDP_REDIRECT;
 	return bpf_redirect_map(&gateway_queue_ports, queue, XDP_DROP);
+}
+
+/* The end of a way to a queue; counters for what this target drops. */
+static __always_inline int gateway_leave_to(struct xdp_md *ctx, struct gateway_packet *p, uint32_t queue, uint32_t no_room,
+					    uint32_t no_socket)
+{
+	if (!gateway_settle(ctx, p)) {
+		gateway_drop(p, no_room);
+		return XDP_DROP;
+	}
+	gateway_watch(p, WAY_QUEUE + queue, 0);
+	if (queue_send(ctx, p, queue) == XDP_REDIRECT)
+		return XDP_REDIRECT;
+	count(p, no_socket);
+	return XDP_DROP;
 }
 #endif

@@ -2,8 +2,7 @@
 /*
  * Owns what connection tracking knows of the packet in hand, from connection_look() to connection_nat(): generated code has one
  * beside its gateway_packet, and hands both on. Both functions want a frame that begins with Ethernet and IP, at p->base, and
- * find the rest for themselves; places of an earlier switch (p->ip_at and so on) are not used, as the frame may have no header
- * that a switch knows: a fragment.
+ * find the rest for themselves, as the frame may have no header that a switch knows: a fragment.
  *
  *   connection_look(ctx, p, seen)            an enum connection_state; of CONNECTION_INVALID, seen->reason says why,
  *                                            which is counted in gateway_reasons

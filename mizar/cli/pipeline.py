@@ -30,6 +30,7 @@ from mizar.pipeline.rte_flow.described import FORM, described, flow_text, read_f
 from mizar.pipeline.rte_flow.example import example_connection
 from mizar.pipeline.rte_flow.lowering import Ports
 from mizar.pipeline.svg import svg
+from mizar.pipeline.xdp.generate import Program, generate
 
 app = typer.Typer(help="The gateway's flow pipelines: check, draw, compile.", no_args_is_help=True)
 
@@ -153,6 +154,44 @@ def simulate_command(
     (egress, kernel, queue N), and the way is the frame's comment.
     """
     simulate(_read(file), pcap, out, output)
+
+
+@app.command()
+def xdp(file: File, output: Output = Format.TABLE) -> None:
+    """Print a pipeline's XDP program as C; it stands on the headers in dataplane/gateway."""
+    program = generate(_read(file))
+    if output is Format.TABLE:
+        print(program.text, end="")
+    else:
+        emit(_program(program) | {"text": program.text}, output, Table)
+
+
+@app.command()
+def build(
+    file: File,
+    object_file: Annotated[Path, typer.Option("--object", help="Where the ELF object goes.", metavar="OBJ")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Compile a pipeline's XDP program with this host's clang; nothing is loaded."""
+    from mizar.kernel.clang import compile_program
+
+    program = generate(_read(file))
+    data = compile_program(program.text, program.pipeline)
+    try:
+        object_file.write_bytes(data)
+    except OSError as error:
+        raise InvalidError(f"{object_file} cannot be written: {error}") from error
+    found = _program(program) | {"object": str(object_file), "bytes": len(data)}
+    emit(found, output, lambda: Text(f"{program.pipeline}: {object_file}, {len(data)} bytes"))
+
+
+def _program(program: Program) -> dict[str, object]:
+    return {
+        "pipeline": program.pipeline,
+        "counters": list(program.counters),
+        "limits": list(program.limits),
+        "questions": program.questions,
+    }
 
 
 def _read(name: str) -> Pipeline:

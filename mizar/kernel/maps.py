@@ -26,7 +26,7 @@ _NO_BATCH = (ENOTSUPP, errno.EOPNOTSUPP, errno.EINVAL)
 _UPDATE_FLAGS = {"any": 0, "new": 1, "existing": 2}  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
 
 
-class _Map(Generic[K, V]):
+class MapView(Generic[K, V]):
     """What plain and per-CPU maps have in common. K and V are int or Fields, as the codecs say."""
 
     def __init__(self, name: str, fd: int, key: Codec[K], value: Codec[V]) -> None:
@@ -83,7 +83,7 @@ class _Map(Generic[K, V]):
             key, following = following, ffi.new("char[]", self._key.size)
 
 
-class Table(_Map[K, V]):
+class Table(MapView[K, V]):
     """One plain map."""
 
     def get(self, key: K) -> V | None:
@@ -178,7 +178,7 @@ class Table(_Map[K, V]):
         libbpf.check(result, what)
 
 
-class CounterTable(_Map[int, Fields]):
+class CounterTable(MapView[int, Fields]):
     """A PERCPU_ARRAY of a struct that consists of uint64_t only; read as the sum over CPUs."""
 
     def __init__(self, name: str, fd: int, value: Codec[Fields]) -> None:
@@ -211,7 +211,7 @@ class CounterTable(_Map[int, Fields]):
         return self._value.unpack(struct.pack(f"={self._numbers}Q", *sums))
 
 
-class PerCpuTable(_Map[int, Fields]):
+class PerCpuTable(MapView[int, Fields]):
     """A PERCPU_ARRAY of any struct, read as it is on each CPU."""
 
     def __init__(self, name: str, fd: int, value: Codec[Fields]) -> None:

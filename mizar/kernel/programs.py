@@ -36,7 +36,7 @@ GENERIC = "transit_generic"
 STAGES = {"agent": 1, "proxy": 0}
 """Programs that others end in, by enum stage; each before those that end in it."""
 
-SEVERAL_BUFFERS = ("transit", "xsk")
+SEVERAL_BUFFERS = ("transit", "xsk", "gateway")
 """XDP programs in driver mode."""
 
 _CONFIG_MAP = ".rodata.config"

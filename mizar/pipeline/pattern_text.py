@@ -168,8 +168,12 @@ def write_condition(header: str, condition: Condition) -> str:
     field = fields_of(header)[condition.field]
     main = HEADERS[kinds(header)[0]].main == condition.field
     ranges, sign = condition.ranges, ""
-    if len((~ranges).spans) < len(ranges.spans) or ((~ranges).single is not None and ranges.single is None):
-        ranges, sign = ~ranges, "!= "
+    outside = ~ranges
+    fewer = len(outside.spans) < len(ranges.spans) or (outside.single is not None and ranges.single is None)
+    if field.notation is Notation.MAC:  # which are written one by one
+        fewer = _length(field, outside) < _length(field, ranges)
+    if fewer:
+        ranges, sign = outside, "!= "
     elif not main and ranges.single is not None:
         sign = "== "
     items = [text for span in ranges.spans for text in _spans(field, span)]

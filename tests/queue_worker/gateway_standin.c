@@ -3,7 +3,7 @@
  * The front of the pipeline `gateway-queue` by hand: takes the fabric's headers off and sends the frame to queue 0. For
  * tests of who serves that queue.
  */
-#include "gateway/pipeline.h"
+#include "gateway/queue.h"
 
 enum { VLAN_BYTES = 4, FABRIC_BYTES = 14 + 4 + 20 + 8 + 8, FABRIC_VLAN = 2 };
 
@@ -31,7 +31,7 @@ int gateway(struct xdp_md *ctx)
 		__builtin_memcpy(frame + VLAN_BYTES, macs, sizeof(macs));
 		p->base = VLAN_BYTES;
 	}
-	return gateway_leave(ctx, p, WAY_QUEUE, 0, 1);
+	return gateway_leave_to(ctx, p, 0, 0, 1);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -49,6 +49,34 @@ def test_draw(mizar: Run) -> None:
     assert json.loads(mizar("pipeline", "draw", TRAP, "-o", "json").out)["picture"].startswith("<svg")
 
 
+STATELESS = """
+pipeline: stateless
+groups:
+  - name: In
+    steps:
+      - switch: parse
+        cases:
+          - when: eth / vlan != 2
+            steps: [set_meta: {from: vlan, add: 0x02000000}, pop_vlan, stop]
+"""
+
+
+def test_xdp(mizar: Run, tmp_path: Path) -> None:
+    """C with the rules' words, as JSON with what the maps mean, and an object file; `build` compiles alone."""
+    path, object_file = tmp_path / "stateless.yaml", tmp_path / "stateless.o"
+    path.write_text(STATELESS)
+    text = mizar("pipeline", "xdp", str(path)).out
+    assert "case 1: /* eth / vlan != 2 */" in text
+    assert "/* set metadata f(vlan) */" in text
+    found = json.loads(mizar("pipeline", "xdp", str(path), "-o", "json").out)
+    assert found["text"] == text
+    assert "In: no case" in found["counters"]
+    done = mizar("pipeline", "build", str(path), "--object", str(object_file), "-o", "json")
+    assert json.loads(done.out)["bytes"] == object_file.stat().st_size
+    assert object_file.read_bytes()[:4] == b"\x7fELF"
+    assert mizar("pipeline", "build", str(path), "--object", str(tmp_path / "no" / "where.o")).code == 1
+
+
 def test_report(mizar: Run) -> None:
     """A table says that its figures are estimates; JSON has every rule."""
     done = mizar("pipeline", "report", TRAP, "--tenant", "0x01000005")
