@@ -23,6 +23,7 @@ from multiprocessing.queues import Queue
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.oracle import policed
 from tests.oracle.differential import Case, cases, check_case
 from tests.oracle.proxied import arrivals, carriers
 from tests.oracle.real_fleet import Journey, RealFleet, whole_journeys
@@ -50,8 +51,8 @@ class Loaded:
 
 
 def run_round(kernel: Loaded, number: int) -> Result:
-    """All cases of one seed. Of four rounds one walks over planned fleets, one tries proxied endpoints, and two single
-    droplets; rounds go through the substrates."""
+    """All cases of one seed. Of four rounds one walks over planned fleets, one tries proxied endpoints, one policed
+    ones, and one single droplets; rounds go through the substrates."""
     ended: Counter[str] = Counter()
     substrate = SUBSTRATES[number // 4 % len(SUBSTRATES)]
 
@@ -70,7 +71,11 @@ def run_round(kernel: Loaded, number: int) -> Result:
         here = data.draw(carriers())
         run(kernel.droplet("ipv4"), here, data.draw(st.lists(arrivals(here), min_size=1, max_size=24)), ended)
 
-    kind = (fleets, droplets, proxies, droplets)[number % 4]
+    @given(st.data())
+    def policies(data: st.DataObject) -> None:
+        policed.run(kernel.droplet("ipv4"), data.draw(policed.policed_droplets()), data.draw(policed.stories), ended)
+
+    kind = (fleets, droplets, proxies, policies)[number % 4]
     try:
         seed(number)(WAY(kind))()
     except AssertionError:

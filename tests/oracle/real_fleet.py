@@ -19,7 +19,7 @@ from tests.oracle.planned import DAEMONS, Planned, fleets, plan
 from tests.oracle.real import RealDroplet
 from tests.oracle.told import mac_on_substrate
 from tests.oracle.traffic import hostile, sent
-from tests.oracle.whole import anything, droplet_on, whole_fleets
+from tests.oracle.whole import anything, droplet_on, policed, whole_fleets
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def whole_journeys(draw: Draw, substrate: str) -> Journey:
     """The same over fleets with everything in them, on a substrate."""
     world = draw(whole_fleets(substrate)).world
     uid = draw(st.sampled_from(sorted(uid for uid, fact in world.endpoints.items() if not fact.carried)))
-    planned = plan(world, uid if world.endpoints[uid].workload else "")
+    planned = draw(policed(plan(world, uid if world.endpoints[uid].workload else "")))
     return Journey(planned, uid, tuple(draw(anything(planned, world.endpoints[uid])) for _ in range(6)))
 
 
@@ -80,6 +80,10 @@ class RealFleet:
             if can_run(Arrival("agent", frame)):
                 ways.append(sent(journey.planned, source, frame))
                 self.walk(ways[-1])
+        for address, each in self.droplets.items():
+            here = journey.planned.fleet.droplets[address]
+            if here.policies:
+                assert each.policies.flows() == here.policy_flows
         return ways
 
     def walk(self, way: Way) -> None:

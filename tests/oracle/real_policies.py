@@ -25,11 +25,12 @@ class RealPolicies:
     def __init__(self, droplet: RealDroplet) -> None:
         self.droplet = droplet
         self.policed: frozenset[str] = frozenset()
+        self.used = False
         self.sets: dict[PolicySet, int] = {}
 
     def forget(self) -> None:
         """The flows that programs have begun."""
-        if self.policed:
+        if self.used:
             flows = self.droplet.tables.policy_flows
             flows.delete_many([key for key, _ in flows.items()])
         self.policed, self.sets = frozenset(), {}
@@ -37,6 +38,7 @@ class RealPolicies:
     def fill(self, here: Droplet) -> None:
         """Records, sets and flows."""
         tables, write = self.droplet.tables, self.droplet.write
+        self.used = bool(here.policies or here.policy_flows)
         for uid, policy in here.policies.items():
             record = {
                 "ingress": self.set_number(policy.ingress),

@@ -16,7 +16,7 @@ from tests.oracle.planned import Planned
 from tests.oracle.real_fleet import Journey, RealFleet, whole_journeys
 from tests.oracle.substrates import SUBSTRATES
 from tests.oracle.traffic import sent
-from tests.oracle.whole import anything, senders, whole_fleets
+from tests.oracle.whole import anything, policed, senders, whole_fleets
 from tests.unit.planner.budget import examples
 
 WIRE_PORTS = (b"\x17\xc1", b"\x12\xb5")
@@ -78,7 +78,7 @@ def check_isolation(planned: Planned, vni: int, way: Way) -> None:
 @given(st.data())
 def test_no_packet_of_a_vpc_comes_out_in_another(data: st.DataObject) -> None:
     """But over a peering or a proxied endpoint, whatever is sent, and whatever was sent before."""
-    planned = data.draw(whole_fleets())
+    planned = data.draw(policed(data.draw(whole_fleets())))
     for _ in range(8):
         source = data.draw(st.sampled_from(senders(planned)))
         check_isolation(planned, source.vni, sent(planned, source, data.draw(anything(planned, source))))
@@ -105,9 +105,10 @@ def test_every_hop_is_the_kernels_too(substrate: str) -> None:
         for way in fleet.check(journey):
             check_isolation(journey.planned, journey.planned.world.endpoints[journey.source].vni, way)
             seen.update([way.end.name, *(["proxy"] if met_a_proxy(way) else [])])
+            seen.update("policed" for hop in way.hops if hop.outcome.judged)
 
     try:
         each()
     finally:
         fleet.close()
-    assert min(seen[name] for name in ("DELIVERED", "DROPPED", "proxy")) > 5, seen
+    assert min(seen[name] for name in ("DELIVERED", "DROPPED", "proxy", "policed")) > 5, seen

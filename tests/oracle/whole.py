@@ -30,6 +30,7 @@ from tests.oracle.draws import Draw
 from tests.oracle.droplets import mostly, packed
 from tests.oracle.packets import mangled
 from tests.oracle.planned import DAEMONS, NAMES, PEERED_NUMBERS, PEERED_VNIS, VNIS, Planned, hosts, members, plan, side
+from tests.oracle.policies import policies, policy_flows
 from tests.oracle.substrates import SUBSTRATES
 from tests.oracle.traffic import datagram, echo_request
 from tests.unit.planner.world import AROUND, World, droplet, endpoint, network
@@ -69,6 +70,19 @@ def whole_fleets(draw: Draw, substrate: str = "", kinds: int = 5) -> Planned:
     for place in range(draw(st.integers(0, 3))):
         draw_link(draw, world, place)
     return plan(world)
+
+
+@st.composite
+def policed(draw: Draw, planned: Planned) -> Planned:
+    """The same fleet, where some endpoints of some droplets have any policies."""
+    addresses = [one for fact in planned.world.endpoints.values() for one in fact.addresses]
+    prefixes = [(one, 8 * len(one)) for one in addresses] + [(bytes(4), 0), (bytes(16), 0)]
+    for name, here in planned.fleet.droplets.items():
+        vni_of = {agent.uid: agent.vni for agent in here.agents.values()}
+        found = draw(policies(vni_of, prefixes))
+        flows = draw(policy_flows({uid: vni_of[uid] for uid in found}, addresses))
+        planned.fleet.droplets[name] = replace(here, policies=found, policy_flows=flows)
+    return planned
 
 
 def draw_vpcs(draw: Draw, world: World, kinds: int) -> None:
