@@ -1,25 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engines that every line of the RFC table is tested on."""
+"""The engines that every line of the RFC table is tested on: the interpreter, and connections in the kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from itertools import count
 from typing import Any
 
 import pytest
 
-from tests.pipeline.rfc.world import Engine, Interpreter, Make, World, nat_pipeline
+from mizar.kernel.gateway_keeper import Keeper
+from mizar.pipeline.nat import NatRules
+from tests.dataplane.gateway_nat import Gateway, has_clang, loaded
+from tests.pipeline.rfc.kernel import Kernel
+from tests.pipeline.rfc.world import Interpreter, Make, World, nat_pipeline
+
+ERAS = count(1)
 
 
-@pytest.fixture(params=["interpreter"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Makes a gateway of rules."""
-    with ExitStack() as stack:
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[tuple[Gateway, Keeper]]:
+    """The program and who removes connections, loaded once."""
+    if not has_clang():
+        pytest.skip("needs clang, as the build does")
+    with loaded() as found, Keeper(found.tables.maps) as keeper:
+        yield found, keeper
 
-        def made(*rules: Any) -> World:
-            engine: Engine = Interpreter(nat_pipeline(*rules))
-            return World(engine)
 
-        del stack
-        yield made
+@pytest.fixture(params=["interpreter", "xdp"])
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes a gateway of rules; of those in the kernel there is one at a time."""
+
+    def made(*rules: Any) -> World:
+        pipeline = nat_pipeline(*rules)
+        if request.param == "interpreter":
+            return World(Interpreter(pipeline))
+        return World(Kernel(*request.getfixturevalue("gateway"), pipeline.nat or NatRules(), next(ERAS)))
+
+    return made
