@@ -169,7 +169,7 @@ static __always_inline const struct nat_mapping *plan_mapped(struct begin_work *
 {
 	struct begin_plan *plan = &work->plan;
 	const struct nat_settings *set = settings();
-	const struct nat_mapping *mapping;
+	const struct nat_mapping *mapping, *contact;
 	const struct nat_pool *pool;
 	uint32_t slot;
 
@@ -194,7 +194,12 @@ static __always_inline const struct nat_mapping *plan_mapped(struct begin_work *
 		return NULL;
 	work->mapping.kind = MAPPING_CONTACT;
 	copy16(work->mapping.contact, plan->to_src);
-	return bpf_map_lookup_elem(&nat_mappings, &work->mapping) ? mapping : NULL;
+	contact = bpf_map_lookup_elem(&nat_mappings, &work->mapping);
+	/* One that is left of who had this outer end before lets nobody in. */
+	if (!contact || contact->meta != mapping->meta || contact->port_be != mapping->port_be ||
+	    !same16(contact->addr, mapping->addr))
+		return NULL;
+	return mapping;
 }
 
 /* Whether there is somebody behind the destination. */

@@ -40,6 +40,8 @@ from mizar.pipeline.interpreter.connection import Flow
 from mizar.pipeline.nat import NatRules
 
 Ended = Callable[[Connection], None]
+_MAKING = 2
+"""Ticks in which a mapping may be without its first connection."""
 
 
 @dataclass
@@ -112,7 +114,7 @@ class FlowTable:
                 ended += self.end(found)
         if looked < budget:
             self._walk = None
-            self._expire_mappings(now, limits)
+            self._expire_mappings(now)
         return ended
 
     def judge(self, nat: NatRules) -> int:
@@ -144,18 +146,26 @@ class FlowTable:
     def _table(self, flow: Flow) -> Table[Fields, Fields]:
         return self.tables.connections4 if flow.version == 4 else self.tables.connections6
 
-    def _expire_mappings(self, now: int, limits: Fields) -> None:
-        """An endpoint-independent mapping outlives its connections by the longest time that one may be silent."""
-        longest = max(limits.get(name, 0) for name in ("udp", "icmp", "tcp"))
-        used = {_inner(found) for found in self.listed() if found.flags & MAPPED}
+    def _expire_mappings(self, now: int) -> None:
+        """An endpoint-independent mapping ends with the last connection that its inner end began, a contact with the
+        last one to it: what comes in from outside prolongs neither (RFC 4787 REQ-6, RFC 7857 7)."""
+        used, contacts = set(), set()
+        for one in self.listed():
+            if one.flags & MAPPED:
+                used.add(_inner(one))
+                contacts.add((_inner(one), mapped(address_of(one.original.version, one.original.destination))))
         table = self.tables.nat_mappings
-        inner = constant("MAPPING_INNER")
         for found, value in list(table.items()):
+            if (now - value["stamp"]) & 0xFFFFFFFF <= _MAKING:
+                continue
             end = (found["meta"], found["addr"], found["port_be"], found["protocol"])
-            if found["kind"] == inner and end not in used and (now - value["stamp"]) & 0xFFFFFFFF > longest:
+            if found["kind"] != constant("MAPPING_INNER"):
+                end = (value["meta"], value["addr"], value["port_be"], found["protocol"])
+            in_use = end in used
+            if found["kind"] == constant("MAPPING_CONTACT"):
+                in_use = (end, found["contact"]) in contacts
+            if not in_use:
                 table.delete(found)
-                outer = {**found, "meta": value["meta"], "addr": value["addr"], "port_be": value["port_be"]}
-                table.delete({**outer, "kind": constant("MAPPING_OUTER")})
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def make(request: pytest.FixtureRequest) -> Make:
         pipeline = nat_pipeline(*rules)
         if request.param == "interpreter":
             return World(Interpreter(pipeline))
-        return World(Kernel(*request.getfixturevalue("gateway"), pipeline.nat or NatRules(), next(ERAS)))
+        found, keeper = request.getfixturevalue("gateway")
+        return World(Kernel(found, keeper, pipeline.nat or NatRules(), next(ERAS)))
 
     return made

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data plane's connections as an engine: dataplane/gateway/connection.h in the kernel, one frame at a time.
 
-A VLAN is a tenant, as in `world.nat_pipeline`; the program around the connections is that of tests/dataplane/gateway_nat.
+A VLAN is a tenant, as in `world.nat_pipeline`; the program around the connections is that of
+tests/dataplane/gateway_nat.
 """
 
 from __future__ import annotations

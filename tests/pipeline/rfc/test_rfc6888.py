@@ -131,6 +131,18 @@ def test_req8_a_port_is_free_at_once_when_its_connection_has_ended(make: Make) -
     assert world.sent(B, f.udp()).ends[1] == 2000
 
 
+def test_req8_who_was_let_in_is_not_inherited(make: Make) -> None:
+    """An outer end that another tenant had before: whom that one sent to is a stranger now."""
+    world = make(pool(ports="2000-2000", filtering="address", **MAPPED))
+    world.sent(A, f.udp())
+    assert world.sent(WORLD, f.udp(SERVER, PUBLIC, 7, 2000)).meta == A
+    world.later(305)
+    assert world.send(WORLD, f.udp(SERVER, PUBLIC, 8, 2000)) is None
+    world.sent(B, f.udp(target="198.51.100.8"))
+    assert world.send(WORLD, f.udp(SERVER, PUBLIC, 9, 2000)) is None
+    assert world.sent(WORLD, f.udp("198.51.100.8", PUBLIC, 9, 2000)).meta == B
+
+
 def test_req11_exhaustion_is_told_and_nothing_is_evicted(make: Make) -> None:
     """Dropped, counted, an event with the tenant; every connection that lives goes on."""
     world = make(pool(ports="2000-2009"))
