@@ -137,7 +137,9 @@ class Table(MapView[K, V]):
 
     def delete_many(self, keys: Iterable[K]) -> int:
         """Removes the entries of `keys`; those that are not there are skipped. Returns how many were there."""
-        packed = [self._key.pack(key) for key in keys]
+        return self._delete_packed([self._key.pack(key) for key in keys])
+
+    def _delete_packed(self, packed: Sequence[bytes]) -> int:
         deleted = start = 0
         while start < len(packed):
             chunk = packed[start : start + _BATCH]
@@ -170,7 +172,7 @@ class Table(MapView[K, V]):
 
     def delete_raw(self, keys: Iterable[bytes]) -> int:
         """As delete_many(), of keys that raw_items() gave."""
-        return self.delete_many(self._key.unpack(key) for key in keys)
+        return self._delete_packed(list(keys))
 
     def _check_write(self, result: int, what: str) -> None:
         if -result in (errno.E2BIG, errno.ENOSPC):  # ENOSPC is how a trie says that it is full

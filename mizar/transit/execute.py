@@ -30,7 +30,7 @@ def execute(maps: Maps, ops: Sequence[Step]) -> None:
         for table, value_is_none, run in _runs(ops):
             target: Any = getattr(maps, table)
             if isinstance(run, Rows):
-                undo.append(run.reverse)
+                undo.append(run)
                 _write(target, run)
                 continue
             if table in COUNTERS:
@@ -61,7 +61,7 @@ def _undo(maps: Maps, undo: list[Step], cause: MizarError) -> None:
         for op in reversed(undo):
             target: Any = getattr(maps, op.table)
             if isinstance(op, Rows):
-                _write(target, op)
+                _write(target, op.reverse)
             elif op.value is None:
                 target.delete(op.key)
             else:

@@ -192,6 +192,8 @@ def _same_order(old: PolicySet, new: PolicySet) -> bool:
 
 
 def _written(table: str, before: Raw, after: Raw) -> Rows | None:
+    if not before:
+        return Rows(table, tuple((key, None, value) for key, value in after.items())) if after else None
     changed = [(key, before.get(key), value) for key, value in after.items() if before.get(key) != value]
     return Rows(table, tuple(changed)) if changed else None
 

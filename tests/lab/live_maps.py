@@ -30,6 +30,13 @@ def open_droplets(lab: LabName, droplet: str) -> Iterator[Table[int, Fields]]:
         yield Table("droplets", fd, U32, struct_codec("droplet"))
 
 
+@contextlib.contextmanager
+def open_policy_verdicts(lab: LabName, droplet: str) -> Iterator[Table[Fields, Fields]]:
+    """`policy_verdicts` of a droplet."""
+    with _pinned(lab, droplet, "policy_verdicts") as fd:
+        yield Table("policy_verdicts", fd, struct_codec("policy_verdict_key"), struct_codec("policy_verdict"))
+
+
 def endpoint_key(vni: int, address: str) -> Fields:
     """The key of an endpoint."""
     return {"vni": vni, "addr": to_mapped(ip_address(address).packed)}

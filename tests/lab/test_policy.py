@@ -5,6 +5,8 @@ told why."""
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,10 +17,12 @@ import pytest
 from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
+from mizar.lab import processes
 from mizar.lab.names import LabName
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref
 from tests.lab.conftest import manifests, wait_until
+from tests.lab.live_maps import open_policy_verdicts
 from tests.lab.test_monitor import watching
 
 pytestmark = pytest.mark.root
@@ -283,3 +287,59 @@ def test_audit_mode_lets_pass_and_tells(lab: LabName) -> None:
             told = {one["outcome"]: one["rule"] for one in seen if one["type"] == "verdict"}
             assert told["audited"] == "policy look ingress rule 1 (priority 1000)"
             assert told["allowed"] == "policy look ingress rule 2 (priority 1000)"
+
+
+def restart(lab: LabName, name: str) -> None:
+    """Kills the daemon of a droplet, or the server; `mizar lab up` starts it again."""
+    for process in processes.marked(lab.name):
+        if process.name == name:
+            os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not any(one.name == name for one in processes.marked(lab.name)))
+    labs.up(manifests(lab, MANIFESTS.replace("TUNNEL", "geneve").replace("OTHER", "geneve")))
+
+
+@pytest.mark.long
+def test_policies_outlive_daemons_and_server_and_an_audit_finds_what_is_altered(lab: LabName) -> None:
+    """What is allowed and what is not stays so all the time, and a row that was changed by hand is named and mended."""
+    with bench(lab) as here:
+        here.apply("web", subjects={"names": ["web"]}, ingress=[{"ports": [{"protocol": "tcp", "port": 443}]}])
+        here.wait("far", 443, reached=True)
+        made = here.connect("far", here.addresses("web")[0], 443)
+        assert made is not None
+        for name in ("d1", "server"):
+            restart(lab, name)
+            assert _echoes(made)
+            here.wait("near", 443, reached=True)
+            here.wait("near", 80, reached=False)
+            assert here.client.audit("d1")["findings"] == []
+        with open_policy_verdicts(lab, "d1") as rows:
+            ((key, verdict),) = rows.items()
+            rows.put(key, {**verdict, "action": 0})
+            here.wait("far", 443, reached=False)
+            (altered,) = here.client.audit("d1")["findings"]
+            assert (altered["table"], altered["kind"], altered["vpc"]) == ("policy_verdicts", "altered", "blue/main")
+            here.client.audit("d1", repair=True)
+        here.wait("far", 443, reached=True)
+        made.close()
+
+
+@pytest.mark.long
+def test_an_endpoint_is_policed_wherever_it_moves(lab: LabName) -> None:
+    """From its first moment there; the droplet that it leaves holds its rules no more."""
+    with bench(lab) as here:
+        here.apply("web", subjects={"names": ["web"]}, ingress=[{"ports": [{"protocol": "tcp", "port": 443}]}])
+        here.wait("far", 443, reached=True)
+        here.client.move("web", "blue", "d2")
+        refused = []
+
+        def moved() -> bool:
+            refused.append(here.connect("far", here.addresses("web")[0], 80) is None)
+            return bool(here.client.get("Endpoint", "web", "blue")["status"]["move"]["stage"] == "Done")
+
+        wait_until(moved)
+        assert all(refused)
+        for client in ("near", "far"):
+            here.wait(client, 443, reached=True)
+            here.wait(client, 80, reached=False)
+        with open_policy_verdicts(lab, "d1") as rows:
+            wait_until(lambda: list(rows.items()) == [])
