@@ -84,6 +84,17 @@ class GatewayProgram:
     tables: Table[Pair, int] | None
     """None where the program has none."""
 
+    @classmethod
+    def of(cls, programs: Programs) -> GatewayProgram:
+        """What load() made of a compiled pipeline and of what was loaded beside it."""
+        maps = programs.maps
+        return cls(
+            programs,
+            Counters("gateway_counters", maps["gateway_counters"], U32, TALLY),
+            MetaCounters(_METAS, maps[_METAS], PAIR, TALLY) if _METAS in maps else None,
+            Table(_TABLES, maps[_TABLES], PAIR, U32) if _TABLES in maps else None,
+        )
+
     @property
     def fd(self) -> int:
         """The program."""
@@ -129,13 +140,14 @@ def load_gateway(
     egress_ifindex: int = 0,
     watched: bool = False,
     given_clock: bool = False,
+    beside: Mapping[str, bytes] | None = None,
     max_entries: Mapping[str, int] | None = None,
     pins: Pins | None = None,
     statistics: bool = False,
 ) -> GatewayProgram:
     """Loads a compiled program of pipeline `name`; see programs.load() for pins and statistics.
 
-    `max_entries` sets the sizes of those maps that the program has.
+    `beside` are objects of programs that share its maps. `max_entries` sets the sizes of those maps that it has.
 
     Frames of stop leave at `egress_ifindex`, or with 0 where they came from. Raises InvalidError when the kernel's
     verifier finds it too large, in words; ConflictError when pinned maps have another shape.
@@ -143,7 +155,9 @@ def load_gateway(
     config = _CONFIG.pack(egress_ifindex, watched, given_clock)
     sizes = {name: size for name, size in (max_entries or {}).items() if name.encode() in data}
     try:
-        programs = load(config, max_entries=sizes, pins=pins, objects={NAME: data}, statistics=statistics)
+        programs = load(
+            config, max_entries=sizes, pins=pins, objects={NAME: data, **(beside or {})}, statistics=statistics
+        )
     except MizarError as error:
         if libbpf.errno_of(error) in _TOO_LARGE:
             raise InvalidError(
@@ -151,13 +165,7 @@ def load_gateway(
                 "merge ranges, or split the pipeline"
             ) from error
         raise
-    maps = programs.maps
-    return GatewayProgram(
-        programs,
-        Counters("gateway_counters", maps["gateway_counters"], U32, TALLY),
-        MetaCounters(_METAS, maps[_METAS], PAIR, TALLY) if _METAS in maps else None,
-        Table(_TABLES, maps[_TABLES], PAIR, U32) if _TABLES in maps else None,
-    )
+    return GatewayProgram.of(programs)
 
 
 def _sum(data: bytes) -> Tally:

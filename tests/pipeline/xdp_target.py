@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mizar.kernel.clang import compile_program
 from mizar.kernel.gateway_program import GatewayProgram, load_gateway
@@ -63,11 +63,11 @@ class Target:
 
 
 @contextmanager
-def target(pipeline: Pipeline) -> Iterator[Target]:
-    """Generated, compiled and loaded, with a clock that the test gives."""
+def target(pipeline: Pipeline, beside: Mapping[str, bytes] | None = None) -> Iterator[Target]:
+    """Generated, compiled and loaded, with a clock that the test gives; `beside`: programs that share its maps."""
     program = generate(pipeline)
     data = compile_program(program.text, pipeline.name)
-    loaded = load_gateway(data, pipeline.name, watched=True, given_clock=True, max_entries=SMALL)
+    loaded = load_gateway(data, pipeline.name, watched=True, given_clock=True, beside=beside, max_entries=SMALL)
     try:
         loaded.fill_tables((number, dict(table.entries)) for number, table in program.tables)
         yield Target(program, loaded)
@@ -81,18 +81,35 @@ def interpreted(machine: Machine, frame: bytes, now_ns: int = 0) -> End:
     return End(one.verdict, one.frame, one.meta, one.queue, one.reason)
 
 
+@dataclass
+class Both:
+    """The program and the interpreter, which have to agree on every frame."""
+
+    loaded: Target
+    machine: Machine
+    ends: Counter[str] = field(default_factory=Counter)
+    """How many frames ended in which way."""
+
+    def run(self, name: str, frame: bytes, now_ns: int) -> End | None:
+        """One frame through both; None for one that the kernel runs no program on, as it is too short."""
+        if len(frame) < 14:
+            return None
+        wanted, found = interpreted(self.machine, frame, now_ns), self.loaded.run(frame, now_ns)
+        assert found == wanted, f"{name}: {frame.hex()}"
+        self.ends[wanted.reason or wanted.verdict] += 1
+        return found
+
+    def agree_on_counters(self) -> None:
+        """What was counted until now."""
+        counted = {key: (tally.packets, tally.octets) for key, tally in self.machine.counters.items()}
+        assert self.loaded.counts() == counted
+
+
 def compare(pipeline: Pipeline, frames: list[tuple[str, bytes]], step_ns: int = 0) -> Counter[str]:
     """Runs every frame through both and asserts that nothing differs; how many frames ended in which way."""
-    machine = Machine(pipeline)
-    ends: Counter[str] = Counter()
     with target(pipeline) as loaded:
+        both = Both(loaded, Machine(pipeline))
         for number, (name, frame) in enumerate(frames):
-            if len(frame) < 14:  # the kernel refuses to run a program on less
-                continue
-            now_ns = 1 + number * step_ns
-            wanted, found = interpreted(machine, frame, now_ns), loaded.run(frame, now_ns)
-            assert found == wanted, f"{name}: {frame.hex()}"
-            ends[wanted.reason or wanted.verdict] += 1
-        counted = {key: (tally.packets, tally.octets) for key, tally in machine.counters.items()}
-        assert loaded.counts() == counted
-    return ends
+            both.run(name, frame, 1 + number * step_ns)
+        both.agree_on_counters()
+    return both.ends

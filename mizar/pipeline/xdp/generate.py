@@ -122,12 +122,13 @@ def _main(pipeline: Pipeline, groups: Groups, functions: dict[int, list[str]], q
         "int gateway(struct xdp_md *ctx)",
         "{",
         "\tstruct gateway_packet packet = {}, *p = &packet;",
+        *(["\tstruct connection_seen seen;"] if groups.connections else []),
         f"\tint way = {groups.target(0)};",
         "",
         "\tgateway_enter(ctx, p);",
     ]
     for number in functions:
-        call = f"{name_of(number, pipeline.groups[number].name)}(ctx, p)"
+        call = f"{name_of(number, pipeline.groups[number].name)}(ctx, p{', &seen' if groups.connections else ''})"
         lines += [f"\tif (way == GROUP_{number})", f"\t\tway = {call};"]
     for queue, counter in queues.items():
         lines += [

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mizar.model.errors import InvalidError
 from mizar.pipeline.box import Box
-from mizar.pipeline.description import Block, Case, On, Pipeline, Spot, Switch
+from mizar.pipeline.description import Block, Case, On, Pipeline, Spot, State, Switch
 from mizar.pipeline.effects import Refusal, apply
 from mizar.pipeline.labels import case_text, step_text
 from mizar.pipeline.pattern import Pattern
@@ -23,6 +22,8 @@ from mizar.pipeline.xdp.numbers import comment, identifier
 from mizar.pipeline.xdp.steps import Steps
 from mizar.pipeline.xdp.tree import Tree, answers
 
+_LOCALS = (("uint32_t", "number"), ("enum connection_state", "state"))
+
 
 @dataclass
 class Groups:
@@ -32,6 +33,7 @@ class Groups:
     ways: Ways
     steps: Steps
     connections: bool
+    """Somewhere is a switch on conntrack: every group gets what one found (`seen`), as nat may stand in a later one."""
     questions: int = 0
     _trees: list[str] = field(default_factory=list)
 
@@ -53,20 +55,25 @@ class Groups:
         group = self.pipeline.groups[number]
         self._trees = []
         lines = self._block(Spot(group.name), group.block, number)
-        uses = any("number" in line for line in lines)
+        uses = [f"\t{kind} {name};" for kind, name in _LOCALS if any(name in line for line in lines)]
         return [
             *self._trees,
             f"/* Group {number}: {comment(group.name)} */",
-            f"__noinline int {name_of(number, group.name)}(struct xdp_md *ctx, struct gateway_packet *p)",
+            f"__noinline int {name_of(number, group.name)}({self._parameters})",
             "{",
-            *(["\tuint32_t number;", ""] if uses else []),
-            "\tif (!p)",
+            *([*uses, ""] if uses else []),
+            f"\tif (!p{' || !seen' if self.connections else ''})",
             "\t\treturn WAY_DROP;",
             *([] if any("ctx" in line for line in lines) else ["\tkept(ctx);"]),
             *(f"\t{line}" if line else line for line in lines),
             "}",
             "",
         ]
+
+    @property
+    def _parameters(self) -> str:
+        most = "struct xdp_md *ctx, struct gateway_packet *p"
+        return f"{most}, struct connection_seen *seen" if self.connections else most
 
     def _block(self, spot: Spot, block: Block, group: int) -> list[str]:
         lines: list[str] = []
@@ -84,7 +91,8 @@ class Groups:
 
     def _step(self, here: Spot, step: Step) -> list[str]:
         if isinstance(step, Nat):
-            raise NotImplementedError
+            asked = f"if (connection_nat(ctx, p, seen, {'true' if step.allocate else 'false'}))"
+            return [asked, f"\t{self.steps.drop(f'{here}: no translation')}"]
         lines = self.steps.lines(here, step)
         if isinstance(step, Decap):
             lines += self._look_inside(here, step)
@@ -108,7 +116,7 @@ class Groups:
             bodies.append((place, case, self._block(inner, case.block, group)))
         if switch.on is On.PARSE:
             return self._parse(spot, bodies, none)
-        lines = self._look() if switch.on is On.CONNTRACK else []
+        lines = ["state = connection_look(ctx, p, seen);"] if switch.on is On.CONNTRACK else []
         for _, case, body in bodies:
             question = _question(case)
             if question is None:
@@ -116,9 +124,6 @@ class Groups:
             self.questions += _size(question)
             lines += [f"if ({question}) {{ /* {comment(case_text(case))} */", *_indented(body), "}"]
         return [*lines, none]
-
-    def _look(self) -> list[str]:
-        raise InvalidError("XDP: connections are not there yet")
 
     def _parse(self, spot: Spot, bodies: list[tuple[int, Case, list[str]]], none: str) -> list[str]:
         cases: list[tuple[int, list[Box] | None]] = [
@@ -151,6 +156,8 @@ def _question(case: Case) -> str | None:
     when = case.when
     if isinstance(when, Ranges):
         return None if when.is_full else inside("p->meta", when)
+    if isinstance(when, frozenset) and when != frozenset(State):
+        return " || ".join(f"state == CONNECTION_{state.name}" for state in State if state in when)
     return None
 
 
