@@ -38,6 +38,7 @@ COMMANDS = {
     "demo": "mizar.cli.demo:demo",
     "doctor": "mizar.cli.doctor:doctor",
     "pipeline": "mizar.cli.pipeline:app",
+    "gateway": "mizar.cli.gateway:app",
     "server": "mizar.cli.server:server",
     "daemon": "mizar.cli.daemon:daemon",
     "pki": "mizar.cli.pki:app",

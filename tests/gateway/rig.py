@@ -31,7 +31,7 @@ T = TypeVar("T")
 _numbers = itertools.count()
 HOST, PEER = "192.0.2.9", "192.0.2.2"
 TENANT4, TENANT6, WORLD4, WORLD6 = "10.0.0.5", "fd00:10::5", "203.0.113.254", "2001:db8::fe"
-POOL4, POOL6, STATIC4 = "203.0.113.10", "2001:db8::10", "203.0.113.9"
+POOL4, POOL6, STATIC4, FORWARD4 = "203.0.113.10", "2001:db8::10", "203.0.113.9", "203.0.113.11"
 BLUE, GREEN, OUTSIDE = 0x01000005, 0x01000006, 0x01000064
 GATEWAY_MAC, ROUTER_MAC = 0x02005E005301, 0x02005E005302
 PORT = 7000
@@ -87,7 +87,7 @@ def nat() -> NatRules:
         forward=(
             Forward(
                 outside=OUTSIDE,
-                outside_address=ip_address(POOL4),
+                outside_address=ip_address(FORWARD4),
                 outside_ports=(8080, 8089),
                 inside=BLUE,
                 inside_address=ip_address(TENANT4),
@@ -129,7 +129,9 @@ def rig(remote: str = HOST) -> Iterator[Rig]:
             for address in addresses:
                 nodad = ["nodad"] if ":" in address else []
                 command("ip", "-n", own, "addr", "add", address, "dev", f"vx{vni}", *nodad)
-            command("ip", "-n", own, "link", "set", f"vx{vni}", "up")
+            # Frames keep their MACs on the hot path: each side has the one that the other takes the gateway for.
+            mac = (GATEWAY_MAC if name == "world" else ROUTER_MAC).to_bytes(6, "big").hex(":")
+            command("ip", "-n", own, "link", "set", f"vx{vni}", "address", mac, "up")
             if name != "world":
                 command("ip", "-n", own, "route", "add", "default", "via", "10.0.0.1")
                 command("ip", "-n", own, "route", "add", "default", "via", "fd00:10::1")

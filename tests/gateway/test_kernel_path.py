@@ -26,6 +26,7 @@ from mizar.pipeline.kernel_path import KernelPath
 from mizar.pipeline.nat import Mapping, NatRules
 from tests.gateway.rig import (
     BLUE,
+    FORWARD4,
     GREEN,
     LIMIT_S,
     POOL4,
@@ -105,7 +106,7 @@ def test_from_outside_to_what_is_forwarded(settled: Settled) -> None:
     """A range of ports to blue's address, a whole address to green's: each sees who asked."""
     world = settled.rig.ends["world"]
     with UdpEcho(settled.rig.ends["blue"], TENANT4, PORT + 1), UdpEcho(settled.rig.ends["green"], TENANT4, PORT + 2):
-        assert heard_from(world, POOL4, 8081, source_port=4002) == (WORLD4, 4002)
+        assert heard_from(world, FORWARD4, 8081, source_port=4002) == (WORLD4, 4002)
         assert heard_from(world, STATIC4, PORT + 2, source_port=4003) == (WORLD4, 4003)
 
 

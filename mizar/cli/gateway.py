@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mizar gateway`: runs a gateway on this host, and asks one; thin over mizar.gateway.
+
+Registered by mizar.cli.main, which turns MizarError into a message and an exit code. Connections and counters are
+read from the pinned maps: they are there whether or not the process is.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from mizar.cli.output import Format, Output, columns, emit
+from mizar.gateway import control, process
+from mizar.gateway import dataplane as planes
+from mizar.gateway.flow_table import FlowTable, reading
+from mizar.gateway.options import Options, Sizes
+from mizar.gateway.present import flow_words, plain
+from mizar.kernel.attach import XdpMode
+from mizar.model.errors import InvalidError, NotFoundError
+
+app = typer.Typer(help="A gateway on this host: its pipeline, its connections.", no_args_is_help=True)
+
+File = Annotated[str, typer.Option("--filename", "-f", help="The pipeline's description, - for stdin.")]
+Name = Annotated[str, typer.Option("--name", "-n", help="Of the gateway on this host; default: its interface.")]
+_SIZES = Sizes()
+
+
+class _Xdp(StrEnum):
+    AUTO = "auto"
+    DRIVER = "driver"
+    GENERIC = "generic"
+
+
+_XDP: dict[_Xdp, XdpMode | None] = {_Xdp.AUTO: None, _Xdp.DRIVER: "driver", _Xdp.GENERIC: "generic"}
+
+
+@app.command()
+def run(
+    filename: Annotated[Path, typer.Option("--filename", "-f", help="The pipeline's description.")],
+    interface: Annotated[str, typer.Option(help="Where frames come in: its ingress belongs to the gateway.")],
+    egress: Annotated[str, typer.Option(help="Where frames leave and answers come in; default: the interface.")] = "",
+    name: Name = "",
+    xdp: Annotated[_Xdp, typer.Option(help="How XDP is attached; auto: driver, else generic.")] = _Xdp.AUTO,
+    metrics: Annotated[
+        str, typer.Option(help="Where Prometheus reads: unix:///path or address:port; beyond loopback --pki is needed.")
+    ] = "",
+    pki: Annotated[Path | None, typer.Option(help="Folder with ca.crt, gateway.crt, gateway.key.")] = None,
+    max_connections4: Annotated[int, typer.Option(min=16, help="Connections over IPv4.")] = _SIZES.connections4,
+    max_connections6: Annotated[int, typer.Option(min=16, help="Connections over IPv6.")] = _SIZES.connections6,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")] = False,
+) -> None:
+    """Run a gateway until SIGTERM. Frames go on without it; a second run takes over without losing one."""
+    _log_to_stderr(logging.DEBUG if verbose else logging.INFO)
+    sizes = Sizes(max_connections4, max_connections6)
+    process.run(Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, sizes))
+
+
+@app.command()
+def show(name: Name, output: Output = Format.TABLE) -> None:
+    """What a running gateway does, its tenants, what was refused and what will be exhausted when."""
+    found = control.ask(name, "show")
+    emit(found, output, lambda: columns(("", ""), [(key, _cell(value)) for key, value in found.items()]))
+
+
+@app.command()
+def connections(
+    name: Name,
+    meta: Annotated[str, typer.Option(help="Of this tenant only, by its metadata.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    output: Output = Format.TABLE,
+) -> None:
+    """Connections that live, in no order."""
+    with reading(planes.opened(name)) as table:
+        found = list(islice(_of(table, _meta(meta)), limit))
+    emit([plain(one) for one in found], output, lambda: _connections(found))
+
+
+@app.command()
+def counters(name: Name, output: Output = Format.TABLE) -> None:
+    """Counters of the description, of all tenants and of each, and of what was dropped."""
+    rows = [
+        {"counter": one.name, "meta": one.meta, "packets": one.packets, "bytes": one.octets}
+        for one in planes.counted(name)
+    ]
+    cells = [(row["counter"], _hex(row["meta"]), row["packets"], row["bytes"]) for row in rows]
+    emit(rows, output, lambda: columns(("COUNTER", "META", "PACKETS", "BYTES"), cells))
+
+
+@app.command()
+def apply(name: Name, filename: File, output: Output = Format.TABLE) -> None:
+    """Give a running gateway another description: connections that it allows go on, others end."""
+    found = control.ask(name, "apply", text=_read(filename), file=filename)
+    emit(found, output, lambda: Text(f"{name}: applied, {found['ended']} connections ended"))
+
+
+@app.command()
+def stop(
+    name: Name,
+    remove: Annotated[
+        str, typer.Option("--remove", help="Also take away program, connections and slow path: the description's FILE.")
+    ] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """End a gateway's process; frames go on. With --remove they do not."""
+    try:
+        found = control.ask(name, "stop")
+        control.gone(name)
+    except NotFoundError:
+        if not remove:
+            raise
+        found = {"stopped": name}
+    if remove:
+        process.remove(name, _read(remove), Path(remove))
+    found |= {"removed": bool(remove)}
+    emit(found, output, lambda: Text(f"{name}: {'removed' if remove else 'stopped; frames go on'}"))
+
+
+def _of(table: FlowTable, meta: int | None) -> Any:
+    return (one for one in table.listed() if meta is None or meta in (one.tenant, one.original.meta))
+
+
+def _connections(found: list[Any]) -> Any:
+    rows = [(f"{one.tenant:#x}", one.state, flow_words(one.original), flow_words(one.becomes)) for one in found]
+    return columns(("TENANT", "STATE", "ORIGINAL", "BECOMES"), rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(_cell(one) for one in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items() if one is not None)
+    return "" if value is None else str(value)
+
+
+def _hex(meta: Any) -> str:
+    return "" if meta is None else f"{meta:#x}"
+
+
+def _meta(text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        raise typer.BadParameter(f"expected a number, found {text!r}", param_hint="--meta") from error
+
+
+def _read(filename: str) -> str:
+    try:
+        return sys.stdin.read() if filename == "-" else Path(filename).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"{filename} cannot be read: {error}") from error
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("time=%(asctime)s level=%(levelname)s event=%(message)s", "%FT%T%z"))
+    root = logging.getLogger("mizar")
+    root.handlers, root.propagate = [handler], False
+    root.setLevel(level)

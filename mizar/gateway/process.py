@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gateway's process: what has to be done beside the data plane, from its start to its end.
+
+Called by `mizar gateway run`. Traffic goes on without it: the program, its maps and the kernel's slow path stay when it
+ends, and are taken over by the next. What it does in the loop is short or bounded: walks have budgets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mizar.gateway import control, dataplane, kernel_path, metrics, queue_worker, rules
+from mizar.gateway.dataplane import Dataplane
+from mizar.gateway.flow_table import FlowTable
+from mizar.gateway.forecast import Forecasts
+from mizar.gateway.kernel_plan import KernelPlan
+from mizar.gateway.kernel_sync import REFRESH_S, KernelSync
+from mizar.gateway.options import Options
+from mizar.gateway.present import words
+from mizar.gateway.queue_worker import QueueWorker
+from mizar.kernel.conntrack import Conntrack, Listener
+from mizar.kernel.events import EventReader
+from mizar.kernel.gateway_keeper import Keeper
+from mizar.kernel.layout import constant
+from mizar.kernel.namespaces import Namespace
+from mizar.metrics.serve import serving as serving_metrics
+from mizar.model.errors import InvalidError, MizarError, TemporaryError
+from mizar.pipeline.description import Pipeline
+from mizar.pipeline.nat import NatRules
+from mizar.pipeline.reader import read_pipeline
+
+_log = logging.getLogger(__name__)
+_EXPIRE_S, _BUDGET = 1.0, 20_000
+_OBSERVE_S = 10.0
+
+
+@dataclass
+class Slow:
+    """The kernel's slow path at work."""
+
+    plan: KernelPlan
+    namespace: Namespace
+    listener: Listener
+    conntrack: Conntrack
+    sync: KernelSync
+
+    def close(self) -> None:
+        """Lets go of it; it goes on."""
+        self.listener.close()
+        self.conntrack.close()
+        self.namespace.close()
+
+
+@dataclass
+class Gateway:
+    """One gateway. `events` counts what the data plane told of, by kind."""
+
+    options: Options
+    pipeline: Pipeline
+    plane: Dataplane
+    table: FlowTable | None = None
+    slow: Slow | None = None
+    workers: list[QueueWorker] = field(default_factory=list)
+    forecasts: Forecasts = field(default_factory=Forecasts)
+    events: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+    reports: bool = False
+
+    @property
+    def nat(self) -> NatRules:
+        """The rules in force."""
+        return self.pipeline.nat or NatRules()
+
+    def start(self) -> None:
+        """Takes over what is pinned, or begins anew."""
+        self._tables()
+        self._kernel(self.pipeline)
+        if self.table is not None:
+            rules.write(self.table.tables, self.nat, reports=self.reports)
+        dataplane.put_in_place(self.options, self.plane)
+        self._judge()
+        self._queues()
+
+    def apply(self, pipeline: Pipeline) -> dict[str, int]:
+        """Another description from now on; connections that it allows go on. Raises MizarError, mostly before
+        anything has changed: what the program, nftables or the maps cannot do."""
+        plane = dataplane.prepare(self.options, pipeline)
+        try:
+            queue_worker.check(pipeline)
+            self._kernel(pipeline)
+        except BaseException:
+            plane.close()
+            raise
+        old, self.plane, self.pipeline = self.plane, plane, pipeline
+        self._tables()
+        if self.table is not None:
+            rules.write(self.table.tables, self.nat, reports=self.reports)
+        dataplane.put_in_place(self.options, plane)
+        ended = self._judge()
+        self._queues()
+        old.close()
+        _log.info("applied pipeline=%s ended=%d", pipeline.name, ended)
+        return {"ended": ended}
+
+    def expire(self) -> None:
+        """A part of the walk for connections whose time is up."""
+        if self.table is not None:
+            self.ended["expired"] += self.table.expire(_BUDGET)
+
+    def refresh(self) -> None:
+        """Compares with the kernel's connections."""
+        if self.slow is not None:
+            self.slow.sync.refresh()
+
+    def observe(self) -> None:
+        """What is in use, for the forecast."""
+        if self.table is None:
+            return
+        uses: dict[str, tuple[int, int]] = {}
+        none = constant("QUOTA_NONE")
+        total = 0
+        for meta, tenant in self.table.tables.nat_tenants.items():
+            total += tenant["in_use"]
+            if tenant["quota"] != none:
+                uses[f"tenant {meta:#x}"] = tenant["in_use"], tenant["quota"]
+        tables = self.table.tables
+        uses["connections"] = total, (tables.connections4.max_entries + tables.connections6.max_entries) // 2
+        self.forecasts.observe(time.monotonic(), uses)
+
+    def hear(self, reader: EventReader) -> None:
+        """Events of the data plane: each is counted and logged; it tells at most one a second for each tenant."""
+        kinds = {constant("GATEWAY_EVENT_EXHAUSTED"): "exhausted", constant("GATEWAY_EVENT_QUOTA"): "quota"}
+        for event in reader.read():
+            kind = kinds.get(event["kind"], "report")
+            self.events[kind] += 1
+            if kind != "report":
+                _log.warning("%s tenant=%#x reason=%d flow=%s", kind, event["tenant"], event["reason"], words(event))
+
+    def conntracked(self) -> None:
+        """Events of the kernel's conntrack."""
+        if self.slow is None:
+            return
+        try:
+            for _ in range(64):
+                events = self.slow.listener.read()
+                if not events:
+                    return
+                for event in events:
+                    self.slow.sync.told(event)
+        except TemporaryError as error:
+            _log.warning("conntrack-events-lost reason=%s", error)
+            self.slow.sync.refresh()
+
+    def close(self) -> None:
+        """Lets go of everything; frames go on."""
+        for worker in self.workers:
+            worker.close()
+        if self.slow is not None:
+            self.slow.close()
+        if self.table is not None:
+            self.table.keeper.close()
+        self.plane.close()
+
+    def _tables(self) -> None:
+        """The flow table over the maps of the program in hand."""
+        if self.table is not None:
+            self.table.keeper.close()
+        tables = self.plane.tables
+        self.table = None if tables is None else FlowTable(tables, Keeper(tables.maps), ended=self._ended)
+        if self.slow is not None and self.table is not None:
+            self.slow.sync.table = self.table
+
+    def _kernel(self, pipeline: Pipeline) -> None:
+        """The slow path as described. One that is described no more goes."""
+        name = self.options.gateway
+        if pipeline.kernel is None:
+            if self.slow is not None:
+                self.slow.close()
+                kernel_path.remove(name, self.slow.plan)
+                self.slow = None
+            return
+        if self.table is None:
+            raise InvalidError("kernel: the pipeline translates nothing (there is no step nat)")
+        nat = pipeline.nat or NatRules()
+        if self.slow is not None and self.slow.plan.path.namespace != pipeline.kernel.namespace:
+            raise InvalidError("kernel: namespace cannot change while the gateway runs: stop it with --remove first")
+        plan = kernel_path.settle(name, pipeline.kernel, nat, {end.name: end for end in pipeline.tunnels})
+        if self.slow is not None:
+            self.slow.plan, self.slow.sync.nat = plan, nat
+            return
+        namespace = Namespace.by_name(pipeline.kernel.namespace)
+        conntrack = Conntrack(namespace)
+        self.slow = Slow(plan, namespace, Listener(namespace), conntrack, KernelSync(self.table, conntrack, nat))
+
+    def _judge(self) -> int:
+        ended = 0 if self.table is None else self.table.judge(self.nat)
+        self.ended["not allowed"] += ended
+        self.refresh()
+        return ended
+
+    def _queues(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
+        if self.table is not None:
+            self.workers = queue_worker.open_all(self.options, self.pipeline, self.plane, self.table)
+
+    def _ended(self, connection: Any) -> None:
+        if self.slow is not None:
+            self.slow.sync.ended(connection)
+
+
+def run(options: Options) -> None:
+    """Runs a gateway until SIGTERM, SIGINT or `mizar gateway stop`. Raises MizarError when it cannot begin."""
+    asyncio.run(_run(options))
+
+
+def read(text: str, name: str) -> Pipeline:
+    """A description. Raises ManifestErrors with all that is wrong in it."""
+    return read_pipeline(text, name)
+
+
+async def _run(options: Options) -> None:
+    try:
+        text = options.file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"{options.file} cannot be read: {error}") from error
+    pipeline = read(text, str(options.file))
+    queue_worker.check(pipeline)
+    stop = asyncio.Event()
+    ready = asyncio.Event()
+    found: list[Gateway] = []
+
+    async def answer(asked: dict[str, Any]) -> Any:
+        command = asked.get("command")
+        if command == "who":
+            return {"gateway": options.gateway}
+        if not ready.is_set():
+            raise TemporaryError("the gateway is about to start: ask again")
+        if command == "apply":
+            return found[0].apply(read(str(asked.get("text")), str(asked.get("file"))))
+        if command == "show":
+            return metrics.summary(found[0])
+        if command == "stop":
+            stop.set()
+            return {"stopped": options.gateway}
+        raise InvalidError(f"a gateway's process knows no command {command!r}")
+
+    async with control.serving(options.gateway, answer):
+        gateway = Gateway(options, pipeline, dataplane.prepare(options, pipeline))
+        try:
+            gateway.start()
+            found.append(gateway)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop.set)
+            certificates = None if options.pki is None else (options.pki, "daemon")
+            async with serving_metrics(options.metrics, _reader(gateway), certificates):
+                _log.info("ready gateway=%s pipeline=%s", options.gateway, pipeline.name)
+                ready.set()
+                await _work(gateway, stop)
+        finally:
+            gateway.close()
+    _log.info("ended gateway=%s", options.gateway)
+
+
+async def _work(gateway: Gateway, stop: asyncio.Event) -> None:
+    tasks = [
+        asyncio.create_task(_every(_EXPIRE_S, gateway.expire)),
+        asyncio.create_task(_every(REFRESH_S, gateway.refresh)),
+        asyncio.create_task(_every(_OBSERVE_S, gateway.observe)),
+        asyncio.create_task(_listening(gateway)),
+    ]
+    stopped = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in (*tasks, stopped):
+        task.cancel()
+    await asyncio.gather(*tasks, stopped, return_exceptions=True)
+    for task in done:
+        if not task.cancelled() and task.exception() is not None:
+            raise task.exception() or MizarError("a part of the gateway ended")
+
+
+async def _every(seconds: float, call: Callable[[], None]) -> None:
+    while True:
+        try:
+            call()
+        except MizarError as error:
+            _log.error("work-failed work=%s reason=%s", call.__name__, error)
+        await asyncio.sleep(seconds)
+
+
+async def _listening(gateway: Gateway) -> None:
+    """Hears whatever has something to tell; a changed description may bring others, so what is heard is looked up
+    anew."""
+    loop = asyncio.get_running_loop()
+    while True:
+        plane, slow, workers = gateway.plane, gateway.slow, gateway.workers
+        woken = asyncio.Event()
+        heard: list[tuple[int, Callable[[], None]]] = []
+        reader = None
+        if "gateway_events" in plane.maps:
+            opened = EventReader(plane.maps["gateway_events"], "gateway_event")
+            reader = opened
+            heard.append((opened.fileno(), lambda opened=opened: gateway.hear(opened)))  # type: ignore[misc]
+        if slow is not None:
+            heard.append((slow.listener.fileno(), gateway.conntracked))
+        heard += [(worker.fileno(), worker.serve) for worker in workers]
+        for number, call in heard:
+            loop.add_reader(number, call)
+        try:
+            while (plane, slow, workers) == (gateway.plane, gateway.slow, gateway.workers):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), 0.1)
+        finally:
+            for number, _ in heard:
+                loop.remove_reader(number)
+            if reader is not None:
+                reader.close()
+
+
+def _reader(gateway: Gateway) -> Callable[[int], Coroutine[Any, Any, Any]]:
+    async def reading(_endpoints: int) -> Any:
+        return list(metrics.read(gateway))
+
+    return reading
+
+
+def remove(name: str, text: str, file: Path) -> None:
+    """Takes away what a gateway left on this host, its slow path included; `text` is its description, which says where
+    that is."""
+    pipeline = read(text, str(file))
+    if pipeline.kernel is not None:
+        tunnels = {end.name: end for end in pipeline.tunnels}
+        kernel_path.forget(name, pipeline.kernel, pipeline.nat or NatRules(), tunnels)
+    dataplane.take_away(name)

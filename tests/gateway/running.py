@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gateway's process on a rig's host, by its command line, and descriptions for each way of a new connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mizar.pipeline.nat import NatRules
+from mizar.pipeline.reader import read_pipeline
+from mizar.pipeline.writer import write_pipeline
+from tests.gateway.rig import HOST, LIMIT_S, PEER, Rig, kernel_path
+
+TRAP = "[{encap: {headers: vxlan, to: kernel}}, {set_vni: {from: meta}}, {trap: kernel}]"
+NEW = {
+    "in line": "[{count: {name: new, per: meta}}, {nat: {allocate: true}}]",
+    "kernel": TRAP,
+    "queue": "[{count: {name: new, per: meta}}, {queue: 3}]",
+}
+"""What becomes of a connection's first packet."""
+_TEXT = f"""pipeline: lab
+tunnels:
+  fabric:
+    {{source: {HOST}, destination: {PEER}, source_mac: "02:00:00:00:02:09", destination_mac: "02:00:00:00:02:02"}}
+  kernel:
+    {{source: {PEER}, destination: {HOST}, source_mac: "02:00:00:00:02:02", destination_mac: "02:00:00:00:02:09"}}
+groups:
+  - name: Decap
+    steps:
+      - switch: parse
+        cases:
+          - when: eth / ipv4 dst {HOST} / udp dst == 4789 / vxlan
+            steps: [{{set_meta: {{from: vni, add: 0x01000000}}}}, {{decap: vxlan}}]
+          - {{when: otherwise, steps: [{{trap: kernel}}]}}
+  - name: NAT
+    steps:
+      - switch: parse
+        cases:
+          - when: eth / (arp | ipv6 / nd)
+            steps: [{{limit: {{name: neighbours, packets_per_s: 100, burst: 20, per: meta}}}}, *TRAP]
+          - when: eth / ip / (tcp | udp | icmp | fragment)
+            steps:
+              - switch: conntrack
+                cases:
+                  - {{when: new, steps: NEW}}
+                  - {{when: established | related, steps: [{{count: {{name: hot, per: meta}}}}, {{nat: null}}]}}
+                  - {{when: invalid, steps: [{{count: invalid}}, drop]}}
+  - name: Out
+    steps: [{{encap: {{headers: vxlan, to: fabric}}}}, {{set_vni: {{from: meta}}}}, stop]
+"""
+
+
+def description(way: str, prefix: str, nat: NatRules) -> str:
+    """The YAML of a gateway for a rig; `way` is one of NEW."""
+    text = _TEXT.replace("*TRAP", TRAP[1:-1]).replace("NEW", NEW[way]).replace("{nat: null}", "nat")
+    text = text.replace(
+        "pipeline: lab\n",
+        "pipeline: lab\nnat: {masquerade: [{inside: 0x01000005, outside: 0x01000064, addresses: 203.0.113.10}]}\n",
+    )
+    read = read_pipeline(text, "lab.yaml")
+    return write_pipeline(replace(read, nat=nat, kernel=kernel_path(prefix)))
+
+
+@dataclass
+class Running:
+    """A process; `name` is the gateway's."""
+
+    rig: Rig
+    name: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+    file: Path
+
+    def cli(self, *words: str, ok: bool = True) -> Any:
+        """A command of `mizar gateway` on the host, its JSON."""
+        done = subprocess.run(
+            [*_inside(self.rig), *_MIZAR, "gateway", *words, "-o", "json"], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode == 0) is ok, done.stderr
+        return json.loads(done.stdout) if ok else done.stderr
+
+    def show(self) -> dict[str, Any]:
+        """What it says of itself."""
+        found: dict[str, Any] = self.cli("show", "--name", self.name)
+        return found
+
+    def connections(self) -> list[dict[str, Any]]:
+        """Its connections."""
+        found: list[dict[str, Any]] = self.cli("connections", "--name", self.name)
+        return found
+
+    def apply(self, text: str, ok: bool = True) -> Any:
+        """Another description."""
+        self.file.write_text(text)
+        return self.cli("apply", "--name", self.name, "-f", str(self.file), ok=ok)
+
+    def end(self) -> None:
+        """As the system does."""
+        self.process.terminate()
+        self.process.wait(LIMIT_S)
+
+    def begin(self) -> None:
+        """Again, or for the first time."""
+        self.process = _started(self.rig, self.name, self.file, self.folder)
+
+
+_MIZAR = [sys.executable, "-c", "from mizar.cli.main import main; main()"]
+
+
+@contextmanager
+def running(rig: Rig, text: str, folder: Path) -> Iterator[Running]:
+    """A gateway until the block ends; it leaves nothing behind."""
+    file = folder / "gateway.yaml"
+    file.write_text(text)
+    made = Running(rig, rig.prefix, folder, _started(rig, rig.prefix, file, folder), file)
+    try:
+        yield made
+    finally:
+        made.end()
+        made.cli("stop", "--name", made.name, "--remove", str(file))
+
+
+def _started(rig: Rig, name: str, file: Path, folder: Path) -> subprocess.Popen[bytes]:
+    sizes = ["--max-connections4", "4096", "--max-connections6", "4096"]
+    words = ["gateway", "run", "-f", str(file), "--interface", "wire", "--name", name, *sizes]
+    with (folder / "gateway.log").open("ab") as log:
+        process = subprocess.Popen([*_inside(rig), *_MIZAR, *words], stdout=log, stderr=log, env=os.environ)
+    deadline = time.monotonic() + LIMIT_S
+    said = (folder / "gateway.log").read_text
+    ready = said().count("event=ready")
+    while said().count("event=ready") == ready and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, said()
+    return process
+
+
+def _inside(rig: Rig) -> list[str]:
+    return ["nsenter", f"--net=/run/netns/{rig.prefix}-host"]
