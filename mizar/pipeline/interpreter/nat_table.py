@@ -131,7 +131,7 @@ class NatTable:
     def _fixed(self, flow: Flow, source: Fixed | None, inner: Fixed | None, tenant: int, now_ns: int) -> _Plan | Reason:
         """By rules that leave no choice: from an address with one of its own, or to an outer end."""
         if source is not None:
-            plan = self._turned(_Plan(flow, _from(flow, source), tenant), now_ns)
+            plan = self._turned(_Plan(flow, _from(flow, source), tenant), now_ns, fixed=True)
         else:
             assert inner is not None  # else there is no rule
             plan = _Plan(flow, _to(flow, inner), tenant)
@@ -152,13 +152,19 @@ class NatTable:
                 return plan
         return Reason.PORTS_EXHAUSTED if known is None else Reason.END_TAKEN
 
-    def _turned(self, plan: _Plan, now_ns: int) -> _Plan:
+    def _turned(self, plan: _Plan, now_ns: int, fixed: bool = False) -> _Plan:
         """Hairpin (RFC 4787 REQ-9): what goes to an outer end that lets it in goes to who is behind it.
 
-        The source is the sender's outer end already.
+        The source is the sender's outer end already. Of an ICMP query the id that it came with says whom it is for, and
+        the sender's outer id goes on, for the reply.
         """
-        inner = self._entered(plan.becomes, now_ns)
-        return plan if inner is None else replace(plan, becomes=_to(plan.becomes, inner))
+        flow = plan.becomes
+        inner = self._entered(replace(flow, destination_port=plan.original.destination_port), now_ns)
+        if inner is None:
+            return plan
+        if flow.protocol.startswith("icmp") and not fixed:
+            inner = replace(inner, port=flow.source_port)
+        return replace(plan, becomes=_to(flow, inner))
 
     def _entered(self, flow: Flow, now_ns: int) -> Fixed | None:
         """The inner end that a flow which comes to an outer end may begin a connection with."""

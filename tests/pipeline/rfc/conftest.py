@@ -27,7 +27,7 @@ def gateway() -> Iterator[tuple[Gateway, Keeper]]:
         yield found, keeper
 
 
-@pytest.fixture(params=["interpreter", "xdp"])
+@pytest.fixture(params=["interpreter", pytest.param("xdp", marks=pytest.mark.root)])
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes a gateway of rules; of those in the kernel there is one at a time."""
 

@@ -10,7 +10,7 @@ from scapy.all import IP, UDP, Ether, Raw
 
 from mizar.pipeline import builder as b
 from mizar.pipeline.nat import Masquerade, Timeouts
-from tests.pipeline.rfc.world import INSIDE, PUBLIC, SERVER, A, B, Make, World, answer, error_about, fresh
+from tests.pipeline.rfc.world import INSIDE, PUBLIC, SERVER, A, B, Got, Make, World, answer, error_about, fresh
 from tests.unit.pipeline import frames as f
 
 MAPPED = {"mapping": "endpoint-independent"}
@@ -153,6 +153,24 @@ def test_req9_hairpin_obeys_the_filter(make: Make) -> None:
     address, port = outer(world, B)
     got = world.sent(A, f.udp(target=address, dport=port))
     assert (got.meta, got.ip.dst) == (0x1064, address)
+
+
+def test_req9_two_who_called_one_another_meet_at_the_router(make: Make) -> None:
+    """Where filters let nobody in: what the world's router sends back finds the other's connection."""
+    world = make(pool(**MAPPED))
+    first, second = outer(world), outer(world, B)
+
+    def call(meta: int, target: tuple[str, int]) -> Got | None:
+        out = world.sent(meta, f.udp(target=target[0], dport=target[1]))
+        assert out.meta == 0x1064
+        return world.send(0x1064, out.packet)
+
+    assert call(A, second) is None
+    there, back = call(B, first), call(A, second)
+    assert there is not None
+    assert back is not None
+    assert (there.meta, there.ends) == (A, (*second, INSIDE, 40000))
+    assert (back.meta, back.ends) == (B, (*first, INSIDE, 40000))
 
 
 def test_req10_no_gateway_looks_into_payloads(make: Make) -> None:

@@ -162,6 +162,20 @@ def test_req7_hairpin_of_queries(make: Make) -> None:
     assert (back.meta, back.ip.src, back.ip.dst) == (A, "203.0.113.9", INSIDE)
 
 
+@pytest.mark.parametrize("source", [INSIDE, "10.0.0.9"])
+def test_req7_hairpin_of_queries_to_mappings(make: Make, source: str) -> None:
+    """More than is asked for: a mapped id can be asked too, from a pool and from a static address."""
+    world = make(
+        pool(ports="2000-2999", filtering="endpoint-independent", **MAPPED),
+        b.static(A, "10.0.0.9", WORLD, "203.0.113.9"),
+    )
+    number = world.sent(B, echo()).packet[ICMP].id
+    got = world.sent(A, echo(source, PUBLIC, number))
+    assert (got.meta, got.ip.dst) == (B, INSIDE)
+    back = world.sent(B, answer(got))
+    assert (back.meta, back.ip.src, back.ip.dst, back.packet[ICMP].id) == (A, PUBLIC, source, number)
+
+
 def test_req7_hairpin_of_errors(make: Make) -> None:
     """Both ends of the packet inside are turned back."""
     world = make(pool(ports="2000-2999"), b.forward(WORLD, PUBLIC, 53, B, "10.0.0.2", 5353))
