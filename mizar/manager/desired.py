@@ -8,7 +8,7 @@ never touch a droplet or the store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from mizar.manager.appliances import Appliances
@@ -87,6 +87,12 @@ class Desired:
             changes += self._put(child)
         self._let_go()
         return changes
+
+    def settle(self) -> Iterator[tuple[list[Change], list[Item]]]:
+        """What follows from all that was put and removed since the last time, together; and for which objects."""
+        for entry, causes in self.policies.settle():
+            items = (self._registry.by_uid(uid) for uid in causes)
+            yield self.topology.put_policy_set(entry), [item for item in items if item is not None]
 
     def refresh(self, service: Item) -> list[Change]:
         """Something is known of a scaled endpoint's members that was not."""

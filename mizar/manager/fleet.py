@@ -181,6 +181,18 @@ class Fleet:
         """Takes all objects of a store, parents first, without steps: the links will compare."""
         for item in items:
             self._desired.put(item)
+        for _ in self._desired.settle():
+            pass
+
+    def settle(self) -> None:
+        """All of a change was put and removed: what follows from it as a whole is planned, and those objects wait for
+        it that are its cause."""
+        for changes, causes in self._desired.settle():
+            self._plan.add(changes)
+            for item in causes:
+                self.expect(item, (), {change.droplet for change in changes})
+            if changes:
+                self._wake.set()
 
     def expect(self, item: Item, changes: Sequence[Change], also: Iterable[str] = ()) -> None:
         """Plans what a change of the object asks of droplets, and makes it wait for them."""

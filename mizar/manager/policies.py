@@ -18,7 +18,7 @@ from mizar.model.addresses import parse_prefix
 from mizar.model.errors import ExhaustedError, Problem
 from mizar.model.policy import Policy
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, TunnelProtocol
-from mizar.planner.entries import NOT_POLICED, PolicyBinding
+from mizar.planner.entries import NOT_POLICED, PolicyBinding, PolicySetEntry
 from mizar.planner.policy import compile_rules
 from mizar.planner.policy_findings import Finding, companies, findings
 from mizar.planner.policy_sets import Effects, PolicySets
@@ -109,8 +109,13 @@ class Policies:
             view = endpoint_view(resource, network) if network else None
             return Moved(sets.vni, sets.put_endpoint(view)) if view else None
         if isinstance(resource, Network):
-            return Moved(sets.vni, _put_network(sets, resource))
+            _put_network(sets, resource)
         return None
+
+    def settle(self) -> Iterator[tuple[PolicySetEntry, Iterable[str]]]:
+        """Sets that are other than before all that was put and removed since the last time, and on whose behalf."""
+        for sets in list(self._vpcs.values()):
+            yield from sets.settle()
 
     def remove(self, item: Item) -> Moved | None:
         """An object goes."""
@@ -123,7 +128,8 @@ class Policies:
             if resource.is_group:
                 sets.world.groups.discard(resource.name)
                 return None
-            return Moved(sets.vni, sets.put_network(resource.name, None))
+            sets.put_network(resource.name, None)
+            return None
         if isinstance(resource, Policy):
             effects = sets.remove_policy(item.uid)
             self._found.pop(item.uid, None)
@@ -199,11 +205,11 @@ def _inside(registry: Registry, vpc: Item) -> Iterator[tuple[Network, Endpoint |
                     yield child.resource, inner.resource
 
 
-def _put_network(sets: PolicySets, network: Network) -> Effects:
+def _put_network(sets: PolicySets, network: Network) -> None:
     if network.is_group:
         sets.world.groups.add(network.name)
-        return Effects()
-    return sets.put_network(network.name, tuple(map(parse_prefix, network.spec.cidrs)))
+    else:
+        sets.put_network(network.name, tuple(map(parse_prefix, network.spec.cidrs)))
 
 
 def _vpc_name(policy: Resource) -> Ref:

@@ -71,6 +71,8 @@ class Rehearsal:
         for item in items:
             if not item.deleting:
                 self._desired.put(item)
+        for _ in self._desired.settle():
+            pass
         self._members = Members(items, known.away)
         self._cursors = Cursors(known.cursors)
         self._groups = Groups(self.registry)
@@ -130,6 +132,11 @@ class Rehearsal:
     def remove(self, item: Item, inside: Iterable[Item] = ()) -> None:
         """Notes what follows from the end of one."""
         self.changes += self._desired.remove(item, inside)
+
+    def settle(self) -> None:
+        """Notes what follows from a change as a whole."""
+        for changes, _ in self._desired.settle():
+            self.changes += changes
 
     def open_link(self, droplet: Droplet) -> None:
         """Nobody is called."""

@@ -33,6 +33,9 @@ class Audience(Protocol):
     def remove(self, item: Item, inside: Iterable[Item] = ()) -> None:
         """The end of an object."""
 
+    def settle(self) -> None:
+        """All of a change was put and removed."""
+
     def open_link(self, droplet: Droplet) -> None:
         """A droplet came, or its daemon moved."""
 
@@ -131,6 +134,7 @@ def take(registry: Registry, audience: Audience, revision: Revision) -> tuple[li
             audience.open_link(item.resource)
     for item in sorted(dooms, key=_rank, reverse=True):
         audience.remove(item, affected(registry, [item.resource]))
+    audience.settle()
     return told, dooms
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mizar.model.addresses import Prefix
@@ -47,8 +47,8 @@ class _Set:
 
 @dataclass(slots=True)
 class Effects:
-    """What a change asks for: sets that are new or other than before, sets that nobody needs any more, and endpoints
-    (by uid) whose sets are others."""
+    """What a change asks for at once: new sets, sets that nobody needs any more, and endpoints (by uid) that are bound
+    to others. What is in sets follows with `settle`."""
 
     sets: dict[int, PolicySetEntry] = field(default_factory=dict)
     unused: set[int] = field(default_factory=set)
@@ -67,6 +67,7 @@ class PolicySets:
         self._selected: dict[str, set[str]] = {}  # policy → endpoints
         self._selecting: dict[str, set[str]] = {}  # endpoint → policies
         self._bindings: dict[str, PolicyBinding] = {}
+        self._stale: dict[int, dict[str, None]] = {}  # sets to be made anew → who is the cause, by uid
 
     def binding(self, uid: str) -> PolicyBinding:
         """By which sets an endpoint is judged."""
@@ -85,7 +86,7 @@ class PolicySets:
             return effects
         self.version += 1
         self.world.endpoints[new.uid] = new
-        self._follow_peer(old, new, effects)
+        self._follow_peer(old, new)
         policies = {policy.uid for policy in self.world.policies.values() if self._selects(policy, new)}
         for policy in policies ^ self._selecting.get(new.uid, set()):
             self._selected[policy] ^= {new.uid}
@@ -102,7 +103,7 @@ class PolicySets:
         for policy in self._selecting.pop(uid, set()):
             self._selected[policy].discard(uid)
         self._bind(uid, effects)
-        self._follow_peer(old, None, effects)
+        self._follow_peer(old, None)
         effects.endpoints.pop(uid, None)
         return effects
 
@@ -118,7 +119,7 @@ class PolicySets:
         self._selected[new.uid] = after
         for uid in before ^ after:
             self._selecting.setdefault(uid, set()).symmetric_difference_update({new.uid})
-        self._renew(new.uid, effects)
+        self._renew(new.uid)
         for uid in before | after:
             self._bind(uid, effects)
         return effects
@@ -134,11 +135,10 @@ class PolicySets:
             self._bind(endpoint, effects)
         return effects
 
-    def put_network(self, name: str, prefixes: tuple[Prefix, ...] | None) -> Effects:
+    def put_network(self, name: str, prefixes: tuple[Prefix, ...] | None) -> None:
         """A subnet comes, or goes: what rules mean by it, or by one around it."""
-        effects = Effects()
         if self.world.networks.get(name) == prefixes:
-            return effects
+            return
         self.version += 1
         if prefixes is None:
             del self.world.networks[name]
@@ -146,15 +146,23 @@ class PolicySets:
             self.world.networks[name] = prefixes
         for one in list(self._sets.values()):
             if any(peer.network for peer in one.peers):
-                self._make_anew(one, effects)
-        return effects
+                self._stale.setdefault(one.id, {})
+
+    def settle(self) -> Iterator[tuple[PolicySetEntry, Iterable[str]]]:
+        """Sets that are other than before what was put and removed since the last time, each once, and on whose behalf:
+        many changes of endpoints may be changes of one large set."""
+        stale, self._stale = self._stale, {}
+        for number, causes in stale.items():
+            one = self._sets.get(number)
+            if one is not None and self._make_anew(one):
+                yield one.entry, causes
 
     # ---- what follows
 
     def _selects(self, policy: PolicyView, endpoint: EndpointView) -> bool:
         return endpoint.policed and self.world.means(policy, endpoint)
 
-    def _follow_peer(self, old: EndpointView | None, new: EndpointView | None, effects: Effects) -> None:
+    def _follow_peer(self, old: EndpointView | None, new: EndpointView | None) -> None:
         """Sets that mean an endpoint as a peer, or no more, or as another than before."""
         telling = old is None or new is None or (old.addresses, old.group_set, old.told) != (
             new.addresses, new.group_set, new.told,
@@ -164,24 +172,25 @@ class PolicySets:
                 was = old is not None and is_meant(group, selector, old)
                 now = new is not None and is_meant(group, selector, new)
                 if was != now or (now and telling):
-                    self._make_anew(one, effects)
+                    self._stale.setdefault(one.id, {})[(new or old).uid] = None  # type: ignore[union-attr]
                     break
 
-    def _renew(self, policy: str, effects: Effects) -> None:
+    def _renew(self, policy: str) -> None:
         """The sets in which a policy's rules are."""
         for one in list(self._sets.values()):
             if any(part.uid == policy for part in one.policies):
                 one.policies = tuple(self.world.policies[part.uid] for part in one.policies)
-                self._make_anew(one, effects)
+                self._stale.setdefault(one.id, {})[policy] = None
 
-    def _make_anew(self, one: _Set, effects: Effects) -> None:
+    def _make_anew(self, one: _Set) -> bool:
+        """Whether it is another one now."""
         try:
             entry = self._entry(one.id, one.policies, one.egress)
         except ExhaustedError as error:  # apply refuses such rules; a group that grew into them keeps what it had
             log.error("policy_set_too_large vni=%s set=%s reason=%s", self.vni, one.id, error)
-            return
-        if entry != one.entry:
-            one.entry = effects.sets[one.id] = entry
+            return False
+        changed, one.entry = entry != one.entry, entry
+        return changed
 
     def _bind(self, uid: str, effects: Effects) -> None:
         """An endpoint's sets, as its policies are now."""
