@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from mizar.manager.registry import Item, Registry
-from mizar.model.resources import Endpoint, Ref
+from mizar.manager.registry import Item, Registry, vpc_of
+from mizar.model.resources import Endpoint, Network, Ref
 
 
 class Names:
@@ -34,6 +34,14 @@ class Names:
             return None
         item = self._registry.holder(f"address/{vpc.uid}", str(ip_address(address)))
         return item if item is not None and isinstance(item.resource, Endpoint) else None
+
+    def vpc_of(self, endpoint: Item | None) -> Item | None:
+        """The VPC that an endpoint is in."""
+        if endpoint is None or not isinstance(endpoint.resource, Endpoint):
+            return None
+        network = self._registry.find(Ref("Network", endpoint.resource.tenant, endpoint.resource.spec.network))
+        inside = network.resource if network else None
+        return self._registry.find(vpc_of(inside)) if isinstance(inside, Network) else None
 
     def droplet_at(self, address: bytes) -> str:
         """The name of the droplet with an address of the substrate; empty when there is none."""

@@ -104,15 +104,14 @@ class Teller:
         kind = "drop" if drop.outcome == pb.Drop.REFUSED else "verdict"
         if not self._wanted(kind, vpc, named, (drop.source, drop.destination), drop.reason):
             return None
-        policy = self._policies.policy(vpc, drop.rule)
-        if self._wish.policy is not None and not self._is_of_policy(vpc, drop, policy):
+        if self._wish.policy is not None and not self._is_of_policy(drop):
             return None
         return {
             "type": kind,
             "program": drop.hook,
             **({"outcome": _OUTCOMES[drop.outcome]} if kind == "verdict" else {}),
             **_reason(drop.reason if drop.reason or kind == "drop" else ALLOWED_PLACE),
-            **self._policed(vpc, drop),
+            **self._policed(drop),
             "vpc": _name(vpc),
             "vni": drop.vni,
             "sender": self._shown(sender),
@@ -124,27 +123,29 @@ class Teller:
             "frame": self._frame(drop),
         }
 
-    def _policed(self, vpc: Item | None, drop: pb.Drop) -> Sighting:
-        """Whose policy has spoken, and by which rule: `rule` in words."""
-        if not drop.policed and not drop.rule:
+    def _policed(self, drop: pb.Drop) -> Sighting:
+        """Whose policy has spoken, and by which rule, in words; nothing of a VPC that the watcher may not see: a
+        packet may have crossed into a peer's."""
+        endpoint = self._names.endpoint(drop.policed)
+        vpc = self._names.vpc_of(endpoint)
+        if vpc is None or not self._sees(vpc.ref):
             return {}
-        egress = drop.hook == "agent" and bool(drop.source) and self._is_at(vpc, drop.policed, drop.source)
-        said = sentence(self._policies, vpc, drop.policed, drop.rule, egress=egress)
+        said = sentence(self._policies, vpc, drop.policed, drop.rule, egress=self._is_sender(drop))
         policy = self._policies.policy(vpc, drop.rule)
-        return {"policed": self._shown(self._names.endpoint(drop.policed)), "policy": self._shown(policy), "rule": said}
+        return {"policed": self._shown(endpoint), "policy": self._shown(policy), "rule": said}
 
-    def _is_at(self, vpc: Item | None, uid: str, address: bytes) -> bool:
-        found = self._names.endpoint_at(vpc, address)
-        return found is not None and found.uid == uid
+    def _is_sender(self, drop: pb.Drop) -> bool:
+        """Whether the policed endpoint has sent the packet."""
+        return drop.source in _addresses(self._names.endpoint(drop.policed))
 
-    def _is_of_policy(self, vpc: Item | None, drop: pb.Drop, policy: Item | None) -> bool:
-        if policy is not None:
-            return policy.ref == self._wish.policy
-        if not drop.policed or self._wish.policy is None:
+    def _is_of_policy(self, drop: pb.Drop) -> bool:
+        vpc, wanted = self._names.vpc_of(self._names.endpoint(drop.policed)), self._wish.policy
+        if vpc is None or wanted is None or vpc.resource.tenant != wanted.tenant:
             return False
-        egress = self._is_at(vpc, drop.policed, drop.source)
-        mine = vpc is not None and vpc.resource.tenant == self._wish.policy.tenant
-        return mine and self._wish.policy.name in self._policies.selecting(vpc, drop.policed, egress=egress)
+        if drop.rule:
+            policy = self._policies.policy(vpc, drop.rule)
+            return policy is not None and policy.ref == wanted
+        return wanted.name in self._policies.selecting(vpc, drop.policed, egress=self._is_sender(drop))
 
     def _frame(self, drop: pb.Drop) -> str | None:
         if self._operator or drop.hook == "agent":
