@@ -37,13 +37,13 @@ static __always_inline enum connection_state look_up(struct xdp_md *ctx, struct 
 	if (six) {
 		entry6 = bpf_map_lookup_elem(&connections6, &seen->key6);
 		if (entry6) {
-			seen->entry6 = *entry6;
+			copy_words(&seen->entry6, entry6, sizeof(*entry6) / 8);
 			tail = tail6(entry6);
 		}
 	} else {
 		entry4 = bpf_map_lookup_elem(&connections4, &seen->key4);
 		if (entry4) {
-			seen->entry4 = *entry4;
+			copy_words(&seen->entry4, entry4, sizeof(*entry4) / 8);
 			tail = tail4(entry4);
 		}
 	}

@@ -43,14 +43,15 @@ static __always_inline enum icmp_kind icmp_kind(uint8_t protocol, uint8_t type)
 static __always_inline void set_ports(struct connection_seen *seen, const bool six, uint8_t protocol, uint16_t src_be,
 				      uint16_t dst_be)
 {
+	const uint32_t ports = (uint32_t)dst_be << 16 | src_be;	/* as in memory */
+
+	/* The key is hashed by words: one that was written by halves is slow to read. */
 	if (six) {
-		seen->key6.src_port_be = src_be;
-		seen->key6.dst_port_be = dst_be;
-		*(uint64_t *)&seen->key6.protocol = protocol;	/* and the pad */
+		*(wire32 *)&seen->key6.src_port_be = ports;
+		*(wire64 *)&seen->key6.protocol = protocol;	/* and the pad */
 	} else {
-		seen->key4.src_port_be = src_be;
-		seen->key4.dst_port_be = dst_be;
-		*(uint32_t *)&seen->key4.protocol = protocol;
+		*(wire32 *)&seen->key4.src_port_be = ports;
+		*(wire32 *)&seen->key4.protocol = protocol;
 	}
 }
 

@@ -21,6 +21,7 @@ struct connection_seen {
 		struct connection4_key key4;
 		struct connection6_key key6;
 	};
+	uint64_t aligned[0];
 	union {			/* the entry as it was found; not of CONNECTION_NEW and CONNECTION_INVALID */
 		struct connection4 entry4;
 		struct connection6 entry6;

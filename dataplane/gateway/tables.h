@@ -77,6 +77,14 @@ static __always_inline void copy16(void *to, const void *from)
 		((wire32 *)to)[i] = ((const wire32 *)from)[i];
 }
 
+/* Entries of maps and what is on the stack lie at multiples of eight. */
+static __always_inline void copy_words(void *to, const void *from, const int words)
+{
+#pragma unroll
+	for (int i = 0; i < words; i++)
+		((wire64 *)to)[i] = ((const wire64 *)from)[i];
+}
+
 static __always_inline bool same16(const void *a, const void *b)
 {
 	const wire32 *x = a, *y = b;

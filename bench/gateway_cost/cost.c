@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What bench/gateway_cost.py runs: each run writes the next of many flows into the frame, and is redirected; with TRANSLATE
+ * it becomes what its connection says in between. The difference of the two is the cost of connections and translation.
+ */
+#include "gateway/connection.h"
+
+struct bench_flows {
+	uint64_t next;
+	uint32_t mask;		/* flows - 1; a power of two */
+	uint32_t first;		/* of these flows */
+	uint64_t refused;
+	uint32_t protocol;
+	uint32_t few;		/* 1: all go to one destination */
+};
+
+GATEWAY_MAP(BPF_MAP_TYPE_ARRAY, bench_flows, uint32_t, struct bench_flows, 1, 0);
+
+enum bench_constant {
+	BENCH_META = 5,
+	BENCH_ETH = 14,
+	BENCH_L4 = 34,
+	BENCH_BYTES = 54,
+};
+
+SEC("xdp")
+int cost(struct xdp_md *ctx)
+{
+	uint8_t *eth = (uint8_t *)(long)ctx->data;
+	struct bench_flows *flows;
+	uint32_t zero = 0, flow;
+	uint64_t spread;
+#ifdef TRANSLATE
+	struct connection_seen seen;
+	struct gateway_packet p = {};
+#endif
+
+	flows = bpf_map_lookup_elem(&bench_flows, &zero);
+	if (!flows || eth + BENCH_BYTES > (uint8_t *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	/* An odd factor: all flows once, in an order that no cache foresees. */
+	flow = ((uint32_t)flows->next++ * 2654435761u & flows->mask) + flows->first;
+	spread = gateway_mix(flow);
+	*(wire32 *)(eth + 26) = bpf_htonl(0x0a000000 | (flow & 0xffff));
+	*(wire32 *)(eth + 30) = bpf_htonl(flows->few ? 0xc6120001 : 0xc6120000 | (spread & 0x1ffff));
+	*(wire16 *)(eth + 34) = bpf_htons(32768 + (flow >> 16) * 61 % 28000 + ((flow & 0xffff) * 7) % 61);
+	*(wire16 *)(eth + 36) = bpf_htons(443);
+	*(wire16 *)(eth + 24) = 0x1234;
+	*(wire16 *)(eth + (flows->protocol == IPPROTO_TCP ? 50 : 40)) = 0x4321;
+#ifdef TRANSLATE
+	p.length = bpf_xdp_get_buff_len(ctx);
+	p.meta = BENCH_META;
+	if (connection_look(ctx, &p, &seen) == CONNECTION_INVALID || connection_nat(ctx, &p, &seen, true)) {
+		flows->refused++;
+		return XDP_DROP;
+	}
+#endif
+	return bpf_redirect(1, 0);
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";
