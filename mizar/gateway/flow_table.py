@@ -30,6 +30,7 @@ from mizar.gateway.entries import (
     twin,
 )
 from mizar.gateway.judge import address_of, allows, tenant_of
+from mizar.gateway.pool_use import PoolUse
 from mizar.gateway.rules import mapped
 from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import GatewayTables, tick
@@ -53,6 +54,8 @@ class FlowTable:
     clock: Callable[[], int] = tick
     ended: Ended | None = None
     """Is told of every connection that this side ends."""
+    pools: PoolUse | None = None
+    """Is told of every connection that the walk meets."""
     _walk: Iterator[tuple[Flow, Fields]] | None = None
     _seen: Counter[int] = field(default_factory=Counter)
 
@@ -110,10 +113,15 @@ class FlowTable:
         for flow, value in islice(self._walk, budget):
             looked += 1
             found = self._connection(flow, value)
-            if not alive(found, limits, now) and not value["flags"] & GONE:
+            if alive(found, limits, now):
+                if self.pools is not None:
+                    self.pools.met(found.original, found.becomes)
+            elif not value["flags"] & GONE:
                 ended += self.end(found)
         if looked < budget:
             self._walk = None
+            if self.pools is not None:
+                self.pools.walked()
             self._expire_mappings(now)
         return ended
 

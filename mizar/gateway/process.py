@@ -25,6 +25,7 @@ from mizar.gateway.forecast import Forecasts
 from mizar.gateway.kernel_plan import KernelPlan
 from mizar.gateway.kernel_sync import REFRESH_S, KernelSync
 from mizar.gateway.options import Options
+from mizar.gateway.pool_use import PoolUse
 from mizar.gateway.present import words
 from mizar.gateway.queue_worker import QueueWorker
 from mizar.kernel.conntrack import Conntrack, Listener
@@ -134,6 +135,8 @@ class Gateway:
                 uses[f"tenant {meta:#x}"] = tenant["in_use"], tenant["quota"]
         tables = self.table.tables
         uses["connections"] = total, (tables.connections4.max_entries + tables.connections6.max_entries) // 2
+        if self.table.pools is not None:
+            uses |= self.table.pools.uses
         self.forecasts.observe(time.monotonic(), uses)
 
     def hear(self, reader: EventReader) -> None:
@@ -175,7 +178,9 @@ class Gateway:
         if self.table is not None:
             self.table.keeper.close()
         tables = self.plane.tables
-        self.table = None if tables is None else FlowTable(tables, Keeper(tables.maps), ended=self._ended)
+        self.table = None
+        if tables is not None:
+            self.table = FlowTable(tables, Keeper(tables.maps), ended=self._ended, pools=PoolUse(self.nat))
         if self.slow is not None and self.table is not None:
             self.slow.sync.table = self.table
 
