@@ -7,7 +7,10 @@ address plan: tenants RED and BLUE both have 10.0.0.0/24 and 2001:db8:a::/64, th
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,6 +19,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scapy.all import ICMP, IP, TCP, UDP, Ether, ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6TimeExceeded, IPv6, Raw
 
+from mizar.kernel.test_run import run_xdp
+from mizar.pipeline.description import State
 from mizar.pipeline.nat import (
     Filtering,
     Forward,
@@ -27,7 +32,7 @@ from mizar.pipeline.nat import (
     Timeouts,
 )
 from mizar.pipeline.ranges import Ranges
-from tests.dataplane.gateway_nat import BEGIN_NS, SECOND, Gateway, Model, has_clang, loaded
+from tests.dataplane.gateway_nat import SECOND, STATES, Gateway, Model, has_clang, loaded, reasons, with_meta
 
 pytestmark = pytest.mark.skipif(not has_clang(), reason="needs clang, as the build does")
 
@@ -38,6 +43,7 @@ POOL = {4: ["203.0.113.1", "203.0.113.2"], 6: ["2001:db8:ff::1", "2001:db8:ff::2
 FIXED = {4: "203.0.113.9", 6: "2001:db8:ff::9"}
 ROUTER = {4: "192.0.2.99", 6: "2001:db8:77::1"}
 SERVED = {4: "203.0.113.8", 6: "2001:db8:ff::8"}
+ERA = 100_000 * SECOND
 BOTH = Ranges.of(32, [RED, BLUE])
 
 
@@ -145,7 +151,7 @@ class Both:
 
     def __init__(self, gateway: Gateway, rules: NatRules) -> None:
         gateway.write(rules)
-        gateway.now_ns = BEGIN_NS
+        gateway.now_ns += ERA  # no note of a fragment is met again
         self.gateway, self.model = gateway, Model(rules)
 
     def run(self, frame: bytes, meta: int) -> Any:
@@ -212,7 +218,7 @@ RULES = st.builds(
 
 
 @given(RULES, STEPS)
-@settings(max_examples=40, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 def test_every_conversation_is_the_interpreters(gateway: Gateway, rules: NatRules, steps: list[Step]) -> None:
     """New, established, related, invalid; translated or refused, and why: the same on both sides at every step."""
     if rules.quotas or rules.masquerade[0].mapping is Mapping.ENDPOINT_INDEPENDENT:
@@ -233,3 +239,192 @@ def test_every_conversation_is_the_interpreters(gateway: Gateway, rules: NatRule
             shown = what[1] + 20 * (version == 6) if kind == "error" else 0
             reply = answer_to(frame, what[1]) if kind == "answer" else about(frame, ROUTER[version], shown)
             both.run(reply, meta)
+
+
+# ---- hostile packets
+
+
+@cache
+def seeds() -> list[tuple[bytes, int]]:
+    """One packet of each kind, of connections that the rules make."""
+    plain = [udp("10.0.0.1", "198.51.100.7"), tcp("10.0.0.1", "198.51.100.7"), echo("10.0.0.1", "198.51.100.7")]
+    plain += [udp(INSIDE[6][0], PEERS[6][0]), tcp(INSIDE[6][0], PEERS[6][0]), echo(INSIDE[6][0], PEERS[6][0])]
+    errors = [about(frame, ROUTER[6 if frame[12] == 0x86 else 4]) for frame in plain]
+    return [(frame, RED) for frame in plain] + [(frame, RED) for frame in errors]
+
+
+BROKEN = st.tuples(
+    st.sampled_from(range(12)),
+    st.lists(
+        st.tuples(st.integers(12, 110), st.sampled_from([0, 1, 3, 8, 44, 58, 64, 0x45, 0x46, 0x60, 255])), max_size=3
+    ),
+    st.one_of(st.none(), st.integers(14, 120)),
+)
+
+
+@given(st.lists(BROKEN, min_size=1, max_size=12))
+@settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+def test_broken_packets_end_as_in_the_interpreter(gateway: Gateway, broken: list[Any]) -> None:
+    """Bytes of every header are changed and frames are cut off; what both make of it is the same, and never more."""
+    both = Both(gateway, nat())
+    for number, changes, length in broken:
+        frame, meta = seeds()[number]
+        data = bytearray(frame)
+        for place, value in changes:
+            if place < len(data):
+                data[place] = value
+        both.run(bytes(data[:length]), meta)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_every_length_of_every_packet(gateway: Gateway, number: int) -> None:
+    """A frame that ends anywhere, with the lengths in its headers as they were."""
+    both = Both(gateway, nat())
+    frame, meta = seeds()[number]
+    both.run(frame, meta)
+    for length in range(14, len(frame)):
+        both.run(frame[:length], meta)
+
+
+# ---- why
+
+
+FRAGMENT = bytes(ip("10.0.0.1", "198.51.100.7", id=9, frag=2) / Raw(b"12345678"))
+REASONS = {
+    "NO_CONNECTION_PARSED": (bytes(ip("10.0.0.1", "198.51.100.7", proto=47) / Raw(b"12345678")), RED),
+    "TCP_WITHOUT_CONNECTION": (tcp("10.0.0.1", "198.51.100.7", "A"), RED),
+    "REPLY_WITHOUT_QUERY": (echo("10.0.0.1", "198.51.100.7", reply=True), RED),
+    "ERROR_UNREADABLE": (about(udp("10.0.0.1", "198.51.100.7"), "192.0.2.99", shown=27), WORLD),
+    "ERROR_WITHOUT_CONNECTION": (about(udp("10.0.0.1", "198.51.100.7"), "192.0.2.99"), WORLD),
+    "FRAGMENT_BEFORE_FIRST": (FRAGMENT[:23] + b"\x11" + FRAGMENT[24:], RED),
+    "NO_RULE": (udp("10.0.0.1", "198.51.100.7"), 7),
+    "QUOTA_EXCEEDED": (udp("10.0.0.1", "198.51.100.7"), BLUE),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_refusal_has_its_reason_and_its_counter(gateway: Gateway, reason: str) -> None:
+    """The frame is as it was, the reason is told, and its counter moves by one."""
+    both = Both(gateway, nat(quota=0))
+    number = next(number for number, name in reasons().items() if name == reason)
+    before = gateway.counted(number)
+    frame, meta = REASONS[reason]
+    found = both.run(frame, meta)
+    assert found.frame == with_meta(frame, meta)
+    assert gateway.run(frame, meta).reason == reason
+    assert gateway.counted(number) == before + 2
+
+
+# ---- CPUs that race
+
+
+def test_cpus_that_race_for_a_port_get_different_ones(gateway: Gateway) -> None:
+    """Two CPUs begin connections of other senders with the same port to one destination, over and over: no two share
+    an outer end, none is lost, and each entry has its twin."""
+    gateway.write(nat(ports=(40000, 40999)))
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    gate = threading.Barrier(len(cpus))
+    found: list[tuple[str, bytes]] = []
+
+    def begin(cpu: int, number: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        gate.wait()
+        for host in range(100):
+            frame = udp(f"10.0.{number}.{2 * host + 1}", PEERS[4][0], 40000)
+            out = run_xdp(gateway.loaded.programs["nat"].fd, with_meta(frame, BLUE))
+            found.append((STATES[out.retval & 0xFF], out.frame[26:38]))
+
+    gateway.run(udp("10.0.9.1", PEERS[4][1]), BLUE)  # sets the clock
+    racers = [threading.Thread(target=begin, args=(cpu, number)) for number, cpu in enumerate(cpus)]
+    for one in racers:
+        one.start()
+    for one in racers:
+        one.join()
+    assert len(found) == 100 * len(cpus)
+    assert {state for state, _ in found} == {State.NEW}
+    assert len({ends for _, ends in found}) == len(found)
+    entries = {(key["meta"], key["src_be"], key["dst_be"], key["src_port_be"], key["dst_port_be"]): value
+               for key, value in gateway.tables.connections4.items()}  # fmt: skip
+    for value in entries.values():
+        twin = value["meta"], value["dst_be"], value["src_be"], value["dst_port_be"], value["src_port_be"]
+        assert twin in entries
+    tenants = dict(gateway.tables.nat_tenants.items())
+    assert tenants[BLUE]["in_use"] * 2 == len(entries)
+
+
+def test_cpus_that_race_with_one_packet_make_one_connection(gateway: Gateway) -> None:
+    """The same first packet on two CPUs at once: one connection, and its quota is used once."""
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    for attempt in range(8):
+        gateway.write(nat(ports=(40000, 40999)))
+        gateway.run(udp("10.0.9.1", PEERS[4][1]), RED)
+        gate = threading.Barrier(len(cpus))
+        frame = with_meta(udp(f"10.0.0.{attempt + 1}", PEERS[4][0], 41000), BLUE)
+
+        def begin(cpu: int, gate: threading.Barrier = gate, frame: bytes = frame) -> None:
+            os.sched_setaffinity(0, {cpu})
+            gate.wait()
+            run_xdp(gateway.loaded.programs["nat"].fd, frame)
+
+        racers = [threading.Thread(target=begin, args=(cpu,)) for cpu in cpus]
+        for one in racers:
+            one.start()
+        for one in racers:
+            one.join()
+        entries = [key for key, _ in gateway.tables.connections4.items()]
+        assert len(entries) == 4
+        assert dict(gateway.tables.nat_tenants.items())[BLUE]["in_use"] == 1
+
+
+# ---- no room
+
+
+def test_exhaustion_is_counted_and_told_and_evicts_nothing(gateway: Gateway) -> None:
+    """No port is free: a reason, a counter of the tenant, one event; who has a connection keeps it."""
+    both = Both(gateway, nat(ports=(40000, 40000)))
+    first = udp("10.0.0.1", PEERS[4][0])
+    assert both.run(first, RED).reason == ""
+    refused = both.run(udp("10.0.0.1", PEERS[4][0]), BLUE)
+    assert refused.reason == "PORTS_EXHAUSTED"
+    assert dict(gateway.tables.nat_tenants.items())[BLUE]["exhausted"] == 1
+    assert both.run(first, RED).state is State.ESTABLISHED
+
+
+def test_a_full_table_refuses_and_evicts_nothing() -> None:
+    """The map holds no more: refused with a reason, and what there was goes on."""
+    with loaded({"connections4": 8, "connections6": 8}) as small:
+        small.write(nat(ports=(1024, 65535)))
+        results = [small.run(udp("10.0.0.1", PEERS[4][0], 2000 + number), RED) for number in range(12)]
+        kept = [one for one in results if not one.reason]
+        assert {one.reason for one in results} == {"", "TABLE_FULL"}
+        assert dict(small.tables.nat_tenants.items())[RED]["in_use"] == len(kept)
+        for number in range(len(kept)):
+            assert small.run(udp("10.0.0.1", PEERS[4][0], 2000 + number), RED).state is State.ESTABLISHED
+
+
+def test_what_has_outlived_its_time_gives_its_port_back_in_line(gateway: Gateway) -> None:
+    """Nobody sweeps: a connection that stands in the way of a new one goes, both entries and its place in the quota."""
+    both = Both(gateway, nat(ports=(40000, 40000)))
+    both.run(udp("10.0.0.1", PEERS[4][0]), RED)
+    both.later(400)
+    assert both.run(udp("10.0.0.1", PEERS[4][0]), BLUE).reason == ""
+    tenants = dict(gateway.tables.nat_tenants.items())
+    assert (tenants[RED]["in_use"], tenants[BLUE]["in_use"]) == (0, 1)
+    assert len(list(gateway.tables.connections4.items())) == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 8, 16]), st.booleans(), st.integers(1, 3), st.booleans()), max_size=12))
+@settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+def test_fragments_end_as_in_the_interpreter(gateway: Gateway, parts: list[Any]) -> None:
+    """First, later, out of order, of several datagrams, from inside and from outside."""
+    both = Both(gateway, nat())
+    outer = both.run(udp("10.0.0.1", PEERS[4][0]), RED).frame
+    for offset, more, datagram, outward in parts:
+        fields = {"id": datagram, "frag": offset // 8, "flags": "MF" if more else 0}
+        if outward:
+            whole = ip("10.0.0.1", PEERS[4][0], **fields) / UDP(sport=40000, dport=53, len=100) / Raw(b"12345678")
+            both.run(bytes(whole), RED)
+        else:
+            source, target, packet = back(outer)
+            whole = ip(source, target, **fields) / UDP(sport=packet[UDP].dport, dport=packet[UDP].sport, len=100)
+            both.run(bytes(whole / Raw(b"12345678")), WORLD)

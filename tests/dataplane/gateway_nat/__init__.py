@@ -22,8 +22,8 @@ from types import ModuleType
 from mizar.gateway import rules
 from mizar.kernel import programs
 from mizar.kernel.gateway_tables import GatewayTables
-from mizar.kernel.layout import U32, Codec
-from mizar.kernel.maps import Table
+from mizar.kernel.layout import U32, Codec, Fields
+from mizar.kernel.maps import CounterTable, Table
 from mizar.kernel.test_run import run_xdp
 from mizar.pipeline.description import State
 from mizar.pipeline.interpreter.connection import read
@@ -36,6 +36,9 @@ STATES = {1: State.NEW, 2: State.ESTABLISHED, 3: State.RELATED, 4: State.INVALID
 CONFIG = struct.pack("IBBH", 0, 1, 1, 0)
 """Watched, with a given clock."""
 U64: Codec[int] = Codec("uint64_t", 8, struct.Struct("=Q").pack, lambda data: int(struct.unpack("=Q", data)[0]))
+_PACKETS: Codec[Fields] = Codec(
+    "packets", 8, lambda fields: U64.pack(fields["packets"]), lambda data: {"packets": U64.unpack(data)}
+)
 SECOND = 1_000_000_000
 BEGIN_NS = 1000 * SECOND
 
@@ -111,6 +114,11 @@ class Gateway:
         for meta, _ in list(self.tables.nat_tenants.items()):
             self.tables.nat_tenants.delete(meta)
         rules.write(self.tables, nat)
+
+    def counted(self, reason: int) -> int:
+        """Packets that ended for a reason, by its number."""
+        table = CounterTable("gateway_reasons", self.loaded.maps["gateway_reasons"], _PACKETS)
+        return int((table.get(reason) or {})["packets"])
 
     def _meta(self) -> int:
         return Table("nat_meta", self.loaded.maps["nat_meta"], U32, U32).get(0) or 0
