@@ -223,6 +223,6 @@ def _table(rows: list[Row]) -> Table:
             cost = "" if one.estimated_ns is None else f"~{one.estimated_ns} ns"
             lines.append((rule, one.target, str(one.verdict), cost, "; ".join(one.reasons)))
     table = columns(("RULE", "TARGET", "VERDICT", "ESTIMATE", "WHY"), lines)
-    table.caption = "Estimates are of one packet on one core. XDP is judged by what it can do: not generated yet."
+    table.caption = "Estimates are of one packet on one core; those of XDP add up measured steps."
     table.caption_justify = "left"
     return table

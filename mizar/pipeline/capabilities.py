@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tc (flower, Linux 6.1) and rte_flow (DPDK 22.11) can do with a rule, and what they lack. Called by the report.
+"""What XDP, tc (flower, Linux 6.1) and rte_flow (DPDK 22.11) can do with a rule, and what they lack.
 
-Every sentence here names one thing that forces a rule apart (`split`) or out of the target (`fallback`).
+Called by the report. Every sentence here names one thing that forces a rule apart (`split`) or out of the target
+(`fallback`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mizar.pipeline.description import Block, Case, On, Otherwise, State
+from mizar.model.errors import InvalidError
+from mizar.pipeline.description import Block, Case, On, Otherwise, Pipeline, State
 from mizar.pipeline.pattern import Pattern
 from mizar.pipeline.ranges import Ranges
 from mizar.pipeline.rte_flow.match import unknown_field
@@ -25,6 +27,9 @@ from mizar.pipeline.steps import (
     SetVni,
     Step,
 )
+from mizar.pipeline.structure import all_steps
+from mizar.pipeline.xdp.generate import generate
+from mizar.pipeline.xdp.steps import QUEUES
 
 
 @dataclass(slots=True)
@@ -33,6 +38,26 @@ class Reasons:
 
     fallback: list[str] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
+
+
+def xdp_refusal(pipeline: Pipeline) -> str:
+    """Why there is no XDP program of a whole pipeline, "" where there is one but for rules that xdp_reasons names."""
+    if any(isinstance(step, Queue) and step.number >= QUEUES for _, step in all_steps(pipeline)):
+        return ""
+    try:
+        generate(pipeline)
+    except InvalidError as error:
+        return str(error)
+    return ""
+
+
+def xdp_reasons(steps: Iterable[Step], refusal: str) -> Reasons:
+    """XDP: the generated program does every step, so far as its queues go."""
+    found = Reasons([refusal] if refusal else [])
+    for step in steps:
+        if isinstance(step, Queue) and step.number >= QUEUES:
+            found.fallback.append(f"XDP has queues up to {QUEUES - 1}, found {step.number}")
+    return found
 
 
 def tc_reasons(block: Block, case: Case | None, refused: Iterable[str]) -> Reasons:

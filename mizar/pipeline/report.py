@@ -2,8 +2,8 @@
 """The offload report: each rule of a pipeline against each target. Called by the command line. Pure.
 
 A rule is a case (or a group that begins with steps) with the steps that it does itself. `taken`: the target does all of
-it; `split`: it does, by other means or by more rules; `fallback`: it cannot, and something else has to. For XDP
-this judges what the target can do; of tc and rte_flow it tells what their compilers do.
+it; `split`: it does, by other means or by more rules; `fallback`: it cannot, and something else has to. Of XDP, tc and
+rte_flow it tells what their compilers do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from mizar.model.errors import InvalidError
 from mizar.pipeline import costs
-from mizar.pipeline.capabilities import Reasons, rte_flow_reasons, tc_reasons
+from mizar.pipeline.capabilities import Reasons, rte_flow_reasons, tc_reasons, xdp_reasons, xdp_refusal
 from mizar.pipeline.description import Block, Case, Pipeline, Spot, Switch, blocks
 from mizar.pipeline.labels import case_text, step_text
 from mizar.pipeline.rte_flow.compile import compile_rules
@@ -56,6 +56,7 @@ class Row:
 def report(pipeline: Pipeline, tenants: tuple[int, ...] = ()) -> list[Row]:
     """All rules in the order of writing; `tenants` are the metadata values with counters of their own in hardware."""
     counts, kernel = _hardware_rules(pipeline, tenants), tc_findings(pipeline, tenants)
+    program = xdp_refusal(pipeline)
     cases = {spot: (switch, case) for spot, switch, case in _cases(pipeline)}
     lines = {Spot(group.name): group.where.line for group in pipeline.groups}
     rows = []
@@ -67,7 +68,7 @@ def report(pipeline: Pipeline, tenants: tuple[int, ...] = ()) -> list[Row]:
         line = lines[spot] if case is None else case.where.line
         rule = _Rule(pipeline, spot, block, switch, case, tenants)
         steps = tuple(_text(pipeline, step) for step in block.steps)
-        rows.append(Row(str(spot), line, when, steps, tuple(_judgements(rule, counts, kernel))))
+        rows.append(Row(str(spot), line, when, steps, tuple(_judgements(rule, counts, kernel, program))))
     return rows
 
 
@@ -81,8 +82,8 @@ class _Rule:
     tenants: tuple[int, ...]
 
 
-def _judgements(rule: _Rule, counts: Counter[str] | None, kernel: TcFindings) -> Iterator[Judgement]:
-    yield _judged("xdp", Reasons(), None, _cost(rule, lambda cost: cost.xdp))
+def _judgements(rule: _Rule, counts: Counter[str] | None, kernel: TcFindings, program: str) -> Iterator[Judgement]:
+    yield _judged("xdp", xdp_reasons(rule.block.steps, program), None, _cost(rule, lambda cost: cost.xdp))
     reasons = tc_reasons(rule.block, rule.case, kernel.refused.get(str(rule.spot), ()))
     filters = kernel.filters[str(rule.spot)]
     if filters > 1 and not reasons.fallback:

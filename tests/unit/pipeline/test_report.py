@@ -42,6 +42,21 @@ def test_what_tc_cannot_do_is_named() -> None:
     assert found["xdp"] == (Verdict.TAKEN, ())
 
 
+def test_what_xdp_cannot_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that it does not have is that rule's matter; a program that is too large is every rule's."""
+    arp, other = b.case("eth / arp", b.queue(64)), b.case("otherwise", b.drop())
+    pipeline = b.pipeline("p", b.group("G", b.parse(arp, other)))
+    rows = report(pipeline)
+    assert row(rows, "G, case 1")["xdp"] == (Verdict.FALLBACK, ("XDP has queues up to 63, found 64",))
+    assert row(rows, "G, case 2")["xdp"] == (Verdict.TAKEN, ())
+    monkeypatch.setattr("mizar.pipeline.xdp.generate.MAX_QUESTIONS", 2)
+    large = b.pipeline("p", b.group("G", b.parse(b.case("eth / arp", b.drop()), other)))
+    for one in report(large):
+        verdict, reasons = row(report(large), one.spot)["xdp"]
+        assert verdict is Verdict.FALLBACK
+        assert "too large for XDP" in reasons[0]
+
+
 def test_hardware_says_how_many_rules_and_what_it_shares() -> None:
     """An exclusion of one value costs a rule for each bit; tenants that are named have their own counters."""
     found = row(report(shipped("gateway-trap")), "Decap, case 2")
