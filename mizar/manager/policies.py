@@ -20,9 +20,9 @@ from mizar.model.policy import Policy
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, TunnelProtocol
 from mizar.planner.entries import NOT_POLICED, PolicyBinding, PolicySetEntry
 from mizar.planner.policy import compile_rules
-from mizar.planner.policy_findings import Finding, companies, findings
+from mizar.planner.policy_findings import Finding, findings
 from mizar.planner.policy_sets import Effects, PolicySets
-from mizar.planner.policy_world import EndpointView, PolicyView, World
+from mizar.planner.policy_world import EndpointView, PolicyView
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Policies:
             return []
         known = self._found.get(item.uid)
         if known is None or known[0] is not sets or known[1] != sets.version:
-            known = self._found[item.uid] = sets, sets.version, findings(sets.world, view)
+            known = self._found[item.uid] = sets, sets.version, _findings(sets, view)
         return known[2]
 
     def concerning(self, items: Iterable[Item]) -> dict[Ref, tuple[str, ...]]:
@@ -79,13 +79,11 @@ class Policies:
     def refuse_too_large(self, policies: Iterable[Policy]) -> None:
         """Raises ExhaustedError when the rules for some endpoint would be too many."""
         for policy in policies:
-            sets = self._vpcs.get(_vpc_name(policy))
-            world, view = replace(sets.world) if sets else World(), policy_view(policy)
-            world.policies = {**world.policies, view.uid: view}
+            sets, view = self._vpcs.get(_vpc_name(policy)) or PolicySets(0), policy_view(policy)
             for egress in (False, True):
-                for together in companies(world, view, egress) if view.rules(egress) else ():
+                for together in sets.companies(view, egress=egress) if view.rules(egress) else ():
                     try:
-                        compile_rules([matcher for _, _, matcher in world.matchers(together, egress)])
+                        compile_rules([matcher for _, _, matcher in sets.world.matchers(together, egress)])
                     except ExhaustedError as error:
                         field = "spec.egress" if egress else "spec.ingress"
                         raise ExhaustedError(Problem(str(error), field, str(policy.ref))) from error
@@ -164,6 +162,10 @@ class Policies:
     def _network(self, endpoint: Endpoint) -> Network | None:
         found = self._registry.find(Ref("Network", endpoint.tenant, endpoint.spec.network))
         return found.resource if found and isinstance(found.resource, Network) else None
+
+
+def _findings(sets: PolicySets, view: PolicyView) -> list[Finding]:
+    return findings(sets.world, view, lambda egress: sets.companies(view, egress=egress))
 
 
 def policy_view(policy: Policy) -> PolicyView:

@@ -8,7 +8,7 @@ rule about a group may well stand behind one about a prefix. Never part of what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from mizar.planner.policy import ALLOW, Matcher
@@ -20,6 +20,7 @@ MOST_FINDINGS = 50
 _MOST_PAIRS = 64
 """Rules of one class of peers that are compared with one another for contradictions."""
 Placed = tuple[PolicyView, int, Matcher]
+Companies = Callable[[bool], Iterable[tuple[PolicyView, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class Finding:
     message: str
 
 
-def findings(world: World, policy: PolicyView) -> list[Finding]:
-    """About one policy, beside all others of its VPC."""
+def findings(world: World, policy: PolicyView, companies: Companies) -> list[Finding]:
+    """About one policy, beside all others of its VPC. `companies`: with which others it decides in a direction."""
     found = [Finding("missing", policy.name, "", (), text) for text in world.missing(policy)]
     found += _unpoliced(world, policy)
     for egress in (False, True):
         if policy.rules(egress):
-            found += _of_direction(world, policy, egress)
+            found += _of_direction(world, policy, egress, companies(egress))
     return found[:MOST_FINDINGS]
 
 
@@ -52,15 +53,12 @@ def _unpoliced(world: World, policy: PolicyView) -> Iterator[Finding]:
     if others:
         message = f"no droplet can judge endpoint {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")
         yield Finding("unpoliced", policy.name, "", (), message)
-    beside = any(
-        other.audits is False and world.means(other, one) and _share(policy, other)
+    if policy.audits and any(
+        not other.audits and world.means(other, one) and _share(policy, other)
         for one in meant
         for other in world.policies.values()
-    )
-    if policy.audits and beside:
-        message = (
-            "endpoints that an enforcing policy selects too are judged by that alone: audit mode tells nothing of them"
-        )
+    ):
+        message = "of endpoints that an enforcing policy selects too audit mode tells nothing: that alone judges them"
         yield Finding("unpoliced", policy.name, "", (), message)
 
 
@@ -68,13 +66,15 @@ def _share(one: PolicyView, other: PolicyView) -> bool:
     return any(one.rules(egress) is not None and other.rules(egress) is not None for egress in (False, True))
 
 
-def _of_direction(world: World, policy: PolicyView, egress: bool) -> Iterator[Finding]:
+def _of_direction(
+    world: World, policy: PolicyView, egress: bool, companies: Iterable[tuple[PolicyView, ...]]
+) -> Iterator[Finding]:
     """A rule is shadowed when it decides nothing for any endpoint, though it matches something."""
     places: set[int] = set()
     live: set[int] = set()
     hiding: dict[int, dict[str, Placed]] = {}
     contradicting: dict[int, dict[str, Placed]] = {}
-    for together in companies(world, policy, egress):
+    for together in companies:
         placed = world.matchers(together, egress, by_address=True)
         own = {rank: place for rank, (one, place, _) in enumerate(placed) if one.uid == policy.uid}
         for ranks in _classes(placed):
@@ -112,21 +112,6 @@ def _hidden(policy: PolicyView, name: str, allows: bool, by: dict[str, Placed]) 
         return Finding("shadowed", policy.name, name, tuple(against), message)
     message = f"{name} never decides: {whom} stands before it and says the same"
     return Finding("redundant", policy.name, name, tuple(by), message)
-
-
-def companies(world: World, policy: PolicyView, egress: bool) -> Iterator[tuple[PolicyView, ...]]:
-    """The policies that decide together for some endpoint, this one among them; where it selects none, those that
-    select all."""
-    found: dict[tuple[str, ...], tuple[PolicyView, ...]] = {}
-    others = list(world.policies.values())
-    for endpoint in world.endpoints.values():
-        if endpoint.policed and world.means(policy, endpoint):
-            together = world.judging((one for one in others if world.means(one, endpoint)), egress)
-            if policy in together:
-                found.setdefault(tuple(one.uid for one in together), together)
-    if not found:
-        yield world.judging((one for one in others if one is policy or one.spec.subjects.everybody), egress)
-    yield from found.values()
 
 
 def _classes(placed: list[Placed]) -> set[frozenset[int]]:

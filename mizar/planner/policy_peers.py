@@ -59,18 +59,28 @@ def partition(areas: Iterable[tuple[int, Area]]) -> Iterator[tuple[Place, frozen
     begin: dict[Place, list[int]] = {}
     end: dict[Place, list[int]] = {}
     ranks: list[int] = []
-    for number, (rank, area) in enumerate(areas):
-        ranks.append(rank)
+    whole: dict[int, int] = {}  # rank → the number of all its areas without holes: those never end, and are as one
+    for rank, area in areas:
+        number = len(ranks) if area.holes else whole.setdefault(rank, len(ranks))
+        if number == len(ranks):
+            ranks.append(rank)
         begin.setdefault(area.place, []).append(number)
         for hole in area.holes:
             end.setdefault(hole, []).append(number)
+    none = frozenset[int]()
     around: list[tuple[Place, frozenset[int], frozenset[int]]] = []  # place, areas, ranks that were told
+    known: dict[tuple[frozenset[int], tuple[int, ...]], tuple[frozenset[int], frozenset[int]]] = {}
     for place in sorted({*begin, *end}):
         while around and not holds(around[-1][0], place):
             around.pop()
-        outer, told = (around[-1][1], around[-1][2]) if around else (frozenset[int](), frozenset[int]())
-        inside = (outer | frozenset(begin.get(place, ()))) - frozenset(end.get(place, ()))
-        found = frozenset(ranks[number] for number in inside)
-        around.append((place, inside, found))
-        if found != told:
-            yield place, found
+        outer, told = (around[-1][1], around[-1][2]) if around else (none, none)
+        starting, ending = tuple(begin.get(place, ())), end.get(place)
+        pair = None if ending else known.get((outer, starting))
+        if pair is None:
+            inside = (outer | frozenset(starting)) - frozenset(ending or ())
+            pair = inside, frozenset(ranks[number] for number in inside)
+            if not ending:
+                known[outer, starting] = pair
+        around.append((place, *pair))
+        if pair[1] != told:
+            yield place, pair[1]

@@ -77,6 +77,23 @@ class PolicySets:
         """The endpoints that a policy selects."""
         return self._selected.get(policy, set())
 
+    def companies(self, policy: PolicyView, *, egress: bool) -> Iterator[tuple[PolicyView, ...]]:
+        """The policies that decide together for some endpoint that one selects, it among them; where it selects none,
+        those that select all. It may be another than the one that is known by its uid."""
+        world = self.world
+        same = world.policies.get(policy.uid) is policy
+        uids = self.selected(policy.uid) if same else self._would_select(policy)
+        keys = {frozenset({*self._selecting.get(uid, ()), policy.uid}) for uid in uids}
+        everybody = (one.uid for one in world.policies.values() if one.spec.subjects.everybody)
+        for key in keys or {frozenset({*everybody, policy.uid})}:
+            others = (world.policies[uid] for uid in key if uid != policy.uid and uid in world.policies)
+            together = world.judging((policy, *others), egress)
+            if policy in together:
+                yield together
+
+    def _would_select(self, policy: PolicyView) -> Iterable[str]:
+        return (uid for uid, endpoint in self.world.endpoints.items() if self._selects(policy, endpoint))
+
     # ---- changes
 
     def put_endpoint(self, new: EndpointView) -> Effects:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from typing import NamedTuple
 
-from mizar.model.addresses import Prefix, parse_prefix, within
+from mizar.model.addresses import Prefix, parse_prefix, to_mapped, within
 from mizar.model.groups import Selector
 from mizar.model.policy import Action, Mode, OnChange, Peer, PolicySpec, Rule
 from mizar.planner.policy import ALLOW, AUDIT, KEEP, LOG, Matcher, rule_number
@@ -36,6 +37,10 @@ class EndpointView:
     addresses: tuple[bytes, ...]
     told: bool
     policed: bool
+    areas: tuple[Area, ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "areas", tuple(Area((to_mapped(one), 128)) for one in self.addresses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,19 @@ class PolicyView:
         """A rule's name, for people."""
         direction = "egress" if egress else "ingress"
         return f"policy {self.name} {direction} rule {place + 1} (priority {self.spec.priority})"
+
+
+class _Named(NamedTuple):
+    """Endpoints that a peer names: their addresses, those of whom no number is told, and the numbers of the others."""
+
+    everybody: tuple[Area, ...] = ()
+    untold: tuple[Area, ...] = ()
+    group_sets: frozenset[int] = frozenset()
+
+
+_NOBODY = _Named()
+Meant = dict[tuple[str | None, str], _Named]
+"""By group, or by selector."""
 
 
 @dataclass(slots=True)
@@ -112,35 +130,46 @@ class World:
         `by_address`: members of groups stand as addresses, whatever their packets tell.
         """
         found = [(policy, place, rule) for policy in policies for place, rule in enumerate(policy.rules(egress) or ())]
+        meant: Meant = {}
         found.sort(key=lambda one: (one[0].spec.priority, one[2].action is Action.ALLOW, one[0].name, one[1]))
         return [
-            (policy, place, self._matcher(policy, egress, place, rule, by_address or egress))
+            (policy, place, self._matcher(policy, egress, place, rule, by_address or egress, meant))
             for policy, place, rule in found
         ]
 
-    def _matcher(self, policy: PolicyView, egress: bool, place: int, rule: Rule, by_address: bool) -> Matcher:
+    def _matcher(
+        self, policy: PolicyView, egress: bool, place: int, rule: Rule, by_address: bool, meant: Meant
+    ) -> Matcher:
         areas: list[Area] = []
         group_sets: set[int] = set()
         for peer in rule.peers:
-            for endpoint in self.meant_by(peer):
-                if peer.group and endpoint.told and not by_address:
-                    group_sets.add(endpoint.group_set)
-                else:
-                    areas += [area_of(host_of(address)) for address in endpoint.addresses]
+            by_name = self._meant_by(peer, meant)
+            told = bool(peer.group) and not by_address
+            group_sets |= by_name.group_sets if told else frozenset()
+            areas += by_name.untold if told else by_name.everybody
             areas += self._areas(peer)
         return Matcher(
             rule_number(policy.id, egress, place),
             _action(policy, rule),
             not rule.peers,
-            tuple(dict.fromkeys(areas)),
+            tuple(areas),
             frozenset(group_sets),
             tuple(Span(ports.number, *ports.range) for ports in rule.ports),
         )
 
-    def meant_by(self, peer: Peer) -> Iterator[EndpointView]:
-        """The endpoints that a peer names by group or labels."""
-        if peer.group or peer.endpoints is not None:
-            yield from (one for one in self.endpoints.values() if is_meant(peer.group, peer.endpoints, one))
+    def _meant_by(self, peer: Peer, meant: Meant) -> _Named:
+        """The endpoints that a peer names by group or labels; many rules name the same, so `meant` remembers them."""
+        if peer.group is None and peer.endpoints is None:
+            return _NOBODY
+        key = peer.group, peer.endpoints.model_dump_json() if peer.endpoints is not None else ""
+        if key not in meant:
+            found = [one for one in self.endpoints.values() if is_meant(peer.group, peer.endpoints, one)]
+            meant[key] = _Named(
+                tuple(area for one in found for area in one.areas),
+                tuple(area for one in found if not one.told for area in one.areas),
+                frozenset(one.group_set for one in found if one.told),
+            )
+        return meant[key]
 
     def _areas(self, peer: Peer) -> Iterator[Area]:
         if peer.cidr is not None:
