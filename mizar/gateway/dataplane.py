@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mizar.gateway.options import Options, pins, place
-from mizar.kernel import attach, libbpf
+from mizar.kernel import attach, interfaces, libbpf
 from mizar.kernel.clang import compile_program
 from mizar.kernel.gateway_program import (
     PAIR,
@@ -28,6 +28,7 @@ from mizar.kernel.gateway_program import (
 )
 from mizar.kernel.gateway_tables import GatewayTables, is_translating
 from mizar.kernel.layout import U32
+from mizar.kernel.netlink import Netlink
 from mizar.model.errors import NotFoundError
 from mizar.pipeline.description import Pipeline
 from mizar.pipeline.xdp.generate import Program, generate
@@ -120,9 +121,15 @@ def index(interface: str) -> int:
 
 
 def _interfaces(options: Options) -> list[tuple[str, str]]:
-    """Where the program runs, and where its frames leave there."""
+    """Where the program runs, and where its frames leave there; "" for the way they came (XDP_TX).
+
+    Out of a veth they are redirected even then: XDP_TX wakes only an other end that has a program itself
+    (veth_xdp_flush() of Linux 6.18), and what it sent lies there until something else does.
+    """
     if not options.egress or options.egress == options.interface:
-        return [(options.interface, "")]
+        with Netlink() as netlink:
+            is_veth = interfaces.get(netlink, options.interface).kind == "veth"
+        return [(options.interface, options.interface if is_veth else "")]
     return [(options.interface, options.egress), (options.egress, options.interface)]
 
 

@@ -123,8 +123,7 @@ def _masqueraded(rule: Masquerade) -> Iterator[str]:
     for number, address in enumerate(rule.addresses):
         share = f"jhash {family} saddr mod {len(rule.addresses)} {number} " if len(rule.addresses) > 1 else ""
         match = f"{share}meta nfproto {'ipv4' if family == 'ip' else 'ipv6'} meta l4proto"
-        yield f"{match} {{ tcp, udp }} snat {family} to {_bracketed(address)}:{first}-{last}"
-        yield f"{match} {icmp} snat {family} to {address}"
+        yield f"{match} {{ tcp, udp, {icmp} }} snat {family} to {_bracketed(address)}:{first}-{last}"
 
 
 def _fixed(plan: KernelPlan) -> Iterator[tuple[Static | Forward, str, str]]:

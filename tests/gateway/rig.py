@@ -3,7 +3,7 @@
 
 Tenants are VNI 5 and 6, outside is VNI 100; all three are kernel VXLAN devices behind one wire to the host. Addresses:
 the wire is 192.0.2.0/24 (host .9, everybody else .2), tenants 10.0.0.0/24 and fd00:10::/64, outside 203.0.113.0/24 and
-2001:db8::/64 (RFC 5737, RFC 3849).
+2001:db8::/64, and behind a router there 198.51.100.0/24 and 2001:db8:1::/64 (RFC 5737, RFC 3849).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ T = TypeVar("T")
 _numbers = itertools.count()
 HOST, PEER = "192.0.2.9", "192.0.2.2"
 TENANT4, TENANT6, WORLD4, WORLD6 = "10.0.0.5", "fd00:10::5", "203.0.113.254", "2001:db8::fe"
+FAR4, FAR6 = "198.51.100.9", "2001:db8:1::9"
 POOL4, POOL6, STATIC4, FORWARD4 = "203.0.113.10", "2001:db8::10", "203.0.113.9", "203.0.113.11"
 BLUE, GREEN, OUTSIDE = 0x01000005, 0x01000006, 0x01000064
 GATEWAY_MAC, ROUTER_MAC = 0x02005E005301, 0x02005E005302
@@ -135,7 +136,26 @@ def rig(remote: str = HOST) -> Iterator[Rig]:
             if name != "world":
                 command("ip", "-n", own, "route", "add", "default", "via", "10.0.0.1")
                 command("ip", "-n", own, "route", "add", "default", "via", "fd00:10::1")
-        yield Rig(prefix, opened["host"], {name: opened[name] for name in ("blue", "green", "world")})
+        opened["beyond"] = stack.enter_context(namespaces.scratch(f"{prefix}-beyond"))
+        _behind(f"{prefix}-world", f"{prefix}-beyond")
+        yield Rig(prefix, opened["host"], {name: opened[name] for name in ("blue", "green", "world", "beyond")})
+
+
+def _behind(world: str, beyond: str) -> None:
+    """A host behind a router of the world, over a link with a smaller MTU."""
+    for switch in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+        command("sh", "-c", f"echo 1 > /proc/sys/{switch}", namespace=world)
+    command(
+        "ip", "-n", world, "link", "add", "far", "mtu", "1300", "type", "veth", "peer", "name", "near", "netns", beyond
+    )
+    ends = ((world, "far", ("198.51.100.1/24", "2001:db8:1::1/64")), (beyond, "near", (f"{FAR4}/24", f"{FAR6}/64")))
+    for namespace, interface, addresses in ends:
+        for address in addresses:
+            nodad = ["nodad"] if ":" in address else []
+            command("ip", "-n", namespace, "addr", "add", address, "dev", interface, *nodad)
+        command("ip", "-n", namespace, "link", "set", interface, "up")
+    command("ip", "-n", beyond, "route", "add", "default", "via", "198.51.100.1")
+    command("ip", "-n", beyond, "route", "add", "default", "via", "2001:db8:1::1")
 
 
 class UdpEcho:

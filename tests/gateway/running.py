@@ -99,8 +99,9 @@ class Running:
 
     def apply(self, text: str, ok: bool = True) -> Any:
         """Another description."""
-        self.file.write_text(text)
-        return self.cli("apply", "--name", self.name, "-f", str(self.file), ok=ok)
+        applied = self.folder / "applied.yaml"
+        applied.write_text(text)
+        return self.cli("apply", "--name", self.name, "-f", str(applied), ok=ok)
 
     def end(self) -> None:
         """As the system does."""
