@@ -15,7 +15,6 @@ from mizar.pipeline.interpreter.connection import Flow
 class Reason(StrEnum):
     """One name for each."""
 
-    NO_CONNECTION_PARSED = "NO_CONNECTION_PARSED"
     TCP_WITHOUT_CONNECTION = "TCP_WITHOUT_CONNECTION"
     REPLY_WITHOUT_QUERY = "REPLY_WITHOUT_QUERY"
     ERROR_WITHOUT_CONNECTION = "ERROR_WITHOUT_CONNECTION"

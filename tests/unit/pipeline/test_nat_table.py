@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +13,7 @@ from mizar.pipeline import builder as b
 from mizar.pipeline.description import State
 from mizar.pipeline.interpreter.connection import Flow, Seen
 from mizar.pipeline.interpreter.nat_choice import PORT_TRIES, ports_for
+from mizar.pipeline.interpreter.nat_reason import Reason
 from mizar.pipeline.interpreter.nat_table import NatTable
 from mizar.pipeline.nat import NatRules
 
@@ -95,3 +99,9 @@ def test_a_full_table_refuses_and_says_so() -> None:
     assert {str(reason): count for reason, count in table.reasons.items()} == {"TABLE_FULL": 1, "NO_RULE": 1}
     assert [(event.reason, event.tenant) for event in table.events] == [("TABLE_FULL", 1)]
     assert table.look(packet(flow()), 299 * S).state is State.ESTABLISHED
+
+
+def test_reasons_are_the_contracts() -> None:
+    """The same names, so that counters of two engines can be compared."""
+    contract = tomllib.loads((Path(__file__).parents[3] / "contracts" / "gateway_reasons.toml").read_text())
+    assert {str(reason) for reason in Reason} <= {one["name"] for one in contract["reason"]}
