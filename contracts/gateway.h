@@ -127,8 +127,8 @@ struct connection6 {
 
 /* ---- queue_note: stands right in front of each frame that goes to a queue of a user-space program, as XDP metadata: an AF_XDP
  * socket has it in the 8 bytes before the frame. Whoever has read it makes it zero: a buffer may be used again for a frame that
- * has none. gateway_queues: XSKMAP, queue * 64 + receive queue of the interface -> socket. gateway_queue_ports: DEVMAP_HASH,
- * queue -> interface that leads to the program (a veth into its namespace), where no socket takes the frame. */
+ * has none. gateway_queues: XSKMAP, queue * 64 + receive queue of the interface -> socket. gateway_queue_ports: ARRAY, queue
+ * -> index of the interface that leads to the program (a veth into its namespace), where no socket takes the frame; 0: none. */
 enum queue_constant {
 	QUEUE_NOTE_MAGIC = 0x4d7a7175,
 	QUEUES_MOST = 64,	/* queues of user-space programs, */

@@ -19,7 +19,7 @@ struct {
 } gateway_queues SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);	/* the kernel adds a flag to device maps: a pinned one is never as it was asked for */
 	__uint(max_entries, QUEUES_MOST);
 	__type(key, uint32_t);
 	__type(value, uint32_t);
@@ -30,6 +30,7 @@ static __always_inline int queue_send(struct xdp_md *ctx, const struct gateway_p
 {
 	uint32_t receiver = queue * RECEIVERS_MOST + ctx->rx_queue_index;
 	struct queue_note *note;
+	uint32_t *port;
 
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*note)))
 		return XDP_DROP;
@@ -39,7 +40,8 @@ static __always_inline int queue_send(struct xdp_md *ctx, const struct gateway_p
 	*note = (struct queue_note){ .magic = QUEUE_NOTE_MAGIC, .meta = p->meta };
 	if (ctx->rx_queue_index < RECEIVERS_MOST && bpf_redirect_map(&gateway_queues, receiver, XDP_DROP) == XDP_REDIRECT)
 		return XDP_REDIRECT;
-	return bpf_redirect_map(&gateway_queue_ports, queue, XDP_DROP);
+	port = bpf_map_lookup_elem(&gateway_queue_ports, &queue);
+	return port && *port ? (int)bpf_redirect(*port, 0) : XDP_DROP;
 }
 
 /* The end of a way to a queue; counters for what this target drops. */

@@ -24,6 +24,7 @@ from mizar.gateway.flow_table import FlowTable, reading
 from mizar.gateway.options import Options, Sizes
 from mizar.gateway.present import flow_words, plain
 from mizar.kernel.attach import XdpMode
+from mizar.kernel.layout import constant
 from mizar.model.errors import InvalidError, NotFoundError
 
 app = typer.Typer(help="A gateway on this host: its pipeline, its connections.", no_args_is_help=True)
@@ -53,6 +54,12 @@ def run(
         str, typer.Option(help="Where Prometheus reads: unix:///path or address:port; beyond loopback --pki is needed.")
     ] = "",
     pki: Annotated[Path | None, typer.Option(help="Folder with ca.crt, gateway.crt, gateway.key.")] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N=INTERFACE", help="Queue N is served by a program behind this interface, as one with DPDK."
+        ),
+    ] = None,
     max_connections4: Annotated[int, typer.Option(min=16, help="Connections over IPv4.")] = _SIZES.connections4,
     max_connections6: Annotated[int, typer.Option(min=16, help="Connections over IPv6.")] = _SIZES.connections6,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")] = False,
@@ -60,7 +67,17 @@ def run(
     """Run a gateway until SIGTERM. Frames go on without it; a second run takes over without losing one."""
     _log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     sizes = Sizes(max_connections4, max_connections6)
-    process.run(Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, sizes))
+    process.run(Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, sizes, _queues(queue)))
+
+
+def _queues(words: list[str] | None) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for word in words or ():
+        number, _, interface = word.partition("=")
+        if not number.isdecimal() or not interface or int(number) >= constant("QUEUES_MOST") or int(number) in found:
+            raise typer.BadParameter(f"--queue: expected N=INTERFACE, each queue from 0 to 63 once, found {word}")
+        found[int(number)] = interface
+    return found
 
 
 @app.command()

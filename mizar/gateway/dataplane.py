@@ -28,6 +28,7 @@ from mizar.kernel.gateway_program import (
 )
 from mizar.kernel.gateway_tables import GatewayTables, is_translating
 from mizar.kernel.layout import U32
+from mizar.kernel.maps import Table
 from mizar.kernel.netlink import Netlink
 from mizar.model.errors import NotFoundError
 from mizar.pipeline.description import Pipeline
@@ -72,6 +73,8 @@ class Dataplane:
 
 def prepare(options: Options, pipeline: Pipeline) -> Dataplane:
     """Generates, compiles and loads; what runs is not touched. Raises MizarError with what is missing or too large."""
+    for interface, _ in _interfaces(options):
+        index(interface)
     program = generate(pipeline, _before(options.gateway))
     data = compile_program(program.text, pipeline.name)
     here = pins(options.gateway)
@@ -103,7 +106,11 @@ def put_in_place(options: Options, dataplane: Dataplane) -> None:
     new.replace(folder / _NAMES)
     links = pins(options.gateway).links
     for one, (interface, _) in zip(dataplane.loaded, _interfaces(options), strict=True):
-        attach.attach_xdp(one.fd, index(interface), links / f"xdp_{interface}", force=options.xdp)
+        pin = links / f"xdp_{interface.replace('.', '_')}"  # bpffs refuses dots in names
+        attach.attach_xdp(one.fd, index(interface), pin, force=options.xdp)
+    ports = Table("gateway_queue_ports", dataplane.maps["gateway_queue_ports"], U32, U32)
+    served = {queue: index(interface) for queue, interface in options.queues.items()}
+    ports.put_many((queue, served.get(queue, 0)) for queue in range(ports.max_entries))
 
 
 def take_away(name: str) -> None:
@@ -129,7 +136,8 @@ def _interfaces(options: Options) -> list[tuple[str, str]]:
     if not options.egress or options.egress == options.interface:
         with Netlink() as netlink:
             is_veth = interfaces.get(netlink, options.interface).kind == "veth"
-        return [(options.interface, options.interface if is_veth else "")]
+        queues = ((one, options.interface) for one in options.queues.values())
+        return [(options.interface, options.interface if is_veth else ""), *queues]
     return [(options.interface, options.egress), (options.egress, options.interface)]
 
 

@@ -35,7 +35,11 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One gateway. `interface` is where frames come in; `egress` where they leave, and answers come in."""
+    """One gateway. `interface` is where frames come in; `egress` where they leave, and answers come in.
+
+    `queues`: by number, the interface behind which a program serves a queue (docs/queue-worker.md). What it gives back
+    comes in there, and has to leave at `interface`: with another `egress` nobody could tell where to.
+    """
 
     file: Path
     interface: str
@@ -45,9 +49,19 @@ class Options:
     metrics: str = ""
     pki: Path | None = None
     sizes: Sizes = field(default_factory=Sizes)
+    queues: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         place(self.gateway)
+        if self.queues and self.egress not in ("", self.interface):
+            raise InvalidError(
+                "a queue behind an interface of its own wants a gateway with one interface: leave --egress out"
+            )
+        taken = [self.interface, *self.queues.values()]
+        if len(set(taken)) < len(taken):
+            raise InvalidError(
+                "a queue's interface leads to its program alone: it is no other queue's, nor the gateway's"
+            )
 
     @property
     def gateway(self) -> str:

@@ -24,7 +24,7 @@ from mizar.gateway.flow_table import FlowTable
 from mizar.gateway.forecast import Forecasts
 from mizar.gateway.kernel_plan import KernelPlan
 from mizar.gateway.kernel_sync import REFRESH_S, KernelSync
-from mizar.gateway.options import Options
+from mizar.gateway.options import Options, pins
 from mizar.gateway.pool_use import PoolUse
 from mizar.gateway.present import words
 from mizar.gateway.queue_worker import QueueWorker
@@ -217,6 +217,8 @@ class Gateway:
             worker.close()
         self.workers = []
         if self.table is not None:
+            if self.options.queues:
+                self.table.keeper.pin(pins(self.options.gateway).progs)
             self.workers = queue_worker.open_all(self.options, self.pipeline, self.plane, self.table)
 
     def _ended(self, connection: Any) -> None:

@@ -154,6 +154,8 @@ def open_all(options: Options, pipeline: Pipeline, plane: Dataplane, table: Flow
     another interface serves it. Raises MizarError when a socket cannot be had."""
     workers = []
     for number, group in queues(pipeline):
+        if number in options.queues:
+            continue
         sock = XskSocket(options.interface)
         slot = number * constant("RECEIVERS_MOST")
         fd = plane.maps["gateway_queues"]

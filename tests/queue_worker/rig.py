@@ -37,26 +37,30 @@ LIMIT_S = 30.0
 
 
 @dataclass
-class Rig:
-    """Namespaces by name (host, peers, dpdk), and the maps with the folder in which they are pinned."""
+class Wires:
+    """Namespaces by name (host, peers, dpdk), and where the gateway's maps are pinned."""
 
     prefix: str
     spaces: dict[str, Namespace]
-    tables: GatewayTables
     pins: Pins
-    keeper: Keeper
 
     def ifindex(self, space: str, name: str) -> int:
         """Of an interface."""
         return self.spaces[space].run(lambda: socket.if_nametoindex(name))
 
 
+@dataclass
+class Rig(Wires):
+    """With maps of their own."""
+
+    tables: GatewayTables
+    keeper: Keeper
+
+
 @contextmanager
-def rig() -> Iterator[Rig]:
-    """Everything but programs: wire (peers) - gw (host), veth.kernel (host) - veth.dpdk (dpdk)."""
+def wires() -> Iterator[Wires]:
+    """Wire (peers) - gw (host), veth.kernel (host) - veth.dpdk (dpdk)."""
     prefix = f"qwt{os.getpid()}-{next(_numbers)}"
-    bpffs.ensure_mounted()
-    pins = Pins.of(prefix)
     with ExitStack() as stack:
         spaces = {
             name: stack.enter_context(namespaces.scratch(f"{prefix}-{name}")) for name in ("host", "peers", "dpdk")
@@ -68,6 +72,15 @@ def rig() -> Iterator[Rig]:
             for own, one in (("host", name), (space, peer)):
                 command("ip", "-n", f"{prefix}-{own}", "link", "set", one, "addrgenmode", "none", "up")
                 spaces[own].run(partial(interfaces.set_gro, one, on=True))
+        yield Wires(prefix, spaces, Pins.of(f"gateway-{prefix}"))
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    """Everything but programs."""
+    bpffs.ensure_mounted()
+    with wires() as made, ExitStack() as stack:
+        pins = made.pins
         tables = stack.enter_context(created())
         stack.callback(shutil.rmtree, pins.folder, ignore_errors=True)
         pins.make()
@@ -76,7 +89,7 @@ def rig() -> Iterator[Rig]:
             libbpf.check(libbpf.lib().bpf_obj_pin(fd, path), f"pin {name}")
         keeper = stack.enter_context(Keeper(tables.maps))
         keeper.pin(pins.progs)
-        yield Rig(prefix, spaces, tables, pins, keeper)
+        yield Rig(made.prefix, made.spaces, pins, tables, keeper)
 
 
 def standin() -> bytes:
@@ -99,7 +112,7 @@ class Worker:
     """The DPDK program at work; `ended` says what became of the frames, once it has been stopped."""
 
     program: Path
-    where: Rig
+    where: Wires
     ended: dict[str, int] = field(default_factory=dict)
     _process: Any = None
 

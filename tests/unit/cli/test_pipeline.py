@@ -118,22 +118,16 @@ def test_tc(mizar: Run) -> None:
     assert (done.code, "tc has no queue 0" in done.err) == (1, True)
 
 
-def test_rte_flow_of_a_connection(mizar: Run, tmp_path: Path) -> None:
-    """As the section nat translates it; without that section, or with no such text, a refusal."""
-    file = tmp_path / "translating.yaml"
-    section = "nat:\n  masquerade:\n    - {inside: 0x01000005, outside: 0x02ff0064, addresses: [203.0.113.1]}\n"
-    file.write_text(Path(TRAP).read_text() + section)
-    asked = ["--connection", "0x01000005 udp 10.0.0.1:4000 198.51.100.7:53"]
-    out = mizar("pipeline", "rte-flow", str(file), *asked).out
-    assert "# 0x1000005 udp 10.0.0.1:4000 198.51.100.7:53 becomes 0x2ff0064 udp 203.0.113.1:4000" in out
-    assert "set_ipv4_src ipv4_addr 203.0.113.1 / set_meta" in out
-    found = json.loads(mizar("pipeline", "rte-flow", str(file), *asked, "-o", "json").out)["connections"]
+def test_rte_flow_of_a_connection(mizar: Run) -> None:
+    """As the section nat translates it; what it does not translate, or no such text, is a refusal."""
+    asked = ["--connection", "0x01000005 udp 10.0.0.9:4000 198.51.100.7:53"]
+    out = mizar("pipeline", "rte-flow", TRAP, *asked).out
+    assert "# 0x1000005 udp 10.0.0.9:4000 198.51.100.7:53 becomes 0x2ff0064 udp 203.0.113.9:4000" in out
+    assert "set_ipv4_src ipv4_addr 203.0.113.9 / set_meta" in out
+    found = json.loads(mizar("pipeline", "rte-flow", TRAP, *asked, "-o", "json").out)["connections"]
     assert [len(one["rules"]) for one in found] == [4]
-    for arguments, why in (
-        ((TRAP, *asked), "has no section nat"),
-        ((str(file), "--connection", "x"), "expected META"),
-    ):
-        done = mizar("pipeline", "rte-flow", *arguments)
+    for text, why in (("7 udp 10.0.0.9:4000 198.51.100.7:53", "NO_RULE"), ("x", "expected META")):
+        done = mizar("pipeline", "rte-flow", TRAP, "--connection", text)
         assert (done.code, why in done.err) == (1, True)
 
 
