@@ -81,8 +81,9 @@ groups:
             steps: [encap: {{headers: [vlan, vxlan], to: fabric}}, set_vni: {{from: meta}}]
           - when: 50, 60
             steps: [push_vlan, set_vid: {{from: meta}}]
-      - stop
-""".replace("      - stop\n", "  - name: End\n    steps: [stop]\n")
+  - name: End
+    steps: [stop]
+"""
 
 
 def test_the_corpus() -> None:

@@ -11,28 +11,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from mizar.gateway import rules
 from mizar.kernel.gateway_tables import GatewayTables
 from mizar.kernel.test_run import run_xdp
+from mizar.pipeline import builder as b
 from mizar.pipeline.description import Pipeline, State
 from mizar.pipeline.interpreter.connection import read
 from mizar.pipeline.interpreter.machine import Machine
 from mizar.pipeline.interpreter.nat_table import NatTable
+from mizar.pipeline.nat import NatRules
+from mizar.pipeline.pattern import Pattern
 from tests.dataplane.gateway_nat import nat_object, with_meta
 from tests.marks import first_of
 from tests.pipeline.corpus import corpus, whole
 from tests.pipeline.xdp_target import Both, target
 from tests.unit.pipeline import frames as f
+from tests.unit.pipeline.stacks import pipelines, stacks
 
 pytestmark = pytest.mark.root
 SECOND = 1_000_000_000
 
 
 @contextmanager
-def sides(pipeline: Pipeline) -> Iterator[Both]:
-    """Both with the pipeline's rules and no connections."""
-    nat = pipeline.nat
+def sides(pipeline: Pipeline, rules_of: NatRules | None = None) -> Iterator[Both]:
+    """Both with the pipeline's rules (or these) and no connections."""
+    nat = rules_of or pipeline.nat
     assert nat is not None
     with target(pipeline, beside={"nat": nat_object()}) as loaded:
         rules.write(GatewayTables.of(loaded.loaded.programs.maps), nat)
@@ -102,6 +108,51 @@ def test_connections_of_someone_else(name: str) -> None:
         everything(both, now_ns, SHORT)
         assert both.ends["egress"] > 10
         assert both.ends.keys() >= {"kernel" if name == "gateway-trap" else "queue", "Decap: no case"}
+
+
+ANYONE = NatRules(
+    masquerade=tuple(
+        b.masquerade([0x01000001, 0x01000002, 0x02FF0001, 11, 12, 21, 23], 0x02FF0064, pool)
+        for pool in (f.PUBLIC, f.PUBLIC6)
+    )
+)
+"""Translates whatever metadata the drawn pipelines make."""
+
+
+def some(examples: int) -> settings:
+    """Without shrinking: each try is compiled."""
+    phases = [Phase.explicit, Phase.reuse, Phase.generate]
+    return settings(max_examples=examples, deadline=None, phases=phases, suppress_health_check=list(HealthCheck))
+
+
+def any_pipeline(data: st.DataObject) -> None:
+    """A drawn one, with frames that its first case takes, each twice."""
+    pipeline = data.draw(pipelines())
+    first = pipeline.groups[0].block.switch
+    assert first is not None
+    assert isinstance(first.cases[0].when, Pattern)
+    begin = first.cases[0].when.boxes[0].shape
+    with sides(pipeline, ANYONE) as both:
+        for turn in range(8):
+            frame = data.draw(stacks(begin=begin))
+            for again in range(2):
+                both.run(f"drawn {turn}.{again}", frame, (1000 + turn) * SECOND)
+        both.agree_on_counters()
+
+
+@some(3)
+@given(st.data())
+def test_any_pipeline(data: st.DataObject) -> None:
+    """Drawn pipelines, in some of which connections are tracked and translated."""
+    any_pipeline(data)
+
+
+@pytest.mark.long
+@some(150)
+@given(st.data())
+def test_many_pipelines(data: st.DataObject) -> None:
+    """More of them."""
+    any_pipeline(data)
 
 
 @pytest.mark.long
