@@ -21,7 +21,7 @@ import importlib.util
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -137,13 +137,13 @@ def build_module() -> ModuleType:
 class Bench:
     """The testbed with the restoring programs beside ours."""
 
-    def __init__(self, repeat: int, rounds: int) -> None:
+    def __init__(self, repeat: int, rounds: int, sizes: Mapping[str, int] | None = None) -> None:
         self.repeat, self.rounds = repeat, rounds
         ours = {name: object_bytes(name) for name in OBJECTS}
         ours["agent"] = compiled(ROOT / "dataplane" / "agent.c", "-include", str(SOURCES / "repeatable.h"))
         ours["deliver"] = compiled(ROOT / "dataplane" / "deliver.c", "-include", str(SOURCES / "note.h"))
         helpers = {path.stem: compiled(path) for path in SOURCES.glob("*.c")}
-        self.testbed = Testbed(objects=ours | helpers)
+        self.testbed = Testbed(objects=ours | helpers, sizes=sizes)
         self.programs = {name: program.fd for name, program in self.testbed.programs.programs.items()}
 
     def run_ns(self, program: str, frame: bytes, room: int, verdict: int) -> int:

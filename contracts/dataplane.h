@@ -426,6 +426,7 @@ struct policy_flow {
 	uint16_t group_set;	/* begun towards the endpoint: by a peer with this set of groups */
 	uint8_t begun;		/* enum policy_flow_begun */
 	uint8_t state;		/* enum policy_flow_state */
+	uint32_t jiffies;	/* when the stamp was looked at last, in units of 256: the data plane's own, to spare it the clock */
 };
 
 /* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].

@@ -257,7 +257,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	if (route.step == STEP_DELIVER && is_policed(route.endpoint, route.to_service)) {
 		uint16_t group_set = route.peered ? 0 : outer->group_set;
 
-		reason = (enum drop_reason)police_frame(
+		reason = police_frame(
 			ctx, packet, policy_who(route.endpoint->slot, POLICY_INGRESS, group_set, HOOK_TRANSIT));
 		if (reason)
 			return reason;

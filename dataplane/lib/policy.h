@@ -128,12 +128,12 @@ static __always_inline enum drop_reason begin_policy_flow(struct policy_work *wo
 							  const struct packet *packet)
 {
 	if (stale) {
-		stale->state = work->closing ? POLICY_FLOW_CLOSING : 0;
+		stale->state = work->found & POLICED_CLOSES ? POLICY_FLOW_CLOSING : 0;
 		stale->stamp = flow_tick();
 		write_begun(stale, work, work->direction);
 		return REASON_NONE;
 	}
-	work->flow = (struct policy_flow){ .state = work->closing ? POLICY_FLOW_CLOSING : 0 };
+	work->flow = (struct policy_flow){ .state = work->found & POLICED_CLOSES ? POLICY_FLOW_CLOSING : 0 };
 	write_begun(&work->flow, work, work->direction);
 	return insert_policy_flow(work, packet->vpc_slot) ? REASON_NONE : REASON_POLICY_FLOWS_FULL;
 }
@@ -164,22 +164,24 @@ static __always_inline enum drop_reason judge_again(struct policy_work *work, st
 	return reason;
 }
 
-/* Nothing is written where nothing changed. */
-static __always_inline void touch_policy_flow(struct policy_flow *flow, const struct policy_work *work)
+/* Nothing is written where nothing changed. `answer`: it goes the other way than the flow's first packet. */
+static __always_inline void touch_policy_flow(struct policy_flow *flow, uint32_t found, bool answer)
 {
-	uint32_t tick = flow_tick();
+	uint32_t jiffies = bpf_jiffies64() >> 8;
 	uint8_t state = flow->state;
 
-	if (work->begins)
+	if (found & POLICED_BEGINS)
 		state = 0;
-	if ((flow->begun & POLICY_FLOW_DIRECTION) != work->direction)
+	if (answer)
 		state |= POLICY_FLOW_ANSWERED;
-	if (work->closing)
+	if (found & POLICED_CLOSES)
 		state |= POLICY_FLOW_CLOSING;
 	if (state != flow->state)
 		flow->state = state;
-	if (flow->stamp != tick)
-		flow->stamp = tick;
+	if (flow->jiffies != jiffies) {	/* a load; the clock is a call */
+		flow->jiffies = jiffies;
+		flow->stamp = flow_tick();
+	}
 }
 
 /* Of the endpoint that has the slot now. */
@@ -194,11 +196,12 @@ static __always_inline void ask_for(struct policy_work *work, uint32_t direction
 	uint16_t port_be = direction == POLICY_INGRESS ? key->own_port_be : key->peer_port_be;
 
 	/* What an answer is an answer to. */
-	if (work->message && again)
+	if (work->found & POLICED_MESSAGE && again)
 		port_be = key->protocol == IPPROTO_ICMP ? bpf_htons(ECHO4_REQUEST << 8) : bpf_htons(ICMPV6_ECHO_REQUEST << 8);
-	else if (work->message)
+	else if (work->found & POLICED_MESSAGE)
 		port_be = work->message_be;
-	work->asked.prefix_bits = work->ports || work->message ? VERDICT_PORT_BITS : VERDICT_PROTOCOL_BITS;
+	work->asked.prefix_bits = work->found & (POLICED_PORTS | POLICED_MESSAGE) ? VERDICT_PORT_BITS :
+									    VERDICT_PROTOCOL_BITS;
 	work->asked.protocol = key->protocol;
 	work->asked.port_be[0] = bpf_ntohs(port_be) >> 8;
 	work->asked.port_be[1] = bpf_ntohs(port_be);
@@ -208,10 +211,9 @@ static __always_inline void ask_for(struct policy_work *work, uint32_t direction
  * A packet of no flow that is known as it is, by the rules. A function of its own for the verifier, which then looks at it
  * once and not once for each way that leads here.
  */
-__noinline int judge_packet(const struct packet *packet, uint32_t slot)
+__noinline int judge_packet(const struct packet *packet, uint32_t slot, struct policy_work *work)
 {
 	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
-	struct policy_work *work = policy_work();
 	struct policy_flow *flow = NULL;
 	enum drop_reason reason;
 	bool again = false;
@@ -224,16 +226,16 @@ __noinline int judge_packet(const struct packet *packet, uint32_t slot)
 		copy_address(work->peer.addr, packet->src);
 	else
 		copy_address(work->peer.addr, packet->to.addr);
-	if (work->kind == POLICED_FLOW) {
+	if ((work->found & POLICED_KIND) == POLICED_FLOW) {
 		flow = bpf_map_lookup_elem(&policy_flows, &work->key);
 		again = flow && is_current(flow, policy);
-		if (again && work->begins)
+		if (again && work->found & POLICED_BEGINS)
 			again = (flow->begun & (POLICY_FLOW_DIRECTION | POLICY_FLOW_ENDED)) == work->direction;
 	}
 	if (flow && again) {
 		ask_for(work, flow->begun & POLICY_FLOW_DIRECTION, true);
 		reason = judge_again(work, flow, policy);
-		touch_policy_flow(flow, work);
+		touch_policy_flow(flow, work->found, (flow->begun & POLICY_FLOW_DIRECTION) != work->direction);
 		return reason;
 	}
 	ask_for(work, work->direction, false);
@@ -241,7 +243,7 @@ __noinline int judge_packet(const struct packet *packet, uint32_t slot)
 	if (!reason && work->action & POLICY_LOG)
 		work->told = EVENT_ALLOWED;
 	reason = enforce(work, reason);
-	if (reason || work->kind != POLICED_FLOW)
+	if (reason || (work->found & POLICED_KIND) != POLICED_FLOW)
 		return reason;
 	reason = begin_policy_flow(work, flow, packet);
 	if (!reason || work->told == EVENT_AUDITED)	/* the latter passes all the same */
@@ -251,10 +253,9 @@ __noinline int judge_packet(const struct packet *packet, uint32_t slot)
 }
 
 /* Lets fragments pass that follow an allowed first one: an entry without ports stands for all of them. */
-__noinline int admit_fragments(const struct packet *packet, uint32_t slot)
+__noinline int admit_fragments(const struct packet *packet, uint32_t slot, uint32_t direction, struct policy_work *work)
 {
 	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
-	struct policy_work *work = policy_work();
 	struct policy_flow *flow;
 	uint32_t generation;
 
@@ -262,156 +263,184 @@ __noinline int admit_fragments(const struct packet *packet, uint32_t slot)
 		return 0;
 	generation = policy->generation;
 	work->key.later = 1;
-	work->key.own_port_be = work->key.peer_port_be = 0;
+	write_identifier(&work->key, 0);
 	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
 	if (flow) {
 		flow->generation = generation;
 		flow->stamp = flow_tick();
 		return 0;
 	}
-	work->flow = (struct policy_flow){
-		.generation = generation,
-		.begun = work->direction,
-	};
+	work->flow = (struct policy_flow){ .generation = generation, .begun = direction & POLICY_FLOW_DIRECTION };
 	return !insert_policy_flow(work, packet->vpc_slot);
 }
 
-/* Reads the packet into this CPU's policy_work: enum policed_kind. Functions of their own, this and the next: stacks are small. */
-static __always_inline uint32_t begin_judging(void *frame, void *end, const struct packet *packet, uint64_t who)
+static __always_inline uint32_t read_packet(void *frame, void *end, const struct packet *packet, uint64_t who)
 {
-	const uint8_t direction = who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION;
-	const bool ingress = direction == POLICY_INGRESS;
+	const bool ingress = (who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION) == POLICY_INGRESS;
 	struct policy_work *work = policy_work();
-	bool v4;
 
 	if (!packet || !work)
 		return POLICED_UNREADABLE;
-	v4 = is_mapped(packet->src);
-	work->direction = direction;
-	work->hook = who >> WHO_HOOK;
-	work->icmp = v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-	work->group_set = who >> WHO_GROUP_SET;
-	work->key = (struct policy_flow_key){ .vni = packet->to.vni, .slot = who };
+	work->key.vni = packet->to.vni;
+	work->key.slot = who;
+	write_identifier(&work->key, 0);
 	if (ingress)
 		copy_address(work->key.peer, packet->src);
 	else
 		copy_address(work->key.peer, packet->to.addr);
-	work->rule = work->told = work->audited = 0;
-	work->policed_slot = who;
-	work->message = work->begins = work->closing = work->ports = 0;
-	return read_policed(frame, end, packet, v4, ingress, work);
+	return read_policed(frame, end, packet, is_mapped(packet->src), ingress, work);
 }
 
+/*
+ * What the packet is, with the key of its flow in this CPU's policy_work: the first of three steps. Functions of their own, called one
+ * after the other: within one another, their stacks would be too much for one.
+ */
 __noinline int read_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
 {
-	return begin_judging((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who);
+	return read_packet((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who);
 }
 
 __noinline int read_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
 {
-	return begin_judging((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who);
+	return read_packet((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who);
 }
 
-/* Whether the packet is of a flow that is known and current, and nothing is to be asked: then `reason` says what becomes of it. */
-static __always_inline bool is_known(struct policy_work *work, const struct endpoint_policy *policy, uint32_t kind,
-				     enum drop_reason *reason)
+/* Whether the packet is of a flow that is known and current, and no rule is to be asked: then `ended` says that it is refused. */
+static __always_inline bool is_known(struct policy_work *work, const struct endpoint_policy *policy, uint64_t who,
+				     uint32_t found, bool *ended)
 {
-	uint32_t generation = *(const volatile uint32_t *)&policy->generation, begun;
-	struct policy_flow *flow;
+	const uint32_t kind = found & POLICED_KIND, direction = who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION;
+	struct policy_flow *flow = bpf_map_lookup_elem(&policy_flows, &work->key);
+	uint32_t begun;
 
-	if (kind == POLICED_ALONE)
-		return false;
-	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
 	if (!flow || !is_current(flow, policy))
 		return false;
-	begun = flow->begun & POLICY_FLOW_DIRECTION;
+	*ended = flow->begun & POLICY_FLOW_ENDED;
 	if (kind == POLICED_ERROR)
-		return !(flow->begun & POLICY_FLOW_ENDED);
-	if (flow->generation != generation)
+		return !*ended;
+	if (flow->generation != *(const volatile uint32_t *)&policy->generation)
 		return false;
+	begun = flow->begun & POLICY_FLOW_DIRECTION;
 	if (kind == POLICED_FLOW) {
-		if (work->begins && flow->begun & POLICY_FLOW_ENDED)
+		if (found & POLICED_BEGINS && (*ended || begun != direction))
 			return false;
-		if (begun != work->direction ? work->begins :
-					       begun == POLICY_INGRESS && flow->group_set != work->group_set)
+		if (begun == direction && begun == POLICY_INGRESS && flow->group_set != (uint16_t)(who >> WHO_GROUP_SET))
 			return false;
 	}
-	touch_policy_flow(flow, work);
-	if (flow->begun & POLICY_FLOW_ENDED) {
+	touch_policy_flow(flow, found, begun != direction);
+	if (*ended)
 		work->rule = flow->rule;
-		*reason = REASON_POLICY_FLOW_ENDED;
-	}
 	return true;
 }
 
-/* NONE, or why it is refused. `kind`: what read_skb() or read_frame() found. */
-static __always_inline enum drop_reason judge(struct policy_work *work, const struct packet *packet, uint32_t slot,
-					      uint32_t kind)
+static __always_inline bool selects(const struct endpoint_policy *policy, uint64_t who)
 {
-	const struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
-	enum drop_reason reason = REASON_NONE;
-
-	if (!policy || !(policy->ingress | policy->egress))
-		return REASON_NONE;
-	if (kind == POLICED_UNREADABLE)
-		return (work->direction == POLICY_INGRESS ? policy->ingress : policy->egress) ?
-			       REASON_POLICY_UNREADABLE : REASON_NONE;
-	if (!is_known(work, policy, kind, &reason)) {
-		if (kind == POLICED_ERROR) {	/* the key is of what it is about */
-			work->key.protocol = work->icmp;
-			kind = POLICED_ALONE;
-		}
-		work->kind = kind;
-		reason = (enum drop_reason)judge_packet(packet, slot);
-	}
-	if (!reason && work->fragments && kind == POLICED_FLOW)
-		admit_fragments(packet, slot);
-	return reason;
+	return (who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION) == POLICY_INGRESS ? policy->ingress : policy->egress;
 }
 
-static __always_inline void count_audited(const struct packet *packet)
-{
-	struct vpc_counters *vpc = vpc_counters_of(packet->vpc_slot);
+enum policed_verdict {
+	POLICED_ASK = -1,	/* the rules have to say */
+};
 
-	if (vpc)
-		vpc->audited_packets += packet->packets;
+/* The second step, what can be said without rules: NONE, a reason, or ASK. `found`: what the first returned. */
+__noinline int judge_known(const struct packet *packet, uint64_t who, uint32_t found)
+{
+	const uint32_t slot = who;
+	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
+	struct policy_work *work = policy_work();
+	bool ended = false;
+
+	if (!packet || !policy || !work || !(policy->ingress | policy->egress))
+		return REASON_NONE;
+	if ((found & POLICED_KIND) == POLICED_UNREADABLE) {
+		work->rule = 0;
+		work->policed_slot = slot;
+		return selects(policy, who) ? REASON_POLICY_UNREADABLE : REASON_NONE;
+	}
+	if ((found & POLICED_KIND) == POLICED_ALONE || !is_known(work, policy, who, found, &ended)) {
+		work->found = found;
+		return POLICED_ASK;
+	}
+	if (ended) {
+		work->policed_slot = slot;
+		return REASON_POLICY_FLOW_ENDED;
+	}
+	if (found & POLICED_FIRST && (found & POLICED_KIND) == POLICED_FLOW)
+		admit_fragments(packet, slot, who >> WHO_DIRECTION, work);
+	return REASON_NONE;
+}
+
+/* By the rules, where no flow says more. */
+static __always_inline int ask(struct policy_work *work, const struct packet *packet, uint64_t who)
+{
+	int reason;
+
+	work->direction = who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION;
+	work->group_set = who >> WHO_GROUP_SET;
+	work->policed_slot = who;
+	work->told = work->audited = 0;
+	if ((work->found & POLICED_KIND) == POLICED_ERROR) {	/* the key is of what it is about */
+		write_protocol(&work->key, is_mapped(packet->src) ? IPPROTO_ICMP : IPPROTO_ICMPV6, false);
+		work->found = (work->found & ~POLICED_KIND) | POLICED_ALONE;
+	}
+	reason = judge_packet(packet, who, work);
+	if (!reason && work->found & POLICED_FIRST && (work->found & POLICED_KIND) == POLICED_FLOW)
+		admit_fragments(packet, who, who >> WHO_DIRECTION, work);
+	return reason;
 }
 
 /* Audit mode let it pass: counted. True: somebody is to be told. */
 static __always_inline bool is_told_of(const struct policy_work *work, const struct packet *packet)
 {
-	if (work->told == EVENT_AUDITED)
-		count_audited(packet);
+	struct vpc_counters *vpc = work->told == EVENT_AUDITED ? vpc_counters_of(packet->vpc_slot) : NULL;
+
+	if (vpc)
+		vpc->audited_packets += packet->packets;
 	return work->told && somebody_watches();
 }
 
-/* Whether the packet may leave its endpoint, or come to it: NONE, or why not. */
-__noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
+/* The third step, where the second says so. */
+__noinline int ask_for_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
 {
 	struct policy_work *work = policy_work();
-	uint32_t kind = read_skb(skb, packet, who);
 	int reason;
 
 	if (!packet || !work)
 		return REASON_POLICY_UNREADABLE;
-	reason = judge(work, packet, who, kind);
+	reason = ask(work, packet, who);
 	if (is_told_of(work, packet))
-		tell_of_skb(skb, packet, work->hook | work->told << EVENT_OUTCOME_SHIFT, work->audited, 0);
+		tell_of_skb(skb, packet, who >> WHO_HOOK | work->told << EVENT_OUTCOME_SHIFT, work->audited, 0);
 	return reason;
 }
 
-/* The same in XDP. */
-__noinline int police_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
+__noinline int ask_for_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
 {
 	struct policy_work *work = policy_work();
-	uint32_t kind = read_frame(ctx, packet, who);
 	int reason;
 
 	if (!packet || !work)
 		return REASON_POLICY_UNREADABLE;
-	reason = judge(work, packet, who, kind);
+	reason = ask(work, packet, who);
 	if (is_told_of(work, packet))
-		tell_of_frame(ctx, packet, work->hook | work->told << EVENT_OUTCOME_SHIFT, work->audited);
+		tell_of_frame(ctx, packet, who >> WHO_HOOK | work->told << EVENT_OUTCOME_SHIFT, work->audited);
 	return reason;
+}
+
+/* Whether the packet may leave its endpoint, or come to it: NONE, or why not. */
+static __always_inline __must_check enum drop_reason police_skb(struct __sk_buff *skb, const struct packet *packet,
+								uint64_t who)
+{
+	int reason = judge_known(packet, who, read_skb(skb, packet, who));
+
+	return (enum drop_reason)(reason == POLICED_ASK ? ask_for_skb(skb, packet, who) : reason);
+}
+
+/* The same in XDP. */
+static __always_inline __must_check enum drop_reason police_frame(struct xdp_md *ctx, const struct packet *packet,
+								  uint64_t who)
+{
+	int reason = judge_known(packet, who, read_frame(ctx, packet, who));
+
+	return (enum drop_reason)(reason == POLICED_ASK ? ask_for_frame(ctx, packet, who) : reason);
 }
 #endif

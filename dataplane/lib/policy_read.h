@@ -20,15 +20,27 @@ static __always_inline bool has_ports(uint8_t protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
-static __always_inline void write_ports(struct policy_flow_key *key, bool from_peer, uint16_t source_be, uint16_t dest_be)
+/* In one piece, as the next: whoever reads a word whose halves were just written waits for them. */
+static __always_inline void write_ports(struct policy_flow_key *key, bool from_peer, const word16 *ports)
 {
-	key->own_port_be = from_peer ? dest_be : source_be;
-	key->peer_port_be = from_peer ? source_be : dest_be;
+	uint32_t both = *(const word32 *)ports;
+
+	*(word32 *)&key->own_port_be = from_peer ? swap_ports(both) : both;
+}
+
+static __always_inline void write_protocol(struct policy_flow_key *key, uint8_t protocol, bool later)
+{
+	*(word32 *)&key->protocol = bpf_htonl((uint32_t)protocol << 24 | (uint32_t)later << 16);
+}
+
+static __always_inline void write_identifier(struct policy_flow_key *key, uint16_t identifier)
+{
+	*(word32 *)&key->own_port_be = (uint32_t)identifier << 16 | identifier;
 }
 
 /* The packet that an ICMP error is about went the other way. ALONE: it is of no use. */
-static __always_inline enum policed_kind read_error(struct cursor *cursor, const struct packet *packet, bool v4,
-						    bool ingress, struct policy_work *work)
+static __always_inline uint32_t read_error(struct cursor *cursor, const struct packet *packet, bool v4, bool ingress,
+					   struct policy_work *work)
 {
 	struct policy_flow_key *key = &work->key;
 	const word16 *words;
@@ -59,15 +71,15 @@ static __always_inline enum policed_kind read_error(struct cursor *cursor, const
 	words = take(cursor, PORTS_BYTES);
 	if (!words || is_extension(protocol))
 		return POLICED_ALONE;
-	key->protocol = protocol;
+	write_protocol(key, protocol, false);
 	if (has_ports(protocol))
-		write_ports(key, !ingress, words[0], words[1]);
+		write_ports(key, !ingress, words);
 	else if (protocol == (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
-		key->own_port_be = key->peer_port_be = words[2];
+		write_identifier(key, words[2]);
 	return POLICED_ERROR;
 }
 
-static __always_inline enum policed_kind read_message(struct cursor *cursor, const struct packet *packet, bool v4,
+static __always_inline uint32_t read_message(struct cursor *cursor, const struct packet *packet, bool v4,
 						      bool ingress, struct policy_work *work)
 {
 	uint8_t request = v4 ? ECHO4_REQUEST : ICMPV6_ECHO_REQUEST, reply = v4 ? ECHO4_REPLY : ICMPV6_ECHO_REPLY;
@@ -78,35 +90,35 @@ static __always_inline enum policed_kind read_message(struct cursor *cursor, con
 	if (!words)
 		return POLICED_UNREADABLE;
 	type = *(const uint8_t *)words;
-	work->message = 1;
 	work->message_be = words[0];
 	if (type == request || type == reply) {
-		work->begins = type == request;
-		work->key.own_port_be = work->key.peer_port_be = words[2];
-		return POLICED_FLOW;
+		write_identifier(&work->key, words[2]);
+		return POLICED_FLOW | POLICED_MESSAGE | (type == request ? POLICED_BEGINS : 0);
 	}
-	return is_error(&inner, type) ? read_error(cursor, packet, v4, ingress, work) : POLICED_ALONE;
+	return POLICED_MESSAGE |
+	       (is_error(&inner, type) ? read_error(cursor, packet, v4, ingress, work) : (uint32_t)POLICED_ALONE);
 }
 
-static __always_inline enum policed_kind read_segment(struct cursor *cursor, uint8_t protocol, bool ingress,
-						      struct policy_work *work)
+static __always_inline uint32_t read_segment(struct cursor *cursor, uint8_t protocol, bool ingress, bool first,
+					     struct policy_work *work)
 {
 	const word16 *words = take(cursor, PORTS_BYTES);
+	const uint8_t *rest;
+	uint32_t found = POLICED_FLOW | POLICED_PORTS;
 
 	if (!words)
 		return POLICED_UNREADABLE;
-	work->ports = 1;
-	write_ports(&work->key, ingress, words[0], words[1]);
-	if (protocol == IPPROTO_TCP) {
-		const uint8_t *rest = take(cursor, TCP_BYTES - PORTS_BYTES);
-
-		if (!rest && !work->fragments)
-			return POLICED_UNREADABLE;
-		/* A header that ends before its flags would hide a SYN. */
-		work->begins = !rest || (rest[5] & TCP_ACK_SYN) == TCP_SYN_ALONE;
-		work->closing = rest && rest[5] & TCP_FIN_RST;
-	}
-	return POLICED_FLOW;
+	write_ports(&work->key, ingress, words);
+	if (protocol != IPPROTO_TCP)
+		return found;
+	rest = take(cursor, TCP_BYTES - PORTS_BYTES);
+	if (!rest)	/* A header that ends before its flags would hide a SYN. */
+		return first ? found | POLICED_BEGINS : POLICED_UNREADABLE;
+	if ((rest[5] & TCP_ACK_SYN) == TCP_SYN_ALONE)
+		found |= POLICED_BEGINS;
+	if (rest[5] & TCP_FIN_RST)
+		found |= POLICED_CLOSES;
+	return found;
 }
 
 /*
@@ -140,38 +152,37 @@ static __always_inline bool find_transport(void *frame, const struct packet *pac
 	return true;
 }
 
-/* `work` has the key but for protocol and ports. */
-static __always_inline enum policed_kind read_policed(void *frame, void *end, const struct packet *packet, bool v4,
-						      bool ingress, struct policy_work *work)
+/* What it is; `work` gets the rest of the key, whose ports are 0, and message_be. */
+static __always_inline uint32_t read_policed(void *frame, void *end, const struct packet *packet, bool v4, bool ingress,
+					     struct policy_work *work)
 {
 	struct cursor cursor = { .end = end };
 	uint16_t fragment = 0;
 	uint8_t protocol;
-	bool later;
+	bool later, first;
+	uint32_t found;
 
 	if (!find_transport(frame, packet, v4, &cursor, &protocol, &fragment))
 		return POLICED_UNREADABLE;
-	work->fragments = !!fragment;
 	later = fragment & bpf_htons(IP_FRAGMENT_OFFSET);
+	first = fragment && !later;
 	if (!v4 && is_extension(protocol)) {
 		const struct extension *extension = take(&cursor, FRAGMENT_BYTES);
 
 		if (protocol != IPPROTO_FRAGMENT || !extension || is_extension(extension->next))
 			return POLICED_UNREADABLE;
-		work->fragments = 1;
 		later = extension->fragment & bpf_htons(0xfff8);
+		first = !later;
 		protocol = extension->next;
 	}
-	work->key.protocol = protocol;
-	if (later) {
-		work->fragments = 0;
-		work->key.later = 1;
+	write_protocol(&work->key, protocol, later);
+	if (later)
 		return POLICED_LATER;
-	}
+	found = POLICED_FLOW;
 	if (has_ports(protocol))
-		return read_segment(&cursor, protocol, ingress, work);
-	if (protocol == (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
-		return read_message(&cursor, packet, v4, ingress, work);
-	return POLICED_FLOW;
+		found = read_segment(&cursor, protocol, ingress, first, work);
+	else if (protocol == (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		found = read_message(&cursor, packet, v4, ingress, work);
+	return first ? found | POLICED_FIRST : found;
 }
 #endif

@@ -13,15 +13,19 @@ enum policed_kind {
 	POLICED_LATER,	/* a fragment behind the first, which shows no ports */
 	POLICED_ALONE,	/* a message of ICMP: has no flow */
 	POLICED_ERROR,	/* an ICMP error: alone, unless there is the flow that it is about */
+	POLICED_KIND = 7,
+	/* With it in one word: a packet of a known flow is judged in registers. */
+	POLICED_BEGINS = 8,	/* TCP's SYN, an echo request: asks for a flow of its own */
+	POLICED_CLOSES = 16,	/* TCP: FIN or RST */
+	POLICED_PORTS = 32,	/* the protocol has some */
+	POLICED_MESSAGE = 64,	/* ICMP: message_be is set */
+	POLICED_FIRST = 128,	/* the first of several fragments */
 };
 
 struct policy_work {
 	struct policy_flow_key key;
-	struct policy_flow flow;	/* to be inserted */
-	struct policy_peer_key peer;
-	struct policy_verdict_key asked;
-	struct policy_group_key group;
-	uint32_t rule;		/* that spoke */
+	uint32_t found;		/* enum policed_kind and the bits beside it */
+	uint32_t rule;		/* that spoke. This and what follows: where rules are asked */
 	uint32_t action;	/* enum policy_action: what it said */
 	uint32_t policed_slot;
 	uint32_t told;		/* not 0: enum event_outcome of an event that is due */
@@ -30,15 +34,11 @@ struct policy_work {
 	uint16_t group_set;	/* what the peer's packet bears; 0: nothing */
 	uint16_t message_be;	/* of ICMP: type and code, as a port */
 	uint8_t direction;	/* enum policy_direction */
-	uint8_t begins;		/* TCP's SYN, an echo request: asks for a flow of its own */
-	uint8_t closing;	/* TCP: FIN or RST */
-	uint8_t ports;		/* the protocol has some */
-	uint8_t fragments;	/* the first of several */
-	uint8_t message;	/* ICMP: message_be is set */
-	uint8_t icmp;		/* the protocol's number in the packet's family */
-	uint8_t hook;		/* enum hook: who judges */
-	uint8_t kind;		/* enum policed_kind; an error that is about no flow is ALONE */
 	uint8_t pad[3];
+	struct policy_flow flow;	/* to be inserted */
+	struct policy_peer_key peer;
+	struct policy_verdict_key asked;
+	struct policy_group_key group;
 };
 
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, policy_works, uint32_t, struct policy_work, 1, 0);

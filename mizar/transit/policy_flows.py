@@ -27,7 +27,7 @@ PRESSED_SWEEP_S = 1.0
 _ANSWERED, _CLOSING = 1, 2  # enum policy_flow_state
 _ENDED = 4  # enum policy_flow_begun
 _KEY = struct.Struct("=4xI20xB3x")  # struct policy_flow_key: slot, protocol
-_VALUE = struct.Struct("=4xI4xI2xBB")  # struct policy_flow: stamp, vpc_slot, begun, state
+_VALUE = struct.Struct("=4xI4xI2xBB4x")  # struct policy_flow: stamp, vpc_slot, begun, state
 _log = logging.getLogger(__name__)
 
 

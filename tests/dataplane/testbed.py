@@ -108,6 +108,7 @@ class Testbed:
         objects: Mapping[str, bytes] | None = None,
         uplink_ifindex: int = UPLINK_IFINDEX,
         substrates: Sequence[int] = (4,),
+        sizes: Mapping[str, int] | None = None,
         **fields: int,
     ) -> None:
         config = layout.struct(
@@ -121,7 +122,7 @@ class Testbed:
             **fields,
         )
         self.substrates = tuple(substrates)
-        self.programs: Programs = load(config, max_entries=SIZES, objects=objects)
+        self.programs: Programs = load(config, max_entries=SIZES | dict(sizes or {}), objects=objects)
         self.tables = Tables.of(self.programs.maps)
 
     def close(self) -> None:
