@@ -7,8 +7,9 @@
 Two programs run in the kernel over BPF_PROG_TEST_RUN, pinned to one CPU: each run writes another of many flows into the
 frame, in an order that no cache foresees, and redirects it; one of them looks up and translates in between
 (bench/gateway_cost/cost.c). They take turns; of several rounds the fastest of each is shown, and the median difference.
-New connections are the first pass over the flows: rule, port, and both entries. Bytes are what the system has less
-afterwards, for as many connections as are asked for, both directions and all that the map needs.
+New connections are the first pass over the flows: rule, port, and both entries. The kernel's conntrack is asked for
+flows of its own, and nothing else is done (bpf_xdp_ct_lookup, a kfunc). Bytes are what the system has less afterwards,
+for as many connections as are asked for, both directions and all that the map needs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mizar.kernel import libbpf, programs  # noqa: E402
 from mizar.kernel.gateway_tables import GatewayTables  # noqa: E402
 from mizar.kernel.layout import U32  # noqa: E402
 from mizar.kernel.libbpf import lib  # noqa: E402
+from mizar.kernel.namespaces import anonymous  # noqa: E402
 from mizar.kernel.test_run import run_xdp  # noqa: E402
 from mizar.pipeline.nat import Masquerade, NatRules  # noqa: E402
 from mizar.pipeline.ranges import Ranges  # noqa: E402
@@ -42,6 +44,8 @@ TCP, UDP = 6, 17
 META, WORLD = 5, 0x02FF0064
 SYN, ACK = 2, 16
 ROUND = 1 << 20
+CONFIG = struct.pack("II", 0, 0)
+"""Of the gateway's programs: neither watched nor with a given clock."""
 
 
 def frame(protocol: int, flags: int = ACK) -> bytes:
@@ -88,13 +92,12 @@ def bench(protocol: int, connections: int) -> Iterator[Bench]:
     """Programs with room for so many connections."""
     addresses = tuple(ip_address(f"203.0.113.{number}") for number in range(1, 129))
     nat = NatRules(masquerade=(Masquerade(inside=Ranges.of(32, [META]), outside=WORLD, addresses=addresses),))
-    config = struct.pack("II", 0, 0)
     with (
         programs.load(
-            config, objects={"cost": compiled(SOURCE)}, max_entries={"connections4": 1, "connections6": 1}
+            CONFIG, objects={"cost": compiled(SOURCE)}, max_entries={"connections4": 1, "connections6": 1}
         ) as bare,
         programs.load(
-            config,
+            CONFIG,
             objects={"cost": compiled(SOURCE, "-DTRANSLATE")},
             max_entries={"connections4": 2 * connections, "connections6": 1},
         ) as loaded,
@@ -144,20 +147,44 @@ def new_connections(protocol: int, flows: int, rounds: int) -> None:
     )
 
 
+def kernel_conntrack(flows: int, rounds: int) -> None:
+    """Prints what asking the kernel's conntrack costs, in a namespace of its own, without any translation."""
+    small = {"connections4": 1, "connections6": 1}
+    with (
+        anonymous() as namespace,
+        bench(UDP, flows) as made,
+        programs.load(CONFIG, objects={"cost": compiled(SOURCE, "-DKERNEL")}, max_entries=small) as kernel,
+    ):
+        both = Bench(made.bare, kernel, UDP)
+        both.point(flows)
+        namespace.run(lambda: both.nat_ns(2 * flows))
+        missing = both.refused()
+        made.point(flows)
+        made.nat_ns(2 * flows)
+        rows = [
+            (made.bare_ns(ROUND), made.nat_ns(ROUND), namespace.run(lambda: both.nat_ns(ROUND))) for _ in range(rounds)
+        ]
+        bare, own, asked = (min(row[which] for row in rows) for which in range(3))
+        print(
+            f"kernel's conntrack, UDP, {flows} flows: {asked - bare} ns over a bare redirect for the lookup alone,"
+            f" {missing} without; lookup and translation by the own table {own - bare} ns"
+        )
+
+
 def memory(connections: int) -> None:
     """Prints what a connection takes."""
-    before, flows, refused = available_bytes(), 1 << 20, 0
+    before, flows, begun = available_bytes(), 1 << 20, 0
     with bench(UDP, connections) as made:
         for first in range(0, connections, flows):
             made.point(flows, first=first)
             made.nat_ns(flows)
-            refused += made.refused()
-        used = (before - available_bytes()) / (connections - refused)
+            begun += flows - made.refused()
+        used = (before - available_bytes()) / begun
         fdinfo = Path(f"/proc/self/fdinfo/{made.nat.maps['connections4']}").read_text()
         told = int(next(line.split()[1] for line in fdinfo.splitlines() if line.startswith("memlock")))
         print(
-            f"memory: {connections - refused:,} connections, room for {connections:,}: {used:.0f} bytes each are gone"
-            f" from the system, {told / connections:.0f} by the kernel's own account"
+            f"memory: {begun:,} connections, room for {connections:,}: {used:.0f} bytes each are gone"
+            f" from the system, {told / begun:.0f} by the kernel's own account"
         )
 
 
@@ -174,6 +201,7 @@ def main() -> int:
         hot_path(protocol, 1 << 10, wanted.rounds)
         hot_path(protocol, wanted.flows, wanted.rounds)
         new_connections(protocol, wanted.flows, 3)
+    kernel_conntrack(1 << 10, wanted.rounds)
     memory(wanted.connections)
     return 0
 

@@ -1,9 +1,64 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What bench/gateway_cost.py runs: each run writes the next of many flows into the frame, and is redirected; with TRANSLATE
- * it becomes what its connection says in between. The difference of the two is the cost of connections and translation.
+ * it becomes what its connection says in between, with KERNEL the kernel's conntrack is asked for it and nothing else done. The
+ * difference is the cost.
  */
 #include "gateway/connection.h"
+
+#ifdef KERNEL
+/* As the kernel has them; what stands in them is not used but for bpf_ct_opts (16 bytes). */
+struct nf_conn {
+	uint64_t unused;
+};
+
+struct nf_conn___init {
+	uint64_t unused;
+};
+
+struct bpf_ct_opts {
+	int32_t netns_id;
+	int32_t error;
+	uint8_t l4proto;
+	uint8_t dir;
+	uint8_t reserved[6];
+};
+
+extern struct nf_conn *bpf_xdp_ct_lookup(struct xdp_md *ctx, struct bpf_sock_tuple *tuple, uint32_t tuple__sz,
+					 struct bpf_ct_opts *opts, uint32_t opts__sz) __attribute__((section(".ksyms")));
+extern struct nf_conn___init *bpf_xdp_ct_alloc(struct xdp_md *ctx, struct bpf_sock_tuple *tuple, uint32_t tuple__sz,
+					       struct bpf_ct_opts *opts, uint32_t opts__sz)
+	__attribute__((section(".ksyms")));
+extern struct nf_conn *bpf_ct_insert_entry(struct nf_conn___init *conn) __attribute__((section(".ksyms")));
+extern void bpf_ct_set_timeout(struct nf_conn___init *conn, uint32_t timeout) __attribute__((section(".ksyms")));
+extern void bpf_ct_release(struct nf_conn *conn) __attribute__((section(".ksyms")));
+
+/* The kernel's entry of the flow; one that is not there is made. */
+static __always_inline bool kernel_knows(struct xdp_md *ctx, const uint8_t *eth, uint8_t protocol)
+{
+	struct bpf_ct_opts opts = { .netns_id = -1, .l4proto = protocol };
+	struct bpf_sock_tuple tuple = {};
+	struct nf_conn___init *made;
+	struct nf_conn *found;
+
+	tuple.ipv4.saddr = *(const wire32 *)(eth + 26);
+	tuple.ipv4.daddr = *(const wire32 *)(eth + 30);
+	tuple.ipv4.sport = *(const wire16 *)(eth + 34);
+	tuple.ipv4.dport = *(const wire16 *)(eth + 36);
+	found = bpf_xdp_ct_lookup(ctx, &tuple, sizeof(tuple.ipv4), &opts, sizeof(opts));
+	if (!found) {
+		made = bpf_xdp_ct_alloc(ctx, &tuple, sizeof(tuple.ipv4), &opts, sizeof(opts));
+		if (!made)
+			return false;
+		bpf_ct_set_timeout(made, 600000);
+		found = bpf_ct_insert_entry(made);
+		if (!found)
+			return false;
+	}
+	bpf_ct_release(found);
+	return true;
+}
+#endif
 
 struct bench_flows {
 	uint64_t next;
@@ -51,6 +106,12 @@ int cost(struct xdp_md *ctx)
 	p.length = bpf_xdp_get_buff_len(ctx);
 	p.meta = BENCH_META;
 	if (connection_look(ctx, &p, &seen) == CONNECTION_INVALID || connection_nat(ctx, &p, &seen, true)) {
+		flows->refused++;
+		return XDP_DROP;
+	}
+#endif
+#ifdef KERNEL
+	if (!kernel_knows(ctx, eth, flows->protocol)) {
 		flows->refused++;
 		return XDP_DROP;
 	}
