@@ -132,11 +132,15 @@ def tc(
     egress: Annotated[str, typer.Option(help="Where frames leave; without it, the uplink.")] = "",
     kernel: Annotated[str, typer.Option(help="Where trapped frames go.")] = "kernel",
     worker: Annotated[str, typer.Option(help="Where a user-space program takes its queues' frames.")] = "",
+    apply: Annotated[bool, typer.Option("--apply", help="Put it in force in this namespace.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take away what --apply has put there.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Print a pipeline as tc's filters (`tc -batch`), or with -o json as rules."""
-    ports = pipeline_tc.ports_of(interface, egress, kernel, worker)
-    pipeline_tc.show(_read(file), ports, _tenants(tenant), output)
+    """Print a pipeline as tc's filters (`tc -batch`), or with -o json as rules; or put it in force."""
+    if apply and remove:
+        raise typer.BadParameter("expected --apply or --remove, not both")
+    do = pipeline_tc.apply if apply else pipeline_tc.remove if remove else pipeline_tc.show
+    do(_read(file), pipeline_tc.ports_of(interface, egress, kernel, worker), _tenants(tenant), output)
 
 
 @app.command("simulate")

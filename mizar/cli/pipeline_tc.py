@@ -10,6 +10,7 @@ import re
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from mizar.cli.output import Format, emit
 from mizar.pipeline.description import Pipeline
@@ -43,3 +44,24 @@ def show(pipeline: Pipeline, ports: Ports, tenants: tuple[int, ...], output: For
         meta = "" if counter.meta is None else f" of {counter.meta:#x}"
         print(f"# counter {counter.number:08x}: {counter.name}{meta}")
     print("\n".join(plan.commands()))
+
+
+def apply(pipeline: Pipeline, ports: Ports, tenants: tuple[int, ...], output: Format) -> None:
+    """Puts the plan in force; applying it again changes nothing."""
+    from mizar.kernel.flower import TcBlock  # only here: printing needs no kernel
+
+    with TcBlock(ports.block) as block:
+        done = block.apply(lambda generation: compile_rules(pipeline, ports, tenants, generation))
+    found = {"pipeline": pipeline.name, "interface": ports.uplink, "changed": done.changed, "filters": done.filters}
+    words = f"{done.filters} filters on {ports.uplink}" if done.changed else "nothing to change"
+    emit(found, output, lambda: Text(f"{pipeline.name}: {words}"))
+
+
+def remove(pipeline: Pipeline, ports: Ports, tenants: tuple[int, ...], output: Format) -> None:
+    """Takes everything away again."""
+    from mizar.kernel.flower import TcBlock
+
+    with TcBlock(ports.block) as block:
+        there = block.remove(compile_rules(pipeline, ports, tenants))
+    found = {"pipeline": pipeline.name, "interface": ports.uplink, "changed": there}
+    emit(found, output, lambda: Text(f"{pipeline.name}: {'removed' if there else 'there was nothing'}"))

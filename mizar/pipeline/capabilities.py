@@ -73,6 +73,8 @@ def tc_reasons(block: Block, case: Case | None, refused: Iterable[str]) -> Reaso
         found.split.append("flower has no !=: a filter of higher priority takes the excluded values out")
     for step in block.steps:
         match step:
+            case Nat() if step.allocate:
+                found.split.append("two commits: a tenant's own, and one in the zone of what it leaves as")
             case Decap():
                 found.split.append(
                     f"a {step.tunnel} device in external mode decapsulates, before the filter sees the VNI"

@@ -34,6 +34,17 @@ class TcGateway:
         (self._shared / "filters").write_text("\n".join(plan.commands()) + "\n")
         self._guest.run(f"ip -batch {self._shared}/links && tc -batch {self._shared}/filters", 60)
 
+    def mizar(self, *arguments: str, code: int = 0) -> str:
+        """What the command line prints in the guest; it must end with that code. Its start takes long there."""
+        words = f"{Path(sys.executable).with_name('mizar')} pipeline tc {' '.join(arguments)}"
+        ended, text = self._guest.attempt(f"cd {ROOT} && {words} --interface uplink --worker worker", 240)
+        assert ended == code, text
+        return text
+
+    def tc(self, question: str) -> str:
+        """What a command in the guest prints."""
+        return self._guest.run(question)
+
     def pass_through(self, frames: Sequence[bytes]) -> list[Came]:
         """What each frame makes come out."""
         order = {"send": "wuplink", "listen": list(WIRES.values()), "frames": [frame.hex() for frame in frames]}

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from scapy.all import ICMP, IP, UDP
+from scapy.all import ICMP, IP, TCP, UDP, VXLAN, Ether
 
-from mizar.pipeline.description import State
+from mizar.kernel import namespaces
+from mizar.kernel.flower import GENERATIONS, TcBlock, missing
+from mizar.model.errors import InvalidError
+from mizar.pipeline.description import Pipeline, State
 from mizar.pipeline.interpreter.connection import Answer, Flow, Seen
 from mizar.pipeline.interpreter.machine import Machine
+from mizar.pipeline.reader import read_pipeline
 from mizar.pipeline.tc.compile import compile_rules
 from tests.guest.image import UnavailableError
 from tests.guest.rooted import Rooted, rooted_image
@@ -132,3 +137,113 @@ def test_the_corpus(guest: Rooted, tmp_path: Path, name: str) -> None:
     gateway.load(compile_rules(pipeline, PORTS, TENANTS))
     frames = [(name, frame) for name, frame in whole() if not any(word in name for word in UNLIKE)]
     compared(gateway, Machine(pipeline, Recorded()), frames)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_plan_is_applied_replaced_and_removed(guest: Rooted, tmp_path: Path) -> None:
+    """Over netlink: frames pass as by the printed filters; the same again changes nothing; what fails changes nothing;
+    another plan takes the place of the first, which leaves nothing behind; at last there is nothing."""
+    pipeline, gateway = f.shipped("gateway-trap"), TcGateway(guest, tmp_path)
+    named = "examples/pipelines/gateway-trap.yaml", "--kernel kernel", *(f"--tenant {meta}" for meta in TENANTS)
+    assert "filters on uplink" in gateway.mizar(*named, "--apply")
+    plan = compile_rules(pipeline, PORTS, TENANTS)
+    for one, becomes in CONNECTIONS:
+        gateway.install(plan, one, becomes)
+    machine = Machine(pipeline, Recorded(*CONNECTIONS))
+    compared(gateway, machine, established())
+    before = gateway.tc("tc filter show block 7")
+    assert "nothing to change" in gateway.mizar(*named, "--apply")
+    assert "nowhere" in gateway.mizar(*named, "--egress nowhere --apply", code=1)
+    assert gateway.tc("tc filter show block 7") == before
+    assert "filters on uplink" in gateway.mizar(*named, "--tenant 0x1000009 --apply")
+    after = gateway.tc("tc filter show block 7")
+    chains = {int(chain) for chain in re.findall(r"goto chain (\d+)", after)}
+    assert {chain >> 20 for chain in chains} == {GENERATIONS[1]}
+    gateway.tc("conntrack -F")  # in a slow guest they have run out by now
+    for one, becomes in CONNECTIONS:
+        gateway.install(plan, one, becomes)
+    compared(gateway, machine, established())
+    assert "removed" in gateway.mizar(*named, "--remove")
+    assert "ingress_block" not in gateway.tc("tc qdisc show")
+    assert "mizar" not in gateway.tc("ip link show; ip addr show; ip route show")
+    assert "police" not in gateway.tc("tc actions list action police")
+    assert "there was nothing" in gateway.mizar(*named, "--remove")
+
+
+NAT = """
+nat:
+  masquerade:
+    - {inside: 0x01000005-0x01000006, outside: 0x02ff0064, addresses: 203.0.113.1}
+    - {inside: 0x01000005-0x01000006, outside: 0x02ff0064, addresses: "2001:db8:ff::1"}
+  static:
+    - {inside: 0x01000005, inside_address: 10.0.0.9, outside: 0x02ff0064, outside_address: 203.0.113.9}
+  forward:
+    - {inside: 0x01000006, inside_address: 10.0.0.80, inside_ports: 8080, outside: 0x02ff0064,
+       outside_address: 203.0.113.1, outside_ports: 80, protocol: tcp}
+"""
+
+
+def allocating() -> Pipeline:
+    """The shipped pipeline that allocates in line, with rules that tc can do."""
+    text = (f.EXAMPLES / "gateway-inline.yaml").read_text()
+    return read_pipeline(text[: text.index("\nnat:")] + NAT + text[text.index("\ngroups:") :], "allocating.yaml")
+
+
+def begun() -> list[tuple[str, bytes]]:
+    """Connections by every rule from their first packet on, in order."""
+    error = f.eth() / IP(src="198.51.100.99", dst=f.PUBLIC) / ICMP(type=11)
+    return [
+        ("nobody's syn from the world", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 80, 40000))),
+        ("syn out", f.in_vxlan(f.tcp())),
+        ("syn ack in", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 80, 40000, flags="SA"))),
+        ("syn of the other tenant", f.in_vxlan(f.tcp(sport=40001), vni=6)),
+        ("its syn ack", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 80, 40001, flags="SA"))),
+        ("udp out", f.in_vxlan(f.udp())),
+        ("udp in", f.in_vlan(f.udp(f.SERVER, f.PUBLIC, 53, 40000))),
+        ("udp out again", f.in_vxlan(f.udp())),
+        ("udp from another port", f.in_vlan(f.udp(f.SERVER, f.PUBLIC, 54, 40000))),
+        ("an error about udp", f.in_vlan(error / IP(src=f.PUBLIC, dst=f.SERVER) / UDP(sport=40000, dport=53) / b"odd")),
+        ("echo out", f.in_vxlan(f.echo(number=2000))),
+        ("echo in", f.in_vlan(f.echo(f.SERVER, f.PUBLIC, number=2000, reply=True))),
+        ("udp6 out", f.in_vxlan(f.udp(f.INSIDE6, f.SERVER6))),
+        ("udp6 in", f.in_vlan(f.udp(f.SERVER6, f.PUBLIC6, 53, 40000))),
+        ("static out", f.in_vxlan(f.udp("10.0.0.9", f.SERVER, 7, 53))),
+        ("static back", f.in_vlan(f.udp(f.SERVER, "203.0.113.9", 53, 7))),
+        ("static in", f.in_vlan(f.tcp(f.SERVER, "203.0.113.9", 5000, 22))),
+        ("static answers", f.in_vxlan(f.tcp("10.0.0.9", f.SERVER, 22, 5000, flags="SA"))),
+        ("forward in", f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 6000, 80))),
+        ("forward answers", f.in_vxlan(f.tcp("10.0.0.80", f.SERVER, 8080, 6000, flags="SA"), vni=6)),
+    ]
+
+
+@pytest.mark.long
+def test_connections_begin_in_line(guest: Rooted, tmp_path: Path) -> None:
+    """By masquerading, static rules and forwards, of two tenants with equal addresses, there and back; and where two
+    want the same port, each gets its own answers."""
+    pipeline, gateway = allocating(), TcGateway(guest, tmp_path)
+    gateway.load(compile_rules(pipeline, PORTS))
+    machine = Machine(pipeline)
+    for (name, frame), came in zip(begun(), gateway.pass_through([one for _, one in begun()]), strict=True):
+        assert came == wanted(machine.run(frame), (f.TENANT_A, f.TENANT_B, f.WORLD)), name
+    ((_, out),) = gateway.pass_through([f.in_vxlan(f.tcp(), vni=6)])[0]
+    port = Ether(out)[TCP].sport
+    assert port != 40000
+    ((_, back),) = gateway.pass_through([f.in_vlan(f.tcp(f.SERVER, f.PUBLIC, 80, port, flags="SA"))])[0]
+    answer = Ether(back)
+    assert (answer[VXLAN].vni, answer[VXLAN][IP].dst, answer[VXLAN][TCP].dport) == (6, f.INSIDE, 40000)
+
+
+def test_a_kernel_without_flower_refuses() -> None:
+    """By name, before anything is touched."""
+    plan = compile_rules(f.shipped("gateway-trap"), PORTS, TENANTS)
+    if not missing(plan):
+        pytest.skip("this kernel has flower and all that the plan needs")
+    with namespaces.anonymous() as place:
+
+        def applied() -> None:
+            with TcBlock(7) as block:
+                block.apply(lambda number: compile_rules(f.shipped("gateway-trap"), PORTS, TENANTS, number))
+
+        with pytest.raises(InvalidError, match="this kernel has no flower"):
+            place.run(applied)

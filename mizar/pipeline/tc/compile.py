@@ -31,6 +31,7 @@ from mizar.pipeline.steps import (
     Where,
 )
 from mizar.pipeline.structure import all_steps, problem
+from mizar.pipeline.tc import nat
 from mizar.pipeline.tc.depth import MAX_HOPS, hops
 from mizar.pipeline.tc.lowering import (
     TOKENS,
@@ -86,7 +87,7 @@ def compile_rules(
         filters=filters,
         counters=found.counters,
         zones=tuple(found.zones.items()) if work.tracks else (),
-        notes=notes(found, work.tracks),
+        notes=notes(found, work.tracks, any(isinstance(one, Nat) and one.allocate for _, one in all_steps(pipeline))),
     )
 
 
@@ -308,9 +309,13 @@ class Compiler:
     ) -> list[Action]:
         """The connection's entry in the tenant's zone translates; its mark is the metadata that the packet gets, in
         whose zone the connection has an entry too."""
-        if step.allocate:
-            raise CannotError("tc cannot allocate a translation")
         way.refuse("nat")
+        rules = self.pipeline.nat if step.allocate else None
+        reasons = list(nat.refusals(rules)) if step.allocate else []
+        for reason in reasons:
+            self.refuse(here, step.where, reason)
+        if reasons:
+            return self.resources.dropped(f"{here}: refused")
 
         def fill(chain: int) -> None:
             for other in self.metas:
@@ -320,8 +325,21 @@ class Compiler:
                 self.add(str(here), chain, 1, "all", (Match("ct_mark", other, 0xFFFFFFFF, 32),), [*done, *rest])
             self.missed(here, chain, "no translation")
 
-        zone = Action("ct", (("zone", self.resources.zones[meta]), ("nat", True)))
-        return [zone, self.to(("translated", here, way), fill)]
+        known = [Action("ct", (("zone", self.resources.zones[meta]), ("nat", True)))]
+        known.append(self.to(("translated", here, way), fill))
+        if rules is None:
+            return known
+
+        def begin(chain: int) -> None:
+            """A connection that there is goes on as it is; a new one is of the first rule that fits."""
+            for place, state in enumerate(("est", "rel"), 1):
+                self.add(str(here), chain, place, "all", (Flags("ct_state", ("trk", state)),), known)
+            for place, one in enumerate(nat.commits(rules, meta, self.resources.zones), 3):
+                rest = self.actions(spot, block, number, way, then, one.then)
+                self.add(str(here), chain, place, one.protocol, one.fields, [*one.actions, *rest])
+            self.missed(here, chain, "no translation")
+
+        return [self.to(("allocate", here, way, meta), begin)]
 
     # ---- switches
 

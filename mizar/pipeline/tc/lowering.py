@@ -17,8 +17,8 @@ from mizar.pipeline.steps import Count, Encap, Limit, PopVlan, PushVlan, Queue, 
 from mizar.pipeline.tc.match import CannotError
 from mizar.pipeline.tc.rules import Action, Counter, Exit, Filter, Flags, Policer, Vtep, action
 
-GENERATIONS = 2
-"""A new plan stands beside the old one until the first filter leads to it: numbers of the two differ."""
+LIMITS = 0x4D000000
+"""Limits are numbered from here on, by generation: a new plan stands beside the old one and shares no number."""
 TOKENS = 0xFF000000
 """Marks from here on say what a tunnel device's frame is; no tenant's metadata may be one of them."""
 NO_VID = 4095
@@ -98,7 +98,7 @@ class Resources:
         """A bucket: what exceeds it is dropped, and counted by the bucket itself."""
         key = (step.name, meta if step.per_meta else None)
         if key not in self._policers:
-            number = 0x4D000000 + (self.generation << 20) + len(self._policers) + 1
+            number = LIMITS + (self.generation << 20) + len(self._policers) + 1
             self._policers[key] = Policer(number, *key, step.packets_per_s, step.burst)
         return action("police", index=self._policers[key].number)
 

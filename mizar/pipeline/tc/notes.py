@@ -17,8 +17,10 @@ _TRACKS = (
     "states are the kernel's: set net.netfilter.nf_conntrack_tcp_loose=0 and net.netfilter.nf_conntrack_checksum=0",
     "fragments of IPv4 are put together at conntrack, first ones are found by protocol alone",
 )
+_ALLOCATES = "new translations are the kernel's choice: other ports, a pool not paired, time-outs by sysctl, no hairpin"
 
 
-def notes(found: Resources, tracks: bool) -> tuple[str, ...]:
+def notes(found: Resources, tracks: bool, allocates: bool) -> tuple[str, ...]:
     """Sentences, in order."""
-    return (*_ALWAYS, *(_TUNNELS if found.vteps else ()), *(_TRACKS if tracks else ()))
+    several = (*_ALWAYS, *(_TUNNELS if found.vteps else ()), *(_TRACKS if tracks else ()))
+    return (*several, _ALLOCATES) if allocates else several

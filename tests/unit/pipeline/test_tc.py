@@ -115,6 +115,9 @@ def test_everything_else_is_refused_by_name() -> None:
     """With the place, and what forces it."""
     vxlan = "eth / vlan 2 / ipv4 / udp / vxlan"
     way = (b.set_meta("vni", add=0x01000000), b.decap("vxlan", vlan=True))
+    assert "tc has filters for each tenant, and none is known" in refused(
+        b.parse(b.case("eth / vlan != 2", b.set_meta("vlan"), b.stop())), tenants=()
+    )
     assert "G, step 1: trap: name the interface" in refused(b.trap(), ports=Ports())
     assert "G, step 1: tc has no queue 3" in refused(b.queue(3), ports=Ports())
     assert "expected 0x1 to 0xfeffffff, found 0xff000000" in refused(b.drop(), tenants=(0xFF000000,))
@@ -158,3 +161,36 @@ def test_what_is_too_deep_is_refused() -> None:
     groups = [b.group(f"G{number}", b.count(f"c{number}")) for number in range(17)]
     with pytest.raises(InvalidError, match="through 18 chains, the kernel follows 16"):
         compile_rules(b.pipeline("p", *groups, b.group("End", b.stop())), PORTS, TENANTS)
+
+
+def test_what_tc_cannot_allocate_is_refused_by_name() -> None:
+    """The shipped pipeline that allocates in line wants what conntrack does not have; each of it is named."""
+    with pytest.raises(InvalidError) as found:
+        compile_rules(shipped("gateway-inline"), PORTS)
+    for words in (
+        "NAT, case 1, case 1, step 3: masquerade 1: tc takes a pool of addresses that follow each other",
+        "masquerade 2: tc's conntrack maps and filters per destination",
+        "tc's conntrack has no quotas",
+    ):
+        assert words in str(found.value)
+
+
+def test_masquerading_translates_in_two_zones() -> None:
+    """To an address that stands for the tenant, and from there to the pool; the marks lead there and back."""
+    nat = b.conntrack(
+        b.case("new | established | related", b.nat(allocate=True), b.drop()), b.case("invalid", b.drop())
+    )
+    way = b.parse(
+        b.case("eth / vlan 2 / ipv4 / udp / vxlan", b.set_meta("vni", add=0x01000000), b.decap("vxlan", vlan=True)),
+        b.case("eth / vlan != 2", b.set_meta("vlan", add=0x02FF0000), b.pop_vlan()),
+    )
+    only = b.parse(b.case("eth / ip / (tcp | udp | icmp)", nat), b.case("otherwise", b.drop()))
+    rule = b.masquerade(TENANT_A, WORLD, "203.0.113.1-203.0.113.3", ports="2000-3000")
+    plan = compile_rules(b.pipeline("p", rule, b.group("In", way), b.group("NAT", only)), PORTS)
+    zone = dict(plan.zones)
+    (line,) = [one.command(7) for one in plan.filters if "commit" in one.command(7)]
+    inner = (
+        f"ct commit zone {zone[TENANT_A]} mark {WORLD} nat src addr 240.0.{zone[TENANT_A] >> 8}.{zone[TENANT_A] & 255}"
+    )
+    outer = f"ct commit zone {zone[WORLD]} mark {TENANT_A} nat src addr 203.0.113.1-203.0.113.3 port 2000-3000"
+    assert f"{inner} action skbedit mark {WORLD} action {outer}" in line
