@@ -433,7 +433,7 @@ static __always_inline __must_check enum drop_reason police_sender(struct __sk_b
 {
 	if (!(agent->flags & ENDPOINT_POLICED) || is_router(packet, agent))
 		return REASON_NONE;
-	return police_skb(skb, packet, policy_who(agent->slot, POLICY_EGRESS, 0, HOOK_AGENT));
+	return (enum drop_reason)police_skb(skb, packet, policy_who(agent->slot, POLICY_EGRESS, 0, HOOK_AGENT));
 }
 
 /* Whether the policy of the endpoint that it is delivered to lets it in. Nobody is kept from what it sends itself. */
@@ -444,7 +444,7 @@ static __always_inline __must_check enum drop_reason police_receiver(struct __sk
 
 	if (!is_policed(route->endpoint, route->to_service) || route->endpoint->slot == agent->slot)
 		return REASON_NONE;
-	return police_skb(
+	return (enum drop_reason)police_skb(
 		skb, packet, policy_who(route->endpoint->slot, POLICY_INGRESS, group_set, HOOK_AGENT));
 }
 

@@ -61,7 +61,7 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 	if (is_policed(endpoint, false)) {
 		uint64_t who = policy_who(endpoint->slot, POLICY_INGRESS, 0, HOOK_SUBSTRATE);
 
-		reason = police_skb(skb, packet, who);
+		reason = (enum drop_reason)police_skb(skb, packet, who);
 		if (reason)
 			return reason;
 	}

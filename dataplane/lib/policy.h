@@ -427,15 +427,14 @@ __noinline int ask_for_frame(struct xdp_md *ctx, const struct packet *packet, ui
 }
 
 /* Whether the packet may leave its endpoint, or come to it: NONE, or why not. */
-static __always_inline __must_check enum drop_reason police_skb(struct __sk_buff *skb, const struct packet *packet,
-								uint64_t who)
+__noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
 {
 	int reason = judge_known(packet, who, read_skb(skb, packet, who));
 
-	return (enum drop_reason)(reason == POLICED_ASK ? ask_for_skb(skb, packet, who) : reason);
+	return reason == POLICED_ASK ? ask_for_skb(skb, packet, who) : reason;
 }
 
-/* The same in XDP. */
+/* The same in XDP, where the stack has no room for one function more. */
 static __always_inline __must_check enum drop_reason police_frame(struct xdp_md *ctx, const struct packet *packet,
 								  uint64_t who)
 {
