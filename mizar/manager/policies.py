@@ -88,6 +88,12 @@ class Policies:
                         field = "spec.egress" if egress else "spec.ingress"
                         raise ExhaustedError(Problem(str(error), field, str(policy.ref))) from error
 
+    def endpoints(self, item: Item) -> Iterator[Item]:
+        """The endpoints that a policy selects."""
+        sets = self._sets_of(item.resource)
+        found = (self._registry.by_uid(uid) for uid in (sets.selected(item.uid) if sets else ()))
+        return (one for one in found if one is not None)
+
     def sets(self, vpc: Ref) -> PolicySets | None:
         """Those of one VPC; None while it has no policy."""
         return self._vpcs.get(vpc)
@@ -125,6 +131,7 @@ class Policies:
         if isinstance(resource, Network):
             if resource.is_group:
                 sets.world.groups.discard(resource.name)
+                sets.version += 1
                 return None
             sets.put_network(resource.name, None)
             return None
@@ -210,6 +217,7 @@ def _inside(registry: Registry, vpc: Item) -> Iterator[tuple[Network, Endpoint |
 def _put_network(sets: PolicySets, network: Network) -> None:
     if network.is_group:
         sets.world.groups.add(network.name)
+        sets.version += 1
     else:
         sets.put_network(network.name, tuple(map(parse_prefix, network.spec.cidrs)))
 

@@ -15,6 +15,7 @@ from mizar.manager.members import Members, with_members
 from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry
 from mizar.model.peering import VPCPeering
+from mizar.model.policy import Policy
 from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase, Ref
 
 
@@ -37,7 +38,7 @@ def recover(registry: Registry, cursors: Cursors, fleet: Fleet) -> Members:
             or item.phase is not Phase.PROVISIONED
             or item.observed_generation < item.resource.metadata.generation
         )
-        needed = {*item.former, *(_needed_by(registry, item) if unfinished and not item.deleting else ())}
+        needed = {*item.former, *(_needed_by(registry, item, fleet) if unfinished and not item.deleting else ())}
         if unfinished or item.former or isinstance(item.resource, Droplet):
             fleet.expect(item, (), [name for name in needed if _has_daemon(registry, name)])
     for item in registry.of_kind("Droplet"):
@@ -46,7 +47,7 @@ def recover(registry: Registry, cursors: Cursors, fleet: Fleet) -> Members:
     return members
 
 
-def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
+def _needed_by(registry: Registry, item: Item, fleet: Fleet) -> Iterator[str]:
     """The droplets that must hold an object before it is provisioned."""
     network, vpc = _inside_of(registry, item)
     match item.resource:
@@ -66,6 +67,9 @@ def _needed_by(registry: Registry, item: Item) -> Iterator[str]:
             for ref in (item.resource.own, item.resource.other):
                 found = registry.find(ref)
                 yield from found.placement if found and other_half(registry, item.resource) else ()
+        case Policy():
+            for endpoint in fleet.policies.endpoints(item):
+                yield from _needed_by(registry, endpoint, fleet)
         case Droplet():
             yield from (other.resource.name for other in registry.of_kind("Droplet") if not other.deleting)
 

@@ -177,6 +177,6 @@ def checked(rules: PolicySet) -> PolicySet:
     if any(not 1 <= group_set <= 0xFFFF for group_set, _ in GROUP.iter_unpack(rules.groups)):
         raise InvalidError("the number of a set of groups among the peers is outside of 1 to 65535")
     for _, protocol, port, length, _, action, _ in VERDICT.iter_unpack(rules.verdicts):
-        if length > 24 or action > MAX_ACTION or (protocol << 16 | port) & ((1 << (24 - length)) - 1):
+        if length > 24 or 0 < length < 8 or action > MAX_ACTION or (protocol << 16 | port) & ((1 << (24 - length)) - 1):
             raise InvalidError(f"a verdict about {length} bits of protocol {protocol}, port {port} is not one")
     return rules
