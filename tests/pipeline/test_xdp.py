@@ -171,7 +171,7 @@ def test_what_is_not_used_is_not_compiled() -> None:
 def test_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused by its size before anything is compiled, in words; so is what the verifier refuses all the same."""
     pipeline = read_pipeline(STATELESS, "stateless.yaml")
-    assert generate(pipeline).questions < MAX_QUESTIONS / 50
+    assert generate(pipeline).questions < MAX_QUESTIONS / 20
     monkeypatch.setattr("mizar.pipeline.xdp.generate.MAX_QUESTIONS", 20)
     with pytest.raises(
         InvalidError, match=r"stateless: too large for XDP: its switches ask [0-9]+ questions, at most 20"
