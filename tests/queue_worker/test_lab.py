@@ -37,7 +37,7 @@ from tests.queue_worker.build import CannotBuildError, worker
 from tests.queue_worker.rig import LIMIT_S, Wires, Worker, wait_until, wires
 from tests.unit.pipeline import frames as f
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 FORWARDED = "203.0.113.4"
 NAT = NatRules(
