@@ -60,6 +60,12 @@ def run(
             metavar="N=INTERFACE", help="Queue N is served by a program behind this interface, as one with DPDK."
         ),
     ] = None,
+    lead: Annotated[
+        str, typer.Option(help="ADDRESS:PORT where another gateway may learn of this one's connections; needs --pki.")
+    ] = "",
+    follow: Annotated[
+        str, typer.Option(help="ADDRESS:PORT of another gateway, whose connections are kept at hand; needs --pki.")
+    ] = "",
     max_connections4: Annotated[int, typer.Option(min=16, help="Connections over IPv4.")] = _SIZES.connections4,
     max_connections6: Annotated[int, typer.Option(min=16, help="Connections over IPv6.")] = _SIZES.connections6,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")] = False,
@@ -67,7 +73,9 @@ def run(
     """Run a gateway until SIGTERM. Frames go on without it; a second run takes over without losing one."""
     _log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     sizes = Sizes(max_connections4, max_connections6)
-    process.run(Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, sizes, _queues(queue)))
+    process.run(
+        Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, lead, follow, sizes, _queues(queue))
+    )
 
 
 def _queues(words: list[str] | None) -> dict[int, str]:

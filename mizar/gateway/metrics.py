@@ -77,6 +77,7 @@ def summary(gateway: Gateway) -> dict[str, Any]:
         "tenants": tenants_of(gateway),
         "events": dict(gateway.events),
         "ended": dict(gateway.ended),
+        "pair": gateway.pair.summary(),
         "forecast": [
             {"what": one.name, "inUse": one.in_use, "limit": one.limit, "secondsLeft": one.seconds_left}
             for one in gateway.forecasts.read()

@@ -48,6 +48,10 @@ class Options:
     xdp: XdpMode | None = None
     metrics: str = ""
     pki: Path | None = None
+    lead: str = ""
+    """Where another gateway learns of this one's connections, `host:port`."""
+    follow: str = ""
+    """The other gateway, `host:port`, whose connections this one keeps at hand."""
     sizes: Sizes = field(default_factory=Sizes)
     queues: Mapping[int, str] = field(default_factory=dict)
 

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mizar.gateway import control, dataplane, kernel_path, metrics, queue_worker, rules
+from mizar.gateway import control, dataplane, kernel_path, metrics, pair, queue_worker, rules
 from mizar.gateway.dataplane import Dataplane
 from mizar.gateway.flow_table import FlowTable
 from mizar.gateway.forecast import Forecasts
 from mizar.gateway.kernel_plan import KernelPlan
 from mizar.gateway.kernel_sync import REFRESH_S, KernelSync
 from mizar.gateway.options import Options, pins
+from mizar.gateway.pair import PairOfGateways
 from mizar.gateway.pool_use import PoolUse
 from mizar.gateway.present import words
 from mizar.gateway.queue_worker import QueueWorker
@@ -75,6 +76,10 @@ class Gateway:
     events: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     reports: bool = False
+    pair: PairOfGateways = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pair = PairOfGateways(self)
 
     @property
     def nat(self) -> NatRules:
@@ -145,8 +150,17 @@ class Gateway:
         for event in reader.read():
             kind = kinds.get(event["kind"], "report")
             self.events[kind] += 1
-            if kind != "report":
+            if kind == "report":
+                self.pair.told(event)
+            else:
                 _log.warning("%s tenant=%#x reason=%d flow=%s", kind, event["tenant"], event["reason"], words(event))
+
+    def set_reports(self, on: bool) -> None:
+        """Whether the data plane tells of every connection that begins, is answered or closes."""
+        self.reports = on
+        if self.table is not None:
+            settings = self.table.tables.nat_settings.get(0) or {}
+            self.table.tables.nat_settings.put(0, {**settings, "reports": int(on)})
 
     def conntracked(self) -> None:
         """Events of the kernel's conntrack."""
@@ -243,6 +257,7 @@ async def _run(options: Options) -> None:
         raise InvalidError(f"{options.file} cannot be read: {error}") from error
     pipeline = read(text, str(options.file))
     queue_worker.check(pipeline)
+    pair.check(options)
     stop = asyncio.Event()
     ready = asyncio.Event()
     found: list[Gateway] = []
@@ -270,8 +285,8 @@ async def _run(options: Options) -> None:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
-            certificates = None if options.pki is None else (options.pki, "daemon")
-            async with serving_metrics(options.metrics, _reader(gateway), certificates):
+            certificates = None if options.pki is None else (options.pki, "gateway")
+            async with serving_metrics(options.metrics, _reader(gateway), certificates), gateway.pair.at_work():
                 _log.info("ready gateway=%s pipeline=%s", options.gateway, pipeline.name)
                 ready.set()
                 await _work(gateway, stop)

@@ -78,6 +78,8 @@ class Running:
     folder: Path
     process: subprocess.Popen[bytes]
     file: Path
+    more: tuple[str, ...] = ()
+    """Options of `gateway run`."""
 
     def cli(self, *words: str, ok: bool = True) -> Any:
         """A command of `mizar gateway` on the host, its JSON."""
@@ -110,18 +112,18 @@ class Running:
 
     def begin(self) -> None:
         """Again, or for the first time."""
-        self.process = _started(self.rig, self.name, self.file, self.folder)
+        self.process = _started(self.rig, self.name, self.file, self.folder, self.more)
 
 
 _MIZAR = [sys.executable, "-c", "from mizar.cli.main import main; main()"]
 
 
 @contextmanager
-def running(rig: Rig, text: str, folder: Path) -> Iterator[Running]:
+def running(rig: Rig, text: str, folder: Path, *more: str) -> Iterator[Running]:
     """A gateway until the block ends; it leaves nothing behind."""
     file = folder / "gateway.yaml"
     file.write_text(text)
-    made = Running(rig, rig.prefix, folder, _started(rig, rig.prefix, file, folder), file)
+    made = Running(rig, rig.prefix, folder, _started(rig, rig.prefix, file, folder, more), file, more)
     try:
         yield made
     finally:
@@ -129,9 +131,9 @@ def running(rig: Rig, text: str, folder: Path) -> Iterator[Running]:
         made.cli("stop", "--name", made.name, "--remove", str(file))
 
 
-def _started(rig: Rig, name: str, file: Path, folder: Path) -> subprocess.Popen[bytes]:
+def _started(rig: Rig, name: str, file: Path, folder: Path, more: tuple[str, ...]) -> subprocess.Popen[bytes]:
     sizes = ["--max-connections4", "4096", "--max-connections6", "4096"]
-    words = ["gateway", "run", "-f", str(file), "--interface", "wire", "--name", name, *sizes]
+    words = ["gateway", "run", "-f", str(file), "--interface", "wire", "--name", name, *sizes, *more]
     with (folder / "gateway.log").open("ab") as log:
         process = subprocess.Popen([*_inside(rig), *_MIZAR, *words], stdout=log, stderr=log, env=os.environ)
     deadline = time.monotonic() + LIMIT_S
