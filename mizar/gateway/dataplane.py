@@ -30,11 +30,12 @@ from mizar.kernel.gateway_tables import GatewayTables, is_translating
 from mizar.kernel.layout import U32
 from mizar.kernel.maps import Table
 from mizar.kernel.netlink import Netlink
-from mizar.model.errors import NotFoundError
+from mizar.model.errors import InvalidError, NotFoundError
 from mizar.pipeline.description import Pipeline
 from mizar.pipeline.xdp.generate import Program, generate
 
 _NAMES = "program.json"
+_PORTS = "gateway_queue_ports"
 _KEPT = ("pipeline", "counters", "limits", "table_names")
 
 
@@ -77,6 +78,8 @@ def prepare(options: Options, pipeline: Pipeline) -> Dataplane:
         index(interface)
     program = generate(pipeline, _before(options.gateway))
     data = compile_program(program.text, pipeline.name)
+    if options.queues and _PORTS.encode() not in data:
+        raise InvalidError(f"--queue: nothing goes to a queue in pipeline {pipeline.name}")
     here = pins(options.gateway)
     here.make()
     loaded: list[GatewayProgram] = []
@@ -108,9 +111,10 @@ def put_in_place(options: Options, dataplane: Dataplane) -> None:
     for one, (interface, _) in zip(dataplane.loaded, _interfaces(options), strict=True):
         pin = links / f"xdp_{interface.replace('.', '_')}"  # bpffs refuses dots in names
         attach.attach_xdp(one.fd, index(interface), pin, force=options.xdp)
-    ports = Table("gateway_queue_ports", dataplane.maps["gateway_queue_ports"], U32, U32)
-    served = {queue: index(interface) for queue, interface in options.queues.items()}
-    ports.put_many((queue, served.get(queue, 0)) for queue in range(ports.max_entries))
+    if _PORTS in dataplane.maps:
+        ports = Table(_PORTS, dataplane.maps[_PORTS], U32, U32)
+        served = {queue: index(interface) for queue, interface in options.queues.items()}
+        ports.put_many((queue, served.get(queue, 0)) for queue in range(ports.max_entries))
 
 
 def take_away(name: str) -> None:
