@@ -66,13 +66,12 @@ def run(
     follow: Annotated[
         str, typer.Option(help="ADDRESS:PORT of another gateway, whose connections are kept at hand; needs --pki.")
     ] = "",
-    max_connections4: Annotated[int, typer.Option(min=16, help="Connections over IPv4.")] = _SIZES.connections4,
-    max_connections6: Annotated[int, typer.Option(min=16, help="Connections over IPv6.")] = _SIZES.connections6,
+    max_connections: Annotated[int, typer.Option(min=16, help="Over each of IPv4 and IPv6.")] = _SIZES.connections4,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")] = False,
 ) -> None:
     """Run a gateway until SIGTERM. Frames go on without it; a second run takes over without losing one."""
     _log_to_stderr(logging.DEBUG if verbose else logging.INFO)
-    sizes = Sizes(max_connections4, max_connections6)
+    sizes = Sizes(max_connections, max_connections)
     process.run(
         Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, lead, follow, sizes, _queues(queue))
     )

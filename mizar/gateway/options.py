@@ -21,7 +21,7 @@ class Sizes:
     """How many entries the maps have; fixed for as long as their pins live."""
 
     connections4: int = 1 << 20
-    connections6: int = 1 << 18
+    connections6: int = 1 << 20
     mappings: int = 1 << 16
 
     def by_map(self) -> Mapping[str, int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mizar.pipeline.kernel_path import KernelPath
 from mizar.pipeline.nat import NatRules
 from mizar.pipeline.reader import read_pipeline
 from mizar.pipeline.writer import write_pipeline
@@ -67,6 +68,38 @@ def description(way: str, prefix: str, nat: NatRules) -> str:
     )
     read = read_pipeline(text, "lab.yaml")
     return write_pipeline(replace(read, nat=nat, kernel=kernel_path(prefix)))
+
+
+def description_of(
+    way: str,
+    own: tuple[str, str],
+    behind: dict[str, tuple[str, str]],
+    vnis: dict[str, int],
+    kernel: KernelPath,
+    nat: NatRules,
+) -> str:
+    """The same for a gateway at address and MAC `own`, whose VNIs are behind others, by name."""
+    text = _TEXT.replace("*TRAP", TRAP[1:-1]).replace("NEW", NEW[way]).replace("{nat: null}", "nat")
+    first = next(iter(behind.values()))
+    there = ((HOST, own[0]), ("02:00:00:00:02:09", own[1]), (PEER, first[0]), ("02:00:00:00:02:02", first[1]))
+    for word, value in there:
+        text = text.replace(word, value)
+    ends = "".join(
+        f"  {name}:\n    {{source: {own[0]}, destination: {address}, "
+        f'source_mac: "{own[1]}", destination_mac: "{mac}"}}\n'
+        for name, (address, mac) in behind.items()
+    )
+    cases = ", ".join(
+        f"{{when: {0x01000000 + vni:#x}, steps: [{{encap: {{headers: vxlan, to: {name}}}}}, "
+        "{set_vni: {from: meta}}, stop]}"
+        for name, vni in vnis.items()
+    )
+    text = text.replace("  kernel:\n", ends + "  kernel:\n", 1)
+    begin, end = text.index("  fabric:"), text.index(ends)
+    text = text[:begin] + text[end:]
+    text = text[: text.index("  - name: Out")] + f"  - name: Out\n    steps: [{{switch: metadata, cases: [{cases}]}}]\n"
+    read = read_pipeline(text, "lab.yaml")
+    return write_pipeline(replace(read, nat=nat, kernel=kernel))
 
 
 @dataclass
@@ -132,7 +165,7 @@ def running(rig: Rig, text: str, folder: Path, *more: str) -> Iterator[Running]:
 
 
 def _started(rig: Rig, name: str, file: Path, folder: Path, more: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    sizes = ["--max-connections4", "4096", "--max-connections6", "4096"]
+    sizes = ["--max-connections", "4096"]
     words = ["gateway", "run", "-f", str(file), "--interface", "wire", "--name", name, *sizes, *more]
     with (folder / "gateway.log").open("ab") as log:
         process = subprocess.Popen([*_inside(rig), *_MIZAR, *words], stdout=log, stderr=log, env=os.environ)
@@ -146,4 +179,4 @@ def _started(rig: Rig, name: str, file: Path, folder: Path, more: tuple[str, ...
 
 
 def _inside(rig: Rig) -> list[str]:
-    return ["nsenter", f"--net=/run/netns/{rig.prefix}-host"]
+    return ["nsenter", f"--net=/run/netns/{rig.host.spec.removeprefix('name:')}"]
