@@ -302,6 +302,7 @@ struct gateway_event {
 enum gateway_order_kind {
 	ORDER_INSTALL = 1,
 	ORDER_REMOVE = 2,
+	ORDER_QUOTA = 3,	/* `body`: metadata and quota, of 32 bits each */
 };
 
 struct gateway_order {

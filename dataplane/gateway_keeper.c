@@ -97,11 +97,27 @@ static __always_inline void give(uint32_t meta)
 	result_; \
 })
 
+/* The counts beside it go on meanwhile. */
+static __always_inline long set_quota(const struct gateway_order *order)
+{
+	struct nat_tenant *tenant;
+	uint32_t own[2];
+
+	__builtin_memcpy(own, order->body, sizeof(own));
+	tenant = tenant_of(own[0]);
+	if (!tenant)
+		return -ENOSPC;
+	tenant->quota = own[1];
+	return 0;
+}
+
 SEC("syscall")
 int gateway_keeper(struct gateway_order *order)
 {
 	uint32_t what = order->what;
 
+	if (what == ORDER_QUOTA)
+		return (int)set_quota(order);
 	if (order->version == 4) {
 		struct order4 own;
 

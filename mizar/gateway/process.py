@@ -91,7 +91,7 @@ class Gateway:
         self._tables()
         self._kernel(self.pipeline)
         if self.table is not None:
-            rules.write(self.table.tables, self.nat, reports=self.reports)
+            rules.write(self.table.tables, self.nat, reports=self.reports, keeper=self.table.keeper)
         dataplane.put_in_place(self.options, self.plane)
         self._judge()
         self._queues()
@@ -109,7 +109,7 @@ class Gateway:
         old, self.plane, self.pipeline = self.plane, plane, pipeline
         self._tables()
         if self.table is not None:
-            rules.write(self.table.tables, self.nat, reports=self.reports)
+            rules.write(self.table.tables, self.nat, reports=self.reports, keeper=self.table.keeper)
         dataplane.put_in_place(self.options, plane)
         ended = self._judge()
         self._queues()

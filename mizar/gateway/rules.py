@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import GatewayTables, ticks
 from mizar.kernel.layout import Fields, constant
 from mizar.model.errors import ExhaustedError
@@ -35,9 +36,10 @@ class Entries:
     quotas: dict[int, int]
 
 
-def write(tables: GatewayTables, nat: NatRules, *, reports: bool = False) -> int:
+def write(tables: GatewayTables, nat: NatRules, *, reports: bool = False, keeper: Keeper | None = None) -> int:
     """From now on new connections begin by these rules. Returns their number.
 
+    `keeper` is needed where a data plane is at work: it counts in the entries that have the quotas.
     Raises ExhaustedError when they do not fit; then those before are still in force.
     """
     old_pools = {slot: pool for slot, pool in tables.nat_pools.items() if slot and pool["addresses"]}
@@ -53,7 +55,11 @@ def write(tables: GatewayTables, nat: NatRules, *, reports: bool = False) -> int
     for meta in {*new.quotas, *(meta for meta, _ in tables.nat_tenants.items())}:
         tenant = tables.nat_tenants.get(meta) or {}
         quota = new.quotas.get(meta, constant("QUOTA_NONE"))
-        if tenant.get("quota", constant("QUOTA_NONE")) != quota:
+        if tenant.get("quota", constant("QUOTA_NONE")) == quota:
+            continue
+        if keeper is not None:
+            keeper.set_quota(meta, quota)
+        else:
             tables.nat_tenants.put(meta, {**tenant, "quota": quota})
     tables.nat_settings.put(0, _settings(nat, number, reports))
     for table, wanted_keys in ((tables.nat_sources, new.sources), (tables.nat_ends, new.ends)):

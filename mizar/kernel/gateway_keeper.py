@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mizar.kernel import libbpf
-from mizar.kernel.layout import Fields, constant, struct, struct_codec
+from mizar.kernel.layout import U32, Fields, constant, struct, struct_codec
 from mizar.kernel.libbpf import ffi, lib
 from mizar.kernel.programs import Programs, load_into, object_bytes
 from mizar.model.errors import ConflictError, ExhaustedError
@@ -37,6 +37,7 @@ class Keeper:
             self._programs.close()
             raise
         self._install, self._remove = constant("ORDER_INSTALL"), constant("ORDER_REMOVE")
+        self._quota = constant("ORDER_QUOTA")
 
     def install(self, version: int, first: tuple[Fields, Fields], twin: tuple[Fields, Fields]) -> None:
         """Makes a connection of both entries. Raises ConflictError when one is there already, ExhaustedError when the
@@ -65,6 +66,10 @@ class Keeper:
         path = folder / _NAME
         path.unlink(missing_ok=True)
         libbpf.check(lib().bpf_obj_pin(self._programs.programs[_NAME].fd, os.fsencode(path)), f"pin {path}")
+
+    def set_quota(self, meta: int, quota: int) -> None:
+        """How many connections a tenant may have from now on. ExhaustedError when there is no room."""
+        libbpf.check(self._run(self._quota, 4, U32.pack(meta) + U32.pack(quota)), f"set the quota of tenant {meta:#x}")
 
     def close(self) -> None:
         """Unloads it. May be called twice."""

@@ -134,7 +134,7 @@ def test_an_end_that_is_taken_leaves_nothing_behind(flows: Set) -> None:
 
 def test_a_quota_holds(flows: Set) -> None:
     """What exceeds it is refused and counted, and a connection that ends makes room."""
-    rules.write(flows.table.tables, nat(quota=1))
+    rules.write(flows.table.tables, nat(quota=1), keeper=flows.table.keeper)
     flows.table.install(*out4(1), nat())
     with pytest.raises(ExhaustedError):
         flows.table.install(*out4(9), nat())

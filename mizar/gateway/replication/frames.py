@@ -118,7 +118,7 @@ def newer(one: int, other: int) -> bool:
 
 def _moved(version: int, value: bytes, ticks: int) -> bytes:
     changed, at = bytearray(value), _stamp_at(version)
-    _STAMP.pack_into(changed, at, (_STAMP.unpack_from(value, at)[0] + ticks) % _TICKS or 1)  # 0: being removed
+    _STAMP.pack_into(changed, at, (_STAMP.unpack_from(value, at)[0] + ticks) % _TICKS)
     return bytes(changed)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mizar.gateway.entries import INSTALLED, MAPPED, ORIGINAL, becomes_of, flow_of, key
+from mizar.gateway.entries import GONE, INSTALLED, MAPPED, ORIGINAL, becomes_of, flow_of, key
 from mizar.gateway.flow_table import FlowTable
 from mizar.gateway.judge import address_of, allows
 from mizar.gateway.replication import frames
@@ -56,7 +56,7 @@ class SharedConnections:
             return None
         one, two = (packed, values.pack(value)), (keys.pack(twin), values.pack(other))
         pair: Pair = (*one, *two) if value["flags"] & ORIGINAL else (*two, *one)
-        return pair if frames.stamp(version, pair) else None
+        return None if value["flags"] & GONE else pair
 
     def adopt(self, version: int, pairs: Iterable[Pair]) -> int:
         """Takes what another gateway has; returns how many were taken. See Connections.adopt()."""

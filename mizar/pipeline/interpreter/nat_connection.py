@@ -95,8 +95,10 @@ class Connection:
             self.begin(seen, now)
             return
         was_closing = self.closing
+        if flags & RST and not _counts(seen, mine, theirs):
+            return
         if flags & RST:
-            mine.reset |= _counts(seen, mine, theirs)
+            mine.reset = True
         else:
             mine.reset = False
             _track(mine, seen)
