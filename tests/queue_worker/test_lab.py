@@ -157,7 +157,7 @@ def _gateway(made: Wires, folder: Path) -> Iterator[None]:
     file.write_text(write_pipeline(replace(f.shipped("gateway-queue"), nat=NAT)))
     inside = ["nsenter", f"--net=/run/netns/{made.prefix}-host", *_MIZAR, "gateway"]
     words = ["run", "-f", str(file), "--interface", "gw", "--name", made.prefix, "--queue", "0=veth.kernel"]
-    sizes = ["--max-connections4", "4096", "--max-connections6", "4096"]
+    sizes = ["--max-connections", "4096"]
     log = folder / "gateway.log"
     with log.open("wb") as out:
         process = subprocess.Popen([*inside, *words, *sizes], stdout=out, stderr=out)
