@@ -8,6 +8,7 @@ their names in a file, so that a new program counts on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -121,6 +122,8 @@ def take_away(name: str) -> None:
     """Detaches the program and forgets all state: connections end."""
     pins(name).remove()
     (place(name) / _NAMES).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there was none, or somebody has put something there
+        place(name).rmdir()
 
 
 def index(interface: str) -> int:
