@@ -17,12 +17,13 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from mizar.cli.output import Format, Output, columns, emit
+from mizar.cli import gateway_tables as tables
+from mizar.cli.output import Format, Output, emit
 from mizar.gateway import control, process
 from mizar.gateway import dataplane as planes
 from mizar.gateway.flow_table import FlowTable, reading
 from mizar.gateway.options import Options, Sizes
-from mizar.gateway.present import flow_words, plain
+from mizar.gateway.present import plain
 from mizar.kernel.attach import XdpMode
 from mizar.kernel.layout import constant
 from mizar.model.errors import InvalidError, NotFoundError
@@ -91,7 +92,7 @@ def _queues(words: list[str] | None) -> dict[int, str]:
 def show(name: Name, output: Output = Format.TABLE) -> None:
     """What a running gateway does, its tenants, what was refused and what will be exhausted when."""
     found = control.ask(name, "show")
-    emit(found, output, lambda: columns(("", ""), [(key, _cell(value)) for key, value in found.items()]))
+    emit(found, output, lambda: tables.gateway(found))
 
 
 @app.command()
@@ -101,10 +102,10 @@ def connections(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
     output: Output = Format.TABLE,
 ) -> None:
-    """Connections that live, in no order."""
+    """Connections that live."""
     with reading(planes.opened(name)) as table:
-        found = list(islice(_of(table, _meta(meta)), limit))
-    emit([plain(one) for one in found], output, lambda: _connections(found))
+        found = [plain(one) for one in islice(_of(table, _meta(meta)), limit)]
+    emit(found, output, lambda: tables.connections(found))
 
 
 @app.command()
@@ -114,8 +115,7 @@ def counters(name: Name, output: Output = Format.TABLE) -> None:
         {"counter": one.name, "meta": one.meta, "packets": one.packets, "bytes": one.octets}
         for one in planes.counted(name)
     ]
-    cells = [(row["counter"], _hex(row["meta"]), row["packets"], row["bytes"]) for row in rows]
-    emit(rows, output, lambda: columns(("COUNTER", "META", "PACKETS", "BYTES"), cells))
+    emit(rows, output, lambda: tables.counters(rows))
 
 
 @app.command()
@@ -149,23 +149,6 @@ def stop(
 
 def _of(table: FlowTable, meta: int | None) -> Any:
     return (one for one in table.listed() if meta is None or meta in (one.tenant, one.original.meta))
-
-
-def _connections(found: list[Any]) -> Any:
-    rows = [(f"{one.tenant:#x}", one.state, flow_words(one.original), flow_words(one.becomes)) for one in found]
-    return columns(("TENANT", "STATE", "ORIGINAL", "BECOMES"), rows)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return "\n".join(_cell(one) for one in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {one}" for key, one in value.items() if one is not None)
-    return "" if value is None else str(value)
-
-
-def _hex(meta: Any) -> str:
-    return "" if meta is None else f"{meta:#x}"
 
 
 def _meta(text: str) -> int | None:

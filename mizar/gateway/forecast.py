@@ -32,12 +32,17 @@ class Forecasts:
     _limits: dict[str, int] = field(default_factory=dict)
 
     def observe(self, now_s: float, uses: dict[str, tuple[int, int]]) -> None:
-        """What is in use now and its limit, by name. A name that is left out is forgotten."""
+        """What is in use now and its limit, by name. A name that is left out is forgotten.
+
+        May be called as often as anybody asks: of what comes more often than every ten seconds the last is kept.
+        """
         for name in self._seen.keys() - uses.keys():
             del self._seen[name]
         self._limits = {name: limit for name, (_, limit) in uses.items()}
         for name, (used, _) in uses.items():
             samples = self._seen.setdefault(name, deque(maxlen=_SAMPLES))
+            if len(samples) > 1 and now_s - samples[-2][0] < WINDOW_S / _SAMPLES:
+                samples.pop()
             samples.append((now_s, used))
             while now_s - samples[0][0] > WINDOW_S:
                 samples.popleft()

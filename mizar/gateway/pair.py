@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mizar.gateway.options import Options
 from mizar.gateway.replication import trust
-from mizar.gateway.replication.follower import Follower
+from mizar.gateway.replication.follower import Follower, Following
 from mizar.gateway.replication.frames import Pair
 from mizar.gateway.replication.leader import Leader
 from mizar.gateway.replication.shared import SharedConnections
@@ -62,6 +62,16 @@ class PairOfGateways:
         """A report of the data plane: a connection began, was answered or begins to close."""
         if self._leader is not None:
             self._leader.changed(event["version"], _key(event))
+
+    @property
+    def followers(self) -> int | None:
+        """How many learn of this one's connections; None where none may."""
+        return None if self._leader is None else self._leader.followers
+
+    @property
+    def following(self) -> Following | None:
+        """How it goes to follow another; None where it follows none."""
+        return None if self._follower is None else self._follower.state
 
     def summary(self) -> dict[str, Any]:
         """For `mizar gateway show`."""

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows, connections and events in words and as plain values, for logs and the command line. Pure."""
+"""Flows, connections and events in words and as plain values, for logs and the command line."""
 
 from __future__ import annotations
 
+import tomllib
+from functools import cache
+from importlib.resources import files
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -50,6 +53,13 @@ def words(event: Fields) -> str:
     protocol = NAMES.get(event["protocol"], str(event["protocol"]))
     ports = [int.from_bytes(event[name].to_bytes(2, "little"), "big") for name in ("src_port_be", "dst_port_be")]
     return f"{event['meta']:#x} {protocol} {source}:{ports[0]} > {destination}:{ports[1]}"
+
+
+@cache
+def reasons() -> dict[int, str]:
+    """Names of contracts/gateway_reasons.toml by number."""
+    text = (files("mizar._built") / "contracts" / "gateway_reasons.toml").read_text(encoding="utf-8")
+    return {one["number"]: one["name"] for one in tomllib.loads(text)["reason"]}
 
 
 def _end(version: int, address: int) -> str:

@@ -18,17 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mizar.gateway import control, dataplane, kernel_path, metrics, pair, queue_worker, rules
+from mizar.gateway import control, dataplane, kernel_path, pair, queue_worker, rules
 from mizar.gateway.dataplane import Dataplane
 from mizar.gateway.flow_table import FlowTable
 from mizar.gateway.forecast import Forecasts
 from mizar.gateway.kernel_plan import KernelPlan
 from mizar.gateway.kernel_sync import REFRESH_S, KernelSync
+from mizar.gateway.metrics import GatewayMetrics
 from mizar.gateway.options import Options, pins
 from mizar.gateway.pair import PairOfGateways
 from mizar.gateway.pool_use import PoolUse
-from mizar.gateway.present import words
+from mizar.gateway.present import reasons, words
 from mizar.gateway.queue_worker import QueueWorker
+from mizar.gateway.summary import summary
 from mizar.kernel.conntrack import Conntrack, Listener
 from mizar.kernel.events import EventReader
 from mizar.kernel.gateway_keeper import Keeper
@@ -153,7 +155,8 @@ class Gateway:
             if kind == "report":
                 self.pair.told(event)
             else:
-                _log.warning("%s tenant=%#x reason=%d flow=%s", kind, event["tenant"], event["reason"], words(event))
+                reason = reasons().get(event["reason"], str(event["reason"]))
+                _log.warning("%s tenant=%#x reason=%s flow=%s", kind, event["tenant"], reason, words(event))
 
     def set_reports(self, on: bool) -> None:
         """Whether the data plane tells of every connection that begins, is answered or closes."""
@@ -271,7 +274,8 @@ async def _run(options: Options) -> None:
         if command == "apply":
             return found[0].apply(read(str(asked.get("text")), str(asked.get("file"))))
         if command == "show":
-            return metrics.summary(found[0])
+            found[0].observe()
+            return summary(found[0])
         if command == "stop":
             stop.set()
             return {"stopped": options.gateway}
@@ -351,8 +355,11 @@ async def _listening(gateway: Gateway) -> None:
 
 
 def _reader(gateway: Gateway) -> Callable[[int], Coroutine[Any, Any, Any]]:
+    metrics = GatewayMetrics(gateway)
+
     async def reading(_endpoints: int) -> Any:
-        return list(metrics.read(gateway))
+        gateway.observe()
+        return list(metrics.read())
 
     return reading
 

@@ -18,6 +18,7 @@ from mizar.model.errors import InvalidError
 from mizar.pki import authority
 from tests.gateway.rig import HOST, PEER, PORT, WORLD4, WORLD6, Rig, UdpEcho, heard_from, nat, rig
 from tests.gateway.running import Running, description, running
+from tests.gateway.scrape import scrape
 from tests.gateway.talk import bulk, stream
 from tests.gateway.waiting import wait_for
 from tests.peers.foreign import command
@@ -48,6 +49,7 @@ def twins(folder: Path) -> Iterator[Twins]:
             place = folder / own.prefix
             place.mkdir()
             options = ["--pki", str(pki), "--lead", f"{here}:7799", "--follow", f"{there}:7799"]
+            options += ["--metrics", f"unix://{place / 'metrics'}"]
             text = description("in line", own.prefix, nat())
             made.append(stack.enter_context(running(own, text, place, *options)))
         yield Twins(made[0], made[1], lambda: _swap(f"{first.prefix}-peers"))
@@ -94,6 +96,7 @@ def test_connections_go_on_when_a_gateway_dies_under_load(tmp_path: Path) -> Non
             bulk(near, far)
         wait_for(lambda: found.other.show()["pair"]["following"] == "all of it is here")
         wait_for(lambda: len(found.other.connections()) == len(found.one.connections()) == 3)
+        _in_metrics(found.one, found.other)
         loads = [threading.Thread(target=bulk, args=(near, far, 1 << 23)) for near, far in streams]
         for load in loads:
             load.start()
@@ -109,6 +112,19 @@ def test_connections_go_on_when_a_gateway_dies_under_load(tmp_path: Path) -> Non
         assert "cannot follow" in found.other.show()["pair"]["following"]
         found.one.begin()  # it comes back and learns what happened meanwhile
         wait_for(lambda: found.one.show()["pair"]["following"] == "all of it is here")
+
+
+def _in_metrics(*pair: Running) -> None:
+    """Each leads and follows; somebody told somebody of what lives."""
+    told = [scrape(one.folder / "metrics") for one in pair]
+    for now in told:
+        assert now["mizar_gateway_followers", {}] == 1
+        states = {
+            state: now["mizar_gateway_following", {"state": state}] for state in ("apart", "catching_up", "whole")
+        }
+        assert states == {"apart": 0, "catching_up": 0, "whole": 1}
+    assert told[1]["mizar_gateway_told_connections_total", {}] >= 3
+    assert told[1]["mizar_gateway_adopted_connections_total", {}] >= 3
 
 
 @pytest.mark.parametrize(("lead", "says"), [("192.0.2.1:7799", "needs certificates"), ("192.0.2.1", "host:port")])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mizar.gateway.forecast import Forecasts
 from mizar.gateway.pool_use import SHOWN, PoolUse
 from mizar.pipeline import builder as b
@@ -67,6 +69,21 @@ def test_a_pool_that_fills_is_foretold() -> None:
     assert (found.name, found.in_use, found.limit) == ("ports of 203.0.113.1 in 0x9, udp", 6, 10)
     assert found.seconds_left is not None
     assert round(found.seconds_left) == 120
+
+
+def test_a_forecast_does_not_follow_how_often_it_is_asked_for() -> None:
+    """Somebody who looks every second takes nothing from the ten minutes that are looked back on."""
+    often, seldom = Forecasts(), Forecasts()
+    for second in range(601):
+        uses = {"connections": (second, 10_000)}
+        often.observe(float(second), uses)
+        if second % 10 == 0:
+            seldom.observe(float(second), uses)
+    (one,), (other,) = often.read(), seldom.read()
+    assert (one.in_use, other.in_use) == (600, 600)
+    assert one.seconds_left == pytest.approx(other.seconds_left) == pytest.approx(9400)
+    often.observe(1200.0, {"connections": (600, 10_000)})
+    assert next(often.read()).in_use == 600
 
 
 def test_a_large_pool_shows_its_fullest_addresses() -> None:

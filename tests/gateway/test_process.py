@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +13,6 @@ import pytest
 from tests.gateway.rig import (
     FAR4,
     FAR6,
-    LIMIT_S,
     OUTSIDE,
     POOL4,
     POOL6,
@@ -29,6 +27,7 @@ from tests.gateway.rig import (
 )
 from tests.gateway.running import NEW, Running, description, running
 from tests.gateway.talk import EXCEEDED, REFUSED, TOO_BIG, bulk, ping, stream, told
+from tests.gateway.waiting import wait_for
 from tests.marks import first_of
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -39,14 +38,6 @@ def gateway(way: str, folder: Path) -> Iterator[Running]:
     """A rig whose gateway begins connections so."""
     with rig() as made, running(made, description(way, made.prefix, nat()), folder) as found:
         yield found
-
-
-def wait_for(condition: object, limit_s: float = LIMIT_S) -> None:
-    """Until a call says yes."""
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("way", first_of(NEW))

@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import Metric
 
+from mizar.gateway.metrics import GatewayMetrics
+from mizar.gateway.process import Gateway
 from mizar.manager.metrics import ManagerMetrics
 from mizar.manager.registry import Registry
 from mizar.transit.events import Hub
@@ -19,6 +21,7 @@ from mizar.transit.metrics import DaemonMetrics
 from mizar.transit.servicer import Identity
 from mizar.transit.state import Limits
 from mizar.transit.values import Droplet, PutDroplet, PutVpc, Vpc
+from tests.unit.metrics import fakes
 from tests.unit.transit.fakes import FakeMaps
 
 ROOT = Path(__file__).parents[3]
@@ -73,7 +76,8 @@ async def daemon(vpcs: int = 1) -> DaemonMetrics:
 async def everything() -> list[Metric]:
     manager = ManagerMetrics(Registry(), lambda: 0, lambda: 0, lambda _: "")
     manager.observe_round(0.1)
-    return [*await (await daemon()).read(5), *await manager.read()]
+    gateway = GatewayMetrics(cast("Gateway", fakes.gateway(1, slow=True, pair=True))).read()
+    return [*await (await daemon()).read(5), *await manager.read(), *gateway]
 
 
 async def exposed() -> set[str]:
@@ -102,6 +106,21 @@ async def test_series_are_bounded(vpcs: int) -> None:
         if metric.name.startswith("mizar_vpc"):
             assert len({sample.labels["vpc"] for sample in metric.samples}) == min(vpcs, 101)
         assert "endpoint" not in metric.name or metric.name == "mizar_endpoints"
+
+
+def test_series_of_a_gateway_are_bounded() -> None:
+    """However many tenants there are: the others are summed up, and a counter of theirs never goes back."""
+    gateway = fakes.gateway(400)
+    metrics = GatewayMetrics(cast("Gateway", gateway))
+    first = {metric.name: metric.samples for metric in metrics.read()}
+    for name, labels in (("connections", 1), ("begun_connections", 1), ("refused_packets", 2), ("packets", 1)):
+        assert len(first[f"mizar_gateway_{name}"]) == 101 * labels, name
+    fakes.leave_tenants(gateway, 200)
+    second = {metric.name: metric.samples for metric in metrics.read()}
+    for name, others in (("connections", 100), ("begun_connections", 300), ("packets", 300)):
+        (value,) = (one.value for one in second[f"mizar_gateway_{name}"] if "other" in one.labels.values())
+        assert value == others, name
+    assert sum(one.value for one in second["mizar_gateway_connections"]) == 200
 
 
 async def test_the_dashboard_asks_for_what_there_is() -> None:
