@@ -50,15 +50,21 @@ class TcGateway:
         order = {"send": "wuplink", "listen": list(WIRES.values()), "frames": [frame.hex() for frame in frames]}
         out = self._shared / "answers.json"
         (self._shared / "order.json").write_text(json.dumps(order | {"out": str(out)}))
-        wires = f"{sys.executable} -B -m tests.guest.wires {self._shared}/order.json"
+        wires = f"{sys.executable} -B -S -m tests.guest.wires {self._shared}/order.json"
         self._guest.run(f"cd {ROOT} && ip netns exec wire {wires}", 30 + len(frames) * 0.2)
-        return [[(where, bytes.fromhex(data)) for where, data in came] for came in json.loads(out.read_text())]
+        return [[_came(where, data) for where, data in came] for came in json.loads(out.read_text())]
 
-    def install(self, plan: Plan, flow: Flow, becomes: Flow) -> None:
-        """A connection as somebody else would make it: an entry in either tenant's zone, the first one translates."""
+    def install(self, plan: Plan, connections: Sequence[tuple[Flow, Flow]]) -> None:
+        """Connections as somebody else would make them: an entry in either tenant's zone, the first one translates."""
         zones = dict(plan.zones)
-        self._guest.run(_entry(flow, zones[flow.meta], becomes.meta, becomes))
-        self._guest.run(_entry(becomes, zones[becomes.meta], flow.meta, becomes))
+        wanted = [_entry(flow, zones[flow.meta], becomes.meta, becomes) for flow, becomes in connections]
+        wanted += [_entry(becomes, zones[becomes.meta], flow.meta, becomes) for flow, becomes in connections]
+        self._guest.run(" && ".join(wanted), 60)
+
+
+def _came(where: str, data: str) -> tuple[str, bytes]:
+    """A frame that came out; what the guest could not even send has no place, and the words say why."""
+    return (where, bytes.fromhex(data)) if where else (where, data.encode())
 
 
 def _entry(flow: Flow, zone: int, mark: int, becomes: Flow) -> str:
