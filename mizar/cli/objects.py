@@ -7,10 +7,12 @@ Registered by mizar.cli.main.
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.table import Table
 from rich.text import Text
 
@@ -263,6 +265,10 @@ def _described(item: Manifest, indent: int = 0) -> Text:
         if isinstance(value, dict):
             text.append(f"{'  ' * indent}{key}:\n", style="bold")
             text.append_text(_described(value, indent + 1))
+        elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
+            text.append(f"{'  ' * indent}{key}:\n", style="bold")
+            written = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None)
+            text.append(textwrap.indent(written, "  " * indent))
         else:
             written = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             text.append(f"{'  ' * indent}{key}: ", style="bold").append(f"{written}\n")

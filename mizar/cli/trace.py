@@ -138,7 +138,7 @@ def _told(hop: dict[str, Any]) -> str:
     """All that there is to say of a hop, a line for each thing."""
     lines = [hop["sentence"], hop["table"], ", ".join(hop["rewrite"])]
     lines.append("" if hop["room"] is None else f"{hop['room']} bytes of room left")
-    lines += hop.get("policy", [])
+    lines += [said for said in hop.get("policy", []) if said not in hop["notes"]]
     lines += [f"! {note}" for note in hop["notes"]]
     lines.append(f"seen: {hop['seen']}" if hop["seen"] else "")
     return "\n".join(line for line in lines if line)

@@ -27,7 +27,8 @@ def said(names: Names, place: tuple[int, bytes], inner: Inner, one: Judgement) -
     if one.reason == _ENDED:
         return f"{whose}: the flow was allowed once, and now {who} {'denies' if one.rule else 'allows'} it"
     if not one.reason:
-        return f"{whose}: allowed by {who}" + (", when its flow began" if one.known else "")
+        why = f"allowed by {who}" if one.rule else "allowed, as no policy selects it"
+        return f"{whose}: {why}" + (", when its flow began" if one.known else "")
     text = f"denied by {who}" if one.rule else f"denied by default: {who} allows it"
     if one.rule and (behind := names.behind(*place, one.rule, _peer(inner, egress), inner.protocol, _port(inner))):
         text += f", which stands before {behind}"
