@@ -102,7 +102,6 @@ def compared(gateway: TcGateway, machine: Machine, frames: list[tuple[str, bytes
         assert came == wanted(machine.run(frame), TENANTS), name
 
 
-@pytest.mark.long
 def test_the_pipeline_that_traps(guest: Rooted, tmp_path: Path) -> None:
     """What begins a connection, what is no connection's, and connections in both directions with their errors: what
     leaves by the uplink and what the kernel gets are the interpreter's frames, its outer headers included."""
