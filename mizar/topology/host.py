@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from mizar.topology.present import Plan, Present
 from mizar.topology.wishes import Wishes, wishes
 
 LOCK = Path("/run/lock/mizar-topology.lock")
+LOCK_S = 30.0
+"""How long one waits for another; a change takes a fraction of a second."""
 
 
 def apply(topology: HostTopology, *, dry_run: bool = False, done: Done = lambda _: None) -> Plan:
@@ -71,18 +74,26 @@ def _change(topology: HostTopology, planned: Callable[[Wishes, Present], Plan], 
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """Holds the lock, which the kernel gives back when we are killed. Raises TemporaryError when somebody has it."""
+    """Holds the lock, which the kernel gives back when we are killed. TemporaryError: it stays somebody's."""
     try:
         LOCK.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise error_of(error.errno or 0, f"take the lock {LOCK}") from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise TemporaryError("another topology is being applied or deleted on this host") from error
-    try:
+        _take(fd, time.monotonic() + LOCK_S)
         yield
     finally:
         os.close(fd)
+
+
+def _take(fd: int, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise TemporaryError("another topology is being applied or deleted on this host") from error
+            time.sleep(0.05)
+        else:
+            return

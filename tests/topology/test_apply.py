@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -311,11 +312,19 @@ def test_vlan_filtering_is_refused_by_name_where_the_kernel_lacks_it(gateway: Ho
     assert gateway.links() == {}
 
 
-def test_two_at_once_are_kept_apart(gateway: Host) -> None:
-    """The second is told to try again."""
-    with host._locked(), pytest.raises(TemporaryError, match="another topology is being applied"):
-        gateway.apply()
-    gateway.apply()
+def test_two_at_once_are_kept_apart(gateway: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first, and is told to try again when that takes too long."""
+    with host._locked(), monkeypatch.context() as patch:
+        patch.setattr(host, "LOCK_S", 0.0)
+        with pytest.raises(TemporaryError, match="another topology"):
+            gateway.apply()
+    with ThreadPoolExecutor() as pool:
+        with host._locked():
+            waiting = pool.submit(gateway.apply)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+        waiting.result(30)
+    assert gateway.links()
 
 
 def test_namespaces_that_come_and_go_do_not_disturb(gateway: Host) -> None:

@@ -80,8 +80,12 @@ def _headers(version: str) -> Path:
             for member in source.getmembers():
                 inside = member.name.partition("/")[2]
                 if member.isfile() and inside.endswith(".h") and inside.startswith(HEADER_FOLDERS):
-                    member.name = inside
-                    source.extract(member, unpacked, filter="data")
+                    header = unpacked / inside
+                    assert header.resolve().is_relative_to(unpacked.resolve()), member.name
+                    data = source.extractfile(member)
+                    assert data is not None
+                    header.parent.mkdir(parents=True, exist_ok=True)
+                    header.write_bytes(data.read())
         try:
             unpacked.rename(folder)
         except OSError:  # somebody else was faster
