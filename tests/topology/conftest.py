@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -52,6 +55,14 @@ TEXT = (
     - {name: v2, ends: [{interface: eth1, namespace: NS-a}, {interface: v2-br, bridge: br1}]}
 """
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alone() -> Iterator[None]:
+    """One file at a time: their hosts share /run/netns, where what a topology made is known by its name."""
+    with (Path(tempfile.gettempdir()) / "mizar-tests-topology.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(autouse=True)
