@@ -75,14 +75,14 @@ class Client:
 
         Raises InvalidError, ConflictError or ExhaustedError whose `.problems` name the manifest by `index`.
         """
-        manifests = [dump(entry) if isinstance(entry, Resource) else dict(entry) for entry in resources]
+        manifests = [dump(entry, secrets=True) if isinstance(entry, Resource) else dict(entry) for entry in resources]
         reply = self._call("POST", "/v1/apply", {"resources": manifests, "dryRun": dry_run})
         results: Manifests = reply["results"]
         return results
 
     def preview(self, resources: Sequence[Resource | Mapping[str, Any]]) -> Manifest:
         """What an apply would do: "objects", "droplets", "reach", "flows", "notes" (docs/preview.md). Raises as it."""
-        manifests = [dump(entry) if isinstance(entry, Resource) else dict(entry) for entry in resources]
+        manifests = [dump(entry, secrets=True) if isinstance(entry, Resource) else dict(entry) for entry in resources]
         return self._call("POST", "/v1/preview", {"resources": manifests})
 
     def list(self, kind: str, tenant: str | None = None) -> Manifests:

@@ -26,6 +26,7 @@ from mizar.cli.connection import (
     object_name,
 )
 from mizar.cli.output import Format, Output, columns, emit, stderr
+from mizar.cli.secret_files import with_secrets_read
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
 from mizar.model.manifest import Manifests, parse_texts
 from mizar.model.resources import KINDS, Kind, Ref, Scope, kind_named
@@ -162,7 +163,8 @@ def delete(
         refs = [named(_served(kind), name, tenant)]
     else:
         order = list(KINDS)
-        found = sorted(read_manifests(filename).resources, key=lambda item: order.index(item.kind), reverse=True)
+        named_there = read_manifests(filename, secrets=False).resources
+        found = sorted(named_there, key=lambda item: order.index(item.kind), reverse=True)
         refs = [resource.ref for resource in found if KINDS[resource.kind].served]
     deleted: dict[Ref, Manifest] = {}
     with connect(server) as client:
@@ -179,8 +181,11 @@ def delete(
     emit(list(deleted.values()), output, lambda: columns(("KIND", "NAME", "CHANGE"), rows))
 
 
-def read_manifests(names: list[str] | None) -> Manifests:
-    """The objects of all files; every error of every file at once. Raises InvalidError."""
+def read_manifests(names: list[str] | None, *, secrets: bool = True) -> Manifests:
+    """The objects of all files; every error of every file at once. Raises InvalidError.
+
+    `secrets`: whether those that are in files and variables are read too.
+    """
     if not names:
         raise typer.BadParameter("give at least one -f FILE")
     texts: list[tuple[str, str]] = []
@@ -201,7 +206,7 @@ def read_manifests(names: list[str] | None) -> Manifests:
         raise InvalidError(problems)
     if not found.resources:
         raise InvalidError(f"there is no object in {', '.join(names)}")
-    return found
+    return with_secrets_read(found) if secrets else found
 
 
 def wait_for(client: Client, refs: list[Ref], timeout_s: float, gone: bool = False) -> None:

@@ -21,6 +21,7 @@ from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Ref, Resource
+from mizar.model.secret import keep_secrets
 
 _ORDER = {name: number for number, name in enumerate(KINDS)}
 _FIELDS = {"Tenant": "metadata.tenant", "VPC": "spec.vpc", "Network": "spec.network", "Droplet": "spec.droplet"}
@@ -143,6 +144,9 @@ class _Intake:
         if isinstance(resource, Endpoint) and resource.spec.type == "source" and item is None:
             raise InvalidError(Problem("expected simple or proxied: a source is the server's", field="spec.type"))
         complete = self._parents_are_there(resource)
+        resource, hidden = keep_secrets(item.resource if item else None, resource)
+        if hidden:
+            raise InvalidError(hidden)
         if item is not None:
             return self._change(item.resource, resource)
         problems = list(self._relations(resource)) if complete else []

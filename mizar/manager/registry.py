@@ -72,7 +72,7 @@ class Item:
 
     def record(self) -> Record:
         """As the store keeps it."""
-        manifest, metadata = dump(self.resource), self.resource.metadata
+        manifest, metadata = dump(self.resource, secrets=True), self.resource.metadata
         for name in ("uid", "generation", "createdAt", "deletedAt"):
             manifest["metadata"].pop(name, None)
         del manifest["status"]

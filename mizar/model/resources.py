@@ -37,6 +37,7 @@ from mizar.model.policy import Policy as Policy
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.routes import Routes
 from mizar.model.scaled import MOST_MEMBERS, HealthSpec, MemberSpec, Selection
+from mizar.model.secret import REVEAL
 from mizar.model.substrate import SubstrateRoute as SubstrateRoute
 from mizar.model.workloads import WorkloadSpec
 
@@ -457,6 +458,10 @@ def kind_named(text: str) -> Kind:
     raise NotFoundError(f"no kind is called {text!r}; known are {known}")
 
 
-def dump(resource: Resource) -> dict[str, Any]:
-    """The object as JSON values in camelCase, without fields that are not set."""
-    return resource.model_dump(mode="json", by_alias=True, exclude_none=True)
+def dump(resource: Resource, *, secrets: bool = False) -> dict[str, Any]:
+    """The object as JSON values in camelCase, without fields that are not set.
+
+    `secrets`: with their text, for the store and for the way to the server alone; everybody else gets them masked.
+    """
+    context = REVEAL if secrets else None
+    return resource.model_dump(mode="json", by_alias=True, exclude_none=True, context=context)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from mizar.model.document import Path
 from mizar.model.errors import Problem
 from mizar.model.resources import KINDS, Resource
+from mizar.model.secret import SecretText, may_hold
 
 _PARTS = re.compile(r"\[[0-9]+|[^.\[\]]+")
 
@@ -79,6 +80,8 @@ def sentence(model: type[BaseModel], details: Any) -> tuple[Path, str]:
     """Where one of pydantic's errors lies, and what was expected there."""
     path: Path = tuple(details["loc"])
     kind, context, found = details["type"], details.get("ctx", {}), details["input"]
+    if isinstance(found, str) and _hides(model, path):
+        found = SecretText(found)
     if "field" in context:
         return (*path, context["field"]), details["msg"]
     if kind == "missing":
@@ -96,6 +99,18 @@ def sentence(model: type[BaseModel], details: Any) -> tuple[Path, str]:
         return path, f"expected a list, found {_shown(found)}"
     message = details["msg"].replace("Input should be", "expected").replace("String should", "expected text to")
     return path, f"{message}, found {_shown(found)}"
+
+
+def _hides(model: type[BaseModel], path: Path) -> bool:
+    """Whether secrets may stand at a path: what was put there by mistake is not shown."""
+    annotation: Any = model
+    for part in path:
+        models = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        names = {info.alias or name: info.annotation for one in models for name, info in one.model_fields.items()}
+        if part not in names:
+            break
+        annotation = names[str(part)]
+    return may_hold(annotation)
 
 
 def _fields(model: type[BaseModel], path: Path) -> list[str]:

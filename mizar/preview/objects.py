@@ -10,6 +10,7 @@ from typing import Any
 from mizar.manager.intake import Result
 from mizar.manager.rehearsal import Rehearsal
 from mizar.model.resources import Ref, Resource, dump
+from mizar.model.secret import MASK, secrets_of
 
 _PLACED = ("dividers", "bouncers", "host", "groups", "target", "sourceAddresses")
 """Fields of a status that follow from other objects."""
@@ -55,6 +56,10 @@ def _fields(before: Resource, after: Resource) -> Iterator[FieldChange]:
     old, new = dump(before), dump(after)
     yield from _compared("labels", old["metadata"].get("labels") or {}, new["metadata"].get("labels") or {})
     yield from _compared("spec", old["spec"], new["spec"])
+    held = dict(secrets_of(before.spec, ("spec",)))
+    for path, secret in secrets_of(after.spec, ("spec",)):
+        if path in held and held[path] != secret:
+            yield FieldChange(".".join(map(str, path)), MASK, f"{MASK} (another)")
 
 
 def _placed(before: Resource, after: Resource) -> Iterator[FieldChange]:
