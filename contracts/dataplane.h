@@ -584,8 +584,8 @@ enum hook {
 
 enum event_constant {
 	EVENT_BYTES = 128,	/* of a frame, from its beginning */
-	EVENT_REASONS = 128,	/* places for drop reasons, in drop_counters too */
-	EVENT_ALLOWED_PLACE = 127,	/* in event_limits: of EVENT_ALLOWED, where no reason is */
+	EVENT_REASONS = 192,	/* places for drop reasons, in drop_counters too */
+	EVENT_ALLOWED_PLACE = 191,	/* in event_limits: of EVENT_ALLOWED, where no reason is */
 	EVENT_SHARES = 64,	/* places for VPCs, by their slot in vpc_counters: those that share one share its limits */
 };
 

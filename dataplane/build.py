@@ -84,7 +84,8 @@ class Build:
     def products(self) -> list[Product]:
         """All products, each after those that it is made from."""
         reasons, gateway_reasons = (self.contracts / f"{name}.toml" for name in ("drop_reasons", "gateway_reasons"))
-        read = (self.contracts / "dataplane.h", self.contracts / "gateway.h", reasons, gateway_reasons)
+        headers_read = (self.contracts / f"{name}.h" for name in ("dataplane", "gateway", "function"))
+        read = (*headers_read, reasons, gateway_reasons)
         proto = self.contracts / "transit.proto"
         stubs = [self.built / f"transit_pb2{end}" for end in (".py", ".pyi", "_grpc.py", "_grpc.pyi")]
         package, copies = self.built / "__init__.py", self.built / "contracts"
@@ -94,6 +95,9 @@ class Build:
         headers = {*self.dataplane.glob("gateway/*.h"), self.gateway_reasons_header, self.contracts / "gateway.h"}
         copied = {header: self.built / "c" / "gateway" / header.name for header in sorted(headers)}
         made_from = tuple(gateway_reasons if header == self.gateway_reasons_header else header for header in copied)
+        # And functions by their developers.
+        headers = {self.dataplane / "mizar_function.h", self.contracts / "dataplane.h", self.contracts / "function.h"}
+        shared = {header: self.built / "c" / "function" / header.name for header in sorted(headers)}
         return [
             Product("the package", (), (package,), lambda: self.write_package(package)),
             Product("drop_reasons.h", (reasons,), (self.reasons_header,), lambda: self.write_reasons(reasons)),
@@ -108,6 +112,7 @@ class Build:
             ),
             Product("the demo's manifest", (example,), (shown,), lambda: shutil.copyfile(example, shown)),
             Product("the gateway's headers", made_from, tuple(copied.values()), lambda: copy_all(copied)),
+            Product("the functions' headers", tuple(shared), tuple(shared.values()), lambda: copy_all(shared)),
             Product("the gRPC stubs", (proto,), tuple(stubs), self.compile_proto),
             *(self.program(name) for name in PROGRAMS),
         ]

@@ -216,6 +216,9 @@ class FakeDaemon(TransitServicer):
         self.paused.set()
         self.generation = 0
         self.asked: list[pb.WatchEventsRequest] = []
+        self.functions: dict[str, pb.Function] = {}
+        self.objects: dict[bytes, bytes] = {}
+        """Of functions, by their digests."""
         self._instance = ""
         self._server: grpc.aio.Server | None = None
         self._events: set[asyncio.Queue[pb.Event]] = set()
@@ -346,6 +349,7 @@ class FakeDaemon(TransitServicer):
             endpoints=tables.endpoints.values(),
             proxies=tables.proxies.values(),
             services=tables.services.values(),
+            functions=self.functions.values(),
             member_health=self.checked.values(),
             local_endpoints=[
                 pb.LocalEndpointState(local=local, host_interface=f"mz{uid[:8]}", problem=self.problems.get(uid, ""))
@@ -384,6 +388,28 @@ class FakeDaemon(TransitServicer):
             endpoints=[pb.EndpointCounters(uid=uid, sent_packets=1) for uid in self.tables.locals],
             drops=[pb.DropCounter(reason=62, name="SPOOFED_ADDRESS", packets=2, bytes=120)],
         )
+
+    async def SetFunctions(self, request: pb.SetFunctionsRequest, context: Any) -> pb.SetFunctionsReply:
+        """A fake loads nothing: it keeps what it is told."""
+        self.calls.append("SetFunctions")
+        await self.paused.wait()
+        held = {one.digest for one in self.functions.values()} | {one.digest for one in request.functions if one.object}
+        missing = [one.digest for one in request.functions if one.digest not in held]
+        if missing:
+            return pb.SetFunctionsReply(missing=missing)
+        before, self.functions = self.functions, {}
+        for one in request.functions:
+            self.objects[one.digest] = one.object or self.objects[one.digest]
+            told = self.functions[one.name] = pb.Function()
+            told.CopyFrom(one)
+            told.ClearField("object")
+        names = before.keys() | self.functions.keys()
+        return pb.SetFunctionsReply(changed=sum(before.get(name) != self.functions.get(name) for name in names))
+
+    async def GetFunctions(self, request: pb.GetFunctionsRequest, context: Any) -> pb.Functions:
+        held = sorted(self.functions.values(), key=lambda one: (one.order, one.name))
+        told = [pb.FunctionState(function=one, number=number) for number, one in enumerate(held)]
+        return pb.Functions(functions=told, room=64 - len(held))
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.Event]:
         queue: asyncio.Queue[pb.Event] = asyncio.Queue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's view of contracts/dataplane.h and gateway.h: every struct that crosses the border to the kernel's programs.
+"""Python's view of contracts/dataplane.h, gateway.h and function.h: what crosses the border to the kernel's programs.
 
 Owns the translation between named fields and bytes. Called by tables, programs, tests and the benchmark. The headers
 are given to cffi, which knows C's rules of offsets and padding; nothing about the layout is written twice. It must
@@ -39,10 +39,10 @@ class Codec(Generic[T]):
 
 
 def header_text() -> str:
-    """The text of dataplane.h that the installed programs were compiled with, and gateway.h behind it."""
+    """The text of dataplane.h that the installed programs were compiled with, gateway.h and function.h behind it."""
     try:
         folder = importlib.resources.files("mizar._built") / "contracts"
-        return (folder / "dataplane.h").read_text() + (folder / "gateway.h").read_text()
+        return "".join((folder / f"{name}.h").read_text() for name in ("dataplane", "gateway", "function"))
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise MizarError(
             "the compiled data plane is missing from this installation (package mizar._built); "

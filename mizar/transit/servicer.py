@@ -196,6 +196,20 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         async with self._ledger.lock:
             return await asyncio.to_thread(counters.read, self._ledger.maps, self._ledger.state)
 
+    @_answering
+    async def SetFunctions(  # noqa: N802
+        self, request: pb.SetFunctionsRequest, _context: Context
+    ) -> pb.SetFunctionsReply:
+        """All functions of this droplet, or nothing."""
+        if request.functions:
+            raise InvalidError("this version of the daemon does not run network functions")
+        return pb.SetFunctionsReply()
+
+    @_answering
+    async def GetFunctions(self, _request: pb.GetFunctionsRequest, _context: Context) -> pb.Functions:  # noqa: N802
+        """What is loaded, and what it has done."""
+        return pb.Functions()
+
     async def Audit(  # noqa: N802
         self, request: pb.AuditRequest, context: Context
     ) -> AsyncIterator[pb.AuditReply]:

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the developer of a network function includes, and nothing else (docs/functions.md has a tutorial):
+ *
+ *	#include "mizar_function.h"
+ *	MIZAR_MAP(BPF_MAP_TYPE_HASH, blocked, uint32_t, uint64_t, 1024, 0);
+ *	MIZAR_SHARED(vpcs);
+ *	MIZAR_REASONS({ 1, "SOURCE_BLOCKED", "The source is on the block list." });
+ *	MIZAR_FUNCTION(blocklist, MIZAR_STAGE(ENDPOINT_INGRESS_STAGE) | MIZAR_STAGE(ON_XDP_TX))
+ *	{
+ *		...
+ *		return FUNCTION_CONTINUE;
+ *	}
+ *
+ * Owns the frame of a function's program: whom a packet is for, counting, timing, and the way on in the chain. The body is
+ * compiled twice, for XDP and for tc; at each stage the droplet loads it once more, with the stage as a constant, so that what
+ * is for other stages costs nothing. `call` is the only thing that a body gets.
+ */
+#ifndef MIZAR_FUNCTION_H
+#define MIZAR_FUNCTION_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include "dataplane.h"
+#include "function.h"
+
+_Static_assert(sizeof(struct function_frame) == 128, "function_frame");
+_Static_assert(sizeof(struct function_counters) == 64, "function_counters");
+
+/* ---- maps. One of the function's own: all its programs share it, its content outlives a replacement by a version that declares
+ * it in the same shape, and it is pinned by its name in the function's folder. */
+#define MIZAR_MAP(map_type, map_name, key_type, value_type, entries, flags)                                             \
+	struct {                                                                                                       \
+		__uint(type, map_type);                                                                                \
+		__uint(max_entries, entries);                                                                          \
+		__uint(map_flags, flags);                                                                              \
+		__type(key, key_type);                                                                                 \
+		__type(value, value_type);                                                                             \
+	} map_name SEC(".maps")
+
+/* One of the data plane's, by its name: contracts/dataplane.h tells what is in it. No entries: that is how the loader knows it. To be
+ * read. What a function writes there, the daemon will find and mend. */
+#define MIZAR_SHARED_MAP(map_type, map_name, key_type, value_type, flags)                                               \
+	MIZAR_MAP(map_type, map_name, key_type, value_type, 0, flags)
+#define MIZAR_SHARED(map_name) MIZAR_SHARED_##map_name
+#define MIZAR_SHARED_endpoints                                                                                         \
+	MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, endpoints, struct endpoint_key, struct endpoint, BPF_F_NO_PREALLOC)
+#define MIZAR_SHARED_networks                                                                                          \
+	MIZAR_SHARED_MAP(BPF_MAP_TYPE_LPM_TRIE, networks, struct network_key, struct network, BPF_F_NO_PREALLOC)
+#define MIZAR_SHARED_vpcs MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, vpcs, uint32_t, struct vpc, BPF_F_NO_PREALLOC)
+#define MIZAR_SHARED_agents MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, agents, uint32_t, struct agent, BPF_F_NO_PREALLOC)
+#define MIZAR_SHARED_droplets MIZAR_SHARED_MAP(BPF_MAP_TYPE_ARRAY, droplets, uint32_t, struct droplet, 0)
+#define MIZAR_SHARED_droplet_slots                                                                                     \
+	MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, struct known_sender, BPF_F_NO_PREALLOC)
+#define MIZAR_SHARED_group_sets                                                                                        \
+	MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, group_sets, struct group_set_key, struct group_set, BPF_F_NO_PREALLOC)
+#define MIZAR_SHARED_endpoint_counters                                                                                 \
+	MIZAR_SHARED_MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 0)
+#define MIZAR_SHARED_vpc_counters                                                                                      \
+	MIZAR_SHARED_MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 0)
+
+/* Reasons for which it drops: { number, "NAME", "What a person reads." }, ... */
+#define MIZAR_REASONS(...) const struct function_reason mizar_reasons[] SEC(".rodata.reasons") = { __VA_ARGS__ }
+
+#define MIZAR_STAGE(stage) (1u << (stage))
+
+/* ---- one packet at one stage. Readable: `frame` (contracts/function.h tells its fields), `stage`, `xdp`. */
+struct mizar_call {
+	void *ctx;
+	struct function_frame *frame;
+	uint32_t stage;	/* enum function_stage: a constant, once loaded */
+	bool xdp;	/* a struct xdp_md; else a struct __sk_buff */
+};
+
+enum mizar_bound {
+	MIZAR_AT = 0x3fff,	/* a place in a frame, as the verifier has to know it */
+};
+
+static __always_inline void *mizar_data(const struct mizar_call *call)
+{
+	return call->xdp ? (void *)(long)((struct xdp_md *)call->ctx)->data :
+			   (void *)(long)((struct __sk_buff *)call->ctx)->data;
+}
+
+static __always_inline void *mizar_data_end(const struct mizar_call *call)
+{
+	return call->xdp ? (void *)(long)((struct xdp_md *)call->ctx)->data_end :
+			   (void *)(long)((struct __sk_buff *)call->ctx)->data_end;
+}
+
+/* The `bytes` of the frame from place `at` on, or NULL where they are not all there to be looked at: `bytes` is a constant. To
+ * be written as well as read. Pointers are void once a helper has moved or resized the frame: ask again. */
+static __always_inline void *mizar_bytes(const struct mizar_call *call, uint32_t at, uint32_t bytes)
+{
+	void *begin;
+
+	asm volatile("" : "+r"(at));	/* or clang, knowing better, would leave out the mask that the verifier asks for */
+	at &= MIZAR_AT;
+	begin = mizar_data(call) + at;
+	return begin + bytes > mizar_data_end(call) ? NULL : begin;
+}
+
+/* Copies out of, or into, any part of the frame, in whatever buffer it is. 0, or a negative error. */
+static __always_inline long mizar_read(const struct mizar_call *call, uint32_t at, void *to, uint32_t bytes)
+{
+	return call->xdp ? bpf_xdp_load_bytes(call->ctx, at, to, bytes) : bpf_skb_load_bytes(call->ctx, at, to, bytes);
+}
+
+static __always_inline long mizar_write(const struct mizar_call *call, uint32_t at, const void *from, uint32_t bytes)
+{
+	return call->xdp ? bpf_xdp_store_bytes(call->ctx, at, (void *)from, bytes) :
+			   bpf_skb_store_bytes(call->ctx, at, from, bytes, 0);
+}
+
+/* Bytes of the whole frame as it is now. */
+static __always_inline uint32_t mizar_length(const struct mizar_call *call)
+{
+	return call->xdp ? (uint32_t)bpf_xdp_get_buff_len(call->ctx) : ((struct __sk_buff *)call->ctx)->len;
+}
+
+/* ---- verdicts: `return mizar_drop(call, REASON);` */
+static __always_inline int mizar_drop(const struct mizar_call *call, uint32_t reason)
+{
+	call->frame->reason = reason;
+	return FUNCTION_DROP;
+}
+
+/* Out of another interface of the droplet. */
+static __always_inline int mizar_redirect(const struct mizar_call *call, uint32_t ifindex)
+{
+	call->frame->redirect_ifindex = ifindex;
+	return FUNCTION_REDIRECT;
+}
+
+/* Where bpf_redirect_map() said, which the body has called with success: to an AF_XDP socket, a device, a CPU. */
+static __always_inline int mizar_redirected(const struct mizar_call *call)
+{
+	call->frame->redirect_ifindex = 0;
+	return FUNCTION_REDIRECT;
+}
+
+/* Back out of the interface that it came in by. */
+static __always_inline int mizar_transmit(const struct mizar_call *call)
+{
+	(void)call;
+	return FUNCTION_TRANSMIT;
+}
+
+/* The frame has grown by so many bytes in front of its inner headers (negative: it has shrunk), and the places move along. */
+static __always_inline void mizar_moved(const struct mizar_call *call, int32_t bytes)
+{
+	struct function_frame *frame = call->frame;
+
+	frame->inner_at += bytes;
+	if (frame->network_at)
+		frame->network_at += bytes;
+	if (frame->transport_at)
+		frame->transport_at += bytes;
+}
+
+/* ---- from here on: what MIZAR_FUNCTION is made of. */
+MIZAR_SHARED_MAP(BPF_MAP_TYPE_PERCPU_ARRAY, function_frames, uint32_t, struct function_frame, 0);
+MIZAR_SHARED_MAP(BPF_MAP_TYPE_PERCPU_ARRAY, function_counters, uint32_t, struct function_counters, 0);
+MIZAR_SHARED_MAP(BPF_MAP_TYPE_PROG_ARRAY, function_xdp, uint32_t, uint32_t, 0);
+MIZAR_SHARED_MAP(BPF_MAP_TYPE_PROG_ARRAY, function_tc, uint32_t, uint32_t, 0);
+MIZAR_MAP(BPF_MAP_TYPE_PROG_ARRAY, next_xdp, uint32_t, uint32_t, 1, 0);
+MIZAR_MAP(BPF_MAP_TYPE_PROG_ARRAY, next_tc, uint32_t, uint32_t, 1, 0);
+const volatile struct function_instance mizar_instance SEC(".rodata.instance");
+
+/* To one of the common programs, or to another stage's chain. Returns only where nobody is there. */
+#define MIZAR_ENTER(call, place)                                                                                       \
+	do {                                                                                                           \
+		if ((call)->xdp)                                                                                       \
+			bpf_tail_call_static((call)->ctx, &function_xdp, place);                                       \
+		else                                                                                                   \
+			bpf_tail_call_static((call)->ctx, &function_tc, place);                                        \
+	} while (0)
+
+static __always_inline bool mizar_is_midway(const struct mizar_call *call)
+{
+	return call->stage == ENDPOINT_EGRESS_STAGE || call->stage == ON_XDP_SCALED_EP;
+}
+
+/* What kernels understand by "no". */
+static __always_inline int mizar_refusal(const struct mizar_call *call)
+{
+	return call->xdp ? XDP_DROP : TC_ACT_SHOT;
+}
+
+/* The pipeline goes on: where it stands in the middle, in a program that looks at the frame as it is now. */
+static __always_inline int mizar_go_on(const struct mizar_call *call)
+{
+	if (!mizar_is_midway(call))
+		return call->frame->verdict;
+	MIZAR_ENTER(call, FUNCTION_ONWARD);
+	call->frame->stage = FUNCTION_STAGES;
+	return mizar_refusal(call);
+}
+
+/* The end of a chain before its end. */
+static __always_inline int mizar_decide(const struct mizar_call *call, int verdict)
+{
+	struct function_frame *frame = call->frame;
+
+	frame->function = mizar_instance.number;
+	frame->decided = verdict;
+	if (verdict == FUNCTION_PASS) {
+		if (call->stage == ON_XDP_DROP)
+			return XDP_PASS;
+		return mizar_go_on(call);
+	}
+	frame->stage = verdict == FUNCTION_REDIRECT ? ON_XDP_REDIRECT : FUNCTION_STAGES;
+	if (verdict == FUNCTION_REDIRECT) {
+		if (frame->redirect_ifindex)
+			bpf_redirect(frame->redirect_ifindex, 0);
+		frame->verdict = call->xdp ? XDP_REDIRECT : TC_ACT_REDIRECT;
+		if (call->xdp && call->stage != ON_XDP_REDIRECT)
+			bpf_tail_call_static(call->ctx, &function_xdp, ON_XDP_REDIRECT);
+		return frame->verdict;
+	}
+	if (verdict == FUNCTION_TRANSMIT && !call->xdp)
+		return bpf_redirect(((struct __sk_buff *)call->ctx)->ifindex, 0);
+	MIZAR_ENTER(call, FUNCTION_END);
+	return mizar_refusal(call);
+}
+
+/* Counts, and times one packet in FUNCTION_SAMPLE. */
+#define MIZAR_RUN(call, body)                                                                                          \
+	do {                                                                                                           \
+		uint32_t place = mizar_instance.number * FUNCTION_STAGES + (call)->stage;                              \
+		struct function_counters *counters = bpf_map_lookup_elem(&function_counters, &place);                  \
+		uint64_t begin = 0;                                                                                    \
+		int verdict;                                                                                           \
+                                                                                                                       \
+		if (!counters)                                                                                         \
+			return mizar_refusal(call);                                                                    \
+		if (!(counters->packets++ % FUNCTION_SAMPLE))                                                          \
+			begin = bpf_ktime_get_ns();                                                                    \
+		verdict = body(call);                                                                                  \
+		if (begin) {                                                                                           \
+			counters->sampled_ns += bpf_ktime_get_ns() - begin;                                            \
+			counters->sampled++;                                                                           \
+		}                                                                                                      \
+		if (verdict > FUNCTION_CONTINUE && verdict < FUNCTION_VERDICTS) {                                      \
+			counters->verdicts[verdict]++;                                                                 \
+			return mizar_decide(call, verdict);                                                            \
+		}                                                                                                      \
+	} while (0)
+
+#define MIZAR_PROGRAM(section, name, context, is_xdp, next, body)                                                      \
+	SEC(section) int name(context *ctx)                                                                            \
+	{                                                                                                              \
+		uint32_t zero = 0;                                                                                     \
+		struct mizar_call call = {                                                                             \
+			.ctx = ctx,                                                                                    \
+			.frame = bpf_map_lookup_elem(&function_frames, &zero),                                         \
+			.stage = mizar_instance.stage,                                                                 \
+			.xdp = is_xdp,                                                                                 \
+		};                                                                                                     \
+                                                                                                                       \
+		if (!call.frame)                                                                                       \
+			return mizar_refusal(&call);                                                                   \
+		if (call.frame->functions >> (mizar_instance.number & (FUNCTIONS - 1)) & 1)                            \
+			MIZAR_RUN(&call, body);                                                                        \
+		bpf_tail_call_static(ctx, &next, 0);                                                                   \
+		return mizar_go_on(&call);                                                                             \
+	}
+
+/* The function itself; a body in braces follows, which returns an enum function_verdict. `function_name` is a C identifier: an
+ * underscore stands for a hyphen, too. */
+#define MIZAR_FUNCTION(function_name, stage_bits)                                                                      \
+	const struct function_about mizar_about SEC(".rodata.about") = {                                               \
+		.abi = FUNCTION_ABI,                                                                                   \
+		.frame_bytes = sizeof(struct function_frame),                                                          \
+		.stages = (stage_bits),                                                                                \
+		.name = #function_name,                                                                                \
+	};                                                                                                             \
+	static __always_inline int mizar_body(struct mizar_call *call);                                                \
+	MIZAR_PROGRAM("xdp", mizar_xdp, struct xdp_md, true, next_xdp, mizar_body)                                     \
+	MIZAR_PROGRAM("tc", mizar_tc, struct __sk_buff, false, next_tc, mizar_body)                                    \
+	char program_license[] SEC("license") = "Dual BSD/GPL";                                                        \
+	static __always_inline int mizar_body(struct mizar_call *call)
+#endif
