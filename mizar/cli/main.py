@@ -41,6 +41,7 @@ COMMANDS = {
     "gateway": "mizar.cli.gateway:app",
     "server": "mizar.cli.server:server",
     "daemon": "mizar.cli.daemon:daemon",
+    "function": "mizar.cli.function:app",
     "pki": "mizar.cli.pki:app",
     "version": "mizar.cli.version:version",
 }

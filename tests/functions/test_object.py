@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an object says of itself, and how values of its types are written; objects that are none are refused."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from mizar.functions import harness
+from mizar.kernel.layout import constant, size
+from mizar.model import function_object
+from mizar.model.errors import InvalidError
+from mizar.model.function_object import read_object
+from tests.functions.conftest import Compile
+
+SOURCE = """
+struct limits { uint32_t most; uint8_t address[16]; uint16_t ports[3]; uint8_t mac[6]; };
+struct entry { uint64_t count; struct limits limits; };
+enum colour { RED = 1, BLUE = 2 };
+MIZAR_MAP(BPF_MAP_TYPE_HASH, seen, uint32_t, struct entry, 16, 0);
+MIZAR_MAP(BPF_MAP_TYPE_ARRAY, colours, uint32_t, enum colour, 4, 0);
+MIZAR_SHARED(endpoints);
+MIZAR_REASONS({ 1, "TOO_MANY", "More than the operator allows." }, { 7, "OTHER", "Another." });
+const volatile struct limits parameters SEC(".rodata.parameters") = { .most = 3 };
+MIZAR_FUNCTION(two_words, MIZAR_STAGE(ON_XDP_TX) | MIZAR_STAGE(ENDPOINT_EGRESS_STAGE))
+{
+	uint32_t key = 0;
+	struct endpoint_key other = {};
+
+	if (bpf_map_lookup_elem(&endpoints, &other) || !bpf_map_lookup_elem(&colours, &key))
+		return FUNCTION_PASS;
+	return bpf_map_lookup_elem(&seen, &key) && parameters.most == 5 ? mizar_drop(call, 7) : FUNCTION_CONTINUE;
+}
+"""
+
+
+def test_it_says_who_it_is(compiled: Compile) -> None:
+    found = read_object(compiled(SOURCE))
+    assert (found.name, found.stages) == ("two-words", ("ON_XDP_TX", "ENDPOINT_EGRESS"))
+    assert [(one.number, one.name) for one in found.reasons] == [(1, "TOO_MANY"), (7, "OTHER")]
+    assert found.reasons[0].sentence == "More than the operator allows."
+    assert (set(found.maps), found.shared) == ({"seen", "colours"}, ("endpoints",))
+    shape = found.maps["seen"]
+    assert (shape.kind, shape.entries, shape.key_size, shape.value_size) == (1, 16, 4, 40)
+
+
+def test_the_model_knows_the_contract() -> None:
+    """It must not need a compiler or cffi: so it has these numbers once more."""
+    assert constant("FUNCTION_ABI") == function_object.ABI
+    assert size("function_frame") == function_object.FRAME_BYTES
+    assert len(function_object.STAGES) == constant("FUNCTION_STAGES")
+    for place, name in enumerate(function_object.STAGES):
+        assert constant(name if name.startswith("ON_") else f"{name}_STAGE") == place
+
+
+def test_values_by_their_fields(compiled: Compile) -> None:
+    found = read_object(compiled(SOURCE))
+    value = {"count": 2, "limits": {"most": 9, "address": "10.0.1.2", "ports": [1, 2], "mac": "02:00:00:00:00:09"}}
+    packed = found.types.pack(found.maps["seen"].value, value, "value")
+    mapped = bytes(10) + b"\xff\xff" + bytes([10, 0, 1, 2])
+    assert packed == struct.pack("=QI16s3H6s", 2, 9, mapped, 1, 2, 0, bytes.fromhex("020000000009"))
+    assert found.types.pack(found.maps["colours"].value, "BLUE", "value") == b"\2\0\0\0"
+    assert harness.parameters_of(found, {"most": 5})[:4] == b"\5\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ({"colour": 1}, "value.colour"),
+        ({"count": -(2**63) - 1}, "value.count"),
+        ({"limits": {"most": 2**32}}, "value.limits.most"),
+        ({"limits": {"ports": [1, 2, 3, 4]}}, "value.limits.ports"),
+        ({"limits": {"mac": "02:00"}}, "value.limits.mac"),
+        (7, "value"),
+    ],
+)
+def test_values_that_do_not_fit(compiled: Compile, value: object, field: str) -> None:
+    found = read_object(compiled(SOURCE))
+    with pytest.raises(InvalidError) as refused:
+        found.types.pack(found.maps["seen"].value, value, "value")
+    assert [problem.field for problem in refused.value.problems] == [field]
+
+
+def test_what_is_no_function(compiled: Compile) -> None:
+    """Anything but InvalidError would be a defect: an object may come from anywhere."""
+    good = compiled(SOURCE)
+    for bad, words in (
+        (b"", "no ELF object"),
+        (b"#!/bin/sh\n" * 20, "no ELF object"),
+        (good[:200], "no ELF object"),
+        (good + bytes(1 << 20), "at most"),
+        (
+            compiled('SEC("xdp") int x(struct xdp_md *c) { return 2; } char l[] SEC("license") = "GPL";'),
+            "MIZAR_FUNCTION",
+        ),
+        (compiled(SOURCE.replace('"TOO_MANY"', '"too many"')), "a reason is called"),
+        (compiled(SOURCE.replace('{ 7, "OTHER"', '{ 1, "OTHER"')), "each once"),
+        (compiled(SOURCE.replace("ON_XDP_TX", "9")), "no stage"),
+    ):
+        with pytest.raises(InvalidError, match=words):
+            read_object(bad)
+    chance = random.Random(6)
+    for _ in range(300):
+        broken = bytearray(good)
+        for _ in range(chance.randrange(1, 9)):
+            broken[chance.randrange(len(broken))] = chance.randrange(256)
+        try:
+            read_object(bytes(broken))
+        except InvalidError:
+            continue
