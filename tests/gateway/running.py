@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import json
-import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mizar.gateway import options
+from mizar.kernel import bpffs, namespaces
+from mizar.model.errors import NotFoundError
 from mizar.pipeline.kernel_path import KernelPath
 from mizar.pipeline.nat import NatRules
 from mizar.pipeline.reader import read_pipeline
@@ -109,10 +113,10 @@ class Running:
     rig: Rig
     name: str
     folder: Path
-    process: subprocess.Popen[bytes]
     file: Path
     more: tuple[str, ...] = ()
     """Options of `gateway run`."""
+    process: subprocess.Popen[bytes] | None = None
 
     def cli(self, *words: str, ok: bool = True) -> Any:
         """A command of `mizar gateway` on the host, its JSON."""
@@ -139,43 +143,87 @@ class Running:
         return self.cli("apply", "--name", self.name, "-f", str(applied), ok=ok)
 
     def end(self) -> None:
-        """As the system does."""
-        self.process.terminate()
-        self.process.wait(LIMIT_S)
+        """As the system does; one that never came to run, or has ended, is no matter."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(LIMIT_S)
+            self.process = None
+
+    def kill(self) -> None:
+        """As when its host fails: it takes leave of nobody."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
 
     def begin(self) -> None:
-        """Again, or for the first time."""
-        self.process = _started(self.rig, self.name, self.file, self.folder, self.more)
+        """Again, or for the first time: until it is ready. One that ends instead says why."""
+        words = [
+            "gateway",
+            "run",
+            "-f",
+            str(self.file),
+            "--interface",
+            "wire",
+            "--name",
+            self.name,
+            *_SIZES,
+            *self.more,
+        ]
+        log = self.folder / "gateway.log"
+        with log.open("ab") as end:
+            ready = log.read_text().count(_READY)
+            self.process = subprocess.Popen([*_inside(self.rig), *_MIZAR, *words], stdout=end, stderr=end)
+        deadline = time.monotonic() + LIMIT_S
+        while log.read_text().count(_READY) == ready:
+            assert self.process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"the gateway is not ready in time: {log.read_text()}"
+            time.sleep(0.02)
 
 
 _MIZAR = [sys.executable, "-c", "from mizar.cli.main import main; main()"]
+_SIZES = ["--max-connections", "4096"]
+_READY = "event=ready"
+_TESTS = re.compile(r"gw[tl](\d+)(-\d+)?")
+"""Names of the gateways of tests: whose process they belong to is part of them."""
 
 
 @contextmanager
 def running(rig: Rig, text: str, folder: Path, *more: str) -> Iterator[Running]:
-    """A gateway until the block ends; it leaves nothing behind."""
+    """A gateway until the block ends; it leaves nothing behind, nor does one that cannot start."""
+    sweep()
     file = folder / "gateway.yaml"
     file.write_text(text)
-    made = Running(rig, rig.prefix, folder, _started(rig, rig.prefix, file, folder, more), file, more)
+    made = Running(rig, rig.prefix, folder, file, more)
     try:
+        made.begin()
         yield made
     finally:
         made.end()
-        made.cli("stop", "--name", made.name, "--remove", str(file))
+        try:
+            made.cli("stop", "--name", made.name, "--remove", str(file))
+        finally:
+            _forget(made.name)
 
 
-def _started(rig: Rig, name: str, file: Path, folder: Path, more: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    sizes = ["--max-connections", "4096"]
-    words = ["gateway", "run", "-f", str(file), "--interface", "wire", "--name", name, *sizes, *more]
-    with (folder / "gateway.log").open("ab") as log:
-        process = subprocess.Popen([*_inside(rig), *_MIZAR, *words], stdout=log, stderr=log, env=os.environ)
-    deadline = time.monotonic() + LIMIT_S
-    said = (folder / "gateway.log").read_text
-    ready = said().count("event=ready")
-    while said().count("event=ready") == ready and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert process.poll() is None, said()
-    return process
+def sweep() -> None:
+    """Takes away what tests left whose process was killed: nobody else would."""
+    names = [path.name for path in options.RUN.glob("*")]
+    names += [name.removeprefix("gateway-") for name in bpffs.instances() if name.startswith("gateway-")]
+    for name in names:
+        owner = _TESTS.fullmatch(name)
+        if owner is not None and not Path("/proc", owner[1]).exists():
+            _forget(name)
+    for name in namespaces.names():
+        owner = re.match(rf"{_TESTS.pattern}-[a-z]", name)
+        if owner is not None and not Path("/proc", owner[1]).exists():
+            with suppress(NotFoundError):  # another test was faster
+                namespaces.remove(name)
+
+
+def _forget(name: str) -> None:
+    options.pins(name).remove()
+    shutil.rmtree(options.place(name), ignore_errors=True)
 
 
 def _inside(rig: Rig) -> list[str]:
