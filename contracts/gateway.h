@@ -261,7 +261,8 @@ struct fragment_note {
 	uint16_t src_port_be;
 	uint16_t dst_port_be;
 	uint8_t protocol;
-	uint8_t pad[3];
+	uint8_t version;	/* of IP */
+	uint8_t pad[2];
 	uint32_t stamp;
 };
 

@@ -13,6 +13,13 @@ static __always_inline void fragment_key(struct fragment_note *note, const struc
 	__builtin_memset(note, 0, sizeof(*note));
 	note->meta = seen->key4.meta;
 	note->id = seen->datagram;
+	note->version = seen->family;
+	if (seen->family == 6) {
+		note->protocol = seen->key6.protocol;
+		copy16(note->src, seen->key6.src);
+		copy16(note->dst, seen->key6.dst);
+		return;
+	}
 	note->protocol = seen->key4.protocol;
 	map_ipv4(note->src, seen->key4.src_be);
 	map_ipv4(note->dst, seen->key4.dst_be);
@@ -40,13 +47,14 @@ __noinline int note_fragment(const struct connection_seen *seen, uint32_t now)
 	note = fragment_place(&key);
 	if (!note)
 		return 0;
-	key.src_port_be = seen->key4.src_port_be;
-	key.dst_port_be = seen->key4.dst_port_be;
+	key.src_port_be = seen->family == 6 ? seen->key6.src_port_be : seen->key4.src_port_be;
+	key.dst_port_be = seen->family == 6 ? seen->key6.dst_port_be : seen->key4.dst_port_be;
 	note->protocol = 0;	/* a reader on another CPU finds no half of it */
 	asm volatile("" ::: "memory");
 	*note = (struct fragment_note){
 		.meta = key.meta,
 		.id = key.id,
+		.version = key.version,
 		.src_port_be = key.src_port_be,
 		.dst_port_be = key.dst_port_be,
 		.stamp = now,
@@ -69,10 +77,16 @@ __noinline bool find_fragment(struct connection_seen *seen, uint32_t now)
 	fragment_key(&key, seen);
 	note = fragment_place(&key);
 	if (!note || !set || (int32_t)(now - note->stamp) > (int32_t)set->fragment || note->meta != key.meta ||
-	    note->id != key.id || note->protocol != key.protocol || !same16(note->src, key.src) || !same16(note->dst, key.dst))
+	    note->id != key.id || note->protocol != key.protocol ||
+	    note->version != key.version || !same16(note->src, key.src) || !same16(note->dst, key.dst))
 		return false;
-	seen->key4.src_port_be = note->src_port_be;
-	seen->key4.dst_port_be = note->dst_port_be;
+	if (seen->family == 6) {
+		seen->key6.src_port_be = note->src_port_be;
+		seen->key6.dst_port_be = note->dst_port_be;
+	} else {
+		seen->key4.src_port_be = note->src_port_be;
+		seen->key4.dst_port_be = note->dst_port_be;
+	}
 	return true;
 }
 #endif

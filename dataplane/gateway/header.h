@@ -15,6 +15,7 @@
 enum header_constant {
 	FOLLOWS_NOTHING = 0x10000,	/* no EtherType, protocol or port */
 	FOLLOWS_FRAGMENT = 0x10001,	/* the rest of a datagram whose header is elsewhere */
+	FRAGMENT_BYTES = 8,		/* IPv6's fragment header (RFC 8200 4.5) */
 	ND_FIRST = 133,
 	ND_LAST = 137,
 	PORT_VXLAN = 4789,
@@ -35,6 +36,8 @@ struct cursor {
 	uint32_t after;		/* what it carries, */
 	uint32_t limit;		/* where its packet ends, */
 	uint32_t follows;	/* and what it carries: EtherType (wire order), protocol, or UDP port (wire order) */
+	bool first;		/* of IP: a datagram's first fragment; */
+	bool extended;		/* IPv6's fragment header is part of the header */
 };
 
 static __always_inline uint16_t wire_u16(const uint8_t *at)
@@ -121,17 +124,19 @@ static __always_inline bool header_ipv4(struct cursor *c, bool known)
 	if (!known && (h[0] >> 4 != 4 || length < 20 || total < length || c->after + total > c->limit))
 		return false;
 	c->limit = c->after + total;
+	c->first = h[6] & 0x20;
+	c->extended = false;
 	return cursor_met(c, length, *(const wire16 *)(h + 6) & bpf_htons(0x1fff) ? FOLLOWS_FRAGMENT : h[9]);
 }
 
-/* A later fragment of IPv4: nothing that anybody could read. */
+/* A later fragment: nothing that anybody could read. */
 static __always_inline bool header_fragment(struct cursor *c, bool known)
 {
 	(void)known;
 	return cursor_met(c, 0, FOLLOWS_NOTHING);
 }
 
-/* Extension headers are not looked behind: hardware does not either. */
+/* A fragment header right behind is part of it; other extension headers are not looked behind. */
 static __always_inline bool header_ipv6(struct cursor *c, bool known)
 {
 	const uint8_t *h = c->next;
@@ -143,7 +148,12 @@ static __always_inline bool header_ipv6(struct cursor *c, bool known)
 	if (!known && (h[0] >> 4 != 6 || c->after + total > c->limit))
 		return false;
 	c->limit = c->after + total;
-	return cursor_met(c, 40, h[6]);
+	c->first = c->extended = false;
+	if (h[6] != IPPROTO_FRAGMENT || !cursor_has(c, 40 + FRAGMENT_BYTES, false))
+		return cursor_met(c, 40, h[6]);
+	c->first = h[43] & 1;
+	c->extended = true;
+	return cursor_met(c, 40 + FRAGMENT_BYTES, *(const wire16 *)(h + 42) & bpf_htons(0xfff8) ? FOLLOWS_FRAGMENT : h[40]);
 }
 
 static __always_inline bool header_tcp(struct cursor *c, bool known)
@@ -158,22 +168,22 @@ static __always_inline bool header_tcp(struct cursor *c, bool known)
 	return cursor_met(c, length, FOLLOWS_NOTHING);
 }
 
-/* Of a datagram in fragments the first has the header, but not all bytes that it counts, and no tunnel. */
+/* Of a datagram in fragments the first has the header, but not all bytes that it counts, and no tunnel; nor has one
+ * behind a fragment header that is whole (RFC 6946). */
 static __always_inline bool header_udp(struct cursor *c, bool known)
 {
 	const uint8_t *h = c->next;
-	const bool first = c->head[0] >> 4 == 4 && c->head[6] & 0x20;
 	uint32_t length;
 
 	if (!cursor_has(c, 8, known))
 		return false;
 	length = wire_u16(h + 4);
-	if (!known && (length < 8 || (!first && c->after + length > c->limit)))
+	if (!known && (length < 8 || (!c->first && c->after + length > c->limit)))
 		return false;
-	if (first)
+	if (c->first)
 		return cursor_met(c, 8, FOLLOWS_NOTHING);
 	c->limit = c->after + length;
-	return cursor_met(c, 8, *(const wire16 *)(h + 2));
+	return cursor_met(c, 8, c->extended ? FOLLOWS_NOTHING : *(const wire16 *)(h + 2));
 }
 
 static __always_inline bool header_icmp4(struct cursor *c, bool known)

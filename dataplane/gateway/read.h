@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Owns what flow a frame belongs to: equal to `read` in mizar/pipeline/interpreter/connection.py. A header that is cut off or
- * contradicts itself is not there; IPv6's extension headers are not looked behind. Never looks a connection up, never changes a frame.
+ * contradicts itself is not there; of IPv6's extension headers the fragment header alone is looked behind. Never looks a
+ * connection up, never changes a frame.
  */
 #ifndef MIZAR_GATEWAY_READ_H
 #define MIZAR_GATEWAY_READ_H
@@ -12,6 +13,7 @@
 enum read_constant {
 	IP4_LEAST = 20,
 	IP6_BYTES = 40,
+	IP6_FRAGMENT_BYTES = 8,	/* RFC 8200 4.5 */
 	TCP_LEAST = 20,
 	L4_LEAST = 8,	/* UDP, ICMP, and what an ICMP error shows (RFC 792) */
 };
@@ -76,6 +78,13 @@ __noinline bool read_error(struct xdp_md *ctx, struct connection_seen *seen)
 			return false;
 		protocol = ip[6];
 		copy16(seen->key6.src, ip + 24);
+		if (protocol == IPPROTO_FRAGMENT) {
+			ip = packet_bytes(ctx, seen->inner_at + IP6_BYTES, IP6_FRAGMENT_BYTES);
+			if (!ip || *(const wire16 *)(ip + 2) & bpf_htons(0xfff8))
+				return false;
+			protocol = ip[0];
+			length += IP6_FRAGMENT_BYTES;
+		}
 	} else {
 		ip = packet_bytes(ctx, seen->inner_at, IP4_LEAST);
 		if (!ip || ip[0] >> 4 != 4)
@@ -156,20 +165,16 @@ static __always_inline bool read_transport(struct xdp_md *ctx, struct connection
 	return kind == ICMP_ERROR && !fragment && read_error(ctx, seen);
 }
 
-/* A fragment of IPv4, of which a later one has no transport header. */
-static __always_inline bool read_fragment(struct xdp_md *ctx, struct gateway_packet *p, struct connection_seen *seen,
-					  uint8_t protocol, bool later, bool *begins)
+/* A later fragment, which has no transport header: its ports are those of its first. */
+static __always_inline bool read_later(struct gateway_packet *p, struct connection_seen *seen, const bool six, uint8_t protocol,
+				       bool *begins)
 {
-	if (!later) {
-		seen->is_first = 1;
-		return read_transport(ctx, seen, false, protocol, true, begins);
-	}
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_ICMP)
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != (six ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return false;
 	*begins = false;
 	seen->kind = SEEN_LATER;
 	seen->reason = GATEWAY_FRAGMENT_BEFORE_FIRST;
-	set_ports(seen, false, protocol, 0, 0);
+	set_ports(seen, six, protocol, 0, 0);
 	return find_fragment(seen, now_tick(p));
 }
 
@@ -195,15 +200,19 @@ static __always_inline bool read_ipv4(struct xdp_md *ctx, struct gateway_packet 
 	offset = *(const wire16 *)(ip + 6) & bpf_htons(0x3fff);
 	if (offset) {
 		seen->datagram = *(const wire16 *)(ip + 4);
-		return read_fragment(ctx, p, seen, ip[9], offset & bpf_htons(0x1fff), begins);
+		if (offset & bpf_htons(0x1fff))
+			return read_later(p, seen, false, ip[9], begins);
+		seen->is_first = 1;
 	}
-	return read_transport(ctx, seen, false, ip[9], false, begins);
+	return read_transport(ctx, seen, false, ip[9], offset, begins);
 }
 
 static __always_inline bool read_ipv6(struct xdp_md *ctx, struct gateway_packet *p, struct connection_seen *seen,
 				      bool *begins)
 {
 	const uint8_t *ip = packet_bytes(ctx, seen->ip_at, IP6_BYTES);
+	uint16_t offset = 0;
+	uint8_t protocol;
 	uint32_t total;
 
 	if (!ip)
@@ -217,7 +226,22 @@ static __always_inline bool read_ipv6(struct xdp_md *ctx, struct gateway_packet 
 	seen->key6.meta = p->meta;
 	copy16(seen->key6.src, ip + 8);
 	copy16(seen->key6.dst, ip + 24);
-	return read_transport(ctx, seen, true, ip[6], false, begins);
+	protocol = ip[6];
+	if (protocol == IPPROTO_FRAGMENT) {
+		ip = packet_bytes(ctx, seen->l4_at, IP6_FRAGMENT_BYTES);
+		if (!ip || total < IP6_BYTES + IP6_FRAGMENT_BYTES)
+			return false;
+		protocol = ip[0];
+		seen->l4_at += IP6_FRAGMENT_BYTES;
+		offset = *(const wire16 *)(ip + 2) & bpf_htons(0xfff9);
+	}
+	if (offset) {
+		seen->datagram = *(const wire32 *)(ip + 4);
+		if (offset & bpf_htons(0xfff8))
+			return read_later(p, seen, true, protocol, begins);
+		seen->is_first = 1;
+	}
+	return read_transport(ctx, seen, true, protocol, offset, begins);
 }
 
 /* False: seen->reason says why not. */

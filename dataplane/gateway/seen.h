@@ -33,8 +33,8 @@ struct connection_seen {
 	uint32_t inner_l4_at;
 	uint32_t tcp_seq;	/* TCP, host order */
 	uint32_t tcp_ack;
+	uint32_t datagram;	/* of a fragment: IP's identification, as on the wire */
 	uint16_t tcp_window;
-	uint16_t datagram;	/* of a fragment: IPv4's identification, as on the wire */
 	uint8_t tcp_flags;
 	uint8_t family;		/* 4 or 6; 0: none that can be tracked */
 	uint8_t state;		/* enum connection_state */
@@ -42,7 +42,7 @@ struct connection_seen {
 	uint8_t kind;		/* enum seen_kind */
 	uint8_t tcp_bytes;	/* of its header */
 	uint8_t is_first;	/* the first fragment of a datagram */
-	uint8_t pad[2];
+	uint8_t pad[7];
 };
 
 enum seen_kind {

@@ -2,8 +2,8 @@
 """The headers that a pipeline knows: their fields, and which may follow which.
 
 The one list that patterns, the validator, the interpreter and every target share. Kinds are disjoint: a neighbour
-discovery message is `nd` and never `icmp6`; `icmp6` is every other ICMPv6 message. A later fragment of IPv4 is
-`fragment`, which has no fields. Never touches a packet.
+discovery message is `nd` and never `icmp6`; `icmp6` is every other ICMPv6 message. A later fragment is `fragment`,
+which has no fields; IPv6's fragment header belongs to `ipv6`. Never touches a packet.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ HEADERS: Mapping[str, Header] = {
         Header("vlan", {"pcp": Field(0, 3), "vid": Field(4, 12)}, _AFTER_ETH, "vid"),
         Header("arp", {"op": Field(48, 16)}, (), "op"),
         Header("ipv4", _IPV4, ("tcp", "udp", "icmp4", "fragment")),
-        Header("ipv6", _IPV6, ("tcp", "udp", "icmp6", "nd")),
+        Header("ipv6", _IPV6, ("tcp", "udp", "icmp6", "nd", "fragment")),
         Header("fragment", {}),
         Header("tcp", _PORTS | {"flags": Field(104, 8)}),
         Header("udp", _PORTS, ("vxlan", "geneve")),

@@ -17,7 +17,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from scapy.all import ICMP, IP, TCP, UDP, Ether, ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6TimeExceeded, IPv6, Raw
+from scapy.all import (
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    Ether,
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrFragment,
+    Raw,
+)
 
 from mizar.kernel.test_run import run_xdp
 from mizar.pipeline.description import State
@@ -249,12 +261,14 @@ def seeds() -> list[tuple[bytes, int]]:
     """One packet of each kind, of connections that the rules make."""
     plain = [udp("10.0.0.1", "198.51.100.7"), tcp("10.0.0.1", "198.51.100.7"), echo("10.0.0.1", "198.51.100.7")]
     plain += [udp(INSIDE[6][0], PEERS[6][0]), tcp(INSIDE[6][0], PEERS[6][0]), echo(INSIDE[6][0], PEERS[6][0])]
+    pieces = ip(INSIDE[6][0], PEERS[6][0]) / IPv6ExtHdrFragment(id=7, m=1, nh=17)
+    plain.append(bytes(pieces / UDP(sport=40000, dport=53, len=100) / Raw(b"12345678")))
     errors = [about(frame, ROUTER[6 if frame[12] == 0x86 else 4]) for frame in plain]
     return [(frame, RED) for frame in plain] + [(frame, RED) for frame in errors]
 
 
 BROKEN = st.tuples(
-    st.sampled_from(range(12)),
+    st.sampled_from(range(14)),
     st.lists(
         st.tuples(st.integers(12, 110), st.sampled_from([0, 1, 3, 8, 44, 58, 64, 0x45, 0x46, 0x60, 255])), max_size=3
     ),
@@ -276,7 +290,7 @@ def test_broken_packets_end_as_in_the_interpreter(gateway: Gateway, broken: list
         both.run(bytes(data[:length]), meta)
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(14))
 def test_every_length_of_every_packet(gateway: Gateway, number: int) -> None:
     """A frame that ends anywhere, with the lengths in its headers as they were."""
     both = Both(gateway, nat())
@@ -413,18 +427,32 @@ def test_what_has_outlived_its_time_gives_its_port_back_in_line(gateway: Gateway
     assert len(list(gateway.tables.connections4.items())) == 2
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 8, 16]), st.booleans(), st.integers(1, 3), st.booleans()), max_size=12))
-@settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+PART = st.tuples(
+    st.sampled_from([4, 6]),
+    st.sampled_from([0, 8, 16]),
+    st.booleans(),
+    st.sampled_from([1, 2, 0x10001]),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(st.lists(PART, max_size=16))
+@settings(max_examples=24, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 def test_fragments_end_as_in_the_interpreter(gateway: Gateway, parts: list[Any]) -> None:
-    """First, later, out of order, of several datagrams, from inside and from outside."""
+    """First, later, out of order, of several datagrams, from inside and from outside; errors about them."""
     both = Both(gateway, nat())
-    outer = both.run(udp("10.0.0.1", PEERS[4][0]), RED).frame
-    for offset, more, datagram, outward in parts:
-        fields = {"id": datagram, "frag": offset // 8, "flags": "MF" if more else 0}
+    outer = {version: both.run(udp(INSIDE[version][0], PEERS[version][0]), RED).frame for version in (4, 6)}
+    for version, offset, more, datagram, outward, fails in parts:
         if outward:
-            whole = ip("10.0.0.1", PEERS[4][0], **fields) / UDP(sport=40000, dport=53, len=100) / Raw(b"12345678")
-            both.run(bytes(whole), RED)
+            source, target, ports = INSIDE[version][0], PEERS[version][0], {"sport": 40000, "dport": 53}
         else:
-            source, target, packet = back(outer)
-            whole = ip(source, target, **fields) / UDP(sport=packet[UDP].dport, dport=packet[UDP].sport, len=100)
-            both.run(bytes(whole / Raw(b"12345678")), WORLD)
+            source, target, packet = back(outer[version])
+            ports = {"sport": packet[UDP].dport, "dport": packet[UDP].sport}
+        if version == 4:
+            front = ip(source, target, id=datagram & 0xFFFF, frag=offset // 8, flags="MF" if more else 0)
+        else:
+            front = ip(source, target) / IPv6ExtHdrFragment(id=datagram, offset=offset // 8, m=int(more), nh=17)
+        sent = both.run(bytes(front / UDP(**ports, len=100) / Raw(b"12345678")), RED if outward else WORLD)
+        if fails and sent.reason == "":
+            both.run(about(sent.frame, ROUTER[version]), WORLD if outward else RED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from scapy.all import ICMP, IP, TCP, UDP, VXLAN, Dot1Q, Ether, IPv6, Raw
+from scapy.all import ICMP, IP, TCP, UDP, VXLAN, Dot1Q, Ether, ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment, Raw
 
 from mizar.pipeline.interpreter.machine import Verdict
 from tests.pipeline.rfc.world import fresh
@@ -136,6 +136,28 @@ def fragments(run: Run) -> None:
     assert bytes(fresh(f.eth() / IP(src=ends.src, dst=ends.dst) / UDP(joined[:8]) / Raw(joined[8:]))[UDP]) == joined
 
 
+def fragments_of_ipv6(run: Run) -> None:
+    """The same, with IPv6's fragment header; an error about the first one finds its way back."""
+    whole = fresh(f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6) / UDP(sport=43000, dport=53) / Raw(bytes(range(56))))
+    data = bytes(whole[UDP])
+    base = f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6)
+    first, second = (
+        base / IPv6ExtHdrFragment(nh=17, id=0x77000001, m=more, offset=at // 8) / Raw(data[at:end])
+        for more, at, end in ((1, 0, 32), (0, 32, 64))
+    )
+    assert run(entering(TAGGED_A, second), START_NS).verdict is Verdict.DROP
+    pieces = [leaving(run(entering(TAGGED_A, one), START_NS)) for one in (first, second)]
+    assert [meta for meta, _ in pieces] == [WORLD, WORLD]
+    joined = b"".join(bytes(one[IPv6ExtHdrFragment].payload) for _, one in pieces)
+    ends = pieces[0][1][IPv6]
+    assert ends.src != f.INSIDE6
+    assert bytes(fresh(f.eth() / IPv6(src=ends.src, dst=ends.dst) / UDP(joined[:8]) / Raw(joined[8:]))[UDP]) == joined
+    error = f.eth() / IPv6(src="2001:db8:77::1", dst=ends.src) / ICMPv6DestUnreach() / Raw(bytes(ends))
+    meta, back = leaving(run(entering(WORLD, Ether(bytes(error))), START_NS))
+    assert (meta, back[IPv6].dst) == (TAGGED_A, f.INSIDE6)
+    assert bytes(back[ICMPv6DestUnreach])[8:] == bytes(Ether(bytes(first))[IPv6])
+
+
 def errors(run: Run) -> None:
     """Unreachable, from outside about a query, from inside about its answer."""
     sent = fresh(f.udp(sport=44000))
@@ -146,4 +168,4 @@ def errors(run: Run) -> None:
     assert bytes(back[ICMP])[8:] == bytes(sent[IP])[:28]
 
 
-CONVERSATIONS = [masquerade, fixed, hairpin, refused, fragments, errors]
+CONVERSATIONS = [masquerade, fixed, hairpin, refused, fragments, fragments_of_ipv6, errors]

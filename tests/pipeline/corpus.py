@@ -14,7 +14,20 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from scapy.all import ICMP, IP, TCP, UDP, VXLAN, Dot1Q, Ether, ICMPv6DestUnreach, ICMPv6EchoReply, IPv6, Raw
+from scapy.all import (
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    VXLAN,
+    Dot1Q,
+    Ether,
+    ICMPv6DestUnreach,
+    ICMPv6EchoReply,
+    IPv6,
+    IPv6ExtHdrFragment,
+    Raw,
+)
 from scapy.contrib.geneve import GENEVE
 
 from tests.unit.pipeline import frames as f
@@ -105,6 +118,10 @@ def _inner() -> dict[str, Any]:
         "ip options": f.eth() / IP(src=f.INSIDE, dst=f.SERVER, options=[b"\x94\x04\0\0"]) / UDP(sport=1, dport=2),
         "first fragment": f.eth() / IP(src=f.INSIDE, dst=f.SERVER, id=9, flags="MF") / UDP(sport=1, dport=2, len=64),
         "later fragment": f.eth() / IP(src=f.INSIDE, dst=f.SERVER, id=9, frag=5, proto=17) / Raw(bytes(40)),
+        "first fragment of ipv6": _part6(1, 0) / UDP(sport=1, dport=2, len=64) / Raw(bytes(40)),
+        "first fragment of ipv6, tcp": _part6(1, 0, 6) / TCP(sport=40000, dport=80, flags="S") / Raw(bytes(20)),
+        "later fragment of ipv6": _part6(0, 6) / Raw(bytes(40)),
+        "only fragment of ipv6": _part6(0, 0, number=2) / UDP(sport=1, dport=2),
         "padded": bytes(f.udp()) + bytes(13),
         "icmp error": _error(f.INSIDE, f.SERVER, UDP(sport=40000, dport=53) / b"odd"),
         "icmp error of tcp": _error(f.INSIDE, f.SERVER, TCP(sport=40000, dport=80, flags="S")),
@@ -119,6 +136,19 @@ def _inner() -> dict[str, Any]:
         / b"odd",
     }
     return found
+
+
+def _error6(more: int, offset: int) -> bytes:
+    """An ICMPv6 error about a fragment."""
+    about = IPv6(src=f.INSIDE6, dst=f.SERVER6) / IPv6ExtHdrFragment(m=more, offset=offset, id=3, nh=17)
+    outer = f.eth() / IPv6(src=f.SERVER6, dst=f.INSIDE6) / ICMPv6DestUnreach()
+    return bytes(outer / about / UDP(sport=40000, dport=53, len=64) / b"odd")
+
+
+def _part6(more: int, offset: int, protocol: int = 17, number: int = 0x12345678) -> Any:
+    """IPv6 with a fragment header; the offset counts eight bytes."""
+    header = IPv6ExtHdrFragment(m=more, offset=offset, id=number, nh=protocol)
+    return f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6) / header
 
 
 @cache
@@ -175,6 +205,17 @@ def hostile() -> list[Named]:
         ("icmp error with a lie inside", _at(bytes(_error(f.INSIDE, f.SERVER, UDP())), 42, b"\x4f")),
         ("icmp error of an error", bytes(_error(f.INSIDE, f.SERVER, ICMP(type=3)))),
         ("icmp error of a later fragment", _at(bytes(_error(f.INSIDE, f.SERVER, UDP())), 48, b"\0\x05")),
+        ("icmp6 error of a fragment", _error6(1, 0)),
+        ("icmp6 error of a later fragment of ipv6", _error6(1, 5)),
+        ("first fragment of icmp6 error", bytes(_part6(1, 0, 58) / Raw(_error6(1, 0)[54:]))),
+        ("only fragment of ipv6 with a udp length too long", bytes(_part6(0, 0) / UDP(len=64))),
+        ("only fragment of ipv6 with vxlan", bytes(_part6(0, 0) / Raw(vxlan[38:]))),
+        ("first fragment of ipv6 with vxlan", bytes(_part6(1, 0) / Raw(vxlan[38:]))),
+        ("fragment header of ipv6 cut off", bytes(f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6, nh=44) / Raw(bytes(7)))),
+        ("fragment header of ipv6 alone", bytes(_part6(0, 0))),
+        ("fragment header of ipv6 twice", bytes(_part6(0, 0, 44) / IPv6ExtHdrFragment(nh=17) / UDP())),
+        ("fragment of ipv6 with reserved bits", _at(bytes(_part6(1, 0) / UDP()), 55, b"\xff\0\x07")),
+        ("fragment of ipv6 of icmp4", bytes(_part6(0, 2, 1) / Raw(bytes(16)))),
         ("land", bytes(f.udp(f.INSIDE, f.INSIDE, 7, 7))),
         ("checksum 0xffff", _at(udp, 40, b"\xff\xff")),
         ("full size in vxlan", f.in_vxlan(f.tcp(flags="A") / Raw(bytes(1400)))),

@@ -74,7 +74,24 @@ def _reserved(frame: bytes, came: Came, _wanted: Came) -> bool:
 
 def _fragment(frame: bytes, came: Came, _wanted: Came) -> bool:
     inner = _inner(frame)
-    return not came and inner[12:14] == _IPV4 and int.from_bytes(inner[20:22], "big") & 0x3FFF != 0
+    place, mask = (20, 0x3FFF) if inner[12:14] == _IPV4 else (56, 0xFFF9)
+    return not came and _is_ip(inner) and int.from_bytes(inner[place : place + 2], "big") & mask != 0
+
+
+def _only(frame: bytes, came: Came, wanted: Came) -> bool:
+    inner = _inner(frame)
+    if not _has_fragment_header(inner) or len(came) != 1 or len(wanted) != 1 or came[0][0] != wanted[0][0]:
+        return False
+    bare = inner[:18] + (len(inner) - 62).to_bytes(2, "big") + inner[54:55] + inner[21:54] + inner[62:]
+    return bare in _bodies(came) and inner in _bodies(wanted)
+
+
+def _is_ip(inner: bytes) -> bool:
+    return inner[12:14] == _IPV4 or _has_fragment_header(inner)
+
+
+def _has_fragment_header(inner: bytes) -> bool:
+    return inner[12:14] == _IPV6 and inner[20:21] == b"\x2c"
 
 
 def _padded(frame: bytes, came: Came, wanted: Came) -> bool:
@@ -105,6 +122,7 @@ UNLIKE = {
     "outer checksum": Unlike("the kernel drops a tunnel whose IPv4 checksum is wrong", _bad_sum),
     "reserved bits": Unlike("the kernel's VXLAN drops what has bits that mean nothing to it", _reserved),
     "fragment": Unlike("ct keeps fragments until the datagram is whole", _fragment),
+    "only fragment": Unlike("ct takes IPv6's fragment header off what needs none", _only),
     "padded": Unlike("ct takes off what is behind the packet", _padded),
     "cut": Unlike(
         "flower checks no lengths: a packet that ends early, behind its TCP, UDP or ICMP header, passes", _cut

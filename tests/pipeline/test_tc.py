@@ -262,7 +262,8 @@ def test_stacks_talk_through(guest: Rooted, tmp_path: Path) -> None:
                 "big": [*big[version], 1400, router],
                 "bulk": {"seen": pool, "there": True, "back": True},
             }
-    guest.run(f"{talk} a ping -4 -M dont -s 3000 -c 1 -w 30 {f.SERVER}", 60)  # in fragments
+    for version, server in ((4, f.SERVER), (6, f.SERVER6)):  # in fragments
+        guest.run(f"{talk} a ping -{version} -M dont -s 3000 -c 1 -w 30 {server}", 60)
 
 
 def test_a_kernel_without_flower_refuses() -> None:

@@ -84,7 +84,7 @@ def everything(both: Both, now_ns: int, every: int = 1) -> int:
     return now_ns
 
 
-SHORT = 8
+SHORT = 7
 """Of the corpus, every so many-th frame in the short set."""
 
 

@@ -12,7 +12,16 @@ from typing import Protocol
 
 from mizar.pipeline.description import State
 from mizar.pipeline.headers import IP, TRACKED
-from mizar.pipeline.interpreter.frame import MORE_FRAGMENTS, PROTOCOLS, Part, field, headers
+from mizar.pipeline.interpreter.frame import (
+    FRAGMENT_BYTES,
+    FRAGMENT_HEADER,
+    IPV6_BYTES,
+    PROTOCOLS,
+    Part,
+    field,
+    headers,
+    is_first_fragment,
+)
 
 ICMP_REQUESTS = {"icmp4": (8, 13), "icmp6": (128,)}
 ICMP_REPLIES = {"icmp4": (0, 14), "icmp6": (129,)}
@@ -51,7 +60,7 @@ class Seen:
     """A packet: its flow, and what decides whether it may begin one.
 
     An ICMP error's flow is that of the packet inside of it, turned round: the direction in which the error travels.
-    `datagram` is IPv4's identification where the packet is a fragment; a `later` one has no ports: its flow has 0.
+    `datagram` is IP's identification where the packet is a fragment; a `later` one has no ports: its flow has 0.
     Of TCP there are the sequence and acknowledgement numbers, the window, how many bytes it
     carries, and a SYN's window scale (RFC 7323).
     """
@@ -96,12 +105,12 @@ def read(frame: bytes, meta: int) -> Seen | None:
     source, destination = field(frame, ip, "src"), field(frame, ip, "dst")
     kind, version = transport.kind, int(ip.kind[-1])
     if kind == "fragment":
-        protocol = PROTOCOLS.get((ip.kind, frame[ip.begin + 9]))
+        protocol = PROTOCOLS.get((ip.kind, frame[ip.begin + 9 if version == 4 else ip.end - FRAGMENT_BYTES]))
         if protocol is None:
             return None
         flow = Flow(meta, version, protocol, source, destination, 0, 0)
         return Seen(flow, may_begin=False, datagram=_datagram(frame, ip), later=True)
-    datagram = _datagram(frame, ip) if version == 4 and frame[ip.begin + 6] & MORE_FRAGMENTS else None
+    datagram = _datagram(frame, ip) if is_first_fragment(frame, ip) else None
     if kind in ("tcp", "udp"):
         ports = field(frame, transport, "src"), field(frame, transport, "dst")
         flow = Flow(meta, version, kind, source, destination, *ports)
@@ -136,7 +145,7 @@ def read(frame: bytes, meta: int) -> Seen | None:
 
 
 def _datagram(frame: bytes, ip: Part) -> int:
-    return _number(frame, ip.begin + 4, 2)
+    return _number(frame, ip.begin + 4, 2) if ip.kind == "ipv4" else _number(frame, ip.end - 4, 4)
 
 
 def _number(frame: bytes, at: int, width: int) -> int:
@@ -183,9 +192,15 @@ def embedded(frame: bytes, icmp: Part) -> Embedded | None:
     version = 4 if icmp.kind == "icmp4" else 6
     if at + 20 > icmp.limit or frame[at] >> 4 != version:
         return None
-    length = (frame[at] & 15) * 4 if version == 4 else 40
-    kind = f"ipv{version}"
-    protocol = PROTOCOLS.get((kind, frame[at + (9 if version == 4 else 6)]))
+    length = (frame[at] & 15) * 4 if version == 4 else IPV6_BYTES
+    kind, follows = f"ipv{version}", at + (9 if version == 4 else 6)
+    if at + length > icmp.limit:
+        return None
+    if version == 6 and frame[follows] == FRAGMENT_HEADER:
+        follows, length = at + length, length + FRAGMENT_BYTES
+        if at + length > icmp.limit or _number(frame, follows + 2, 2) & 0xFFF8:
+            return None
+    protocol = PROTOCOLS.get((kind, frame[follows]))
     transport = at + length
     if length < 20 or transport + 8 > icmp.limit or protocol is None:
         return None

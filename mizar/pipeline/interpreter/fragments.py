@@ -17,7 +17,7 @@ _Datagram = tuple[int, int, str, int, int, int]
 
 @dataclass
 class Fragments:
-    """By metadata, addresses, protocol and identification (RFC 791): ports, and when the first fragment was seen."""
+    """By metadata, addresses, protocol and identification (RFC 791, RFC 8200): ports, and when the first was seen."""
 
     notes: dict[_Datagram, tuple[int, int, int]] = field(default_factory=dict)
 

@@ -14,8 +14,9 @@ from mizar.pipeline.headers import GENEVE_PORT, HEADERS, ND_TYPES, VXLAN_PORT
 from mizar.pipeline.pattern import MAX_HEADERS
 
 ETHERTYPES = {0x8100: "vlan", 0x0800: "ipv4", 0x86DD: "ipv6", 0x0806: "arp"}
-MORE_FRAGMENTS = 0x20
-"""Of the byte behind IPv4's identification."""
+IPV6_BYTES, FRAGMENT_BYTES = 40, 8
+FRAGMENT_HEADER = 44
+"""The next header that says that IPv6's fragment header follows (RFC 8200 4.5)."""
 PROTOCOLS = {("ipv4", 6): "tcp", ("ipv4", 17): "udp", ("ipv4", 1): "icmp4"} | {
     ("ipv6", 6): "tcp",
     ("ipv6", 17): "udp",
@@ -40,8 +41,10 @@ def headers(frame: bytes) -> tuple[Part, ...]:
     begin, limit = 0, len(frame)
     while kind is not None and len(parts) < MAX_HEADERS:
         found = _PARSERS[kind](frame, begin, limit)
-        if kind == "udp" and parts[-1].kind == "ipv4" and frame[parts[-1].begin + 6] & MORE_FRAGMENTS:
+        if kind == "udp" and is_first_fragment(frame, parts[-1]):
             found = _first_of_udp(frame, begin, limit)
+        elif kind == "udp" and found is not None and has_fragment_header(parts[-1]):
+            found = (*found[:2], None)
         if found is None:
             break
         end, limit, following = found
@@ -55,6 +58,18 @@ def headers(frame: bytes) -> tuple[Part, ...]:
 def shape(frame: bytes) -> tuple[str, ...]:
     """The kinds of the headers from the outside in."""
     return tuple(part.kind for part in headers(frame))
+
+
+def has_fragment_header(ip: Part) -> bool:
+    """Whether IPv6's fragment header stands behind an IP header; it belongs to that header here."""
+    return ip.kind == "ipv6" and ip.end > ip.begin + IPV6_BYTES
+
+
+def is_first_fragment(frame: bytes, ip: Part) -> bool:
+    """Whether more fragments follow a packet that has a transport header."""
+    if ip.kind == "ipv4":
+        return bool(frame[ip.begin + 6] & 0x20)
+    return has_fragment_header(ip) and bool(frame[ip.end - 5] & 1)
 
 
 def field(frame: bytes, part: Part, name: str) -> int:
@@ -122,13 +137,16 @@ def _first_of_udp(frame: bytes, at: int, limit: int) -> Found:
 
 
 def _ipv6(frame: bytes, at: int, limit: int) -> Found:
-    """Extension headers are not looked behind: hardware does not either."""
-    if at + 40 > limit or frame[at] >> 4 != 6:
+    """A fragment header right behind is part of it; other extension headers are not looked behind."""
+    if at + IPV6_BYTES > limit or frame[at] >> 4 != 6:
         return None
-    total = 40 + int.from_bytes(frame[at + 4 : at + 6], "big")
+    end, total = at + IPV6_BYTES, IPV6_BYTES + int.from_bytes(frame[at + 4 : at + 6], "big")
     if at + total > limit:
         return None
-    return at + 40, at + total, PROTOCOLS.get(("ipv6", frame[at + 6]))
+    if frame[at + 6] != FRAGMENT_HEADER or end + FRAGMENT_BYTES > at + total:
+        return end, at + total, PROTOCOLS.get(("ipv6", frame[at + 6]))
+    later_fragment = int.from_bytes(frame[end + 2 : end + 4], "big") & 0xFFF8
+    return end + FRAGMENT_BYTES, at + total, "fragment" if later_fragment else PROTOCOLS.get(("ipv6", frame[end]))
 
 
 def _tcp(frame: bytes, at: int, limit: int) -> Found:

@@ -79,6 +79,7 @@ def _beginnings() -> Iterator[tuple[Item, ...]]:
 
 def notes(has_lookups: bool, has_queues: bool, has_decap: bool) -> Iterator[str]:
     """What hardware does otherwise than the interpreter."""
+    yield "fragments of IPv6 have no transport header: nothing is looked for behind IPv6 extension headers"
     if has_lookups:
         yield "a connection has rules of its own for each direction: some find it, one translates it"
         yield "related: ICMP errors take the way of new, where software has to translate them"

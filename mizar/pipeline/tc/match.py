@@ -135,7 +135,7 @@ def _fragments(shape: tuple[str, ...], asks_transport: bool) -> list[tuple[Field
     if shape[-1] not in (*CONNECTIONS, "nd"):
         return [()]
     whole: tuple[Field, ...] = (Flags("ip_flags", (), ("frag",)),)
-    if "ipv6" in shape or asks_transport:
+    if asks_transport:
         return [whole]
     return [whole, (Flags("ip_flags", ("frag", "firstfrag")),)]
 

@@ -15,7 +15,7 @@ _TUNNELS = (
 )
 _TRACKS = (
     "states are the kernel's: set net.netfilter.nf_conntrack_tcp_loose=0 and net.netfilter.nf_conntrack_checksum=0",
-    "fragments of IPv4 are put together at conntrack, first ones are found by protocol alone",
+    "fragments are put together at conntrack, first ones are found by protocol alone",
 )
 _ALLOCATES = "new translations are the kernel's choice: other ports, a pool not paired, time-outs by sysctl, no hairpin"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from scapy.all import IP, UDP, Ether, Raw
+from scapy.all import IP, TCP, UDP, Ether, ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, Raw
 
 from mizar.pipeline import builder as b
 from mizar.pipeline.nat import Masquerade, Timeouts
@@ -268,6 +268,72 @@ def test_req14_a_fragment_before_its_first_is_dropped(make: Make) -> None:
     world.later(20)
     assert world.send(A, second) is None
     assert world.engine.reasons()["FRAGMENT_BEFORE_FIRST"] == 4
+
+
+def pieces6(packet: object, number: int = 7) -> list[object]:
+    """A datagram of IPv6 in three fragments."""
+    whole = fresh(packet)
+    data, last = bytes(whole[IPv6].payload), 48
+    base = f.eth() / IPv6(src=whole[IPv6].src, dst=whole[IPv6].dst)
+    return [
+        Ether(bytes(base / IPv6ExtHdrFragment(nh=whole[IPv6].nh, id=number, m=at < last, offset=at // 8) / Raw(part)))
+        for at, part in ((0, data[:24]), (24, data[24:last]), (last, data[last:]))
+    ]
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [UDP(sport=40000, dport=53), TCP(sport=40000, dport=80, flags="S"), ICMPv6EchoRequest(id=7)],
+    ids=["udp", "tcp", "icmp"],
+)
+def test_req14_fragments_of_ipv6_are_translated(make: Make, transport: object) -> None:
+    """Put together, they are the whole datagram translated, its checksum right; the last may come before the second."""
+    world = make(pool("2001:db8:ff::1", ports="2000-2999"))
+    base = f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6)
+    first, second, third = pieces6(base / transport / Raw(bytes(range(52))), 0x12340007)
+    got = [world.sent(A, one) for one in (first, third, second)]
+    assert {(one.meta, one.ip.src, one.ip.dst) for one in got} == {(0x1064, "2001:db8:ff::1", f.SERVER6)}
+    parts = sorted((one.packet[IPv6ExtHdrFragment] for one in got), key=lambda one: int(one.offset))
+    assert {one.id for one in parts} == {0x12340007}
+    data = b"".join(bytes(one.payload) for one in parts)
+    assert data.endswith(bytes(range(52)))
+    whole = f.eth() / IPv6(src="2001:db8:ff::1", dst=f.SERVER6, nh=parts[0].nh) / Raw(data)
+    assert bytes(fresh(whole)) == bytes(Ether(bytes(whole)))
+
+
+def test_req14_answers_of_ipv6_may_be_fragments(make: Make) -> None:
+    """Those of a connection's other side, with an identification of 32 bits of their own."""
+    world = make(pool("2001:db8:ff::1", ports="2000-2999"))
+    got = world.sent(A, f.udp(f.INSIDE6, f.SERVER6))
+    packet = f.eth() / IPv6(src=f.SERVER6, dst=got.ip.src) / UDP(sport=53, dport=got.ends[1]) / Raw(bytes(52))
+    back = [world.sent(got.meta, one) for one in pieces6(packet)]
+    assert {(one.meta, one.ip.dst) for one in back} == {(A, f.INSIDE6)}
+    assert back[0].packet[UDP].dport == 40000
+
+
+def test_req14_a_fragment_of_ipv6_before_its_first_is_dropped(make: Make) -> None:
+    """As of IPv4; all 32 bits of the identification count."""
+    world = make(pool("2001:db8:ff::1"))
+    packet = f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6) / UDP(sport=40000, dport=53) / Raw(bytes(52))
+    first, second, _ = pieces6(packet, 8)
+    assert world.send(A, second) is None
+    world.sent(A, first)
+    world.sent(A, second)
+    assert world.send(B, second) is None
+    assert world.send(A, pieces6(packet, 0x10008)[1]) is None
+    world.later(20)
+    assert world.send(A, second) is None
+    assert world.engine.reasons()["FRAGMENT_BEFORE_FIRST"] == 4
+
+
+def test_a_fragment_header_without_fragments(make: Make) -> None:
+    """RFC 6946: such a datagram is whole; nothing is noted of it for others with its identification."""
+    world = make(pool("2001:db8:ff::1", ports="2000-2999"))
+    base = f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6) / IPv6ExtHdrFragment(id=7)
+    got = world.sent(A, Ether(bytes(base / UDP(sport=40000, dport=53) / Raw(bytes(52)))))
+    assert got.packet[UDP].sport in range(2000, 3000)
+    packet = f.eth() / IPv6(src=f.INSIDE6, dst=f.SERVER6) / UDP(sport=40000, dport=53) / Raw(bytes(52))
+    assert world.send(A, pieces6(packet)[1]) is None
 
 
 def test_addresses_of_ipv6_are_translated_the_same(make: Make) -> None:

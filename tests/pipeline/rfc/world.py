@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from scapy.all import ICMP, IP, TCP, Dot1Q, Ether, ICMPv6DestUnreach, IPv6, Raw, in6_chksum
+from scapy.all import ICMP, IP, TCP, Dot1Q, Ether, ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment, Raw, in6_chksum
 
 from mizar.pipeline import builder as b
 from mizar.pipeline.description import Pipeline
@@ -115,7 +115,8 @@ class World:
         assert frame[Dot1Q].vlan + META == outcome.meta
         bare = outcome.frame[:12] + outcome.frame[16:]
         got = Got(frame[Dot1Q].vlan + META, Ether(bare))
-        if not (IP in got.packet and (got.packet[IP].frag or got.packet[IP].flags.MF)):
+        pieces = IPv6ExtHdrFragment in got.packet or (IP in got.packet and (got.ip.frag or got.ip.flags.MF))
+        if not pieces:
             assert is_right(got), "a checksum is wrong"
         return got
 

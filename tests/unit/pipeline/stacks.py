@@ -9,7 +9,21 @@ from typing import Any
 
 from hypothesis import assume
 from hypothesis import strategies as st
-from scapy.all import ARP, ICMP, IP, TCP, UDP, VXLAN, Dot1Q, Ether, ICMPv6EchoRequest, ICMPv6ND_NS, IPv6, Raw
+from scapy.all import (
+    ARP,
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    VXLAN,
+    Dot1Q,
+    Ether,
+    ICMPv6EchoRequest,
+    ICMPv6ND_NS,
+    IPv6,
+    IPv6ExtHdrFragment,
+    Raw,
+)
 from scapy.contrib.geneve import GENEVE
 
 from mizar.pipeline.box import Box
@@ -75,7 +89,7 @@ def _layer(draw: st.DrawFn, kind: str, following: str) -> Any:
         "arp": lambda: ARP(),
         "ipv4": lambda: IP(src="10.0.0.1", dst=f"198.51.100.{small}", frag=9 * (following == "fragment")),
         "fragment": lambda: Raw(b""),
-        "ipv6": lambda: IPv6(**_V6),
+        "ipv6": lambda: IPv6(**_V6) / IPv6ExtHdrFragment(offset=9, nh=17) if following == "fragment" else IPv6(**_V6),
         "icmp6": lambda: ICMPv6EchoRequest(id=small),
         "nd": lambda: ICMPv6ND_NS(),
         "vxlan": lambda: VXLAN(vni=small, flags=8),
