@@ -38,7 +38,14 @@ def main() -> None:
     print(f"{'families':<9}{'by tc':<6}{'program':<16}{'processed':>10}{'states':>8}{'ms':>7}  stack")
     for families, by_tc in itertools.product(("4", "6", "46"), (False, True)):
         config = configuration(
-            [ADDRESSES[family] for family in families], MAC, 1, send_by_tc=by_tc, icmp_errors=100, traps=16
+            [ADDRESSES[family] for family in families],
+            MAC,
+            1,
+            send_by_tc=by_tc,
+            icmp_errors=100,
+            traps=16,
+            pace_ns=10**9,
+            uplink=True,
         )
         milliseconds = 0.0
         with load(config, statistics=True) as programs:

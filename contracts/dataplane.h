@@ -56,6 +56,8 @@ enum endpoint_flag {
 	ENDPOINT_FORWARDING = 16,	/* in agents: an appliance. What `routes` has as its sources may be sent from, too */
 	ENDPOINT_POLICED = 64,	/* in endpoints of this droplet and in agents: endpoint_policies has a record of it */
 	MEMBER_POLICED = 2,	/* in members of this droplet: the same */
+	ENDPOINT_LIMITED = 128,	/* in endpoints of this droplet and in agents: endpoint_limits has a record of it */
+	MEMBER_LIMITED = 32,	/* in members of this droplet: the same */
 	MEMBER_DRAINING = 64,	/* in members: takes no new flow, keeps those that it has */
 	MEMBER_DOWN = 128,	/* in members: failed its check; keeps TCP connections alone */
 };
@@ -429,6 +431,66 @@ struct policy_flow {
 	uint32_t jiffies;	/* when the stamp was looked at last, in units of 256: the data plane's own, to spare it the clock */
 };
 
+/* ---- endpoint_limits: ARRAY, slot in endpoint_counters -> endpoint_limits. What an endpoint of this droplet with the flag
+ * ENDPOINT_LIMITED (MEMBER_LIMITED) may send and be sent in a time, and how what it sends is marked: docs/qos.md. */
+enum limit_place {
+	LIMIT_ENDPOINT = 0,	/* its own */
+	LIMIT_NETWORK = 1,	/* of all endpoints of its network on this droplet */
+	LIMIT_VPC = 2,		/* of all endpoints of its VPC on this droplet */
+	LIMIT_PLACES = 3,
+	LIMIT_GUARANTEE = 3,	/* no limit: what the uplink carries of the endpoint in any case */
+	LIMIT_UPLINK = 4,	/* of the droplet's interface: what it sends for all endpoints */
+};
+
+enum limit_direction {
+	LIMIT_EGRESS = 0,
+	LIMIT_INGRESS = 1,
+};
+
+enum limit_constant {
+	LIMITER_UPLINK = 1,	/* the slot of the droplet's own in limiters */
+	LIMITER_SHIFT = 20,	/* costs have so many bits behind the point */
+	DSCP_MARKED = 0x80,	/* in endpoint_limits.dscp: its DSCP_BITS are written into all that it sends */
+	DSCP_BITS = 0x3f,
+};
+
+struct endpoint_limits {
+	uint32_t egress[3];	/* slots in limiters, by enum limit_place; 0: none */
+	uint32_t ingress[3];
+	uint32_t guarantee;	/* slot in limiters; 0: best effort */
+	uint8_t dscp;		/* 0, or DSCP_MARKED and the code point */
+	uint8_t pad[3];
+};
+
+/* ---- limiters: ARRAY, slot -> limiter, written by the daemon. A rate as a virtual clock has it: each packet costs time, and
+ * the clock may be ahead of the real one by the burst. */
+struct limiter {
+	uint64_t byte_cost;	/* nanoseconds << LIMITER_SHIFT; 0: any number of bytes */
+	uint64_t packet_cost;	/* the same for packets */
+	uint64_t byte_burst_ns;
+	uint64_t packet_burst_ns;
+	uint64_t bits_per_second;	/* for the daemon, and so on below: what it was told */
+	uint64_t packets_per_second;
+	uint64_t burst_bytes;
+	uint64_t burst_packets;
+	uint32_t vni;		/* owner; 0: the slot is free */
+	uint32_t owner;		/* id of the network, or slot of the endpoint; 0 for a VPC */
+	uint8_t place;		/* enum limit_place */
+	uint8_t direction;	/* enum limit_direction */
+	uint8_t pad[6];
+};
+
+/* ---- limiter_states: ARRAY, slot -> limiter_state, written by the data plane, of all CPUs at once. Bytes are those of inner
+ * frames as they are on the wire, Ethernet header included: a superpacket is all of its segments. */
+struct limiter_state {
+	uint64_t bytes_due;	/* the virtual clock of bytes: CLOCK_MONOTONIC, nanoseconds */
+	uint64_t packets_due;
+	uint64_t dropped_packets;
+	uint64_t dropped_bytes;
+	uint64_t delayed_packets;
+	uint64_t delayed_bytes;
+};
+
 /* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].
  * Bytes are those of the inner frame, Ethernet header included. */
 struct endpoint_counters {
@@ -692,6 +754,8 @@ struct droplet_config {
 	uint32_t traps;		/* how many requests for its configuration an endpoint has answered in 1.07 s; 0: none */
 	uint32_t send_by_tc;	/* 1: XDP leaves to `deliver` what it sends. On a veth XDP itself reaches no far end
 				 * without NAPI, and loses a checksum that was left to hardware; an skb has neither fault */
+	uint32_t pace_ns;	/* how late what is over a limit may leave by this interface, whose queue is fq; 0: it is dropped */
+	uint32_t uplink;	/* 1: LIMITER_UPLINK holds for what agents send by this interface */
 };
 
 /* ---- switches: changed while programs run (ARRAY of one, map droplet_switches). Read on drop paths only. */

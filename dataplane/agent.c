@@ -9,6 +9,7 @@
 #include "lib/choose.h"
 #include "lib/extensions.h"
 #include "lib/icmp.h"
+#include "lib/limit.h"
 #include "lib/mss.h"
 #include "lib/notice.h"
 #include "lib/policy.h"
@@ -337,6 +338,11 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		if (reason)
 			return reason;
 	}
+	if (config.uplink && !seen->whole) {
+		reason = (enum drop_reason)limit_uplink(skb, packet, agent->flags & ENDPOINT_LIMITED ? agent->slot : 0);
+		if (reason)
+			return reason;
+	}
 	room = room_to(next, options ? options->bytes : 0);
 	if (room && (seen->syn || packet->bytes > room + ETH_HLEN)) {
 		reason = (enum drop_reason)fit_frame(skb, packet, room);
@@ -348,6 +354,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		.vni = peered ? peered : agent->wire_vni,
 		.source_port = seen->source_port,
 		.group_set = peered ? 0 : agent->group_set,
+		.service = packet->service,
 		.trace = is_proxy(seen->sender) ? carried_mark(skb) : 0,
 		.option_bytes = options ? options->bytes : 0,
 		.bytes = packet->bytes,
@@ -448,6 +455,21 @@ static __always_inline __must_check enum drop_reason police_receiver(struct __sk
 		skb, packet, policy_who(route->endpoint->slot, POLICY_INGRESS, group_set, HOOK_AGENT));
 }
 
+/* Whether it is within what its sender may send, and, on this droplet, its receiver be sent. */
+static __always_inline __must_check enum drop_reason keep_limits(struct __sk_buff *skb, struct packet *packet,
+								 const struct agent *agent, const struct route *route)
+{
+	uint64_t who = agent->flags & ENDPOINT_LIMITED ? agent->slot : 0;
+
+	if (route->step == STEP_DELIVER) {
+		if (is_limited(route->endpoint, route->to_service))
+			who |= (uint64_t)route->endpoint->slot << LIMIT_WHO_RECEIVER;
+	} else if (route->step != STEP_SUBSTRATE && who) {
+		who |= 1ULL << LIMIT_WHO_PACED;
+	}
+	return who ? (enum drop_reason)limit_skb(skb, packet, who) : REASON_NONE;
+}
+
 static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
 								  struct refusal *seen, struct inner *inner,
 								  struct agent *agent, int *verdict)
@@ -477,13 +499,16 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			*verdict = send_answer(skb, seen, agent);
 		return reason;
 	}
-	if (route.step == STEP_SUBSTRATE)
-		return enter_substrate(cursor, packet, inner, agent, verdict);
 	if (route.step == STEP_DELIVER) {
 		reason = police_receiver(skb, packet, agent, &route);
 		if (reason)
 			return reason;
 	}
+	reason = keep_limits(skb, packet, agent, &route);
+	if (reason)
+		return reason;
+	if (route.step == STEP_SUBSTRATE)
+		return enter_substrate(cursor, packet, inner, agent, verdict);
 	/* Into another network or VPC, and this droplet does what its divider would do: the hop is here. */
 	if (route.peered || (route.network && route.network != agent->network)) {
 		reason = decrement_ttl(inner);

@@ -5,6 +5,7 @@
  */
 #include "lib/bypass.h"
 #include "lib/extensions.h"
+#include "lib/limit.h"
 #include "lib/policy.h"
 #include "lib/proxy.h"
 #include "lib/routes.h"
@@ -66,6 +67,8 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 			return reason;
 	}
 	reason = decrement_ttl(&inner);
+	if (!reason && is_limited(endpoint, false))
+		reason = (enum drop_reason)limit_skb(skb, packet, (uint64_t)endpoint->slot << LIMIT_WHO_RECEIVER);
 	if (reason)
 		return reason;
 	address_from_router(inner.eth, endpoint);

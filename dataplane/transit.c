@@ -9,6 +9,7 @@
 #include "lib/control.h"
 #include "lib/extensions.h"
 #include "lib/icmp.h"
+#include "lib/limit.h"
 #include "lib/options.h"
 #include "lib/origin.h"
 #include "lib/policy.h"
@@ -259,6 +260,11 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 
 		reason = police_frame(
 			ctx, packet, policy_who(route.endpoint->slot, POLICY_INGRESS, group_set, HOOK_TRANSIT));
+		if (reason)
+			return reason;
+	}
+	if (route.step == STEP_DELIVER && is_limited(route.endpoint, route.to_service)) {
+		reason = limit_frame(packet, route.endpoint->slot);
 		if (reason)
 			return reason;
 	}

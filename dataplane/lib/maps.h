@@ -54,6 +54,9 @@ MAP(BPF_MAP_TYPE_LPM_TRIE, policy_verdicts, struct policy_verdict_key, struct po
 MAP(BPF_MAP_TYPE_HASH, policy_flows, struct policy_flow_key, struct policy_flow, 1048576, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, policy_budgets, uint32_t, struct flow_budget, 65536, 0);
 MAP(BPF_MAP_TYPE_ARRAY, policy_counts, uint32_t, struct flow_count, 65536, 0);
+MAP(BPF_MAP_TYPE_ARRAY, endpoint_limits, uint32_t, struct endpoint_limits, 16384, 0);
+MAP(BPF_MAP_TYPE_ARRAY, limiters, uint32_t, struct limiter, 32768, 0);
+MAP(BPF_MAP_TYPE_ARRAY, limiter_states, uint32_t, struct limiter_state, 32768, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, EVENT_REASONS, 0);

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from mizar.kernel.attach import TcMode, XdpMode
+from mizar.model.errors import InvalidError
+from mizar.model.qos import RateSpec
 from mizar.transit import daemon as transit_daemon
+from mizar.transit.limit_values import UNLIMITED, Rate
 from mizar.transit.logs import to_stderr
 from mizar.transit.options import Options, ProbeTiming
 from mizar.transit.state import Limits
@@ -99,6 +103,9 @@ def daemon(
     metrics: Annotated[
         str, typer.Option(help="Where Prometheus reads: unix:///path or address:port; beyond loopback --pki is needed.")
     ] = "",
+    uplink_rate: Annotated[
+        str, typer.Option(help="Bits a second that endpoints may send by the interface together, such as 10G.")
+    ] = "",
     detach_on_exit: Annotated[
         bool, typer.Option("--detach-on-exit", help="On SIGTERM, remove programs, pins and endpoints.")
     ] = False,
@@ -130,6 +137,7 @@ def daemon(
             policy_rows=max_policy_rows,
             policy_flows=max_policy_flows,
             learned=max_learned,
+            uplink=_rate(uplink_rate),
         ),
         xdp=_XDP[xdp],
         tc=_TC[tc],
@@ -143,6 +151,16 @@ def daemon(
         transit_daemon.cleanup(options)
     else:
         transit_daemon.run(options)
+
+
+def _rate(text: str) -> Rate:
+    if not text:
+        return UNLIMITED
+    try:
+        found = RateSpec.model_validate({"bitsPerSecond": text})
+    except ValidationError as error:
+        raise InvalidError(f"--uplink-rate {text!r}: {error.errors()[0]['msg']}") from error
+    return Rate(bits_per_second=found.bits_per_second or 0, burst_bytes=found.most_bytes)
 
 
 def _addresses(texts: list[str]) -> tuple[IPv4Address | IPv6Address, ...]:

@@ -15,12 +15,22 @@ from mizar.model.errors import InvalidError
 
 
 def configuration(
-    addresses: Iterable[bytes], mac: bytes, ifindex: int, *, send_by_tc: bool, icmp_errors: int = 0, traps: int = 0
+    addresses: Iterable[bytes],
+    mac: bytes,
+    ifindex: int,
+    *,
+    send_by_tc: bool,
+    icmp_errors: int = 0,
+    traps: int = 0,
+    pace_ns: int = 0,
+    uplink: bool = False,
 ) -> bytes:
     """Bytes of struct droplet_config. `addresses`: of 4 or 16 bytes, at most one of each size. Raises InvalidError.
 
     `icmp_errors`: how many ICMP errors the virtual router sends at most per CPU, VPC and 134 ms.
     `traps`: how many requests for its configuration an endpoint has answered in 1.07 s.
+    `pace_ns`: how late the interface's fq may send what is over a limit; 0: it is no fq, and that is dropped.
+    `uplink`: the interface has a limiter of its own (LIMITER_UPLINK).
     """
     given = tuple(addresses)
     found = {len(address): address for address in given}
@@ -38,6 +48,8 @@ def configuration(
         send_by_tc=send_by_tc,
         icmp_errors=icmp_errors,
         traps=traps,
+        pace_ns=pace_ns,
+        uplink=uplink,
     )
 
 

@@ -48,6 +48,9 @@ class Tables:
     flow_budgets: Table[int, Fields]
     flow_counts: Table[int, Fields]
     endpoint_policies: Table[int, Fields]
+    endpoint_limits: Table[int, Fields]
+    limiters: Table[int, Fields]
+    limiter_states: Table[int, Fields]
     policy_sets: Table[int, Fields]
     policy_peers: Table[Fields, int]
     policy_groups: Table[Fields, int]
@@ -107,6 +110,9 @@ class Tables:
             flow_budgets=numbered("flow_budgets", "flow_budget"),
             flow_counts=numbered("flow_counts", "flow_count"),
             endpoint_policies=numbered("endpoint_policies", "endpoint_policy"),
+            endpoint_limits=numbered("endpoint_limits", "endpoint_limits"),
+            limiters=numbered("limiters", "limiter"),
+            limiter_states=numbered("limiter_states", "limiter_state"),
             policy_sets=numbered("policy_sets", "policy_set"),
             policy_peers=Table("policy_peers", maps["policy_peers"], struct_codec("policy_peer_key"), U32),
             policy_groups=Table("policy_groups", maps["policy_groups"], struct_codec("policy_group_key"), U32),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mizar.manager.appliances import appliance_of
 from mizar.manager.peering import other_half
+from mizar.manager.qos import entry_of
 from mizar.manager.registry import Item, Registry, target_of
 from mizar.manager.substrate import allowance
 from mizar.model.peering import VPCPeering
@@ -42,7 +43,10 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
             found = registry.find(Ref("Network", resource.tenant, resource.spec.network))
             assert found is not None
             assert isinstance(found.resource, Network)
-            fact = endpoint_fact(resource, found.resource, _vpc(registry, found.resource))
+            vpc = _vpc(registry, found.resource)
+            fact = endpoint_fact(resource, found.resource, vpc)
+            if fact.workload is not None:
+                fact = replace(fact, qos=entry_of(resource.spec.qos, found.resource.spec.qos, vpc.spec.qos))
             if fact.carried and not fact.host:
                 return None  # no droplet can carry it
             return replace(fact, proxy=_proxy(registry, item)) if resource.status.target else fact

@@ -15,7 +15,7 @@ from mizar.manager.draft import Draft, now
 from mizar.manager.members import Members, Moved, with_members
 from mizar.manager.registry import Item, Registry, members_of
 from mizar.manager.substrate import affected
-from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Resource
+from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Resource
 from mizar.store.protocol import Record
 
 State = tuple[Item, Resource]
@@ -127,7 +127,9 @@ def take(registry: Registry, audience: Audience, revision: Revision) -> tuple[li
         item.former, item.forced = state.former, state.forced
     for item in sorted(told, key=lambda item: _rank(item, item.uid in revision.settled)):
         settled = item.uid in revision.settled and isinstance(item.resource, Network)
-        inside = registry.children(item) if settled else ()
+        inside = list(registry.children(item)) if settled else []
+        if isinstance(item.resource, VPC) and item.uid not in fresh:
+            inside = _ruled_by(registry, item, revision.before[item.uid][1])
         follow = affected(registry, revision.states(item))
         audience.put(item, [one for one in (*inside, *follow) if not one.deleting and one.uid not in fresh])
         if isinstance(item.resource, Droplet):
@@ -136,6 +138,15 @@ def take(registry: Registry, audience: Audience, revision: Revision) -> tuple[li
         audience.remove(item, affected(registry, [item.resource]))
     audience.settle()
     return told, dooms
+
+
+def _ruled_by(registry: Registry, vpc: Item, before: object) -> list[Item]:
+    """The endpoints of a VPC whose rates have changed: droplets are told with each of them."""
+    resource = vpc.resource
+    if not isinstance(before, VPC) or not isinstance(resource, VPC) or before.spec.qos == resource.spec.qos:
+        return []
+    networks = [one for one in registry.children(vpc) if isinstance(one.resource, Network)]
+    return [child for network in networks for child in registry.children(network)]
 
 
 def _known(registry: Registry, uid: str) -> State:

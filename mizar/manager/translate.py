@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mizar._built import transit_pb2 as pb
+from mizar.manager.qos import qos_entry, qos_message
 from mizar.planner.entries import (
+    NO_QOS,
     NOT_POLICED,
     DhcpEntry,
     DropletEntry,
@@ -104,6 +106,7 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         forwarding=entry.forwarding,
         sources=[_route(route) for route in entry.sources],
         policy=_binding(entry.policy) if entry.policy != NOT_POLICED else None,
+        qos=qos_message(entry.qos) if entry.qos != NO_QOS else None,
     )
 
 
@@ -180,6 +183,7 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
         PolicyBinding(
             local.policy.ingress, local.policy.egress, local.policy.audit_ingress, local.policy.audit_egress
         ),
+        qos_entry(local.qos),
     )  # fmt: skip
 
 

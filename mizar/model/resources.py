@@ -35,6 +35,7 @@ from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.policy import Policy as Policy
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
+from mizar.model.qos import EndpointQos, QosSpec
 from mizar.model.routes import Routes
 from mizar.model.scaled import MOST_MEMBERS, HealthSpec, MemberSpec, Selection
 from mizar.model.secret import REVEAL
@@ -77,6 +78,7 @@ class VPCSpec(Value):
     dividers: fields.Members = 1
     vni: fields.Vni | None = None
     identity: Identity = Identity.AUTO
+    qos: QosSpec = QosSpec()
 
 
 class VPCStatus(Status):
@@ -130,10 +132,11 @@ class NetworkSpec(Value):
     label: fields.LabelValue | None = None
     selector: Selector | None = None
     members: tuple[fields.Name, ...] = ()
+    qos: QosSpec = QosSpec()
 
     @model_validator(mode="after")
     def _fields_of_its_type(self) -> Self:
-        of_subnets = ("cidrs", "bouncers", "tunnel_protocol", "dhcp", "routes", "through_divider")
+        of_subnets = ("cidrs", "bouncers", "tunnel_protocol", "dhcp", "routes", "through_divider", "qos")
         others = ("label", "selector", "members") if self.type == "subnet" else of_subnets
         for name in others:
             if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
@@ -208,6 +211,7 @@ class EndpointSpec(Value):
     selector: dict[fields.LabelKey, fields.LabelValue] = Field(default_factory=dict)
     selection: Selection = Selection.HASH
     health: HealthSpec = HealthSpec()
+    qos: EndpointQos = EndpointQos()
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
@@ -228,6 +232,8 @@ class EndpointSpec(Value):
         if self.type != "simple" and self.workload is not None:
             message = f"unexpected: an endpoint of type {self.type} has no workload of its own"
             raise PydanticCustomError("fit", message, {"field": "workload"})
+        if self.type != "simple" and self.qos != EndpointQos():
+            raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": "qos"})
         if self.bypass_decapsulation:
             self._check_bypass()
         if self.type != "simple" and self.forwarding:

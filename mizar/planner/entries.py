@@ -249,6 +249,35 @@ NOT_POLICED = PolicyBinding()
 
 
 @dataclass(frozen=True, slots=True)
+class RateEntry:
+    """What may pass at a time: bits and packets a second, 0 for any number, and how many bytes and packets at once."""
+
+    bits_per_second: int = 0
+    packets_per_second: int = 0
+    burst_bytes: int = 0
+    burst_packets: int = 0
+
+
+NO_RATE = RateEntry()
+
+
+@dataclass(frozen=True, slots=True)
+class QosEntry:
+    """The rates of an endpoint: its own, its network's and its VPC's on its droplet, in this order.
+
+    `guarantee`: what the droplet's interface carries of it in any case; `dscp`: its mark, None for none.
+    """
+
+    egress: tuple[RateEntry, RateEntry, RateEntry] = (NO_RATE, NO_RATE, NO_RATE)
+    ingress: tuple[RateEntry, RateEntry, RateEntry] = (NO_RATE, NO_RATE, NO_RATE)
+    guarantee: RateEntry = NO_RATE
+    dscp: int | None = None
+
+
+NO_QOS = QosEntry()
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointEntry:
     """An endpoint as the bouncers of its network know it. `tunnel`: 1 Geneve, 2 VXLAN, as in dataplane.h."""
 
@@ -325,6 +354,7 @@ class LocalEntry:
     """An appliance: it may also send from what `sources` says."""
     sources: tuple[RouteEntry, ...] = ()
     policy: PolicyBinding = NOT_POLICED
+    qos: QosEntry = NO_QOS
 
     @property
     def key(self) -> tuple[int, str]:
@@ -343,6 +373,7 @@ class LocalEntry:
             and (self.options, self.group_set, self.bypass) == (other.options, other.group_set, other.bypass)
             and (self.forwarding, set(self.sources)) == (other.forwarding, set(other.sources))
             and self.policy == other.policy
+            and self.qos == other.qos
         )
 
 

@@ -20,6 +20,7 @@ from mizar.model.routes import Route, Via
 from mizar.model.workloads import WorkloadSpec
 from mizar.planner.entries import (
     NO_DHCP,
+    NO_QOS,
     NOT_POLICED,
     DhcpEntry,
     EndpointEntry,
@@ -30,6 +31,7 @@ from mizar.planner.entries import (
     OvsEntry,
     PolicyBinding,
     PrefixEntry,
+    QosEntry,
     RouteEntry,
     TapEntry,
     WorkloadEntry,
@@ -123,6 +125,7 @@ class EndpointFact:
     forwarding: bool = False
     sources: tuple[RouteEntry, ...] = ()
     policy: PolicyBinding = NOT_POLICED
+    qos: QosEntry = NO_QOS
 
     def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
         """As the droplet with this address holds it; None where somebody else makes its interface."""
@@ -132,7 +135,7 @@ class EndpointFact:
         options = (_option(GROUPS, groups) if self.groups else b"") + self.options
         return LocalEntry(
             self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass,
-            self.forwarding, self.sources, self.policy,
+            self.forwarding, self.sources, self.policy, self.qos,
         )  # fmt: skip
 
     def entry(self, host: bytes) -> EndpointEntry:

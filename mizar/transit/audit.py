@@ -40,6 +40,8 @@ ARRAYS = (
     "members",
     "member_notes",
     "endpoint_policies",
+    "endpoint_limits",
+    "limiters",
 )
 FOLLOWS_S = 0.5
 """Within which the stack's side follows the state; it has no part in the lock."""

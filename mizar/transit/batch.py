@@ -16,6 +16,7 @@ from mizar.transit.appliances import AppliancePlan, hops_of
 from mizar.transit.entries import Op
 from mizar.transit.errors import InUseError
 from mizar.transit.hopset import fill
+from mizar.transit.limits import LimitPlan
 from mizar.transit.peerings import PeeringPlan
 from mizar.transit.policies import PolicyPlan
 from mizar.transit.policy_values import DeletePolicySet, PutPolicySet
@@ -46,7 +47,7 @@ from mizar.transit.values import (
 )
 
 
-class Plan(PolicyPlan, AppliancePlan, PeeringPlan):
+class Plan(LimitPlan, PolicyPlan, AppliancePlan, PeeringPlan):
     """One batch in the making. `ops` is what to execute; then `journal.commit()`, or `journal.roll_back()`."""
 
     def add(self, change: Change) -> bool:

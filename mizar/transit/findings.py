@@ -86,7 +86,9 @@ class Owners:
                 return Owner(key["vni"])
             case "policy_sets":
                 return Owner(value["vni"])
-            case "endpoint_policies":
+            case "limiters":
+                return Owner(value.get("vni", 0))
+            case "endpoint_policies" | "endpoint_limits":
                 return self._of_slot(key, value)
             case "networks":
                 return self._network(key, value)

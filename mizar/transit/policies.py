@@ -100,7 +100,7 @@ class PolicyPlan(EndpointPlan):
             self.journal.drop(self.state.judged, wanted.uid)
             self.ops.append(Op("endpoint_policies", local.slot, {}))
         if bound != was_bound:
-            self._follow_members(local)
+            self.ops += services.follow_members(self.state, local)
         return local
 
     def delete_local(self, uid: str) -> Local | None:
@@ -121,12 +121,6 @@ class PolicyPlan(EndpointPlan):
         judged = Judged(old.since if old else generation, generation)
         self.journal.put(state.judged, uid, judged)
         self.ops.append(record_put(state, local, judged))
-
-    def _follow_members(self, local: Local) -> None:
-        """Services have their members as endpoints of their own."""
-        for service in self.state.services.values():
-            if any(services.local_of(self.state, service.vni, member) == local for member in service.members):
-                self.ops += services.implied(self.state, service)
 
     def _drop(self, old: PolicySet) -> None:
         self.ops.append(Op("policy_sets", old.number, None))

@@ -22,10 +22,12 @@ from mizar.kernel.layout import U32, constant, struct_codec
 from mizar.kernel.links import Links
 from mizar.kernel.maps import Table
 from mizar.kernel.programs import Programs
+from mizar.kernel.qdisc import keeps_departure_times
 from mizar.kernel.tables import Tables
 from mizar.model.addresses import from_mapped
 from mizar.model.errors import MizarError
 from mizar.transit.drops import Describer, Suppressed
+from mizar.transit.limit_values import UNLIMITED, uplink_value
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.pool import retire
@@ -35,6 +37,8 @@ ICMP_ERRORS = 64
 """How many ICMP errors the virtual router sends at most per CPU, VPC and 134 ms: some 480 a second."""
 TRAPS = 16
 """How many requests for its configuration an endpoint has answered in 1.07 s; clients send a handful."""
+PACE_NS = 200_000_000
+"""How late a packet that is over a limit may leave, where the interface's queue keeps departure times (fq)."""
 
 _BREATH = 64
 _log = logging.getLogger(__name__)
@@ -48,6 +52,8 @@ class Loaded:
     tables: Tables
     pins: Pins
     limits: Limits
+    paced: bool = False
+    """The interface's queue holds back what is over a limit; otherwise it is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +69,21 @@ def load(options: Options, uplink: Interface, own: Sequence[bytes]) -> Loaded:
     ensure_mounted()
     pins = Pins.of(options.instance)
     pins.make()
+    paced = keeps_departure_times(uplink.index)
     config = configuration(
-        own, uplink.mac, uplink.index, send_by_tc=uplink.kind == "veth", icmp_errors=ICMP_ERRORS, traps=TRAPS
+        own,
+        uplink.mac,
+        uplink.index,
+        send_by_tc=uplink.kind == "veth",
+        icmp_errors=ICMP_ERRORS,
+        traps=TRAPS,
+        pace_ns=PACE_NS if paced else 0,
+        uplink=options.limits.uplink != UNLIMITED,
     )
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
-    return Loaded(loaded, Tables.of(loaded.maps), pins, options.limits)
+    tables = Tables.of(loaded.maps)
+    tables.limiters.put(constant("LIMITER_UPLINK"), uplink_value(options.limits.uplink))
+    return Loaded(loaded, tables, pins, options.limits, paced)
 
 
 def held_address(options: Options) -> bytes | None:
@@ -117,6 +133,9 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "flow_budgets": limits.vpcs,
         "flow_counts": limits.vpcs,
         "endpoint_policies": limits.local_endpoints,
+        "endpoint_limits": limits.local_endpoints,
+        "limiters": limits.limiters,
+        "limiter_states": limits.limiters,
         "policy_sets": limits.policy_sets,
         "policy_peers": limits.policy_rows,
         "policy_verdicts": limits.policy_rows,

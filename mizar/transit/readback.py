@@ -13,10 +13,11 @@ from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
-from mizar.transit import appliances, entries, marks, policies, policy_rows, proxies, services
+from mizar.transit import appliances, entries, limits, marks, policies, policy_rows, proxies, services
 from mizar.transit.entries import Op, Step
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
+from mizar.transit.limit_values import Limiter, LimiterKey, key_of
 from mizar.transit.policy_values import NOT_BOUND, Binding, Judged, PolicySet
 from mizar.transit.proxies import read_proxies
 from mizar.transit.routes import routes_of, routes_put
@@ -42,7 +43,10 @@ from mizar.transit.workloads import Workload
 
 _NO_OPTIONS = {"bytes": 0, "data": b""}
 _STAMPS = frozenset({"heard", "answered", "used"})
-_ARRAYS = frozenset({"endpoint_policies", "proxies", "services", "service_notes", "members", "member_notes"})
+_ARRAYS = frozenset({"endpoint_policies", "proxies", "services", "service_notes", "members", "member_notes"}) | {
+    "endpoint_limits",
+    "limiters",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,15 @@ class Reading:
 
 
 class _Reader:
-    def __init__(self, maps: Any, own: bytes, limits: Limits, own6: bytes) -> None:
+    def __init__(self, maps: Any, own: bytes, room: Limits, own6: bytes) -> None:
         self.maps = maps
-        self.state = State(own, limits, own6)
+        self.state = State(own, room, own6)
         self.raw: dict[tuple[str, Any], Any] = {}
         self.addresses: dict[int, bytes] = {}  # of droplets, by slot
         self.networks: dict[int, Network] = {}  # by slot
         self.tables: dict[int, tuple[Route, ...]] = {}
+        self.held: dict[int, Any] = {}  # limiters, by slot
+        self.limiter_slots: dict[LimiterKey, int] = {}
 
     def items(self, table: str) -> Iterator[tuple[Any, Any]]:
         for key, value in getattr(self.maps, table).items():
@@ -264,10 +270,15 @@ class _Reader:
             wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby, bypass)
             if value["flags"] & EndpointFlag.POLICED:
                 wanted = self.judged(wanted, value["slot"])
+            if value["flags"] & EndpointFlag.LIMITED:
+                wanted = self.limited(wanted, value["slot"])
             if value["flags"] & constant("ENDPOINT_FORWARDING"):
                 sources = self.tables.get(appliances.table_of(value["slot"]), ())
                 wanted = replace(wanted, forwarding=True, sources=sources)
             state.locals[found.uid] = Local(wanted, found.name, ifindex, value["slot"])
+            for limiter, rate in limits.rates(state.locals[found.uid]):
+                state.uses["limiter", limiter] += 1
+                state.limiters[limiter] = Limiter(limiter, self.limiter_slots[limiter], rate)
             if standby:
                 state.uses[endpoint.host] += 1
                 state.uses[endpoint.vni, endpoint.network_id] += 1
@@ -306,6 +317,21 @@ class _Reader:
         if binding != NOT_BOUND:
             self.state.judged[wanted.uid] = Judged(record["since"], record["generation"])
         return replace(wanted, policy=binding)
+
+    def limiters(self) -> None:
+        """All rates, and the records of endpoints that refer to them."""
+        for slot, value in self.maps.limiters.used():
+            self.raw["limiters", slot] = (slot, value)
+            self.held[slot] = value
+            self.limiter_slots[key_of(value)] = slot
+        for slot, record in self.maps.endpoint_limits.used():
+            self.raw["endpoint_limits", slot] = (slot, record)
+
+    def limited(self, wanted: Wanted, slot: int) -> Wanted:
+        """With its limits, as far as they are there."""
+        record = self.raw.get(("endpoint_limits", slot), (slot, None))[1]
+        vni, network_id = wanted.endpoint.vni, wanted.endpoint.network_id
+        return replace(wanted, qos=limits.read(record, self.held, vni, network_id, slot)) if record else wanted
 
     def proxies(self) -> None:
         state = self.state
@@ -383,6 +409,7 @@ def implied(state: State) -> Iterator[Op]:
     for (vni, number), groups in state.group_sets.items():
         yield marks.group_set_put(vni, number, groups)
     yield from policies.implied(state)
+    yield from limits.implied(state)
     for network in state.networks.values():
         yield entries.hop_set(network.hops, network.places, network.vni, network.id)
         yield from entries.network_put(network, state.vpcs[network.vni])
@@ -405,13 +432,14 @@ def implied(state: State) -> Iterator[Op]:
     yield from appliances.implied(state)
 
 
-def read(maps: Maps, own: bytes, limits: Limits, interfaces: Iterable[Found], own6: bytes = b"") -> Reading:
+def read(maps: Maps, own: bytes, room: Limits, interfaces: Iterable[Found], own6: bytes = b"") -> Reading:
     """Read everything. `own6`: as in State. Raises MizarError when a map cannot be read."""
-    reader = _Reader(maps, own, limits, own6)
+    reader = _Reader(maps, own, room, own6)
     reader.droplets()
     reader.vpcs()
     reader.group_sets()
     reader.policy_sets()
+    reader.limiters()
     reader.read_networks()
     reader.endpoints()
     strays = reader.locals(interfaces)

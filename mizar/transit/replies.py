@@ -12,6 +12,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.model.policy_rows import digest as rows_digest
 from mizar.transit.audit import Report
 from mizar.transit.findings import Finding
+from mizar.transit.limit_values import NO_QOS, UNLIMITED, Qos, Rate
 from mizar.transit.policy_values import NOT_BOUND, Binding, PolicySet
 from mizar.transit.service_values import HealthCheck, Service
 from mizar.transit.state import State
@@ -155,6 +156,7 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
         forwarding=value.wanted.forwarding,
         sources=[route(one) for one in value.wanted.sources],
         policy=binding(value.wanted.policy) if value.wanted.policy != NOT_BOUND else None,
+        qos=qos(value.wanted.qos) if value.wanted.qos != NO_QOS else None,
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
 
@@ -190,6 +192,28 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(learned=[learned(held.learned[place]) for place in places])
     for uids in _chunks(held.locals):
         yield pb.State(local_endpoints=[local(held.locals[uid], problems.get(uid, "")) for uid in uids])
+
+
+def qos(value: Qos) -> pb.Qos:
+    """The limits of an endpoint."""
+    out, into = [list(map(rate, chain)) for chain in (value.egress, value.ingress)]
+    return pb.Qos(
+        egress=out[0], network_egress=out[1], vpc_egress=out[2],
+        ingress=into[0], network_ingress=into[1], vpc_ingress=into[2],
+        guarantee=rate(value.guarantee), dscp=value.dscp,
+    )  # fmt: skip
+
+
+def rate(value: Rate) -> pb.Rate | None:
+    """A rate; None where there is no limit."""
+    if value == UNLIMITED:
+        return None
+    return pb.Rate(
+        bits_per_second=value.bits_per_second,
+        packets_per_second=value.packets_per_second,
+        burst_bytes=value.burst_bytes,
+        burst_packets=value.burst_packets,
+    )
 
 
 def binding(value: Binding) -> pb.PolicyBinding:

@@ -15,6 +15,7 @@ from mizar.model.addresses import APPLIANCE_MAC, MAPPED, ROUTER_MAC, SERVICE_MAC
 from mizar.model.errors import InvalidError
 from mizar.transit import marks, policy_values
 from mizar.transit.guest.lease import Settings
+from mizar.transit.limit_values import Qos, Rate
 from mizar.transit.policy_values import NOT_BOUND, Binding, DeletePolicySet, PolicySet, PutPolicySet
 from mizar.transit.service_values import (
     MAX_MEMBERS as MAX_SERVICE_MEMBERS,
@@ -496,13 +497,31 @@ def binding(message: pb.PolicyBinding) -> Binding:
     return found
 
 
+def rate(message: pb.Rate) -> Rate:
+    """What may pass at a time."""
+    return Rate(message.bits_per_second, message.packets_per_second, message.burst_bytes, message.burst_packets)
+
+
+def qos(message: pb.Qos) -> Qos:
+    """The limits of an endpoint."""
+    guarantee = rate(message.guarantee)
+    if guarantee.packets_per_second:
+        raise InvalidError("a guarantee is of bits, not of packets")
+    return Qos(
+        (rate(message.egress), rate(message.network_egress), rate(message.vpc_egress)),
+        (rate(message.ingress), rate(message.network_ingress), rate(message.vpc_ingress)),
+        guarantee,
+        message.dscp if message.HasField("dscp") else None,
+    )
+
+
 def wanted(message: pb.LocalEndpoint) -> Wanted:
     """An endpoint to be made on this droplet."""
     found = Wanted(
         uid(message.uid), endpoint(message.endpoint), workload(message.workload), message.mtu,
         marks.checked(message.options), marks.group_set(message.group_set), message.standby,
         message.bypass,
-        message.forwarding, sources(message.sources), binding(message.policy),
+        message.forwarding, sources(message.sources), binding(message.policy), qos(message.qos),
     )  # fmt: skip
     if found.bypass and (found.mtu or not isinstance(found.workload, InNamespace) or found.workload.self_configured):
         raise InvalidError(

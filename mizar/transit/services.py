@@ -197,8 +197,16 @@ def implied(state: State, service: Service) -> list[Op]:
 def _flags_of(local: Local | None) -> int:
     """In `members` that an endpoint is policed is another bit: there its own says that a member drains."""
     flags = local.flags if local else EndpointFlag.NONE
-    policed = constant("MEMBER_POLICED") if flags & EndpointFlag.POLICED else 0
-    return int(flags & ~EndpointFlag.POLICED) | policed
+    own = constant("MEMBER_POLICED") if flags & EndpointFlag.POLICED else 0
+    own |= constant("MEMBER_LIMITED") if flags & EndpointFlag.LIMITED else 0
+    return int(flags & ~(EndpointFlag.POLICED | EndpointFlag.LIMITED)) | own
+
+
+def follow_members(state: State, local: Local) -> Iterator[Op]:
+    """What services hold of a member of this droplet whose flags have changed: there it is an endpoint of its own."""
+    for service in state.services.values():
+        if any(local_of(state, service.vni, member) == local for member in service.members):
+            yield from implied(state, service)
 
 
 def _within_reach(state: State, members: list[Member]) -> list[Member]:

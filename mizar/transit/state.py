@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from mizar.kernel.layout import constant
+from mizar.transit.limit_values import UNLIMITED, Limiter, LimiterKey, Rate
 from mizar.transit.policy_values import Judged, PolicySet, PolicySetId
 from mizar.transit.service_values import Service, ServiceKey
 from mizar.transit.slots import Slots
@@ -45,6 +47,13 @@ class Limits:
     policy_flows: int = 1048576
     """Of policed endpoints, shared by their VPCs."""
     learned: int = 65536
+    uplink: Rate = UNLIMITED
+    """What endpoints may send by the interface, all together."""
+
+    @property
+    def limiters(self) -> int:
+        """Seven for each endpoint that shares none: its own, its network's, its VPC's, both ways, and a guarantee."""
+        return 8 * self.local_endpoints
 
     @property
     def hop_sets(self) -> int:
@@ -88,6 +97,7 @@ class State:
     policy_sets: dict[PolicySetId, PolicySet] = field(default_factory=dict)
     judged: dict[str, Judged] = field(default_factory=dict)
     """Of the policed endpoints of this droplet, by uid."""
+    limiters: dict[LimiterKey, Limiter] = field(default_factory=dict)
     learned: dict[tuple[int, bytes], Learned] = field(default_factory=dict)
     services: dict[ServiceKey, Service] = field(default_factory=dict)
     serving: dict[tuple[int, bytes], ServiceKey] = field(default_factory=dict)
@@ -103,6 +113,7 @@ class State:
     service_slots: Slots = field(init=False, compare=False)
     member_slots: Slots = field(init=False, compare=False)
     policy_slots: Slots = field(init=False, compare=False)
+    limiter_slots: Slots = field(init=False, compare=False)
     generation: int = field(default=0, compare=False)
     """Of policies: the last that was given."""
 
@@ -129,6 +140,8 @@ class State:
         self.member_slots = Slots("members", "--max-services", limits.members, members)
         rules = (one.number for one in self.policy_sets.values())
         self.policy_slots = Slots("sets of rules", "--max-policy-sets", limits.policy_sets, rules)
+        limiters = (constant("LIMITER_UPLINK"), *(one.slot for one in self.limiters.values()))
+        self.limiter_slots = Slots("limiters", "--max-local-endpoints", limits.limiters, limiters)
         self.generation = max((one.generation for one in self.judged.values()), default=self.generation)
 
     def next_generation(self) -> int:
@@ -154,6 +167,7 @@ class State:
             group_sets=self.group_sets.copy(),
             policy_sets=self.policy_sets.copy(),
             judged=self.judged.copy(),
+            limiters=self.limiters.copy(),
             learned=self.learned.copy(),
             uses=self.uses.copy(),
         )

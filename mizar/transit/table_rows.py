@@ -133,8 +133,18 @@ class _Reader:
                 yield "agents", ifindex, agent
                 if agent["flags"] & constant("ENDPOINT_POLICED"):
                     yield "endpoint_policies", agent["slot"], self.tables.endpoint_policies.get(agent["slot"])
+                if agent["flags"] & constant("ENDPOINT_LIMITED"):
+                    yield from self.limits(agent["slot"])
                 if agent["option_bytes"]:
                     yield "agent_options", ifindex, self.tables.agent_options.get(ifindex)
+
+    def limits(self, slot: int) -> Iterator[Row]:
+        record = self.tables.endpoint_limits.get(slot)
+        if record is None:
+            return
+        yield "endpoint_limits", slot, record
+        for number in {*record["egress"], *record["ingress"], record["guarantee"]} - {0}:
+            yield "limiters", number, self.tables.limiters.get(number)
 
     def routes(self) -> Iterator[Row]:
         for key, value in self.tables.routes.items():

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mizar.model.addresses import mac_text, text_of
 from mizar.transit.guest.lease import NO_SETTINGS, Settings
 from mizar.transit.hopset import PLACES
+from mizar.transit.limit_values import NO_QOS, Qos
 from mizar.transit.policy_values import NOT_BOUND, Binding, DeletePolicySet, PutPolicySet
 from mizar.transit.service_values import DeleteService, PutService
 from mizar.transit.workloads import Workload
@@ -51,6 +52,7 @@ class EndpointFlag(IntFlag):
     STANDBY = 2
     BYPASS = 4
     POLICED = 64
+    LIMITED = 128
 
 
 class RouteAction(IntEnum):
@@ -300,6 +302,7 @@ class Wanted:
     sources: tuple[Route, ...] = ()
     policy: Binding = NOT_BOUND
     """By which sets of rules it is judged."""
+    qos: Qos = NO_QOS
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +327,8 @@ class Local:
             flags |= EndpointFlag.BYPASS | EndpointFlag.EGRESS
         if self.wanted.policy != NOT_BOUND:
             flags |= EndpointFlag.POLICED
+        if self.wanted.qos != NO_QOS:
+            flags |= EndpointFlag.LIMITED
         return flags | (EndpointFlag.STANDBY if self.wanted.standby else EndpointFlag.NONE)
 
 

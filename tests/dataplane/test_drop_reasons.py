@@ -597,6 +597,9 @@ SEPARATE |= {
     "MEMBER_UNKNOWN": "test_services.py",
     "SERVICE_PROTOCOL": "test_services.py",
     "FLOW_TABLE_FULL": "test_services.py",
+    "LIMIT_EGRESS": "test_limits.py",
+    "LIMIT_INGRESS": "test_limits.py",
+    "UPLINK_FULL": "test_limits.py",
 }
 
 

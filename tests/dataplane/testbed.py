@@ -84,6 +84,9 @@ SIZES = {
     "flow_budgets": 16,
     "flow_counts": 16,
     "endpoint_policies": 16,
+    "endpoint_limits": 16,
+    "limiters": 16,
+    "limiter_states": 16,
     "policy_sets": 16,
     "policy_peers": 256,
     "policy_groups": 64,
@@ -158,6 +161,7 @@ class Testbed:
             tables.hop_sets, tables.droplets, tables.droplet_switches, tables.proxies, tables.proxy_usage,
             tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
             tables.endpoint_policies, tables.policy_budgets, tables.policy_counts,
+            tables.endpoint_limits, tables.limiters, tables.limiter_states,
         )  # fmt: skip
         for array in arrays:
             for slot, value in list(array.items()):

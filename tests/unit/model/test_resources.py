@@ -86,6 +86,7 @@ def test_a_dump_is_camel_case_and_omits_what_is_not_set() -> None:
         "geneveOptions": [],
         "bypassDecapsulation": False,
         "forwarding": False,
+        "qos": {},
     }
     assert document["status"]["phase"] == "Init"
     assert parse_resource(document) == endpoint

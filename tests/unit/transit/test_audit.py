@@ -17,6 +17,7 @@ from mizar.model.policy_rows import GROUP, PEER, VERDICT
 from mizar.transit.audit import ARRAYS, HASHES, TRIES, Audit, wanted_entries
 from mizar.transit.findings import Finding, Kind
 from mizar.transit.ledger import Ledger
+from mizar.transit.limit_values import UNLIMITED, Qos, Rate
 from mizar.transit.policy_audit import RowsAudit
 from mizar.transit.policy_values import TABLES, Binding, PolicySet, PutPolicySet
 from mizar.transit.service_values import Member, MemberState, PutService, Service
@@ -82,6 +83,14 @@ def whole() -> list[Change]:
     ]  # fmt: skip
 
 
+QOS = Qos(
+    egress=(Rate(10**6, 0, 10**5), Rate(0, 100, 0, 10), UNLIMITED),
+    ingress=(UNLIMITED, UNLIMITED, Rate(10**7, 1000, 10**6, 100)),
+    guarantee=Rate(10**5, 0, 10**5),
+    dscp=46,
+)
+
+
 class Bench:
     """A ledger over maps in memory."""
 
@@ -94,7 +103,7 @@ class Bench:
         await self.ledger.apply(whole())
         workload = InNamespace(NamespaceBy.NAME, "here", "eth0")
         options, policy = bytes.fromhex("01020100aabbccdd"), Binding(egress=9)
-        wanted = Wanted("uid-1", end(11, OWN), workload, 0, options=options, group_set=7, policy=policy)
+        wanted = Wanted("uid-1", end(11, OWN), workload, 0, options=options, group_set=7, policy=policy, qos=QOS)
         self.ledger.put_local(wanted, "veth1", 5)
         member = Member(end(11).addresses, end(11).mac, OWN, Tunnel.GENEVE, 1, MemberState.HEALTHY)
         await self.ledger.apply([PutService(Service(1, 1, (address(1, 32),), (member,), colocated=True))])
@@ -182,7 +191,7 @@ NOT_LOOKED_AT = {
     "substrate_link", "droplet_switches", "event_limits", "trace_marks",  # made right again by who writes them
     "proxy_flows", "proxy_usage", "proxy_ended", "flows", "flow_budgets", "flow_counts",  # the data plane's own
     "policy_peers", "policy_groups", "policy_verdicts",  # as bytes, by RowsAudit
-    "policy_flows", "policy_budgets", "policy_counts",
+    "policy_flows", "policy_budgets", "policy_counts", "limiter_states",
     "endpoint_counters", "vpc_counters", "drop_counters",
 }  # fmt: skip
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planning of limits: the limiters that endpoints of this droplet share, and the record of each endpoint.
+
+A base of `batch.Plan`. Endpoints bring their network's and their VPC's rates along, and the last word about those
+counts for all. A limiter is there before a record refers to it, and stays until none does. It must never do I/O.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mizar.kernel.layout import constant
+from mizar.transit.endpoints import EndpointPlan
+from mizar.transit.entries import Op
+from mizar.transit.limit_values import (
+    NO_QOS,
+    UNLIMITED,
+    Limiter,
+    LimiterKey,
+    Qos,
+    Rate,
+    key_of,
+    limiter_value,
+    rate_of,
+    uplink_value,
+)
+from mizar.transit.services import follow_members
+from mizar.transit.state import State
+from mizar.transit.values import Local, Wanted
+
+EGRESS, INGRESS = 0, 1
+"""enum limit_direction."""
+
+
+class LimitPlan(EndpointPlan):
+    """A plan in the making."""
+
+    def put_local(self, wanted: Wanted, host_interface: str, ifindex: int) -> Local:
+        """As of any endpoint. Its limiters and its record are there before its agent asks for them."""
+        before, at = self.state.locals.get(wanted.uid), len(self.ops)
+        local = super().put_local(wanted, host_interface, ifindex)
+        old, new = before.wanted.qos if before else NO_QOS, wanted.qos
+        if old == new and (before is None or before.endpoint.network_id == local.endpoint.network_id):
+            return local
+        rest = self.ops[at:]
+        del self.ops[at:]
+        for key, rate in rates(local):
+            self._keep(key, rate)
+        if new != NO_QOS:
+            self.ops.append(record_put(self.state, local))
+        self.ops += rest
+        if new == NO_QOS:
+            self.ops.append(Op("endpoint_limits", local.slot, {}))
+        if before is not None:
+            self._let_go(before)
+        if (old == NO_QOS) != (new == NO_QOS):
+            self.ops += follow_members(self.state, local)
+        return local
+
+    def delete_local(self, uid: str) -> Local | None:
+        """As of any endpoint; its record goes last, and what nobody else shares."""
+        local = super().delete_local(uid)
+        if local is not None and local.wanted.qos != NO_QOS:
+            self.ops.append(Op("endpoint_limits", local.slot, {}))
+            self._let_go(local)
+        return local
+
+    def _keep(self, key: LimiterKey, rate: Rate) -> None:
+        state, journal = self.state, self.journal
+        held = state.limiters.get(key)
+        journal.count(state.uses, ("limiter", key), 1)
+        if held is not None and held.rate == rate:
+            return
+        slot = held.slot if held else journal.take(state.limiter_slots)
+        journal.put(state.limiters, key, Limiter(key, slot, rate))
+        if held is None:
+            self.ops.append(Op("limiter_states", slot, {}))
+        self.ops.append(Op("limiters", slot, limiter_value(key, rate)))
+
+    def _let_go(self, local: Local) -> None:
+        state, journal = self.state, self.journal
+        for key, _ in rates(local):
+            journal.count(state.uses, ("limiter", key), -1)
+            if not state.uses["limiter", key]:
+                slot = state.limiters[key].slot
+                journal.drop(state.limiters, key)
+                journal.give_back(state.limiter_slots, slot)
+                self.ops.append(Op("limiters", slot, {}))
+
+
+def rates(local: Local) -> Iterator[tuple[LimiterKey, Rate]]:
+    """The limiters of an endpoint, with the rates that it brought along."""
+    vni, network_id = local.endpoint.vni, local.endpoint.network_id
+    qos, owners = local.wanted.qos, (local.slot, network_id, 0)
+    for direction, chain in ((EGRESS, qos.egress), (INGRESS, qos.ingress)):
+        for place, rate in enumerate(chain):
+            if rate != UNLIMITED:
+                yield (place, direction, vni, owners[place]), rate
+    if qos.guarantee != UNLIMITED:
+        yield (constant("LIMIT_GUARANTEE"), EGRESS, vni, local.slot), qos.guarantee
+
+
+def record_put(state: State, local: Local) -> Op:
+    """Which limiters hold for an endpoint, and how it is marked."""
+    slots: dict[tuple[int, int], int] = {key[:2]: state.limiters[key].slot for key, _ in rates(local)}
+    dscp = local.wanted.qos.dscp
+    value = {
+        "egress": tuple(slots.get((place, EGRESS), 0) for place in range(3)),
+        "ingress": tuple(slots.get((place, INGRESS), 0) for place in range(3)),
+        "guarantee": slots.get((constant("LIMIT_GUARANTEE"), EGRESS), 0),
+        "dscp": 0 if dscp is None else constant("DSCP_MARKED") | dscp,
+    }
+    return Op("endpoint_limits", local.slot, value)
+
+
+def implied(state: State) -> Iterator[Op]:
+    """What maps hold because of limits."""
+    if state.limits.uplink != UNLIMITED:
+        yield Op("limiters", constant("LIMITER_UPLINK"), uplink_value(state.limits.uplink))
+    for limiter in state.limiters.values():
+        yield Op("limiters", limiter.slot, limiter_value(limiter.key, limiter.rate))
+    for local in state.locals.values():
+        if local.wanted.qos != NO_QOS:
+            yield record_put(state, local)
+
+
+def read(record: dict[str, Any], held: dict[int, dict[str, Any]], vni: int, network_id: int, slot: int) -> Qos:
+    """What a record says, as far as the limiters `held` are those that it means. What is missing is put once more by
+    who wants it."""
+    owners = (slot, network_id, 0, slot)
+
+    def rate(number: int, place: int, direction: int) -> Rate:
+        value = held.get(number) if number else None
+        return rate_of(value) if value and key_of(value) == (place, direction, vni, owners[place]) else UNLIMITED
+
+    out = [rate(number, place, EGRESS) for place, number in enumerate(record["egress"])]
+    into = [rate(number, place, INGRESS) for place, number in enumerate(record["ingress"])]
+    dscp = record["dscp"] & constant("DSCP_BITS") if record["dscp"] & constant("DSCP_MARKED") else None
+    guarantee = rate(record["guarantee"], constant("LIMIT_GUARANTEE"), EGRESS)
+    return Qos((out[0], out[1], out[2]), (into[0], into[1], into[2]), guarantee, dscp)
