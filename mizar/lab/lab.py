@@ -30,7 +30,8 @@ from mizar.lab.progress import Progress, silent
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
-from mizar.transit.options import RUN_FOLDER
+from mizar.transit.engines.host import remove_all
+from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
 
 START_LIMIT_S = 30.0
 PROVISION_LIMIT_S = 60.0
@@ -77,12 +78,16 @@ def down(lab: LabName) -> bool:
             if instance.startswith(lab.instance_prefix):
                 Pins.of(instance).remove()
                 found = True
+        for engines in RUN_FOLDER.glob(f"{lab.instance_prefix}*.engines"):
+            found |= remove_all(engines) > 0
+        for logs in LOG_FOLDER.glob(f"{lab.instance_prefix}*"):
+            shutil.rmtree(logs)
         for left in RUN_FOLDER.glob(f"{lab.instance_prefix}*"):  # the daemons' locks
             left.unlink()
         if lab.folder.is_dir():
             shutil.rmtree(lab.folder)
             found = True
-    for folder in (lab.folder.parent, RUN_FOLDER):
+    for folder in (lab.folder.parent, RUN_FOLDER, LOG_FOLDER):
         with contextlib.suppress(OSError):  # what is not ours keeps it
             folder.rmdir()
     return found

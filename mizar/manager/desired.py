@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from mizar.manager.appliances import Appliances
+from mizar.manager.balancers import Balancers
 from mizar.manager.facts import fact_of
+from mizar.manager.instances import instances_of, owner_of
 from mizar.manager.policies import Moved, Policies
 from mizar.manager.registry import Item, Registry
 from mizar.manager.scaled import Services
 from mizar.model.errors import NotFoundError
+from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import Endpoint
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
@@ -43,6 +46,7 @@ class Desired:
         self.services = Services(registry)
         self.appliances = Appliances(registry)
         self.policies = Policies(registry)
+        self.balancers = Balancers(registry)
         self._unused: list[tuple[int, int]] = []
 
     def put(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
@@ -59,10 +63,14 @@ class Desired:
     def remove(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
         """Takes an object out of what is desired; `inside` are objects whose tables follow from it."""
         changes: list[Change] = []
+        if isinstance(item.resource, HttpLoadBalancer):
+            self.balancers.remove(item)
+            return []
         if _is_scaled(item):
-            return self._remove_service(item) + self._follow(self.policies.remove(item))
+            changes = self._put_balancers(item)
+            return changes + self._remove_service(item) + self._follow(self.policies.remove(item))
         if isinstance(item.resource, Endpoint):
-            changes = self._put_services(item)
+            changes = self._put_services(item) + self._put_balancers(item)
         fact = fact_of(self._registry, item)
         try:
             match fact:
@@ -100,14 +108,19 @@ class Desired:
         return self.topology.put_service(fact) if fact else []
 
     def _put(self, item: Item) -> list[Change]:
+        if isinstance(item.resource, HttpLoadBalancer):
+            self.balancers.put(item)
+            return self._put_instances(item)
         if _is_scaled(item):
             self.services.put(item)
-            return [] if item.deleting else self.refresh(item) + self._follow(self.policies.put(item))
+            changes = self._put_balancers(item)
+            return changes if item.deleting else changes + self.refresh(item) + self._follow(self.policies.put(item))
         match fact_of(self._registry, item):
             case EndpointFact() as fact:
                 changes = self._follow(self.policies.put(item), but=item)
                 fact = self._complete(fact, item)
-                return changes + self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
+                changes += self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
+                return changes + self._put_balancers(item)
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
                 changes = self.topology.put_network(fact) + self._put_sources(named)
@@ -124,7 +137,10 @@ class Desired:
 
     def _complete(self, fact: EndpointFact, item: Item) -> EndpointFact:
         """With what follows from other objects."""
-        return replace(fact, sources=self.appliances.sources(item), policy=self.policies.binding(item))
+        fact = replace(fact, sources=self.appliances.sources(item), policy=self.policies.binding(item))
+        ref = owner_of(item.resource) if isinstance(item.resource, Endpoint) else None
+        owner = self._registry.find(ref) if ref else None
+        return replace(fact, engine=self.balancers.entry(owner, item)) if owner else fact
 
     def _follow(self, moved: Moved | None, but: Item | None = None) -> list[Change]:
         """What policies ask for: sets are there before endpoints are bound to them. `but`: one that is put anyway."""
@@ -151,6 +167,23 @@ class Desired:
         for service in self.services.touched_by(item):
             changes += self.refresh(service)
             self._changed(service)
+        return changes
+
+    def _put_balancers(self, item: Item) -> list[Change]:
+        """The instances of load balancers whose servers change with an endpoint."""
+        changes: list[Change] = []
+        for balancer in self.balancers.touched_by(item):
+            changes += self._put_instances(balancer)
+            self._changed(balancer)
+        return changes
+
+    def _put_instances(self, owner: Item) -> list[Change]:
+        """The instances of a function, as they should be now."""
+        changes: list[Change] = []
+        for item in instances_of(self._registry, owner):
+            fact = fact_of(self._registry, item) if self.topology.knows(item.uid) else None
+            if isinstance(fact, EndpointFact):
+                changes += self.topology.put_endpoint(self._complete(fact, item))
         return changes
 
     def _put_routes(self, item: Item) -> list[Change]:

@@ -18,6 +18,7 @@ from mizar.manager.proxied import granted_target, shared_families, vpc_name
 from mizar.manager.registry import Item, Registry, half_of, vpc_of
 from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
 from mizar.model.errors import ConflictError, Problem
+from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.prefixes import PrefixTable
 from mizar.model.proxied import ClientsSpec
@@ -233,7 +234,7 @@ class Draft:
     def parent(self, resource: Resource) -> tuple[Network | None, VPC | None]:
         """The network and the VPC that a resource is in, as far as it is in any."""
         network = resource if isinstance(resource, Network) else None
-        if isinstance(resource, Endpoint):
+        if isinstance(resource, Endpoint | HttpLoadBalancer):
             found = self.find(Ref("Network", resource.tenant, resource.spec.network))
             network = found if isinstance(found, Network) else None
         vpc = self.find(Ref("VPC", network.tenant, network.spec.vpc)) if network else None

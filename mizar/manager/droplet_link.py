@@ -89,6 +89,10 @@ class Owner(Protocol):
         """What the droplet found out about members of scaled endpoints that live on it."""
         ...
 
+    def engines_told(self, droplet: str, found: Sequence[pb.EngineReport]) -> None:
+        """How functions that the droplet runs fare."""
+        ...
+
     def peer_changed(self, droplet: str, address: bytes, down: bool) -> None:
         """The droplet calls another down, or no more."""
         ...
@@ -266,11 +270,13 @@ class Link:
             lost: list[Key] = []
             down: list[bytes] = []
             checked: list[pb.MemberHealth] = []
+            engines: list[pb.EngineReport] = []
             interfaces: list[tuple[LocalEntry, str]] = []
             async for chunk in stub.GetState(pb.GetStateRequest(), timeout=self._timing.state_s):
                 actual += entries(chunk)
                 down += [droplet.address for droplet in chunk.droplets if droplet.down]
                 checked += chunk.member_health
+                engines += chunk.engines
                 for found in chunk.local_endpoints:
                     entry = local_entry(found.local)
                     if found.problem:
@@ -280,6 +286,7 @@ class Link:
             # What came in the meantime may be newer than this state, and must not be hidden by it.
             self._owner.members_checked(self.name, [*checked, *(self._held or ())])
             self._held = None
+            self._owner.engines_told(self.name, engines)
             desired, serial = self._owner.desired(self.name)
             # From here to the end of the delivery nothing older than `serial` may come in between.
             self.epoch += 1
@@ -328,6 +335,8 @@ class Link:
                 self._held.append(event.member_health)
             elif what == "member_health":
                 self._owner.members_checked(self.name, [event.member_health])
+            elif what == "engine":
+                self._owner.engines_told(self.name, [event.engine])
             elif what == "droplet_changed":
                 self._owner.peer_changed(self.name, event.droplet_changed.address, event.droplet_changed.down)
 

@@ -20,8 +20,10 @@ from ipaddress import ip_address
 import grpc
 
 from mizar._built import transit_pb2 as pb
+from mizar.manager.balancers import Balancers
 from mizar.manager.desired import Desired
 from mizar.manager.droplet_link import Link, Timing
+from mizar.manager.engines import EngineReports
 from mizar.manager.health import Reports
 from mizar.manager.policies import Policies
 from mizar.manager.registry import Item, Registry, Trouble, half_of
@@ -68,6 +70,7 @@ class Fleet:
         self._measured = measured
         self._died = died
         self._reports = Reports()
+        self.engines = EngineReports(registry)
         self._credentials = credentials
         self._timing = timing
         self._desired = Desired(registry, self._mtu_of, changed)
@@ -159,6 +162,11 @@ class Fleet:
     def services(self) -> Services:
         """The scaled endpoints and their members."""
         return self._desired.services
+
+    @property
+    def balancers(self) -> Balancers:
+        """The HTTP load balancers and their servers."""
+        return self._desired.balancers
 
     @property
     def policies(self) -> Policies:
@@ -378,6 +386,13 @@ class Fleet:
                 self._rush(changes)
                 self._wake.set()
             self._changed(service)
+
+    def engines_told(self, droplet: str, found: Sequence[pb.EngineReport]) -> None:
+        """How functions that a droplet runs fare."""
+        for report in found:
+            owner = self.engines.take(droplet, report)
+            if owner is not None:
+                self._changed(owner)
 
     def down_by(self, droplet: str) -> list[str]:
         """Names of the droplets that call one down."""

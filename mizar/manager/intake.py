@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import groups, marking, substrate
+from mizar.manager import balancers, groups, marking, substrate
 from mizar.manager.draft import Cursors, Draft
+from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
 from mizar.manager.nesting import outside, squatters
 from mizar.manager.peering import check_peering
 from mizar.manager.proxied import problems_of
@@ -19,12 +20,14 @@ from mizar.manager.registry import Registry, parent_refs, target_of
 from mizar.manager.scaled import problems_of as problems_of_members
 from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
+from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Ref, Resource
+from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, EndpointSpec, Network, Ref, Resource
 from mizar.model.secret import keep_secrets
 
 _ORDER = {name: number for number, name in enumerate(KINDS)}
 _FIELDS = {"Tenant": "metadata.tenant", "VPC": "spec.vpc", "Network": "spec.network", "Droplet": "spec.droplet"}
+_FIELDS["HttpLoadBalancer"] = "spec.instanceOf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,15 @@ def draft_apply(
     submissions: Sequence[Submission],
     refused: Iterable[Problem] = (),
     visible: Callable[[Ref], bool] = lambda _: True,
+    droplets: Fleeting = NONE_FLEETING,
 ) -> tuple[Draft, list[Result]]:
     """The draft that the manifests make together, and per manifest what became of it, in the order of the request.
 
     `refused` are problems that the request has beside these; then nothing can succeed, but all is checked. `visible`
-    says what the caller may be told of. Raises InvalidError, ConflictError or ExhaustedError, each with every problem.
+    says what the caller may be told of; `droplets` where instances of functions had better not be.
+    Raises InvalidError, ConflictError or ExhaustedError, each with every problem.
     """
-    intake = _Intake(Draft(registry, cursors, visible), registry, visible)
+    intake = _Intake(Draft(registry, cursors, visible), registry, visible, droplets)
     intake.errors += [(InvalidError, problem) for problem in refused]
     intake.broken |= {problem.resource for problem in refused}
     results = {}
@@ -74,18 +79,21 @@ def draft_apply(
     return intake.draft, [results[submission.index] for submission in submissions]
 
 
-def _rank(submission: Submission) -> tuple[int, bool]:
-    """Objects after those that they refer to: scaled endpoints name others."""
+def _rank(submission: Submission) -> tuple[int, int]:
+    """Objects after those that they refer to: scaled endpoints name others, and load balancers both."""
     resource = submission.resource
     scaled = isinstance(resource, Endpoint) and resource.spec.type == "scaled"
-    return _ORDER[resource.kind], scaled
+    if isinstance(resource, HttpLoadBalancer):
+        return _ORDER["Endpoint"], 2
+    return _ORDER[resource.kind], int(scaled)
 
 
 class _Intake:
     """One apply under examination."""
 
-    def __init__(self, draft: Draft, registry: Registry, visible: Callable[[Ref], bool]) -> None:
+    def __init__(self, draft: Draft, registry: Registry, visible: Callable[[Ref], bool], droplets: Fleeting) -> None:
         self.draft = draft
+        self._droplets = droplets
         self.errors: list[tuple[type[MizarError], Problem]] = []
         self.broken: set[str] = set()  # objects of this request that were refused: what refers to them is not blamed
         self._registry = registry
@@ -143,19 +151,29 @@ class _Intake:
             raise InvalidError(f"a server does not take objects of kind {resource.kind}")
         if isinstance(resource, Endpoint) and resource.spec.type == "source" and item is None:
             raise InvalidError(Problem("expected simple or proxied: a source is the server's", field="spec.type"))
+        refuse_meddling(resource, item.resource if item else None)
         complete = self._parents_are_there(resource)
         resource, hidden = keep_secrets(item.resource if item else None, resource)
         if hidden:
             raise InvalidError(hidden)
         if item is not None:
-            return self._change(item.resource, resource)
+            change = self._change(item.resource, resource)
+            self._settle_instances(resource)
+            return change
         problems = list(self._relations(resource)) if complete else []
         problems += substrate.problems(resource, self.draft, self._visible) if complete else []
         if problems:
             raise InvalidError(problems)
         if complete:
             self.draft.create(resource)
+            self._settle_instances(resource)
         return "created"
+
+    def _settle_instances(self, resource: Resource) -> None:
+        """The endpoints that a function brings."""
+        found = self.draft.find(resource.ref)
+        if isinstance(found, HttpLoadBalancer):
+            settle(self.draft, self._registry, found, balancers.wish_of(found), self._droplets)
 
     def _change(self, old: Resource, new: Resource) -> str:
         problems = check_immutable(old, new)
@@ -168,6 +186,8 @@ class _Intake:
         network, _ = self.draft.parent(new)
         if isinstance(new, Endpoint) and network is not None:
             problems += problems_of_members(self.draft.find, new, network)
+        if isinstance(new, HttpLoadBalancer) and network is not None:
+            problems += balancers.problems_of(self.draft.find, new, network)
         if problems := problems or [*groups.problems(new, self.draft), *marking.problems(new, self.draft)]:
             raise InvalidError(problems)
         if old.spec == new.spec and old.metadata.labels == new.metadata.labels:
@@ -196,6 +216,12 @@ class _Intake:
                     self.errors.append((InvalidError, Problem(message, field=_FIELDS[ref.kind])))
         return complete
 
+    def _shared_address(self, balancer: HttpLoadBalancer, network: Network) -> list[Problem]:
+        """Those of its scaled endpoint must be usable ones of its network."""
+        spec = EndpointSpec(network=network.name, type="scaled", addresses=balancer.spec.addresses)
+        endpoint = Endpoint(metadata=balancer.metadata, spec=spec)
+        return check_endpoint(endpoint, network, None) or list(outside(endpoint, network, self.draft))
+
     def _relations(self, resource: Resource) -> Iterable[Problem]:
         network, vpc = self.draft.parent(resource)
         if found := list(groups.problems(resource, self.draft)):
@@ -203,6 +229,9 @@ class _Intake:
         if isinstance(resource, Network) and isinstance(vpc, VPC):
             found = check_network(resource, vpc, self.draft.networks_of(vpc))
             return found or squatters(resource, self.draft) or list(marking.problems(resource, self.draft))
+        if isinstance(resource, HttpLoadBalancer) and network is not None:
+            found = list(balancers.problems_of(self.draft.find, resource, network))
+            return found or self._shared_address(resource, network)
         if isinstance(resource, VPCPeering):
             return check_peering(resource, self.draft, self._visible)
         if isinstance(resource, Endpoint) and network is not None:

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import appliances, moves
+from mizar.manager import appliances, engines, moves
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
+from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.droplet_link import Timing
 from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.groups import Groups
+from mizar.manager.instances import OWNERS, Fleeting, owner_of, settle
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved
 from mizar.manager.metrics import ManagerMetrics
@@ -42,6 +44,7 @@ from mizar.manager.tracing import Tracing
 from mizar.manager.traffic import Traffic
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
+from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
 from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref
@@ -99,6 +102,7 @@ class Manager:
         self._progress.links = self._fleet.link
         self._members = Members(())
         self._timing = timing or Timing()
+        self._gone: set[str] = set()  # droplets that have been given up, until they answer
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
         self._groups = Groups(self._registry)
         self._auditor = Auditor(self._registry, self._fleet, self._audited)
@@ -162,6 +166,10 @@ class Manager:
             found["status"] |= self._fleet.services.told(item, self._fleet.down_by)
         if isinstance(item.resource, Droplet) and (audit := self._auditor.last(item.resource.name)) is not None:
             found["status"]["audit"] = audit.summary
+        if isinstance(item.resource, HttpLoadBalancer):
+            members = lambda service: self._fleet.services.told(service, self._fleet.down_by)  # noqa: E731
+            fleet = self._fleet
+            found["status"] |= engines.told(self._registry, fleet.engines, fleet.balancers, item, members)
         if isinstance(item.resource, Policy):
             found["status"] |= policed(self._fleet.policies, item)
         if isinstance(item.resource, Network) and item.resource.is_group:
@@ -219,7 +227,7 @@ class Manager:
         visible: Visible = everything,
     ) -> list[Result]:
         """Makes all manifests desired state, or none; see mizar.manager.intake.draft_apply for what it raises."""
-        draft, results = draft_apply(self._registry, self._cursors, submissions, refused, visible)
+        draft, results = draft_apply(self._registry, self._cursors, submissions, refused, visible, self._fleeting())
         for endpoint in list(self._groups.regrouped(draft)):
             draft.amend(endpoint)
         if dry_run:
@@ -245,6 +253,9 @@ class Manager:
         if isinstance(item.resource, Endpoint) and item.resource.spec.type == "source":
             message = "it stands for the clients of a proxied endpoint; revoke the grant of its target instead"
             raise ConflictError(Problem(message, resource=str(ref)))
+        if isinstance(item.resource, Endpoint) and (owner := owner_of(item.resource)) is not None:
+            raise ConflictError(Problem(f"it is an endpoint of {owner}: delete that instead", resource=str(ref)))
+        cascade |= ref.kind in OWNERS
         dooms = doomed(self._registry, item, cascade=cascade, visible=visible)
         sources, left = out_of_service(self._registry, dooms)
         dooms += sources
@@ -303,25 +314,48 @@ class Manager:
             return
         if (waiting := self._away.pop(droplet, None)) is not None:
             waiting.cancel()
+        self._gone.discard(droplet)
         try:
             self._keep((), (), self._members.come_back(droplet))
+            self._settle_instances()
         except MizarError as error:  # the members were made anew: the next connection tries again
             log.error("places_not_kept droplet=%s reason=%s", droplet, error)
 
     def _stays_away(self, droplet: str) -> None:
         """A droplet has not answered for so long that others carry what it carried."""
         self._away.pop(droplet, None)
+        self._gone.add(droplet)
         try:
             self._keep((), (), self._members.stay_away(droplet))
+            self._settle_instances()
         except MizarError as error:  # the members were made anew
             log.error("places_not_moved droplet=%s reason=%s", droplet, error)
 
     def _died(self, droplet: str) -> None:
         """A droplet is dead, as its peers and the manager see it: others take its places, where there are others."""
+        self._gone.add(droplet)
         try:
             self._keep((), (), self._members.evacuate(droplet))
+            self._settle_instances()
         except MizarError as error:  # the members were made anew: the next report tries again
             log.error("places_not_kept droplet=%s reason=%s", droplet, error)
+
+    def _fleeting(self) -> Fleeting:
+        """Droplets where no instance of a function had better be, and those that may have none."""
+        return Fleeting(self._fleet.unreachable(), frozenset(self._gone))
+
+    def _settle_instances(self) -> None:
+        """Droplets came or went: instances of functions are where they can be."""
+        draft = Draft(self._registry, self._cursors)
+        for item in list(self._registry.of_kind("HttpLoadBalancer")):
+            if isinstance(item.resource, HttpLoadBalancer) and not item.deleting:
+                settle(draft, self._registry, item.resource, wish_of(item.resource), self._fleeting())
+        if not draft.planned and not draft.dooms:
+            return
+        for endpoint in list(self._groups.regrouped(draft, {doom.ref for doom in draft.dooms})):
+            draft.amend(endpoint)
+        self._keep(*drafted(self._registry, self._members, draft))
+        self._cursors.merge(draft.cursors)
 
     def _keep(
         self, created: Sequence[Item], changed: Sequence[State], moved: Moved, forced: Item | None = None
@@ -369,8 +403,10 @@ class Manager:
 
     def _forget(self, item: Item) -> None:
         """An object is gone everywhere."""
+        self._fleet.engines.forget(item.uid)
         if isinstance(item.resource, Droplet):
             self._fleet.give_up(item.resource.name)
+            self._gone.discard(item.resource.name)
             self._auditor.forget(item.resource.name)
 
     def _item(self, ref: Ref) -> Item:

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 from mizar.manager.draft import Cursors
 from mizar.manager.fleet import Fleet
+from mizar.manager.instances import instances_of
 from mizar.manager.members import Members, with_members
 from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry
+from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
 from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase, Ref
@@ -70,6 +72,8 @@ def _needed_by(registry: Registry, item: Item, fleet: Fleet) -> Iterator[str]:
         case Policy():
             for endpoint in fleet.policies.endpoints(item):
                 yield from _needed_by(registry, endpoint, fleet)
+        case HttpLoadBalancer():
+            yield from (one.resource.spec.droplet or "" for one in instances_of(registry, item))
         case Droplet():
             yield from (other.resource.name for other in registry.of_kind("Droplet") if not other.deleting)
 

@@ -288,10 +288,14 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
             yield Ref("Tenant", "", tenant)
         case "Network" | "VPCPeering" | "Policy":
             yield Ref("VPC", tenant, spec.vpc)
+        case "HttpLoadBalancer":
+            yield Ref("Network", tenant, spec.network)
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)
             if spec.droplet is not None:
                 yield Ref("Droplet", "", spec.droplet)
             assert isinstance(resource, Endpoint)
+            if (made := spec.instance_of) is not None:
+                yield Ref(made.kind, tenant, made.name)
             if (move := resource.status.move) is not None and move.under_way:
                 yield from (Ref("Droplet", "", name) for name in (move.source, move.target) if name != spec.droplet)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from mizar._built import transit_pb2 as pb
 from mizar.manager.qos import qos_entry, qos_message
+from mizar.manager.translate_engines import engine_entry, engine_message
 from mizar.planner.entries import (
     NO_QOS,
     NOT_POLICED,
@@ -107,6 +108,7 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         sources=[_route(route) for route in entry.sources],
         policy=_binding(entry.policy) if entry.policy != NOT_POLICED else None,
         qos=qos_message(entry.qos) if entry.qos != NO_QOS else None,
+        engine=engine_message(entry.engine) if entry.engine else None,
     )
 
 
@@ -184,6 +186,7 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
             local.policy.ingress, local.policy.egress, local.policy.audit_ingress, local.policy.audit_egress
         ),
         qos_entry(local.qos),
+        engine_entry(local),
     )  # fmt: skip
 
 

@@ -32,6 +32,8 @@ from mizar.model.dhcp import DhcpSpec
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
 from mizar.model.groups import GeneveOptions, Selector
+from mizar.model.http_balancer import HttpLoadBalancer as HttpLoadBalancer
+from mizar.model.instances import InstanceSpec
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.policy import Policy as Policy
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
@@ -192,6 +194,7 @@ class EndpointSpec(Value):
     A `source` is the server's: the address that stands for the clients of a proxied endpoint in its target's VPC.
     `geneveOptions`: what its packets bear in addition. `bypassDecapsulation`: it gets tunnel packets as they are.
     `forwarding`: it is an appliance. Routes of its VPC may lead to it, and it may send from the addresses of others.
+    `instanceOf` is the server's: the function that has made it.
     """
 
     network: fields.Name
@@ -212,6 +215,7 @@ class EndpointSpec(Value):
     selection: Selection = Selection.HASH
     health: HealthSpec = HealthSpec()
     qos: EndpointQos = EndpointQos()
+    instance_of: InstanceSpec | None = None
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
@@ -307,7 +311,7 @@ class Endpoint(Resource):
     """An interface of a workload, with at most one address of each family."""
 
     scope = Scope.TENANT
-    IMMUTABLE = ("network", "type", "droplet", "addresses", "mac", "workload", "clients")
+    IMMUTABLE = ("network", "type", "droplet", "addresses", "mac", "workload", "clients", "instance_of")
     kind: Literal["Endpoint"] = "Endpoint"
     spec: EndpointSpec
     status: EndpointStatus = EndpointStatus()
@@ -448,6 +452,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("VPCPeering", "vpcpeerings", "vpcpeering", ("peering",), VPCPeering),
         Kind("SubstrateRoute", "substrateroutes", "substrateroute", ("sr",), SubstrateRoute),
         Kind("Network", "networks", "network", ("net",), Network),
+        Kind("HttpLoadBalancer", "httploadbalancers", "httploadbalancer", ("hlb",), HttpLoadBalancer),
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
         Kind("Policy", "policies", "policy", ("pol",), Policy),
     )

@@ -83,7 +83,7 @@ def sentence(model: type[BaseModel], details: Any) -> tuple[Path, str]:
     if isinstance(found, str) and _hides(model, path):
         found = SecretText(found)
     if "field" in context:
-        return (*path, context["field"]), details["msg"]
+        return (*path, *path_of(context["field"])), details["msg"]
     if kind == "missing":
         return path, "missing"
     if kind == "extra_forbidden":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mizar.model.policy_rows import digest
+from mizar.planner.engines import EngineEntry, same_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +356,7 @@ class LocalEntry:
     sources: tuple[RouteEntry, ...] = ()
     policy: PolicyBinding = NOT_POLICED
     qos: QosEntry = NO_QOS
+    engine: EngineEntry | None = None
 
     @property
     def key(self) -> tuple[int, str]:
@@ -374,6 +376,7 @@ class LocalEntry:
             and (self.forwarding, set(self.sources)) == (other.forwarding, set(other.sources))
             and self.policy == other.policy
             and self.qos == other.qos
+            and same_engine(self.engine, other.engine)
         )
 
 

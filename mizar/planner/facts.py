@@ -18,6 +18,7 @@ from mizar.model.groups import OWN_CLASS
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
 from mizar.model.routes import Route, Via
 from mizar.model.workloads import WorkloadSpec
+from mizar.planner.engines import EngineEntry
 from mizar.planner.entries import (
     NO_DHCP,
     NO_QOS,
@@ -126,6 +127,7 @@ class EndpointFact:
     sources: tuple[RouteEntry, ...] = ()
     policy: PolicyBinding = NOT_POLICED
     qos: QosEntry = NO_QOS
+    engine: EngineEntry | None = None
 
     def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
         """As the droplet with this address holds it; None where somebody else makes its interface."""
@@ -135,7 +137,7 @@ class EndpointFact:
         options = (_option(GROUPS, groups) if self.groups else b"") + self.options
         return LocalEntry(
             self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass,
-            self.forwarding, self.sources, self.policy, self.qos,
+            self.forwarding, self.sources, self.policy, self.qos, self.engine,
         )  # fmt: skip
 
     def entry(self, host: bytes) -> EndpointEntry:

@@ -22,6 +22,7 @@ from mizar.kernel.interfaces import Interface
 from mizar.kernel.links import Change
 from mizar.kernel.pulse import Pulse
 from mizar.model.errors import ConflictError, InvalidError, MizarError
+from mizar.transit.engines.host import Engines
 from mizar.transit.errors import is_permanent
 from mizar.transit.events import Hub
 from mizar.transit.installer import Installer, host_name
@@ -66,8 +67,18 @@ class Outcome:
 class Attachments:
     """Makes and ends local endpoints. `room` tells how large packets may be."""
 
-    def __init__(self, ledger: Ledger, agent_fd: int, pins: Pins, options: Options, hub: Hub, room: Room) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        agent_fd: int,
+        pins: Pins,
+        options: Options,
+        hub: Hub,
+        room: Room,
+        engines: Engines,
+    ) -> None:
         self._ledger = ledger
+        self._engines = engines
         self._hub = hub
         self._mtu, self._whole = room.mtu, room.whole
         self._fitted = 0
@@ -120,6 +131,7 @@ class Attachments:
             raise InvalidError(f"the MTU {wanted.mtu} is more than the {limit} that the droplet's wire has room for")
         if wanted.mtu == limit:
             wanted = replace(wanted, mtu=0)
+        self._engines.check(wanted)
         async with self._ledger.lock:
             self._ledger.check(wanted)
             network = self._ledger.state.networks[wanted.endpoint.vni, wanted.endpoint.network_id]
@@ -131,6 +143,7 @@ class Attachments:
         try:
             async with self._ledger.lock:
                 changed = self._ledger.put_local(wanted, interface.name, interface.index)
+            self._engines.put(wanted)
             if pulse is not None:
                 pulse.exchanged = True
         except MizarError:
@@ -160,6 +173,7 @@ class Attachments:
     async def _detach(self, uid: str) -> str:
         async with self._ledger.lock:
             local = self._ledger.delete_local(uid)
+        self._engines.remove(uid)
         if local is not None:
             self._remove_later(local.host_interface)
             event(_log, logging.INFO, "endpoint_detached", uid=uid)
@@ -270,6 +284,7 @@ class Attachments:
                 if found is not None:
                     self._ledger.delete_local(found.wanted.uid)
             if found is not None:
+                self._engines.remove(found.wanted.uid)
                 await self._in_pool(lambda: self._installer.forget(found))
                 self._report_lost(found)
 

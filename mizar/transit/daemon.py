@@ -33,6 +33,8 @@ from mizar.transit.audit import Audit
 from mizar.transit.audit_links import LinkAudit, ProgramAudit
 from mizar.transit.direct import Direct
 from mizar.transit.drops import Describer
+from mizar.transit.engines import host
+from mizar.transit.engines.kinds import KINDS
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
 from mizar.transit.guest.answering import Answering
@@ -63,6 +65,7 @@ def cleanup(options: Options) -> None:
     Pins.of(options.instance)  # refuses a name that cannot be one
     with server.locked(options):
         programs.remove(options)
+        host.remove_all(options.engines_folder)
         server.remove_socket(options)
 
 
@@ -85,6 +88,7 @@ def run(options: Options) -> None:
             raise
         if options.detach_on_exit:
             programs.remove(options)
+            host.remove_all(options.engines_folder)
             event(_log, logging.INFO, "detached", instance=options.instance)
 
 
@@ -157,7 +161,8 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     hub = Hub(drops)
     ledger = Ledger(loaded.tables, own[0], loaded.limits, lambda: attachments.interfaces(), second)
     room = Room(uplink.mtu, lambda: ledger.state)
-    attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, room)
+    engines = host.Engines(options.engines_folder, options.logs_folder, KINDS, hub.engine)
+    attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, room, engines)
     neighbours = Neighbours()
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
     sender = ControlSocket(*own)
@@ -172,6 +177,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
         await ledger.set_own_mtu(facts.mtu)
+        engines.take_over(list(ledger.state.locals.values()))
         loop = asyncio.get_running_loop()
 
         def on_lost(local: Local) -> None:
@@ -197,7 +203,18 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         attachments.refit_soon()
         attachments.settle_later()
         audit = Audit(ledger, (LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options), RowsAudit(ledger)))
-        servicer = Servicer(identity, ledger, attachments, hub, uplink.mtu, tables_changed, audit, tracer, members.rows)
+        servicer = Servicer(
+            identity,
+            ledger,
+            attachments,
+            hub,
+            uplink.mtu,
+            tables_changed,
+            audit,
+            tracer,
+            members.rows,
+            engines.reports,
+        )
         aging = FlowAger(ledger)
         served, policed = ServiceFlows(ledger), PolicyFlows(ledger)
         stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)
@@ -207,6 +224,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
+        engines.close()
         neighbours.close()
         sender.close()
         traps.close()

@@ -110,6 +110,10 @@ class Hub:
         """Publish what was found out about a member of a scaled endpoint that lives here."""
         self._publish(pb.Event(member_health=found))
 
+    def engine(self, report: pb.EngineReport) -> None:
+        """Publish how a function that runs here fares."""
+        self._publish(pb.Event(engine=report))
+
     def link_changed(self, interface: str, up: bool, mtu: int) -> None:
         """Publish a change of the droplet's own interface."""
         self._publish(pb.Event(link_changed=pb.LinkChanged(interface=interface, up=up, mtu=mtu)))

@@ -26,6 +26,7 @@ from mizar.kernel.ovsdb import Ovsdb, Port
 from mizar.kernel.pulse import Pulse
 from mizar.model.addresses import text_of
 from mizar.model.errors import InvalidError, MizarError, NotFoundError
+from mizar.transit.engines.host import kept
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.pool import INNER, Pool, hand_out, retire
@@ -153,7 +154,9 @@ class Installer:
                 event(_log, logging.WARNING, "alias_unknown", interface=link.interface.name, error=error)
                 continue
             interface = link.interface
-            found.append(Found(interface.name, interface.index, interface.mtu, self._room.mtus(), link.uid, workload))
+            engine = kept(self._options.engines_folder, link.uid)
+            facts = (interface.name, interface.index, interface.mtu, self._room.mtus(), link.uid, workload, engine)
+            found.append(Found(*facts))
         return found
 
     def take_over(self, kept: Collection[Local]) -> dict[str, int]:

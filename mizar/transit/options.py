@@ -13,6 +13,7 @@ from mizar.transit.access import TcpListen, UnixListen, parse_listen
 from mizar.transit.state import Limits
 
 RUN_FOLDER = Path("/run/mizar")
+LOG_FOLDER = Path("/var/log/mizar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Options:
     ovsdb: str = "unix:/var/run/openvswitch/db.sock"
     metrics: str = ""
     run_folder: Path = RUN_FOLDER
+    engine_logs: Path = LOG_FOLDER
 
     @property
     def instance(self) -> str:
@@ -60,6 +62,16 @@ class Options:
         if not self.listen:
             return UnixListen(self.run_folder / f"{self.instance}.sock")
         return parse_listen(self.listen)
+
+    @property
+    def engines_folder(self) -> Path:
+        """What engines have here: processes, and what they were told."""
+        return self.run_folder / f"{self.instance}.engines"
+
+    @property
+    def logs_folder(self) -> Path:
+        """Where functions of this instance log."""
+        return self.engine_logs / self.instance
 
     @property
     def lock_file(self) -> Path:

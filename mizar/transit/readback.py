@@ -8,7 +8,7 @@ state and nothing else. It only reads.
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mizar.kernel.layout import constant
@@ -59,6 +59,8 @@ class Found:
     rooms: tuple[int, ...]
     uid: str
     workload: Workload
+    engine: bytes = field(default=b"", repr=False)
+    """What serves behind it, as a file keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +270,7 @@ class _Reader:
             mtu = 0 if bypass or found.mtu + len(raw) in found.rooms else found.mtu
             marked = marks.without_identity(raw)
             wanted = Wanted(found.uid, endpoint, found.workload, mtu, marked, value["group_set"], standby, bypass)
+            wanted = replace(wanted, engine=found.engine)
             if value["flags"] & EndpointFlag.POLICED:
                 wanted = self.judged(wanted, value["slot"])
             if value["flags"] & EndpointFlag.LIMITED:

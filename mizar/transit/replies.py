@@ -157,8 +157,14 @@ def local(value: Local, problem: str) -> pb.LocalEndpointState:
         sources=[route(one) for one in value.wanted.sources],
         policy=binding(value.wanted.policy) if value.wanted.policy != NOT_BOUND else None,
         qos=qos(value.wanted.qos) if value.wanted.qos != NO_QOS else None,
+        engine=pb.Engine(digest=digest_of(value.wanted.engine)) if value.wanted.engine else None,
     )
     return pb.LocalEndpointState(local=wanted, host_interface=value.host_interface, problem=problem)
+
+
+def digest_of(engine: bytes) -> bytes:
+    """All that is told of a function, which may hold secrets."""
+    return pb.Engine.FromString(engine).digest
 
 
 def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:

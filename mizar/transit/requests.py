@@ -76,6 +76,7 @@ _MAX_PATH = 120  # what the alias of an interface has room for, beside the uid
 _MAX_PID = 1 << 22
 _MIN_MTU = {4: 576, 16: 1280}
 _MAX_MTU = 65535
+_MAX_DIGEST = 64
 _MAX_DNS = 4
 _MAX_DOMAIN = 63
 _MAX_INTERFACE = 15
@@ -515,6 +516,18 @@ def qos(message: pb.Qos) -> Qos:
     )
 
 
+def engine_of(message: pb.LocalEndpoint) -> bytes:
+    """What serves behind an endpoint, as it is kept; empty for nothing."""
+    engine = message.engine
+    if not message.HasField("engine"):
+        return b""
+    if not 1 <= len(engine.digest) <= _MAX_DIGEST or engine.WhichOneof("kind") is None:
+        raise InvalidError(f"a function needs a digest of 1 to {_MAX_DIGEST} bytes, and says what it is")
+    if message.bypass or message.workload.WhichOneof("place") not in ("name", "path", "pool"):
+        raise InvalidError("a function runs in a namespace that has a name or a path, and takes plain packets")
+    return engine.SerializeToString(deterministic=True)
+
+
 def wanted(message: pb.LocalEndpoint) -> Wanted:
     """An endpoint to be made on this droplet."""
     found = Wanted(
@@ -522,6 +535,7 @@ def wanted(message: pb.LocalEndpoint) -> Wanted:
         marks.checked(message.options), marks.group_set(message.group_set), message.standby,
         message.bypass,
         message.forwarding, sources(message.sources), binding(message.policy), qos(message.qos),
+        engine_of(message),
     )  # fmt: skip
     if found.bypass and (found.mtu or not isinstance(found.workload, InNamespace) or found.workload.self_configured):
         raise InvalidError(

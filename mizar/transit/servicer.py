@@ -88,7 +88,9 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         audit: Audit,
         tracer: Tracer,
         member_health: Callable[[], Sequence[pb.MemberHealth]] = tuple,
+        engines: Callable[[], Sequence[pb.EngineReport]] = tuple,
     ) -> None:
+        self._engines = engines
         self._audit = audit
         self._identity = identity
         self._ledger = ledger
@@ -159,6 +161,8 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             yield chunk
         if found := self._member_health():
             yield pb.State(member_health=found)
+        if reports := self._engines():
+            yield pb.State(engines=reports)
 
     async def ReadTables(  # noqa: N802
         self, request: pb.ReadTablesRequest, context: Context

@@ -303,6 +303,8 @@ class Wanted:
     policy: Binding = NOT_BOUND
     """By which sets of rules it is judged."""
     qos: Qos = NO_QOS
+    engine: bytes = field(default=b"", repr=False)
+    """What serves behind it: an Engine of contracts/transit.proto, which may hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions that daemons run, as messages. Called by mizar.manager.translate. Pure."""
+
+from __future__ import annotations
+
+from mizar._built import transit_pb2 as pb
+from mizar.planner.engines import EngineEntry, HttpBackendEntry, HttpBalancerEntry
+
+
+def engine_message(entry: EngineEntry) -> pb.Engine:
+    """With all that is needed to run it."""
+    if entry.content is None:
+        return pb.Engine(digest=entry.digest)
+    return pb.Engine(digest=entry.digest, http=_http(entry.content))
+
+
+def engine_entry(local: pb.LocalEndpoint) -> EngineEntry | None:
+    """As a droplet tells it: by its digest."""
+    return EngineEntry(local.engine.digest) if local.HasField("engine") else None
+
+
+def _http(entry: HttpBalancerEntry) -> pb.HttpBalancer:
+    return pb.HttpBalancer(
+        tenant=entry.tenant,
+        name=entry.name,
+        instance=entry.instance,
+        listeners=[pb.HttpListener(port=one.port, tls=one.tls, redirect=one.redirect) for one in entry.listeners],
+        certificates=[pb.HttpCertificate(name=one.name, chain=one.chain, key=one.key) for one in entry.certificates],
+        routes=[
+            pb.HttpRoute(host=one.host, path=one.path, exact=one.exact, backend=one.backend) for one in entry.routes
+        ],
+        backends=[_backend(one) for one in entry.backends],
+        retries=entry.retries,
+        connect_ms=entry.connect_ms,
+        client_ms=entry.client_ms,
+        server_ms=entry.server_ms,
+        connections=entry.connections,
+        threads=entry.threads,
+    )
+
+
+def _backend(entry: HttpBackendEntry) -> pb.HttpBackend:
+    check = entry.check
+    return pb.HttpBackend(
+        name=entry.name,
+        port=entry.port,
+        balance=pb.HttpBackend.Balance.ValueType(entry.balance),
+        servers=[pb.HttpServer(name=one.name, address=one.address, weight=one.weight) for one in entry.servers],
+        check=pb.HttpCheck(
+            path=check.path,
+            interval_ms=check.interval_ms,
+            timeout_ms=check.timeout_ms,
+            rise=check.rise,
+            fall=check.fall,
+        ),
+        server_connections=entry.server_connections,
+    )

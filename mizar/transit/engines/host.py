@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All functions that this daemon runs, by the uid of their endpoint.
+
+Called by `attachments`, with each endpoint that is attached or ends, and by the servicer. What an instance was told is
+kept in a file of its folder, because the tables have no room for it: it is how the next daemon knows. An instance is
+brought to what it should be in the background; what keeps it from that is told in reports. It must never hold up an
+endpoint for a function's sake.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from mizar._built import transit_pb2 as pb
+from mizar.kernel import namespaces
+from mizar.model.errors import InvalidError, MizarError
+from mizar.transit.engines.engine import Engine, Kind, Place, Sample
+from mizar.transit.logs import event
+from mizar.transit.processes import end_recorded
+from mizar.transit.values import Local, Wanted
+from mizar.transit.workloads import InNamespace, NamespaceBy
+
+_TOLD, _PLACE = "engine", "namespace"
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+"""Before an instance that could not be brought to what it should be is tried again; doubled each time."""
+_log = logging.getLogger(__name__)
+
+
+def kept(folder: Path, uid: str) -> bytes:
+    """What the instance behind an endpoint was told; empty for none."""
+    with contextlib.suppress(OSError):
+        return (folder / uid / _TOLD).read_bytes()
+    return b""
+
+
+def remove_all(folder: Path) -> int:
+    """Ends all functions of an instance of the daemon, with processes, files and the names of namespaces that it
+    brought; returns how many there were. Blocks."""
+    found = [one for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
+    for one in found:
+        with contextlib.suppress(OSError, MizarError):
+            namespaces.remove((one / _PLACE).read_text())
+        _clear(one)
+    shutil.rmtree(folder, ignore_errors=True)
+    return len(found)
+
+
+class Engines:
+    """Runs functions. `kinds` by the name of the engine in contracts/transit.proto; `tell` publishes reports."""
+
+    def __init__(
+        self, folder: Path, logs: Path, kinds: Mapping[str, Kind], tell: Callable[[pb.EngineReport], None]
+    ) -> None:
+        self._folder = folder
+        self._logs = logs
+        self._kinds = kinds
+        self._tell = tell
+        self._instances: dict[str, _Instance] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
+
+    def check(self, wanted: Wanted) -> None:
+        """Raises InvalidError for a function that can never be run."""
+        if wanted.engine:
+            function = pb.Engine.FromString(wanted.engine)
+            self._kind(function).check(function)
+
+    def put(self, wanted: Wanted) -> None:
+        """An endpoint is there: what serves behind it shall be as it says."""
+        if not wanted.engine or wanted.standby or not isinstance(wanted.workload, InNamespace):
+            self.remove(wanted.uid)
+            return
+        function = pb.Engine.FromString(wanted.engine)
+        self._keep(wanted)
+        instance = self._instances.get(wanted.uid)
+        if instance is not None and instance.kind != function.WhichOneof("kind"):
+            self.remove(wanted.uid)
+            instance = None
+        if instance is None:
+            instance = self._make(wanted.uid, wanted.workload.spec, function)
+        instance.wish(function)
+
+    def remove(self, uid: str) -> None:
+        """An endpoint ends, or has no function any more: the instance goes, in the background."""
+        instance = self._instances.pop(uid, None)
+        folder = self._folder / uid
+        if instance is None and not folder.exists():
+            return
+        before = self._ending.get(uid)
+
+        async def end() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            if instance is not None:
+                await instance.end()
+            await asyncio.to_thread(_clear, folder)
+            event(_log, logging.INFO, "engine_ended", uid=uid)
+
+        task = self._ending[uid] = asyncio.create_task(end(), name=f"end of {uid}")
+        task.add_done_callback(lambda done: self._ended(uid, done))
+
+    def take_over(self, locals_: Iterable[Local]) -> None:
+        """Finds again what the daemon before left running; ends what belongs to no endpoint."""
+        known = {local.wanted.uid for local in locals_}
+        for folder in list(self._folder.iterdir()) if self._folder.is_dir() else ():
+            if folder.name not in known:
+                self.remove(folder.name)
+        for local in locals_:
+            if local.wanted.engine:
+                self.put(local.wanted)
+
+    def reports(self) -> list[pb.EngineReport]:
+        """How each fares."""
+        return [instance.report() for instance in self._instances.values()]
+
+    def samples(self) -> Iterator[tuple[pb.Engine, Sample]]:
+        """What each has counted. Blocks; of those that do not answer there is nothing."""
+        for instance in list(self._instances.values()):
+            with contextlib.suppress(OSError, ValueError):
+                for sample in instance.engine.samples():
+                    yield instance.wanted, sample
+
+    async def drain(self, limit_s: float) -> None:
+        """Wait for those that are ending."""
+        if self._ending:
+            await asyncio.wait(self._ending.values(), timeout=limit_s)
+
+    def close(self) -> None:
+        """The daemon ends, functions go on."""
+        for instance in self._instances.values():
+            instance.close()
+
+    def _make(self, uid: str, namespace: str, function: pb.Engine) -> "_Instance":
+        before = self._ending.get(uid)
+        place = Place(uid, self._folder / uid, self._logs, namespace, lambda: self._changed(uid))
+        engine = self._kind(function).make(place)
+        instance = _Instance(uid, function, engine, before, lambda: self._changed(uid))
+        self._instances[uid] = instance
+        return instance
+
+    def _changed(self, uid: str) -> None:
+        instance = self._instances.get(uid)
+        if instance is not None and (news := instance.news()) is not None:
+            self._tell(news)
+
+    def _kind(self, function: pb.Engine) -> Kind:
+        name = function.WhichOneof("kind") or "no function"
+        found = self._kinds.get(name)
+        if found is None:
+            raise InvalidError(f"this daemon cannot run {name}")
+        return found
+
+    def _keep(self, wanted: Wanted) -> None:
+        folder = self._folder / wanted.uid
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        folder.mkdir(exist_ok=True, mode=0o711)
+        written = folder / f"{_TOLD}.new"
+        written.unlink(missing_ok=True)
+        with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(wanted.engine)
+        workload = wanted.workload
+        if isinstance(workload, InNamespace) and workload.by is NamespaceBy.POOL:
+            (folder / _PLACE).write_text(workload.namespace)
+        written.replace(folder / _TOLD)
+
+    def _ended(self, uid: str, task: asyncio.Task[None]) -> None:
+        if self._ending.get(uid) is task:
+            del self._ending[uid]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            event(_log, logging.ERROR, "engine_not_ended", uid=uid, error=repr(error))
+
+
+class _Instance:
+    """One function: brought to what is wanted of it, again and again until that works."""
+
+    def __init__(
+        self,
+        uid: str,
+        function: pb.Engine,
+        engine: Engine,
+        before: "asyncio.Task[None] | None",
+        changed: Callable[[], None],
+    ) -> None:
+        self.uid = uid
+        self.kind = function.WhichOneof("kind")
+        self.engine = engine
+        self.wanted = function
+        self._before = before
+        self._changed = changed
+        self._trouble = ""
+        self._told: pb.EngineReport | None = None
+        self._wished = asyncio.Event()
+        self._work = asyncio.create_task(self._follow(), name=f"function of {uid}")
+
+    def wish(self, function: pb.Engine) -> None:
+        """Be so from now on."""
+        self.wanted = function
+        self._wished.set()
+
+    async def end(self) -> None:
+        """Ends for good."""
+        self._work.cancel()
+        await asyncio.gather(self._work, return_exceptions=True)
+        await self.engine.end()
+
+    def close(self) -> None:
+        """Lets go of what runs on."""
+        self._work.cancel()
+        self.engine.close()
+
+    def report(self) -> pb.EngineReport:
+        """How it fares now."""
+        found = self.engine.report()
+        found.uid = self.uid
+        if self._trouble:
+            found.reason = self._trouble
+        return found
+
+    def news(self) -> pb.EngineReport | None:
+        """The report, if it is another than the last one that was asked for here."""
+        found = self.report()
+        if found == self._told:
+            return None
+        self._told = found
+        return found
+
+    async def _follow(self) -> None:
+        if self._before is not None:
+            await asyncio.wait([self._before])
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await self._wished.wait()
+            self._wished.clear()
+            trouble = ""
+            try:
+                await self.engine.put(self.wanted)
+                pause_s = FIRST_PAUSE_S
+            except (MizarError, OSError) as error:
+                trouble = str(error)
+                if trouble != self._trouble:
+                    event(_log, logging.WARNING, "engine_failed", uid=self.uid, error=trouble)
+                asyncio.get_running_loop().call_later(pause_s, self._wished.set)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            self._trouble = trouble
+            self._changed()
+
+
+def _clear(folder: Path) -> None:
+    """The rest of an instance that has ended, or of one that nobody knows any more."""
+    for record in folder.rglob("process.json"):
+        end_recorded(record.parent)
+    shutil.rmtree(folder, ignore_errors=True)

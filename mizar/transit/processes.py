@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that serve in the namespaces of endpoints: started, watched, started again, ended.
+
+Called by functions that have a process. A process belongs to the droplet, not to the daemon: it goes on when the daemon
+ends, and the next daemon finds it again by its number and the moment at which it began, which no other process shares.
+What it says goes into a pipe that is a file, so that nothing breaks while nobody reads. It must never get a file
+descriptor, a variable of the environment or a privilege of the daemon's that it was not given here.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mizar.model.errors import InvalidError, TemporaryError
+from mizar.transit.logs import event
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 15.0
+"""Before a process that ended by itself is started again; doubled each time."""
+STEADY_S = 10.0
+"""After this long, an end is a first one again."""
+END_S = 5.0
+"""How long a process may take to end when it is told to, before it is killed."""
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+_RECORD, _PIPE, _LINE = "process.json", "said", 8192
+_log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+"""Is told each line that a process writes, without its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, and within which limits.
+
+    `namespace`: as `Namespace.open_spec` takes it. `user`: user and group id, without any other group. `capabilities`:
+    what it may keep, such as `net_admin`. `memory_bytes` limits data, `files` open files; 0: as the daemon's.
+    """
+
+    argv: tuple[str, ...]
+    namespace: str
+    user: int = 0
+    capabilities: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    files: int = 0
+
+    def command(self) -> list[str]:
+        """The whole command line: each part becomes the next one, so that the number of the process stays."""
+        limits = ["--core=0:0"]
+        limits += [f"--data={self.memory_bytes}:{self.memory_bytes}"] if self.memory_bytes else []
+        limits += [f"--nofile={self.files}:{self.files}"] if self.files else []
+        kept = "".join(f",+{one}" for one in self.capabilities)
+        drop = [f"--bounding-set=-all{kept}", f"--inh-caps=-all{kept}", "--no-new-privs"]
+        drop += [f"--ambient-caps=-all{kept}"] if kept else []
+        drop += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
+        enter = ["nsenter", f"--net={path_of(self.namespace)}", "--"]
+        return [*enter, "prlimit", *limits, "--", "setpriv", *drop, "--", *self.argv]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a process is: `pid` 0 while it does not run, then `reason` says why. `restarts`: how often it began again."""
+
+    pid: int = 0
+    reason: str = ""
+    restarts: int = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it is there."""
+        return self.pid != 0
+
+
+class Process:
+    """One process. `folder` is its own; `say` gets its lines, `changed` is called when its standing is another."""
+
+    def __init__(self, folder: Path, say: Say, changed: Callable[[], None] = lambda: None) -> None:
+        self.standing = Standing()
+        self._folder = folder
+        self._say = say
+        self._changed = changed
+        self._program: Program | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._pipe = -1
+        self._rest = b""
+        self._last = ""
+        self._child: subprocess.Popen[bytes] | None = None
+
+    async def run(self, program: Program) -> None:
+        """Have it run: the one that runs this already is kept, another one ends first.
+
+        Raises TemporaryError or InvalidError when it cannot be started at all; one that ends is started again.
+        """
+        if self._task is not None and self._program == program and not self._task.done():
+            return
+        await self._leave()
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._listen()
+        alive = self._recorded(program)
+        if alive is None:
+            await asyncio.to_thread(end_recorded, self._folder)
+            alive = self._start(program)
+        self._program = program
+        self._stand(Standing(alive, "", self.standing.restarts))
+        self._task = asyncio.create_task(self._keep(program, alive), name=f"process in {program.namespace}")
+
+    def signal(self, number: int) -> bool:
+        """Tell the process; False when it does not run."""
+        return _signal(self._folder, number)
+
+    async def stop(self) -> None:
+        """End it for good, and forget it."""
+        await self._leave()
+        await asyncio.to_thread(end_recorded, self._folder)
+        self._reap()
+        self._stand(Standing())
+        self._program = None
+
+    def close(self) -> None:
+        """Let go of it: it runs on."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._pipe >= 0:
+            asyncio.get_running_loop().remove_reader(self._pipe)
+            os.close(self._pipe)
+            self._pipe = -1
+
+    async def _leave(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _keep(self, program: Program, pid: int) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            begun = time.monotonic()
+            await _ended(pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # what it started goes with it
+                os.killpg(pid, signal.SIGKILL)
+            code = self._reap()
+            self._drain()
+            reason = f"it ended{code}" + (f": {self._last}" if self._last else "")
+            (self._folder / _RECORD).unlink(missing_ok=True)
+            pause_s = FIRST_PAUSE_S if time.monotonic() - begun > STEADY_S else pause_s
+            event(_log, logging.WARNING, "process_ended", folder=self._folder.name, reason=reason, pause_s=pause_s)
+            self._stand(Standing(0, reason, self.standing.restarts))
+            while True:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                try:
+                    pid = self._start(program)
+                    break
+                except (TemporaryError, InvalidError) as error:
+                    self._stand(Standing(0, str(error), self.standing.restarts))
+            self._stand(Standing(pid, "", self.standing.restarts + 1))
+
+    def _start(self, program: Program) -> int:
+        out = os.open(self._folder / _PIPE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            child = subprocess.Popen(  # noqa: S603 - the arguments are the daemon's own
+                program.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=_ENVIRONMENT,
+                cwd=self._folder,
+                start_new_session=True,
+                close_fds=True,
+            )
+        except OSError as error:
+            raise TemporaryError(f"{program.argv[0]} cannot be started: {error.strerror}") from error
+        finally:
+            os.close(out)
+        self._child, self._last = child, ""
+        record = {"pid": child.pid, "began": _began(child.pid), "program": asdict(program)}
+        written = self._folder / f"{_RECORD}.new"
+        written.write_text(json.dumps(record))
+        written.replace(self._folder / _RECORD)
+        event(_log, logging.INFO, "process_started", folder=self._folder.name, pid=child.pid, program=program.argv[0])
+        return child.pid
+
+    def _recorded(self, program: Program) -> int | None:
+        """The process of an earlier daemon, if it runs and runs just this."""
+        pid, what = _read(self._folder)
+        same = json.loads(json.dumps(asdict(program))) == what
+        return pid if pid and same else None
+
+    def _reap(self) -> str:
+        """How a child of ours ended; of others nobody can tell."""
+        if self._child is None:
+            return ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._child.wait(1.0)
+            self._child = None
+            return f" by signal {-code}" if code < 0 else f" with exit code {code}"
+        return ""
+
+    def _stand(self, standing: Standing) -> None:
+        if standing != self.standing:
+            self.standing = standing
+            self._changed()
+
+    # ---- what it says
+
+    def _listen(self) -> None:
+        if self._pipe >= 0:
+            return
+        path = self._folder / _PIPE
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, 1 << 20)  # what is said while no daemon runs
+        asyncio.get_running_loop().add_reader(self._pipe, self._read_once)
+
+    def _read_once(self) -> bool:
+        try:
+            got = os.read(self._pipe, 1 << 16)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EINTR):
+                raise
+            return False
+        *lines, self._rest = (self._rest + got).split(b"\n")
+        if len(self._rest) > _LINE:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            text = line[:_LINE].decode(errors="replace")
+            if text.strip():
+                self._last = text.strip()[:256]
+                self._say(text)
+        return bool(got)
+
+    def _drain(self) -> None:
+        while self._pipe >= 0 and self._read_once():
+            pass
+
+
+def path_of(namespace: str) -> str:
+    """The file of a network namespace, from a text that `Namespace.open_spec` takes. Raises InvalidError."""
+    kind, _, rest = namespace.partition(":")
+    if kind in ("name", "pool"):
+        return f"/run/netns/{rest}"
+    if kind == "path":
+        return rest
+    if kind == "pid" and rest.isdecimal():
+        return f"/proc/{rest}/ns/net"
+    raise InvalidError(f"{namespace!r} is no network namespace")
+
+
+def end_recorded(folder: Path, limit_s: float = END_S) -> bool:
+    """Ends the process that a folder tells of, and all that it started; False when there was none. Blocks."""
+    pid, _ = _read(folder)
+    (folder / _RECORD).unlink(missing_ok=True)
+    if not pid:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            readable = select.poll()
+            readable.register(handle, select.POLLIN)
+            if not readable.poll(limit_s * 1000):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                readable.poll(limit_s * 1000)
+        finally:
+            os.close(handle)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    return True
+
+
+def running(folder: Path) -> int:
+    """The number of the process that a folder tells of; 0 when it does not run."""
+    return _read(folder)[0]
+
+
+def _read(folder: Path) -> tuple[int, object]:
+    """The process that a folder tells of, if it is still the same one, and what it runs."""
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+        pid, began, program = int(record["pid"]), record["began"], record["program"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, None
+    return (pid, program) if began and _began(pid) == began else (0, None)
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the host did, with the host's own beginning; empty when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
+
+
+def _signal(folder: Path, number: int) -> bool:
+    pid, _ = _read(folder)
+    if not pid:
+        return False
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not _read(folder)[0]:  # it ended between the two, and another one has its number
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+async def _ended(pid: int) -> None:
+    """Waits for the end of a process, be it our child or not."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(handle, over.set)
+    try:
+        await over.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+def program_at(name: str, package: str, folders: Sequence[str] = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")) -> str:
+    """The path of a program of the host. Raises TemporaryError that names the Debian package when it is missing."""
+    for folder in (*folders, "/usr/local/sbin", "/usr/local/bin"):
+        if os.access(path := f"{folder}/{name}", os.X_OK):
+            return path
+    raise TemporaryError(f"{name} is not installed on the droplet's host: install the Debian package {package}")
