@@ -219,6 +219,8 @@ class FakeDaemon(TransitServicer):
         self.functions: dict[str, pb.Function] = {}
         self.objects: dict[bytes, bytes] = {}
         """Of functions, by their digests."""
+        self.unwanted: Callable[[pb.Function], bool] = lambda _: False
+        """Which functions it refuses, as if its kernel did."""
         self._instance = ""
         self._server: grpc.aio.Server | None = None
         self._events: set[asyncio.Queue[pb.Event]] = set()
@@ -393,6 +395,8 @@ class FakeDaemon(TransitServicer):
         """A fake loads nothing: it keeps what it is told."""
         self.calls.append("SetFunctions")
         await self.paused.wait()
+        for one in filter(self.unwanted, request.functions):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"function {one.name}: it may never end")
         held = {one.digest for one in self.functions.values()} | {one.digest for one in request.functions if one.object}
         missing = [one.digest for one in request.functions if one.digest not in held]
         if missing:

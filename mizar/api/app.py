@@ -217,6 +217,15 @@ def _add_droplet_questions(app: FastAPI, manager: Manager) -> None:
         known(caller, name)
         return as_json(await manager.state(name))
 
+    @app.get(
+        "/v1/droplets/{name}/functions",
+        summary="What functions a droplet has loaded, and what they have done",
+        responses=_only(404, 503),
+    )
+    async def functions(caller: Asking, name: str) -> dict[str, Any]:
+        known(caller, name)
+        return as_json(await manager.functions(name))
+
 
 def _add_audit(app: FastAPI, manager: Manager) -> None:
     @app.post(

@@ -174,6 +174,10 @@ class Client:
         """The droplet's counters as its daemon tells them: {"endpoints": [...], "vpcs": [...], "drops": [...]}."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/counters")
 
+    def functions(self, droplet: str) -> Manifest:
+        """What functions the droplet has, as its daemon tells: {"functions": [...], "room": ...}."""
+        return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/functions")
+
     def audit(self, droplet: str, *, repair: bool = False) -> Manifest:
         """Compares what the droplet holds with what is wanted of it: {"reached", "reason", "findings": [...], ...}.
 

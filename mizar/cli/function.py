@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mizar function`: begins, builds and tests a network function; thin over mizar.functions.
 
-Registered by mizar.cli.main. What needs no server is here.
+Registered by mizar.cli.main. What needs no server is here; the rest is in function_server.
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from mizar.cli import function_server
 from mizar.cli.output import FAILED, Format, Output, emit
 from mizar.model.errors import InvalidError
 
 app = typer.Typer(help="Network functions: programs of the operator's in the packet's way.", no_args_is_help=True)
+
+for _name, _command in (
+    ("load", function_server.load),
+    ("attach", function_server.attach),
+    ("order", function_server.order),
+    ("detach", function_server.detach),
+    ("unload", function_server.unload),
+    ("list", function_server.functions),
+    ("show", function_server.show),
+):
+    app.command(_name)(_command)
 
 Where = Annotated[
     Path, typer.Argument(help="The function's folder, or its source: NAME.c.", show_default="the current folder")
@@ -41,7 +53,7 @@ def build(where: Where = Path(), output: Output = Format.TABLE) -> None:
     """Compile a function against the header that came with mizar; needs clang."""
     from mizar.model.function_object import read_object
 
-    path = _built(source_of(where))
+    path = built(source_of(where))
     found = read_object(path.read_bytes())
     said = {
         "object": str(path),
@@ -71,7 +83,7 @@ def test(
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidError(f"{path} cannot be read: {error}") from error
-    result = harness.run(_built(source).read_bytes(), cases.parse(text, str(path)))
+    result = harness.run(built(source).read_bytes(), cases.parse(text, str(path)))
     rows = [
         {
             "name": one.case.name,
@@ -108,7 +120,8 @@ def source_of(where: Path) -> Path:
     return found[0]
 
 
-def _built(source: Path) -> Path:
+def built(source: Path) -> Path:
+    """Its object, compiled anew."""
     from mizar.functions.build import build as compiled
 
     return compiled(source)

@@ -25,6 +25,7 @@ from mizar.cli.connection import (
     connect,
     object_name,
 )
+from mizar.cli.function_files import with_objects_read
 from mizar.cli.output import Format, Output, columns, emit, stderr
 from mizar.cli.secret_files import with_secrets_read
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
@@ -71,6 +72,12 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("MODE", "spec.mode"),
         ("ENDPOINTS", "status.endpoints"),
         ("WARNINGS", "status.warnings"),
+    ),
+    "Function": (
+        ("ORDER", "spec.order"),
+        ("STAGES", "status.stages"),
+        ("DROPLETS", "status.droplets"),
+        ("REFUSED", "status.refused"),
     ),
     "Droplet": (
         ("ADDRESS", "spec.address"),
@@ -184,7 +191,7 @@ def delete(
 def read_manifests(names: list[str] | None, *, secrets: bool = True) -> Manifests:
     """The objects of all files; every error of every file at once. Raises InvalidError.
 
-    `secrets`: whether those that are in files and variables are read too.
+    `secrets`: whether those that are in files and variables are read too, and the objects of functions.
     """
     if not names:
         raise typer.BadParameter("give at least one -f FILE")
@@ -206,7 +213,7 @@ def read_manifests(names: list[str] | None, *, secrets: bool = True) -> Manifest
         raise InvalidError(problems)
     if not found.resources:
         raise InvalidError(f"there is no object in {', '.join(names)}")
-    return with_secrets_read(found) if secrets else found
+    return with_objects_read(with_secrets_read(found)) if secrets else found
 
 
 def wait_for(client: Client, refs: list[Ref], timeout_s: float, gone: bool = False) -> None:

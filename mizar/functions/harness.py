@@ -21,12 +21,12 @@ from mizar.kernel.libbpf import ffi, lib
 from mizar.model.addresses import to_mapped
 from mizar.model.btf import MapShape
 from mizar.model.errors import InvalidError, MizarError, Problem
+from mizar.model.function import PARAMETERS, parameters_of
 from mizar.model.function_object import STAGES, FunctionObject, read_object
 
 _DECIDED = {"ON_XDP_TX": 3, "ON_XDP_PASS": 2, "ON_XDP_REDIRECT": 4, "ON_XDP_DROP": 1, "ENDPOINT_EGRESS": 0}
 """What the pipeline has decided where a stage is reached, in XDP's codes, or tc's at an egress."""
 _XDP_PASS, _TC_REDIRECT = 2, 7
-PARAMETERS = ".rodata.parameters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,6 @@ def run(data: bytes, cases: Cases) -> Result:
     order = {id(case): place for place, case in enumerate(cases.cases)}
     result.ran.sort(key=lambda one: order[id(one.case)])
     return result
-
-
-def parameters_of(function: FunctionObject, values: Mapping[str, Any]) -> bytes:
-    """What `.rodata.parameters` of a function holds with these values."""
-    variables = function.types.section(PARAMETERS)
-    if len(variables) != 1:
-        raise InvalidError(
-            f"function {function.name} has no parameters: expected one struct, "
-            f'`const volatile struct … SEC("{PARAMETERS}")`'
-        )
-    return function.types.pack(variables[0].type, values, "parameters")
 
 
 def _run(trial: Trial, function: FunctionObject, cases: Cases, case: Case) -> Ran:

@@ -42,6 +42,7 @@ from mizar.planner.entries import (
     VpcEntry,
 )
 from mizar.planner.plan import Action, Change, Plan, Step, Wave
+from mizar.planner.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,11 @@ class Fleet:
     def balancers(self) -> Balancers:
         """The HTTP load balancers and their servers."""
         return self._desired.balancers
+
+    @property
+    def topology(self) -> Topology:
+        """Which droplet holds what; not to be changed."""
+        return self._desired.topology
 
     @property
     def policies(self) -> Policies:

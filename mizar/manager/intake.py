@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from mizar.manager import balancers, groups, marking, substrate
 from mizar.manager.draft import Cursors, Draft
+from mizar.manager.function_code import with_code
 from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
 from mizar.manager.nesting import outside, squatters
 from mizar.manager.peering import check_peering
@@ -153,6 +154,7 @@ class _Intake:
             raise InvalidError(Problem("expected simple or proxied: a source is the server's", field="spec.type"))
         refuse_meddling(resource, item.resource if item else None)
         complete = self._parents_are_there(resource)
+        resource = with_code(item.resource if item else None, resource)
         resource, hidden = keep_secrets(item.resource if item else None, resource)
         if hidden:
             raise InvalidError(hidden)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,6 +24,7 @@ from mizar.manager.deletion import doomed
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.droplet_link import Timing
 from mizar.manager.fleet import Credentials, Fleet
+from mizar.manager.functions import Functions, unknown
 from mizar.manager.groups import Groups
 from mizar.manager.instances import OWNERS, Fleeting, owner_of, settle
 from mizar.manager.intake import Result, Submission, draft_apply
@@ -44,6 +46,7 @@ from mizar.manager.tracing import Tracing
 from mizar.manager.traffic import Traffic
 from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
+from mizar.model.function import Function
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
@@ -105,6 +108,9 @@ class Manager:
         self._gone: set[str] = set()  # droplets that have been given up, until they answer
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
         self._groups = Groups(self._registry)
+        self._functions = Functions(
+            self._registry, self._fleet.topology, self._fleet.linked, self._fleet.link, self._progress.note
+        )
         self._auditor = Auditor(self._registry, self._fleet, self._audited)
         self._audits = audits
         self._auditing: asyncio.Task[None] | None = None
@@ -126,6 +132,7 @@ class Manager:
             if isinstance(item.resource, Droplet) and not item.forced:
                 self._fleet.open_link(item.resource)
         self._fleet.start()
+        self._functions.start()
         if self._audits.interval_s:
             work = self._auditor.run(self._audits.interval_s, repair=self._audits.repair)
             self._auditing = asyncio.create_task(work, name="audits")
@@ -141,6 +148,7 @@ class Manager:
         if self._auditing is not None:
             self._auditing.cancel()
             await asyncio.gather(self._auditing, return_exceptions=True)
+        await self._functions.stop()
         await self._fleet.stop()
         self._progress.stop()
 
@@ -170,6 +178,8 @@ class Manager:
             members = lambda service: self._fleet.services.told(service, self._fleet.down_by)  # noqa: E731
             fleet = self._fleet
             found["status"] |= engines.told(self._registry, fleet.engines, fleet.balancers, item, members)
+        if isinstance(item.resource, Function):
+            found["status"] |= self._functions.told(item)
         if isinstance(item.resource, Policy):
             found["status"] |= policed(self._fleet.policies, item)
         if isinstance(item.resource, Network) and item.resource.is_group:
@@ -186,6 +196,14 @@ class Manager:
             return await stub.GetCounters(pb.GetCountersRequest(), timeout=_CALL_S)
         except grpc.aio.AioRpcError as error:
             raise TemporaryError(f"droplet {droplet} did not tell its counters: {error.details()}") from error
+
+    async def functions(self, droplet: str) -> pb.Functions:
+        """What functions a droplet has, and what they have done. Raises NotFoundError or TemporaryError."""
+        stub = self._stub(droplet)
+        try:
+            return await stub.GetFunctions(pb.GetFunctionsRequest(), timeout=_CALL_S)
+        except grpc.aio.AioRpcError as error:
+            raise TemporaryError(f"droplet {droplet} did not tell its functions: {error.details()}") from error
 
     async def audit(self, droplet: str, *, repair: bool) -> DropletAudit:
         """Compares what a droplet holds with what is wanted of it, and mends it if asked to. Raises NotFoundError."""
@@ -241,7 +259,13 @@ class Manager:
         for result in results:
             if result.change == "unchanged" and (item := self._registry.find(result.ref)) is not None:
                 self._fleet.retry(item)
-        return warned(self._registry, self._fleet.policies, results)
+                self._functions.retry(item)
+        told = warned(self._registry, self._fleet.policies, results)
+        return [replace(one, warnings=(*one.warnings, *self._warnings(one.ref))) for one in told]
+
+    def _warnings(self, ref: Ref) -> tuple[str, ...]:
+        item = self._registry.find(ref)
+        return tuple(unknown(self._registry, item.resource)) if item and isinstance(item.resource, Function) else ()
 
     def delete(
         self, ref: Ref, *, cascade: bool = False, force: bool = False, visible: Visible = everything
@@ -306,6 +330,7 @@ class Manager:
 
     def _reached(self, droplet: str, connected: bool) -> None:
         """A droplet's daemon answers, or no more: places are given only to those that can be told of them."""
+        self._functions.look()
         if not connected:
             self._members.leave(droplet)
             if droplet not in self._away:  # told again by each attempt to reach it
@@ -368,6 +393,7 @@ class Manager:
         revision = revise(self._registry, created, changed, moved, forced)
         self._commit(Commit(put=revision.records()))
         told, dooms = take(self._registry, self._fleet, revision)
+        self._functions.follow([*told, *dooms])
         self._tell_other_halves([*told, *dooms])
         for item in (*told, *dooms):
             for network in affected(self._registry, revision.states(item)):

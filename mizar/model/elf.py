@@ -47,3 +47,17 @@ def _content(data: bytes, header: tuple[int, ...]) -> bytes:
 
 def _name(names: bytes, at: int) -> str:
     return names[at : names.index(b"\0", at)].decode()
+
+
+def with_section(data: bytes, name: str, content: bytes) -> bytes:
+    """The object with other bytes in a section of the same size. Raises InvalidError where there is none such."""
+    try:
+        _, _, _, _, _, _, _, _, _, at, _, _, _, _, size, count, names_index = _HEADER.unpack_from(data)
+        headers = [_SECTION.unpack_from(data, at + place * size) for place in range(count)]
+        names = _content(data, headers[names_index])
+        for header in headers:
+            if _name(names, header[0]) == name and header[5] == len(content) and header[1] != _NOBITS:
+                return data[: header[4]] + content + data[header[4] + header[5] :]
+    except (struct.error, ValueError, IndexError) as error:
+        raise InvalidError("it is no ELF object, or cut short") from error
+    raise InvalidError(f"the object has no section {name} of {len(content)} bytes")

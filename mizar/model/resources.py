@@ -31,6 +31,7 @@ from mizar.model.base import Status as Status
 from mizar.model.dhcp import DhcpSpec
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
+from mizar.model.function import Function as Function
 from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.http_balancer import HttpLoadBalancer as HttpLoadBalancer
 from mizar.model.instances import InstanceSpec
@@ -455,6 +456,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("HttpLoadBalancer", "httploadbalancers", "httploadbalancer", ("hlb",), HttpLoadBalancer),
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
         Kind("Policy", "policies", "policy", ("pol",), Policy),
+        Kind("Function", "functions", "function", ("fn",), Function),
     )
 }
 

@@ -412,6 +412,17 @@ class Topology:
         found = endpoint.at(droplet) if endpoint else None
         return found if isinstance(found, LocalEntry) else None
 
+    def vpc_holders(self, vni: int) -> set[str]:
+        """Names of the droplets with a daemon that know a VPC; none for one that is not there."""
+        vpc = self._vpcs.get(vni)
+        return {name for name in vpc.holders() if self._droplets[name].fact.daemon} if vpc else set()
+
+    def network_holders(self, vni: int, network_id: int) -> set[str]:
+        """The same of a network."""
+        vpc = self._vpcs.get(vni)
+        network = vpc.networks.get(network_id) if vpc else None
+        return {name for name in network.holders() if self._droplets[name].fact.daemon} if network else set()
+
     def load(self, facts: Iterable[Fact]) -> None:
         """Takes facts in the order of dependence without giving changes: for the start of a manager."""
         for fact in facts:

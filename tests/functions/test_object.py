@@ -8,10 +8,10 @@ import struct
 
 import pytest
 
-from mizar.functions import harness
 from mizar.kernel.layout import constant, size
 from mizar.model import function_object
 from mizar.model.errors import InvalidError
+from mizar.model.function import parameters_of
 from mizar.model.function_object import read_object
 from tests.functions.conftest import Compile
 
@@ -62,7 +62,7 @@ def test_values_by_their_fields(compiled: Compile) -> None:
     mapped = bytes(10) + b"\xff\xff" + bytes([10, 0, 1, 2])
     assert packed == struct.pack("=QI16s3H6s", 2, 9, mapped, 1, 2, 0, bytes.fromhex("020000000009"))
     assert found.types.pack(found.maps["colours"].value, "BLUE", "value") == b"\2\0\0\0"
-    assert harness.parameters_of(found, {"most": 5})[:4] == b"\5\0\0\0"
+    assert parameters_of(found, {"most": 5})[:4] == b"\5\0\0\0"
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ class World:
 
     async def crash(self) -> None:
         """The manager dies: what it had not written is lost."""
+        await self.manager._functions.stop()
         await self.manager._fleet.stop()
         progress = self.manager._progress
         for handle in (progress._pass, progress._write):

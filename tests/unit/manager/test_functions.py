@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions of the operator's: which droplets are told of them, when, and what becomes of one that is refused."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mizar._built import transit_pb2 as pb
+from mizar.functions.build import build
+from mizar.model.errors import InvalidError
+from mizar.model.resources import Ref
+from tests.unit.manager.test_groups import WEB, group
+from tests.unit.manager.world import World, endpoint, manifest, until
+
+SOURCE = """
+#include "mizar_function.h"
+MIZAR_MAP(BPF_MAP_TYPE_HASH, ports, uint32_t, uint64_t, 16, 0);
+const volatile uint32_t parameters SEC(".rodata.parameters") = 1;
+MIZAR_FUNCTION(NAME, MIZAR_STAGE(ENDPOINT_INGRESS_STAGE) | MIZAR_STAGE(ON_XDP_TX))
+{
+	uint32_t key = VERSION + parameters;
+
+	return bpf_map_lookup_elem(&ports, &key) ? FUNCTION_PASS : FUNCTION_CONTINUE;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Two versions of one function, and another."""
+    found, folder = {}, tmp_path_factory.mktemp("functions")
+    for name, version in (("first", 1), ("first", 2), ("second", 1)):
+        source = folder / f"{name}{version}.c"
+        source.write_text(SOURCE.replace("NAME", name).replace("VERSION", str(version)))
+        found[f"{name}{version}"] = build(source).read_bytes()
+    return found
+
+
+def function(data: bytes, name: str = "first", **spec: Any) -> dict[str, Any]:
+    return manifest("Function", name, object="base64:" + base64.b64encode(data).decode(), **spec)
+
+
+def at(world: World, name: str = "first") -> set[str]:
+    """The daemons that have it."""
+    return {droplet for droplet, daemon in world.daemons.items() if name in daemon.functions}
+
+
+def scopes(world: World, droplet: str, name: str = "first") -> list[str]:
+    return sorted(str(one.WhichOneof("scope")) for one in world.daemons[droplet].functions[name].scopes)
+
+
+RED = {"tenant": "red", "name": "main"}
+
+
+async def test_it_is_loaded_where_its_scopes_have_something_and_nowhere_else(
+    world: World, objects: dict[str, bytes]
+) -> None:
+    """Each kind of scope; the object goes where it is missing, once. Without attachments it is nowhere."""
+    data = objects["first1"]
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"), group("web", selector=WEB))
+    await world.settled()
+    status = world.status("Network", "front", "red"), world.status("VPC", "main", "red")
+    knowing = {"d2", *status[0]["bouncers"], *status[1]["dividers"]}
+    world.apply(function(data))
+    await world.settled()
+    assert at(world) == set()
+    for attach, wanted, kind in (
+        ({"droplet": "d4"}, {"d4"}, "droplet"),
+        ({"droplet": "all"}, {"d1", "d2", "d3", "d4"}, "droplet"),
+        ({"vpc": RED}, knowing, "vni"),
+        ({"network": {"tenant": "red", "name": "front"}}, knowing, "network"),
+        ({"group": {"tenant": "red", "name": "web"}}, knowing, "group"),
+        ({"endpoint": {"tenant": "red", "name": "e1"}}, {"d2"}, "uid"),
+        ({"network": {"tenant": "red", "name": "web"}}, set(), ""),
+        ({"vpc": {"tenant": "red", "name": "other"}}, set(), ""),
+    ):
+        (result,) = world.apply(function(data, attach=[attach]))
+        await world.settled()
+        await until(lambda wanted=wanted: at(world) == wanted)  # type: ignore[misc]
+        assert world.status("Function", "first")["droplets"] == sorted(wanted)
+        assert all(scopes(world, name) == [kind] for name in wanted)
+        assert bool(result.warnings) == (attach == {"vpc": {"tenant": "red", "name": "other"}})
+    assert scopes(world, next(iter(wanted)), "first") == [kind] if wanted else True
+
+
+async def test_it_follows_what_it_is_for(world: World, objects: dict[str, bytes]) -> None:
+    """An endpoint of the VPC comes to another droplet, and goes; the VPC comes after the function."""
+    world.apply(*(world.droplet(name) for name in world.daemons))
+    world.apply(function(objects["first1"], attach=[{"endpoint": {"tenant": "red", "name": "e1"}}]))
+    await world.settled()
+    assert at(world) == set()
+    world.apply(*world.base("red"), endpoint("red", "e1", "d3"))
+    await until(lambda: at(world) == {"d3"})
+    world.manager.delete(Ref("Endpoint", "red", "e1"))
+    await until(lambda: at(world) == set())
+    await world.settled()
+
+
+async def test_order_stages_parameters_and_maps_are_told(world: World, objects: dict[str, bytes]) -> None:
+    """Parameters make another object; a map is told whole."""
+    one = function(objects["first1"], attach=[{"droplet": "d1"}], order=7, stages=["ON_XDP_TX"])
+    one["spec"] |= {"maps": {"ports": [{"key": 5, "value": 6}]}}
+    world.apply(world.droplet("d1"), one)
+    await world.settled()
+    told = world.daemons["d1"].functions["first"]
+    assert (told.order, list(told.stages), told.maps[0].name) == (7, [0], "ports")
+    assert told.maps[0].entries[0] == pb.FunctionEntry(key=b"\5\0\0\0", value=b"\6" + bytes(7))
+    with pytest.raises(InvalidError, match="parameters"):
+        world.apply(function(objects["first1"], parameters={"most": 2}))
+    calls = world.daemons["d1"].calls.count("SetFunctions")
+    assert [result.change for result in world.apply(one)] == ["unchanged"]
+    await world.settled()
+    assert world.daemons["d1"].calls.count("SetFunctions") == calls
+
+
+async def test_one_that_is_refused_costs_no_other(world: World, objects: dict[str, bytes]) -> None:
+    """The version before it stays where it was; the words of the droplet are its status, until it is mended."""
+    both = [{"droplet": "d1"}, {"droplet": "d2"}]
+    world.apply(world.droplet("d1"), world.droplet("d2"), function(objects["first1"], attach=both))
+    await world.settled()
+    before = world.daemons["d1"].functions["first"].digest
+    world.daemons["d1"].unwanted = lambda one: one.name == "first" and one.digest != before
+    world.apply(function(objects["first2"], attach=both), function(objects["second1"], "second", attach=both))
+    await until(lambda: world.phase("Function", "first") == "Failed" and at(world, "second") == {"d1", "d2"})
+    status = world.status("Function", "first")
+    assert status["refused"] == [{"droplet": "d1", "reason": "function first: it may never end"}]
+    assert (status["droplets"], status["reason"]) == (["d2"], "Refused")
+    assert world.daemons["d1"].functions["first"].digest == before
+    assert world.daemons["d2"].functions["first"].digest != before
+    assert world.phase("Function", "second") == "Provisioned"
+    world.apply(function(objects["first1"], attach=both))
+    await world.settled()
+    assert world.status("Function", "first")["droplets"] == ["d1", "d2"]
+
+
+async def test_daemons_and_servers_come_and_go(world: World, objects: dict[str, bytes], tmp_path: Path) -> None:
+    """One that was away is told when it is back; a deletion waits for it, also over a restart of the server."""
+    world.apply(
+        *(world.droplet(name) for name in ("d1", "d2")), function(objects["first1"], attach=[{"droplet": "all"}])
+    )
+    await world.settled()
+    await world.daemons["d2"].stop()
+    world.apply(function(objects["first2"], attach=[{"droplet": "all"}]))
+    digest = world.daemons["d2"].functions["first"].digest
+    await until(lambda: world.daemons["d1"].functions["first"].digest != digest)
+    assert world.phase("Function", "first") == "Init"
+    await world.daemons["d2"].start()
+    await world.settled()
+    assert world.daemons["d2"].functions["first"].digest != digest
+    await world.daemons["d2"].stop()
+    world.manager.delete(Ref("Function", "", "first"))
+    await until(lambda: at(world) == {"d2"})
+    await world.restart()
+    assert world.phase("Function", "first") == "Deleting"
+    await world.daemons["d2"].start()
+    await until(lambda: not world.exists("Function", "first"))
+    assert at(world) == set()
+
+
+async def test_a_digest_stands_for_the_object_that_the_server_has(world: World, objects: dict[str, bytes]) -> None:
+    world.apply(world.droplet("d1"), function(objects["first1"]))
+    shown = world.manager.get(Ref("Function", "", "first"))
+    again = {**shown, "spec": {**shown["spec"], "order": 3}}
+    assert [result.change for result in world.apply(again)] == ["changed"]
+    assert world.manager.get(Ref("Function", "", "first"))["spec"]["order"] == 3
+    for code, words in (("sha256:" + "0" * 64, "no object with that digest"), ("f.o", "reads no file")):
+        with pytest.raises(InvalidError, match=words):
+            world.apply({**shown, "spec": {"object": code}})
