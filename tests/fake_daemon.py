@@ -38,6 +38,7 @@ class Tables:
         self.policy_sets: dict[tuple[int, int], pb.PolicySet] = {}
         self.proxies: dict[tuple[int, tuple[bytes, ...]], pb.Proxy] = {}
         self.services: dict[tuple[int, tuple[bytes, ...]], pb.Service] = {}
+        self.vpns: dict[str, pb.Vpn] = {}
 
     def copy(self) -> Tables:
         other = Tables()
@@ -126,6 +127,10 @@ class Tables:
                 self.proxies.pop((ended.vni, tuple(sorted(ended.addresses))), None)
             case "put_service":
                 self._put_service(change.put_service)
+            case "put_vpn":
+                self.vpns[change.put_vpn.uid] = change.put_vpn
+            case "delete_vpn":
+                self.vpns.pop(change.delete_vpn, None)
             case "delete_service":
                 over = change.delete_service
                 self.services.pop((over.vni, tuple(sorted(over.addresses))), None)
@@ -351,6 +356,7 @@ class FakeDaemon(TransitServicer):
             endpoints=tables.endpoints.values(),
             proxies=tables.proxies.values(),
             services=tables.services.values(),
+            vpns=[pb.Vpn(uid=one.uid, revision=one.revision, endpoint=one.endpoint) for one in tables.vpns.values()],
             functions=self.functions.values(),
             member_health=self.checked.values(),
             local_endpoints=[

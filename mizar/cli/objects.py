@@ -79,6 +79,14 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("DROPLETS", "status.droplets"),
         ("REFUSED", "status.refused"),
     ),
+    "VpnConnection": (
+        ("VPC", "spec.vpc"),
+        ("ENDPOINT", "spec.endpoint"),
+        ("PEER", "spec.peer.address"),
+        ("REMOTE", "spec.remotePrefixes"),
+        ("STATE", "status.state"),
+        ("DETAIL", "status.detail"),
+    ),
     "Droplet": (
         ("ADDRESS", "spec.address"),
         ("CONNECTED", "status.connected"),

@@ -32,6 +32,7 @@ from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
 from mizar.transit.engines.host import remove_all
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
+from mizar.transit.vpns import remove_all as remove_tunnels
 
 START_LIMIT_S = 30.0
 PROVISION_LIMIT_S = 60.0
@@ -82,6 +83,8 @@ def down(lab: LabName) -> bool:
             found |= remove_all(engines) > 0
         for logs in LOG_FOLDER.glob(f"{lab.instance_prefix}*"):
             shutil.rmtree(logs)
+        for tunnels in RUN_FOLDER.glob(f"{lab.instance_prefix}*.vpn"):
+            remove_tunnels(tunnels)
         for left in RUN_FOLDER.glob(f"{lab.instance_prefix}*"):  # the daemons' locks
             left.unlink()
         if lab.folder.is_dir():

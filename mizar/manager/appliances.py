@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 from mizar.manager.peering import peers_of
 from mizar.manager.registry import Item, Registry, vpc_of
+from mizar.manager.vpns import with_vpns
 from mizar.model.addresses import Prefix, parse_mac, parse_prefix, within
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.model.routes import Route
@@ -58,7 +59,8 @@ def appliance_of(registry: Registry, network: Network) -> Callable[[Route], Next
 
 def refused(registry: Registry, network: Network, status: dict[str, object]) -> dict[str, object]:
     """What a network's status says of its routes to endpoints; `status` as it is so far."""
-    found = [(route.to, next_hop(registry, network, route)) for route in network.spec.routes if route.appliance]
+    routes = with_vpns(registry, network).spec.routes
+    found = [(route.to, next_hop(registry, network, route)) for route in routes if route.appliance]
     nowhere = [(to, why) for to, why in found if isinstance(why, str)]
     if not nowhere:
         return {}
@@ -79,8 +81,10 @@ class Appliances:
 
     def put(self, network: Item) -> list[Item]:
         """A network comes, changes or goes; the endpoints that its routes name now, or did."""
-        spec = network.resource.spec if isinstance(network.resource, Network) and not network.deleting else None
-        routes: Iterable[Route] = spec.routes if spec else ()
+        resource = network.resource
+        routes: Iterable[Route] = ()
+        if isinstance(resource, Network) and not network.deleting:
+            routes = with_vpns(self._registry, resource).spec.routes
         now = {Ref("Endpoint", network.resource.tenant, route.appliance) for route in routes if route.appliance}
         before = self._named.pop(network.uid, set())
         if now:
@@ -124,7 +128,8 @@ class Appliances:
     def _routed(self, endpoint: Item, vpc: VPC) -> Iterator[Prefix]:
         for item in self.networks(endpoint):
             if isinstance(item.resource, Network) and vpc_of(item.resource) == vpc.ref:
-                mine = (route for route in item.resource.spec.routes if route.appliance == endpoint.resource.name)
+                routes = with_vpns(self._registry, item.resource).spec.routes
+                mine = (route for route in routes if route.appliance == endpoint.resource.name)
                 yield from (parse_prefix(route.to) for route in mine)
 
 

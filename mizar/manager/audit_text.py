@@ -25,6 +25,7 @@ from mizar.planner.entries import (
     ProxyEntry,
     ServiceEntry,
     VpcEntry,
+    VpnEntry,
 )
 
 _TABLES: dict[type[Entry], str] = {
@@ -38,6 +39,7 @@ _TABLES: dict[type[Entry], str] = {
     LocalEntry: "local_endpoints",
     ProxyEntry: "proxies",
     ServiceEntry: "services",
+    VpnEntry: "vpns",
 }
 
 
@@ -95,6 +97,8 @@ def entry_key(entry: Entry) -> str:
             return f"set {entry.number} of VPC {entry.vni}"
         case PolicySetEntry():
             return f"rules {entry.id:016x} of VPC {entry.vni}"
+        case VpnEntry():
+            return f"VPN {entry.name or entry.uid}"
         case LocalEntry():
             return f"{_addresses(entry.endpoint.addresses)} of VPC {entry.endpoint.vni}"
         case EndpointEntry() | ProxyEntry() | ServiceEntry():
@@ -107,6 +111,8 @@ def entry_text(entry: Entry | None, other: Entry | None) -> str:
         return ""
     if isinstance(entry, PolicySetEntry):
         return f"rows with the digest {entry.content.hex()}"
+    if isinstance(entry, VpnEntry):
+        return f"revision {entry.revision}"
     parts = {one.name: getattr(entry, one.name) for one in fields(entry)}
     shown = {
         name: part

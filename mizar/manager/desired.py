@@ -18,10 +18,11 @@ from mizar.manager.instances import instances_of, owner_of
 from mizar.manager.policies import Moved, Policies
 from mizar.manager.registry import Item, Registry
 from mizar.manager.scaled import Services
+from mizar.manager.vpns import entry_of
 from mizar.model.errors import NotFoundError
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import Endpoint
+from mizar.model.resources import Endpoint, Network, Ref, VpnConnection
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change
 from mizar.planner.topology import Topology
@@ -66,6 +67,8 @@ class Desired:
         if isinstance(item.resource, HttpLoadBalancer):
             self.balancers.remove(item)
             return []
+        if isinstance(item.resource, VpnConnection):
+            return self.topology.put_vpn(item.uid, None) + self._put_networks(item.resource)
         if _is_scaled(item):
             changes = self._put_balancers(item)
             return changes + self._remove_service(item) + self._follow(self.policies.remove(item))
@@ -111,6 +114,8 @@ class Desired:
         if isinstance(item.resource, HttpLoadBalancer):
             self.balancers.put(item)
             return self._put_instances(item)
+        if isinstance(item.resource, VpnConnection):
+            return [] if item.deleting else self._put_vpn(item)
         if _is_scaled(item):
             self.services.put(item)
             changes = self._put_balancers(item)
@@ -120,7 +125,8 @@ class Desired:
                 changes = self._follow(self.policies.put(item), but=item)
                 fact = self._complete(fact, item)
                 changes += self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
-                return changes + self._put_balancers(item)
+                changes += self._put_balancers(item)
+                return changes + [change for vpn in self._vpns_of(item) for change in self._put_tunnel(vpn)]
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
                 changes = self.topology.put_network(fact) + self._put_sources(named)
@@ -134,6 +140,27 @@ class Desired:
         if self.topology.knows(item.uid):  # nobody can carry it any more
             return self.topology.remove_endpoint(item.uid)
         return self._follow(self.policies.put(item))
+
+    def _put_vpn(self, item: Item) -> list[Change]:
+        """A connection, and the routes that lead to it."""
+        assert isinstance(item.resource, VpnConnection)
+        return self._put_tunnel(item) + self._put_networks(item.resource)
+
+    def _put_tunnel(self, item: Item) -> list[Change]:
+        return self.topology.put_vpn(item.uid, entry_of(self._registry, item))
+
+    def _vpns_of(self, endpoint: Item) -> list[Item]:
+        found = self._registry.children(endpoint)
+        return [item for item in found if isinstance(item.resource, VpnConnection) and not item.deleting]
+
+    def _put_networks(self, vpn: VpnConnection) -> list[Change]:
+        """The tables of a VPC's subnets follow from its connections."""
+        vpc = self._registry.find(Ref("VPC", vpn.tenant, vpn.spec.vpc))
+        changes: list[Change] = []
+        for item in list(self._registry.children(vpc)) if vpc else ():
+            if isinstance(item.resource, Network) and not item.resource.is_group and not item.deleting:
+                changes += self._put(item)
+        return changes
 
     def _complete(self, fact: EndpointFact, item: Item) -> EndpointFact:
         """With what follows from other objects."""

@@ -85,6 +85,10 @@ class Owner(Protocol):
         """Which of the others the droplet calls down, by their addresses."""
         ...
 
+    def vpns_told(self, droplet: str, found: Sequence[pb.VpnStatus]) -> None:
+        """How the tunnels are that a droplet carries."""
+        ...
+
     def members_checked(self, droplet: str, found: Sequence[pb.MemberHealth]) -> None:
         """What the droplet found out about members of scaled endpoints that live on it."""
         ...
@@ -277,6 +281,7 @@ class Link:
                 down += [droplet.address for droplet in chunk.droplets if droplet.down]
                 checked += chunk.member_health
                 engines += chunk.engines
+                self._owner.vpns_told(self.name, chunk.vpn_status)
                 for found in chunk.local_endpoints:
                     entry = local_entry(found.local)
                     if found.problem:
@@ -331,6 +336,8 @@ class Link:
                 self._lost(event.endpoint_changed)
             elif what == "endpoint_changed" and event.endpoint_changed.state == "moved":
                 self._owner.moved(event.endpoint_changed.uid, event.endpoint_changed.blackout_us)
+            elif what == "vpn_status":
+                self._owner.vpns_told(self.name, [event.vpn_status])
             elif what == "member_health" and self._held is not None:
                 self._held.append(event.member_health)
             elif what == "member_health":

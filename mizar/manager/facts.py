@@ -10,6 +10,7 @@ from mizar.manager.peering import other_half
 from mizar.manager.qos import entry_of
 from mizar.manager.registry import Item, Registry, target_of
 from mizar.manager.substrate import allowance
+from mizar.manager.vpns import with_vpns
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.planner.facts import (
@@ -36,8 +37,9 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
         case Network() if resource.is_group:
             return None  # what endpoints bear tells of it
         case Network():
+            routed = with_vpns(registry, resource)
             return network_fact(
-                resource, _vpc(registry, resource), allowance(registry, resource), appliance_of(registry, resource)
+                routed, _vpc(registry, resource), allowance(registry, resource), appliance_of(registry, resource)
             )
         case Endpoint():
             found = registry.find(Ref("Network", resource.tenant, resource.spec.network))

@@ -28,6 +28,7 @@ from mizar.manager.health import Reports
 from mizar.manager.policies import Policies
 from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
+from mizar.manager.vpns import VpnStates
 from mizar.model.errors import NotFoundError
 from mizar.model.resources import Droplet
 from mizar.planner.entries import (
@@ -40,6 +41,7 @@ from mizar.planner.entries import (
     PolicySetEntry,
     ServiceEntry,
     VpcEntry,
+    VpnEntry,
 )
 from mizar.planner.plan import Action, Change, Plan, Step, Wave
 from mizar.planner.topology import Topology
@@ -77,6 +79,8 @@ class Fleet:
         self._desired = Desired(registry, self._mtu_of, changed)
         self._plan = Plan()
         self._serial = 0
+        self.vpns = VpnStates()
+        """What droplets say of tunnels."""
         self._links: dict[str, Link] = {}
         self._waiting: dict[str, dict[str, int]] = {}  # droplet → uid → serial, ascending
         self._closing: set[asyncio.Task[None]] = set()
@@ -400,6 +404,13 @@ class Fleet:
             if owner is not None:
                 self._changed(owner)
 
+    def vpns_told(self, droplet: str, found: Sequence[pb.VpnStatus]) -> None:
+        """How tunnels are; whoever watches a connection is told when it comes up or goes down."""
+        for one in found:
+            item = self._registry.by_uid(one.uid)
+            if item is not None and self.vpns.take(droplet, one):
+                self._changed(item)
+
     def down_by(self, droplet: str) -> list[str]:
         """Names of the droplets that call one down."""
         return self._reports.witnesses(droplet)
@@ -436,7 +447,7 @@ class Fleet:
     def owner(self, entry: Entry) -> Item | None:
         """The object that an entry tells of; None when there is none any more."""
         match entry:
-            case LocalEntry(uid=uid):
+            case LocalEntry(uid=uid) | VpnEntry(uid=uid):
                 return self._registry.by_uid(uid)
             case DropletEntry(address=address):
                 return self._registry.holder("droplet", _text(address))

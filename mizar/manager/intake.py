@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import balancers, groups, marking, substrate
+from mizar.manager import balancers, groups, marking, substrate, vpns
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.function_code import with_code
 from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
@@ -23,12 +23,18 @@ from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, EndpointSpec, Network, Ref, Resource
+from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, EndpointSpec, Network, Ref, Resource, VpnConnection
 from mizar.model.secret import keep_secrets
 
 _ORDER = {name: number for number, name in enumerate(KINDS)}
-_FIELDS = {"Tenant": "metadata.tenant", "VPC": "spec.vpc", "Network": "spec.network", "Droplet": "spec.droplet"}
-_FIELDS["HttpLoadBalancer"] = "spec.instanceOf"
+_FIELDS = {
+    "Tenant": "metadata.tenant",
+    "VPC": "spec.vpc",
+    "Network": "spec.network",
+    "Droplet": "spec.droplet",
+    "Endpoint": "spec.endpoint",
+    "HttpLoadBalancer": "spec.instanceOf",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,7 @@ class _Intake:
             item = self._registry.find(old.ref)
             if item is not None and self._registry.has_children(item):
                 problems.append(Problem("cannot come or go while the droplet has endpoints", field="spec.daemon"))
+        problems += vpns.problems(new, self.draft)
         network, _ = self.draft.parent(new)
         if isinstance(new, Endpoint) and network is not None:
             problems += problems_of_members(self.draft.find, new, network)
@@ -234,6 +241,8 @@ class _Intake:
         if isinstance(resource, HttpLoadBalancer) and network is not None:
             found = list(balancers.problems_of(self.draft.find, resource, network))
             return found or self._shared_address(resource, network)
+        if isinstance(resource, VpnConnection):
+            return vpns.problems(resource, self.draft)
         if isinstance(resource, VPCPeering):
             return check_peering(resource, self.draft, self._visible)
         if isinstance(resource, Endpoint) and network is not None:

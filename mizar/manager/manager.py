@@ -50,7 +50,7 @@ from mizar.model.function import Function
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
-from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref
+from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref, VpnConnection
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
 
@@ -180,6 +180,8 @@ class Manager:
             found["status"] |= engines.told(self._registry, fleet.engines, fleet.balancers, item, members)
         if isinstance(item.resource, Function):
             found["status"] |= self._functions.told(item)
+        if isinstance(item.resource, VpnConnection):
+            found["status"] |= self._fleet.vpns.view(item)
         if isinstance(item.resource, Policy):
             found["status"] |= policed(self._fleet.policies, item)
         if isinstance(item.resource, Network) and item.resource.is_group:
@@ -430,6 +432,7 @@ class Manager:
     def _forget(self, item: Item) -> None:
         """An object is gone everywhere."""
         self._fleet.engines.forget(item.uid)
+        self._fleet.vpns.forget(item.uid)
         if isinstance(item.resource, Droplet):
             self._fleet.give_up(item.resource.name)
             self._gone.discard(item.resource.name)

@@ -18,7 +18,7 @@ from mizar.manager.registry import Item, Registry
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
-from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase, Ref
+from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase, Ref, VpnConnection
 
 
 def recover(registry: Registry, cursors: Cursors, fleet: Fleet) -> Members:
@@ -74,6 +74,9 @@ def _needed_by(registry: Registry, item: Item, fleet: Fleet) -> Iterator[str]:
                 yield from _needed_by(registry, endpoint, fleet)
         case HttpLoadBalancer():
             yield from (one.resource.spec.droplet or "" for one in instances_of(registry, item))
+        case VpnConnection():
+            found = registry.find(Ref("Endpoint", item.resource.tenant, item.resource.spec.endpoint))
+            yield from _needed_by(registry, found, fleet) if found else ()
         case Droplet():
             yield from (other.resource.name for other in registry.of_kind("Droplet") if not other.deleting)
 

@@ -290,6 +290,9 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
             yield Ref("VPC", tenant, spec.vpc)
         case "HttpLoadBalancer":
             yield Ref("Network", tenant, spec.network)
+        case "VpnConnection":
+            yield Ref("VPC", tenant, spec.vpc)
+            yield Ref("Endpoint", tenant, spec.endpoint)
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)
             if spec.droplet is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from mizar._built import transit_pb2 as pb
 from mizar.manager.qos import qos_entry, qos_message
 from mizar.manager.translate_engines import engine_entry, engine_message
+from mizar.model.vpn import key_bytes
 from mizar.planner.entries import (
     NO_QOS,
     NOT_POLICED,
@@ -34,6 +35,7 @@ from mizar.planner.entries import (
     ServiceEntry,
     TapEntry,
     VpcEntry,
+    VpnEntry,
     WorkloadEntry,
 )
 
@@ -64,6 +66,8 @@ def put_change(entry: Entry) -> pb.Change:
             return pb.Change(put_peering=pb.Peering(vni=entry.vni, peer=entry.peer, prefixes=prefixes))
         case ServiceEntry():
             return pb.Change(put_service=_service(entry))
+        case VpnEntry():
+            return pb.Change(put_vpn=_vpn(entry))
         case LocalEntry():
             raise TypeError("a local endpoint is attached, not applied")
 
@@ -89,6 +93,8 @@ def delete_change(entry: Entry) -> pb.Change:
             return pb.Change(delete_peering=pb.PeeringKey(vni=entry.vni, peer=entry.peer))
         case ServiceEntry():
             return pb.Change(delete_service=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
+        case VpnEntry():
+            return pb.Change(delete_vpn=entry.uid)
         case LocalEntry():
             raise TypeError("a local endpoint is detached, not deleted")
 
@@ -174,6 +180,8 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield _service_entry(service)
     for local in state.local_endpoints:
         yield local_entry(local.local)
+    for vpn in state.vpns:
+        yield VpnEntry(vpn.uid, vpn.revision, vpn.endpoint)
 
 
 def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
@@ -248,6 +256,31 @@ def _service(entry: ServiceEntry) -> pb.Service:
         colocated=entry.colocated,
         health=_health(entry.health) if entry.health else None,
     )
+
+
+def _vpn(entry: VpnEntry) -> pb.Vpn:
+    """With its keys: this goes to the daemon that carries it, and nowhere else."""
+    found = pb.Vpn(
+        uid=entry.uid,
+        revision=entry.revision,
+        endpoint=entry.endpoint,
+        name=entry.name,
+        remote=[pb.Prefix(address=address, length=length) for address, length in entry.remote],
+        down_after_s=entry.down_after_s,
+    )
+    if entry.peer:
+        found.peer_address, found.peer_port = entry.peer
+    if (spec := entry.wireguard) is not None:
+        found.wireguard.CopyFrom(
+            pb.Wireguard(
+                private_key=key_bytes(spec.private_key.reveal()),
+                peer_public_key=spec.peer_public_key,
+                preshared_key=key_bytes(spec.preshared_key.reveal()) if spec.preshared_key else b"",
+                port=spec.port,
+                keepalive_s=spec.keepalive_s,
+            )
+        )
+    return found
 
 
 def _health(entry: HealthEntry) -> pb.HealthCheck:

@@ -43,6 +43,7 @@ from mizar.model.routes import Routes
 from mizar.model.scaled import MOST_MEMBERS, HealthSpec, MemberSpec, Selection
 from mizar.model.secret import REVEAL
 from mizar.model.substrate import SubstrateRoute as SubstrateRoute
+from mizar.model.vpn import VpnConnection as VpnConnection
 from mizar.model.workloads import WorkloadSpec
 
 
@@ -457,6 +458,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
         Kind("Policy", "policies", "policy", ("pol",), Policy),
         Kind("Function", "functions", "function", ("fn",), Function),
+        Kind("VpnConnection", "vpnconnections", "vpnconnection", ("vpn",), VpnConnection),
     )
 }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mizar.model.policy_rows import digest
+from mizar.model.secret import SecretText
 from mizar.planner.engines import EngineEntry, same_engine
 
 
@@ -500,6 +501,49 @@ def _by_length(entry: ServiceEntry) -> ServiceEntry:
     return replace(entry, addresses=tuple(sorted(entry.addresses, key=len)), members=members)
 
 
+@dataclass(frozen=True, slots=True)
+class WireguardEntry:
+    """Keys and ports of a tunnel. Without a preshared key there is none."""
+
+    private_key: SecretText
+    peer_public_key: bytes
+    preshared_key: SecretText | None
+    port: int
+    keepalive_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class VpnEntry:
+    """A tunnel to a site outside, in the namespace of the droplet's own endpoint `endpoint` (its uid).
+
+    `revision` grows with each change of it. `remote`: prefixes behind it, each address and length.
+    """
+
+    order: ClassVar[int] = 7
+    uid: str
+    revision: int
+    endpoint: str
+    name: str = ""
+    remote: tuple[tuple[bytes, int], ...] = ()
+    peer: tuple[bytes, int] | None = None
+    wireguard: WireguardEntry | None = None
+    """None on what a daemon tells that it holds: it tells no keys."""
+    down_after_s: int = 0
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Names this entry among all entries of a droplet."""
+        return (230, self.uid)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return isinstance(other, VpnEntry) and (self.uid, self.revision, self.endpoint) == (
+            other.uid,
+            other.revision,
+            other.endpoint,
+        )
+
+
 Entry = (
     DropletEntry
     | VpcEntry
@@ -511,6 +555,7 @@ Entry = (
     | LocalEntry
     | ProxyEntry
     | ServiceEntry
+    | VpnEntry
 )
 Key = tuple[int, bytes] | tuple[int, int] | tuple[int, int, int] | tuple[int, int, tuple[bytes, ...]] | tuple[int, str]
 

@@ -14,6 +14,7 @@ Who holds what, on droplets that have a daemon:
     local       its host
     proxy       the droplet that carries the proxied endpoint; it holds what the host of both of its sides holds
     group set   the hosts of the VPC's endpoints
+    VPN         the host of the endpoint that carries it
     policy set  the hosts of the endpoints that are bound to it
 """
 
@@ -39,6 +40,7 @@ from mizar.planner.entries import (
     ProxyEntry,
     ServiceEntry,
     VpcEntry,
+    VpnEntry,
 )
 from mizar.planner.facts import (
     DropletFact,
@@ -67,6 +69,7 @@ class Topology:
         self._names: dict[bytes, str] = {}
         self._vpcs: dict[int, VpcRecord] = {}
         self._endpoints: dict[str, EndpointRecord] = {}
+        self._vpns: dict[str, tuple[str, VpnEntry]] = {}
 
     # ---- droplets
 
@@ -378,6 +381,18 @@ class Topology:
             raise NotFoundError(f"no scaled endpoint {uid}")
         return self._told(self._change(name, old, None) for name in vpc.holders())
 
+    # ---- VPN connections
+
+    def put_vpn(self, uid: str, place: tuple[str, VpnEntry] | None) -> list[Change]:
+        """A connection comes, changes, moves with its endpoint, or (None) goes. `place`: its droplet and entry."""
+        old = self._vpns.pop(uid, None)
+        if place is not None:
+            self._vpns[uid] = place
+        if old is not None and place is not None and old[0] == place[0]:
+            return self._told([self._change(place[0], old[1], place[1])] if old[1] != place[1] else [])
+        changes = [self._change(old[0], old[1], None)] if old and old[0] in self._droplets else []
+        return self._told(changes + ([self._change(place[0], None, place[1])] if place else []))
+
     # ---- all of it
 
     def desired_for(self, droplet: str) -> Iterator[Entry]:
@@ -405,6 +420,7 @@ class Topology:
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
         yield from (local for e in me.hosts.values() if (local := e.at(droplet)))
         yield from (service for vpc in vpcs.values() for service in vpc.services.values())
+        yield from (entry for name, entry in self._vpns.values() if name == droplet)
 
     def local(self, droplet: str, uid: str) -> LocalEntry | None:
         """What a droplet must hold of one endpoint as its own."""

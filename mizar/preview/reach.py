@@ -27,6 +27,7 @@ from mizar.planner.entries import (
     ProxyEntry,
     ServiceEntry,
     VpcEntry,
+    VpnEntry,
 )
 from mizar.planner.plan import Change
 from mizar.simulation.fleet import Deployed, deploy
@@ -178,7 +179,7 @@ class _Concerned:
             case PolicySetEntry():
                 self.vnis.add(entry.vni)
                 self.sets.add((entry.vni, entry.id))
-            case GroupSetEntry():
+            case GroupSetEntry() | VpnEntry():
                 pass
 
     def _touch(self, entry: EndpointEntry | ServiceEntry) -> None:

@@ -18,6 +18,7 @@ from mizar.planner.entries import (
     PeeringEntry,
     PolicySetEntry,
     VpcEntry,
+    VpnEntry,
 )
 from mizar.planner.plan import Action, Change, Plan
 
@@ -50,6 +51,8 @@ def entry_text(registry: Registry, entry: Entry) -> str:
     match entry:
         case DropletEntry():
             return f"droplet {entry.name}"
+        case VpnEntry():
+            return f"VPN connection {entry.name.partition(' ')[2]}"
         case LocalEntry():
             item = registry.by_uid(entry.uid)
             what = "endpoint that lives here, and its interface" if not entry.standby else "endpoint that stands by"

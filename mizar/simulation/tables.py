@@ -41,6 +41,7 @@ from mizar.planner.entries import (
     RouteEntry,
     ServiceEntry,
     VpcEntry,
+    VpnEntry,
     WorkloadEntry,
 )
 from mizar.simulation.policies import endpoint_policies
@@ -143,6 +144,8 @@ class _Held:
                 self._proxy(entry)
             case ServiceEntry():
                 self._services.append(entry)
+            case VpnEntry():
+                pass  # it ends in the namespace of an appliance, and is none of the tables' business
 
     def _network(self, entry: NetworkEntry) -> None:
         self._inside[entry.vni, entry.id] = entry

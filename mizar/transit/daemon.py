@@ -53,6 +53,7 @@ from mizar.transit.stack import Stack
 from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
 from mizar.transit.tracing import Tracer
 from mizar.transit.values import Local
+from mizar.transit.vpns import Vpns, remove_all
 
 STOP_S = 1.0
 """How long requests may take to end when the daemon is told to."""
@@ -66,6 +67,7 @@ def cleanup(options: Options) -> None:
     with server.locked(options):
         programs.remove(options)
         host.remove_all(options.engines_folder)
+        remove_all(options.vpn_folder)
         server.remove_socket(options)
 
 
@@ -89,6 +91,7 @@ def run(options: Options) -> None:
         if options.detach_on_exit:
             programs.remove(options)
             host.remove_all(options.engines_folder)
+            remove_all(options.vpn_folder)
             event(_log, logging.INFO, "detached", instance=options.instance)
 
 
@@ -171,11 +174,13 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     direct = Direct(ledger, sender, hub.path_changed)
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     members = MemberHealth(ledger, hub)
+    vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.mtu())
     notices = EventReader(loaded.programs.maps["notices"], "notice")
     reports = EventReader(loaded.programs.maps["traces"], "trace_report")
     tracer = Tracer(loaded, ledger, lambda: uplink.facts, reports)
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
+        vpns.load()
         await ledger.set_own_mtu(facts.mtu)
         engines.take_over(list(ledger.state.locals.values()))
         loop = asyncio.get_running_loop()
@@ -214,12 +219,14 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             tracer,
             members.rows,
             engines.reports,
+            vpns,
         )
         aging = FlowAger(ledger)
         served, policed = ServiceFlows(ledger), PolicyFlows(ledger)
         stack = Stack(ledger, loaded.tables, loaded.programs.substrate.fd, loaded.pins, options, room.mtu)
         watches = [substrate.run, health.run, members.run, aging.run, served.run, policed.run, answering.run, stack.run]
         watches.append(lambda: direct.run(notices))
+        watches.append(vpns.run)
         async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu):
             await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:

@@ -114,6 +114,10 @@ class Hub:
         """Publish how a function that runs here fares."""
         self._publish(pb.Event(engine=report))
 
+    def vpn_status(self, found: pb.VpnStatus) -> None:
+        """Publish how a tunnel of this droplet is."""
+        self._publish(pb.Event(vpn_status=found))
+
     def link_changed(self, interface: str, up: bool, mtu: int) -> None:
         """Publish a change of the droplet's own interface."""
         self._publish(pb.Event(link_changed=pb.LinkChanged(interface=interface, up=up, mtu=mtu)))

@@ -74,6 +74,11 @@ class Options:
         return self.engine_logs / self.instance
 
     @property
+    def vpn_folder(self) -> Path:
+        """What is kept of tunnels, keys included."""
+        return self.run_folder / f"{self.instance}.vpn"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the running daemon of this instance."""
         return self.run_folder / f"{self.instance}.lock"

@@ -27,6 +27,8 @@ from mizar.transit.ledger import Ledger, of_change
 from mizar.transit.logs import event
 from mizar.transit.tracing import Tracer
 from mizar.transit.values import Change, Wanted
+from mizar.transit.vpn_values import split
+from mizar.transit.vpns import Vpns
 
 Context = Any  # grpc.aio.ServicerContext: the generated stubs and grpc's own types disagree on its parameters
 R = TypeVar("R")
@@ -89,6 +91,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         tracer: Tracer,
         member_health: Callable[[], Sequence[pb.MemberHealth]] = tuple,
         engines: Callable[[], Sequence[pb.EngineReport]] = tuple,
+        vpns: Vpns | None = None,
     ) -> None:
         self._engines = engines
         self._audit = audit
@@ -101,6 +104,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         self._droplets_changed = droplets_changed
         self._tracer = tracer
         self._member_health = member_health
+        self._vpns = vpns
         self.observe: Callable[[str, float, str], None] = lambda *_: None
         """Is told of each call: its name, its seconds, and the status with which it was refused, if it was."""
 
@@ -122,7 +126,12 @@ class Servicer(transit_pb2_grpc.TransitServicer):
     @_answering
     async def Apply(self, request: pb.ApplyRequest, _context: Context) -> pb.ApplyReply:  # noqa: N802
         """The whole batch or nothing."""
+        request, tunnels = split(request)
+        if tunnels and self._vpns is not None:
+            self._vpns.check(tunnels)
         changed = await self._ledger.apply(_changes(request))
+        if tunnels and self._vpns is not None:
+            changed += await self._vpns.apply(tunnels)
         self._generation = request.generation
         if changed:
             self._droplets_changed()
@@ -163,6 +172,9 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             yield pb.State(member_health=found)
         if reports := self._engines():
             yield pb.State(engines=reports)
+        if self._vpns is not None:
+            tunnels, told = self._vpns.rows()
+            yield pb.State(vpns=tunnels, vpn_status=told)
 
     async def ReadTables(  # noqa: N802
         self, request: pb.ReadTablesRequest, context: Context
@@ -228,6 +240,8 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             yield reply
         for chunk in replies.state(told, {}) if told else ():
             yield pb.AuditReply(state=chunk)
+        if told and self._vpns is not None:
+            yield pb.AuditReply(state=pb.State(vpns=self._vpns.rows()[0]))
 
     async def WatchEvents(  # noqa: N802
         self, request: pb.WatchEventsRequest, context: Context

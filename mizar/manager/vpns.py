@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VPN connections: what must hold between them and other objects, the routes that follow from them, and what is told.
+
+Asked by intake, facts and appliances, and by mizar.manager.desired for what a droplet must hold. What droplets say of
+the tunnels themselves is kept here while the manager runs, and nowhere else. It must never write.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from mizar.manager.draft import Draft
+from mizar.manager.registry import Item, Registry, vpc_of
+from mizar.model.addresses import Prefix, parse_prefix, within
+from mizar.model.errors import ConflictError, Problem
+from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, VpnConnection
+from mizar.model.routes import Route, ViaEndpoint
+from mizar.model.vpn import key_bytes
+from mizar.planner.entries import VpnEntry, WireguardEntry
+
+if TYPE_CHECKING:
+    from mizar._built import transit_pb2 as pb
+
+_STATES = {1: "connecting", 2: "up", 3: "down"}
+
+
+def problems(new: Resource, draft: Draft) -> list[Problem]:
+    """What speaks against a connection as it would be. Raises ConflictError where another one has what it needs."""
+    if not isinstance(new, VpnConnection):
+        return []
+    found: list[Problem] = []
+    endpoint = draft.find(Ref("Endpoint", new.tenant, new.spec.endpoint))
+    vpc = draft.find(Ref("VPC", new.tenant, new.spec.vpc))
+    if isinstance(endpoint, Endpoint) and (why := _unfit(endpoint, new, draft)) is not None:
+        found.append(Problem(why, "spec.endpoint", str(new.ref)))
+    for place, text in enumerate(new.spec.remote_prefixes):
+        prefix, field = parse_prefix(text), f"spec.remotePrefixes[{place}]"
+        if isinstance(vpc, VPC) and any(_overlap(prefix, parse_prefix(cidr)) for cidr in vpc.spec.cidrs):
+            message = (
+                f"expected a prefix that shares no address with {vpc.ref} ({', '.join(vpc.spec.cidrs)}), found {text}"
+            )
+            found.append(Problem(message, field, str(new.ref)))
+        if isinstance(endpoint, Endpoint) and not any(_version(one) == prefix.version for one in _addresses(endpoint)):
+            message = f"endpoint {endpoint.name} has no IPv{prefix.version} address for {text}"
+            found.append(Problem(message, field, str(new.ref)))
+    for other in draft.of_kind(VpnConnection):
+        if other.ref != new.ref:
+            _refuse_conflict(new, other, endpoint, draft)
+    return found
+
+
+def _refuse_conflict(new: VpnConnection, other: VpnConnection, endpoint: Resource | None, draft: Draft) -> None:
+    if (new.tenant, new.spec.vpc) == (other.tenant, other.spec.vpc):
+        both = set(new.spec.remote_prefixes) & set(other.spec.remote_prefixes)
+        if both:
+            place = new.spec.remote_prefixes.index(min(both))
+            message = f"{min(both)} is behind {other.ref} already"
+            raise ConflictError(Problem(message, f"spec.remotePrefixes[{place}]", str(new.ref)))
+    there = draft.find(Ref("Endpoint", other.tenant, other.spec.endpoint))
+    if not isinstance(endpoint, Endpoint) or not isinstance(there, Endpoint):
+        return
+    if endpoint.spec.droplet == there.spec.droplet and new.spec.wireguard.port == other.spec.wireguard.port:
+        owner = str(other.ref) if other.tenant == new.tenant else "somebody else"
+        message = f"port {new.spec.wireguard.port} of droplet {endpoint.spec.droplet} is in use by {owner}"
+        raise ConflictError(Problem(message, "spec.wireguard.port", str(new.ref)))
+
+
+def _unfit(endpoint: Endpoint, new: VpnConnection, draft: Draft) -> str | None:
+    network, _ = draft.parent(endpoint)
+    if network is not None and network.spec.vpc != new.spec.vpc:
+        return f"endpoint {endpoint.name} is in VPC {network.spec.vpc}"
+    if not endpoint.spec.forwarding:
+        return f"endpoint {endpoint.name} does not forward (spec.forwarding)"
+    workload = endpoint.spec.workload
+    if workload is None or workload.tap or workload.ovs:
+        return f"endpoint {endpoint.name} has no workload in a namespace, where the tunnel could end"
+    return None
+
+
+def connections(registry: Registry, vpc: Ref) -> Iterator[VpnConnection]:
+    """Those of a VPC that are not being deleted."""
+    for item in registry.of_kind("VpnConnection"):
+        found = item.resource
+        if not isinstance(found, VpnConnection) or item.deleting:
+            continue
+        if (found.tenant, found.spec.vpc) == (vpc.tenant, vpc.name):
+            yield found
+
+
+def with_vpns(registry: Registry, network: Network) -> Network:
+    """A subnet with routes to what is behind its VPC's connections; routes of its own for the same prefix stay."""
+    if network.is_group:
+        return network
+    own = {route.to for route in network.spec.routes}
+    more = tuple(
+        Route(to=prefix, via=ViaEndpoint(endpoint=one.spec.endpoint))
+        for one in connections(registry, vpc_of(network))
+        for prefix in one.spec.remote_prefixes
+        if prefix not in own
+    )
+    if not more:
+        return network
+    return network.model_copy(update={"spec": network.spec.model_copy(update={"routes": network.spec.routes + more})})
+
+
+def entry_of(registry: Registry, item: Item) -> tuple[str, VpnEntry] | None:
+    """The droplet that carries a connection, and what it must hold; None while the endpoint is nowhere."""
+    one = item.resource
+    assert isinstance(one, VpnConnection)
+    found = registry.find(Ref("Endpoint", one.tenant, one.spec.endpoint))
+    if found is None or not isinstance(found.resource, Endpoint) or not found.resource.spec.droplet:
+        return None
+    spec = one.spec.wireguard
+    wireguard = WireguardEntry(
+        spec.private_key, key_bytes(spec.peer_public_key), spec.preshared_key, spec.port, spec.keepalive_s
+    )
+    remote = tuple(_packed(parse_prefix(text)) for text in one.spec.remote_prefixes)
+    peer = (ip_address(one.spec.peer.address).packed, one.spec.peer.port) if one.spec.peer else None
+    entry = VpnEntry(
+        item.uid, one.metadata.generation, found.uid, str(one.ref), remote, peer, wireguard, one.spec.down_after_s
+    )
+    return found.resource.spec.droplet, entry
+
+
+def public_key(one: VpnConnection) -> str:
+    """Of this side, for the configuration of the other."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # simulations have no such library
+
+    private = X25519PrivateKey.from_private_bytes(key_bytes(one.spec.wireguard.private_key.reveal()))
+    return base64.b64encode(private.public_key().public_bytes_raw()).decode()
+
+
+class VpnStates:
+    """What droplets said last of the connections that they carry."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, pb.VpnStatus]] = {}
+
+    def take(self, droplet: str, found: pb.VpnStatus) -> bool:
+        """News of a connection; whether it came up or went down by them."""
+        before = self._last.get(found.uid)
+        self._last[found.uid] = droplet, found
+        return before is None or (before[1].state, before[1].detail) != (found.state, found.detail)
+
+    def forget(self, uid: str) -> None:
+        """The connection is gone."""
+        self._last.pop(uid, None)
+
+    def view(self, item: Item) -> dict[str, Any]:
+        """What the status of a connection says."""
+        one = item.resource
+        assert isinstance(one, VpnConnection)
+        told: dict[str, Any] = {"publicKey": public_key(one)}
+        if (known := self._last.get(item.uid)) is None:
+            return told
+        droplet, found = known
+        told |= {"droplet": droplet, "state": _STATES.get(found.state, ""), "detail": found.detail}
+        told |= {"engine": found.engine, "sentBytes": found.sent_bytes, "receivedBytes": found.received_bytes}
+        if found.handshake_unix_s:
+            time = datetime.fromtimestamp(found.handshake_unix_s, UTC)
+            told["lastHandshake"] = time.isoformat().replace("+00:00", "Z")
+        return told
+
+
+def _packed(prefix: Prefix) -> tuple[bytes, int]:
+    return prefix.network_address.packed, prefix.prefixlen
+
+
+def _overlap(one: Prefix, other: Prefix) -> bool:
+    return within(one, other) or within(other, one)
+
+
+def _version(text: str) -> int:
+    return ip_address(text).version
+
+
+def _addresses(endpoint: Endpoint) -> tuple[str, ...]:
+    return endpoint.status.addresses or endpoint.spec.addresses

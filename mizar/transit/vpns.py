@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tunnels of this droplet's endpoints: kept as told, found again by the next daemon, and how they are.
+
+Beside the server, one task for each tunnel. Tunnels do not depend on the daemon: their processes go on when it ends.
+What it was told, keys included, is in files that only root can read, under /run, and goes with the tunnel. A failure
+of one is its own: it is told as its status, tried again, and touches no other. Keys must never be logged or told.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mizar._built import transit_pb2 as pb
+from mizar.functions.wireguard import uapi
+from mizar.functions.wireguard.values import Judge, Seen
+from mizar.kernel import tunnel_link
+from mizar.kernel.namespaces import Namespace
+from mizar.model.errors import MizarError, TemporaryError
+from mizar.transit.events import Hub
+from mizar.transit.ledger import Ledger
+from mizar.transit.logs import event
+from mizar.transit.processes import Process, Program, end_recorded, program_at
+from mizar.transit.vpn_values import Vpn, vpn
+from mizar.transit.workloads import InNamespace
+
+LOOK_S = 1.0
+"""How often a tunnel is looked at."""
+TELL_S = 5.0
+"""How often counts are told while nothing else changes."""
+ENGINE = "wireguard-go"
+_HERE = "path:/proc/self/ns/net"
+"""The droplet's namespace, where outer sockets are."""
+_TOLD, _DONE = "vpn", "configured"
+_STATES = {"connecting": pb.VpnStatus.CONNECTING, "up": pb.VpnStatus.UP, "down": pb.VpnStatus.DOWN}
+_log = logging.getLogger(__name__)
+
+
+def device_of(uid: str) -> str:
+    """The name of a tunnel's device: the same for the same uid."""
+    return "mzvpn" + hashlib.sha256(uid.encode()).hexdigest()[:9]
+
+
+class Vpns:
+    """All tunnels. `folder` is theirs alone; `mtu` tells that of the droplet's interface."""
+
+    def __init__(self, folder: Path, ledger: Ledger, hub: Hub, mtu: Callable[[], int]) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._hub = hub
+        self._mtu = mtu
+        self._kept: dict[str, _Keeper] = {}
+
+    def load(self) -> None:
+        """Take over what the daemon before was told."""
+        for path in sorted(self._folder.glob(f"*/{_TOLD}")) if self._folder.is_dir() else ():
+            try:
+                message = pb.Vpn.FromString(path.read_bytes())
+                self._kept[message.uid] = _Keeper(self, path.parent, vpn(message))
+            except Exception as error:  # noqa: BLE001 - a file of another version: the manager tells it anew
+                event(_log, logging.WARNING, "vpn_unreadable", folder=path.parent.name, error=type(error).__name__)
+                end_recorded(path.parent)
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+    def check(self, changes: Sequence[pb.Vpn | str]) -> None:
+        """Raises InvalidError for what cannot be kept, before anything is done."""
+        for one in changes:
+            if isinstance(one, pb.Vpn):
+                vpn(one)
+
+    async def apply(self, changes: Sequence[pb.Vpn | str]) -> int:
+        """Keep tunnels as told, or no more; returns how many changes were not there already."""
+        changed = 0
+        for one in changes:
+            if isinstance(one, str):
+                keeper = self._kept.pop(one, None)
+                if keeper is not None:
+                    await keeper.end()
+                    changed += 1
+                continue
+            wanted, keeper = vpn(one), self._kept.get(one.uid)
+            if keeper is not None and keeper.vpn == wanted:
+                continue
+            folder = self._folder / device_of(one.uid)
+            await asyncio.to_thread(_write, folder, one.SerializeToString())
+            if keeper is None:
+                self._kept[one.uid] = keeper = _Keeper(self, folder, wanted)
+                keeper.start()
+            else:
+                keeper.change(wanted)
+            changed += 1
+        return changed
+
+    async def run(self) -> None:
+        """Keep them until cancelled; then let go of them: they go on."""
+        for keeper in self._kept.values():
+            keeper.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for keeper in self._kept.values():
+                keeper.let_go()
+
+    def rows(self) -> tuple[list[pb.Vpn], list[pb.VpnStatus]]:
+        """What is kept, without keys, and how it is."""
+        held = [k.vpn for k in self._kept.values()]
+        messages = [pb.Vpn(uid=one.uid, revision=one.revision, endpoint=one.endpoint, name=one.name) for one in held]
+        return messages, [keeper.status for keeper in self._kept.values() if keeper.status is not None]
+
+    def tell(self, status: pb.VpnStatus) -> None:
+        """News of a tunnel."""
+        self._hub.vpn_status(status)
+
+    def place_of(self, uid: str) -> InNamespace:
+        """Where an endpoint of this droplet is. Raises TemporaryError where it is not here, or in no namespace."""
+        local = self._ledger.state.locals.get(uid)
+        if local is None or local.wanted.standby:
+            raise TemporaryError("the endpoint that carries it is not on this droplet")
+        if not isinstance(local.wanted.workload, InNamespace):
+            raise TemporaryError("the endpoint that carries it has no namespace")
+        return local.wanted.workload
+
+    def inner_mtu(self, one: Vpn) -> int:
+        """What a packet may have inside of a tunnel."""
+        return max(1280, self._mtu() - one.tunnel.overhead)
+
+
+def remove_all(folder: Path) -> None:
+    """End all tunnels that an instance has left. Blocks."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        end_recorded(path)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Keeper:
+    """One tunnel."""
+
+    def __init__(self, owner: Vpns, folder: Path, wanted: Vpn) -> None:
+        self.vpn = wanted
+        self.status: pb.VpnStatus | None = None
+        self._owner = owner
+        self._folder = folder
+        self._device = device_of(wanted.uid)
+        self._process = Process(folder, self._say)
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._judge: Judge | None = None
+        self._namespace = ""
+        self._told_s = 0.0
+
+    def start(self) -> None:
+        """Begin to keep it."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep(), name=f"vpn {self.vpn.uid}")
+
+    def change(self, wanted: Vpn) -> None:
+        """Keep it otherwise from now on."""
+        self.vpn = wanted
+        self._judge = None
+        self._wake.set()
+
+    def let_go(self) -> None:
+        """The daemon ends, the tunnel does not."""
+        if self._task is not None:
+            self._task.cancel()
+        self._process.close()
+
+    async def end(self) -> None:
+        """The tunnel ends, with all that belongs to it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._process.stop()
+        self._process.close()
+        await asyncio.to_thread(_clear, self._device, self._namespace)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        event(_log, logging.INFO, "vpn_ended", vpn=self.vpn)
+
+    async def _keep(self) -> None:
+        while True:
+            state, detail, seen = "down", "", Seen()
+            try:
+                seen = await self._settled()
+                if self._judge is None:
+                    self._judge = Judge(self.vpn.tunnel, self.vpn.down_after_s, time.monotonic())
+                state, detail = self._judge.take(seen, time.monotonic())
+            except MizarError as error:
+                detail = str(error)
+                if self._process.standing.running:  # it may still be beginning
+                    state = "connecting" if self.status is None else state
+            self._tell(state, detail, seen)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+            self._wake.clear()
+
+    async def _settled(self) -> Seen:
+        """Everything as wanted; how the peer is. Raises what is in the way."""
+        one, place = self.vpn, self._owner.place_of(self.vpn.endpoint)
+        argv = (program_at(ENGINE, ENGINE), "-f", self._device)
+        await self._process.run(Program(argv, _HERE, capabilities=("net_admin",)))
+        if not self._process.standing.running:
+            raise TemporaryError(f"{ENGINE}: {self._process.standing.reason or 'it does not run'}")
+        self._namespace = place.spec
+        return await asyncio.to_thread(self._settle_now, one, place, self._process.standing.pid)
+
+    def _settle_now(self, one: Vpn, place: InNamespace, pid: int) -> Seen:
+        mtu, remote = self._owner.inner_mtu(one), one.tunnel.remote
+        with Namespace.open_spec(place.spec) as namespace:
+            if not tunnel_link.settle(self._device, namespace, mtu, remote, place.interface):
+                if self._namespace and (self._folder / _DONE).exists():  # it was there: its namespace was another
+                    (self._folder / _DONE).unlink()
+                    end_recorded(self._folder)
+                raise TemporaryError("the tunnel's device is not there yet")
+        done, mark = self._folder / _DONE, f"{pid} {one.revision}"
+        if not done.exists() or done.read_text() != mark:
+            uapi.configure(self._device, one.tunnel)
+            done.write_text(mark)
+            event(_log, logging.INFO, "vpn_configured", vpn=one, revision=one.revision)
+        return uapi.look(self._device)
+
+    def _tell(self, state: str, detail: str, seen: Seen) -> None:
+        before, now = self.status, time.monotonic()
+        self.status = pb.VpnStatus(
+            uid=self.vpn.uid,
+            state=_STATES[state],
+            detail=detail,
+            engine=ENGINE,
+            handshake_unix_s=seen.handshake_unix_s,
+            sent_bytes=seen.sent_bytes,
+            received_bytes=seen.received_bytes,
+        )
+        other = before is None or before.state != self.status.state
+        if other:
+            level = logging.WARNING if state == "down" else logging.INFO
+            event(_log, level, "vpn_state", vpn=self.vpn, state=state, detail=detail)
+        if other or (now - self._told_s >= TELL_S and before != self.status):
+            self._told_s = now
+            self._owner.tell(self.status)
+
+    def _say(self, line: str) -> None:
+        if "│" not in line and "──" not in line:  # the banner with which wireguard-go begins
+            event(_log, logging.DEBUG, "vpn_said", vpn=self.vpn, line=line)
+
+
+def _write(folder: Path, content: bytes) -> None:
+    """What was told, whole or not at all, readable by root alone."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.parent.chmod(0o700)
+    new = folder / f"{_TOLD}.new"
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
+    new.replace(folder / _TOLD)
+
+
+def _clear(device: str, spec: str) -> None:
+    namespace = None
+    with contextlib.suppress(MizarError):
+        namespace = Namespace.open_spec(spec) if spec else None
+    tunnel_link.remove(device, namespace)
+    if namespace is not None:
+        namespace.close()
+    uapi.path_of(device).unlink(missing_ok=True)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site outside of all VPCs: a gateway on a lab's substrate with wireguard-go, and a host in a LAN behind it.
+
+Nothing of it is Mizar's: it is configured by ip(8) and wg(8), as a stranger would. Its namespaces bear the lab's name.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from mizar.lab.names import LabName
+from tests.lab.conftest import wait_until
+
+ADDRESS = "172.31.0.200"
+LAN = {4: "192.168.50.0/24", 6: "fd50::/64"}
+HOST = {4: "192.168.50.10", 6: "fd50::10"}
+_ROUTER = {4: "192.168.50.1", 6: "fd50::1"}
+GREEN = {4: "10.0.0.0/16", 6: "fd00:10::/48"}
+
+
+def key() -> tuple[str, str]:
+    """A private key and its public one."""
+    private = subprocess.run(["wg", "genkey"], capture_output=True, check=True, text=True).stdout.strip()
+    public = subprocess.run(["wg", "pubkey"], input=private, capture_output=True, check=True, text=True).stdout.strip()
+    return private, public
+
+
+class FarSite:
+    """Up for the length of a `with` block."""
+
+    def __init__(self, lab: LabName, port: int = 51999) -> None:
+        self.gateway, self.host = f"{lab.namespace_prefix}far", f"{lab.namespace_prefix}far-host"
+        self.port = port
+        self.private, self.public = key()
+        self._lab = lab
+        self._device = f"far{lab.name.replace('-', '')[-11:]}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> FarSite:
+        substrate = self._lab.substrate_namespace
+        for name in (self.gateway, self.host):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", substrate, "link", "add", "far", "type", "veth", "peer", "name", "wan", "netns", self.gateway)
+        ip("-n", substrate, "link", "set", "far", "master", "bridge", "up")
+        ip("-n", self.gateway, "link", "add", "lan", "type", "veth", "peer", "name", "lan", "netns", self.host)
+        ip("-n", self.gateway, "addr", "add", f"{ADDRESS}/24", "dev", "wan")
+        for name, link in ((self.gateway, "wan"), (self.gateway, "lan"), (self.host, "lan")):
+            ip("-n", name, "link", "set", link, "up")
+        for family, length in ((4, 24), (6, 64)):
+            ip("-n", self.gateway, "addr", "add", f"{_ROUTER[family]}/{length}", "dev", "lan", *_quick(family))
+            ip("-n", self.host, "addr", "add", f"{HOST[family]}/{length}", "dev", "lan", *_quick(family))
+            ip("-n", self.host, f"-{family}", "route", "add", "default", "via", _ROUTER[family])
+        for switch in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
+            subprocess.run([*inside(self.gateway), "sysctl", "-qw", switch], check=True)
+        self._process = subprocess.Popen(
+            [*inside(self.gateway), "wireguard-go", "-f", self._device],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: Path(f"/var/run/wireguard/{self._device}.sock").exists())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+
+    def configure(self, public: str, preshared: str = "", endpoint: str = "") -> None:
+        """Its peer, and the way to it."""
+        text = f"[Interface]\nPrivateKey={self.private}\nListenPort={self.port}\n[Peer]\nPublicKey={public}\n"
+        text += f"AllowedIPs={GREEN[4]},{GREEN[6]}\n"
+        text += f"PresharedKey={preshared}\n" if preshared else ""
+        text += f"Endpoint={endpoint}\n" if endpoint else ""
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(text)
+            file.flush()
+            subprocess.run([*inside(self.gateway), "wg", "setconf", self._device, file.name], check=True)
+        ip("-n", self.gateway, "link", "set", self._device, "mtu", "1420", "up")
+        for family in (4, 6):
+            ip("-n", self.gateway, f"-{family}", "route", "replace", GREEN[family], "dev", self._device)
+
+    def rekey(self) -> None:
+        """Another private key."""
+        self.private, self.public = key()
+
+
+def inside(namespace: str) -> list[str]:
+    """The beginning of a command in a namespace."""
+    return ["nsenter", f"--net=/run/netns/{namespace}", "--"]
+
+
+def ip(*words: str) -> None:
+    """ip(8)."""
+    subprocess.run(["ip", *words], check=True)
+
+
+def _quick(family: int) -> list[str]:
+    return ["nodad"] if family == 6 else []

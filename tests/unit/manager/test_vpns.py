@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VPN connections: who is told of them and of their keys, which routes follow, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from mizar.model.errors import ConflictError, InvalidError
+from mizar.model.resources import Ref
+from mizar.model.secret import MASK
+from mizar.preview import preview as previews
+from tests.unit.manager.test_appliances import firewall
+from tests.unit.manager.world import World, endpoint, manifest, network, until
+
+# Of a generator's, and of nobody's.
+PRIVATE, PUBLIC = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
+PEER, OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+
+
+def vpn(name: str = "v", port: int = 51900, key: object = PRIVATE, to: str = "192.168.50.0/24", **spec: Any) -> Any:
+    wireguard = {"privateKey": key, "peerPublicKey": PEER, "presharedKey": OTHER, "port": port}
+    found = {"vpc": "main", "endpoint": "fw", "remotePrefixes": [to], "wireguard": wireguard}
+    return manifest("VpnConnection", name, "red", **{**found, "peer": {"address": "192.0.2.9"}, **spec})
+
+
+def start(world: World, *more: Any) -> None:
+    world.apply(*world.base("red"), network("red", "edge", number=2), firewall(), endpoint("red", "e", "d1"), *more)
+
+
+def routes(world: World, droplet: str = "d1") -> list[int]:
+    """The lengths of the routes that lead to an appliance, on the host of `front`."""
+    tables = world.daemons[droplet].tables.networks.values()
+    return [route.length for one in tables for route in one.routes if route.HasField("next_hop")]
+
+
+async def test_its_host_alone_is_told_the_keys_and_all_subnets_get_routes(world: World) -> None:
+    """And the end takes both away."""
+    start(world, vpn())
+    await world.settled()
+    (held,) = world.daemons["d2"].tables.vpns.values()
+    assert [bool(one.tables.vpns) for one in world.daemons.values()] == [n == "d2" for n in world.daemons]
+    assert (len(held.wireguard.private_key), held.peer_port, held.wireguard.port) == (32, 51820, 51900)
+    assert 24 in routes(world)
+    assert world.status("VpnConnection", "v", "red")["publicKey"] == PUBLIC
+    await world.restart()
+    await world.settled()
+    assert list(world.daemons["d2"].tables.vpns.values()) == [held]
+    with pytest.raises(ConflictError, match="still holds VpnConnection red/v"):
+        world.manager.delete(Ref("Endpoint", "red", "fw"))
+    world.manager.delete(Ref("VpnConnection", "red", "v"))
+    await until(lambda: not world.exists("VpnConnection", "v", "red"))
+    assert not world.daemons["d2"].tables.vpns
+    assert 24 not in routes(world)
+
+
+async def test_nothing_that_is_shown_has_a_key(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Objects, previews, audits, errors, logs; and what was shown may be applied again."""
+    caplog.set_level(logging.DEBUG)
+    start(world, vpn())
+    await world.settled()
+    shown = world.manager.get(Ref("VpnConnection", "red", "v"))
+    assert shown["spec"]["wireguard"]["privateKey"] == MASK == shown["spec"]["wireguard"]["presharedKey"]
+    again = {name: shown[name] for name in ("apiVersion", "kind", "metadata", "spec")}
+    assert [one.change for one in world.apply(again)] == ["unchanged"]
+    from mizar.manager.intake import Submission
+    from mizar.model.manifest import parse_resource
+
+    rotated = [Submission(0, parse_resource(vpn(key=OTHER), 0))]
+    preview = previews.as_data(previews.preview(world.manager.snapshot(), rotated))
+    assert f"{MASK} (another)" in json.dumps(preview)
+    with pytest.raises(InvalidError) as refused:
+        world.apply(vpn("w", key=PRIVATE[:-4]))
+    audit = await world.manager.audit("d2", repair=False)
+    state = str(await world.manager.state("d2"))
+    fleet = world.manager._fleet
+    kept = repr([fleet.wanted("d2"), world.manager._registry.find(Ref("VpnConnection", "red", "v"))])
+    for text in (json.dumps(shown), json.dumps(preview), str(refused.value), repr(audit), state, kept, caplog.text):
+        assert PRIVATE[:-4] not in text
+        assert OTHER[:-4] not in text
+
+
+async def test_another_key_reaches_the_host(world: World) -> None:
+    """As another revision of the same tunnel, and of no other."""
+    start(world, vpn(), vpn("w", 51901, to="192.168.60.0/24"))
+    await world.settled()
+    before = dict(world.daemons["d2"].tables.vpns)
+    world.apply(vpn(key=OTHER))
+    await world.settled()
+    after = world.daemons["d2"].tables.vpns
+    assert [after[uid].wireguard.private_key != one.wireguard.private_key for uid, one in before.items()].count(
+        True
+    ) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"to": "10.0.7.0/24"}, "shares no address"),
+        ({"to": "0.0.0.0/0"}, "shares no address"),
+        ({"endpoint": "e"}, "does not forward"),
+        ({"endpoint": "nobody"}, "there is no Endpoint red/nobody"),
+        ({"key": MASK}, "stands for the secret that the object has"),
+        ({"key": {"file": "/etc/key"}}, "the server reads no file"),
+    ],
+)
+async def test_what_does_not_fit_is_refused(world: World, spec: dict[str, Any], message: str) -> None:
+    """With the field that is wrong, and nothing is kept."""
+    start(world)
+    with pytest.raises(InvalidError, match=message):
+        world.apply(vpn(**spec))
+    assert not world.exists("VpnConnection", "v", "red")
+
+
+async def test_two_cannot_have_the_same(world: World) -> None:
+    """Neither a port of a droplet nor what is behind."""
+    start(world, vpn())
+    with pytest.raises(ConflictError, match="port 51900 of droplet d2 is in use by VpnConnection red/v"):
+        world.apply(vpn("w", to="192.168.60.0/24"))
+    with pytest.raises(ConflictError, match=r"192.168.50.0/24 is behind VpnConnection red/v already"):
+        world.apply(vpn("w", 51901))
+
+
+@pytest.mark.parametrize("port", [6081, 4789, 80])
+def test_ports_of_others_are_refused(port: int) -> None:
+    """Those of droplets' own tunnels, and those that a host keeps for its services."""
+    from mizar.model.manifest import parse_resource
+
+    with pytest.raises(InvalidError, match="expected"):
+        parse_resource(vpn(port=port), 0)
