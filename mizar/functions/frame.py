@@ -11,6 +11,7 @@ Raises InvalidError that names the field.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -226,6 +227,8 @@ def _address(fields: Mapping[str, Any], name: str, where: str, size: int, defaul
 
 def _number(fields: Mapping[str, Any], name: str, where: str, most: int, default: int) -> int:
     value = fields.get(name, default)
+    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,8}", value):  # text in YAML's core schema
+        value = int(value, 16)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise _wrong(f"{where}.{name}", f"expected a number from 0 to {most}, found {value!r}")
     return value

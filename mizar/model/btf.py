@@ -8,6 +8,7 @@ Pure. Values: a number; a list for an array; fields by name for a struct; for by
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -119,30 +120,34 @@ class Btf:
 
     # ---- values
 
-    def pack(self, number: int, value: Any, where: str) -> bytes:
-        """A value as bytes; of a struct the fields that are not given are zero."""
+    def pack(self, number: int, value: Any, where: str, base: bytes = b"") -> bytes:
+        """A value as bytes; of a struct the fields that are not given are as in `base`, or zero."""
         found = self.types[self.resolved(number)]
         if found.kind in (STRUCT, UNION) and isinstance(value, Mapping):
-            return self._struct(found, value, where)
+            return self._struct(found, value, where, base)
         if found.kind == ARRAY and isinstance(value, list | tuple):
             return self._list(found, value, where)
         if found.kind in (INT, ENUM, ENUM64) and found.size in (1, 2, 4, 8):
             if found.kind != INT and isinstance(value, str):
                 named = next((each.at for each in found.members if each.name == value), None)
                 value = value if named is None else named
+            if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,16}", value):  # text in YAML's core schema
+                value = int(value, 16)
             if isinstance(value, int):
                 return _number(int(value), found.size, where)
         return _bytes(value, self.size(number), where)
 
-    def _struct(self, found: Type, value: Mapping[str, Any], where: str) -> bytes:
-        packed = bytearray(found.size)
+    def _struct(self, found: Type, value: Mapping[str, Any], where: str, base: bytes) -> bytes:
+        packed = bytearray(base or bytes(found.size))
         members = {each.name: each for each in found.members}
         for name, each in value.items():
             if name not in members:
                 known = ", ".join(each.name for each in found.members)
                 raise _wrong(f"{where}.{name}", f"unexpected; struct {found.name} has {known}")
-            part = self.pack(members[name].type, each, f"{where}.{name}")
-            packed[members[name].at : members[name].at + len(part)] = part
+            at, size = members[name].at, self.size(members[name].type)
+            packed[at : at + size] = self.pack(
+                members[name].type, each, f"{where}.{name}", bytes(packed[at : at + size])
+            )
         return bytes(packed)
 
     def _list(self, found: Type, value: list[Any] | tuple[Any, ...], where: str) -> bytes:

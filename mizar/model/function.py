@@ -209,14 +209,14 @@ class FunctionSpec(Value):
 
 
 def parameters_of(function: FunctionObject, values: Mapping[str, Any]) -> bytes:
-    """What `.rodata.parameters` of a function holds with these values."""
+    """What `.rodata.parameters` of a function holds with these values; the others are as they were compiled."""
     variables = function.types.section(PARAMETERS)
     if len(variables) != 1:
         raise InvalidError(
             f"function {function.name} has no parameters: expected one struct, "
             f'`const volatile struct … SEC("{PARAMETERS}")`'
         )
-    return function.types.pack(variables[0].type, values, "parameters")
+    return function.types.pack(variables[0].type, values, "parameters", function.parameters)
 
 
 _LISTED = (1, 2, 9, 11)  # HASH, ARRAY, LRU_HASH, LPM_TRIE

@@ -52,6 +52,8 @@ class FunctionObject:
     maps: Mapping[str, btf.MapShape]
     shared: tuple[str, ...]
     types: btf.Btf
+    parameters: bytes
+    """As they were compiled; empty: it has none."""
     digest: str
 
 
@@ -88,6 +90,7 @@ def read_object(data: bytes) -> FunctionObject:
         {key: shape for key, shape in declared.items() if shape.entries},
         tuple(sorted(key for key, shape in declared.items() if not shape.entries and not key.startswith("function_"))),
         types,
+        sections.get(".rodata.parameters", b""),
         digest_of(data),
     )
 
