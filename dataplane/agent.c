@@ -8,6 +8,7 @@
 #include "lib/appliance.h"
 #include "lib/choose.h"
 #include "lib/extensions.h"
+#include "lib/function_agent.h"
 #include "lib/icmp.h"
 #include "lib/limit.h"
 #include "lib/mss.h"
@@ -99,6 +100,8 @@ struct refusal {
 	uint32_t sender;	/* the interface that the frame came in by, or the side of a proxy that it is sent for */
 	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
 	uint32_t local;		/* the interface of the endpoint that it is handed to, 0: to none */
+	uint32_t local_slot;	/* and its slot; in a tunnel, too */
+	uint32_t wait;		/* before a member is chosen: functions have to see it first */
 };
 
 /* A link-local source is legitimate here, and nowhere else. */
@@ -269,6 +272,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct __sk_bu
 		return REASON_NONE;
 	}
 	seen->local = endpoint->ifindex;
+	seen->local_slot = endpoint->slot;
 	*verdict = hand_over(skb, endpoint->ifindex, endpoint->flags);
 	return REASON_NONE;
 }
@@ -367,6 +371,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	if (seen->whole && endpoint) {
 		count_sent(packet, agent->slot, 0);
 		count_delivered(packet, endpoint->slot);
+		seen->local_slot = endpoint->slot;
 		return hand_over_whole(skb, endpoint, &seen->verdict);
 	}
 	count_sent(packet, agent->slot, agent->vpc_slot);
@@ -487,8 +492,13 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 	source_port = flow_source_port(*cursor, packet, inner);
 	seen->source_port = source_port;
 	reason = locate(seen, agent, &route);
-	if (!reason && route.to_service)
+	if (!reason && route.to_service) {
+		if (seen->wait && !route.from_service) {
+			*verdict = VERDICT_MIDWAY;
+			return REASON_NONE;
+		}
 		reason = choose(skb, cursor, packet, inner, &route);
+	}
 	if (reason)
 		return reason;
 	if (route.step == STEP_ROUTER) {
@@ -598,6 +608,41 @@ __attribute__((noinline)) int look_at(struct __sk_buff *skb, struct agent *agent
 	return seen->verdict;
 }
 
+/* What the endpoint sends, as it sends it. Returns where no function is for it, or all of them have seen it. What a proxy sends
+ * has been through this where its sender lives. */
+static __always_inline void run_egress(struct __sk_buff *skb, struct refusal *seen, const struct agent *agent)
+{
+	uint32_t behind = is_proxy(seen->sender) ? (uint32_t)MIDWAY_STAGES : stages_behind();
+
+	if (!behind && has_functions(1 << ENDPOINT_EGRESS_STAGE) &&
+	    enter_functions(skb, &seen->packet, agent, ENDPOINT_EGRESS_STAGE, at_endpoint(agent->slot, seen->sender))) {
+		bpf_tail_call_static(skb, &function_tc, ENDPOINT_EGRESS_STAGE);
+		stages_behind();	/* the chain has just gone */
+	}
+	seen->wait = !(behind & 1 << ON_XDP_SCALED_EP) &&
+		     functions_of_endpoint(agent->slot) & function_switches.chains[ON_XDP_SCALED_EP];
+}
+
+/* What is for a scaled endpoint, before a member is chosen: the look at it begins anew behind the chain. */
+static __always_inline int run_scaled(struct __sk_buff *skb, struct refusal *seen, struct agent *agent)
+{
+	if (enter_functions(skb, &seen->packet, agent, ON_XDP_SCALED_EP, at_endpoint(agent->slot, seen->sender))) {
+		bpf_tail_call_static(skb, &function_tc, ON_XDP_SCALED_EP);
+		stages_behind();
+	}
+	seen->wait = false;
+	return look_at(skb, agent, seen);
+}
+
+/* What is handed to an endpoint of this droplet. */
+static __always_inline int run_ingress(struct __sk_buff *skb, const struct refusal *seen, const struct agent *agent, int verdict)
+{
+	if (seen->local_slot && has_functions(1 << ENDPOINT_INGRESS_STAGE) &&
+	    enter_functions(skb, &seen->packet, agent, ENDPOINT_INGRESS_STAGE, at_endpoint(seen->local_slot, seen->local)))
+		bpf_tail_call_static(skb, &function_tc, ENDPOINT_INGRESS_STAGE);
+	return verdict;
+}
+
 SEC("tc")
 int agent(struct __sk_buff *skb)
 {
@@ -613,13 +658,17 @@ int agent(struct __sk_buff *skb)
 		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &seen.packet, 0);
 	seen.packet.to.vni = agent->vni;
 	seen.packet.vpc_slot = agent->vpc_slot;
+	if (has_functions(MIDWAY_STAGES))
+		run_egress(skb, &seen, agent);
 	verdict = look_at(skb, agent, &seen);
+	if (verdict == VERDICT_MIDWAY)
+		verdict = run_scaled(skb, &seen, agent);
 	if (is_proxy(seen.sender) && carried_mark(skb) && !seen.proxy)
 		report_skb(skb, &seen.packet, HOOK_PROXY << TRACE_NOTE_SHIFT | carried_mark(skb), seen.reason, seen.local);
 	if (seen.proxy)
 		return end_in_proxy(skb, &seen, agent);
 	if (!seen.reason)
-		return verdict;
+		return run_ingress(skb, &seen, agent, verdict);
 	verdict = refuse_agent(skb, seen.reason, &seen.packet, agent->slot);
 	if (!is_told(seen.reason) || (agent->flags & ENDPOINT_MEMBER && restore_answer(skb)) ||
 	    !become_error(skb, seen.reason, &seen.packet, agent))

@@ -212,8 +212,8 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 			return XDP_PASS;
 		return mizar_go_on(call);
 	}
-	frame->stage = verdict == FUNCTION_REDIRECT ? ON_XDP_REDIRECT : FUNCTION_STAGES;
 	if (verdict == FUNCTION_REDIRECT) {
+		frame->stage = ON_XDP_REDIRECT;
 		if (frame->redirect_ifindex)
 			bpf_redirect(frame->redirect_ifindex, 0);
 		frame->verdict = call->xdp ? XDP_REDIRECT : TC_ACT_REDIRECT;
@@ -221,9 +221,12 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 			bpf_tail_call_static(call->ctx, &function_xdp, ON_XDP_REDIRECT);
 		return frame->verdict;
 	}
-	if (verdict == FUNCTION_TRANSMIT && !call->xdp)
+	if (verdict == FUNCTION_TRANSMIT && !call->xdp) {
+		frame->stage = FUNCTION_STAGES;
 		return bpf_redirect(((struct __sk_buff *)call->ctx)->ifindex, 0);
+	}
 	MIZAR_ENTER(call, FUNCTION_END);
+	frame->stage = FUNCTION_STAGES;
 	return mizar_refusal(call);
 }
 
@@ -233,7 +236,7 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 		uint32_t place = mizar_instance.number * FUNCTION_STAGES + (call)->stage;                              \
 		struct function_counters *counters = bpf_map_lookup_elem(&function_counters, &place);                  \
 		uint64_t begin = 0;                                                                                    \
-		int verdict;                                                                                           \
+		uint32_t verdict;                                                                                      \
                                                                                                                        \
 		if (!counters)                                                                                         \
 			return mizar_refusal(call);                                                                    \
@@ -244,6 +247,7 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 			counters->sampled_ns += bpf_ktime_get_ns() - begin;                                            \
 			counters->sampled++;                                                                           \
 		}                                                                                                      \
+		asm volatile("" : "+r"(verdict)); /* what the verifier compares is what it counts by */                \
 		if (verdict > FUNCTION_CONTINUE && verdict < FUNCTION_VERDICTS) {                                      \
 			counters->verdicts[verdict]++;                                                                 \
 			return mizar_decide(call, verdict);                                                            \

@@ -5,6 +5,7 @@
  */
 #include "lib/bypass.h"
 #include "lib/extensions.h"
+#include "lib/function_agent.h"
 #include "lib/limit.h"
 #include "lib/policy.h"
 #include "lib/proxy.h"
@@ -12,10 +13,6 @@
 #include "lib/substrate.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
-
-enum header_bytes {
-	PULLED = 128,
-};
 
 /* The endpoint that the stack's route is for, if it is here still. */
 static __always_inline struct endpoint *find_local(struct packet *packet)
@@ -30,7 +27,8 @@ static __always_inline struct endpoint *find_local(struct packet *packet)
 	return endpoint && endpoint->ifindex && !is_proxy(endpoint->ifindex) ? endpoint : NULL;
 }
 
-static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *skb, struct packet *packet, int *verdict)
+static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *skb, struct packet *packet,
+							      uint64_t *receiver, int *verdict)
 {
 	struct cursor cursor;
 	struct inner inner;
@@ -73,6 +71,7 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 		return reason;
 	address_from_router(inner.eth, endpoint);
 	count_delivered(packet, endpoint->slot);
+	*receiver = at_endpoint(endpoint->slot, endpoint->ifindex);
 	*verdict = hand_over(skb, endpoint->ifindex, endpoint->flags);
 	return REASON_NONE;
 }
@@ -85,9 +84,15 @@ int substrate(struct __sk_buff *skb)
 		.packets = skb->gso_segs ? skb->gso_segs : 1,
 	};
 	int verdict = TC_ACT_SHOT;
-	enum drop_reason reason = bring_in(skb, &packet, &verdict);
+	uint64_t receiver = 0;
+	enum drop_reason reason = bring_in(skb, &packet, &receiver, &verdict);
 
-	return reason ? refuse_substrate(skb, reason, &packet) : verdict;
+	if (reason)
+		return refuse_substrate(skb, reason, &packet);
+	if (has_functions(1 << ENDPOINT_INGRESS_STAGE) &&
+	    enter_functions(skb, &packet, NULL, ENDPOINT_INGRESS_STAGE, receiver))
+		bpf_tail_call_static(skb, &function_tc, ENDPOINT_INGRESS_STAGE);
+	return verdict;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

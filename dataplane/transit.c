@@ -8,6 +8,7 @@
 #include "lib/choose.h"
 #include "lib/control.h"
 #include "lib/extensions.h"
+#include "lib/function_transit.h"
 #include "lib/icmp.h"
 #include "lib/limit.h"
 #include "lib/options.h"
@@ -251,7 +252,13 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 			return final && !outer->control ? give_back(ctx, packet, outer, verdict) : reason;
 	}
 	if (route.to_service) {
-		reason = is_final(inner->eth) ? find_member(inner, &route) : choose(ctx, cursor, packet, inner, &route);
+		const bool final = is_final(inner->eth);
+
+		if (!final && waits_for_functions(packet)) {
+			*verdict = VERDICT_MIDWAY;
+			return REASON_NONE;
+		}
+		reason = final ? find_member(inner, &route) : choose(ctx, cursor, packet, inner, &route);
 		if (reason)
 			return reason;
 	}
@@ -462,6 +469,17 @@ __attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
 	return seen->reason ? -1 : verdict;
 }
 
+/* A look at a frame that waits for no functions: none was for it after all, or it is an error that was made here. */
+static __always_inline int pass_functions(struct xdp_md *ctx, struct refusal *seen)
+{
+	struct function_frame *frame = function_frame();
+
+	if (!frame)
+		return XDP_DROP;
+	frame->stage = ON_XDP_SCALED_EP;
+	return look_at(ctx, seen);
+}
+
 /* Frames of several buffers too, where the loader says so (mizar/kernel/programs.py). */
 SEC("xdp")
 int transit(struct xdp_md *ctx)
@@ -469,13 +487,17 @@ int transit(struct xdp_md *ctx)
 	struct refusal seen = {};
 	int verdict = look_at(ctx, &seen);
 
+	if (verdict == VERDICT_MIDWAY) {
+		run_functions(ctx, enter_functions(ctx, &seen.packet, &seen.outer, 0, verdict));
+		verdict = pass_functions(ctx, &seen);
+	}
 	if (seen.outer.trace)
 		report_frame(ctx, &seen.packet, seen.outer.trace, seen.reason, verdict);
 	if (verdict < 0) {
 		verdict = refuse_transit(ctx, seen.reason, &seen.packet);
 		if (is_told(seen.reason) && become_tunnelled_error(ctx, seen.reason, &seen.packet, &seen.options)) {
 			count_answered(&seen.packet, 0);
-			verdict = look_at(ctx, &seen);
+			verdict = has_functions(1 << ON_XDP_SCALED_EP) ? pass_functions(ctx, &seen) : look_at(ctx, &seen);
 			if (verdict < 0)
 				verdict = refuse_transit(ctx, seen.reason, &seen.packet);
 		}
@@ -488,6 +510,8 @@ int transit(struct xdp_md *ctx)
 			verdict = refuse_transit(ctx, reason, &seen.packet);
 		}
 	}
+	if (has_functions(~0))
+		run_functions(ctx, enter_functions(ctx, &seen.packet, &seen.outer, seen.reason, verdict));
 	return verdict;
 }
 

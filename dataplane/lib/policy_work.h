@@ -50,12 +50,13 @@ static __always_inline struct policy_work *policy_work(void)
 	return bpf_map_lookup_elem(&policy_works, &zero);
 }
 
-/* Whose rule it was, of what a policy refused, audited (its reason) or let pass (none). `zero`: the caller's, whose stack is
+/* Whose rule it was, of what a policy refused, audited (its reason) or let pass (none); or, of what a function refused, the
+ * function's number * FUNCTION_REASONS + its own reason (function_end.h). `zero`: the caller's, whose stack is
  * small. */
 static __always_inline void name_rule(const uint32_t *zero, uint32_t reason, uint32_t *rule, uint32_t *policed_slot)
 {
 	const struct policy_work *work = bpf_map_lookup_elem(&policy_works, zero);
-	bool spoke = !reason || reason == REASON_POLICY_UNREADABLE ||
+	bool spoke = !reason || reason == REASON_POLICY_UNREADABLE || reason == REASON_FUNCTION_REFUSED ||
 		     (reason >= REASON_POLICY_INGRESS_DENIED && reason <= REASON_POLICY_FLOW_ENDED) ||
 		     (reason >= REASON_LIMIT_EGRESS && reason <= REASON_UPLINK_FULL);
 

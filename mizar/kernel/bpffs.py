@@ -73,15 +73,27 @@ class Pins:
         """Folder of the attachments; the daemon chooses the names."""
         return self.folder / "links"
 
+    @property
+    def chains(self) -> Path:
+        """Folder of the links between network functions."""
+        return self.folder / "chains"
+
+    @property
+    def functions(self) -> Path:
+        """Folder of folders: the own maps of each network function."""
+        return self.folder / "functions"
+
     def make(self) -> None:
         """Makes the folders that are missing, with the file system under them."""
         ensure_mounted()
-        for folder in (self.maps, self.progs, self.links):
+        for folder in (self.maps, self.progs, self.links, self.chains, self.functions):
             folder.mkdir(parents=True, exist_ok=True)
 
     def remove(self) -> None:
         """Removes every pin and the folders. Programs stay attached only where something else still holds them."""
-        for folder in (self.links, self.progs, self.maps):  # traffic ends before what it needs is taken away
+        own = sorted(self.functions.iterdir()) if self.functions.is_dir() else []
+        # Traffic ends before what it needs is taken away.
+        for folder in (self.links, self.progs, self.chains, *own, self.functions, self.maps):
             if folder.is_dir():
                 for entry in folder.iterdir():
                     entry.unlink()

@@ -23,7 +23,6 @@ from mizar.kernel.verifier import explain, processed
 from mizar.model.errors import InvalidError, MizarError
 
 Hook = Literal["xdp", "tc"]
-ffi.cdef("int bpf_program__set_autoload(struct bpf_program *prog, _Bool autoload);")
 _SHARED_ENTRIES = 1024
 _SIZES = {
     "function_frames": "1",

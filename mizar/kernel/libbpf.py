@@ -47,6 +47,7 @@ struct bpf_program *bpf_object__next_program(const struct bpf_object *obj, struc
 const char *bpf_program__name(const struct bpf_program *prog);
 int bpf_program__fd(const struct bpf_program *prog);
 int bpf_program__set_flags(struct bpf_program *prog, uint32_t flags);
+int bpf_program__set_autoload(struct bpf_program *prog, _Bool autoload);
 int bpf_program__set_log_level(struct bpf_program *prog, uint32_t level);
 struct bpf_map *bpf_object__next_map(const struct bpf_object *obj, const struct bpf_map *map);
 struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *obj, const char *name);

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of a droplet, loaded: `agent`, `transit`, `deliver`, `proxy`, `substrate`, and the maps that they share.
+"""The programs of a droplet, loaded: `agent`, `transit`, `deliver`, `proxy`, `substrate`, `function_end` and
+`function_end_tc` (where chains of network functions end), and the maps that they share.
 
 In driver mode, transit must take frames of several buffers (jumbo MTUs). In generic mode it must not: for a program
 that does, newer kernels copy the skb and forget where its Ethernet header is, and what `deliver` gets then begins at
 the IP header, without its note (seen on 6.18: skb_copy_header() leaves mac_len out). So transit is loaded once more
-where generic mode is used, and only there.
+where generic mode is used, and only there; and what it may end in with it, for a program that takes several buffers
+can end in no other.
 
 Owns opening, configuring, loading and pinning. Called by the daemon at its start and by data-plane tests, which load
 without pins. The maps are the state of the droplet: maps that are pinned are reused, never replaced; the programs
@@ -25,21 +27,33 @@ from typing import Any
 
 from mizar.kernel import libbpf
 from mizar.kernel.bpffs import Pins
-from mizar.kernel.layout import U32
+from mizar.kernel.layout import U32, constant
 from mizar.kernel.libbpf import ffi, lib
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 
-OBJECTS = ("agent", "transit", "deliver", "proxy", "substrate")
+OBJECTS = ("agent", "transit", "deliver", "proxy", "substrate", "function_end", "function_end_tc")
 """In the order of loading; the first makes the maps, the others share them."""
 GENERIC = "transit_generic"
 """Transit again, for generic mode."""
-STAGES = {"agent": 1, "proxy": 0}
-"""Programs that others end in, by enum stage; each before those that end in it."""
+STAGES = {"agent": ("stages", 1), "proxy": ("stages", 0)}
+"""Programs that others end in: the map, and the place there (enum stage); each before those that end in it."""
+FUNCTION_PLACES = {
+    "function_end": ("function_xdp", "FUNCTION_END"),
+    "transit": ("function_xdp", "FUNCTION_ONWARD"),
+    "function_end_generic": ("function_xdp_generic", "FUNCTION_END"),
+    GENERIC: ("function_xdp_generic", "FUNCTION_ONWARD"),
+    "function_end_tc": ("function_tc", "FUNCTION_END"),
+    "agent": ("function_tc", "FUNCTION_ONWARD"),
+}
+"""Where chains of network functions lead."""
+VARIABLES = {".data.functions": "function_switches"}
+"""Variables that programs share as a map of this name."""
 
-SEVERAL_BUFFERS = ("transit", "xsk", "gateway")
+SEVERAL_BUFFERS = ("transit", "xsk", "gateway", "function_end")
 """XDP programs in driver mode."""
 
 _CONFIG_MAP = ".rodata.config"
+_GENERIC_MAPS = ("function_xdp",)  # of programs that take one buffer only
 _MAP_TYPE_RINGBUF = 27  # enum bpf_map_type
 _XDP_HAS_FRAGS = 1 << 5  # BPF_F_XDP_HAS_FRAGS
 _LOG_STATISTICS = 4  # BPF_LOG_STATS
@@ -163,18 +177,27 @@ def load_into(loaded: Programs, name: str, data: bytes, sizes: Mapping[str, int]
 def _load_generic(
     loaded: Programs, data: bytes, config: bytes, sizes: Mapping[str, int], pins: Pins | None, *, statistics: bool
 ) -> None:
-    _load_object(loaded, GENERIC, data, config, sizes, pins, statistics=statistics)
+    again = {GENERIC: data}
+    if "function_end" in loaded.programs:
+        again["function_end_generic"] = object_bytes("function_end")
+    for name, code in again.items():
+        _load_object(loaded, name, code, config, sizes, pins, statistics=statistics)
+        if pins is not None:
+            _pin_program(loaded.programs[name], pins)
     if pins is not None:
-        _pin_program(loaded.programs[GENERIC], pins)
+        _pin_maps(loaded, pins)
+    _fill_stages(loaded)
 
 
 def _fill_stages(loaded: Programs) -> None:
     """From here on the programs that run, those of a load before included, end in these."""
-    stages = loaded.maps.get("stages")
-    for name, stage in STAGES.items():
-        if stages is not None and name in loaded.programs:
+    places = [(name, table, place) for name, (table, place) in STAGES.items()]
+    places += [(name, table, constant(place)) for name, (table, place) in FUNCTION_PLACES.items()]
+    for name, table, place in places:
+        if table in loaded.maps and name in loaded.programs:
             value = U32.pack(loaded.programs[name].fd)
-            libbpf.check(lib().bpf_map_update_elem(stages, U32.pack(stage), value, 0), f"make {name} a stage")
+            written = lib().bpf_map_update_elem(loaded.maps[table], U32.pack(place), value, 0)
+            libbpf.check(written, f"write {name} into {table}")
 
 
 def _load_object(
@@ -193,12 +216,12 @@ def _load_object(
         opts.object_name = title
         obj = libbpf.check_pointer(lib().bpf_object__open_mem(data, len(data), opts), f"open the object {name}", log)
         end.callback(lib().bpf_object__close, obj)  # it holds more than is needed: the code, and each map once more
-        maps = {ffi.string(lib().bpf_map__name(item)).decode(): item for item in _maps_of(obj)}
+        maps = {_held_as(item, name): item for item in maps_of(obj)}
         for map_name, item in maps.items():
             if map_name in sizes:
                 libbpf.check(lib().bpf_map__set_max_entries(item, sizes[map_name]), f"set the size of map {map_name}")
             if map_name in loaded.maps:
-                _share(item, loaded.maps[map_name], map_name, f"of object {name}")
+                share(item, loaded.maps[map_name], map_name, f"of object {name}")
             elif pins is not None:
                 _reuse_pinned(item, pins.maps / map_name, map_name)
         _configure(obj, name, config)
@@ -217,12 +240,22 @@ def _load_object(
         loaded.programs[name] = Program(name, fd, "".join(log) if statistics else "")
 
 
-def _maps_of(obj: Any) -> list[Any]:
-    """Maps that programs share: not libbpf's own (.rodata, .bss), which belong to one object."""
+def name_of(item: Any) -> str:
+    """The name of a map in an object."""
+    return str(ffi.string(lib().bpf_map__name(item)).decode())
+
+
+def _held_as(item: Any, program: str) -> str:
+    name = VARIABLES.get(name_of(item), name_of(item))
+    return f"{name}_generic" if program.endswith("_generic") and name in _GENERIC_MAPS else name
+
+
+def maps_of(obj: Any) -> list[Any]:
+    """Maps that programs share: not libbpf's own (.rodata, .bss), which belong to one object, but for variables."""
     found = []
     item = lib().bpf_object__next_map(obj, ffi.NULL)
     while item != ffi.NULL:
-        if not lib().bpf_map__is_internal(item):
+        if not lib().bpf_map__is_internal(item) or name_of(item) in VARIABLES:
             found.append(item)
         item = lib().bpf_object__next_map(obj, item)
     return found
@@ -239,7 +272,7 @@ def _configure(obj: Any, name: str, config: bytes) -> None:
     libbpf.check(lib().bpf_map__set_initial_value(item, config, len(config)), f"configure the program {name}")
 
 
-def _share(item: Any, fd: int, name: str, where: str) -> None:
+def share(item: Any, fd: int, name: str, where: str) -> None:
     """Makes an object use an existing map instead of its own; both must have one shape."""
     have = libbpf.info("map", fd)
     wanted = {
@@ -265,15 +298,19 @@ def _reuse_pinned(item: Any, path: Path, name: str) -> None:
     if fd is None:
         return
     try:
-        _share(item, fd, name, f"pinned at {path}")  # libbpf keeps a duplicate
+        share(item, fd, name, f"pinned at {path}")  # libbpf keeps a duplicate
     finally:
         os.close(fd)
 
 
-def _pin_all(loaded: Programs, pins: Pins) -> None:
+def _pin_maps(loaded: Programs, pins: Pins) -> None:
     for name, fd in loaded.maps.items():
         if not (pins.maps / name).exists():
             libbpf.pin(fd, pins.maps / name)
+
+
+def _pin_all(loaded: Programs, pins: Pins) -> None:
+    _pin_maps(loaded, pins)
     for program in loaded.programs.values():
         _pin_program(program, pins)
     for pin in pins.progs.iterdir():

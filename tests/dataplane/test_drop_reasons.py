@@ -600,6 +600,7 @@ SEPARATE |= {
     "LIMIT_EGRESS": "test_limits.py",
     "LIMIT_INGRESS": "test_limits.py",
     "UPLINK_FULL": "test_limits.py",
+    "FUNCTION_REFUSED": "test_functions.py",
 }
 
 

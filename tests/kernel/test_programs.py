@@ -13,7 +13,7 @@ import pytest
 
 from mizar.kernel import bpffs, layout, libbpf, programs
 from mizar.kernel.bpffs import Pins
-from mizar.kernel.programs import Programs, load
+from mizar.kernel.programs import OBJECTS, Programs, load
 from mizar.kernel.tables import Tables
 from mizar.kernel.test_run import run_tc, run_xdp
 from mizar.model.errors import ConflictError, InvalidError, MizarError
@@ -80,10 +80,10 @@ def map_ids(loaded: Programs) -> dict[str, int]:
 
 def test_the_programs_share_one_set_of_maps(programs: Programs) -> None:
     """All load, and what a table has is what they see."""
-    assert set(programs.programs) == {"agent", "transit", "deliver", "proxy", "substrate"}
+    assert set(programs.programs) == set(OBJECTS)
     assert Tables.of(programs.maps).vpcs.max_entries == SMALL["vpcs"]
     ids = {libbpf.info("prog", program.fd).id for program in programs.programs.values()}
-    assert len(ids) == 5
+    assert len(ids) == len(OBJECTS)
 
 
 def test_generic_mode_has_a_program_once_it_is_asked_for(pins: Pins) -> None:
@@ -113,7 +113,7 @@ def test_a_new_load_takes_the_pinned_maps(pins: Pins) -> None:
         assert fd is not None
         assert libbpf.info("prog", fd).id == libbpf.info("prog", second.agent.fd).id != program
         os.close(fd)
-    names = ["agent", "deliver", "proxy", "substrate", "transit"]
+    names = sorted(OBJECTS)
     assert sorted(entry.name for entry in pins.progs.iterdir()) == names
 
 

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * function_end: where a chain of functions at Transit XDP ends that drops a frame, or sends it back out of the interface. Once, so that
+ * functions stay small. The frame's facts are those that the chain was entered with.
+ */
+#include "lib/function_end.h"
+#include "lib/tunnel.h"
+
+/* Out of the interface that it came in by: as Transit XDP itself sends. */
+static __always_inline int send_out(struct xdp_md *ctx)
+{
+	const struct handover note = {
+		.magic = HANDOVER_SEND,
+		.mark = config.mark,
+		.ifindex = config.ifindex,
+	};
+	struct handover *place = (void *)(long)ctx->data_meta;
+
+	if (!config.send_by_tc)
+		return XDP_TX;
+	if ((void *)(place + 1) > (void *)(long)ctx->data)	/* else a note of this frame, for `deliver`: it is void */
+		return leave_note(ctx, &note) ? XDP_DROP : XDP_PASS;
+	*place = note;
+	return XDP_PASS;
+}
+
+SEC("xdp")
+int function_end(struct xdp_md *ctx)
+{
+	struct function_frame *frame = function_frame();
+	struct packet packet;
+
+	if (!frame)
+		return XDP_DROP;
+	frame->stage = FUNCTION_STAGES;
+	if (frame->decided == FUNCTION_TRANSMIT)
+		return send_out(ctx);
+	count_function_drop(frame, &packet);
+	if (frame->trace)
+		report_frame(ctx, &packet, frame->trace, REASON_FUNCTION_REFUSED, XDP_DROP);
+	refuse_transit(ctx, REASON_FUNCTION_REFUSED, &packet);
+	return XDP_DROP;
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";

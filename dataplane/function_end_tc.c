@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * function_end_tc: where a chain of functions at an agent ends that drops a frame. As function_end.c.
+ */
+#include "lib/function_end.h"
+
+SEC("tc")
+int function_end_tc(struct __sk_buff *skb)
+{
+	struct function_frame *frame = function_frame();
+	struct packet packet;
+	uint32_t sender;
+
+	if (!frame)
+		return TC_ACT_SHOT;
+	sender = sender_slot(frame);
+	frame->stage = FUNCTION_STAGES;
+	count_function_drop(frame, &packet);
+	if (frame->trace)
+		report_skb(skb, &packet, HOOK_AGENT << TRACE_NOTE_SHIFT | frame->trace, REASON_FUNCTION_REFUSED, 0);
+	return refuse_agent(skb, REASON_FUNCTION_REFUSED, &packet, sender);
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns the stages of Transit XDP: which one a frame is at when the pipeline has decided, whether a function of it is for this
+ * frame, and the way into the chain. Where no stage has one, this is one test of a variable.
+ */
+#ifndef MIZAR_FUNCTION_TRANSIT_H
+#define MIZAR_FUNCTION_TRANSIT_H
+#include "function_frame.h"
+#include "locate.h"
+
+enum function_verdict_midway {
+	VERDICT_MIDWAY = 16,	/* of one look at a frame: functions have to see it before a member is chosen */
+};
+
+/* Of frames in tunnels, by the network that they are for and the groups of their sender. Asked only where somebody asks for it. */
+static __always_inline uint64_t functions_of_tunnelled(const struct packet *packet, uint16_t group_set)
+{
+	const struct group_set_key key = { .vni = packet->to.vni, .number = group_set };
+	struct network *network = find_network(packet);
+	uint64_t *functions = network ? bpf_map_lookup_elem(&network_functions, &network->slot) : NULL;
+	uint64_t found = functions ? *functions : 0;
+
+	functions = group_set ? bpf_map_lookup_elem(&group_functions, &key) : NULL;
+	return found | (functions ? *functions : 0);
+}
+
+/* Whether functions may be for the frame that is about to get a member of a service, and have not seen it yet. */
+static __always_inline bool waits_for_functions(const struct packet *packet)
+{
+	struct function_frame *frame;
+
+	if (!has_functions(1 << ON_XDP_SCALED_EP))
+		return false;
+	frame = function_frame();
+	if (!frame || frame->stage == ON_XDP_SCALED_EP)
+		return false;
+	return function_switches.finer & 1 << ON_XDP_SCALED_EP ||
+	       functions_of_vpc(packet->vpc_slot) & function_switches.chains[ON_XDP_SCALED_EP];
+}
+
+/* The stage of a frame. `note`: what was left in front of it for `deliver`, NULL for none. */
+static __always_inline uint32_t stage_of(int verdict, uint32_t reason, const struct handover *note)
+{
+	if (verdict == VERDICT_MIDWAY)
+		return ON_XDP_SCALED_EP;
+	if (verdict == XDP_TX)
+		return ON_XDP_TX;
+	if (verdict == XDP_DROP)
+		return reason ? ON_XDP_DROP : FUNCTION_STAGES;	/* without: another droplet's question, and it is answered */
+	if (note && note->mark == config.mark && note->magic == HANDOVER_MAGIC)
+		return ENDPOINT_INGRESS_STAGE;
+	return note && note->mark == config.mark && note->magic == HANDOVER_SEND ? ON_XDP_TX : ON_XDP_PASS;
+}
+
+/* Makes everything ready for the chain of the frame's stage, which it returns; FUNCTION_STAGES: none is for it. A function of its
+ * own for the verifier and for the stack. */
+__noinline int enter_functions(struct xdp_md *ctx, const struct packet *packet, const struct outer *outer, uint32_t reason,
+			       int verdict)
+{
+	const struct handover *note = (void *)(long)ctx->data_meta;
+	struct function_frame *frame = function_frame();
+	uint32_t stage, slot = 0, ifindex = 0, at = 0;
+	uint64_t functions;
+
+	if (!frame || !packet || !outer)
+		return FUNCTION_STAGES;
+	frame->stage = FUNCTION_STAGES;	/* nobody is midway any more */
+	if ((const void *)(note + 1) > (void *)(long)ctx->data)
+		note = NULL;
+	stage = stage_of(verdict, reason, note);
+	if (!has_functions(1 << (stage & FUNCTION_STAGE_MASK)) || stage >= FUNCTION_STAGES)
+		return FUNCTION_STAGES;
+	if (stage == ENDPOINT_INGRESS_STAGE && note) {
+		slot = note->slot;
+		ifindex = note->ifindex;
+		functions = functions_of_endpoint(slot);
+	} else {
+		functions = functions_of_vpc(packet->vpc_slot);
+		if (function_switches.finer & 1 << (stage & FUNCTION_STAGE_MASK) && packet->vpc_slot)
+			functions |= functions_of_tunnelled(packet, outer->group_set);
+	}
+	if (!(functions & function_switches.chains[stage & FUNCTION_STAGE_MASK]))
+		return FUNCTION_STAGES;
+	begin_frame(frame, functions, stage, verdict, packet);
+	frame->reason = reason;
+	frame->from = outer->tunnel ? outer->from : 0;
+	frame->group_set = outer->tunnel ? outer->group_set : 0;
+	frame->trace = outer->tunnel ? outer->trace : 0;
+	frame->endpoint = slot;
+	frame->ifindex = ifindex;
+	/* What is delivered has no tunnel any more, but where its endpoint wants it whole. */
+	if (outer->tunnel && (stage != ENDPOINT_INGRESS_STAGE || bpf_xdp_get_buff_len(ctx) == packet->length))
+		at = read_tunnel(frame, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	read_inner(frame, (void *)(long)ctx->data, (void *)(long)ctx->data_end, at);
+	return stage;
+}
+
+/* Into the chain. Each way in is a constant, which the kernel makes a jump. Returns only where nobody is there (any more). */
+static __always_inline void run_functions(struct xdp_md *ctx, int stage)
+{
+	if (stage == ON_XDP_TX)
+		bpf_tail_call_static(ctx, &function_xdp, ON_XDP_TX);
+	else if (stage == ENDPOINT_INGRESS_STAGE)
+		bpf_tail_call_static(ctx, &function_xdp, ENDPOINT_INGRESS_STAGE);
+	else if (stage == ON_XDP_DROP)
+		bpf_tail_call_static(ctx, &function_xdp, ON_XDP_DROP);
+	else if (stage == ON_XDP_PASS)
+		bpf_tail_call_static(ctx, &function_xdp, ON_XDP_PASS);
+	else if (stage == ON_XDP_SCALED_EP)
+		bpf_tail_call_static(ctx, &function_xdp, ON_XDP_SCALED_EP);
+}
+#endif

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network functions at every stage: what they are told, what their verdicts do, in which order, and for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mizar.kernel import test_run
+from mizar.kernel.function_chains import Chains
+from mizar.kernel.function_tables import U64, FunctionTables
+from mizar.kernel.functions import Place, Room
+from mizar.kernel.layout import U32, parse
+from mizar.kernel.maps import Table
+from mizar.model.drop_reasons import by_name
+from mizar.model.errors import ExhaustedError, InvalidError, MizarError
+from mizar.model.function_object import STAGES
+
+from .chained import CONTINUE, DROP, PASS, REDIRECT, TRANSMIT, Chained, chained, from_text, member, saying
+from .frames import datagram, tunnel
+from .plan import BOUNCER, FAMILIES, FRONT, HANDOVER_SEND, HOST, RED, A, B, R
+from .test_services import scaled, service
+from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
+
+XDP_REDIRECT = 4
+Run = Callable[[Testbed, int], test_run.TestRun]
+
+
+@pytest.fixture
+def functions(droplet: Testbed) -> Iterator[Chained]:
+    with chained(droplet) as found:
+        yield found
+
+
+def bounced(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    droplet.as_bouncer()
+    return droplet.transit(tunnel("geneve", datagram(family, A, R.address(family)), src=HOST))
+
+
+def delivered(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    droplet.as_host()
+    return droplet.transit(tunnel("vxlan", datagram(family, R, A.address(family), dst_mac=A.mac), src=BOUNCER))
+
+
+def passed(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    """Not for Mizar: the host's own."""
+    droplet.as_host()
+    return droplet.transit(bytes(datagram(family, R, A.address(family))))
+
+
+def refused(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    """Of a VPC that nobody here knows an endpoint of."""
+    droplet.as_host()
+    droplet.tables.vpcs.put(RED.vni, {"slot": RED.slot})
+    inner = datagram(family, R, FRONT.address(family, 200), src_mac=R.mac, ttl=1)
+    return droplet.transit(tunnel("geneve", inner, src=BOUNCER))
+
+
+def for_service(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    droplet.as_bouncer()
+    scaled(droplet, R)
+    return droplet.transit(tunnel("geneve", datagram(family, A, service(family)), src=HOST))
+
+
+def neighbours(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    droplet.as_host()
+    return droplet.send(datagram(family, A, B.address(family)))
+
+
+def sent(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    droplet.as_host()
+    return droplet.send(datagram(family, A, R.address(family)))
+
+
+def sent_to_service(droplet: Testbed, family: int = 4) -> test_run.TestRun:
+    droplet.as_host()
+    scaled(droplet, R)
+    return droplet.send(datagram(family, A, service(family)))
+
+
+XDP_STAGES: dict[str, Run] = {
+    "ON_XDP_TX": bounced,
+    "ON_XDP_PASS": passed,
+    "ON_XDP_DROP": refused,
+    "ON_XDP_SCALED_EP": for_service,
+    "ENDPOINT_INGRESS": delivered,
+}
+TC_STAGES: dict[str, Run] = {
+    "ON_XDP_SCALED_EP": sent_to_service,
+    "ENDPOINT_INGRESS": neighbours,
+    "ENDPOINT_EGRESS": sent,
+}
+EVERYWHERE = [("xdp", stage, run) for stage, run in XDP_STAGES.items()] + [
+    ("tc", stage, run) for stage, run in TC_STAGES.items()
+]
+everywhere = pytest.mark.parametrize(
+    ("hook", "stage", "run"), EVERYWHERE, ids=[f"{stage}-{hook}" for hook, stage, _ in EVERYWHERE]
+)
+
+
+def same(one: test_run.TestRun, other: test_run.TestRun) -> bool:
+    return (one.retval, one.frame, one.metadata) == (other.retval, other.frame, other.metadata)
+
+
+@everywhere
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_function_that_continues_changes_nothing(
+    functions: Chained, droplet: Testbed, hook: str, stage: str, run: Run, family: int
+) -> None:
+    """The frame, the verdict, the note and the data plane's counters are as without it; and it is told of the frame."""
+    plain = run(droplet, family)
+    counted = droplet.counted()
+    droplet.reset()
+    functions.put({stage: [saying(CONTINUE)]})
+    assert same(run(droplet, family), plain)
+    assert droplet.counted() == counted
+    assert functions.trail(stage) == 1
+    told = functions.told(stage)
+    assert told["family"] == family
+    assert told["protocol"] == 17
+    assert told["transport_at"] - told["network_at"] == {4: 20, 6: 40}[family]
+    assert told["vni"] == (0 if stage == "ON_XDP_PASS" else RED.vni)
+
+
+@everywhere
+def test_a_function_drops_for_a_reason_of_its_own(
+    functions: Chained, droplet: Testbed, hook: str, stage: str, run: Run
+) -> None:
+    """The frame ends; its counters are those of the function, of its reason, and FUNCTION_REFUSED's."""
+    functions.put({stage: [saying(DROP, 5, reason=2), saying(CONTINUE, 6)]})
+    assert run(droplet, 4).retval == (XDP_DROP if hook == "xdp" else TC_SHOT)
+    assert droplet.counted()["drop", "FUNCTION_REFUSED"]["packets"] == 1
+    drops = functions.tables.drops.get(5 * 32 + 2)
+    assert drops is not None
+    assert drops["packets"] == 1
+    counters = functions.tables.counters.get(5 * len(STAGES) + STAGES.index(stage))
+    assert counters is not None
+    assert (counters["packets"], counters["verdicts"]) == (1, (0, 1, 0, 0, 0))
+    assert functions.tables.counters.get(6 * len(STAGES) + STAGES.index(stage)) == {
+        "packets": 0, "verdicts": (0, 0, 0, 0, 0), "sampled": 0, "sampled_ns": 0,
+    }  # fmt: skip
+    functions.tables.drops.zero([5 * 32 + 2])
+    functions.tables.counters.zero([5 * len(STAGES) + STAGES.index(stage)])
+
+
+@everywhere
+def test_a_function_that_passes_ends_the_chain_and_the_pipeline_goes_on(
+    functions: Chained, droplet: Testbed, hook: str, stage: str, run: Run
+) -> None:
+    plain = run(droplet, 4)
+    droplet.reset()
+    functions.put({stage: [saying(PASS, label=1), saying(DROP, 1, label=2)]})
+    found = run(droplet, 4)
+    if stage == "ON_XDP_DROP":
+        assert (found.retval, found.frame) == (XDP_PASS, plain.frame)
+    else:
+        assert same(found, plain)
+    assert functions.trail(stage) == 1
+
+
+@everywhere
+def test_a_function_redirects(functions: Chained, droplet: Testbed, hook: str, stage: str, run: Run) -> None:
+    """Out of another interface; at Transit XDP, functions of ON_XDP_REDIRECT see it then."""
+    chains = {stage: [saying(REDIRECT, ifindex=1, label=1), saying(DROP, 1)]}
+    functions.put(chains | {"ON_XDP_REDIRECT": [saying(CONTINUE, 2, label=3)]})
+    assert run(droplet, 4).retval == (XDP_REDIRECT if hook == "xdp" else TC_REDIRECT)
+    assert functions.trail(stage) == 1
+    assert functions.trail("ON_XDP_REDIRECT") == (3 if hook == "xdp" else 0)
+    functions.put(chains | {"ON_XDP_REDIRECT": [saying(DROP, 2)]})
+    assert run(droplet, 4).retval == (XDP_DROP if hook == "xdp" else TC_REDIRECT)
+
+
+@everywhere
+def test_a_function_transmits(functions: Chained, droplet: Testbed, hook: str, stage: str, run: Run) -> None:
+    """Back out of the interface that it came in by."""
+    functions.put({stage: [saying(TRANSMIT), saying(DROP, 1)]})
+    assert run(droplet, 4).retval == (XDP_TX if hook == "xdp" else TC_REDIRECT)
+
+
+def test_what_transmits_over_a_veth_is_left_to_deliver() -> None:
+    """As Transit XDP itself sends there; a note for a delivery is void then."""
+    testbed = Testbed(send_by_tc=1)
+    try:
+        with chained(testbed) as functions:
+            functions.put({"ON_XDP_TX": [saying(TRANSMIT)], "ENDPOINT_INGRESS": [saying(TRANSMIT)]})
+            for run in (bounced, delivered):
+                found = run(testbed)
+                testbed.reset()
+                assert found.retval == XDP_PASS
+                assert parse("handover", found.metadata)["magic"] == HANDOVER_SEND
+    finally:
+        testbed.close()
+
+
+def test_functions_of_a_stage_run_in_their_order(functions: Chained, droplet: Testbed) -> None:
+    """And only those whose bit the frame has; a change of order is one of the next packet."""
+    plain = bounced(droplet)
+    members = [saying(CONTINUE, number, label=number + 1) for number in range(5)]
+    for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1], [1, 3], [3, 1, 0]):
+        droplet.reset()
+        functions.put({"ON_XDP_TX": [members[number] for number in order]})
+        assert same(bounced(droplet), plain)
+        assert functions.trail("ON_XDP_TX") == int("".join(str(number + 1) for number in order))
+    functions.put({"ON_XDP_TX": members}, droplet=0b10110)
+    bounced(droplet)
+    assert functions.trail("ON_XDP_TX") == 235
+
+
+def test_a_function_is_for_frames_of_its_scopes(functions: Chained, droplet: Testbed) -> None:
+    """VPC, network and group of frames in tunnels; the endpoint that sends or receives."""
+    tables, one = functions.tables, saying(CONTINUE)
+    every = {stage: [one] for stage in ("ON_XDP_TX", "ENDPOINT_INGRESS", "ENDPOINT_EGRESS")}
+    functions.put(every, droplet=0, finer=1)
+
+    def asked(stage: str, run: Run) -> bool:
+        droplet.reset()
+        run(droplet, 4)
+        return functions.trail(stage) == 1
+
+    for table, key, stage, run in (
+        (tables.vpc_functions, RED.slot, "ON_XDP_TX", bounced),
+        (tables.network_functions, FRONT.slot, "ON_XDP_TX", bounced),
+        (tables.endpoint_functions, A.slot, "ENDPOINT_EGRESS", sent),
+        (tables.endpoint_functions, A.slot, "ENDPOINT_INGRESS", delivered),
+        (tables.endpoint_functions, B.slot, "ENDPOINT_INGRESS", neighbours),
+    ):
+        assert not asked(stage, run)
+        table.put(key, 1)
+        assert asked(stage, run)
+        table.put(key, 2)
+        assert not asked(stage, run)
+        table.put(key, 0)
+    tables.group_functions.put({"vni": RED.vni, "number": 9}, 1)
+    droplet.reset()
+    droplet.as_bouncer()
+    for group in (9, 8):
+        droplet.transit(tunnel("vxlan", datagram(4, A, R.address(4)), src=HOST, group=group))
+        assert functions.trail("ON_XDP_TX") == (1 if group == 9 else 0)
+    tables.group_functions.delete({"vni": RED.vni, "number": 9})
+
+
+def test_a_function_is_told_of_the_frame_as_it_is(functions: Chained, droplet: Testbed) -> None:
+    """In its tunnel as it leaves; without it where it is delivered; and places are those of the headers."""
+    functions.put({"ON_XDP_TX": [saying(CONTINUE)], "ENDPOINT_INGRESS": [saying(CONTINUE)]})
+    droplet.as_bouncer()
+    found = droplet.transit(tunnel("vxlan", datagram(6, A, R.address(6)), src=HOST, group=9))
+    told = functions.told("ON_XDP_TX")
+    assert (told["tunnel"], told["outer_family"], told["wire_vni"]) == (1, 4, RED.vni)
+    assert (told["from"], told["group_set"], told["verdict"]) == (HOST.slot, 9, XDP_TX)
+    assert found.frame[told["network_at"] + 8 : told["network_at"] + 24] == told["src"]
+    assert (told["options_at"], told["option_bytes"], told["inner_at"]) == (0, 0, 50)
+    droplet.reset()
+    bounced(droplet, 4)
+    told = functions.told("ON_XDP_TX")
+    assert (told["options_at"], told["option_bytes"], told["inner_at"]) == (50, 8, 58)
+    droplet.reset()
+    found = delivered(droplet, 4)
+    told = functions.told("ENDPOINT_INGRESS")
+    assert (told["tunnel"], told["inner_at"], told["network_at"], told["transport_at"]) == (0, 0, 14, 34)
+    assert (told["endpoint"], told["ifindex"], told["vni"]) == (A.slot, A.ifindex, RED.vni)
+
+
+def test_a_dropped_frame_tells_why(functions: Chained, droplet: Testbed) -> None:
+    functions.put({"ON_XDP_DROP": [saying(CONTINUE)]})
+    refused(droplet)
+    name = next(key[1] for key in droplet.counted() if key[0] == "drop")
+    assert functions.told("ON_XDP_DROP")["reason"] == by_name()[name].number
+    assert functions.told("ON_XDP_DROP")["verdict"] == XDP_DROP
+
+
+def test_what_an_egress_function_rewrites_is_checked_then(functions: Chained, droplet: Testbed) -> None:
+    """A function comes before the checks: a source that it forges is spoofed, as if the endpoint had."""
+    forge = from_text(
+        "uint8_t *source = mizar_bytes(call, call->frame->network_at + 12, 4);\n"
+        "if (!source) return FUNCTION_CONTINUE;\n source[3] ^= 64; return FUNCTION_CONTINUE;"
+    )
+    functions.put({"ENDPOINT_EGRESS": [member(forge)]})
+    assert sent(droplet).retval == TC_SHOT
+    assert ("drop", "SPOOFED_ADDRESS") in droplet.counted()
+
+
+def test_no_frame_takes_another_ones_way_around_a_function(functions: Chained, droplet: Testbed) -> None:
+    """However a frame ends in the middle, the next one begins at the beginning."""
+    for stage, run in (
+        ("ENDPOINT_EGRESS", sent),
+        ("ON_XDP_SCALED_EP", sent_to_service),
+        ("ON_XDP_SCALED_EP", for_service),
+    ):
+        for verdict in (DROP, REDIRECT, TRANSMIT, PASS, CONTINUE):
+            functions.put({stage: [saying(verdict, ifindex=1)]})
+            for _ in range(3):
+                droplet.reset()
+                run(droplet, 4)
+            assert functions.trail(stage) == 111, (stage, verdict)
+
+
+LOOK = "uint32_t key = 0; uint64_t *v = bpf_map_lookup_elem(&mine, &key);"
+SHARED = "MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, {}, uint32_t, 0);"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("for (volatile int i = 0; i >= 0; i = 1) ;\nreturn 0;", "never end|too complex"),
+        ("uint8_t *p = mizar_data(call); p[40] = 1; return 0;", "reads or writes the frame where nobody has checked"),
+        (f"{LOOK} return v[0] + 1;", "NULL"),
+        (
+            f"{LOOK} if (v) v[3] = 1; return 0;",
+            "behind the end",
+        ),
+    ],
+)
+def test_what_the_verifier_refuses_is_explained_and_disturbs_nothing(
+    functions: Chained, droplet: Testbed, body: str, words: str
+) -> None:
+    functions.put({"ON_XDP_TX": [saying(CONTINUE, label=7)]})
+    bad = from_text(body, "MIZAR_MAP(BPF_MAP_TYPE_HASH, mine, uint32_t, uint64_t, 1, 0);")
+    with pytest.raises(InvalidError, match=f"function trial at ON_XDP_TX.*({words})"):
+        functions.put({"ON_XDP_TX": [saying(CONTINUE, label=7), member(bad, 1)]})
+    bounced(droplet)
+    assert functions.trail("ON_XDP_TX") == 7
+
+
+def test_what_is_too_complex_is_refused(functions: Chained) -> None:
+    room = functions.chains.room
+    functions.chains.room = type(room)(room.maps, room.several_buffers, 50)
+    with pytest.raises(ExhaustedError, match=r"too complex: the verifier looked at .* and 50 are allowed"):
+        functions.put({"ON_XDP_TX": [saying(CONTINUE)]})
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        (
+            "MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, nowhere, uint32_t, uint32_t, 0);",
+            "shares the map nowhere, which the data",
+        ),
+        (
+            "MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, vpcs, uint64_t, uint32_t, 0);",
+            "vpcs in another shape: key_size 8, where",
+        ),
+    ],
+)
+def test_a_shared_map_must_be_there_and_be_the_same(functions: Chained, declared: str, words: str) -> None:
+    with pytest.raises(MizarError, match=words):
+        functions.put({"ON_XDP_TX": [member(from_text("return 0;", declared))]})
+
+
+def test_a_functions_maps_outlive_its_replacement(functions: Chained, droplet: Testbed) -> None:
+    """A version with another body goes on counting; one with another shape of the map is refused."""
+    own = "MIZAR_MAP(BPF_MAP_TYPE_ARRAY, mine, uint32_t, uint64_t, {}, 0);"
+    count = (
+        "uint32_t key = 0; uint64_t *v = bpf_map_lookup_elem(&mine, &key); if (v) *v += {}; return FUNCTION_CONTINUE;"
+    )
+
+    for step in (1, 10):
+        functions.put({"ON_XDP_TX": [member(from_text(count.format(step), own.format(1)))]})
+        droplet.reset()
+        bounced(droplet)
+    assert Table("mine", functions.own["trial"]["mine"], U32, U64).get(0) == 11
+    with pytest.raises(InvalidError, match="its map, of which the content is kept, mine in another shape"):
+        functions.put({"ON_XDP_TX": [member(from_text(count.format(1), own.format(2)))]})
+
+
+def test_a_droplet_in_generic_mode_has_chains_of_its_own(droplet: Testbed) -> None:
+    """Its Transit XDP takes one buffer, and may end in such programs alone."""
+    generic = droplet.programs.transit_generic
+    maps = {**droplet.programs.maps, "function_xdp": droplet.programs.maps["function_xdp_generic"]}
+    chains = Chains(FunctionTables.of(droplet.programs.maps, generic=True), Room(maps, several_buffers=False))
+    droplet.as_bouncer()
+    frame = tunnel("geneve", datagram(4, A, R.address(4)), src=HOST)
+    try:
+        chains.commit(chains.prepare({Place("ON_XDP_TX", "xdp"): [saying(DROP)]}, {"verdict": {}}), 1, 0)
+        assert test_run.run_xdp(generic.fd, frame).retval == XDP_DROP
+    finally:
+        chains.commit(chains.prepare({}, {}), 0, 0)
+        chains.close()
+    assert test_run.run_xdp(generic.fd, frame).retval == XDP_TX
