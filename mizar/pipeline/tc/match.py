@@ -21,6 +21,7 @@ _ONE_BY_ONE = {"vid", "pcp", "vni", "op"}
 _ARP_OPS = Ranges.of(16, (1, 2))
 _ND = Ranges(8, ((ND_TYPES[0], ND_TYPES[-1]),))
 _ETHERTYPES = {"ipv4": "ip", "ipv6": "ipv6", "arp": "arp", "vlan": "802.1q"}
+_FIRST = Flags("ip_flags", ("frag", "firstfrag"))
 _PROTOCOLS = {"tcp": "tcp", "udp": "udp", "icmp4": "icmp", "icmp6": "icmpv6", "nd": "icmpv6"}
 
 
@@ -45,9 +46,14 @@ def fields_of(box: Box) -> Iterator[tuple[str, tuple[Field, ...]]]:
             fixed.append(Word(("vlan_ethtype", "cvlan_ethtype")[place - 1], _ETHERTYPES[after]))
         if kind in IP and after is not None and after != "fragment":
             fixed.append(Word("ip_proto", _PROTOCOLS[after]))
-    for choice in product(*(_choices(box, place, name, ranges) for (place, name), ranges in _limits(box))):
+    limits = _limits(box)
+    for choice in _every(box, limits):
         for fragments in _fragments(shape, bool(_transport_limits(box))):
-            yield protocol, (*fixed, *fragments, *(one for one in choice if one is not None))
+            yield protocol, (*fixed, *fragments, *choice)
+    if shape[-1] == "icmp6" and not any(place == len(shape) - 1 for place, _ in dict(box.limits)):
+        # A first fragment shows flower no type; neighbour discovery is never in fragments (RFC 6980).
+        for choice in _every(box, [one for one in limits if one[0][0] < len(shape) - 1]):
+            yield protocol, (*fixed, _FIRST, *choice)
 
 
 def excluded(box: Box) -> list[Box]:
@@ -95,6 +101,12 @@ def _limits(box: Box) -> list[tuple[tuple[int, str], Ranges]]:
     return sorted(found.items())
 
 
+def _every(box: Box, limits: list[tuple[tuple[int, str], Ranges]]) -> Iterator[tuple[Field, ...]]:
+    """Every way to meet the limits, one field for each."""
+    for choice in product(*(_choices(box, place, name, ranges) for (place, name), ranges in limits)):
+        yield tuple(one for one in choice if one is not None)
+
+
 def _choices(box: Box, place: int, name: str, ranges: Ranges) -> list[Field | None]:
     """The values of one field, each of which wants a filter of its own; None: any, what is not wanted is taken out."""
     kind = box.shape[place]
@@ -137,7 +149,7 @@ def _fragments(shape: tuple[str, ...], asks_transport: bool) -> list[tuple[Field
     whole: tuple[Field, ...] = (Flags("ip_flags", (), ("frag",)),)
     if asks_transport:
         return [whole]
-    return [whole, (Flags("ip_flags", ("frag", "firstfrag")),)]
+    return [whole, (_FIRST,)]
 
 
 def _transport_limits(box: Box) -> list[str]:

@@ -61,7 +61,7 @@ def test_req4_quotas_count_what_comes_from_outside(make: Make) -> None:
     assert world.engine.told() == {("QUOTA_EXCEEDED", A)}
 
 
-def test_req4b_the_rate_of_new_connections_is_a_limit_of_the_pipeline() -> None:
+def test_req4_the_rate_of_new_connections_is_a_limit_of_the_pipeline() -> None:
     """limit, per metadata, in the case of new ones."""
     states = b.conntrack(
         b.case("new", b.limit("new rate", 1, 2, per_meta=True), b.nat(allocate=True)),
