@@ -460,6 +460,15 @@ struct endpoint_limits {
 	uint32_t guarantee;	/* slot in limiters; 0: best effort */
 	uint8_t dscp;		/* 0, or DSCP_MARKED and the code point */
 	uint8_t pad[3];
+	uint32_t egress_class;	/* of the shaper's tree (htb), where its bytes wait for their turn; 0: they are not shaped */
+	uint32_t ingress_class;
+};
+
+/* ---- shaper: ARRAY of one: the ifindex of the near end of a veth pair on whose queue (htb) packets of limited endpoints wait; 0:
+ * there is none, and what is over a limit is dropped. skb->mark says whose a packet is when it comes out of the far end. */
+enum shaper_mark {
+	SHAPED_INTERFACE = 0x40000000,	/* beside the interface of the endpoint that sends it */
+	SHAPED_DELIVERY = 0x80000000,	/* beside that of the endpoint that it is handed to */
 };
 
 /* ---- limiters: ARRAY, slot -> limiter, written by the daemon. A rate as a virtual clock has it: each packet costs time, and

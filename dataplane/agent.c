@@ -18,6 +18,7 @@
 #include "lib/pull.h"
 #include "lib/respond.h"
 #include "lib/service.h"
+#include "lib/shaper.h"
 #include "lib/substrate.h"
 #include "lib/trap.h"
 #include "lib/trace.h"
@@ -144,22 +145,23 @@ __attribute__((noinline)) int answer_neighbour(struct __sk_buff *skb, struct ref
 }
 
 /* The answer stands where the request was: back out of the interface that it came in by. */
-static __always_inline int send_answer(struct __sk_buff *skb, struct refusal *seen, const struct agent *agent)
+static __always_inline int send_answer(struct refusal *seen, const struct agent *agent)
 {
 	count_answered(&seen->packet, agent->slot);
 	if (is_proxy(seen->sender)) {	/* to the proxy, which translates an error to who caused it */
 		seen->proxy = seen->sender;
 		return TC_ACT_SHOT;
 	}
-	return bpf_redirect(skb->ifindex, 0);
+	return bpf_redirect(seen->sender, 0);
 }
 
 /* A request for the endpoint's configuration, which the daemon answers. It may come from an endpoint that has no address
  * yet, or has but that of its link, and from nobody else. */
-static __always_inline __must_check enum drop_reason ask_daemon(struct __sk_buff *skb, const struct packet *packet,
+static __always_inline __must_check enum drop_reason ask_daemon(struct __sk_buff *skb, const struct refusal *seen,
 								const struct inner *inner, const struct agent *agent,
 								int *verdict)
 {
+	const struct packet *packet = &seen->packet;
 	enum drop_reason reason;
 	bool own;
 
@@ -172,7 +174,7 @@ static __always_inline __must_check enum drop_reason ask_daemon(struct __sk_buff
 		      (inner->kind == INNER_ND && is_zero(packet->src));
 	if (!own)
 		return inner->kind == INNER_ND ? REASON_SPOOFED_ND : REASON_SPOOFED_ADDRESS;
-	reason = trap_frame(skb, agent);
+	reason = trap_frame(skb, seen->sender, agent);
 	if (reason)
 		return reason;
 	count_answered(packet, agent->slot);
@@ -262,7 +264,7 @@ static __always_inline __must_check enum drop_reason locate(struct refusal *seen
 /* On this droplet: straight to the other endpoint. */
 static __always_inline __must_check enum drop_reason deliver_here(struct __sk_buff *skb, struct refusal *seen,
 								  const struct inner *inner, const struct agent *agent,
-								  const struct endpoint *endpoint, int *verdict)
+								  const struct endpoint *endpoint, bool limited, int *verdict)
 {
 	address_from_router(inner->eth, endpoint);
 	count_sent(&seen->packet, agent->slot, 0);
@@ -273,7 +275,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct __sk_bu
 	}
 	seen->local = endpoint->ifindex;
 	seen->local_slot = endpoint->slot;
-	*verdict = hand_over(skb, endpoint->ifindex, endpoint->flags);
+	*verdict = hand_over_shaped(skb, endpoint->ifindex, endpoint->flags, endpoint->slot, limited);
 	return REASON_NONE;
 }
 
@@ -503,10 +505,10 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 		return reason;
 	if (route.step == STEP_ROUTER) {
 		if (inner->kind == INNER_IPV4 && asks_dhcp(*cursor, inner, packet, agent))
-			return ask_daemon(skb, packet, inner, agent, verdict);
+			return ask_daemon(skb, seen, inner, agent, verdict);
 		reason = respond_echo(cursor, inner);
 		if (!reason)
-			*verdict = send_answer(skb, seen, agent);
+			*verdict = send_answer(seen, agent);
 		return reason;
 	}
 	if (route.step == STEP_DELIVER) {
@@ -531,7 +533,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 			if (reason)
 				return reason;
 		}
-		return deliver_here(skb, seen, inner, agent, route.endpoint, verdict);
+		return deliver_here(skb, seen, inner, agent, route.endpoint,
+				    is_limited(route.endpoint, route.to_service), verdict);
 	}
 	seen->syn = is_syn(*cursor, inner);
 	seen->whole = route.step == STEP_DELIVER;
@@ -559,7 +562,7 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 		return REASON_INNER_ETHERTYPE;
 	reason = parse_inner(skb, &cursor, packet, &inner);
 	if (reason == REASON_INNER_MULTICAST && asks_dhcp(cursor, &inner, packet, agent))
-		return ask_daemon(skb, packet, &inner, agent, verdict);
+		return ask_daemon(skb, seen, &inner, agent, verdict);
 	if (reason)
 		return reason;
 	if (!same_mac(inner.eth->h_source, agent->mac))
@@ -579,13 +582,13 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 		break;
 	case INNER_ND:
 		if (asks_router(cursor))
-			return ask_daemon(skb, packet, &inner, agent, verdict);
+			return ask_daemon(skb, seen, &inner, agent, verdict);
 		reason = (enum drop_reason)answer_neighbour(skb, seen, agent);
 		break;
 	}
 	if (reason)
 		return reason;
-	*verdict = send_answer(skb, seen, agent);
+	*verdict = send_answer(seen, agent);
 	return REASON_NONE;
 }
 
@@ -651,11 +654,22 @@ int agent(struct __sk_buff *skb)
 		.packet.length = skb->len,
 		.packet.packets = skb->gso_segs ? skb->gso_segs : 1,
 	};
-	struct agent *agent = bpf_map_lookup_elem(&agents, &seen.sender);
+	const bool shaped = seen.sender >= SHAPED_INTERFACE && !is_proxy(seen.sender);
+	struct agent *agent;
 	int verdict;
 
+	if (shaped)
+		seen.sender &= ~SHAPED_INTERFACE;
+	agent = bpf_map_lookup_elem(&agents, &seen.sender);
 	if (!agent)
 		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &seen.packet, 0);
+	seen.packet.shaped = shaped;
+	/* A chain of functions leads back here, and could not say that the packet has waited already. */
+	if (agent->flags & ENDPOINT_LIMITED && !shaped && !is_proxy(seen.sender) && !has_functions(MIDWAY_STAGES)) {
+		verdict = shape(skb, agent->slot, SHAPED_INTERFACE | seen.sender);
+		if (verdict != TC_ACT_UNSPEC)
+			return verdict;
+	}
 	seen.packet.to.vni = agent->vni;
 	seen.packet.vpc_slot = agent->vpc_slot;
 	if (has_functions(MIDWAY_STAGES))
@@ -673,7 +687,7 @@ int agent(struct __sk_buff *skb)
 	if (!is_told(seen.reason) || (agent->flags & ENDPOINT_MEMBER && restore_answer(skb)) ||
 	    !become_error(skb, seen.reason, &seen.packet, agent))
 		return verdict;
-	verdict = send_answer(skb, &seen, agent);
+	verdict = send_answer(&seen, agent);
 	return seen.proxy ? end_in_proxy(skb, &seen, agent) : verdict;
 }
 

@@ -26,7 +26,7 @@ HATCH = "hatchling.builders.hooks.plugin.interface"
 HatchHook: Any = importlib.import_module(HATCH).BuildHookInterface if importlib.util.find_spec("hatchling") else object
 
 CLANG_AT_LEAST = 14
-DROPLET = ("agent", "transit", "deliver", "proxy", "substrate", "function_end", "function_end_tc")
+DROPLET = ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "function_end", "function_end_tc")
 PROGRAMS = (*DROPLET, "xsk", "vtep", "gateway_keeper")
 CONTRACTS_ALONE = "--contracts"
 READ_AT_RUN_TIME = ("the package", "the contracts", "the demo's manifest")

@@ -8,6 +8,7 @@
 #include "lib/proxy.h"
 #include "lib/pull.h"
 #include "lib/service.h"
+#include "lib/shaper.h"
 #include "lib/trace.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
@@ -62,7 +63,7 @@ int deliver(struct __sk_buff *skb)
 		enter_stage(skb, STAGE_PROXY, ifindex);
 		return TC_ACT_SHOT;	/* only while programs are loaded for the first time */
 	}
-	return hand_over(skb, ifindex, agent->flags);
+	return hand_over_shaped(skb, ifindex, agent->flags, agent->slot, agent->flags & ENDPOINT_LIMITED);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

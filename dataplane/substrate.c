@@ -12,7 +12,7 @@
 #include "lib/routes.h"
 #include "lib/substrate.h"
 #include "lib/verdict.h"
-#include "lib/workload.h"
+#include "lib/shaper.h"
 
 /* The endpoint that the stack's route is for, if it is here still. */
 static __always_inline struct endpoint *find_local(struct packet *packet)
@@ -72,7 +72,7 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 	address_from_router(inner.eth, endpoint);
 	count_delivered(packet, endpoint->slot);
 	*receiver = at_endpoint(endpoint->slot, endpoint->ifindex);
-	*verdict = hand_over(skb, endpoint->ifindex, endpoint->flags);
+	*verdict = hand_over_shaped(skb, endpoint->ifindex, endpoint->flags, endpoint->slot, is_limited(endpoint, false));
 	return REASON_NONE;
 }
 

@@ -45,7 +45,7 @@ _Static_assert(sizeof(struct policy_flow_key) == 32, "policy_flow_key");
 _Static_assert(sizeof(struct policy_flow) == 24, "policy_flow");
 _Static_assert(sizeof(struct flow_budget) == 8, "flow_budget");
 _Static_assert(sizeof(struct flow_count) == 8, "flow_count");
-_Static_assert(sizeof(struct endpoint_limits) == 32, "endpoint_limits");
+_Static_assert(sizeof(struct endpoint_limits) == 40, "endpoint_limits");
 _Static_assert(sizeof(struct limiter) == 80, "limiter");
 _Static_assert(sizeof(struct limiter_state) == 48, "limiter_state");
 _Static_assert(sizeof(struct event) == 208, "event");

@@ -11,6 +11,7 @@
 #define MIZAR_LIMIT_H
 #include "policy_work.h"
 #include "rewrite.h"
+#include "shaper.h"
 
 /* Whom an agent asks for: the slot of the sender in endpoint_counters, 0 for one that has no limits, and above it the same
  * of a receiver on this droplet. */
@@ -37,6 +38,7 @@ struct load {
 	uint64_t late;		/* how late it leaves */
 	uint32_t bytes;		/* on the wire */
 	uint32_t packets;
+	bool shaped;		/* bytes wait in the shaper, and are not looked at */
 };
 
 static __always_inline bool is_limited(const struct endpoint *endpoint, bool member)
@@ -92,13 +94,14 @@ static __always_inline void charge(uint64_t *clock, uint64_t cost, uint64_t now)
 /* Whether it passes one limiter: then it is charged. `free`: it passes in any case. */
 static __always_inline bool pass_limiter(uint32_t slot, struct load *load, bool free)
 {
+	const bool shaped = load->shaped;
 	const struct limiter *limiter = bpf_map_lookup_elem(&limiters, &slot);
 	struct limiter_state *state = bpf_map_lookup_elem(&limiter_states, &slot);
 	uint64_t late, late_packets;
 
 	if (!limiter || !state)
 		return true;
-	late = limiter->byte_cost ? beyond(state->bytes_due, limiter->byte_burst_ns, load->now) : 0;
+	late = limiter->byte_cost && !shaped ? beyond(state->bytes_due, limiter->byte_burst_ns, load->now) : 0;
 	late_packets = limiter->packet_cost ? beyond(state->packets_due, limiter->packet_burst_ns, load->now) : 0;
 	if (late_packets > late)
 		late = late_packets;
@@ -107,7 +110,7 @@ static __always_inline bool pass_limiter(uint32_t slot, struct load *load, bool 
 		__sync_fetch_and_add(&state->dropped_bytes, load->bytes);
 		return false;
 	}
-	if (limiter->byte_cost)
+	if (limiter->byte_cost && !shaped)
 		charge(&state->bytes_due, load->bytes * limiter->byte_cost >> LIMITER_SHIFT, load->now);
 	if (limiter->packet_cost)
 		charge(&state->packets_due, load->packets * limiter->packet_cost >> LIMITER_SHIFT, load->now);
@@ -134,6 +137,8 @@ static __always_inline void note_limiter(uint32_t limiter, uint32_t slot)
 static __always_inline int pass_limiters(const struct endpoint_limits *limits, struct load *load, bool ingress,
 					 uint32_t endpoint_slot)
 {
+	if (ingress)
+		load->shaped = limits->ingress_class && shaper_interface();
 	for (uint32_t place = 0; place < LIMIT_PLACES; place++) {
 		uint32_t slot = ingress ? limits->ingress[place] : limits->egress[place];
 
@@ -193,6 +198,7 @@ __noinline int limit_skb(struct __sk_buff *skb, struct packet *packet, uint64_t 
 	load.patience = who >> LIMIT_WHO_PACED ? config.pace_ns : 0;
 	load.bytes = packet->bytes;
 	load.packets = 1;
+	load.shaped = packet->shaped;
 	weigh_segments(skb, packet, &load);
 	if (slot) {
 		if (limits->dscp) {

@@ -55,6 +55,7 @@ MAP(BPF_MAP_TYPE_HASH, policy_flows, struct policy_flow_key, struct policy_flow,
 MAP(BPF_MAP_TYPE_ARRAY, policy_budgets, uint32_t, struct flow_budget, 65536, 0);
 MAP(BPF_MAP_TYPE_ARRAY, policy_counts, uint32_t, struct flow_count, 65536, 0);
 MAP(BPF_MAP_TYPE_ARRAY, endpoint_limits, uint32_t, struct endpoint_limits, 16384, 0);
+MAP(BPF_MAP_TYPE_ARRAY, shaper, uint32_t, uint32_t, 1, 0);
 MAP(BPF_MAP_TYPE_ARRAY, limiters, uint32_t, struct limiter, 32768, 0);
 MAP(BPF_MAP_TYPE_ARRAY, limiter_states, uint32_t, struct limiter_state, 32768, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);

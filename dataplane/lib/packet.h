@@ -23,6 +23,7 @@ struct packet {
 	uint32_t mtu;		/* PACKET_TOO_BIG: bytes of the longest inner IP packet that would have fitted */
 	bool leaving;		/* it was on its way to a divider */
 	uint8_t service;	/* the class of its endpoint, for the outer TOS or traffic class; 0: it has none */
+	bool shaped;		/* it has waited in the shaper (shaper.h) */
 	bool by_mac;		/* it goes to an appliance, whose address is not its destination */
 	uint32_t src[4];	/* the innermost source parsed so far, mapped, network order */
 	struct endpoint_key to;	/* VNI (0 until known) and innermost destination: ready to be looked up */

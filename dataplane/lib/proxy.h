@@ -38,7 +38,7 @@ static __always_inline uint32_t sender_of(const struct __sk_buff *skb)
 {
 	uint32_t zero = 0, side = entered_with(skb), *place;
 
-	if (!is_proxy(side))
+	if (side < SHAPED_INTERFACE)
 		return skb->ifindex;
 	place = bpf_map_lookup_elem(&onward_sides, &zero);
 	if (!place || *place != side)

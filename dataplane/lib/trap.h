@@ -79,7 +79,8 @@ static __always_inline bool within_trap_budget(uint32_t slot)
 }
 
 /* Up to the daemon. */
-static __always_inline __must_check enum drop_reason trap_frame(struct __sk_buff *skb, const struct agent *agent)
+static __always_inline __must_check enum drop_reason trap_frame(struct __sk_buff *skb, uint32_t ifindex,
+								const struct agent *agent)
 {
 	uint32_t bytes = skb->len;
 	struct trap *trap;
@@ -89,7 +90,7 @@ static __always_inline __must_check enum drop_reason trap_frame(struct __sk_buff
 	trap = bpf_ringbuf_reserve(&traps, sizeof(*trap), 0);
 	if (!trap)
 		return REASON_REQUEST_LIMITED;
-	trap->ifindex = skb->ifindex;
+	trap->ifindex = ifindex;
 	trap->length = bytes;
 	if (bytes < ETH_HLEN || bytes > TRAP_BYTES || bpf_skb_load_bytes(skb, 0, trap->frame, bytes)) {
 		bpf_ringbuf_discard(trap, 0);

@@ -31,7 +31,7 @@ from mizar.kernel.layout import U32, constant
 from mizar.kernel.libbpf import ffi, lib
 from mizar.model.errors import ConflictError, InvalidError, MizarError
 
-OBJECTS = ("agent", "transit", "deliver", "proxy", "substrate", "function_end", "function_end_tc")
+OBJECTS = ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "function_end", "function_end_tc")
 """In the order of loading; the first makes the maps, the others share them."""
 GENERIC = "transit_generic"
 """Transit again, for generic mode."""

@@ -49,6 +49,7 @@ class Tables:
     flow_counts: Table[int, Fields]
     endpoint_policies: Table[int, Fields]
     endpoint_limits: Table[int, Fields]
+    shaper: Table[int, int]
     limiters: Table[int, Fields]
     limiter_states: Table[int, Fields]
     policy_sets: Table[int, Fields]
@@ -111,6 +112,7 @@ class Tables:
             flow_counts=numbered("flow_counts", "flow_count"),
             endpoint_policies=numbered("endpoint_policies", "endpoint_policy"),
             endpoint_limits=numbered("endpoint_limits", "endpoint_limits"),
+            shaper=Table("shaper", maps["shaper"], U32, U32),
             limiters=numbered("limiters", "limiter"),
             limiter_states=numbered("limiter_states", "limiter_state"),
             policy_sets=numbered("policy_sets", "policy_set"),

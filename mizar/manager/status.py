@@ -87,6 +87,7 @@ def view(
             "downBy": down_by(item.resource.name),
             "version": info.version if info else "",
             "xdpMode": info.xdp_mode if info else "",
+            "limitsMode": info.limits_mode if info else "",
         }
     return found
 

@@ -372,6 +372,7 @@ class DropletStatus(Status):
     down_by: tuple[str, ...] = ()
     version: str = ""
     xdp_mode: str = ""
+    limits_mode: str = ""
 
 
 class Droplet(Resource):

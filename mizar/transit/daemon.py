@@ -49,6 +49,7 @@ from mizar.transit.programs import Drops, Loaded, Modes
 from mizar.transit.room import Room
 from mizar.transit.service_flows import ServiceFlows
 from mizar.transit.servicer import Identity, Servicer
+from mizar.transit.shaping import Shaping
 from mizar.transit.stack import Stack
 from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
 from mizar.transit.tracing import Tracer
@@ -189,6 +190,9 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             asyncio.run_coroutine_threadsafe(ledger.whole(attachments.found_lost(local)), loop)
 
         ledger.on_lost = on_lost
+        shaping = Shaping(
+            ledger, loaded.tables, loaded.programs.programs["shaped"].fd, loaded.pins, options, paced=loaded.paced
+        )
         identity = Identity(
             address=own[0],
             second_address=second,
@@ -197,6 +201,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             instance=uuid.uuid4().hex,
             xdp_mode=modes.xdp,
             tc_mode=modes.tc,
+            limits_mode=lambda: shaping.mode,
         )
 
         def tables_changed() -> None:
@@ -227,6 +232,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         watches = [substrate.run, health.run, members.run, aging.run, served.run, policed.run, answering.run, stack.run]
         watches.append(lambda: direct.run(notices))
         watches.append(vpns.run)
+        watches.append(shaping.run)
         async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu):
             await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:

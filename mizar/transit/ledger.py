@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Ledger:
     """State and maps. `interfaces` lists those that bear this daemon's alias; it is called from other threads.
 
-    `on_lost` is called, on any thread, for a local endpoint that is no longer found in the kernel; `on_change` after
+    `on_lost` is called, on any thread, for a local endpoint that is no longer found in the kernel; `followers` after
     each change of the state, on any thread.
     """
 
@@ -40,7 +40,7 @@ class Ledger:
         self.state = State(own, limits, own6)
         self.lock = asyncio.Lock()
         self.on_lost: Callable[[Local], None] = lambda _: None
-        self.on_change: Callable[[], None] = lambda: None
+        self.followers: list[Callable[[], None]] = []
         self._interfaces = interfaces
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -104,7 +104,8 @@ class Ledger:
             plan.journal.roll_back()
             raise
         plan.journal.commit()
-        self.on_change()
+        for follower in self.followers:
+            follower()
         return result
 
     def reread(self) -> list[Found]:
@@ -132,7 +133,8 @@ class Ledger:
             self.state = fresh
         for local in gone:
             self.on_lost(local)
-        self.on_change()
+        for follower in self.followers:
+            follower()
         return reading.strays
 
     async def snapshot(self) -> State:

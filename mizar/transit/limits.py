@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mizar.kernel.layout import constant
+from mizar.kernel.shaper import MAJOR, MOST, REST, ShapedClass
 from mizar.transit.endpoints import EndpointPlan
 from mizar.transit.entries import Op
 from mizar.transit.limit_values import (
@@ -99,6 +100,44 @@ def rates(local: Local) -> Iterator[tuple[LimiterKey, Rate]]:
         yield (constant("LIMIT_GUARANTEE"), EGRESS, vni, local.slot), qos.guarantee
 
 
+def shaped_classes(state: State) -> dict[int, ShapedClass]:
+    """The shaper's tree: a class for each limiter of bits, below that of what is around it. Those of networks and VPCs
+    have a leaf for endpoints without a limit of their own."""
+    found: dict[int, ShapedClass] = {}
+    for local in state.locals.values():
+        for direction in (EGRESS, INGRESS):
+            chain = _chain(state, local, direction)
+            for number, (place, limiter) in enumerate(chain):
+                parent = chain[number + 1][1].slot if number + 1 < len(chain) else 0
+                rate = limiter.rate
+                leaf = place == 0
+                found[limiter.slot] = ShapedClass(rate.bits_per_second, rate.burst_bytes, parent, leaf)
+                if not leaf:
+                    below = ShapedClass(rate.bits_per_second, rate.burst_bytes, limiter.slot, leaf=True)
+                    found[REST | limiter.slot] = below
+    return found
+
+
+def _chain(state: State, local: Local, direction: int) -> list[tuple[int, Limiter]]:
+    """The limiters of bits that hold for an endpoint in one direction, from the inside out; none where they are not
+    shaped."""
+    wanted = local.wanted
+    if (direction == EGRESS and state.limits.paced) or (direction == INGRESS and wanted.bypass):
+        return []
+    keys = [key for key, rate in rates(local) if key[1] == direction and key[0] < 3 and rate.bits_per_second]
+    chain = [(key[0], state.limiters[key]) for key in keys if key in state.limiters]
+    return chain if all(limiter.slot <= MOST for _, limiter in chain) else []
+
+
+def _class_of(state: State, local: Local, direction: int) -> int:
+    """Where its packets wait, as skb->priority has it; 0: nowhere."""
+    chain = _chain(state, local, direction)
+    if not chain:
+        return 0
+    place, limiter = chain[0]
+    return MAJOR | limiter.slot | (REST if place else 0)
+
+
 def record_put(state: State, local: Local) -> Op:
     """Which limiters hold for an endpoint, and how it is marked."""
     slots: dict[tuple[int, int], int] = {key[:2]: state.limiters[key].slot for key, _ in rates(local)}
@@ -108,6 +147,8 @@ def record_put(state: State, local: Local) -> Op:
         "ingress": tuple(slots.get((place, INGRESS), 0) for place in range(3)),
         "guarantee": slots.get((constant("LIMIT_GUARANTEE"), EGRESS), 0),
         "dscp": 0 if dscp is None else constant("DSCP_MARKED") | dscp,
+        "egress_class": _class_of(state, local, EGRESS),
+        "ingress_class": _class_of(state, local, INGRESS),
     }
     return Op("endpoint_limits", local.slot, value)
 

@@ -9,10 +9,10 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mizar._built import transit_pb2 as pb
-from mizar.kernel import attach, features, interfaces, libbpf, programs, stack_link
+from mizar.kernel import attach, features, interfaces, libbpf, programs, shaper, stack_link
 from mizar.kernel.bpffs import Pins, ensure_mounted
 from mizar.kernel.configuration import configuration
 from mizar.kernel.endpoint_look import Fault, map_pin_fault
@@ -83,7 +83,7 @@ def load(options: Options, uplink: Interface, own: Sequence[bytes]) -> Loaded:
     loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
     tables = Tables.of(loaded.maps)
     tables.limiters.put(constant("LIMITER_UPLINK"), uplink_value(options.limits.uplink))
-    return Loaded(loaded, tables, pins, options.limits, paced)
+    return Loaded(loaded, tables, pins, replace(options.limits, paced=paced), paced)
 
 
 def held_address(options: Options) -> bytes | None:
@@ -217,6 +217,8 @@ def remove(options: Options) -> None:
         attach.detach_tc(uplink.index if uplink else 0, pins.links / "deliver")
         attach.detach_tc(0, pins.links / "substrate")
         stack_link.remove(links.netlink, options.instance)
+        attach.detach_tc(0, pins.links / "shaped")
+        shaper.remove(links.netlink, options.instance)
         for link in links.owned():
             if link.instance == options.instance:
                 retire(links, link)

@@ -47,6 +47,7 @@ class Identity:
     instance: str
     xdp_mode: str
     tc_mode: str
+    limits_mode: Callable[[], str] = lambda: ""
 
 
 def _answering(
@@ -120,6 +121,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             instance=self._identity.instance,
             xdp_mode=self._identity.xdp_mode,
             tc_mode=self._identity.tc_mode,
+            limits_mode=self._identity.limits_mode(),
             generation=self._generation,
         )
 

@@ -73,7 +73,7 @@ class Stack:
         def changed() -> None:
             loop.call_soon_threadsafe(wake.set)
 
-        self._ledger.on_change = changed
+        self._ledger.followers.append(changed)
         wake.set()
         active = False
         while True:

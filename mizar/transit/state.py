@@ -47,6 +47,8 @@ class Limits:
     policy_flows: int = 1048576
     """Of policed endpoints, shared by their VPCs."""
     learned: int = 65536
+    paced: bool = False
+    """What goes to other droplets waits in the interface's queue (fq), and not in the shaper."""
     uplink: Rate = UNLIMITED
     """What endpoints may send by the interface, all together."""
 

@@ -14,6 +14,8 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from mizar.kernel import test_run
+
 from .frames import datagram, ping, tunnel
 from .plan import BOUNCER, FAMILIES, FRONT, RED, ROUTER_MAC, TUNNELS, A, B, R
 from .test_policy import comes, goes, segment, why
@@ -270,3 +272,42 @@ def test_a_queue_that_keeps_departure_times_gets_what_is_late() -> None:
         assert why(droplet) == {"LIMIT_EGRESS"}
     finally:
         droplet.close()
+
+
+# ---- the shaper
+
+
+@every_family
+def test_what_an_endpoint_sends_waits_in_the_shaper(droplet: Testbed, family: int) -> None:
+    """Before it is looked at, and with its class; bytes have no other limit then."""
+    droplet.as_host()
+    droplet.tables.shaper.put(0, 77)
+    limit(droplet, A, egress=(full(droplet),), egress_class=0x10004)
+    frame = bytes(datagram(family, A, R.address(family)))
+    result = droplet.send(frame)
+    assert (result.retval, result.frame) == (TC_REDIRECT, frame)
+    assert droplet.counted() == {}
+    droplet.tables.shaper.put(0, 0)
+    assert not goes(droplet, frame)
+    assert why(droplet) == {"LIMIT_EGRESS"}
+
+
+@every_tunnel_and_family
+def test_what_comes_out_of_the_tunnel_waits_in_the_shaper(droplet: Testbed, kind: str, family: int) -> None:
+    """After all has been decided but bytes."""
+    droplet.as_host()
+    droplet.tables.shaper.put(0, 77)
+    limit(droplet, A, ingress=(full(droplet),), ingress_class=0x10004)
+    assert comes(droplet, datagram(family, R, A.address(family)), kind=kind)
+    assert state(droplet)["dropped_packets"] == 0
+    limiter(droplet, OWN, packet_ns=SECOND, ahead_ns=3600 * SECOND)
+    assert not comes(droplet, datagram(family, R, A.address(family)), kind=kind)
+    assert why(droplet) == {"LIMIT_INGRESS"}
+
+
+def test_what_comes_out_of_the_shaper_for_nobody_is_dropped(droplet: Testbed) -> None:
+    """Its endpoint has left while it waited."""
+    droplet.as_host()
+    result = test_run.run_tc(droplet.programs.programs["shaped"].fd, bytes(datagram(4, A, R.address(4))))
+    assert result.retval == TC_SHOT
+    assert why(droplet) == {"DELIVERY_FAILED"}

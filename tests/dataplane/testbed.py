@@ -161,6 +161,7 @@ class Testbed:
             table.delete_many([key for key, _ in table.items()])
         tables.proxy_ended.put(PROXY_SLOT, 0)
         tables.substrate_link.put(0, 0)
+        tables.shaper.put(0, 0)
         arrays = (
             tables.hop_sets, tables.droplets, tables.droplet_switches, tables.proxies, tables.proxy_usage,
             tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
