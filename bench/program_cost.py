@@ -33,7 +33,9 @@ from mizar.kernel import layout, test_run  # noqa: E402
 from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
 from tests.dataplane.frames import datagram, option, tunnel  # noqa: E402
-from tests.dataplane.plan import BOUNCER, DIVIDER, FAMILIES, HANDOVER_MAGIC, HOST, MARK, RED, A, B, P, R, S  # noqa: E402
+from tests.dataplane.plan import BACK, BOUNCER, DIVIDER, FAMILIES, FRONT, HANDOVER_MAGIC, HOST, MARK, RED, A, B, P, R, S  # noqa: E402
+from tests.dataplane.policies import Row, rules  # noqa: E402
+from tests.dataplane.test_network_acl import acl  # noqa: E402
 from tests.dataplane.test_services import scaled, service  # noqa: E402
 from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
@@ -85,6 +87,13 @@ def carrying(testbed: Testbed) -> None:
     testbed.proxy()
 
 
+def judging_edges(testbed: Testbed) -> None:
+    """ME divides RED, both of whose networks have an ACL."""
+    testbed.as_divider()
+    for network in (FRONT, BACK):
+        acl(testbed, network, ingress=rules(testbed, 1, Row()), egress=1)
+
+
 WORK = (
     Work("local delivery: transit", "transit", None, Testbed.as_host,
          lambda family: tunnel("geneve", datagram(family, R, A.address(family), dst_mac=A.mac), src=BOUNCER),
@@ -104,6 +113,8 @@ WORK = (
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST, options=ORIGIN), XDP_TX),
     Work("divide, first hop", "transit", 200, Testbed.as_divider,
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST), XDP_TX, -len(ORIGIN)),
+    Work("divide, network ACLs", "transit", 450, judging_edges,
+         lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST, options=ORIGIN), XDP_TX),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, direct path", "agent", 150, knowing_s,

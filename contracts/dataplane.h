@@ -500,6 +500,22 @@ struct limiter_state {
 	uint64_t delayed_bytes;
 };
 
+/* ---- network_acls: LPM_TRIE, network_key -> network_acl. By which sets of rules (as those of policies) what goes into a network, and
+ * out of it, is judged: docs/network-acl.md. Droplets that know a VPC hold one entry for each prefix of its networks that have
+ * rules, and of those inside of them. acl_vpcs: ARRAY, slot in vpc_counters -> 1 where the VPC has any. */
+enum network_acl_rule {
+	NETWORK_ACL_LAST = 0x7fff,	/* lower bits of the number of the rule that stands behind all others, and is nobody's */
+};
+
+struct network_acl {
+	uint32_t network;	/* its number in the VPC: what stays in it is not judged */
+	uint32_t ingress;	/* set for what comes in; 0: nothing is judged */
+	uint32_t ingress_later;	/* the same for fragments behind the first, which show no ports */
+	uint32_t egress;	/* for what goes out */
+	uint32_t egress_later;
+	uint32_t pad;
+};
+
 /* ---- counters: PERCPU_ARRAY. endpoint_counters[slot], vpc_counters[slot], drop_counters[reason].
  * Bytes are those of the inner frame, Ethernet header included. */
 struct endpoint_counters {

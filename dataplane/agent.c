@@ -12,6 +12,7 @@
 #include "lib/icmp.h"
 #include "lib/limit.h"
 #include "lib/mss.h"
+#include "lib/network_acl.h"
 #include "lib/notice.h"
 #include "lib/policy.h"
 #include "lib/proxy.h"
@@ -510,6 +511,12 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 		if (!reason)
 			*verdict = send_answer(seen, agent);
 		return reason;
+	}
+	/* This droplet does what a divider would do: ACLs of networks are asked here. */
+	if (may_cross(packet)) {
+		reason = (enum drop_reason)cross_skb(skb, packet, acl_who(agent->vni, &route, HOOK_AGENT));
+		if (reason)
+			return reason;
 	}
 	if (route.step == STEP_DELIVER) {
 		reason = police_receiver(skb, packet, agent, &route);

@@ -7,6 +7,7 @@
 #include "lib/extensions.h"
 #include "lib/function_agent.h"
 #include "lib/limit.h"
+#include "lib/network_acl.h"
 #include "lib/policy.h"
 #include "lib/proxy.h"
 #include "lib/routes.h"
@@ -57,6 +58,13 @@ static __always_inline __must_check enum drop_reason bring_in(struct __sk_buff *
 		return REASON_SUBSTRATE_SOURCE;
 	if (takes_tunnel(endpoint))
 		return REASON_BYPASS_SUBSTRATE;
+	if (has_acls(packet->vpc_slot)) {
+		const struct route route = { .step = STEP_DELIVER };
+
+		reason = (enum drop_reason)cross_skb(skb, packet, acl_who(packet->to.vni, &route, HOOK_SUBSTRATE));
+		if (reason)
+			return reason;
+	}
 	if (is_policed(endpoint, false)) {
 		uint64_t who = policy_who(endpoint->slot, POLICY_INGRESS, 0, HOOK_SUBSTRATE);
 

@@ -11,6 +11,7 @@
 #include "lib/function_transit.h"
 #include "lib/icmp.h"
 #include "lib/limit.h"
+#include "lib/network_acl.h"
 #include "lib/options.h"
 #include "lib/origin.h"
 #include "lib/policy.h"
@@ -237,6 +238,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 								  struct outer *outer, const struct options *options,
 								  int *verdict)
 {
+	const uint32_t vni = packet->to.vni;
 	struct route route = {};
 	enum drop_reason reason = REASON_NONE;
 
@@ -259,6 +261,11 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 			return REASON_NONE;
 		}
 		reason = final ? find_member(inner, &route) : choose(ctx, cursor, packet, inner, &route);
+		if (reason)
+			return reason;
+	}
+	if (may_cross(packet)) {
+		reason = (enum drop_reason)cross_frame(ctx, packet, acl_who(vni, &route, HOOK_TRANSIT));
 		if (reason)
 			return reason;
 	}

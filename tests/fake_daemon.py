@@ -36,6 +36,7 @@ class Tables:
         self.locals: dict[str, pb.LocalEndpoint] = {}
         self.group_sets: dict[tuple[int, int], pb.GroupSet] = {}
         self.policy_sets: dict[tuple[int, int], pb.PolicySet] = {}
+        self.network_acls: dict[tuple[int, int], pb.NetworkAcl] = {}
         self.proxies: dict[tuple[int, tuple[bytes, ...]], pb.Proxy] = {}
         self.services: dict[tuple[int, tuple[bytes, ...]], pb.Service] = {}
         self.vpns: dict[str, pb.Vpn] = {}
@@ -88,7 +89,16 @@ class Tables:
                 key = (change.delete_policy_set.vni, change.delete_policy_set.id)
                 used = any(key in _bound(local) for local in self.locals.values())
                 self._refuse(used, "an endpoint is bound to the set of rules")
+                ruled = any(vni == key[0] and key[1] in _acl_sets(a) for (vni, _), a in self.network_acls.items())
+                self._refuse(ruled, "a network is bound to the set of rules")
                 self.policy_sets.pop(key, None)
+            case "put_network_acl":
+                acl = change.put_network_acl
+                known = all((acl.vni, one) in self.policy_sets for one in _acl_sets(acl))
+                self._refuse(acl.vni not in self.vpcs or not known, "unknown VPC or set of rules")
+                self.network_acls[acl.vni, acl.network_id] = acl
+            case "delete_network_acl":
+                self.network_acls.pop((change.delete_network_acl.vni, change.delete_network_acl.id), None)
             case "put_network":
                 network = change.put_network
                 self._known(network.bouncers)
@@ -191,6 +201,10 @@ class Tables:
     def _refuse(self, wrong: bool, why: str) -> None:
         if wrong:
             raise LookupError(why)
+
+
+def _acl_sets(acl: pb.NetworkAcl) -> set[int]:
+    return {acl.ingress, acl.ingress_later, acl.egress, acl.egress_later} - {0}
 
 
 def _bound(local: pb.LocalEndpoint) -> set[tuple[int, int]]:
@@ -353,6 +367,7 @@ class FakeDaemon(TransitServicer):
                 pb.PolicySet(vni=one.vni, id=one.id, digest=digest(one.peers, one.groups, one.verdicts))
                 for one in tables.policy_sets.values()
             ],
+            network_acls=tables.network_acls.values(),
             endpoints=tables.endpoints.values(),
             proxies=tables.proxies.values(),
             services=tables.services.values(),

@@ -43,6 +43,7 @@ _Static_assert(sizeof(struct policy_verdict_key) == 16, "policy_verdict_key");
 _Static_assert(sizeof(struct policy_verdict) == 12, "policy_verdict");
 _Static_assert(sizeof(struct policy_flow_key) == 32, "policy_flow_key");
 _Static_assert(sizeof(struct policy_flow) == 24, "policy_flow");
+_Static_assert(sizeof(struct network_acl) == 24, "network_acl");
 _Static_assert(sizeof(struct flow_budget) == 8, "flow_budget");
 _Static_assert(sizeof(struct flow_count) == 8, "flow_count");
 _Static_assert(sizeof(struct endpoint_limits) == 40, "endpoint_limits");

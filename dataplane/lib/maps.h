@@ -58,6 +58,8 @@ MAP(BPF_MAP_TYPE_ARRAY, endpoint_limits, uint32_t, struct endpoint_limits, 16384
 MAP(BPF_MAP_TYPE_ARRAY, shaper, uint32_t, uint32_t, 1, 0);
 MAP(BPF_MAP_TYPE_ARRAY, limiters, uint32_t, struct limiter, 32768, 0);
 MAP(BPF_MAP_TYPE_ARRAY, limiter_states, uint32_t, struct limiter_state, 32768, 0);
+MAP(BPF_MAP_TYPE_LPM_TRIE, network_acls, struct network_key, struct network_acl, 65536, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, acl_vpcs, uint32_t, uint32_t, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, EVENT_REASONS, 0);

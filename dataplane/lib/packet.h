@@ -25,6 +25,7 @@ struct packet {
 	uint8_t service;	/* the class of its endpoint, for the outer TOS or traffic class; 0: it has none */
 	bool shaped;		/* it has waited in the shaper (shaper.h) */
 	bool by_mac;		/* it goes to an appliance, whose address is not its destination */
+	bool ruled;		/* it has left a VPC with network ACLs, over a peering: see network_acl.h */
 	uint32_t src[4];	/* the innermost source parsed so far, mapped, network order */
 	struct endpoint_key to;	/* VNI (0 until known) and innermost destination: ready to be looked up */
 };

@@ -6,6 +6,7 @@
  */
 #ifndef MIZAR_PEERING_H
 #define MIZAR_PEERING_H
+#include "acl_vpcs.h"
 #include "counters.h"
 
 static __always_inline struct network *network_of(uint32_t vni, const void *address);
@@ -26,6 +27,7 @@ static __always_inline __must_check enum drop_reason cross_peering(struct packet
 	if (number >= VPC_NUMBERS)
 		return REASON_IDENTITY_LOST;
 	count_peered(packet);
+	packet->ruled = has_acls(packet->vpc_slot);
 	packet->to.vni = number;
 	packet->vpc_slot = (*peer)->slot;
 	return REASON_NONE;

@@ -39,6 +39,7 @@ struct policy_work {
 	struct policy_peer_key peer;
 	struct policy_verdict_key asked;
 	struct policy_group_key group;
+	struct network_key network;	/* of network ACLs */
 };
 
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, policy_works, uint32_t, struct policy_work, 1, 0);
@@ -50,14 +51,14 @@ static __always_inline struct policy_work *policy_work(void)
 	return bpf_map_lookup_elem(&policy_works, &zero);
 }
 
-/* Whose rule it was, of what a policy refused, audited (its reason) or let pass (none); or, of what a function refused, the
- * function's number * FUNCTION_REASONS + its own reason (function_end.h). `zero`: the caller's, whose stack is
+/* Whose rule it was, of what a policy or a network's ACL refused, audited (its reason) or let pass (none); or, of what a function
+ * refused, the function's number * FUNCTION_REASONS + its own reason (function_end.h). `zero`: the caller's, whose stack is
  * small. */
 static __always_inline void name_rule(const uint32_t *zero, uint32_t reason, uint32_t *rule, uint32_t *policed_slot)
 {
 	const struct policy_work *work = bpf_map_lookup_elem(&policy_works, zero);
-	bool spoke = !reason || reason == REASON_POLICY_UNREADABLE || reason == REASON_FUNCTION_REFUSED ||
-		     (reason >= REASON_POLICY_INGRESS_DENIED && reason <= REASON_POLICY_FLOW_ENDED) ||
+	bool spoke = !reason || reason == REASON_POLICY_UNREADABLE ||
+		     (reason >= REASON_POLICY_INGRESS_DENIED && reason <= REASON_FUNCTION_REFUSED) ||
 		     (reason >= REASON_LIMIT_EGRESS && reason <= REASON_UPLINK_FULL);
 
 	*rule = work && spoke ? work->rule : 0;

@@ -87,6 +87,12 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("STATE", "status.state"),
         ("DETAIL", "status.detail"),
     ),
+    "NetworkAcl": (
+        ("VPC", "spec.vpc"),
+        ("NETWORKS", "spec.networks"),
+        ("MODE", "spec.mode"),
+        ("WARNINGS", "status.warnings"),
+    ),
     "Droplet": (
         ("ADDRESS", "spec.address"),
         ("CONNECTED", "status.connected"),

@@ -59,6 +59,8 @@ class Tables:
     policy_flows: Table[Fields, Fields]
     policy_budgets: Table[int, Fields]
     policy_counts: Table[int, Fields]
+    network_acls: Table[Fields, Fields]
+    acl_vpcs: Table[int, int]
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
     drop_counters: CounterTable
@@ -122,6 +124,8 @@ class Tables:
             policy_flows=keyed("policy_flows", "policy_flow_key", "policy_flow"),
             policy_budgets=numbered("policy_budgets", "flow_budget"),
             policy_counts=numbered("policy_counts", "flow_count"),
+            network_acls=keyed("network_acls", "network_key", "network_acl"),
+            acl_vpcs=Table("acl_vpcs", maps["acl_vpcs"], U32, U32),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),
             drop_counters=counting("drop_counters", "drop_counter"),

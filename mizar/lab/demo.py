@@ -24,6 +24,7 @@ from mizar.lab.probes import Probes
 from mizar.lab.progress import Progress
 from mizar.lab.traffic import matrix
 from mizar.model.errors import InvalidError
+from mizar.model.network_acl import NetworkAcl
 from mizar.model.policy import Policy
 from mizar.model.resources import Resource
 
@@ -83,7 +84,7 @@ class Result:
 def run(resources: Sequence[Resource], screen: Screen, keep: bool = False) -> Result:
     """Brings the lab up, runs the traffic, takes the lab down again unless it is to be kept or was up before."""
     lab = plan(resources).lab
-    if any(isinstance(one, Policy) for one in resources):
+    if any(isinstance(one, Policy | NetworkAcl) for one in resources):
         message = "policies decide who reaches whom here, and the demo is for who reaches everybody"
         raise InvalidError(f"{message}: use `mizar lab up -f`, or `mizar demo --simulate -f`")
     keep = keep or labs.is_up(lab)

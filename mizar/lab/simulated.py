@@ -91,8 +91,8 @@ def simulate(resources: Sequence[Resource]) -> Simulated:
 
 
 def is_policy(reason: str) -> bool:
-    """Whether a packet was refused because a policy says so: then nothing is wrong."""
-    return reason.startswith("POLICY_")
+    """Whether a packet was refused because a policy, or a network's ACL, says so: then nothing is wrong."""
+    return reason.startswith(("POLICY_", "NETWORK_ACL_"))
 
 
 class Laboratory:

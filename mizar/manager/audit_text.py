@@ -19,6 +19,7 @@ from mizar.planner.entries import (
     Entry,
     GroupSetEntry,
     LocalEntry,
+    NetworkAclEntry,
     NetworkEntry,
     PeeringEntry,
     PolicySetEntry,
@@ -35,6 +36,7 @@ _TABLES: dict[type[Entry], str] = {
     PeeringEntry: "peerings",
     GroupSetEntry: "group_sets",
     PolicySetEntry: "policy_verdicts",
+    NetworkAclEntry: "network_acls",
     EndpointEntry: "endpoints",
     LocalEntry: "local_endpoints",
     ProxyEntry: "proxies",
@@ -99,6 +101,8 @@ def entry_key(entry: Entry) -> str:
             return f"rules {entry.id:016x} of VPC {entry.vni}"
         case VpnEntry():
             return f"VPN {entry.name or entry.uid}"
+        case NetworkAclEntry():
+            return f"network {entry.network_id} of VPC {entry.vni}"
         case LocalEntry():
             return f"{_addresses(entry.endpoint.addresses)} of VPC {entry.endpoint.vni}"
         case EndpointEntry() | ProxyEntry() | ServiceEntry():

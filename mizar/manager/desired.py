@@ -15,6 +15,7 @@ from mizar.manager.appliances import Appliances
 from mizar.manager.balancers import Balancers
 from mizar.manager.facts import fact_of
 from mizar.manager.instances import instances_of, owner_of
+from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.policies import Moved, Policies
 from mizar.manager.registry import Item, Registry
 from mizar.manager.scaled import Services
@@ -25,6 +26,7 @@ from mizar.model.peering import VPCPeering
 from mizar.model.resources import Endpoint, Network, Ref, VpnConnection
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change
+from mizar.planner.records import AclEntry
 from mizar.planner.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Desired:
         self.appliances = Appliances(registry)
         self.policies = Policies(registry)
         self.balancers = Balancers(registry)
+        self.acls = NetworkAcls(registry)
         self._unused: list[tuple[int, int]] = []
 
     def put(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
@@ -83,7 +86,7 @@ class Desired:
                 case NetworkFact():
                     changes = self.topology.remove_network(fact.vni, fact.id)
                     changes += self._put_sources(self.appliances.put(item))
-                    changes += self._follow(self.policies.remove(item))
+                    changes += self._follow(self.policies.remove(item)) + self._rule(self.acls.remove(item))
                 case VpcFact():
                     changes = self.topology.remove_vpc(fact.vni)
                 case PeeringFact():
@@ -91,7 +94,7 @@ class Desired:
                 case DropletFact():
                     changes = self.topology.remove_droplet(fact.name)
                 case None:
-                    changes += self._follow(self.policies.remove(item))
+                    changes += self._follow(self.policies.remove(item)) + self._rule(self.acls.remove(item))
         except NotFoundError:
             log.debug("removed_twice object=%s", item.ref)
         for child in inside:
@@ -130,7 +133,7 @@ class Desired:
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
                 changes = self.topology.put_network(fact) + self._put_sources(named)
-                return changes + self._follow(self.policies.put(item))
+                return changes + self._follow(self.policies.put(item)) + self._rule(self.acls.put(item))
             case VpcFact() as fact:
                 return self.topology.put_vpc(fact)
             case DropletFact() as fact:
@@ -139,7 +142,7 @@ class Desired:
                 return self.topology.put_peering(fact) + self._put_peers(item)
         if self.topology.knows(item.uid):  # nobody can carry it any more
             return self.topology.remove_endpoint(item.uid)
-        return self._follow(self.policies.put(item))
+        return self._follow(self.policies.put(item)) + self._rule(self.acls.put(item))
 
     def _put_vpn(self, item: Item) -> list[Change]:
         """A connection, and the routes that lead to it."""
@@ -181,6 +184,10 @@ class Desired:
                 changes += self.topology.put_endpoint(self._complete(fact, item))
         self._unused += [(moved.vni, number) for number in moved.effects.unused]
         return changes
+
+    def _rule(self, asked: tuple[int, list[AclEntry]] | None) -> list[Change]:
+        """What network ACLs ask for."""
+        return self.topology.put_acls(*asked) if asked else []
 
     def _let_go(self) -> None:
         """Sets that nobody is bound to any more."""

@@ -22,7 +22,18 @@ from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.prefixes import PrefixTable
 from mizar.model.proxied import ClientsSpec
-from mizar.model.resources import VPC, Endpoint, EndpointSpec, Identity, Metadata, Network, Policy, Ref, Resource
+from mizar.model.resources import (
+    VPC,
+    Endpoint,
+    EndpointSpec,
+    Identity,
+    Metadata,
+    Network,
+    NetworkAcl,
+    Policy,
+    Ref,
+    Resource,
+)
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
 
@@ -278,7 +289,9 @@ class Draft:
             status, found = self._endpoint(resource, network, vpc, families)
         elif isinstance(resource, VPCPeering) and (own := self.find(resource.own)) is not None:
             found = (half_of(own.metadata.uid or "", resource.other),)
-        elif isinstance(resource, Policy) and (own := self.find(Ref("VPC", resource.tenant, resource.spec.vpc))):
+        elif isinstance(resource, Policy | NetworkAcl) and (
+            own := self.find(Ref("VPC", resource.tenant, resource.spec.vpc))
+        ):
             scope = f"policy/{own.metadata.uid}"
             number = vni.allocate_policy_id(lambda number: self.holder(Allocation(scope, str(number))) is not None)
             status, found = {"id": number}, (Allocation(scope, str(number)),)

@@ -25,6 +25,7 @@ from mizar.manager.desired import Desired
 from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.engines import EngineReports
 from mizar.manager.health import Reports
+from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.policies import Policies
 from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
@@ -36,6 +37,7 @@ from mizar.planner.entries import (
     Entry,
     GroupSetEntry,
     LocalEntry,
+    NetworkAclEntry,
     NetworkEntry,
     PeeringEntry,
     PolicySetEntry,
@@ -177,6 +179,15 @@ class Fleet:
     def topology(self) -> Topology:
         """Which droplet holds what; not to be changed."""
         return self._desired.topology
+
+    @property
+    def acls(self) -> NetworkAcls:
+        """The ACLs of networks."""
+        return self._desired.acls
+
+    def holders(self, vni: int) -> set[str]:
+        """The droplets that know a VPC."""
+        return self._desired.topology.holders(vni)
 
     @property
     def policies(self) -> Policies:
@@ -458,6 +469,8 @@ class Fleet:
             return vpc
         if isinstance(entry, NetworkEntry):
             return self._registry.holder(f"network/{vpc.uid}", str(entry.id))
+        if isinstance(entry, NetworkAclEntry):
+            return self._registry.holder(f"network/{vpc.uid}", str(entry.network_id))
         if isinstance(entry, PeeringEntry):
             peer = self._registry.holder("vni", str(entry.peer))
             return self._registry.holder(*half_of(vpc.uid, peer.ref)) if peer else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import balancers, groups, marking, substrate, vpns
+from mizar.manager import balancers, groups, marking, network_acls, substrate, vpns
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.function_code import with_code
 from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
@@ -23,7 +23,18 @@ from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, EndpointSpec, Network, Ref, Resource, VpnConnection
+from mizar.model.resources import (
+    KINDS,
+    VPC,
+    Droplet,
+    Endpoint,
+    EndpointSpec,
+    Network,
+    NetworkAcl,
+    Ref,
+    Resource,
+    VpnConnection,
+)
 from mizar.model.secret import keep_secrets
 
 _ORDER = {name: number for number, name in enumerate(KINDS)}
@@ -197,6 +208,7 @@ class _Intake:
             problems += problems_of_members(self.draft.find, new, network)
         if isinstance(new, HttpLoadBalancer) and network is not None:
             problems += balancers.problems_of(self.draft.find, new, network)
+        problems += network_acls.problems(new, self.draft)
         if problems := problems or [*groups.problems(new, self.draft), *marking.problems(new, self.draft)]:
             raise InvalidError(problems)
         if old.spec == new.spec and old.metadata.labels == new.metadata.labels:
@@ -243,6 +255,8 @@ class _Intake:
             return found or self._shared_address(resource, network)
         if isinstance(resource, VpnConnection):
             return vpns.problems(resource, self.draft)
+        if isinstance(resource, NetworkAcl):
+            return network_acls.problems(resource, self.draft)
         if isinstance(resource, VPCPeering):
             return check_peering(resource, self.draft, self._visible)
         if isinstance(resource, Endpoint) and network is not None:

@@ -31,6 +31,7 @@ from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved
 from mizar.manager.metrics import ManagerMetrics
 from mizar.manager.monitor import Monitor
+from mizar.manager.network_acls import refuse_too_large
 from mizar.manager.peering import agreement, other_half
 from mizar.manager.policies import policed, warned
 from mizar.manager.policy_names import PolicyNames
@@ -48,6 +49,7 @@ from mizar.manager.watch import Watchers
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.function import Function
 from mizar.model.http_balancer import HttpLoadBalancer
+from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
 from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref, VpnConnection
@@ -184,6 +186,8 @@ class Manager:
             found["status"] |= self._fleet.vpns.view(item)
         if isinstance(item.resource, Policy):
             found["status"] |= policed(self._fleet.policies, item)
+        if isinstance(item.resource, NetworkAcl):
+            found["status"]["warnings"] = self._fleet.acls.warnings(item.resource)
         if isinstance(item.resource, Network) and item.resource.is_group:
             count_members(found["status"], self._groups.members(item))
         if isinstance(item.resource, Network):
@@ -255,6 +259,7 @@ class Manager:
         self._check_reachable(draft)
         planned = [one.resource for one in draft.planned.values()]
         self._fleet.policies.refuse_too_large(one for one in planned if isinstance(one, Policy))
+        refuse_too_large(one for one in planned if isinstance(one, NetworkAcl))
         created, changed, moved = drafted(self._registry, self._members, draft)
         self._keep(created, changed, moved)
         self._cursors.merge(draft.cursors)
@@ -262,7 +267,7 @@ class Manager:
             if result.change == "unchanged" and (item := self._registry.find(result.ref)) is not None:
                 self._fleet.retry(item)
                 self._functions.retry(item)
-        told = warned(self._registry, self._fleet.policies, results)
+        told = warned(self._registry, self._fleet.policies, self._fleet.acls, results)
         return [replace(one, warnings=(*one.warnings, *self._warnings(one.ref))) for one in told]
 
     def _warnings(self, ref: Ref) -> tuple[str, ...]:

@@ -13,9 +13,11 @@ from ipaddress import ip_address
 from typing import Any
 
 from mizar.manager.intake import Result
+from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.model.addresses import parse_prefix
 from mizar.model.errors import ExhaustedError, Problem
+from mizar.model.network_acl import NetworkAcl
 from mizar.model.policy import Policy
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, TunnelProtocol
 from mizar.planner.entries import NOT_POLICED, PolicyBinding, PolicySetEntry
@@ -234,9 +236,12 @@ def policed(policies: Policies, item: Item) -> dict[str, Any]:
     }
 
 
-def warned(registry: Registry, policies: Policies, results: Iterable[Result]) -> list[Result]:
-    """The results of an apply, those of policies with what their author should know."""
+def warned(registry: Registry, policies: Policies, acls: NetworkAcls, results: Iterable[Result]) -> list[Result]:
+    """The results of an apply, those of policies and network ACLs with what their author should know."""
     given = list(results)
     items = [item for one in given if one.ref.kind == "Policy" and (item := registry.find(one.ref)) is not None]
     told = policies.concerning(items)
+    for one in given:
+        if one.ref.kind == "NetworkAcl" and (item := registry.find(one.ref)) is not None:
+            told[one.ref] = tuple(acls.warnings(item.resource)) if isinstance(item.resource, NetworkAcl) else ()
     return [replace(one, warnings=told.get(one.ref, ())) for one in given]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from mizar.manager.network_acls import acl_view
 from mizar.manager.policies import Policies, policy_view
 from mizar.manager.registry import Item, Registry
+from mizar.model.network_acl import NetworkAcl
 from mizar.model.policy import Policy
 from mizar.planner.policy import ALLOW, rule_of
 from mizar.planner.policy_peers import EVERYWHERE, Area, holds, place_of
@@ -30,8 +32,18 @@ class PolicyNames:
         found = self._registry.holder(f"policy/{vpc.uid}", str(number)) if vpc is not None and rule else None
         return found if found is not None and isinstance(found.resource, Policy) else None
 
+    def acl(self, vpc: Item | None, rule: int) -> Item | None:
+        """The network ACL of a VPC that a rule is of, likewise."""
+        number, _, _ = rule_of(rule)
+        found = self._registry.holder(f"policy/{vpc.uid}", str(number)) if vpc is not None and rule else None
+        return found if found is not None and isinstance(found.resource, NetworkAcl) else None
+
     def rule(self, vpc: Item | None, rule: int) -> str:
         """A rule's name; empty where there is none such."""
+        acl = self.acl(vpc, rule)
+        if acl is not None and isinstance(acl.resource, NetworkAcl):
+            _, egress, place = rule_of(rule)
+            return acl_view(acl.resource).rule_text(egress, place)
         item = self.policy(vpc, rule)
         if item is None or not isinstance(item.resource, Policy):
             return ""

@@ -16,6 +16,7 @@ from mizar.manager.members import Members, with_members
 from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry
 from mizar.model.http_balancer import HttpLoadBalancer
+from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
 from mizar.model.resources import KINDS, VPC, Droplet, Endpoint, Network, Phase, Ref, VpnConnection
@@ -77,6 +78,10 @@ def _needed_by(registry: Registry, item: Item, fleet: Fleet) -> Iterator[str]:
         case VpnConnection():
             found = registry.find(Ref("Endpoint", item.resource.tenant, item.resource.spec.endpoint))
             yield from _needed_by(registry, found, fleet) if found else ()
+        case NetworkAcl():
+            found = registry.find(Ref("VPC", item.resource.tenant, item.resource.spec.vpc))
+            number = found.resource.number if found and isinstance(found.resource, VPC) else None
+            yield from fleet.holders(number) if number is not None else ()
         case Droplet():
             yield from (other.resource.name for other in registry.of_kind("Droplet") if not other.deleting)
 

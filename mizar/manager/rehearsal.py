@@ -92,7 +92,7 @@ class Rehearsal:
         self._keep(*drafted(self.registry, self._members, draft))
         self._cursors.merge(draft.cursors)
         self.connect(one.name for one in new if isinstance(one, Droplet) and one.spec.has_daemon)
-        return warned(self.registry, self._desired.policies, results)
+        return warned(self.registry, self._desired.policies, self._desired.acls, results)
 
     def find(self, ref: Ref) -> Resource | None:
         """An object as it would be."""

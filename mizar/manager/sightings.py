@@ -20,6 +20,7 @@ from mizar.manager.policy_names import PolicyNames, sentence
 from mizar.manager.registry import Item
 from mizar.model import drop_reasons
 from mizar.model.resources import Ref
+from mizar.planner.policy import rule_of
 
 Sighting = dict[str, Any]
 """What is told, as JSON values."""
@@ -126,6 +127,8 @@ class Teller:
     def _policed(self, drop: pb.Drop) -> Sighting:
         """Whose policy has spoken, and by which rule, in words; nothing of a VPC that the watcher may not see: a
         packet may have crossed into a peer's."""
+        if drop.rule and not drop.policed and drop.reason in _OF_ACLS:
+            return self._ruled(drop)
         endpoint = self._names.endpoint(drop.policed)
         vpc = self._names.vpc_of(endpoint)
         if vpc is None or not self._sees(vpc.ref):
@@ -133,6 +136,15 @@ class Teller:
         said = sentence(self._policies, vpc, drop.policed, drop.rule, egress=self._is_sender(drop))
         policy = self._policies.policy(vpc, drop.rule)
         return {"policed": self._shown(endpoint), "policy": self._shown(policy), "rule": said}
+
+    def _ruled(self, drop: pb.Drop) -> Sighting:
+        """Which network's ACL has spoken. What leaves a VPC for a peer's is told of in the peer's, and not by whom."""
+        vpc = self._names.vpc(drop.vni) if drop.vpc_known else None
+        acl = self._policies.acl(vpc, drop.rule)
+        _, egress, _ = rule_of(drop.rule)
+        if acl is None or not self._sees(acl.ref) or (egress and self._names.endpoint_at(vpc, drop.source) is None):
+            return {}
+        return {"acl": self._shown(acl), "rule": self._policies.rule(vpc, drop.rule)}
 
     def _is_sender(self, drop: pb.Drop) -> bool:
         """Whether the policed endpoint has sent the packet."""
@@ -256,6 +268,10 @@ class Teller:
 
     def _shown(self, item: Item | None) -> str | None:
         return _name(item) if item is not None and self._sees(item.ref) else None
+
+
+_OF_ACLS = {0, *(reason.number for reason in drop_reasons.by_name().values() if reason.name.startswith("NETWORK_ACL_"))}
+"""0: of what is logged."""
 
 
 def _reason(number: int) -> Sighting:

@@ -23,6 +23,7 @@ from mizar.planner.entries import (
     HealthEntry,
     LocalEntry,
     MemberEntry,
+    NetworkAclEntry,
     NetworkEntry,
     NextHopEntry,
     OvsEntry,
@@ -57,6 +58,8 @@ def put_change(entry: Entry) -> pb.Change:
                 vni=entry.vni, id=entry.id, peers=entry.peers, groups=entry.groups, verdicts=entry.verdicts
             )
             return pb.Change(put_policy_set=found)
+        case NetworkAclEntry():
+            return pb.Change(put_network_acl=_network_acl(entry))
         case EndpointEntry():
             return pb.Change(put_endpoint=_endpoint(entry))
         case ProxyEntry():
@@ -85,6 +88,8 @@ def delete_change(entry: Entry) -> pb.Change:
             return pb.Change(delete_group_set=pb.GroupSetKey(vni=entry.vni, number=entry.number))
         case PolicySetEntry():
             return pb.Change(delete_policy_set=pb.PolicySetKey(vni=entry.vni, id=entry.id))
+        case NetworkAclEntry():
+            return pb.Change(delete_network_acl=pb.NetworkKey(vni=entry.vni, id=entry.network_id))
         case EndpointEntry():
             return pb.Change(delete_endpoint=pb.EndpointKey(vni=entry.vni, addresses=entry.addresses))
         case ProxyEntry():
@@ -116,6 +121,14 @@ def attachment(entry: LocalEntry) -> pb.LocalEndpoint:
         qos=qos_message(entry.qos) if entry.qos != NO_QOS else None,
         engine=engine_message(entry.engine) if entry.engine else None,
     )
+
+
+def _network_acl(entry: NetworkAclEntry) -> pb.NetworkAcl:
+    return pb.NetworkAcl(
+        vni=entry.vni, network_id=entry.network_id, ingress=entry.ingress, ingress_later=entry.ingress_later,
+        egress=entry.egress, egress_later=entry.egress_later,
+        prefixes=[pb.Prefix(address=address, length=length) for address, length in entry.prefixes],
+    )  # fmt: skip
 
 
 def _binding(entry: PolicyBinding) -> pb.PolicyBinding:
@@ -172,6 +185,9 @@ def entries(state: pb.State) -> Iterator[Entry]:
         yield GroupSetEntry(found.vni, found.number, tuple(found.groups))
     for rules in state.policy_sets:
         yield PolicySetEntry(rules.vni, rules.id, b"", b"", b"", rules.digest)
+    for acl in state.network_acls:
+        bound = acl.ingress, acl.ingress_later, acl.egress, acl.egress_later
+        yield NetworkAclEntry(acl.vni, acl.network_id, tuple((p.address, p.length) for p in acl.prefixes), *bound)
     for endpoint in state.endpoints:
         yield _endpoint_entry(endpoint)
     for proxy in state.proxies:

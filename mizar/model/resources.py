@@ -35,6 +35,7 @@ from mizar.model.function import Function as Function
 from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.http_balancer import HttpLoadBalancer as HttpLoadBalancer
 from mizar.model.instances import InstanceSpec
+from mizar.model.network_acl import NetworkAcl as NetworkAcl
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.policy import Policy as Policy
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
@@ -460,6 +461,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("Policy", "policies", "policy", ("pol",), Policy),
         Kind("Function", "functions", "function", ("fn",), Function),
         Kind("VpnConnection", "vpnconnections", "vpnconnection", ("vpn",), VpnConnection),
+        Kind("NetworkAcl", "networkacls", "networkacl", ("acl",), NetworkAcl),
     )
 }
 

@@ -16,6 +16,7 @@ from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.mss import clamp_mss
+from mizar.oracle.network_acl import cross
 from mizar.oracle.origin import untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.policies import Direction
@@ -182,16 +183,17 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     if answer is not None:
         packet.own, inner = inner.source, answer
     source_port = flow_source_port(inner)
-    route = locate(here, packet, inner, source_port, sender)
+    vni, route = packet.vni, locate(here, packet, inner, source_port, sender)
     if route.step is Step.ROUTER:
         if here.traps and inner.kind is Kind.IPV4 and asks_for_configuration(packet.frame, sender):
             return ask_daemon(packet, sender)
         return send_answer(here, packet, sender, respond_echo(inner))
     packet.inner = inner.frame
-    if route.step is Step.SUBSTRATE:
-        return enter_stack(here, packet, inner, sender)
     if route.endpoint and route.endpoint.service:
         route = choose_member(here, packet, inner, route, near=True)
+    cross(here, packet, inner, vni, route.step)
+    if route.step is Step.SUBSTRATE:
+        return enter_stack(here, packet, inner, sender)
     if route.step is Step.DELIVER and route.endpoint and route.endpoint.uid != sender.uid:
         group_set = 0 if route.peered else sender.group_set
         police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)

@@ -80,10 +80,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a policy said of a packet."""
+    """What a policy, or a network's ACL, said of a packet."""
 
     uid: str
-    """The policed endpoint."""
+    """The policed endpoint; empty: it was an ACL."""
     direction: Direction
     """Of the packet, or, where its flow was judged anew, of the flow's first one."""
     rule: int
@@ -131,8 +131,10 @@ class Packet:
     """Whether it has met a proxy."""
     by_mac: bool = False
     """It goes to an appliance, whose address is not its destination."""
+    ruled: bool = False
+    """It has left a VPC with network ACLs, over a peering."""
     judged: list[Judgement] = field(default_factory=list)
-    """What policies have said so far."""
+    """What policies and network ACLs have said so far."""
     stages: int = 0
     """Programs that it has ended in, from one to the next."""
     side: int = 0

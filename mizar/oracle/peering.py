@@ -21,5 +21,6 @@ def cross_peering(here: Droplet, packet: Packet, entry: Network, source: bytes, 
     if entry.peer >= VPC_NUMBERS:  # its packets would need an option, for which there may be no room
         raise RefusedError("IDENTITY_LOST")
     packet.count("vpc", packet.vni, "peered", size)
+    packet.ruled = packet.vni in here.acl_vpcs
     packet.vni = entry.peer
     return peer

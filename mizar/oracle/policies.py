@@ -91,6 +91,17 @@ class EndpointPolicy:
     """Where what no rule allows is told, and passes."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkAcl:
+    """By what a network's prefix is judged; None: by nothing. `later`: fragments that show no ports."""
+
+    network: int
+    ingress: PolicySet | None = None
+    ingress_later: PolicySet | None = None
+    egress: PolicySet | None = None
+    egress_later: PolicySet | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyFlowKey:
     """What names a flow; `endpoint` is a uid. Ports in network order; `later`: fragments behind the first."""

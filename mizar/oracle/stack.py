@@ -7,7 +7,8 @@ import struct
 
 from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.frames import Inner, Kind, parse_inner
-from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Verdict
+from mizar.oracle.network_acl import cross
+from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.policies import Direction
 from mizar.oracle.policy import police
 from mizar.oracle.rewrite import decrement_ttl, from_router
@@ -68,6 +69,7 @@ def bring_in(here: Droplet, packet: Packet) -> Outcome:
         raise RefusedError("SUBSTRATE_SOURCE")
     if endpoint.bypass:
         raise RefusedError("BYPASS_SUBSTRATE")
+    cross(here, packet, inner, packet.vni, Step.DELIVER)
     police(here, packet, inner, endpoint.uid, Direction.INGRESS)
     frame = decrement_ttl(inner)
     packet.count("vpc", vni, "delivered", len(frame))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mizar.oracle.policies import EndpointPolicy, PolicyFlows
+from mizar.oracle.policies import EndpointPolicy, NetworkAcl, PolicyFlows
 from mizar.oracle.proxy_flows import ProxyFlows
 
 PLACES = 16
@@ -244,6 +244,10 @@ class Droplet:
     """Of policed endpoints that live here, by uid."""
     policy_flows: PolicyFlows = field(default_factory=PolicyFlows, compare=False)
     """Changes as packets pass."""
+    network_acls: Mapping[tuple[int, bytes, int], NetworkAcl] = field(default_factory=dict)
+    """VNI, prefix, its length: of networks that have one, and of those inside of them."""
+    acl_vpcs: frozenset[int] = frozenset()
+    """VPCs of which some network has one."""
     appliances: Mapping[tuple[int, bytes], Endpoint] = field(default_factory=dict)
     """VNI, MAC: those that live here, and those that routes lead to."""
 

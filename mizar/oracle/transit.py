@@ -11,6 +11,7 @@ from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
+from mizar.oracle.network_acl import cross
 from mizar.oracle.options import Options, walk_options
 from mizar.oracle.origin import tell_origin, untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
@@ -139,7 +140,7 @@ def route_packet(
     here: Droplet, packet: Packet, outer: Outer, overlay: Overlay, options: Options, inner: Inner
 ) -> Outcome:
     """The first table that knows the destination decides."""
-    packet.inner = inner.frame
+    packet.inner, vni = inner.frame, packet.vni
     if is_by_mac(inner.frame):
         route: Route | None = find_appliance(here, packet, inner.frame[:6], local=True)
     else:
@@ -156,6 +157,7 @@ def route_packet(
         route = find_member(packet, inner, route) if final else choose_member(here, packet, inner, route, near=False)
     if route.step is Step.ROUTER and overlay.control:
         raise RefusedError("ENDPOINT_UNKNOWN")
+    cross(here, packet, inner, vni, route.step, final=final)
     if route.step is Step.DELIVER and route.endpoint:
         group_set = 0 if route.peered else options.group_set or overlay.group_set
         police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)

@@ -280,6 +280,30 @@ NO_QOS = QosEntry()
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkAclEntry:
+    """By which sets of rules a network is judged, 0 for none; `later`: fragments behind the first. Prefixes: address
+    and length."""
+
+    order: ClassVar[int] = 3
+    vni: int
+    network_id: int
+    prefixes: tuple[tuple[bytes, int], ...]
+    ingress: int = 0
+    ingress_later: int = 0
+    egress: int = 0
+    egress_later: int = 0
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Names this entry among all entries of a droplet."""
+        return (70, self.vni, self.network_id)
+
+    def same(self, other: Entry) -> bool:
+        """Whether a droplet that holds `other` needs no change to hold this."""
+        return self == other
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointEntry:
     """An endpoint as the bouncers of its network know it. `tunnel`: 1 Geneve, 2 VXLAN, as in dataplane.h."""
 
@@ -551,6 +575,7 @@ Entry = (
     | PeeringEntry
     | GroupSetEntry
     | PolicySetEntry
+    | NetworkAclEntry
     | EndpointEntry
     | LocalEntry
     | ProxyEntry

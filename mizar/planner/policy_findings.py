@@ -8,7 +8,7 @@ rule about a group may well stand behind one about a prefix. Never part of what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mizar.planner.policy import ALLOW, Matcher
@@ -85,7 +85,7 @@ def _of_direction(
             live |= {own[rank] for rank in mine & deciding}
             for rank in mine - deciding:
                 by = {
-                    other for other in deciding if other < rank and _meet(placed[rank][2].spans, placed[other][2].spans)
+                    other for other in deciding if other < rank and meet(placed[rank][2].spans, placed[other][2].spans)
                 }
                 hiding.setdefault(own[rank], {}).update(_named(placed, by, egress))
             if len(ranks) <= _MOST_PAIRS:
@@ -115,16 +115,20 @@ def _hidden(policy: PolicyView, name: str, allows: bool, by: dict[str, Placed]) 
 
 
 def _classes(placed: list[Placed]) -> set[frozenset[int]]:
-    """The rules that match a peer, for every peer that is told from others."""
+    return rank_classes([matcher for _, _, matcher in placed])
+
+
+def rank_classes(rules: Sequence[Matcher]) -> set[frozenset[int]]:
+    """The rules that match a peer, by rank, for every peer that is told from others."""
     areas = (
         (rank, area)
-        for rank, (_, _, matcher) in enumerate(placed)
+        for rank, matcher in enumerate(rules)
         for area in ((Area(EVERYWHERE),) if matcher.anybody else matcher.areas)
     )
     return {ranks for _, ranks in partition(areas)}
 
 
-def _meet(some: tuple[Span, ...], others: tuple[Span, ...]) -> bool:
+def meet(some: tuple[Span, ...], others: tuple[Span, ...]) -> bool:
     """Whether a packet can be of both."""
     return any(
         (one.protocol is None or other.protocol is None or one.protocol == other.protocol)
@@ -139,7 +143,7 @@ def _contradict(mine: Placed, other: Placed) -> bool:
     """Whether an allowing rule meets a denying one of its own priority."""
     same = mine[0].spec.priority == other[0].spec.priority
     opposite = bool(mine[2].action & ALLOW) and not other[2].action & ALLOW
-    return same and opposite and _meet(mine[2].spans, other[2].spans)
+    return same and opposite and meet(mine[2].spans, other[2].spans)
 
 
 def _allows(policy: PolicyView, egress: bool, place: int) -> bool:

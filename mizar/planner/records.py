@@ -14,9 +14,12 @@ from mizar.model.prefixes import PrefixTable
 from mizar.planner.entries import (
     DropletEntry,
     EndpointEntry,
+    Key,
     LocalEntry,
+    NetworkAclEntry,
     NetworkEntry,
     PeeringEntry,
+    PolicySetEntry,
     ProxyEntry,
     ServiceEntry,
     VpcEntry,
@@ -24,6 +27,8 @@ from mizar.planner.entries import (
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
 from mizar.planner.group_sets import GroupSets
 from mizar.planner.policy_places import PolicyPlaces
+
+AclEntry = PolicySetEntry | NetworkAclEntry
 
 
 @dataclass(slots=True)
@@ -48,7 +53,8 @@ class DropletRecord:
 @dataclass(slots=True, eq=False)
 class VpcRecord:
     """A VPC. `users`: for each droplet, of how many of the networks it is a bouncer or a host (both count); `peers`:
-    the VPCs that it is peered with, and what its own dividers must know of each."""
+    the VPCs that it is peered with, and what its own dividers must know of each; `acls`: rules of network ACLs, and who
+    is judged by them."""
 
     fact: VpcFact
     entry: VpcEntry
@@ -59,6 +65,7 @@ class VpcRecord:
     services: dict[str, ServiceEntry] = field(default_factory=dict)
     group_sets: GroupSets = field(default_factory=GroupSets)
     policies: PolicyPlaces = field(default_factory=PolicyPlaces)
+    acls: dict[Key, AclEntry] = field(default_factory=dict)
 
     def held_by(self, droplet: str) -> bool:
         """Whether the droplet must know the VPC."""

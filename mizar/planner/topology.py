@@ -16,6 +16,7 @@ Who holds what, on droplets that have a daemon:
     group set   the hosts of the VPC's endpoints
     VPN         the host of the endpoint that carries it
     policy set  the hosts of the endpoints that are bound to it
+    network ACL whoever knows the VPC, with its sets of rules: any of them may be where a packet crosses
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from mizar.planner.facts import (
     VpcFact,
 )
 from mizar.planner.plan import Change
-from mizar.planner.records import DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
+from mizar.planner.records import AclEntry, DropletRecord, EndpointRecord, NetworkRecord, VpcRecord
 
 
 class Topology:
@@ -347,6 +348,23 @@ class Topology:
         if vni in self._vpcs:
             self._vpcs[vni].policies.remove(number)
 
+    # ---- network ACLs
+
+    def put_acls(self, vni: int, entries: Iterable[AclEntry]) -> list[Change]:
+        """All that network ACLs of a VPC ask for now; what is missing goes."""
+        vpc = self._vpc(vni)
+        old, vpc.acls = vpc.acls, {entry.key: entry for entry in entries}
+        new, holders = vpc.acls, vpc.holders()
+        shifts = [(old.get(key), entry) for key, entry in new.items()]
+        shifts += [(entry, None) for key, entry in old.items() if key not in new]  # type: ignore[misc]
+        return self._told(
+            self._change(name, was, is_now) for was, is_now in shifts if was != is_now for name in sorted(holders)
+        )
+
+    def holders(self, vni: int) -> set[str]:
+        """The droplets that know a VPC."""
+        return self._vpcs[vni].holders() if vni in self._vpcs else set()
+
     # ---- scaled endpoints
 
     def put_service(self, fact: ServiceFact) -> list[Change]:
@@ -416,6 +434,7 @@ class Topology:
         for vpc in vpcs.values():
             yield from vpc.group_sets.users if droplet in vpc.group_sets.hosts else ()
             yield from vpc.policies.at(droplet)
+            yield from vpc.acls.values()
         for network in me.bounces.values():
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
         yield from (local for e in me.hosts.values() if (local := e.at(droplet)))
@@ -488,7 +507,10 @@ class Topology:
                 changes.append(self._change(name, None, new))
             elif old != new:
                 changes.append(self._change(name, old, new))
-        if isinstance(new, VpcEntry) and new.vni in self._vpcs:  # whoever knows the VPC knows its scaled endpoints
+        if isinstance(new, VpcEntry) and new.vni in self._vpcs:  # as do its scaled endpoints and its ACLs
+            for acl in self._vpcs[new.vni].acls.values():
+                changes.extend(self._change(name, acl, None) for name in before if name not in after)
+                changes.extend(self._change(name, None, acl) for name in after if name not in before)
             for service in self._vpcs[new.vni].services.values():
                 changes.extend(self._change(name, service, None) for name in before if name not in after)
                 changes.extend(self._change(name, None, service) for name in after if name not in before)

@@ -21,6 +21,7 @@ from mizar.planner.entries import (
     GroupSetEntry,
     Key,
     LocalEntry,
+    NetworkAclEntry,
     NetworkEntry,
     PeeringEntry,
     PolicySetEntry,
@@ -138,6 +139,7 @@ class _Concerned:
                     self._note(entry, before)
         for droplets in (held, former) if self.sets else ():
             self.uids |= set(_judged(droplets, self.sets))
+            self.wide |= set(_ruled(droplets, self.sets))
         self.peers = _peers(held) | _peers(former)
         proxied = _proxied(held) | _proxied(former)
         grown = -1
@@ -172,6 +174,9 @@ class _Concerned:
             case PeeringEntry():
                 self.wide |= {entry.vni, entry.peer}
                 self.vnis |= {entry.vni, entry.peer}
+            case NetworkAclEntry():  # any pair of its VPC may cross
+                self.vnis.add(entry.vni)
+                self.wide.add(entry.vni)
             case NetworkEntry() | VpcEntry():
                 self.vnis.add(entry.vni)
                 if before is not None:  # an entry that is new here says nothing that others did not say before
@@ -197,6 +202,15 @@ def _judged(held: Held, sets: set[tuple[int, int]]) -> Iterator[str]:
     for entry in entries:
         if isinstance(entry, LocalEntry) and any((entry.endpoint.vni, one) in sets for one in entry.policy.sets):
             yield entry.uid
+
+
+def _ruled(held: Held, sets: set[tuple[int, int]]) -> Iterator[int]:
+    """VPCs of which some network is judged by sets of rules."""
+    for entry in (entry for own in held.values() for entry in own.values()):
+        if isinstance(entry, NetworkAclEntry):
+            bound = entry.ingress, entry.ingress_later, entry.egress, entry.egress_later
+            if any((entry.vni, one) in sets for one in bound):
+                yield entry.vni
 
 
 def _peers(held: Held) -> set[tuple[int, int]]:

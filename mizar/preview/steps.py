@@ -14,6 +14,7 @@ from mizar.planner.entries import (
     Entry,
     GroupSetEntry,
     LocalEntry,
+    NetworkAclEntry,
     NetworkEntry,
     PeeringEntry,
     PolicySetEntry,
@@ -72,7 +73,11 @@ def entry_text(registry: Registry, entry: Entry) -> str:
         case GroupSetEntry():
             return f"set of groups {entry.number} of {vpc}"
         case PolicySetEntry():
-            return f"rules of policies {entry.id:016x} of {vpc}"
+            return f"rules {entry.id:016x} of {vpc}"
+        case NetworkAclEntry():
+            item = registry.holder(f"network/{holder.uid}", str(entry.network_id)) if holder else None
+            name = _name(item.resource.tenant, item.resource.name) if item else f"{entry.network_id} of {vpc}"
+            return f"ACL of network {name}"
     address = str(ip_address(entry.addresses[0])) if entry.addresses else ""
     item = registry.holder(f"address/{holder.uid}", address) if holder else None
     name = _name(item.resource.tenant, item.resource.name) if item else f"{address} of {vpc}"

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from mizar.model.addresses import from_mapped
 from mizar.model.policy_rows import GROUP, PEER, VERDICT
-from mizar.oracle.policies import Direction, EndpointPolicy, PolicyRow, PolicySet, RuleVerdict
-from mizar.planner.entries import LocalEntry, PolicySetEntry
+from mizar.oracle.policies import Direction, EndpointPolicy, NetworkAcl, PolicyRow, PolicySet, RuleVerdict
+from mizar.planner.entries import LocalEntry, NetworkAclEntry, PolicySetEntry
 
 ALLOW, LOG, AUDIT, KEEP = 1, 2, 4, 8
 """enum policy_action of contracts/dataplane.h."""
@@ -46,4 +46,23 @@ def endpoint_policies(sets: Iterable[PolicySetEntry], locals_: Iterable[LocalEnt
                 known.get((vni, binding.egress)),
                 audit=frozenset(direction for direction, audits in audit.items() if audits),
             )
+    return found
+
+
+def network_acls(
+    sets: Iterable[PolicySetEntry], acls: Iterable[NetworkAclEntry]
+) -> dict[tuple[int, bytes, int], NetworkAcl]:
+    """By what the prefixes of networks are judged."""
+    known = {(entry.vni, entry.id): entry for entry in sets}
+    made: dict[tuple[int, int], PolicySet] = {}
+    found = {}
+    for acl in acls:
+        bound = []
+        for number in (acl.ingress, acl.ingress_later, acl.egress, acl.egress_later):
+            key = acl.vni, number
+            if key in known and key not in made:
+                made[key] = policy_set(known[key])
+            bound.append(made.get(key))
+        row = NetworkAcl(acl.network_id, *bound)
+        found.update({(acl.vni, address, length): row for address, length in acl.prefixes})
     return found

@@ -34,6 +34,7 @@ from mizar.planner.entries import (
     Entry,
     GroupSetEntry,
     LocalEntry,
+    NetworkAclEntry,
     NetworkEntry,
     PeeringEntry,
     PolicySetEntry,
@@ -44,7 +45,7 @@ from mizar.planner.entries import (
     VpnEntry,
     WorkloadEntry,
 )
-from mizar.simulation.policies import endpoint_policies
+from mizar.simulation.policies import endpoint_policies, network_acls
 from mizar.simulation.services import Places, in_turn, service_row
 
 TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
@@ -103,6 +104,7 @@ class _Held:
         self.group_sets: dict[tuple[int, int], tuple[int, ...]] = {}
         self.appliances: dict[tuple[int, bytes], Endpoint] = {}
         self._rules: list[PolicySetEntry] = []
+        self._acls: list[NetworkAclEntry] = []
 
     def take(self, entry: Entry) -> None:
         match entry:
@@ -120,6 +122,8 @@ class _Held:
                 self.group_sets[entry.vni, entry.number] = entry.groups
             case PolicySetEntry():
                 self._rules.append(entry)
+            case NetworkAclEntry():
+                self._acls.append(entry)
             case EndpointEntry():
                 self.endpoints |= endpoint_rows(entry)
             case LocalEntry():
@@ -225,6 +229,8 @@ class _Held:
             group_sets=self.group_sets,
             policies=endpoint_policies(self._rules, self._locals),
             policy_flows=PolicyFlows(dict.fromkeys(self.vpcs, room)),
+            network_acls=network_acls(self._rules, self._acls),
+            acl_vpcs=frozenset(entry.vni for entry in self._acls),
             proxies=self.proxies,
             appliances=self.appliances,
         )

@@ -17,6 +17,8 @@ _UNREADABLE, _FULL, _ENDED = "POLICY_UNREADABLE", "POLICY_FLOWS_FULL", "POLICY_F
 def said(names: Names, place: tuple[int, bytes], inner: Inner, one: Judgement) -> str:
     """`place`: the policed endpoint, by number of the VPC and address."""
     egress = one.direction is Direction.EGRESS
+    if not one.uid:
+        return _crossing(names, place, one)
     known = names.endpoint(*place)
     whose = f"{'egress' if egress else 'ingress'} of {known.name if known else ip_address(place[1])}"
     who = names.verdict(*place, one.rule, egress=egress)
@@ -33,6 +35,18 @@ def said(names: Names, place: tuple[int, bytes], inner: Inner, one: Judgement) -
     if one.rule and (behind := names.behind(*place, one.rule, _peer(inner, egress), inner.protocol, _port(inner))):
         text += f", which stands before {behind}"
     return f"{whose}: " + (f"would be {text}; audit mode lets it pass" if one.audited else text)
+
+
+def _crossing(names: Names, place: tuple[int, bytes], one: Judgement) -> str:
+    """What a network's ACL said."""
+    egress = one.direction is Direction.EGRESS
+    whose = "out of its network" if egress else "into its network"
+    if not one.rule:
+        return f"{whose}: what the rules of the network's ACL ask for cannot be read"
+    who = names.verdict(*place, one.rule, egress=egress)
+    if not one.reason:
+        return f"{whose}: allowed by {who}"
+    return f"{whose}: would be denied by {who}; audit mode lets it pass" if one.audited else f"{whose}: denied by {who}"
 
 
 def _peer(inner: Inner, egress: bool) -> bytes:

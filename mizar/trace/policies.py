@@ -12,13 +12,14 @@ from mizar.model.addresses import to_mapped
 from mizar.oracle.policies import (
     Direction,
     EndpointPolicy,
+    NetworkAcl,
     PolicyFlow,
     PolicyFlowKey,
     PolicyFlows,
     PolicySet,
     RuleVerdict,
 )
-from mizar.trace.rows import Asked, Fields, Point, Rows, text_of
+from mizar.trace.rows import Asked, Fields, Point, Rows, address_of, text_of
 
 _ALLOW, _LOG, _AUDIT, _KEEP = 1, 2, 4, 8  # enum policy_action
 _DIRECTION, _ENDED, _KEPT = 3, 4, 8  # enum policy_flow_begun
@@ -60,6 +61,17 @@ def policies_of(rows: Rows, own: bytes) -> dict[str, EndpointPolicy]:
             record["since"],
             audit,
         )
+    return found
+
+
+def network_acls_of(rows: Rows, own: bytes) -> dict[tuple[int, bytes, int], NetworkAcl]:
+    """By what the prefixes of networks are judged."""
+    found = {}
+    for key, value in rows.items("network_acls"):
+        address = address_of(key["addr"])
+        length = key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)
+        sets = (_set(rows, own, value[way]) for way in ("ingress", "ingress_later", "egress", "egress_later"))
+        found[_big(key["vni_be"]), address, length] = NetworkAcl(value["network"], *sets)
     return found
 
 

@@ -26,7 +26,7 @@ from mizar.oracle.tables import (
     Tunnel,
     Vpc,
 )
-from mizar.trace.policies import AskedPolicyFlows, policies_of
+from mizar.trace.policies import AskedPolicyFlows, network_acls_of, policies_of
 from mizar.trace.rows import Asked, AskedFlows, AskedProxyFlows, Fields, Point, Rows, address_of, text_of
 
 # The numbers of contracts/dataplane.h.
@@ -91,6 +91,8 @@ class _Droplet:
             flows=AskedFlows(self.room("flow"), Asked(rows, own, flow_point, lambda _, value: self.flow(value))),
             policies=policies_of(rows, own),
             policy_flows=AskedPolicyFlows(self.room("policy"), rows, own),
+            network_acls=network_acls_of(rows, own),
+            acl_vpcs=frozenset(vni for vni, value in rows.items("vpcs") if rows.get("acl_vpcs", value["slot"])),
             proxies={slot: self.proxy(value) for slot, value in rows.items("proxies")},
             proxy_flows=proxy_flows.ProxyFlows(
                 AskedProxyFlows(Asked(rows, own, proxy_flow_point, lambda _, value: proxy_flow(value))),

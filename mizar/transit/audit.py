@@ -29,7 +29,7 @@ HASHES = (
     "droplet_slots", "vpcs", "identities", "group_sets", "endpoints", "agents", "agent_options", "member_slots",
     "substrate_endpoints", "policy_sets",
 )  # fmt: skip
-TRIES = ("networks", "routes")
+TRIES = ("networks", "routes", "network_acls")
 """Asked for a key, these answer with the longest prefix that holds it: they are always read whole."""
 ARRAYS = (
     "droplets",
@@ -42,6 +42,7 @@ ARRAYS = (
     "endpoint_policies",
     "endpoint_limits",
     "limiters",
+    "acl_vpcs",
 )
 FOLLOWS_S = 0.5
 """Within which the stack's side follows the state; it has no part in the lock."""
@@ -95,6 +96,8 @@ def agrees(found: Any, op: Op | None) -> bool:
 
 
 def _anything(value: Any) -> bool:
+    if isinstance(value, int):
+        return bool(value)
     return any(part if isinstance(part, int) else any(part) for part in value.values())
 
 
@@ -182,7 +185,7 @@ class Audit:
 
 def nothing(table: str, key: Any) -> Op:
     """The end of an entry."""
-    return Op(table, key, {} if table in ARRAYS else None)
+    return Op(table, key, 0 if table == "acl_vpcs" else {} if table in ARRAYS else None)
 
 
 def read(maps: Maps, keys: dict[Place, Any]) -> dict[Place, Any]:

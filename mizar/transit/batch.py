@@ -19,7 +19,7 @@ from mizar.transit.hopset import fill
 from mizar.transit.limits import LimitPlan
 from mizar.transit.peerings import PeeringPlan
 from mizar.transit.policies import PolicyPlan
-from mizar.transit.policy_values import DeletePolicySet, PutPolicySet
+from mizar.transit.policy_values import DeleteNetworkAcl, DeletePolicySet, PutNetworkAcl, PutPolicySet
 from mizar.transit.service_values import DeleteService, PutService
 from mizar.transit.values import (
     NO_PLACES,
@@ -86,6 +86,10 @@ class Plan(LimitPlan, PolicyPlan, AppliancePlan, PeeringPlan):
                 return self.put_policy_set(rules)
             case DeletePolicySet(vni, number):
                 return self.delete_policy_set((vni, number))
+            case PutNetworkAcl(acl):
+                return self.put_network_acl(acl)
+            case DeleteNetworkAcl(vni, number):
+                return self.delete_network_acl(vni, number)
             case PutPeering(peering):
                 return self.put_peering(peering)
             case DeletePeering(vni, peer):

@@ -107,7 +107,13 @@ def vpc_put(vpc: Vpc) -> Op:
     )
 
 
-def _network_key(vni: int, address: bytes, length: int) -> dict[str, Any]:
+def number_of(number_be: int) -> int:
+    """A number that a trie keeps in network order."""
+    return int.from_bytes(number_be.to_bytes(4, _HOST_ORDER), "big")
+
+
+def network_key(vni: int, address: bytes, length: int) -> dict[str, Any]:
+    """The key of a prefix of a VPC."""
     bits = 32 + mapped_length(address, length)
     vni_be = int.from_bytes(vni.to_bytes(4, "big"), _HOST_ORDER)
     return {"prefix_bits": bits, "vni_be": vni_be, "addr": to_mapped(address)}
@@ -118,7 +124,7 @@ def network_put(network: Network, vpc: Vpc) -> list[Op]:
     return [
         Op(
             "networks",
-            _network_key(network.vni, prefix.address, prefix.length),
+            network_key(network.vni, prefix.address, prefix.length),
             {
                 "slot": network.hops,
                 "vpc_slot": vpc.slot,
@@ -132,18 +138,18 @@ def network_put(network: Network, vpc: Vpc) -> list[Op]:
 
 def network_delete(vni: int, prefix: Prefix) -> Op:
     """The end of one prefix."""
-    return Op("networks", _network_key(vni, prefix.address, prefix.length), None)
+    return Op("networks", network_key(vni, prefix.address, prefix.length), None)
 
 
 def peering_put(peering: Peering, vpc: Vpc) -> list[Op]:
     """One entry per prefix."""
     value = {"vpc_slot": vpc.slot, "flags": int(NetworkFlag.PEERED), "peer": peering.peer}
-    return [Op("networks", _network_key(peering.vni, *prefix), value) for prefix in peering.prefixes]
+    return [Op("networks", network_key(peering.vni, *prefix), value) for prefix in peering.prefixes]
 
 
 def peering_delete(vni: int, prefix: BarePrefix) -> Op:
     """The end of one prefix."""
-    return Op("networks", _network_key(vni, *prefix), None)
+    return Op("networks", network_key(vni, *prefix), None)
 
 
 def _endpoint_key(vni: int, address: bytes) -> dict[str, Any]:

@@ -84,6 +84,10 @@ class Owners:
                 return Owner(value)
             case "group_sets":
                 return Owner(key["vni"])
+            case "network_acls":
+                return Owner(_swapped(key["vni_be"]), value.get("network", 0))
+            case "acl_vpcs":
+                return next((Owner(vpc.vni) for vpc in self._state.vpcs.values() if vpc.slot == key), NOBODY)
             case "policy_sets":
                 return Owner(value["vni"])
             case "limiters":
@@ -160,11 +164,11 @@ def key_text(table: str, key: Any) -> str:
         return f"VPC {key}"
     if isinstance(key, int):
         return f"slot {key}"
-    if table in ("networks", "routes"):
+    if table in ("networks", "routes", "network_acls"):
         address = from_mapped(key["addr"])
         prefix = f"{text_of(address)}/{key['prefix_bits'] - 32 - mapped_length(address, 0)}"
-        number = _swapped(key["vni_be" if table == "networks" else "table_be"])
-        return f"{prefix} of {'VPC' if table == 'networks' else 'table'} {number}"
+        number = _swapped(key["table_be" if table == "routes" else "vni_be"])
+        return f"{prefix} of {'table' if table == 'routes' else 'VPC'} {number}"
     if "addr" in key:
         of_vpc = f" of VPC {key['vni']}" if "vni" in key else ""
         return f"{text_of(from_mapped(key['addr']))}{of_vpc}"

@@ -12,10 +12,10 @@ from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.model.errors import ExhaustedError, NotFoundError
-from mizar.transit import services
-from mizar.transit.endpoints import EndpointPlan
+from mizar.transit import network_acls, services
 from mizar.transit.entries import Op, Rows
 from mizar.transit.errors import InUseError
+from mizar.transit.network_acls import NetworkAclPlan
 from mizar.transit.policy_values import (
     NOT_BOUND,
     TABLES,
@@ -30,7 +30,7 @@ from mizar.transit.state import State
 from mizar.transit.values import Local, Wanted
 
 
-class PolicyPlan(EndpointPlan):
+class PolicyPlan(NetworkAclPlan):
     """A plan in the making."""
 
     def put_policy_set(self, new: PolicySet) -> bool:
@@ -55,6 +55,8 @@ class PolicyPlan(EndpointPlan):
         self.ops += [rows for rows in gone if rows.table != "policy_verdicts"]
         for uid in list(users(state, rules.key)):
             self._raise(state.locals[uid])
+        if not in_place:
+            self.ops += [op for acl in network_acls.judged_by(state, rules.key) for op in network_acls.rows(state, acl)]
         self.ops += [rows for rows in gone if rows.table == "policy_verdicts"]
         if old is not None and not in_place:
             self._drop(old)
@@ -68,13 +70,17 @@ class PolicyPlan(EndpointPlan):
         user = next(users(self.state, key), None)
         if user is not None:
             raise InUseError(f"{old} is still in use by local endpoint {user}; bind that to another first")
+        acl = next(network_acls.judged_by(self.state, key), None)
+        if acl is not None:
+            raise InUseError(f"{old} is still in use by the {acl}; bind that to another first")
         self.journal.drop(self.state.policy_sets, key)
         self._drop(old)
         return True
 
     def refuse_ruled(self, vni: int) -> None:
-        """Raise when a VPC still has sets of rules."""
-        found = next((one for one in self.state.policy_sets.values() if one.vni == vni), None)
+        """Raise when a VPC still has sets of rules, or networks that are judged."""
+        acls = (one for one in self.state.network_acls.values() if one.vni == vni)
+        found = next(acls, None) or next((one for one in self.state.policy_sets.values() if one.vni == vni), None)
         if found:
             raise InUseError(f"VPC {vni} still has a {found}; delete that first")
 
@@ -156,6 +162,7 @@ def implied(state: State) -> Iterator[Op]:
         yield note_put(rules)
     for uid, judged in state.judged.items():
         yield record_put(state, state.locals[uid], judged)
+    yield from network_acls.implied(state)
 
 
 def note_put(rules: PolicySet) -> Op:

@@ -64,6 +64,47 @@ class PolicySet:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkAcl:
+    """By which sets (their ids) a network is judged, 0 for none; `later`: fragments behind the first."""
+
+    vni: int
+    network_id: int
+    prefixes: tuple[tuple[bytes, int], ...]
+    ingress: int = 0
+    ingress_later: int = 0
+    egress: int = 0
+    egress_later: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What names it."""
+        return (self.vni, self.network_id)
+
+    @property
+    def sets(self) -> frozenset[int]:
+        """All that are named."""
+        return frozenset({self.ingress, self.ingress_later, self.egress, self.egress_later} - {0})
+
+    def __str__(self) -> str:
+        return f"ACL of network {self.network_id} of VPC {self.vni}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutNetworkAcl:
+    """Change: a network is judged, by other sets than before."""
+
+    acl: NetworkAcl
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNetworkAcl:
+    """Change: a network is judged no more."""
+
+    vni: int
+    network_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class PutPolicySet:
     """Change: a set of rules, new or other than before."""
 

@@ -146,6 +146,8 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "policy_flows": limits.policy_flows,
         "policy_budgets": limits.vpcs,
         "policy_counts": limits.vpcs,
+        "acl_vpcs": limits.vpcs,
+        "network_acls": 2 * limits.networks,
         "proxies": limits.proxies,
         "proxy_usage": limits.proxies,
         "proxy_ended": limits.proxies,

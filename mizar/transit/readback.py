@@ -13,7 +13,7 @@ from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
-from mizar.transit import appliances, entries, limits, marks, policies, policy_rows, proxies, services
+from mizar.transit import appliances, entries, limits, marks, network_acls, policies, policy_rows, proxies, services
 from mizar.transit.entries import Op, Step
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
@@ -47,6 +47,7 @@ _ARRAYS = frozenset({"endpoint_policies", "proxies", "services", "service_notes"
     "endpoint_limits",
     "limiters",
 }
+_NOTHING: dict[str, Any] = {table: {} for table in _ARRAYS} | {"acl_vpcs": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,11 +299,19 @@ class _Reader:
         for slot, record in records.items():
             self.raw["endpoint_policies", slot] = (slot, record)
         named = {record[way] for record in records.values() for way in ("ingress", "egress")}
+        named |= network_acls.sets_named(self.maps)
         rows = policy_rows.read_rows(self.maps)
         for number, note in sorted(self.items("policy_sets"), key=lambda one: one[0] in named):
             if note["vni"] in self.state.vpcs:
                 found = PolicySet(note["vni"], note["id"], *rows.get(number, (b"", b"", b"")), number)
                 self.state.policy_sets[found.key] = found
+
+    def network_acls(self) -> None:
+        for acl in network_acls.read_acls(self.items("network_acls"), self.state):
+            self.state.network_acls[acl.key] = acl
+        for slot, marked in self.maps.acl_vpcs.items():
+            if marked:
+                self.raw["acl_vpcs", slot] = (slot, marked)
 
     def judged(self, wanted: Wanted, slot: int) -> Wanted:
         """With what it is bound to, as far as that is there; what is not is put once more by who wants it."""
@@ -374,7 +383,7 @@ class _Reader:
         wanted = {(op.table, hashable(op.key)): op for op in implied(self.state)}
         puts = [op for at, op in wanted.items() if not same(self.raw.get(at, (None, None))[1], op.value)]
         deletes = [
-            Op(table, key, {} if table in _ARRAYS else None)
+            Op(table, key, _NOTHING.get(table))
             for (table, hashable), (key, _) in self.raw.items()
             if (table, hashable) not in wanted and table != "hop_sets"
         ]
@@ -443,6 +452,7 @@ def read(maps: Maps, own: bytes, room: Limits, interfaces: Iterable[Found], own6
     reader.group_sets()
     reader.policy_sets()
     reader.limiters()
+    reader.network_acls()
     reader.read_networks()
     reader.endpoints()
     strays = reader.locals(interfaces)

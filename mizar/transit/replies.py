@@ -13,7 +13,7 @@ from mizar.model.policy_rows import digest as rows_digest
 from mizar.transit.audit import Report
 from mizar.transit.findings import Finding
 from mizar.transit.limit_values import NO_QOS, UNLIMITED, Qos, Rate
-from mizar.transit.policy_values import NOT_BOUND, Binding, PolicySet
+from mizar.transit.policy_values import NOT_BOUND, Binding, NetworkAcl, PolicySet
 from mizar.transit.service_values import HealthCheck, Service
 from mizar.transit.state import State
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, Route, Tunnel, Vpc
@@ -188,6 +188,8 @@ def state(held: State, problems: Mapping[str, str]) -> Iterator[pb.State]:
         yield pb.State(group_sets=[pb.GroupSet(vni=key[0], number=key[1], groups=held.group_sets[key]) for key in keys])
     for ids in _chunks(held.policy_sets):
         yield pb.State(policy_sets=[policy_set(held.policy_sets[key]) for key in ids])
+    for ruled in _chunks(held.network_acls):
+        yield pb.State(network_acls=[network_acl(held.network_acls[key]) for key in ruled])
     for endpoints in _chunks((one.vni, one.addresses) for one in held.remotes()):
         yield pb.State(endpoints=[endpoint(held.at[vni, addresses[0]]) for vni, addresses in endpoints])
     for services in _chunks(held.services):
@@ -233,6 +235,15 @@ def policy_set(value: PolicySet) -> pb.PolicySet:
     """A set of rules, by the digest of its rows."""
     digest = rows_digest(value.peers, value.groups, value.verdicts)
     return pb.PolicySet(vni=value.vni, id=value.id, digest=digest)
+
+
+def network_acl(value: NetworkAcl) -> pb.NetworkAcl:
+    """What a network is judged by."""
+    prefixes = [pb.Prefix(address=address, length=length) for address, length in value.prefixes]
+    return pb.NetworkAcl(
+        vni=value.vni, network_id=value.network_id, prefixes=prefixes, ingress=value.ingress,
+        ingress_later=value.ingress_later, egress=value.egress, egress_later=value.egress_later,
+    )  # fmt: skip
 
 
 def finding(value: Finding) -> pb.Finding:

@@ -16,7 +16,16 @@ from mizar.model.errors import InvalidError
 from mizar.transit import marks, policy_values
 from mizar.transit.guest.lease import Settings
 from mizar.transit.limit_values import Qos, Rate
-from mizar.transit.policy_values import NOT_BOUND, Binding, DeletePolicySet, PolicySet, PutPolicySet
+from mizar.transit.policy_values import (
+    NOT_BOUND,
+    Binding,
+    DeleteNetworkAcl,
+    DeletePolicySet,
+    NetworkAcl,
+    PolicySet,
+    PutNetworkAcl,
+    PutPolicySet,
+)
 from mizar.transit.service_values import (
     MAX_MEMBERS as MAX_SERVICE_MEMBERS,
 )
@@ -112,6 +121,10 @@ def change(message: pb.Change) -> Change:
             return PutPolicySet(policy_values.checked(found))
         case "delete_policy_set":
             return DeletePolicySet(vni(message.delete_policy_set.vni), message.delete_policy_set.id)
+        case "put_network_acl":
+            return PutNetworkAcl(network_acl(message.put_network_acl))
+        case "delete_network_acl":
+            return DeleteNetworkAcl(vni(message.delete_network_acl.vni), network_id(message.delete_network_acl.id))
         case "put_endpoint":
             return PutEndpoint(endpoint(message.put_endpoint))
         case "delete_endpoint":
@@ -243,6 +256,14 @@ def peering(message: pb.Peering) -> Peering:
     prefixes = sorted((bare_prefix(found) for found in message.prefixes), key=lambda found: len(found[0]))
     _one_per_family([address for address, _ in prefixes], "prefix")
     return Peering(vni(message.vni), vni(message.peer), tuple(prefixes))
+
+
+def network_acl(message: pb.NetworkAcl) -> NetworkAcl:
+    """What a network is judged by: at least one prefix, at most one per family."""
+    prefixes = sorted((bare_prefix(found) for found in message.prefixes), key=lambda found: len(found[0]))
+    _one_per_family([address for address, _ in prefixes], "prefix")
+    sets = message.ingress, message.ingress_later, message.egress, message.egress_later
+    return NetworkAcl(vni(message.vni), network_id(message.network_id), tuple(prefixes), *sets)
 
 
 def network(message: pb.Network) -> Network:

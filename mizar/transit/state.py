@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from mizar.kernel.layout import constant
 from mizar.transit.limit_values import UNLIMITED, Limiter, LimiterKey, Rate
-from mizar.transit.policy_values import Judged, PolicySet, PolicySetId
+from mizar.transit.policy_values import Judged, NetworkAcl, PolicySet, PolicySetId
 from mizar.transit.service_values import Service, ServiceKey
 from mizar.transit.slots import Slots
 from mizar.transit.values import Droplet, Endpoint, Learned, Local, Network, Peering, Proxy, ProxyKey, Vpc
@@ -97,6 +97,7 @@ class State:
     proxied: dict[tuple[int, bytes], ProxyKey] = field(default_factory=dict)
     group_sets: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     policy_sets: dict[PolicySetId, PolicySet] = field(default_factory=dict)
+    network_acls: dict[tuple[int, int], NetworkAcl] = field(default_factory=dict)
     judged: dict[str, Judged] = field(default_factory=dict)
     """Of the policed endpoints of this droplet, by uid."""
     limiters: dict[LimiterKey, Limiter] = field(default_factory=dict)
@@ -168,6 +169,7 @@ class State:
             serving=self.serving.copy(),
             group_sets=self.group_sets.copy(),
             policy_sets=self.policy_sets.copy(),
+            network_acls=self.network_acls.copy(),
             judged=self.judged.copy(),
             limiters=self.limiters.copy(),
             learned=self.learned.copy(),

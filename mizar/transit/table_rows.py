@@ -70,6 +70,7 @@ class _Reader:
         yield from networks
         yield from self.vpcs()
         yield from self.agents()
+        yield from self.network_acls()
         yield from self.routes()
         yield from self.substrate()
         services: set[int] = set()
@@ -116,6 +117,7 @@ class _Reader:
                 yield "flow_counts", value["slot"], self.tables.flow_counts.get(value["slot"])
                 yield "policy_budgets", value["slot"], self.tables.policy_budgets.get(value["slot"])
                 yield "policy_counts", value["slot"], self.tables.policy_counts.get(value["slot"])
+                yield "acl_vpcs", value["slot"], self.tables.acl_vpcs.get(value["slot"])
         for key, number in self.tables.identities.items():
             if number in self.vnis:
                 yield "identities", key, number
@@ -145,6 +147,11 @@ class _Reader:
         yield "endpoint_limits", slot, record
         for number in {*record["egress"], *record["ingress"], record["guarantee"]} - {0}:
             yield "limiters", number, self.tables.limiters.get(number)
+
+    def network_acls(self) -> Iterator[Row]:
+        for key, value in self.tables.network_acls.items():
+            if int.from_bytes(key["vni_be"].to_bytes(4, sys.byteorder), "big") in self.vnis:
+                yield "network_acls", key, value
 
     def routes(self) -> Iterator[Row]:
         for key, value in self.tables.routes.items():

@@ -14,7 +14,14 @@ from mizar.model.addresses import mac_text, text_of
 from mizar.transit.guest.lease import NO_SETTINGS, Settings
 from mizar.transit.hopset import PLACES
 from mizar.transit.limit_values import NO_QOS, Qos
-from mizar.transit.policy_values import NOT_BOUND, Binding, DeletePolicySet, PutPolicySet
+from mizar.transit.policy_values import (
+    NOT_BOUND,
+    Binding,
+    DeleteNetworkAcl,
+    DeletePolicySet,
+    PutNetworkAcl,
+    PutPolicySet,
+)
 from mizar.transit.service_values import DeleteService, PutService
 from mizar.transit.workloads import Workload
 
@@ -442,6 +449,8 @@ class DeletePeering:
 Change = (
     PutPolicySet
     | DeletePolicySet
+    | PutNetworkAcl
+    | DeleteNetworkAcl
     | PutService
     | DeleteService
     | PutDroplet

@@ -590,6 +590,7 @@ SEPARATE |= {
     f"POLICY_{name}": "test_policy.py"
     for name in ("UNREADABLE", "INGRESS_DENIED", "INGRESS_DEFAULT", "EGRESS_DENIED", "EGRESS_DEFAULT")
 }
+SEPARATE |= {f"NETWORK_ACL_{name}": "test_network_acl.py" for name in ("DENIED", "DEFAULT")}
 SEPARATE |= {
     "POLICY_FLOWS_FULL": "test_policy.py",
     "POLICY_FLOW_ENDED": "test_policy.py",

@@ -95,6 +95,8 @@ SIZES = {
     "policy_peers": 256,
     "policy_groups": 64,
     "policy_verdicts": 256,
+    "network_acls": 64,
+    "acl_vpcs": 16,
     "policy_flows": 1024,
     "policy_budgets": 16,
     "policy_counts": 16,
@@ -156,12 +158,15 @@ class Testbed:
             tables.policy_groups,
             tables.policy_verdicts,
             tables.policy_flows,
+            tables.network_acls,
         )
         for table in hashes:
             table.delete_many([key for key, _ in table.items()])
         tables.proxy_ended.put(PROXY_SLOT, 0)
         tables.substrate_link.put(0, 0)
         tables.shaper.put(0, 0)
+        for vpc in (RED, BLUE):
+            tables.acl_vpcs.put(vpc.slot, 0)
         arrays = (
             tables.hop_sets, tables.droplets, tables.droplet_switches, tables.proxies, tables.proxy_usage,
             tables.services, tables.members, tables.flow_budgets, tables.flow_counts,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mizar.oracle.tables import PLACES, Agent, Droplet, Endpoint, HopSet, Leg, Network, Service, Tunnel, Vpc
 from tests.oracle.build import option, ours
 from tests.oracle.draws import Draw
-from tests.oracle.policies import policies, policy_flows
+from tests.oracle.policies import network_acls, policies, policy_flows
 from tests.oracle.services import SERVICE_HOST, flow_tables, services
 
 
@@ -135,6 +135,7 @@ PEERS = [
     *((one, 8 * len(one)) for one in PEER_ADDRESSES),
 ]
 """Prefixes that policies may name."""
+ACL_PLACES = [(vni, *prefix(family, number), number) for vni in VNIS for family in (4, 6) for number in NUMBERS]
 
 
 def mostly(draw: Draw) -> bool:
@@ -199,12 +200,14 @@ def droplets(draw: Draw) -> Droplet:
     link = mostly(draw)
     vni_of = {row.uid: vni for (vni, _), row in ends.items() if row.ifindex}
     vni_of |= {row.uid: row.vni for row in sender.values()}
-    policed = draw(policies(vni_of, PEERS))
+    policed, ruled = draw(policies(vni_of, PEERS)), draw(network_acls(ACL_PLACES, PEERS))
     return Droplet(
         ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows,
         group_sets=draw(group_sets),
         appliances=draw(appliances),
         policies=policed,
+        network_acls=ruled,
+        acl_vpcs=frozenset({vni for vni, _, _ in ruled} - set(draw(st.sampled_from([(), (), (), VNIS[:1]])))),
         policy_flows=draw(policy_flows({uid: vni_of[uid] for uid in policed}, PEER_ADDRESSES)),
     )  # fmt: skip
 

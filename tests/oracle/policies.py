@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
 from mizar.oracle.policies import (
     Direction,
     EndpointPolicy,
+    NetworkAcl,
     PolicyFlow,
     PolicyFlowKey,
     PolicyFlows,
@@ -37,7 +39,7 @@ rule_verdicts = st.builds(
     RuleVerdict,
     rank=st.integers(1, 4),
     allow=st.sampled_from([True, True, False]),
-    rule=st.integers(0, 9),
+    rule=st.sampled_from([0, 1, 7, 9, 0x1FFFF, 0xFFFF]),
     log=st.booleans(),
     audit=st.sampled_from([False, False, True]),
     keep=st.booleans(),
@@ -68,6 +70,19 @@ def policies(draw: Draw, uids: Mapping[str, int], prefixes: Iterable[tuple[bytes
         return {}
     some = draw(st.lists(st.sampled_from(sorted(uids)), min_size=1, max_size=4, unique=True))
     return {uid: draw(endpoint_policies(prefixes)) for uid in some}
+
+
+@st.composite
+def network_acls(
+    draw: Draw, places: Iterable[tuple[int, bytes, int, int]], prefixes: Iterable[tuple[bytes, int]]
+) -> dict[tuple[int, bytes, int], NetworkAcl]:
+    """Of half of the droplets none; else of some prefixes. `places`: VNI, prefix, its length, the network."""
+    if draw(st.booleans()):
+        return {}
+    maybe = st.one_of(st.none(), policy_sets(prefixes))
+    acls = st.builds(NetworkAcl, st.just(0), maybe, maybe, maybe, maybe)
+    some = draw(st.lists(st.sampled_from(sorted(places)), min_size=1, max_size=6, unique=True))
+    return {(vni, prefix, length): replace(draw(acls), network=number) for vni, prefix, length, number in some}
 
 
 @st.composite

@@ -63,6 +63,8 @@ SIZES = {
     "policy_groups": 64,
     "policy_verdicts": 256,
     "policy_flows": 1024,
+    "network_acls": 64,
+    "acl_vpcs": 16,
     "policy_budgets": 16,
     "policy_counts": 16,
 }
@@ -135,7 +137,9 @@ class RealDroplet:
     def forget(self) -> None:
         """Empties all tables."""
         for table, key in self.written:
-            if table in self.arrays:
+            if table is self.tables.acl_vpcs:
+                table.put(key, 0)
+            elif table in self.arrays:
                 table.put(key, {})
             else:
                 table.delete(key)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from mizar.kernel.tables import network_key
 from mizar.model.addresses import from_mapped, to_mapped
 from mizar.oracle.policies import Direction, PolicyFlow, PolicyFlowKey, PolicyFlows, PolicyRow, PolicySet, RuleVerdict
 from mizar.oracle.tables import Droplet
@@ -48,6 +49,14 @@ class RealPolicies:
                 "generation": policy.generation,
             }
             write(tables.endpoint_policies, self.droplet.uid_slots.of(uid), record)
+        for vni in here.acl_vpcs:
+            write(tables.acl_vpcs, self.droplet.vpc_slots.of(vni), 1)
+        for (vni, prefix, length), acl in here.network_acls.items():
+            value = {"network": acl.network} | {
+                name: self.set_number(getattr(acl, name))
+                for name in ("ingress", "ingress_later", "egress", "egress_later")
+            }
+            write(tables.network_acls, network_key(vni, to_mapped(prefix), length), value)
         for vni, room in here.policy_flows.room.items():
             slot = self.droplet.vpc_slots.of(vni)
             write(tables.policy_budgets, slot, {"until": room})

@@ -41,6 +41,8 @@ SCHEMA = {
     "policy_groups": ("policy_group_key", None),
     "policy_verdicts": ("policy_verdict_key", "policy_verdict"),
     "policy_flows": ("policy_flow_key", "policy_flow"),
+    "network_acls": ("network_key", "network_acl"),
+    "acl_vpcs": (None, None),
     "policy_budgets": (None, "flow_budget"),
     "policy_counts": (None, "flow_count"),
 }
@@ -56,6 +58,7 @@ ARRAYS = {"services", "service_notes", "members", "member_notes", "flow_budgets"
     "limiter_states",
     "policy_budgets",
     "policy_counts",
+    "acl_vpcs",
 }
 
 

@@ -19,7 +19,7 @@ from mizar.transit.findings import Finding, Kind
 from mizar.transit.ledger import Ledger
 from mizar.transit.limit_values import UNLIMITED, Qos, Rate
 from mizar.transit.policy_audit import RowsAudit
-from mizar.transit.policy_values import TABLES, Binding, PolicySet, PutPolicySet
+from mizar.transit.policy_values import TABLES, Binding, NetworkAcl, PolicySet, PutNetworkAcl, PutPolicySet
 from mizar.transit.service_values import Member, MemberState, PutService, Service
 from mizar.transit.values import (
     Change,
@@ -76,6 +76,7 @@ def whole() -> list[Change]:
         PutDroplet(Droplet(OWN)), PutDroplet(Droplet(FAR, second=bytes(15) + b"\2")),
         PutVpc(Vpc(1, (OWN, FAR))), PutVpc(Vpc(2, ())), PutVpc(Vpc(SHARED, (FAR,), wire_vni=1, identity=IDENTITY)),
         PutPolicySet(PolicySet(1, 9, PEERS, GROUPS, VERDICTS)),
+        PutNetworkAcl(NetworkAcl(1, 1, ((address(1, 0), 24),), ingress=9)),
         PutNetwork(routed), PutNetwork(Network(2, 1, (prefix4(1),), (FAR,))), PutGroupSet(1, 7, (3, 9)),
         PutPeering(Peering(1, 2, ((address(9, 0), 24),))), PutEndpoint(end(21)), PutEndpoint(end(22)),
         PutProxy(Proxy(end(41, OWN), source, (address(1, 42),))),

@@ -15,7 +15,16 @@ from mizar.model.policy_rows import GROUP, PEER, VERDICT
 from mizar.transit.batch import Plan
 from mizar.transit.execute import execute
 from mizar.transit.marks import option_bytes
-from mizar.transit.policy_values import Binding, DeletePolicySet, PolicySet, PutPolicySet, checked
+from mizar.transit.policy_values import (
+    Binding,
+    DeleteNetworkAcl,
+    DeletePolicySet,
+    NetworkAcl,
+    PolicySet,
+    PutNetworkAcl,
+    PutPolicySet,
+    checked,
+)
 from mizar.transit.readback import Found, read
 from mizar.transit.state import Limits, State
 from mizar.transit.values import (
@@ -137,7 +146,18 @@ def policy_sets(draw: st.DrawFn) -> PolicySet:
     )
 
 
+@st.composite
+def network_acls(draw: st.DrawFn) -> NetworkAcl:
+    """Of networks that may be there or not, by sets that may be."""
+    number = draw(st.integers(1, 3))
+    both = tuple((one.address, one.length) for one in (prefix4(number), prefix6(number)))
+    sets = (draw(st.integers(0, 2)) for _ in range(4))
+    return NetworkAcl(draw(vnis), draw(st.integers(1, 3)), draw(st.sampled_from([both, both[:1], both[1:]])), *sets)
+
+
 changes: st.SearchStrategy[Change] = st.one_of(
+    network_acls().map(PutNetworkAcl),
+    st.builds(DeleteNetworkAcl, vnis, ids),
     policy_sets().map(lambda found: PutPolicySet(checked(found))),
     st.builds(DeletePolicySet, vnis, ids),
     peerings().map(PutPeering),
@@ -209,6 +229,7 @@ def comparable(state: State) -> State:
         vpcs=dict(sorted(state.vpcs.items())),
         group_sets=dict(sorted(state.group_sets.items())),
         policy_sets=dict(sorted(state.policy_sets.items())),
+        network_acls=dict(sorted(state.network_acls.items())),
     )
 
 
@@ -390,6 +411,31 @@ def test_a_set_that_changes_row_by_row_keeps_its_number_and_another_does_not() -
     )
     with pytest.raises(MizarError, match="not known; put it first"):
         bench.attach(replace(LOCAL, policy=Binding(1, 0)), 77)
+
+
+def test_a_network_is_judged_by_its_newest_rules_and_lets_go_of_them() -> None:
+    """Other rules have another number, which its entries name from then on; the VPC is marked as long as it has any."""
+    one = PEER.pack(b"\xfd" + bytes(15), 128, 5)
+    allow, deny = VERDICT.pack(5, 0, 0, 0, 0, 1, 7), VERDICT.pack(5, 0, 0, 0, 0, 0, 8)
+    prefix = (bytes((10, 0, 1, 0)), 24)
+    bench = Bench(START)
+    with pytest.raises(MizarError, match="not known; put it first"):
+        bench.do(PutNetworkAcl(NetworkAcl(1, 1, (prefix,), ingress=1)))
+    bench.do(PutPolicySet(PolicySet(1, 1, one, b"", allow)), PutNetworkAcl(NetworkAcl(1, 1, (prefix,), ingress=1)))
+    bench.check()
+    ((_, first),) = bench.maps.network_acls.items()
+    assert list(bench.maps.acl_vpcs.used()) == [(bench.state.vpcs[1].slot, 1)]
+    bench.do(PutPolicySet(PolicySet(1, 1, one, b"", deny)))
+    ((_, second),) = bench.maps.network_acls.items()
+    assert first["ingress"] != second["ingress"]
+    bench.check()
+    with pytest.raises(MizarError, match="in use by the ACL of network 1"):
+        bench.do(DeletePolicySet(1, 1))
+    with pytest.raises(MizarError, match="belongs to ACL of network 1"):
+        bench.do(PutNetworkAcl(NetworkAcl(1, 2, (prefix,))))
+    bench.do(DeleteNetworkAcl(1, 1), DeletePolicySet(1, 1))
+    assert not any(map(bench.maps.contents().get, ("network_acls", "acl_vpcs", "policy_sets", "policy_peers")))
+    bench.check()
 
 
 SOURCES = Route(bytes(4), 0, RouteAction.VPC), Route(bytes((10, 9, 0, 0)), 16, RouteAction.BLACKHOLE)
