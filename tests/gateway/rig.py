@@ -137,11 +137,11 @@ def rig(remote: str = HOST) -> Iterator[Rig]:
                 command("ip", "-n", own, "route", "add", "default", "via", "10.0.0.1")
                 command("ip", "-n", own, "route", "add", "default", "via", "fd00:10::1")
         opened["beyond"] = stack.enter_context(namespaces.scratch(f"{prefix}-beyond"))
-        _behind(f"{prefix}-world", f"{prefix}-beyond")
+        put_behind(f"{prefix}-world", f"{prefix}-beyond")
         yield Rig(prefix, opened["host"], {name: opened[name] for name in ("blue", "green", "world", "beyond")})
 
 
-def _behind(world: str, beyond: str) -> None:
+def put_behind(world: str, beyond: str) -> None:
     """A host behind a router of the world, over a link with a smaller MTU."""
     for switch in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
         command("sh", "-c", f"echo 1 > /proc/sys/{switch}", namespace=world)

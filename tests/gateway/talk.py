@@ -8,7 +8,9 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from scapy.packet import Packet
 
 from mizar.kernel.namespaces import Namespace
 from mizar.lab.probes import readable
@@ -60,8 +62,19 @@ def bulk(near: socket.socket, far: socket.socket, size: int = 1 << 18) -> None:
         assert heard == data
 
 
-def told(client: Namespace, address: str, *, size: int = 3, ttl: int = 64) -> tuple[str, str]:
-    """The ICMP error that a datagram of this size and TTL to a port that nobody has brings, and who sent it."""
+def told(
+    client: Namespace,
+    address: str,
+    *,
+    size: int = 3,
+    ttl: int = 64,
+    port: int = 9,
+    source: tuple[str, int] = ("", 0),
+    then: Callable[[], None] = lambda: None,
+    kinds: tuple[str, ...] = (REFUSED, EXCEEDED, TOO_BIG),
+) -> tuple[str, str]:
+    """The ICMP error that a datagram of this size and TTL brings, to a port that nobody has, and who sent it; `then` is
+    done behind each that is sent. Errors of other kinds are those of an earlier one."""
     version = 6 if ":" in address else 4
     family = socket.AF_INET6 if version == 6 else socket.AF_INET
     level, option = _RECVERR[version]
@@ -69,10 +82,12 @@ def told(client: Namespace, address: str, *, size: int = 3, ttl: int = 64) -> tu
         probe.setsockopt(level, option, 1)
         probe.setsockopt(*_TTL[version], ttl)
         probe.setsockopt(*_DISCOVER[version])
-        probe.connect((address, 9))
+        probe.bind(source)
+        probe.connect((address, port))
         for _ in range(int(LIMIT_S / 0.25)):
             with contextlib.suppress(OSError):  # what the one before brought
                 probe.send(bytes(size))
+            then()
             if readable([probe.fileno()], 0.25):
                 with contextlib.suppress(BlockingIOError):
                     _, notes, _, _ = probe.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
@@ -80,8 +95,18 @@ def told(client: Namespace, address: str, *, size: int = 3, ttl: int = 64) -> tu
                     if len(found) >= 24 and found[4] in (2, 3):  # SO_EE_ORIGIN_ICMP, of a packet on its way
                         begin, known = (20, socket.AF_INET) if version == 4 else (24, socket.AF_INET6)
                         who = socket.inet_ntop(known, found[begin : begin + (4 if version == 4 else 16)])
-                        return _KINDS[version, found[5], found[6]], who
+                        if (kind := _KINDS.get((version, found[5], found[6]), "")) in kinds:
+                            return kind, who
     raise AssertionError(f"no error came for a datagram to {address}")
+
+
+def complain(client: Namespace, packet: Packet) -> None:
+    """Sends an ICMP message from a raw socket, which lets the kernel route it; `packet` begins with IP or IPv6."""
+    version = packet.version
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+    with client.run(lambda: socket.socket(family, socket.SOCK_RAW, protocol)) as sock:
+        sock.sendto(bytes(packet.payload), (packet.dst, 0))
 
 
 def ping(client: Namespace, address: str) -> None:

@@ -8,12 +8,17 @@ daemon that is the gateway; to the gateway a VPC is a VNI behind the droplet tha
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
+from scapy.all import ICMP, IP, UDP, ICMPv6PacketTooBig, ICMPv6TimeExceeded, IPv6
+from scapy.packet import Packet
 
 from mizar.api.client import Client
 from mizar.kernel import interfaces, namespaces
@@ -26,18 +31,36 @@ from mizar.model.manifest import parse_manifests
 from mizar.pipeline.kernel_path import KernelPath, KernelPort, KernelRoute
 from mizar.pipeline.nat import Masquerade, NatRules
 from mizar.pipeline.ranges import Ranges
-from tests.gateway.rig import GATEWAY_MAC, PORT, UdpEcho, heard_from
+from tests.gateway.rig import FAR4, FAR6, GATEWAY_MAC, PORT, UdpEcho, heard_from, put_behind
 from tests.gateway.rig import Rig as Host
 from tests.gateway.running import NEW, description_of, running
-from tests.gateway.talk import REFUSED, bulk, ping, stream, told
+from tests.gateway.talk import EXCEEDED, REFUSED, TOO_BIG, bulk, complain, ping, stream, told
+from tests.marks import first_of
 from tests.peers.foreign import command, on_wire, plugged
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300), pytest.mark.long]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 GATEWAY, OUTER = "172.31.0.100", "172.31.0.101"
 VNIS = {"blue": 4242, "green": 4243, "world": 100}
 WORLD4, WORLD6, POOL4, POOL6 = "10.0.200.254", "fd00:10:0:c8::fe", "10.0.200.10", "fd00:10:0:c8::10"
+WEB4, WEB6 = "10.0.1.5", "fd00:10:0:1::5"
+FAR_PORT, END_PORT = 9009, 9010
+"""The world sends on what comes to these, to a host over a narrower link; of the second its last hop is the world."""
 MAC = GATEWAY_MAC.to_bytes(6, "big").hex(":")
+BEYOND = f"""
+table inet beyond {{
+	chain ages {{
+		type filter hook prerouting priority mangle
+		udp dport {END_PORT} ip ttl set 1
+		udp dport {END_PORT} ip6 hoplimit set 1
+	}}
+	chain leads {{
+		type nat hook prerouting priority dstnat
+		iifname vx udp dport {{ {FAR_PORT}, {END_PORT} }} dnat ip to {FAR4}
+		iifname vx udp dport {{ {FAR_PORT}, {END_PORT} }} dnat ip6 to {FAR6}
+	}}
+}}
+"""
 
 MANIFEST = f"""
 {{apiVersion: mizar/v1, kind: Lab, metadata: {{name: NAME}}, spec: {{droplets: 2}}}}
@@ -80,7 +103,7 @@ spec:
 apiVersion: mizar/v1
 kind: Endpoint
 metadata: {{name: web, tenant: {_tenant}}}
-spec: {{network: front, droplet: d2, addresses: [10.0.1.5, "fd00:10:0:1::5"]}}
+spec: {{network: front, droplet: d2, addresses: [{WEB4}, "{WEB6}"]}}
 """
 
 
@@ -125,6 +148,9 @@ def plumbed(lab: LabName) -> Iterator[tuple[Host, dict[str, tuple[str, str]]]]:
         for address in (f"{WORLD4}/24", f"{WORLD6}/64"):
             command("ip", "-n", world, "addr", "add", address, "dev", "vx", *(["nodad"] if ":" in address else []))
         command("ip", "-n", world, "link", "set", "vx", "up")
+        beyond = stack.enter_context(plugged(lab, "beyond"))
+        put_behind(world, beyond)
+        subprocess.run(["nsenter", f"--net=/run/netns/{world}", "nft", "-f", "-"], input=BEYOND, text=True, check=True)
         behind = {"world": (OUTER, _mac(OUTER, host))}
         with Client(lab.server_url) as client:
             for tenant in ("blue", "green"):
@@ -152,9 +178,28 @@ def _own_mac(namespace: Namespace) -> str:
         return interfaces.get(netlink, "wire").mac.hex(":")
 
 
-@pytest.mark.parametrize("way", NEW)
+def silent(namespace: Namespace, address: str, port: int) -> socket.socket:
+    """Takes datagrams and says nothing, so that there is no error about them."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = namespace.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
+    made.bind((address, port))
+    return made
+
+
+def about(source: str, target: str, port: int, kind: str) -> Packet:
+    """An error of `source`, who would have sent on what `target` sent from port PORT to its port."""
+    ports = UDP(sport=PORT, dport=port) / bytes(8)
+    if ":" not in source:
+        error = ICMP(type=11) if kind is EXCEEDED else ICMP(type=3, code=4, nexthopmtu=1300)
+        return IP(src=source, dst=target) / error / IP(src=target, dst=source, flags="DF") / ports
+    error = ICMPv6TimeExceeded() if kind is EXCEEDED else ICMPv6PacketTooBig(mtu=1300)
+    return IPv6(src=source, dst=target) / error / IPv6(src=target, dst=source) / ports
+
+
+@pytest.mark.parametrize("way", first_of(NEW))
 def test_a_vpc_speaks_with_the_world(lab: LabName, way: str, tmp_path: Path) -> None:
-    """UDP, TCP, ICMP and an error, both families, both tenants at once."""
+    """UDP, TCP, ICMP and their errors, both families, both tenants at once; the errors from the world about what comes
+    out of a VPC, and those from an endpoint about what comes from the world."""
     labs.up(parse_manifests(MANIFEST.replace("NAME", lab.name), "test"))
     with plumbed(lab) as (host, behind):
         own = _own_mac(host.host)
@@ -162,16 +207,25 @@ def test_a_vpc_speaks_with_the_world(lab: LabName, way: str, tmp_path: Path) -> 
         text = description_of(way, (GATEWAY, own), behind, VNIS, kernel(inside), nat())
         with running(host, text, tmp_path):
             world, tenants = host.ends["world"], (host.ends["blue"], host.ends["green"])
-            with UdpEcho(world, WORLD4), UdpEcho(world, WORLD6):
-                for far, pool in ((WORLD4, POOL4), (WORLD6, POOL6)):
-                    outer = {heard_from(tenant, far, source_port=4000) for tenant in tenants}
-                    assert {address for address, _ in outer} == {pool}
-                    assert len(outer) == 2
+            for far, pool, web in ((WORLD4, POOL4, WEB4), (WORLD6, POOL6, WEB6)):
+                with UdpEcho(world, far):
+                    outer = [heard_from(tenant, far, source_port=4000) for tenant in tenants]
+                assert {address for address, _ in outer} == {pool}
+                assert len(set(outer)) == 2
+                for tenant, (_, port) in zip(tenants, outer, strict=True):
+                    ask = partial(told, world, pool, port=port, source=(far, PORT))
+                    assert ask() == (REFUSED, pool)
+                    with silent(tenant, web, 4000):
+                        for kind in (EXCEEDED, TOO_BIG):
+                            error = about(web, far, 4000, kind)
+                            assert ask(then=partial(complain, tenant, error), kinds=(kind,)) == (kind, pool)
             for far in (WORLD4, WORLD6):
                 with stream(tenants[0], world, far, PORT) as one, stream(tenants[1], world, far, PORT + 1) as two:
                     bulk(*one)
                     bulk(*two)
                 for tenant in tenants:
                     ping(tenant, far)
-                assert told(tenants[1], far) == (REFUSED, far)
+                    assert told(tenant, far) == (REFUSED, far)
+                    assert told(tenant, far, port=END_PORT) == (EXCEEDED, far)
+                    assert told(tenant, far, port=FAR_PORT, size=1320) == (TOO_BIG, far)
     assert not namespaces.exists(inside)
