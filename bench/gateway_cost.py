@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mizar.gateway import rules  # noqa: E402
+from mizar.gateway.options import Sizes  # noqa: E402
 from mizar.kernel import libbpf, programs  # noqa: E402
 from mizar.kernel.gateway_tables import GatewayTables  # noqa: E402
 from mizar.kernel.layout import U32  # noqa: E402
@@ -46,6 +47,7 @@ SYN, ACK = 2, 16
 ROUND = 1 << 20
 CONFIG = struct.pack("II", 0, 0)
 """Of the gateway's programs: neither watched nor with a given clock."""
+SMALL = {"connections4": 1, "connections6": 1}
 
 
 def frame(protocol: int, flags: int = ACK) -> bytes:
@@ -92,15 +94,10 @@ def bench(protocol: int, connections: int) -> Iterator[Bench]:
     """Programs with room for so many connections."""
     addresses = tuple(ip_address(f"203.0.113.{number}") for number in range(1, 129))
     nat = NatRules(masquerade=(Masquerade(inside=Ranges.of(32, [META]), outside=WORLD, addresses=addresses),))
+    sizes = Sizes(connections, 1, lines_mib=1 << 20).by_map()
     with (
-        programs.load(
-            CONFIG, objects={"cost": compiled(SOURCE)}, max_entries={"connections4": 1, "connections6": 1}
-        ) as bare,
-        programs.load(
-            CONFIG,
-            objects={"cost": compiled(SOURCE, "-DTRANSLATE")},
-            max_entries={"connections4": 2 * connections, "connections6": 1},
-        ) as loaded,
+        programs.load(CONFIG, objects={"cost": compiled(SOURCE)}, max_entries=SMALL) as bare,
+        programs.load(CONFIG, objects={"cost": compiled(SOURCE, "-DTRANSLATE")}, max_entries=sizes) as loaded,
     ):
         rules.write(GatewayTables.of(loaded.maps), nat)
         yield Bench(bare, loaded, protocol)
@@ -149,11 +146,10 @@ def new_connections(protocol: int, flows: int, rounds: int) -> None:
 
 def kernel_conntrack(flows: int, rounds: int) -> None:
     """Prints what asking the kernel's conntrack costs, in a namespace of its own, without any translation."""
-    small = {"connections4": 1, "connections6": 1}
     with (
         anonymous() as namespace,
         bench(UDP, flows) as made,
-        programs.load(CONFIG, objects={"cost": compiled(SOURCE, "-DKERNEL")}, max_entries=small) as kernel,
+        programs.load(CONFIG, objects={"cost": compiled(SOURCE, "-DKERNEL")}, max_entries=SMALL) as kernel,
     ):
         both = Bench(made.bare, kernel, UDP)
         both.point(flows)
@@ -180,12 +176,19 @@ def memory(connections: int) -> None:
             made.nat_ns(flows)
             begun += flows - made.refused()
         used = (before - available_bytes()) / begun
-        fdinfo = Path(f"/proc/self/fdinfo/{made.nat.maps['connections4']}").read_text()
-        told = int(next(line.split()[1] for line in fdinfo.splitlines() if line.startswith("memlock")))
+        told = sum(memlock(made.nat.maps[name]) for name in ("connections4", "lines4"))
+        far = sum(1 for _ in GatewayTables.of(made.nat.maps).connections4.far.raw_items())
         print(
             f"memory: {begun:,} connections, room for {connections:,}: {used:.0f} bytes each are gone"
-            f" from the system, {told / begun:.0f} by the kernel's own account"
+            f" from the system, {told / begun:.0f} by the kernel's own account;"
+            f" {far / begun / 2:.1%} of the entries are in no line"
         )
+
+
+def memlock(fd: int) -> int:
+    """Bytes of a map by the kernel's own account."""
+    told = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    return int(next(line.split()[1] for line in told if line.startswith("memlock")))
 
 
 def main() -> int:

@@ -20,9 +20,9 @@ enum gateway_constant {
 	QUOTA_NONE = 0xffffffff,
 };
 
-/* ---- connections4, connections6: HASH, connection4_key -> connection4 and the same with 6. Two entries for a connection, one
- * for each direction, under what that direction's packets bear when they come to the gateway. What a packet becomes is in the
- * value, and turned round it is the key of the other direction's entry, its twin.
+/* ---- Connections: connection4_key -> connection4 and the same with 6. Two entries for a connection, one for each direction,
+ * under what that direction's packets bear when they come to the gateway. What a packet becomes is in the value, and turned
+ * round it is the key of the other direction's entry, its twin. An entry stands in a line, or far away: see lines.
  *
  * ICMP queries have their id in both ports, as source and destination. */
 enum connection_state {
@@ -117,6 +117,62 @@ struct connection6 {
 	uint8_t scale;
 	uint8_t pad;
 	uint16_t rules;
+};
+
+/* ---- lines4, lines6: mmapable ARRAY of connection4_line and connection6_line, LINE_WAYS of them a group: there an entry is found
+ * with one line of the cache. connections4, connections6: HASH of the same keys and values, for entries that have found their
+ * group full: they are far. connection_places: ARRAY of one. With groups of 0 there are no lines, and all stands in the hash.
+ *
+ * The group of a key: its 32-bit words as they lie in memory, IPv4: meta, src, dst, ports, protocol; IPv6: meta, 4 of src, 4 of
+ * dst, ports, protocol (as a number), w[1], w[2], ... give h = (keys[0] + sum of keys[i] * w[i]) mod 2^64 >> 32, the group is
+ * h * groups >> 32, and the way where it is looked for and put first is h & 3, then that ^ 1, ^ 2, ^ 3. The keys are random, made
+ * with the maps: nobody can tell which flows share a group.
+ *
+ * A line holds an entry when the lowest byte of its `state` is that entry's protocol; 0: none. Above it a number counts who has held the
+ * line. `group` of a group's first line is the word of all that comes and goes there, changed by compare-and-swap;
+ * dataplane/gateway/lines.h has the protocol, docs/decisions/lines.md the reasons. Programs alone write here. */
+enum line_constant {
+	LINE_WAYS = 4,
+	LINE_PROTOCOL = 0xff,		/* of `state` */
+	LINE_TURN = 0x100,		/* one more holder */
+};
+
+enum group_bits {
+	GROUP_FAR = 0xfff,		/* entries of this group in the hash, or about to be */
+	GROUP_PENDING = 0xf000,		/* of these, about to be */
+	GROUP_VERSION = 0xff0000,	/* counts what came */
+	GROUP_TAKEN = 0x1000000,	/* << way: holds an entry, or is being emptied */
+	GROUP_BUSY = 0x10000000,	/* << way: being filled */
+};
+
+struct connection_places {
+	uint32_t groups4;
+	uint32_t groups6;
+	uint64_t keys[12];
+};
+
+struct connection4_line {
+	uint32_t group;
+	uint32_t meta;		/* connection4_key, */
+	uint32_t src_be;
+	uint32_t dst_be;
+	uint16_t src_port_be;
+	uint16_t dst_port_be;
+	uint32_t state;		/* where that has its protocol */
+	struct connection4 value;
+};
+
+struct connection6_line {
+	uint32_t group;
+	uint32_t pad[3];
+	uint32_t meta;		/* connection6_key, */
+	uint8_t src[16];
+	uint8_t dst[16];
+	uint16_t src_port_be;
+	uint16_t dst_port_be;
+	uint32_t state;
+	uint32_t rest;
+	struct connection6 value;
 };
 
 /*
@@ -299,11 +355,13 @@ struct gateway_event {
 
 /* ---- gateway_keeper: a program that user space runs with a gateway_order (dataplane/gateway_keeper.c). It installs a connection
  * whole, or removes it, and keeps the tenant's count; returns 0 or -errno: EDQUOT for the quota. `body`: key of the ORIGINAL
- * direction, key of its twin, and of an order to install the values of both; of connections4 or connections6. */
+ * direction, key of its twin, and of an order to install or to renew the values of both. */
 enum gateway_order_kind {
 	ORDER_INSTALL = 1,
 	ORDER_REMOVE = 2,
 	ORDER_QUOTA = 3,	/* `body`: metadata and quota, of 32 bits each */
+	ORDER_RENEW = 4,	/* stamp, ack, window, flags, scale and rules of both; what packets become stays */
+	ORDER_FIND = 5,		/* whether the first key has an entry: 0 or -ENOENT */
 };
 
 struct gateway_order {

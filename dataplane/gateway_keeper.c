@@ -7,20 +7,9 @@
 #include <linux/errno.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-#include "gateway/layout.h"
+#include "gateway/lines.h"
 
-#define SHARED_HASH(name, key_type, value_type) \
-	struct { \
-		__uint(type, BPF_MAP_TYPE_HASH); \
-		__uint(max_entries, 1);	/* the loader's business */ \
-		__uint(map_flags, BPF_F_NO_PREALLOC); \
-		__type(key, key_type); \
-		__type(value, value_type); \
-	} name SEC(".maps")
-
-SHARED_HASH(connections4, struct connection4_key, struct connection4);
-SHARED_HASH(connections6, struct connection6_key, struct connection6);
-SHARED_HASH(nat_tenants, uint32_t, struct nat_tenant);
+GATEWAY_MAP(BPF_MAP_TYPE_HASH, nat_tenants, uint32_t, struct nat_tenant, 1, BPF_F_NO_PREALLOC);
 
 struct order4 {
 	struct connection4_key key, twin;
@@ -60,7 +49,7 @@ static __always_inline void give(uint32_t meta)
 #endif
 
 /* First the way back: where that is taken, no packet has been sent out under it. */
-#define INSTALL(map, order) ({ \
+#define INSTALL(version, order) ({ \
 	long result_; \
 	struct nat_tenant *tenant_ = tenant_of((order)->value.tenant); \
 	if (!tenant_) { \
@@ -70,11 +59,11 @@ static __always_inline void give(uint32_t meta)
 		__sync_fetch_and_add(&tenant_->refused, 1); \
 		result_ = -EDQUOT; \
 	} else { \
-		result_ = bpf_map_update_elem(&(map), &(order)->twin, &(order)->twin_value, BPF_NOEXIST); \
+		result_ = insert##version(&(order)->twin, &(order)->twin_value); \
 		if (!result_) { \
-			result_ = bpf_map_update_elem(&(map), &(order)->key, &(order)->value, BPF_NOEXIST); \
+			result_ = insert##version(&(order)->key, &(order)->value); \
 			if (result_) \
-				bpf_map_delete_elem(&(map), &(order)->twin); \
+				remove##version(&(order)->twin); \
 		} \
 		if (result_) \
 			__sync_fetch_and_add(&tenant_->in_use, -1); \
@@ -84,17 +73,53 @@ static __always_inline void give(uint32_t meta)
 	result_; \
 })
 
-#define REMOVE(map, order) ({ \
+#define REMOVE(version, order) ({ \
 	long result_ = -ENOENT; \
-	typeof(&(order)->value) entry_ = bpf_map_lookup_elem(&(map), &(order)->key); \
+	typeof(&(order)->value) entry_ = find##version(&(order)->key); \
 	if (entry_ && !(__sync_fetch_and_or(FLAGS_WORD(entry_), GONE_BIT) & GONE_BIT)) { \
 		uint32_t meta_ = entry_->tenant; \
-		bpf_map_delete_elem(&(map), &(order)->twin); \
-		bpf_map_delete_elem(&(map), &(order)->key); \
+		remove##version(&(order)->twin); \
+		remove##version(&(order)->key); \
 		give(meta_); \
 		result_ = 0; \
 	} \
 	result_; \
+})
+
+/* What another gateway has seen of a connection that is here too: each word by itself, as the data plane writes them. One that is
+ * about to go stays so. */
+static __always_inline bool renew(struct connection_tail *tail, const struct connection_tail *from)
+{
+	uint32_t *word = (uint32_t *)&tail->window, before = read_word(word);
+
+	if (before & GONE_BIT || !swap_word(word, before, *(const uint32_t *)&from->window))
+		return false;
+	tail->stamp = from->stamp;
+	tail->ack = from->ack;
+	tail->scale = from->scale;
+	tail->rules = from->rules;
+	return true;
+}
+
+#define RENEW(version, order) ({ \
+	typeof(&(order)->value) entry_ = find##version(&(order)->key); \
+	typeof(entry_) twin_ = entry_ ? find##version(&(order)->twin) : NULL; \
+	bool renewed_ = twin_ && renew(tail##version(entry_), tail##version(&(order)->value)) && \
+			renew(tail##version(twin_), tail##version(&(order)->twin_value)); \
+	renewed_ ? 0 : -ENOENT; \
+})
+
+#define FOLLOW(version, what, order) ({ \
+	long done_ = -EINVAL; \
+	if ((what) == ORDER_INSTALL) \
+		done_ = INSTALL(version, order); \
+	else if ((what) == ORDER_REMOVE) \
+		done_ = REMOVE(version, order); \
+	else if ((what) == ORDER_RENEW) \
+		done_ = RENEW(version, order); \
+	else if ((what) == ORDER_FIND) \
+		done_ = find##version(&(order)->key) ? 0 : -ENOENT; \
+	done_; \
 })
 
 /* The counts beside it go on meanwhile. */
@@ -122,12 +147,12 @@ int gateway_keeper(struct gateway_order *order)
 		struct order4 own;
 
 		__builtin_memcpy(&own, order->body, sizeof(own));
-		return (int)(what == ORDER_INSTALL ? INSTALL(connections4, &own) : REMOVE(connections4, &own));
+		return (int)FOLLOW(4, what, &own);
 	} else {
 		struct order6 own;
 
 		__builtin_memcpy(&own, order->body, sizeof(own));
-		return (int)(what == ORDER_INSTALL ? INSTALL(connections6, &own) : REMOVE(connections6, &own));
+		return (int)FOLLOW(6, what, &own);
 	}
 }
 

@@ -10,10 +10,6 @@
 #include "nat.h"
 #include "remove.h"
 
-enum allocate_constant {
-	ERROR_EXISTS = -17,
-};
-
 static __always_inline uint64_t fold_address(const void *mapped, bool six)
 {
 	const wire32 *words = mapped;
@@ -42,8 +38,9 @@ static __always_inline void choose_ports(struct port_search *search, const struc
 	search->stride = search->count > PORT_TRIES ? 1 + (uint32_t)h % (search->count / PORT_TRIES) : 1;
 }
 
-/* What the way back becomes, and under what it comes; the port on the outside is still to be filled in. */
-static __always_inline void fill_back(struct begin_work *work, const struct connection_seen *seen, uint32_t now,
+/* What the way back becomes, and under what it comes; the port on the outside is still to be filled in. A function of its own, as
+ * make_plan() is, so that its stack is free again for what comes deeper. */
+static __noinline void fill_back(struct begin_work *work, const struct connection_seen *seen, uint32_t now,
 				      uint16_t rules)
 {
 	const struct begin_plan *plan = &work->plan;
@@ -114,17 +111,17 @@ static __noinline int take_port(struct begin_work *work, const struct connection
 		work->key6.src_port_be = back_src_be;
 		work->back6.whole_sum = whole_sum(work->back6.address_sum, plan->protocol, back_src_be, plan->dst_port_be, port_be,
 						  plan->src_port_be);
-		error = bpf_map_update_elem(&connections6, &work->key6, &work->back6, BPF_NOEXIST);
-		if (error == ERROR_EXISTS && remove_outlived6(&work->key6, &work->other6, now))
-			error = bpf_map_update_elem(&connections6, &work->key6, &work->back6, BPF_NOEXIST);
+		error = insert6(&work->key6, &work->back6);
+		if (error == LINE_EXISTS && remove_outlived6(&work->key6, &work->other6, now))
+			error = insert6(&work->key6, &work->back6);
 	} else {
 		work->key4.dst_port_be = port_be;
 		work->key4.src_port_be = back_src_be;
 		work->back4.whole_sum = whole_sum(work->back4.address_sum, plan->protocol, back_src_be, plan->dst_port_be, port_be,
 						  plan->src_port_be);
-		error = bpf_map_update_elem(&connections4, &work->key4, &work->back4, BPF_NOEXIST);
-		if (error == ERROR_EXISTS && remove_outlived4(&work->key4, &work->other4, now))
-			error = bpf_map_update_elem(&connections4, &work->key4, &work->back4, BPF_NOEXIST);
+		error = insert4(&work->key4, &work->back4);
+		if (error == LINE_EXISTS && remove_outlived4(&work->key4, &work->other4, now))
+			error = insert4(&work->key4, &work->back4);
 	}
 	return error;
 }
@@ -144,7 +141,7 @@ static long try_port(uint32_t number, struct port_tries *tries)
 	struct port_search *search = &tries->work->search;
 
 	search->error = take_port(tries->work, tries->seen, bpf_htons(port_of(search, number)), search->now);
-	return search->error != ERROR_EXISTS;	/* 1: enough */
+	return search->error != LINE_EXISTS;	/* 1: enough */
 }
 
 /* A port of the pool for this destination. */
@@ -155,16 +152,16 @@ static __always_inline enum gateway_reason find_port(struct begin_work *work, co
 	struct port_tries all = { .work = work, .seen = seen };
 
 	search->now = now;
-	search->error = ERROR_EXISTS;
+	search->error = LINE_EXISTS;
 	choose_ports(search, &work->plan, seen->family == 6, seen->family == 6 ? seen->key6.meta : seen->key4.meta, false);
 	if (own >= work->plan.first_port && own <= work->plan.last_port) {
 		search->error = take_port(work, seen, work->plan.src_port_be, now);
 		tries--;
 	}
-	if (search->error == ERROR_EXISTS)
+	if (search->error == LINE_EXISTS)
 		bpf_loop(search->count < PORT_TRIES ? search->count : tries, try_port, &all, 0);
 	return !search->error ? GATEWAY_REASON_NONE :
-	       search->error == ERROR_EXISTS ? GATEWAY_PORTS_EXHAUSTED :
+	       search->error == LINE_EXISTS ? GATEWAY_PORTS_EXHAUSTED :
 					       GATEWAY_TABLE_FULL;
 }
 
@@ -183,7 +180,7 @@ static __always_inline struct nat_tenant *tenant_of(struct begin_work *work)
 }
 
 /* The entry of the way there, from what the way back has become; it goes to seen->entry too. */
-static __always_inline int insert_there(struct xdp_md *ctx, struct begin_work *work, struct connection_seen *seen)
+static __noinline int insert_there(struct xdp_md *ctx, struct begin_work *work, struct connection_seen *seen)
 {
 	const uint8_t protocol = work->plan.protocol;
 	struct connection_tail *tail;
@@ -220,8 +217,8 @@ static __always_inline int insert_there(struct xdp_md *ctx, struct begin_work *w
 		tail->window = seen->tcp_window;
 		note_syn(ctx, seen, tail);
 	}
-	error = seen->family == 6 ? bpf_map_update_elem(&connections6, &seen->key6, &seen->entry6, BPF_NOEXIST) :
-				    bpf_map_update_elem(&connections4, &seen->key4, &seen->entry4, BPF_NOEXIST);
+	error = seen->family == 6 ? insert6(&seen->key6, &seen->entry6) :
+				    insert4(&seen->key4, &seen->entry4);
 	return error;
 }
 
@@ -238,16 +235,16 @@ static __always_inline enum gateway_reason begin_within_quota(struct xdp_md *ctx
 	} else {
 		error = take_port(work, seen, work->plan.to_src_port_be, now);
 		if (error)
-			return error == ERROR_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
+			return error == LINE_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
 	}
 	error = insert_there(ctx, work, seen);
 	if (!error)
 		return GATEWAY_REASON_NONE;
 	if (seen->family == 6)
-		bpf_map_delete_elem(&connections6, &work->key6);
+		remove6(&work->key6);
 	else
-		bpf_map_delete_elem(&connections4, &work->key4);
-	return error == ERROR_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
+		remove4(&work->key4);
+	return error == LINE_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
 }
 
 /* A function of its own for the verifier, which looks at it once. What it leaves in seen->entry is what the packet becomes. */

@@ -32,19 +32,23 @@ static __always_inline enum connection_state look_up(struct xdp_md *ctx, struct 
 	struct connection_tail *tail = NULL;
 	struct connection4 *entry4;
 	struct connection6 *entry6;
-	uint32_t now, ticks;
+	struct connection4_line *line4;
+	struct connection6_line *line6;
+	uint32_t now, ticks, state;
 
 	if (six) {
-		entry6 = bpf_map_lookup_elem(&connections6, &seen->key6);
+		entry6 = find_hot6(&seen->key6, &line6, &state);
 		if (entry6) {
 			copy_words(&seen->entry6, entry6, sizeof(*entry6) / 8);
-			tail = tail6(entry6);
+			if (!line6 || read_word(&line6->state) == state)
+				tail = tail6(entry6);
 		}
 	} else {
-		entry4 = bpf_map_lookup_elem(&connections4, &seen->key4);
+		entry4 = find_hot4(&seen->key4, &line4, &state);
 		if (entry4) {
 			copy_words(&seen->entry4, entry4, sizeof(*entry4) / 8);
-			tail = tail4(entry4);
+			if (!line4 || read_word(&line4->state) == state)
+				tail = tail4(entry4);
 		}
 	}
 	if (tail && set && !(tail->flags & CONNECTION_GONE)) {

@@ -92,11 +92,11 @@ static __always_inline struct connection_tail *twin_of(const struct connection_s
 
 	if (seen->family == 4) {
 		twin4_key(&key4, &seen->entry4, seen->key4.protocol);
-		four = bpf_map_lookup_elem(&connections4, &key4);
+		four = find4(&key4);
 		return four ? tail4(four) : NULL;
 	}
 	twin6_key(&key6, &seen->entry6, seen->key6.protocol);
-	six = bpf_map_lookup_elem(&connections6, &key6);
+	six = find6(&key6);
 	return six ? tail6(six) : NULL;
 }
 

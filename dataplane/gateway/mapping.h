@@ -18,7 +18,7 @@ static long try_outer(uint32_t number, struct port_tries *tries)
 	struct port_search *search = &tries->work->search;
 
 	search->error = take_outer(tries->work, bpf_htons(port_of(search, number)));
-	return search->error != ERROR_EXISTS;
+	return search->error != LINE_EXISTS;
 }
 
 /* The outer end's key, without its port. */
@@ -48,16 +48,16 @@ static __always_inline enum gateway_reason make_mapping(struct begin_work *work,
 	struct port_tries all = { .work = work, .seen = seen };
 	int error;
 
-	search->error = ERROR_EXISTS;
+	search->error = LINE_EXISTS;
 	choose_ports(search, plan, seen->family == 6, work->inner.meta, true);
 	fill_outer(work, MAPPING_OUTER);
 	fill_inner_value(work, now);
 	if (own >= plan->first_port && own <= plan->last_port)
 		search->error = take_outer(work, plan->src_port_be);
-	if (search->error == ERROR_EXISTS)
+	if (search->error == LINE_EXISTS)
 		bpf_loop(search->count < PORT_TRIES ? search->count : PORT_TRIES - 1, try_outer, &all, 0);
 	if (search->error)
-		return search->error == ERROR_EXISTS ? GATEWAY_PORTS_EXHAUSTED : GATEWAY_TABLE_FULL;
+		return search->error == LINE_EXISTS ? GATEWAY_PORTS_EXHAUSTED : GATEWAY_TABLE_FULL;
 	work->plan.to_src_port_be = work->mapping.port_be;
 	work->value.meta = plan->outside;
 	work->value.port_be = plan->to_src_port_be;
@@ -65,7 +65,7 @@ static __always_inline enum gateway_reason make_mapping(struct begin_work *work,
 	error = bpf_map_update_elem(&nat_mappings, &work->inner, &work->value, BPF_NOEXIST);
 	if (error)
 		bpf_map_delete_elem(&nat_mappings, &work->mapping);
-	return !error ? GATEWAY_REASON_NONE : error == ERROR_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
+	return !error ? GATEWAY_REASON_NONE : error == LINE_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
 }
 
 /* The inner end's own outer end, then the connection itself. */
@@ -100,6 +100,6 @@ static __noinline enum gateway_reason find_mapping(struct begin_work *work, cons
 			return GATEWAY_TABLE_FULL;
 	}
 	error = take_port(work, seen, plan->to_src_port_be, now);
-	return !error ? GATEWAY_REASON_NONE : error == ERROR_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
+	return !error ? GATEWAY_REASON_NONE : error == LINE_EXISTS ? GATEWAY_END_TAKEN : GATEWAY_TABLE_FULL;
 }
 #endif

@@ -235,7 +235,7 @@ static __always_inline bool plan_destination(struct begin_work *work)
 }
 
 /* False: there is no rule. */
-static __always_inline bool make_plan(struct begin_work *work, const struct connection_seen *seen)
+static __noinline bool make_plan(struct begin_work *work, const struct connection_seen *seen)
 {
 	struct begin_plan *plan = &work->plan;
 	bool inside, inward;

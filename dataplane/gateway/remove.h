@@ -38,20 +38,20 @@ __noinline bool remove_outlived4(const struct connection4_key *key, struct conne
 
 	if (!key || !other)
 		return false;
-	entry = bpf_map_lookup_elem(&connections4, key);
+	entry = find4(key);
 	if (!entry)
 		return true;
 	twin4_key(other, entry, key->protocol);
-	twin = bpf_map_lookup_elem(&connections4, other);
+	twin = find4(other);
 	if (!claim(tail4(entry), twin ? tail4(twin) : NULL, key->protocol, now))
 		return false;
 	leave_tenant(entry->tenant);
 	if (entry->flags & CONNECTION_ORIGINAL) {
-		bpf_map_delete_elem(&connections4, other);
-		bpf_map_delete_elem(&connections4, key);
+		remove4(other);
+		remove4(key);
 	} else {
-		bpf_map_delete_elem(&connections4, key);
-		bpf_map_delete_elem(&connections4, other);
+		remove4(key);
+		remove4(other);
 	}
 	return true;
 }
@@ -62,20 +62,20 @@ __noinline bool remove_outlived6(const struct connection6_key *key, struct conne
 
 	if (!key || !other)
 		return false;
-	entry = bpf_map_lookup_elem(&connections6, key);
+	entry = find6(key);
 	if (!entry)
 		return true;
 	twin6_key(other, entry, key->protocol);
-	twin = bpf_map_lookup_elem(&connections6, other);
+	twin = find6(other);
 	if (!claim(tail6(entry), twin ? tail6(twin) : NULL, key->protocol, now))
 		return false;
 	leave_tenant(entry->tenant);
 	if (entry->flags & CONNECTION_ORIGINAL) {
-		bpf_map_delete_elem(&connections6, other);
-		bpf_map_delete_elem(&connections6, key);
+		remove6(other);
+		remove6(key);
 	} else {
-		bpf_map_delete_elem(&connections6, key);
-		bpf_map_delete_elem(&connections6, other);
+		remove6(key);
+		remove6(other);
 	}
 	return true;
 }

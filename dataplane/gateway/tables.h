@@ -1,24 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Owns the maps of connections and of the rules that make them; contracts/gateway.h says what they hold. Sizes are defaults that
+ * Owns the maps of the rules that make connections, those of connections being in lines.h; contracts/gateway.h says what they hold. Sizes are defaults that
  * a loader may change, as it may let connections be allocated beforehand. Programs write connections, mappings, tenants,
  * fragments, reasons and events; user space writes the rest.
  */
 #ifndef MIZAR_GATEWAY_TABLES_H
 #define MIZAR_GATEWAY_TABLES_H
 #include "seen.h"
+#include "lines.h"
 
-#define GATEWAY_MAP(map_type, map_name, key_type, value_type, entries, flags)                                           \
-	struct {                                                                                                       \
-		__uint(type, map_type);                                                                                \
-		__uint(max_entries, entries);                                                                          \
-		__uint(map_flags, flags);                                                                              \
-		__type(key, key_type);                                                                                 \
-		__type(value, value_type);                                                                             \
-	} map_name SEC(".maps")
-
-GATEWAY_MAP(BPF_MAP_TYPE_HASH, connections4, struct connection4_key, struct connection4, 2097152, BPF_F_NO_PREALLOC);
-GATEWAY_MAP(BPF_MAP_TYPE_HASH, connections6, struct connection6_key, struct connection6, 524288, BPF_F_NO_PREALLOC);
 GATEWAY_MAP(BPF_MAP_TYPE_ARRAY, nat_settings, uint32_t, struct nat_settings, 1, 0);
 GATEWAY_MAP(BPF_MAP_TYPE_LPM_TRIE, nat_sources, struct nat_source_key, struct nat_source, 262144, BPF_F_NO_PREALLOC);
 GATEWAY_MAP(BPF_MAP_TYPE_ARRAY, nat_pools, uint32_t, struct nat_pool, 4096, 0);
@@ -35,41 +25,6 @@ struct {
 } gateway_events SEC(".maps");
 
 _Static_assert(GATEWAY_REASON_LIMIT <= 64, "gateway_reasons holds every reason");
-
-/* The end of a connection4 and of a connection6, which is the same. */
-struct connection_tail {
-	uint32_t stamp;
-	uint32_t tenant;
-	uint32_t ack;
-	uint16_t window;
-	uint16_t flags;
-	uint16_t address_sum;
-	uint16_t whole_sum;
-	uint8_t scale;
-	uint8_t pad;
-	uint16_t rules;
-};
-
-_Static_assert(offsetof(struct connection4, stamp) + sizeof(struct connection_tail) == sizeof(struct connection4), "4");
-_Static_assert(offsetof(struct connection6, stamp) + sizeof(struct connection_tail) == sizeof(struct connection6), "6");
-_Static_assert(offsetof(struct connection4, rules) - offsetof(struct connection4, stamp) ==
-		       offsetof(struct connection_tail, rules) &&
-		       offsetof(struct connection6, flags) - offsetof(struct connection6, stamp) ==
-			       offsetof(struct connection_tail, flags),
-	       "the same");
-
-/* clang would add to a pointer that is yet to be looked at: what is volatile it leaves where it is. */
-static __always_inline struct connection_tail *tail4(struct connection4 *entry)
-{
-	asm volatile("" : "+r"(entry));
-	return (struct connection_tail *)&entry->stamp;
-}
-
-static __always_inline struct connection_tail *tail6(struct connection6 *entry)
-{
-	asm volatile("" : "+r"(entry));
-	return (struct connection_tail *)&entry->stamp;
-}
 
 static __always_inline void copy16(void *to, const void *from)
 {

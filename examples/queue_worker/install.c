@@ -65,37 +65,32 @@ static void sums(const struct flow *flow, const struct flow *becomes, uint16_t *
 	*whole = folded(sum);
 }
 
-/* Where an entry stands: the map, and its key. */
-struct place {
-	int map;
-	union {
-		struct connection4_key four;
-		struct connection6_key six;
-	} key;
+union key {
+	struct connection4_key four;
+	struct connection6_key six;
 };
 
-static struct place place_of(const struct maps *maps, const struct flow *flow)
+static union key key_of(const struct flow *flow)
 {
-	struct place place = { .map = flow->version == 4 ? maps->connections4 : maps->connections6 };
-	struct connection4_key *four = &place.key.four;
-	struct connection6_key *six = &place.key.six;
+	union key key;
 
+	memset(&key, 0, sizeof(key));
 	if (flow->version == 4) {
-		four->meta = flow->meta;
-		memcpy(&four->src_be, flow->src + 12, 4);
-		memcpy(&four->dst_be, flow->dst + 12, 4);
-		four->src_port_be = flow->src_port_be;
-		four->dst_port_be = flow->dst_port_be;
-		four->protocol = flow->protocol;
-		return place;
+		key.four.meta = flow->meta;
+		memcpy(&key.four.src_be, flow->src + 12, 4);
+		memcpy(&key.four.dst_be, flow->dst + 12, 4);
+		key.four.src_port_be = flow->src_port_be;
+		key.four.dst_port_be = flow->dst_port_be;
+		key.four.protocol = flow->protocol;
+		return key;
 	}
-	six->meta = flow->meta;
-	memcpy(six->src, flow->src, 16);
-	memcpy(six->dst, flow->dst, 16);
-	six->src_port_be = flow->src_port_be;
-	six->dst_port_be = flow->dst_port_be;
-	six->protocol = flow->protocol;
-	return place;
+	key.six.meta = flow->meta;
+	memcpy(key.six.src, flow->src, 16);
+	memcpy(key.six.dst, flow->dst, 16);
+	key.six.src_port_be = flow->src_port_be;
+	key.six.dst_port_be = flow->dst_port_be;
+	key.six.protocol = flow->protocol;
+	return key;
 }
 
 /* What both entries of a connection have in common. */
@@ -140,14 +135,22 @@ static struct connection6 value6(const struct flow *flow, const struct flow *bec
 	return value;
 }
 
+/* 0, or a negative errno. */
+static int asked(const struct maps *maps, struct gateway_order *order)
+{
+	DECLARE_LIBBPF_OPTS(bpf_test_run_opts, run, .ctx_in = order, .ctx_size_in = sizeof(*order));
+	int status = bpf_prog_test_run_opts(maps->keeper, &run);
+
+	return status ? status : (int)run.retval;
+}
+
 /* Both directions: 0, or a negative errno. */
 static int order(const struct maps *maps, const struct flow *flow, const struct flow *becomes, struct shared shared)
 {
 	struct flow back = reversed(becomes), there = reversed(flow);
-	struct place first = place_of(maps, flow), twin = place_of(maps, &back);
+	union key first = key_of(flow), twin = key_of(&back);
 	struct shared forth = shared;
 	struct gateway_order order = { .what = ORDER_INSTALL, .version = flow->version };
-	DECLARE_LIBBPF_OPTS(bpf_test_run_opts, run, .ctx_in = &order, .ctx_size_in = sizeof(order));
 	struct order4 {
 		struct connection4_key key, twin;
 		struct connection4 value, twin_value;
@@ -156,30 +159,29 @@ static int order(const struct maps *maps, const struct flow *flow, const struct 
 		struct connection6_key key, twin;
 		struct connection6 value, twin_value;
 	} six;
-	int status;
 
 	_Static_assert(sizeof(six) <= sizeof(order.body), "as the program reads it");
 	forth.flags |= CONNECTION_ORIGINAL;
 	if (flow->version == 4) {
-		four = (struct order4){ first.key.four, twin.key.four, value4(flow, becomes, forth),
+		four = (struct order4){ first.four, twin.four, value4(flow, becomes, forth),
 					value4(&back, &there, shared) };
 		memcpy(order.body, &four, sizeof(four));
 	} else {
-		six = (struct order6){ first.key.six, twin.key.six, value6(flow, becomes, forth),
+		six = (struct order6){ first.six, twin.six, value6(flow, becomes, forth),
 				       value6(&back, &there, shared) };
 		memcpy(order.body, &six, sizeof(six));
 	}
-	status = bpf_prog_test_run_opts(maps->keeper, &run);
-	return status ? status : (int)run.retval;
+	return asked(maps, &order);
 }
 
 /* Whether somebody has made it between its frame's way to the queue and here. */
 static bool is_there(const struct maps *maps, const struct flow *flow)
 {
-	struct place place = place_of(maps, flow);
-	struct connection6 value;	/* the longer one */
+	struct gateway_order order = { .what = ORDER_FIND, .version = flow->version };
+	union key key = key_of(flow);
 
-	return !bpf_map_lookup_elem(place.map, &place.key, &value);
+	memcpy(order.body, &key, sizeof(key));
+	return !asked(maps, &order);
 }
 
 static enum fate fate_of(int status)

@@ -29,8 +29,6 @@ int open_maps(struct maps *maps, const char *folder)
 		const char *name;
 		int *into;
 	} wanted[] = {
-		{ "maps/connections4", &maps->connections4 },
-		{ "maps/connections6", &maps->connections6 },
 		{ "maps/nat_settings", &maps->settings },
 		{ "maps/nat_sources", &maps->sources },
 		{ "maps/nat_pools", &maps->pools },

@@ -40,7 +40,7 @@ enum fate {
 };
 
 struct maps {
-	int connections4, connections6, settings, sources, pools, addresses, ends;
+	int settings, sources, pools, addresses, ends;
 	int keeper;	/* the program that installs connections */
 };
 

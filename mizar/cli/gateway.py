@@ -68,11 +68,14 @@ def run(
         str, typer.Option(help="ADDRESS:PORT of another gateway, whose connections are kept at hand; needs --pki.")
     ] = "",
     max_connections: Annotated[int, typer.Option(min=16, help="Over each of IPv4 and IPv6.")] = _SIZES.connections4,
+    lines_mib: Annotated[
+        int, typer.Option(min=0, help="Memory for the fast places of connections, of each of IPv4 and IPv6.")
+    ] = _SIZES.lines_mib,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")] = False,
 ) -> None:
     """Run a gateway until SIGTERM. Frames go on without it; a second run takes over without losing one."""
     _log_to_stderr(logging.DEBUG if verbose else logging.INFO)
-    sizes = Sizes(max_connections, max_connections)
+    sizes = Sizes(max_connections, max_connections, lines_mib=lines_mib)
     process.run(
         Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, lead, follow, sizes, _queues(queue))
     )

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 
 from mizar.gateway.entries import (
     ANSWERED,
@@ -32,10 +31,10 @@ from mizar.gateway.entries import (
 from mizar.gateway.judge import address_of, allows, tenant_of
 from mizar.gateway.pool_use import PoolUse
 from mizar.gateway.rules import mapped
+from mizar.kernel.connection_table import ConnectionTable
 from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import GatewayTables, tick
 from mizar.kernel.layout import Fields, constant
-from mizar.kernel.maps import Table
 from mizar.model.errors import ConflictError
 from mizar.pipeline.interpreter.connection import Flow
 from mizar.pipeline.nat import NatRules
@@ -43,6 +42,8 @@ from mizar.pipeline.nat import NatRules
 Ended = Callable[[Connection], None]
 _MAKING = 2
 """Ticks in which a mapping may be without its first connection."""
+_LINES = 16
+"""What a step over some thousand lines counts in a walk: it takes as long as so many connections."""
 
 
 @dataclass
@@ -56,7 +57,7 @@ class FlowTable:
     """Is told of every connection that this side ends."""
     pools: PoolUse | None = None
     """Is told of every connection that the walk meets."""
-    _walk: Iterator[tuple[Flow, Fields]] | None = None
+    _walk: Iterator[tuple[Flow, Fields] | None] | None = None
     _seen: Counter[int] = field(default_factory=Counter)
 
     def install(self, original: Flow, becomes: Flow, nat: NatRules, flags: int = 0) -> bool:
@@ -108,21 +109,28 @@ class FlowTable:
         last; what begins meanwhile may be met in this walk or in the next."""
         limits, now = self.limits(), self.clock()
         if self._walk is None:
-            self._walk = self._originals()
+            self._walk = self._all()
         looked = ended = 0
-        for flow, value in islice(self._walk, budget):
+        while looked < budget:
+            try:
+                one = next(self._walk)
+            except StopIteration:
+                self._walk = None
+                if self.pools is not None:
+                    self.pools.walked()
+                self._expire_mappings(now)
+                break
+            if one is None or not one[1]["flags"] & ORIGINAL:
+                looked += _LINES if one is None else 0
+                continue
             looked += 1
+            flow, value = one
             found = self._connection(flow, value)
             if alive(found, limits, now):
                 if self.pools is not None:
                     self.pools.met(found.original, found.becomes)
             elif not value["flags"] & GONE:
                 ended += self.end(found)
-        if looked < budget:
-            self._walk = None
-            if self.pools is not None:
-                self.pools.walked()
-            self._expire_mappings(now)
         return ended
 
     def judge(self, nat: NatRules) -> int:
@@ -140,10 +148,14 @@ class FlowTable:
         return self.tables.nat_settings.get(0) or {}
 
     def _originals(self) -> Iterator[tuple[Flow, Fields]]:
+        return (one for one in self._all() if one is not None and one[1]["flags"] & ORIGINAL)
+
+    def _all(self) -> Iterator[tuple[Flow, Fields] | None]:
+        """Both directions' entries, and None where many lines have been looked at."""
         for table in (self.tables.connections4, self.tables.connections6):
-            for found, value in table.items():
-                if value["flags"] & ORIGINAL:
-                    yield flow_of(found), value
+            keys, values = table.codecs
+            for one in table.walk():
+                yield None if one is None else (flow_of(keys.unpack(one[0])), values.unpack(one[1]))
 
     def _connection(self, flow: Flow, value: Fields) -> Connection:
         becomes = becomes_of(flow, value)
@@ -151,7 +163,7 @@ class FlowTable:
         stamps = value["stamp"], other["stamp"]
         return Connection(flow, becomes, value["tenant"], value["flags"], other["flags"], stamps)
 
-    def _table(self, flow: Flow) -> Table[Fields, Fields]:
+    def _table(self, flow: Flow) -> ConnectionTable:
         return self.tables.connections4 if flow.version == 4 else self.tables.connections6
 
     def _expire_mappings(self, now: int) -> None:

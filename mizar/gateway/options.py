@@ -16,21 +16,43 @@ RUN = Path("/run/mizar/gateway")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,30}")
 
 
+_WAYS, _LINE_BYTES = 4, {4: 64, 6: 128}
+"""contracts/gateway.h: lines of a group, and bytes of one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many entries the maps have; fixed for as long as their pins live."""
+    """How many entries the maps have; fixed for as long as their pins live.
+
+    A group of lines for each connection: two of its four are used then. `lines_mib` bounds the memory that lines of
+    each version of IP take from the beginning. Connections beyond are far, in a map that grows with them; so are a few
+    that find their group full.
+    """
 
     connections4: int = 1 << 20
     connections6: int = 1 << 20
     mappings: int = 1 << 16
+    lines_mib: int = 64
 
     def by_map(self) -> Mapping[str, int]:
         """By the names of the maps: two entries a connection, two and more a mapping."""
+        groups = {
+            version: min(wanted, (self.lines_mib << 20) // (_WAYS * _LINE_BYTES[version]))
+            for version, wanted in ((4, self.connections4), (6, self.connections6))
+        }
         return {
-            "connections4": 2 * self.connections4,
-            "connections6": 2 * self.connections6,
+            "lines4": max(1, _WAYS * groups[4]),
+            "lines6": max(1, _WAYS * groups[6]),
+            "connections4": _far(self.connections4, groups[4]),
+            "connections6": _far(self.connections6, groups[6]),
             "nat_mappings": 2 * self.mappings,
         }
+
+
+def _far(connections: int, groups: int) -> int:
+    """Entries of the hash map. A tenth of all find no line where lines are half full, and have for long come and gone
+    (Erlang's B of 4 lines and a load of 2); few of them may be more."""
+    return 2 * connections if groups < connections else connections // 4 + min(2 * connections, 2048)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class Gateway:
             if tenant["quota"] != none:
                 uses[f"tenant {meta:#x}"] = tenant["in_use"], tenant["quota"]
         tables = self.table.tables
-        uses["connections"] = total, (tables.connections4.max_entries + tables.connections6.max_entries) // 2
+        uses["connections"] = total, tables.connections4.room + tables.connections6.room
         if self.table.pools is not None:
             uses |= self.table.pools.uses
         self.forecasts.observe(time.monotonic(), uses)

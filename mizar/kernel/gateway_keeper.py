@@ -21,7 +21,7 @@ from mizar.kernel.programs import Programs, load_into, object_bytes
 from mizar.model.errors import ConflictError, ExhaustedError
 
 _NAME = "gateway_keeper"
-_SHARED = ("connections4", "connections6", "nat_tenants")
+_SHARED = ("connections4", "connections6", "lines4", "lines6", "connection_places", "nat_tenants")
 _BODY = 224
 
 
@@ -37,7 +37,7 @@ class Keeper:
             self._programs.close()
             raise
         self._install, self._remove = constant("ORDER_INSTALL"), constant("ORDER_REMOVE")
-        self._quota = constant("ORDER_QUOTA")
+        self._quota, self._renew = constant("ORDER_QUOTA"), constant("ORDER_RENEW")
 
     def install(self, version: int, first: tuple[Fields, Fields], twin: tuple[Fields, Fields]) -> None:
         """Makes a connection of both entries. Raises ConflictError when one is there already, ExhaustedError when the
@@ -58,6 +58,17 @@ class Keeper:
         if result == -errno.ENOENT:
             return False
         libbpf.check(result, "remove a connection")
+        return True
+
+    def renew(self, version: int, first: tuple[Fields, Fields], twin: tuple[Fields, Fields]) -> bool:
+        """Writes what packets have changed (stamps, flags, acknowledgements) into both entries of a connection; False
+        when it is gone."""
+        keys, values = struct_codec(f"connection{version}_key"), struct_codec(f"connection{version}")
+        body = keys.pack(first[0]) + keys.pack(twin[0]) + values.pack(first[1]) + values.pack(twin[1])
+        result = self._run(self._renew, version, body)
+        if result == -errno.ENOENT:
+            return False
+        libbpf.check(result, "renew a connection")
         return True
 
     def pin(self, folder: Path) -> None:

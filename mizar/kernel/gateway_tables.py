@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from os import close
 
 from mizar.kernel import libbpf
+from mizar.kernel.connection_table import ConnectionTable, settle
 from mizar.kernel.layout import U32, Fields, constant, size, struct_codec
 from mizar.kernel.maps import Table
 from mizar.model.errors import InvalidError
 
-_HASH, _ARRAY, _TRIE, _NO_PREALLOC = 1, 2, 11, 1
+_HASH, _ARRAY, _TRIE, _NO_PREALLOC, _MMAPABLE = 1, 2, 11, 1, 1 << 10
 _COARSE = 6  # CLOCK_MONOTONIC_COARSE, the clock of bpf_ktime_get_coarse_ns()
 _SHAPES = {
     "connections4": (_HASH, "connection4_key", "connection4", 1 << 16),
     "connections6": (_HASH, "connection6_key", "connection6", 1 << 16),
+    "lines4": (_ARRAY, "", "connection4_line", 1),
+    "lines6": (_ARRAY, "", "connection6_line", 1),
+    "connection_places": (_ARRAY, "", "connection_places", 1),
     "nat_settings": (_ARRAY, "", "nat_settings", 1),
     "nat_sources": (_TRIE, "nat_source_key", "nat_source", 1 << 16),
     "nat_pools": (_ARRAY, "", "nat_pool", 1024),
@@ -38,8 +42,8 @@ _SHAPES = {
 class GatewayTables:
     """What connections there are, and what they are made by."""
 
-    connections4: Table[Fields, Fields]
-    connections6: Table[Fields, Fields]
+    connections4: ConnectionTable
+    connections6: ConnectionTable
     nat_settings: Table[int, Fields]
     nat_sources: Table[Fields, Fields]
     nat_pools: Table[int, Fields]
@@ -52,7 +56,10 @@ class GatewayTables:
 
     @classmethod
     def of(cls, maps: Mapping[str, int]) -> GatewayTables:
-        """Tables over open maps by name. Raises InvalidError when one is missing or has other sizes."""
+        """Tables over open maps by name; new maps are made ready for use.
+
+        Raises InvalidError when one is missing or has other sizes.
+        """
         missing = _SHAPES.keys() - maps.keys()
         if missing:
             raise InvalidError(f"the gateway's program has no map {', '.join(sorted(missing))}")
@@ -64,9 +71,10 @@ class GatewayTables:
             _, key, value, _ = _SHAPES[name]
             return Table(name, maps[name], struct_codec(key), struct_codec(value))
 
+        settle(maps)
         return cls(
-            connections4=keyed("connections4"),
-            connections6=keyed("connections6"),
+            connections4=ConnectionTable(4, maps),
+            connections6=ConnectionTable(6, maps),
             nat_settings=numbered("nat_settings"),
             nat_sources=keyed("nat_sources"),
             nat_pools=numbered("nat_pools"),
@@ -89,7 +97,7 @@ def created(entries: Mapping[str, int] | None = None) -> Iterator[GatewayTables]
     maps: dict[str, int] = {}
     try:
         for name, (kind, key, value, most) in _SHAPES.items():
-            flags = 0 if kind == _ARRAY else _NO_PREALLOC
+            flags = _MMAPABLE if name.startswith("lines") else 0 if kind == _ARRAY else _NO_PREALLOC
             key_size = size(key) if key else 4
             maps[name] = libbpf.make_map(kind, key_size, size(value), (entries or {}).get(name, most), flags)
         yield GatewayTables.of(maps)

@@ -21,7 +21,8 @@ import cffi
 from mizar.model.errors import InvalidError, MizarError
 
 Fields = dict[str, Any]
-"""Fields of a struct by name: int for a number, bytes for uint8_t[n], tuple[int, ...] for other arrays."""
+"""Fields of a struct by name: int for a number, bytes for uint8_t[n] and for a struct, tuple[int, ...] for other
+arrays."""
 
 T = TypeVar("T")
 
@@ -176,6 +177,9 @@ def _layout(name: str) -> _Layout:
         elif is_array and element == "uint8_t":
             form += f"{length}s"
             members.append(_Member(field_name, 1, length))
+        elif field.type.kind == "struct":
+            form += f"{_ffi().sizeof(field.type)}s"
+            members.append(_Member(field_name, 1, _ffi().sizeof(field.type)))
         elif element in _CODES:
             form += f"{length}{_CODES[element]}"
             members.append(_Member(field_name, length, 0))

@@ -108,7 +108,8 @@ def nat(
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    with loaded({"connections4": 4096, "connections6": 4096}) as found:
+    """With so few lines that groups are full, and entries stand in both places."""
+    with loaded({"connections4": 4096, "connections6": 4096, "lines4": 16, "lines6": 16}) as found:
         yield found
 
 

@@ -87,7 +87,7 @@ class Set:
 
 @pytest.fixture
 def flows() -> Iterator[Set]:
-    with created() as tables, Keeper(tables.maps) as keeper:
+    with created({"lines4": 4, "lines6": 4}) as tables, Keeper(tables.maps) as keeper:
         rules.write(tables, nat())
         told: list[Connection] = []
         clock = Clock()
@@ -150,14 +150,14 @@ def test_it_expires_by_state(flows: Set) -> None:
     flows.table.install(*out4(3), nat(), ANSWERED)
     flows.table.install(*out6(), nat(), ANSWERED)
     flows.clock.now += ticks(241)
-    assert sum(flows.table.expire(1) for _ in range(4)) == 1
+    assert sum(flows.table.expire(1) for _ in range(6)) == 1
     assert {one.original.source_port for one in flows.table.listed()} == {3, 4000}
     flows.clock.now += ticks(60)
-    flows.table.expire(10)
+    flows.table.expire(100)
     assert [one.original.protocol for one in flows.table.listed()] == ["tcp"]
     flows.clock.now += ticks(7440)
     assert list(flows.table.listed()) == []
-    assert flows.table.expire(10) == 1
+    assert flows.table.expire(100) == 1
     assert len(flows.told) == 3
 
 

@@ -55,7 +55,7 @@ def gateways() -> Iterator[tuple[Gateway, Gateway]]:
 
 
 def make(stack: ExitStack, wanted: NatRules) -> Gateway:
-    tables = stack.enter_context(created())
+    tables = stack.enter_context(created({"lines4": 4, "lines6": 4}))
     keeper = stack.enter_context(Keeper(tables.maps))
     flows = FlowTable(tables, keeper)
     rules.write(tables, wanted)

@@ -18,7 +18,7 @@ from mizar.pipeline.xdp.generate import Program, generate
 WAYS = {0x10000: Verdict.EGRESS, 0x10001: Verdict.KERNEL, 0x10002: Verdict.DROP}
 QUEUE = 0x20000
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
-SMALL = {"gateway_meta_counters": 256, "gateway_meta_buckets": 256, "gateway_tables": 4096}
+SMALL = {"gateway_meta_counters": 256, "gateway_meta_buckets": 256, "gateway_tables": 4096, "lines4": 16, "lines6": 16}
 Counts = dict[tuple[str, int | None], tuple[int, int]]
 
 

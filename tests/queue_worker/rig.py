@@ -81,7 +81,7 @@ def rig() -> Iterator[Rig]:
     bpffs.ensure_mounted()
     with wires() as made, ExitStack() as stack:
         pins = made.pins
-        tables = stack.enter_context(created())
+        tables = stack.enter_context(created({"lines4": 4, "lines6": 4}))
         stack.callback(shutil.rmtree, pins.folder, ignore_errors=True)
         pins.make()
         for name, fd in tables.maps.items():

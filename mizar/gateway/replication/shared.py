@@ -16,8 +16,8 @@ from mizar.gateway.judge import address_of, allows
 from mizar.gateway.replication import frames
 from mizar.gateway.replication.frames import Pair
 from mizar.gateway.rules import mapped
+from mizar.kernel.connection_table import ConnectionTable
 from mizar.kernel.layout import Codec, Fields, constant, struct_codec
-from mizar.kernel.maps import Table
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.pipeline.interpreter.connection import Flow
 from mizar.pipeline.nat import NatRules
@@ -64,7 +64,7 @@ class SharedConnections:
         return sum(self._adopted(version, pair, rules) for pair in pairs)
 
     def _adopted(self, version: int, pair: Pair, rules: int) -> bool:
-        keys, values, table = _key(version), _value(version), self._table(version)
+        keys, values = _key(version), _value(version)
         first, twin = keys.unpack(pair[0]), keys.unpack(pair[2])
         there, back = ({**values.unpack(value), "rules": rules} for value in (pair[1], pair[3]))
         try:
@@ -84,8 +84,7 @@ class SharedConnections:
             except (ConflictError, ExhaustedError):
                 return False  # a port that both gave away meanwhile, or a quota: whoever came first has it
         elif have[2] == pair[2] and frames.newer(frames.stamp(version, pair), frames.stamp(version, have)):
-            table.put(first, there, only="existing")
-            table.put(twin, back, only="existing")
+            self.flows.keeper.renew(version, (first, there), (twin, back))
         else:
             return False
         if there["flags"] & MAPPED:
@@ -123,7 +122,7 @@ class SharedConnections:
                 return slot, bool(pool["flags"] & constant("POOL_FILTER_ADDRESS"))
         return None
 
-    def _table(self, version: int) -> Table[Fields, Fields]:
+    def _table(self, version: int) -> ConnectionTable:
         return self.flows.tables.connections4 if version == 4 else self.flows.tables.connections6
 
 

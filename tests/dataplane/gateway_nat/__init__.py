@@ -19,8 +19,11 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from mizar.gateway import rules
+from mizar.gateway import entries, rules
+from mizar.gateway.entries import ORIGINAL
 from mizar.kernel import programs
+from mizar.kernel.bpffs import Pins
+from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import GatewayTables
 from mizar.kernel.layout import U32, Codec, Fields
 from mizar.kernel.maps import CounterTable, Table
@@ -95,6 +98,7 @@ class Gateway:
 
     loaded: programs.Programs
     tables: GatewayTables
+    keeper: Keeper
     now_ns: int = BEGIN_NS
 
     def run(self, frame: bytes, meta: int) -> Seen:
@@ -108,9 +112,14 @@ class Gateway:
 
     def write(self, nat: NatRules) -> None:
         """These rules, and no connections."""
-        for table in (self.tables.connections4, self.tables.connections6, self.tables.nat_mappings):
-            for key, _ in list(table.items()):
-                table.delete(key)
+        for table in (self.tables.connections4, self.tables.connections6):
+            for key, value in list(table.items()):
+                if value["flags"] & ORIGINAL:
+                    other = entries.key(entries.twin(entries.flow_of(key), value))
+                    assert self.keeper.remove(table.version, key, other)
+            assert not list(table.items())
+        for key, _ in list(self.tables.nat_mappings.items()):
+            self.tables.nat_mappings.delete(key)
         for meta, _ in list(self.tables.nat_tenants.items()):
             self.tables.nat_tenants.delete(meta)
         rules.write(self.tables, nat)
@@ -130,10 +139,12 @@ def with_meta(frame: bytes, meta: int) -> bytes:
 
 
 @contextmanager
-def loaded(max_entries: Mapping[str, int] | None = None) -> Iterator[Gateway]:
+def loaded(max_entries: Mapping[str, int] | None = None, pins: Pins | None = None) -> Iterator[Gateway]:
     """The program in the kernel."""
-    with programs.load(CONFIG, objects={"nat": nat_object()}, max_entries=max_entries) as found:
-        yield Gateway(found, GatewayTables.of(found.maps))
+    with programs.load(CONFIG, objects={"nat": nat_object()}, max_entries=max_entries, pins=pins) as found:
+        tables = GatewayTables.of(found.maps)
+        with Keeper(found.maps) as keeper:
+            yield Gateway(found, tables, keeper)
 
 
 @dataclass

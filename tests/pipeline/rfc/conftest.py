@@ -23,7 +23,7 @@ def gateway() -> Iterator[tuple[Gateway, Keeper]]:
     """The program and who removes connections, loaded once."""
     if not has_clang():
         pytest.skip("needs clang, as the build does")
-    with loaded() as found, Keeper(found.tables.maps) as keeper:
+    with loaded({"lines4": 16, "lines6": 16}) as found, Keeper(found.tables.maps) as keeper:
         yield found, keeper
 
 
