@@ -107,7 +107,7 @@ class Manager:
         self._progress.links = self._fleet.link
         self._members = Members(())
         self._timing = timing or Timing()
-        self._gone: set[str] = set()  # droplets that have been given up, until they answer
+        self._gone: set[str] = set()  # droplets that are dead, until they answer
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
         self._groups = Groups(self._registry)
         self._functions = Functions(
@@ -356,10 +356,8 @@ class Manager:
     def _stays_away(self, droplet: str) -> None:
         """A droplet has not answered for so long that others carry what it carried."""
         self._away.pop(droplet, None)
-        self._gone.add(droplet)
-        try:
+        try:  # instances of functions stay: they serve as long as their droplet forwards
             self._keep((), (), self._members.stay_away(droplet))
-            self._settle_instances()
         except MizarError as error:  # the members were made anew
             log.error("places_not_moved droplet=%s reason=%s", droplet, error)
 

@@ -39,7 +39,7 @@ def validate(value: object) -> Resource | list[tuple[Path, str]]:
     except ValidationError as error:
         problems.extend(sentence(kind.model, details) for details in error.errors(include_url=False))
         # A list whose items are refused is reported by pydantic as too short as well: say it once.
-        deeper = {path[:-1] for path, _ in problems}
+        deeper = {path[:length] for path, _ in problems for length in range(len(path))}
         problems = [(path, message) for path, message in problems if path not in deeper]
     else:
         if not problems:

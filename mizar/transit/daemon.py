@@ -233,7 +233,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         watches.append(lambda: direct.run(notices))
         watches.append(vpns.run)
         watches.append(shaping.run)
-        async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu):
+        async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu, engines):
             await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
@@ -255,7 +255,13 @@ def check_metrics(options: Options) -> None:
 
 @contextlib.asynccontextmanager
 async def _metrics(
-    options: Options, servicer: Servicer, identity: Identity, ledger: Ledger, hub: Hub, mtu: Callable[[], int]
+    options: Options,
+    servicer: Servicer,
+    identity: Identity,
+    ledger: Ledger,
+    hub: Hub,
+    mtu: Callable[[], int],
+    engines: host.Engines,
 ) -> AsyncIterator[None]:
     """Metrics for the length of the block; what serves them is loaded where they are wanted."""
     if not options.metrics:
@@ -264,7 +270,7 @@ async def _metrics(
     from mizar.metrics.serve import serving
     from mizar.transit.metrics import DaemonMetrics
 
-    metrics = DaemonMetrics(identity, ledger, hub, mtu)
+    metrics = DaemonMetrics(identity, ledger, hub, mtu, engines.samples)
     servicer.observe = metrics.observe
     certificates = (options.pki, "daemon") if options.pki is not None else None
     async with serving(options.metrics, metrics.read, certificates):

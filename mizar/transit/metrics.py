@@ -20,6 +20,8 @@ from mizar.model import drop_reasons
 from mizar.model.addresses import text_of
 from mizar.model.policy_rows import PEER, VERDICT
 from mizar.transit import counters
+from mizar.transit.engines.engine import Sample
+from mizar.transit.engines.metrics import families
 from mizar.transit.events import Hub
 from mizar.transit.execute import Maps
 from mizar.transit.ledger import Ledger
@@ -42,7 +44,15 @@ def ways(message: Any, unit: str) -> tuple[str, ...]:
 class DaemonMetrics:
     """Of one daemon. `mtu` is of the droplet's interface."""
 
-    def __init__(self, identity: Identity, ledger: Ledger, hub: Hub, mtu: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger,
+        hub: Hub,
+        mtu: Callable[[], int],
+        samples: Callable[[], Iterable[tuple[pb.Engine, Sample]]] = tuple,
+    ) -> None:
+        self._samples = samples
         self._identity = identity
         self._ledger = ledger
         self._hub = hub
@@ -66,6 +76,7 @@ class DaemonMetrics:
 
     async def read(self, endpoints: int) -> Iterable[Metric]:
         """All metrics, with those of the so many endpoints that have the most packets."""
+        functions = await asyncio.to_thread(lambda: list(families(self._samples())))
         async with self._ledger.lock:
             counted, maps = await asyncio.to_thread(self._look)
             state = self._ledger.state
@@ -75,6 +86,7 @@ class DaemonMetrics:
                 *_drops(counted),
                 *self._traffic(counted),
                 *_maps(state, maps),
+                *functions,
                 *(_endpoints(counted, state, endpoints) if endpoints else ()),
             ]
 

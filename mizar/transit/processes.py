@@ -14,13 +14,15 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mizar.model.errors import InvalidError, TemporaryError
 from mizar.transit.logs import event
@@ -53,12 +55,25 @@ class Program:
     capabilities: tuple[str, ...] = ()
     memory_bytes: int = 0
     files: int = 0
+    folder: str = ""
+    """Where it works; empty: in the folder that it is recorded in."""
+
+    @property
+    def limits(self) -> dict[int, int]:
+        """Of resources (getrlimit(2)); they can change while it runs."""
+        found = {resource.RLIMIT_DATA: self.memory_bytes, resource.RLIMIT_NOFILE: self.files}
+        return {what: limit for what, limit in found.items() if limit}
+
+    def differs(self, other: "Program") -> bool:
+        """Whether it takes another process to be the other one."""
+        return replace(self, memory_bytes=0, files=0) != replace(other, memory_bytes=0, files=0)
 
     def command(self) -> list[str]:
         """The whole command line: each part becomes the next one, so that the number of the process stays."""
         limits = ["--core=0:0"]
         limits += [f"--data={self.memory_bytes}:{self.memory_bytes}"] if self.memory_bytes else []
-        limits += [f"--nofile={self.files}:{self.files}"] if self.files else []
+        files = min(self.files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        limits += [f"--nofile={files}:{files}"] if files else []
         kept = "".join(f",+{one}" for one in self.capabilities)
         drop = [f"--bounding-set=-all{kept}", f"--inh-caps=-all{kept}", "--no-new-privs"]
         drop += [f"--ambient-caps=-all{kept}"] if kept else []
@@ -110,6 +125,13 @@ class Process:
         if alive is None:
             await asyncio.to_thread(end_recorded, self._folder)
             alive = self._start(program)
+        else:
+            self._record(alive, program)
+            for what, limit in program.limits.items():
+                try:
+                    resource.prlimit(alive, what, (limit, limit))
+                except OSError as error:  # it has just ended, or this takes a privilege that the daemon lacks
+                    event(_log, logging.WARNING, "limit_not_set", pid=alive, error=error.strerror)
         self._program = program
         self._stand(Standing(alive, "", self.standing.restarts))
         self._task = asyncio.create_task(self._keep(program, alive), name=f"process in {program.namespace}")
@@ -174,7 +196,7 @@ class Process:
                 stdout=out,
                 stderr=out,
                 env=_ENVIRONMENT,
-                cwd=self._folder,
+                cwd=program.folder or self._folder,
                 start_new_session=True,
                 close_fds=True,
             )
@@ -183,18 +205,24 @@ class Process:
         finally:
             os.close(out)
         self._child, self._last = child, ""
-        record = {"pid": child.pid, "began": _began(child.pid), "program": asdict(program)}
-        written = self._folder / f"{_RECORD}.new"
-        written.write_text(json.dumps(record))
-        written.replace(self._folder / _RECORD)
+        self._record(child.pid, program)
         event(_log, logging.INFO, "process_started", folder=self._folder.name, pid=child.pid, program=program.argv[0])
         return child.pid
 
+    def _record(self, pid: int, program: Program) -> None:
+        record = {"pid": pid, "began": _began(pid), "program": asdict(program)}
+        written = self._folder / f"{_RECORD}.new"
+        written.write_text(json.dumps(record))
+        written.replace(self._folder / _RECORD)
+
     def _recorded(self, program: Program) -> int | None:
-        """The process of an earlier daemon, if it runs and runs just this."""
+        """The process that runs, be it an earlier daemon's, if it runs just this; its limits may be others."""
         pid, what = _read(self._folder)
-        same = json.loads(json.dumps(asdict(program))) == what
-        return pid if pid and same else None
+        try:
+            found = Program(**{name: _frozen(value) for name, value in what.items()})
+        except (TypeError, ValueError):  # there is none, or it is another version's
+            return None
+        return pid if pid and not found.differs(program) else None
 
     def _reap(self) -> str:
         """How a child of ours ended; of others nobody can tell."""
@@ -280,19 +308,24 @@ def end_recorded(folder: Path, limit_s: float = END_S) -> bool:
     return True
 
 
+def _frozen(value: Any) -> Any:
+    """As it was before it was JSON."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def running(folder: Path) -> int:
     """The number of the process that a folder tells of; 0 when it does not run."""
     return _read(folder)[0]
 
 
-def _read(folder: Path) -> tuple[int, object]:
+def _read(folder: Path) -> tuple[int, dict[str, Any]]:
     """The process that a folder tells of, if it is still the same one, and what it runs."""
     try:
         record = json.loads((folder / _RECORD).read_text())
         pid, began, program = int(record["pid"]), record["began"], record["program"]
     except (OSError, ValueError, KeyError, TypeError):
-        return 0, None
-    return (pid, program) if began and _began(pid) == began else (0, None)
+        return 0, {}
+    return (pid, program) if began and _began(pid) == began and isinstance(program, dict) else (0, {})
 
 
 def _began(pid: int) -> str:

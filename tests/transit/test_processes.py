@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def may_set_limits() -> bool:
+    """Of other processes: CAP_SYS_RESOURCE is 24."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> 24 & 1)
 
 
 def shell(text: str, user: int = USER) -> Program:
@@ -73,8 +80,8 @@ def test_it_comes_back_until_it_is_stopped(tmp_path: Path) -> None:
 
 
 def test_the_next_daemon_finds_it_again(tmp_path: Path) -> None:
-    """The same program goes on as the same process, and what it said in between is heard; another program takes its
-    place; a process that only has its number is left alone."""
+    """The same program goes on as the same process, and what it said in between is heard; limits change while it runs;
+    another program takes its place; a process that only has its number is left alone."""
     said: list[str] = []
 
     async def work() -> None:
@@ -86,6 +93,10 @@ def test_the_next_daemon_finds_it_again(tmp_path: Path) -> None:
         await after.run(shell("while read -t 1 x; do :; done; sleep 0.2; echo later; sleep 1000"))
         assert after.standing.pid == pid
         await until(lambda: "later" in said)
+        await after.run(replace(shell("while read -t 1 x; do :; done; sleep 0.2; echo later; sleep 1000"), files=33))
+        assert after.standing.pid == pid
+        limits = [line.split() for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "open files" in line]
+        assert (limits[0][3] == "33") is may_set_limits()
         await after.run(shell(SLEEPER))
         assert after.standing.pid != pid
         assert not Path(f"/proc/{pid}/stat").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()

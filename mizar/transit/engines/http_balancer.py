@@ -30,6 +30,8 @@ FIRST_USER, USERS = 1_900_000_000, 1 << 24
 READY_S, LOOK_S, CHECK_S = 15.0, 2.0, 20.0
 _POLL_S, _BETWEEN_RELOADS_S = 0.05, 0.5
 _MEMORY_BYTES, _MEMORY_PER_CONNECTION = 192 << 20, 96 << 10
+_FILES = 2 * 100_000 + 8192
+"""Two for each connection that it can have, and some for listeners and checks."""
 _ACCESS = '{"time":'
 
 
@@ -97,18 +99,22 @@ class HttpBalancer:
 
     @property
     def _stats(self) -> Path:
-        return self._home / "sockets" / "stats.sock"
+        return self._sockets / "stats.sock"
+
+    @property
+    def _sockets(self) -> Path:
+        """Its working folder: from there their paths are short enough (sun_path has 108 bytes)."""
+        return self._home / "sockets"
 
     def _program(self, http: pb.HttpBalancer) -> Program:
-        servers = sum(len(backend.servers) for backend in http.backends)
-        master = self._home / "sockets" / "master.sock"
-        argv = (program_at("haproxy", "haproxy"), "-W", "-db", "-S", f"{master},mode,600")
+        argv = (program_at("haproxy", "haproxy"), "-W", "-db", "-S", "unix@master.sock,mode,600")
         return Program(
             (*argv, "-f", str(self._home / "haproxy.cfg")),
             self._place.namespace,
             user=self._user,
             memory_bytes=_MEMORY_BYTES + http.connections * _MEMORY_PER_CONNECTION,
-            files=2 * http.connections + 4 * servers + 1024,
+            files=_FILES,
+            folder=str(self._sockets),
         )
 
     def _write(self, http: pb.HttpBalancer, program: Program) -> bool:
@@ -117,11 +123,11 @@ class HttpBalancer:
         _folder(self._home, 0o711)
         certificates = self._certificates(http)
         _folder(certificates, 0o750, group=self._user)
-        _folder(self._home / "sockets", 0o700, self._user, self._user)
+        _folder(self._sockets, 0o700, self._user, self._user)
         for number, one in enumerate(http.certificates):
             content = f"{one.chain.rstrip()}\n{one.key.rstrip()}\n"
             _own_file(certificates / f"{number:04}-{one.name}.pem", content, self._user)
-        content = http_config.text(http, str(self._stats), str(certificates))
+        content = http_config.text(http, self._stats.name, str(certificates))
         config = self._home / "haproxy.cfg"
         with Namespace.open_spec(self._place.namespace) as namespace:
             namespace.run(_open_low_ports)
@@ -134,11 +140,11 @@ class HttpBalancer:
         return True
 
     def _try(self, config: Path, program: Program) -> None:
-        argv = (program.argv[0], "-c", "-q", "-f", str(config))
+        argv = (program.argv[0], "-c", "-f", str(config))
         trial = Program(argv, program.namespace, program.user, files=program.files)
         try:
             done = subprocess.run(  # noqa: S603 - the arguments are the daemon's own
-                trial.command(), capture_output=True, timeout=CHECK_S, env={"LANG": "C"}, cwd="/", check=False
+                trial.command(), capture_output=True, timeout=CHECK_S, env={"LANG": "C"}, cwd=self._sockets, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise TemporaryError(f"HAProxy did not try its configuration: {error}") from error

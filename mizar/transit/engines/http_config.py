@@ -30,7 +30,7 @@ _LOG = ",".join(
 
 
 def text(http: pb.HttpBalancer, stats: str, certificates: str) -> str:
-    """The whole file. `stats`: path of the socket for questions; `certificates`: folder of PEM files."""
+    """The whole file. `stats`: the socket for questions, in the working folder; `certificates`: folder of PEM files."""
     lines = [*_global(http, stats), *_defaults(http)]
     for listener in http.listeners:
         lines += _frontend(http, listener, certificates)
@@ -43,7 +43,7 @@ def text(http: pb.HttpBalancer, stats: str, certificates: str) -> str:
 def _global(http: pb.HttpBalancer, stats: str) -> Iterator[str]:
     yield "global"
     yield "    log stdout len 4000 format raw local0 info"
-    yield f"    stats socket {stats} mode 600 level admin expose-fd listeners"
+    yield f"    stats socket unix@{stats} mode 600 level admin expose-fd listeners"
     yield f"    maxconn {http.connections}"
     yield f"    nbthread {http.threads}"
     yield f"    hard-stop-after {OLD_WORKERS_S}s"
@@ -59,6 +59,8 @@ def _defaults(http: pb.HttpBalancer) -> Iterator[str]:
     yield "    option dontlognull"
     yield "    option forwardfor"
     yield "    option redispatch 1"
+    # A worker that ends closes no connection that a client may be about to use.
+    yield "    option idle-close-on-response"
     yield "    http-reuse safe"
     yield f"    retries {http.retries}"
     yield "    retry-on conn-failure empty-response response-timeout"
