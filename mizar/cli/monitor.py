@@ -133,6 +133,7 @@ def comment(event: dict[str, Any]) -> str:
     whose = f"; VPC {event['vpc']}" if event["vpc"] else ""
     sender = f"; sent by {event['sender']}" if event["sender"] else ""
     rule = f"; by {event['rule']}" if event.get("rule") else ""
+    rule += f"; by {_by_function(event)}" if event.get("function") else ""
     return f"{event['reason']}: {event['sentence']} ({by}{whose}{sender}{rule})"
 
 
@@ -183,7 +184,13 @@ def _drop(head: Text, event: dict[str, Any]) -> Text:
     head.append(event["sentence"], style=style).append(f" [{event['reason']}]", "dim")
     if event.get("rule"):
         head.append(f"\n{_INDENT}by {event['rule']}", style="bold")
+    if event.get("function"):
+        head.append(f"\n{_INDENT}by {_by_function(event)}", style="bold")
     return head
+
+
+def _by_function(event: dict[str, Any]) -> str:
+    return f"function {event['function']}, {event['functionReason'] or 'for no reason that it names'}"
 
 
 def _count(events: int | None) -> str:

@@ -139,6 +139,8 @@ def _told(hop: dict[str, Any]) -> str:
     lines = [hop["sentence"], hop["table"], ", ".join(hop["rewrite"])]
     lines.append("" if hop["room"] is None else f"{hop['room']} bytes of room left")
     lines += [said for said in hop.get("policy", []) if said not in hop["notes"]]
+    functions = hop.get("functions", [])
+    lines.append(f"functions that see it: {', '.join(functions)}; what they do is known only live" if functions else "")
     lines += [f"! {note}" for note in hop["notes"]]
     lines.append(f"seen: {hop['seen']}" if hop["seen"] else "")
     return "\n".join(line for line in lines if line)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mizar.model.addresses import ROUTER_MAC
 from mizar.model.errors import InvalidError
-from mizar.oracle.checksum import adjusted
+from mizar.oracle.checksum import adjusted, checksum, ones_sum
 
 GENEVE, VXLAN = 6081, 4789
 _TCP, _UDP, _ICMP = 6, 17, 1
@@ -144,6 +144,28 @@ def read_inner(frame: bytes) -> Inner | None:
     later = layout.size == 4 and struct.unpack_from("!H", frame, _ETHERNET + 6)[0] & 0x1FFF
     at = 0 if later else _ETHERNET + _header(frame, layout)
     return Inner(frame, source, to, frame[_ETHERNET + layout.protocol], at)
+
+
+def completed(frame: bytes) -> bytes:
+    """The frame with its checksum, where the sender's kernel has left that to hardware (CHECKSUM_PARTIAL: the sum over
+    addresses, protocol and length stands in its place). Any other stays as it is, right or wrong."""
+    inner = read_inner(frame)
+    place = _SUMS.get(inner.protocol) if inner is not None and inner.transport else None
+    if inner is None or place is None:
+        return frame
+    layout = _FAMILIES[int.from_bytes(frame[12:14], "big")]
+    (length,) = struct.unpack_from("!H", frame, _ETHERNET + (2 if layout.size == 4 else 4))
+    end = _ETHERNET + length + (0 if layout.size == 4 else layout.header)
+    data = frame[inner.transport : end]
+    if len(data) < place + 2:
+        return frame
+    ends = inner.source.packed + inner.destination.packed
+    pseudo = ends + struct.pack("!II", len(data), inner.protocol)
+    if data[place : place + 2] != struct.pack("!H", ones_sum(pseudo)):
+        return frame
+    whole = checksum(pseudo + data[:place] + b"\0\0" + data[place + 2 :]) or 0xFFFF
+    at = inner.transport + place
+    return frame[:at] + struct.pack("!H", whole) + frame[at + 2 :]
 
 
 def _header(frame: bytes, layout: _Layout) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base of functions in user space: a process behind an endpoint with `bypassDecapsulation`, which gets tunnel
-packets whole and may send plain frames.
+packets whole and may send plain frames. With `plain`, the endpoint is an ordinary one, a member of a scaled endpoint
+perhaps, and what comes are inner frames.
 
     class Echo(UserSpaceFunction):
         def packet(self, packet):
@@ -28,7 +29,8 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Literal, Protocol
 
-from mizar.functions.tunnelled import TunnelPacket, read
+from mizar.functions.tunnelled import Inner, TunnelPacket, completed, read, read_inner
+from mizar.kernel.attach import XdpMode
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.xsk import XskSocket
 from mizar.kernel.xsk_redirect import Redirect
@@ -59,12 +61,19 @@ class _Frames(Protocol):
 
 
 class UserSpaceFunction:
-    """A function at work on one interface. `queue`: of AF_XDP; each queue has a process of its own."""
+    """A function at work on one interface. `queue`: of AF_XDP; each queue has a process of its own. `plain`: inner
+    frames come; over AF_XDP the namespace's stack then gets none at all."""
 
     def __init__(
-        self, interface: str = "eth0", *, wire: Wire = "xdp", queue: int = 0, namespace: Namespace | None = None
+        self,
+        interface: str = "eth0",
+        *,
+        wire: Wire = "xdp",
+        queue: int = 0,
+        plain: bool = False,
+        namespace: Namespace | None = None,
     ) -> None:
-        self.interface, self.wire, self.queue = interface, wire, queue
+        self.interface, self.wire, self.queue, self.plain = interface, wire, queue, plain
         self.counters = Counters()
         self.mode: str = wire
         """How frames come, once it runs: driver or generic (of XDP), or veth."""
@@ -80,6 +89,10 @@ class UserSpaceFunction:
 
     def packet(self, packet: TunnelPacket) -> None:
         """Called for each tunnel packet; may send any number of frames."""
+        raise NotImplementedError
+
+    def inner(self, packet: Inner) -> None:
+        """The same for each plain packet of IP, with `plain`."""
         raise NotImplementedError
 
     def started(self) -> None:
@@ -124,14 +137,14 @@ class UserSpaceFunction:
             self.idle()
             return
         for frame in frames.receive():
-            found = read(frame)
+            found = read_inner(completed(frame)) if self.plain else read(frame)
             if found is None:
                 self.counters.others += 1
                 continue
             self.counters.received += 1
             self.counters.received_bytes += len(frame)
             try:
-                self.packet(found)
+                self.inner(found) if isinstance(found, Inner) else self.packet(found)
             except Exception as error:  # noqa: BLE001 - one packet must not end the function for all others
                 self._failed(error)
         self._flush(frames)
@@ -157,11 +170,16 @@ class UserSpaceFunction:
             return
         with (
             XskSocket(self.interface, self.queue, namespace=self._namespace) as sock,
-            Redirect(self.interface, namespace=self._namespace) as redirect,
+            self._redirect() as redirect,
         ):
             redirect.add(sock)
             self.mode = redirect.mode
             yield sock
+
+    def _redirect(self) -> Redirect:
+        """What `deliver` hands over by bpf_redirect_peer() passes no driver: only XDP in generic mode sees it."""
+        force: XdpMode | None = "generic" if self.plain else None
+        return Redirect(self.interface, everything=self.plain, force=force, namespace=self._namespace)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

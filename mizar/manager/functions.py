@@ -144,6 +144,30 @@ class Functions:
             "refused": refused,
         }
 
+    def seeing(self, droplet: str, stage: str, vpc: VPC, ends: frozenset[Ref]) -> list[str]:
+        """Names of the functions that at a droplet and a stage see packets of a VPC from or to these endpoints, in
+        their order."""
+        held, found = self._held.get(droplet), []
+        for item in self._registry.of_kind("Function") if held else ():
+            function = item.resource
+            assert isinstance(function, Function)
+            assert held is not None
+            there = function.name in held.names and stage in (function.spec.stages or function.spec.about.stages)
+            if there and any(self._means(one, droplet, vpc, ends) for one in function.spec.attach):
+                found.append((function.spec.order, function.name))
+        return [name for _, name in sorted(found)]
+
+    def _means(self, attached: Attachment, droplet: str, vpc: VPC, ends: frozenset[Ref]) -> bool:
+        if attached.droplet is not None:
+            return attached.droplet in ("all", droplet)
+        if attached.vpc is not None or attached.endpoint is not None:
+            return attached.ref in {vpc.ref, *ends}
+        items = [item.resource for ref in ends if (item := self._registry.find(ref)) is not None]
+        endpoints = [one for one in items if isinstance(one, Endpoint)]
+        if attached.network is not None:
+            return any(Ref("Network", one.tenant, one.spec.network) == attached.ref for one in endpoints)
+        return any(one.tenant == attached.ref.tenant and attached.ref.name in one.status.groups for one in endpoints)
+
     # ---- where each has to be
 
     def droplets_of(self, function: Function) -> set[str]:

@@ -28,7 +28,7 @@ Sighting = dict[str, Any]
 TYPES = ("drop", "verdict", "trap", "path", "endpoint", "droplet", "link")
 """What can be watched."""
 
-ALLOWED_PLACE = 127
+ALLOWED_PLACE = 191
 """EVENT_ALLOWED_PLACE of contracts/dataplane.h: of what a rule that logs allows."""
 _OUTCOMES = {pb.Drop.ALLOWED: "allowed", pb.Drop.AUDITED: "audited"}
 _ASKED = {"dhcp4": "DHCPv4", "dhcp6": "DHCPv6", "router": "router solicitation"}
@@ -113,6 +113,7 @@ class Teller:
             **({"outcome": _OUTCOMES[drop.outcome]} if kind == "verdict" else {}),
             **_reason(drop.reason if drop.reason or kind == "drop" else ALLOWED_PLACE),
             **self._policed(drop),
+            **self._by_function(drop),
             "vpc": _name(vpc),
             "vni": drop.vni,
             "sender": self._shown(sender),
@@ -145,6 +146,13 @@ class Teller:
         if acl is None or not self._sees(acl.ref) or (egress and self._names.endpoint_at(vpc, drop.source) is None):
             return {}
         return {"acl": self._shown(acl), "rule": self._policies.rule(vpc, drop.rule)}
+
+    def _by_function(self, drop: pb.Drop) -> Sighting:
+        """Which function has refused it, and its own reason and sentence: functions are the operator's."""
+        if not drop.function or not self._operator:
+            return {}
+        found = {"function": drop.function, "functionReason": drop.function_reason}
+        return {**found, "sentence": drop.sentence} if drop.sentence else found
 
     def _is_sender(self, drop: pb.Drop) -> bool:
         """Whether the policed endpoint has sent the packet."""

@@ -7,8 +7,9 @@ it may not see: a stranger's endpoint is no endpoint, and hops in a stranger's V
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from mizar.manager.trace_names import RegistryNames
 from mizar.model.addresses import parse_mac, text_of
 from mizar.model.errors import InvalidError, NotFoundError, Problem, TemporaryError
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
+from mizar.oracle.fleet import Hop
+from mizar.oracle.outcome import Verdict
 from mizar.trace.compare import compare
 from mizar.trace.explain import Explainer
 from mizar.trace.packet import build
@@ -54,10 +57,29 @@ class _Asked:
     frame: bytes
 
 
+_STAGES = {
+    ("agent", Verdict.DELIVER): ("ENDPOINT_EGRESS", "ENDPOINT_INGRESS"),
+    ("transit", Verdict.SEND): ("ON_XDP_TX",),
+    ("transit", Verdict.ANSWER): ("ON_XDP_TX",),
+    ("transit", Verdict.DELIVER): ("ENDPOINT_INGRESS",),
+    ("transit", Verdict.PASS): ("ON_XDP_PASS",),
+    ("transit", Verdict.DROP): ("ON_XDP_DROP",),
+}
+"""Which stages of functions a program passes by when it ends so; an agent's begins with one whatever follows."""
+
+
 class Tracing:
     """Answers questions. `link`: the connection to a droplet."""
 
-    def __init__(self, registry: Registry, link: Callable[[str], Link | None], policies: PolicyNames) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        link: Callable[[str], Link | None],
+        policies: PolicyNames,
+        functions: Callable[[str, str, VPC, frozenset[Ref]], Sequence[str]] = lambda *_: (),
+    ) -> None:
+        """`functions`: those that at a droplet and a stage see packets of a VPC from or to these endpoints."""
+        self._functions = functions
         self._registry = registry
         self._link = link
         self._names = RegistryNames(registry, link, policies)
@@ -93,13 +115,32 @@ class Tracing:
             shorter = self._shorter(question, endpoint, to)
             found = await self._live(live, prediction, asked, found, shorter, operator=operator)
         found = _meant(found, wanted)
-        if not operator:
+        if operator:
+            ends = frozenset({source.ref, *(one.ref for one in self._registry_at(number, to))})
+            found = replace(
+                found, hops=tuple(map(partial(self._with_functions, vpc, ends), found.hops, prediction.way.hops))
+            )
+        else:
             found = without_substrate(found)
         return for_tenant(found, self._foreign(found, visible))
 
     def _explained(self, prediction: Prediction, ifindex: int) -> tuple[tuple[HopReport, ...], Ending]:
         explainer = Explainer(prediction, self._names, ifindex)
         return tuple(explainer.hops()), explainer.ending()
+
+    def _registry_at(self, number: int, addresses: Iterable[bytes]) -> Iterator[Item]:
+        """The endpoints of a VPC that have these addresses."""
+        vpc = self._names.vpc_item(number)
+        for address in addresses:
+            held = self._registry.holder(f"address/{vpc.uid}", text_of(address)) if vpc else None
+            if held is not None:
+                yield held
+
+    def _with_functions(self, vpc: VPC, ends: frozenset[Ref], report: HopReport, hop: Hop) -> HopReport:
+        """With the functions that see the packet there: what these do with it is known only live."""
+        stages = _STAGES.get((hop.program, hop.outcome.verdict), ("ENDPOINT_EGRESS",) if hop.program == "agent" else ())
+        found = [f"{name} at {stage}" for stage in stages for name in self._functions(report.droplet, stage, vpc, ends)]
+        return replace(report, functions=tuple(found))
 
     # ---- a packet is sent
 
@@ -124,6 +165,8 @@ class Tracing:
                 reports = await listeners.send(
                     asked.droplet, asked.uid, asked.frame, prediction.way, option=_room_for_option(trace)
                 )
+                if not operator:  # functions are not for a tenant's eyes
+                    reports = [replace(one, function="", function_reason="") for one in reports]
                 result = compare(prediction.way, reports, self._name_of)
                 if not result.divergence:
                     break

@@ -49,6 +49,9 @@ class Seen:
     to: bytes = b""
     ifindex: int = 0
     problem: str = ""
+    function: str = ""
+    """Which function has refused it, and for which reason of its own."""
+    function_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ def _text(found: Seen, name: Callable[[bytes], str]) -> str:
     if found.reason:
         reason = drop_reasons.by_number().get(found.reason)
         told = ", and its sender is told" if found.did is Did.ANSWERED else ""
-        return f"dropped, {reason.name if reason else found.reason}{told}"
+        by = f" by function {found.function}: {found.function_reason or 'no reason'}" if found.function else ""
+        return f"dropped, {reason.name if reason else found.reason}{by}{told}"
     if found.did is Did.SENT:
         return f"sent to {name(found.to)}"
     return str(found.did.value)

@@ -31,6 +31,8 @@ class HopReport:
     notes: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
     """What policies said, each with the rule that did."""
+    functions: tuple[str, ...] = ()
+    """Network functions that see it there, each with the stage: for operators."""
     hidden: bool = False
     """In a VPC of another tenant: nothing of it is told."""
     seen: str = ""
@@ -71,7 +73,7 @@ class Trace:
         for hop in self.hops:
             found = {name: value for name, value in asdict(hop).items() if name not in ("number", "leads")}
             found["rewrite"], found["notes"] = list(hop.rewrite), list(hop.notes)
-            found["policy"] = list(hop.policy)
+            found["policy"], found["functions"] = list(hop.policy), list(hop.functions)
             hops.append(found)
         return {
             "source": self.source,
