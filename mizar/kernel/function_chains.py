@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mizar.kernel import libbpf
 from mizar.kernel.function_tables import FunctionTables
@@ -62,14 +63,16 @@ class Prepared:
     writes: list[tuple[Place, Instance | None, int | None]] = field(default_factory=list)
     """Of each place that changes: whose next (None: the place's head) leads to which program (None: to none)."""
 
-    @property
-    def members(self) -> dict[str, int]:
-        """Bits of the members of each stage's chains."""
-        bits = dict.fromkeys(STAGES, 0)
-        for place, links in self.chains.items():
-            for link in links:
-                bits[place.stage] |= 1 << link.member.number
-        return bits
+
+def _switches(chains: Mapping[Place, tuple[Link, ...]], droplet: int, finer: int) -> dict[str, Any]:
+    """Fields of struct function_switches."""
+    bits = dict.fromkeys(STAGES, 0)
+    for place, links in chains.items():
+        for link in links:
+            bits[place.stage] |= 1 << link.member.number
+    stages = sum(1 << number for number, stage in enumerate(STAGES) if bits[stage])
+    members = tuple(bits[stage] for stage in STAGES)
+    return {"droplet": droplet, "chains": members, "stages": stages, "finer": finer & stages}
 
 
 class Chains:
@@ -82,6 +85,11 @@ class Chains:
         self._taken_over = folder is not None  # what a daemon before has left runs, and is nobody's
         self._serial = itertools.count(time.time_ns() // 1_000_000)
         self.held: dict[Place, tuple[Link, ...]] = dict.fromkeys(PLACES, ())
+
+    @property
+    def taking_over(self) -> bool:
+        """Until the first commit: what a daemon before has left runs still."""
+        return self._taken_over
 
     def prepare(self, wanted: Mapping[Place, Sequence[Member]], own: Mapping[str, dict[str, int]]) -> Prepared:
         """Loads what is new. `own`: the functions' own maps by the function's name; what is made is added. Raises what
@@ -123,8 +131,8 @@ class Chains:
     def commit(self, done: Prepared, droplet: int, finer: int) -> None:
         """From here on packets meet the new chains. `droplet`: bits of functions that see every frame; `finer`: of the
         stages where frames in tunnels are looked up by network and group."""
-        bits, before = done.members, self._stages()
-        stages = sum(1 << place for place, stage in enumerate(STAGES) if bits[stage])
+        switches, before = _switches(done.chains, droplet, finer), self._stages()
+        stages = switches["stages"]
         midway = sum(1 << STAGES.index(stage) for stage in _MIDWAY)
         if stages & midway & ~before:
             self._tables.frames.zero([0])  # nobody is midway that was so long ago
@@ -136,8 +144,7 @@ class Chains:
                 point(self._tables.heads[place.hook], place.number, program)
             else:
                 emptied.append(place)
-        chains = tuple(bits[stage] for stage in STAGES)
-        self._tables.switches.put(0, {"droplet": droplet, "chains": chains, "stages": stages, "finer": finer & stages})
+        self._tables.switches.put(0, switches)
         old = [link for links in self.held.values() for link in links]
         kept = {id(link) for links in done.chains.values() for link in links}
         if self._taken_over:
@@ -150,6 +157,19 @@ class Chains:
         _let_go([link for link in old if id(link) not in kept])
         if self._taken_over:
             self._sweep()
+
+    def switches(self, droplet: int, finer: int) -> dict[str, Any]:
+        """What the switches should be."""
+        return _switches(self.held, droplet, finer)
+
+    def mend(self, droplet: int, finer: int) -> None:
+        """Writes again what leads into the chains; somebody else has altered it."""
+        for place, links in self.held.items():
+            for link, behind in itertools.pairwise((*links, None)):
+                if link is not None:
+                    link.instance.lead_to(behind.instance.fd if behind else None)
+            point(self._tables.heads[place.hook], place.number, links[0].instance.fd if links else None)
+        self._tables.switches.put(0, self.switches(droplet, finer))
 
     def abandon(self, done: Prepared) -> None:
         """Lets go of what was loaded; what runs is as it was."""

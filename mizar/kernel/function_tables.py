@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mizar.kernel.layout import U32, Codec, Fields, struct_codec
+from mizar.kernel.libbpf import ffi, lib
 from mizar.kernel.maps import CounterTable, Table
 from mizar.model.errors import InvalidError
 
@@ -18,6 +19,12 @@ U64: Codec[int] = Codec(
     "uint64_t", 8, lambda value: struct.pack("=Q", value), lambda data: int(struct.unpack("=Q", data)[0])
 )
 """A plain uint64_t: bits of functions."""
+
+
+def held_program(table: int, at: int) -> int:
+    """The id of the program at one place of a map of programs; 0: there is none."""
+    value = ffi.new("uint32_t *")
+    return int(value[0]) if lib().bpf_map_lookup_elem(table, U32.pack(at), value) == 0 else 0
 
 
 @dataclass(frozen=True)

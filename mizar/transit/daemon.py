@@ -37,6 +37,8 @@ from mizar.transit.engines import host
 from mizar.transit.engines.kinds import KINDS
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
+from mizar.transit.function_audit import FunctionAudit
+from mizar.transit.functions import Functions
 from mizar.transit.guest.answering import Answering
 from mizar.transit.health import Health
 from mizar.transit.ledger import Ledger
@@ -160,7 +162,8 @@ def _named_feature() -> Iterator[None]:
 
 async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loaded: Loaded, modes: Modes) -> None:
     uplink, second = Uplink(facts), own[1] if len(own) > 1 else b""
-    drops = Drops(loaded, Describer(lambda: ledger.state, _interface_name))
+    functions = Functions(loaded.programs.maps, loaded.pins, options.functions_file, generic=modes.xdp == "generic")
+    drops = Drops(loaded, Describer(lambda: ledger.state, _interface_name, functions.name_of))
     drops.switch(on=False)  # the daemon before may have died while somebody watched
     hub = Hub(drops)
     ledger = Ledger(loaded.tables, own[0], loaded.limits, lambda: attachments.interfaces(), second)
@@ -178,9 +181,11 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.mtu())
     notices = EventReader(loaded.programs.maps["notices"], "notice")
     reports = EventReader(loaded.programs.maps["traces"], "trace_report")
-    tracer = Tracer(loaded, ledger, lambda: uplink.facts, reports)
+    tracer = Tracer(loaded, ledger, lambda: uplink.facts, reports, functions.name_of)
     try:
         await asyncio.to_thread(_take_over, ledger, attachments)
+        await asyncio.to_thread(functions.restore, ledger.state)
+        ledger.before_change = functions.follow
         vpns.load()
         await ledger.set_own_mtu(facts.mtu)
         engines.take_over(list(ledger.state.locals.values()))
@@ -212,7 +217,8 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
 
         attachments.refit_soon()
         attachments.settle_later()
-        audit = Audit(ledger, (LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options), RowsAudit(ledger)))
+        others = LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options), RowsAudit(ledger)
+        audit = Audit(ledger, (*others, FunctionAudit(ledger, functions)))
         servicer = Servicer(
             identity,
             ledger,
@@ -225,6 +231,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             members.rows,
             engines.reports,
             vpns,
+            functions,
         )
         aging = FlowAger(ledger)
         served, policed = ServiceFlows(ledger), PolicyFlows(ledger)
@@ -237,6 +244,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
+        functions.close()
         engines.close()
         neighbours.close()
         sender.close()

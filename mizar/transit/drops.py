@@ -20,14 +20,23 @@ from mizar.transit.state import State
 _HOOKS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy", 5: "substrate"}  # enum hook
 _TRANSIT = "transit"
 _RELOOK_S = 1.0
+FUNCTION_REFUSED = "FUNCTION_REFUSED"
+"""The reason for which function and own reason are told."""
 
 
 class Describer:
-    """Turns `struct event` into messages. `state` is the droplet's; `name_of` tells an interface's name."""
+    """Turns `struct event` into messages. `state` is the droplet's; `name_of` tells an interface's name; `function_of`
+    the function, its own reason and the sentence of what a function refused."""
 
-    def __init__(self, state: Callable[[], State], name_of: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        state: Callable[[], State],
+        name_of: Callable[[int], str],
+        function_of: Callable[[int], tuple[str, str, str]] = lambda _: ("", "", ""),
+    ) -> None:
         self._state = state
         self._name_of = name_of
+        self._function_of = function_of
         self._uids: dict[int, str] = {}
         self._looked = float("-inf")
 
@@ -52,6 +61,9 @@ class Describer:
             policed=self._uid(fields["policed_slot"]) if fields["policed_slot"] else "",
             outcome=pb.Drop.Outcome.ValueType(fields["outcome"]),
         )
+        if drop.name == FUNCTION_REFUSED:
+            drop.function, drop.function_reason, sentence = self._function_of(fields["rule"])
+            drop.rule, drop.sentence = 0, sentence or drop.sentence
         _look_inside(drop)
         return drop
 

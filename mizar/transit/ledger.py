@@ -41,6 +41,8 @@ class Ledger:
         self.lock = asyncio.Lock()
         self.on_lost: Callable[[Local], None] = lambda _: None
         self.followers: list[Callable[[], None]] = []
+        self.before_change: Callable[[State], None] = lambda _: None
+        """Is called with the state to come, before the maps are written; it may raise MizarError."""
         self._interfaces = interfaces
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -95,6 +97,7 @@ class Ledger:
         plan = Plan(self.state)
         try:
             result = fill(plan)
+            self.before_change(self.state)
             execute(self.maps, plan.ops)
         except DamagedError as error:
             event(_log, logging.ERROR, "tables_damaged", error=error)
@@ -133,6 +136,7 @@ class Ledger:
             self.state = fresh
         for local in gone:
             self.on_lost(local)
+        self.before_change(self.state)
         for follower in self.followers:
             follower()
         return reading.strays

@@ -79,6 +79,11 @@ class Options:
         return self.run_folder / f"{self.instance}.vpn"
 
     @property
+    def functions_file(self) -> Path:
+        """What the daemon was told of network functions, for the one after it."""
+        return self.run_folder / f"{self.instance}.functions"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the running daemon of this instance."""
         return self.run_folder / f"{self.instance}.lock"

@@ -228,6 +228,7 @@ def remove(options: Options) -> None:
     finally:
         links.close()
     pins.remove()
+    options.functions_file.unlink(missing_ok=True)
 
 
 def missing_feature() -> str:

@@ -23,6 +23,7 @@ from mizar.transit.attachments import Attachments, Outcome
 from mizar.transit.audit import Audit
 from mizar.transit.errors import is_permanent, status_of
 from mizar.transit.events import Hub
+from mizar.transit.functions import Functions
 from mizar.transit.ledger import Ledger, of_change
 from mizar.transit.logs import event
 from mizar.transit.tracing import Tracer
@@ -93,7 +94,9 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         member_health: Callable[[], Sequence[pb.MemberHealth]] = tuple,
         engines: Callable[[], Sequence[pb.EngineReport]] = tuple,
         vpns: Vpns | None = None,
+        functions: Functions | None = None,
     ) -> None:
+        self._functions = functions
         self._engines = engines
         self._audit = audit
         self._identity = identity
@@ -174,6 +177,8 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             yield pb.State(member_health=found)
         if reports := self._engines():
             yield pb.State(engines=reports)
+        if self._functions is not None and self._functions.held:
+            yield pb.State(functions=self._functions.told())
         if self._vpns is not None:
             tunnels, told = self._vpns.rows()
             yield pb.State(vpns=tunnels, vpn_status=told)
@@ -219,14 +224,21 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         self, request: pb.SetFunctionsRequest, _context: Context
     ) -> pb.SetFunctionsReply:
         """All functions of this droplet, or nothing."""
-        if request.functions:
-            raise InvalidError("this version of the daemon does not run network functions")
-        return pb.SetFunctionsReply()
+        if self._functions is None:
+            raise InvalidError("this daemon runs no network functions")
+        return await self._ledger.whole(self._set_functions(self._functions, request))
+
+    async def _set_functions(self, functions: Functions, request: pb.SetFunctionsRequest) -> pb.SetFunctionsReply:
+        async with functions.lock, self._ledger.lock:
+            return await asyncio.to_thread(functions.set, request, self._ledger.state)
 
     @_answering
     async def GetFunctions(self, _request: pb.GetFunctionsRequest, _context: Context) -> pb.Functions:  # noqa: N802
         """What is loaded, and what it has done."""
-        return pb.Functions()
+        if self._functions is None:
+            return pb.Functions()
+        async with self._functions.lock:
+            return await asyncio.to_thread(self._functions.states)
 
     async def Audit(  # noqa: N802
         self, request: pb.AuditRequest, context: Context

@@ -19,9 +19,11 @@ from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.packet_socket import PacketSocket
 from mizar.kernel.stack_link import STACK_MAC
+from mizar.model import drop_reasons
 from mizar.model.addresses import from_mapped
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit import table_rows
+from mizar.transit.drops import FUNCTION_REFUSED
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.marking import destination_of, marked
@@ -43,7 +45,15 @@ Reports = asyncio.Queue[pb.TraceReport]
 class Tracer:
     """For one droplet. `uplink`: its interface as last heard of; `ring`: what the programs report."""
 
-    def __init__(self, loaded: Loaded, ledger: Ledger, uplink: Callable[[], Interface], ring: EventReader) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        ledger: Ledger,
+        uplink: Callable[[], Interface],
+        ring: EventReader,
+        function_of: Callable[[int], tuple[str, str, str]] = lambda _: ("", "", ""),
+    ) -> None:
+        self._function_of = function_of
         self._loaded = loaded
         self._ledger = ledger
         self._uplink = uplink
@@ -122,6 +132,9 @@ class Tracer:
                 rule=fields["rule"],
                 policed=self._uid_at(fields["policed_slot"]) if fields["policed_slot"] else "",
             )
+            if fields["reason"] == drop_reasons.by_name()[FUNCTION_REFUSED].number:
+                report.function, report.function_reason, _ = self._function_of(fields["rule"])
+                report.rule = 0
             with contextlib.suppress(asyncio.QueueFull):
                 reports.put_nowait(report)
 
