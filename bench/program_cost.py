@@ -45,7 +45,7 @@ OVERHEAD, HANDOVER_BYTES = 50, 28
 ORIGIN = option(0xFF01, 1, bytes((192, 0, 2, 4)))
 """What the first hop adds."""
 TC = ("agent", "deliver", "proxy")
-LEARNED, NETWORK_ELSEWHERE = 8, 0xFFFFFFFF  # written out, as in tests/dataplane/plan.py
+LEARNED, LIMITED, NETWORK_ELSEWHERE = 8, 128, 0xFFFFFFFF  # written out, as in tests/dataplane/plan.py
 
 
 def note(**fields: int) -> bytes:
@@ -94,6 +94,25 @@ def judging_edges(testbed: Testbed) -> None:
         acl(testbed, network, ingress=rules(testbed, 1, Row()), egress=1)
 
 
+def limited(testbed: Testbed) -> None:
+    """a may send and be sent very much, in bytes and in packets."""
+    testbed.as_host()
+    wide = {"byte_cost": 1, "packet_cost": 1, "byte_burst_ns": 10**12, "packet_burst_ns": 10**12, "vni": RED.vni}
+    testbed.tables.limiters.put(2, wide)
+    testbed.tables.endpoint_limits.put(A.slot, {"egress": (2, 0, 0), "ingress": (2, 0, 0)})
+    testbed.endpoint(A, flags=LIMITED)
+    agent = testbed.tables.agents.get(A.ifindex)
+    assert agent is not None
+    testbed.tables.agents.put(A.ifindex, agent | {"flags": LIMITED})
+
+
+def shaped(testbed: Testbed) -> None:
+    """What a sends waits in the shaper, and its agent has not looked at it yet."""
+    limited(testbed)
+    testbed.tables.shaper.put(0, 77)
+    testbed.tables.endpoint_limits.put(A.slot, {"egress": (2, 0, 0), "egress_class": 0x10002})
+
+
 WORK = (
     Work("local delivery: transit", "transit", None, Testbed.as_host,
          lambda family: tunnel("geneve", datagram(family, R, A.address(family), dst_mac=A.mac), src=BOUNCER),
@@ -117,6 +136,13 @@ WORK = (
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST, options=ORIGIN), XDP_TX),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD),
+    Work("agent, limited", "agent", 250, limited,
+         lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD),
+    Work("agent, into the shaper", "agent", 100, shaped,
+         lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT),
+    Work("transit, limited", "transit", 250, limited,
+         lambda family: tunnel("geneve", datagram(family, R, A.address(family), dst_mac=A.mac), src=BOUNCER),
+         XDP_PASS, OVERHEAD),
     Work("agent, direct path", "agent", 150, knowing_s,
          lambda family: bytes(datagram(family, A, S.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, same droplet", "agent", 150, Testbed.as_host,

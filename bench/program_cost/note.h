@@ -38,9 +38,11 @@ _Static_assert(offsetof(struct noted_sk_buff, gso_segs) == offsetof(struct __sk_
 #include "lib/event.h"
 #include "lib/pull.h"
 #include "lib/service.h"
+#include "lib/shaper.h"
 #include "lib/trace.h"
 #include "lib/verdict.h"
 #define __sk_buff noted_sk_buff
+#define hand_over_shaped(skb, ...) hand_over_shaped((void *)(skb), __VA_ARGS__)
 #define refuse_delivery(skb, reason, packet) refuse_delivery((void *)(skb), reason, packet)
 #define report_skb(skb, ...) report_skb((void *)(skb), __VA_ARGS__)
 #define pull_headers(skb) ((void)0)

@@ -24,6 +24,7 @@ _SHOWN = (
     ("RETURNED", "returnedPackets"),
     ("ANSWERED", "answeredPackets"),
     ("DROPPED", "droppedPackets"),
+    ("LIMITED", "limitedPackets"),
 )
 
 
@@ -60,7 +61,7 @@ def _table(found: list[dict[str, Any]], vpcs: dict[int, str]) -> Table:
             vni = int(row["vni"])
             rows.append((item["droplet"], vpcs.get(vni, f"VPC {vni}"), *(row.get(key, 0) for _, key in _SHOWN)))
         rows += [
-            (item["droplet"], f"drop: {row['name']}", *[None] * (len(_SHOWN) - 1), row["packets"])
+            (item["droplet"], f"drop: {row['name']}", *[None] * (len(_SHOWN) - 2), row["packets"], None)
             for row in item["drops"]
         ]
     return columns(("DROPLET", "VPC", *(heading for heading, _ in _SHOWN)), rows)

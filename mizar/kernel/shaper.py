@@ -109,6 +109,31 @@ def arrange(netlink: Netlink, ifindex: int, wanted: Mapping[int, ShapedClass]) -
         netlink.tell(orders)
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a class has seen: packets and bytes that left it, packets that it dropped, bytes that wait there."""
+
+    packets: int
+    bytes: int
+    dropped: int
+    waiting: int
+
+
+def statistics(ifindex: int) -> dict[int, Passed]:
+    """Of each class, by its number."""
+    question = tcmsg()
+    question["index"] = ifindex
+    found = {}
+    with Netlink() as netlink:
+        for answer in netlink.ask(question, _RTM_GETTCLASS, "read the classes of the shaper", dump=True):
+            told = answer.get_attr("TCA_STATS2")
+            basic, queue = (told.get_attr(name) if told else None for name in ("TCA_STATS_BASIC", "TCA_STATS_QUEUE"))
+            if answer["index"] == ifindex and basic and queue:
+                left = Passed(basic["packets"], basic["bytes"], queue["drops"], queue["backlog"])
+                found[answer["handle"] & 0xFFFF] = left
+    return found
+
+
 def _depth(wanted: Mapping[int, ShapedClass], number: int) -> int:
     parent = wanted[number].parent
     return 1 + _depth(wanted, parent) if parent else 0

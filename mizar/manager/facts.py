@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from mizar.manager.appliances import appliance_of
 from mizar.manager.peering import other_half
-from mizar.manager.qos import entry_of
 from mizar.manager.registry import Item, Registry, target_of
 from mizar.manager.substrate import allowance
 from mizar.manager.vpns import with_vpns
@@ -24,6 +23,7 @@ from mizar.planner.facts import (
     proxy_fact,
     vpc_fact,
 )
+from mizar.planner.qos import entry_of
 
 
 def fact_of(registry: Registry, item: Item) -> Fact | None:

@@ -35,6 +35,7 @@ SCHEMA = {
     "endpoint_policies": (None, "endpoint_policy"),
     "endpoint_limits": (None, "endpoint_limits"),
     "limiters": (None, "limiter"),
+    "shaper": (None, None),
     "limiter_states": (None, "limiter_state"),
     "policy_sets": (None, "policy_set"),
     "policy_peers": ("policy_peer_key", None),
