@@ -52,6 +52,14 @@ def settle(name: str, namespace: Namespace, mtu: int, remote: Iterable[Prefix], 
     return True
 
 
+def prepare(namespace: Namespace, interface: str) -> bool:
+    """For tunnels whose engine runs in the namespace itself: it forwards, and asks for the router."""
+    with Netlink(namespace) as inside:
+        _solicits(inside, interface)
+    namespace.run(_forward)
+    return True
+
+
 def remove(name: str, namespace: Namespace | None) -> None:
     """The device ends, wherever it is."""
     for place in (namespace, None):

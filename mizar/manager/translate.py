@@ -21,6 +21,7 @@ from mizar.planner.entries import (
     Entry,
     GroupSetEntry,
     HealthEntry,
+    IpsecEntry,
     LocalEntry,
     MemberEntry,
     NetworkAclEntry,
@@ -286,7 +287,21 @@ def _vpn(entry: VpnEntry) -> pb.Vpn:
     )
     if entry.peer:
         found.peer_address, found.peer_port = entry.peer
-    if (spec := entry.wireguard) is not None:
+    if isinstance(spec := entry.how, IpsecEntry):
+        found.ipsec.CopyFrom(
+            pb.Ipsec(
+                psk=spec.psk.reveal().encode(),
+                local_id=spec.local_id,
+                remote_id=spec.remote_id,
+                local=[pb.Prefix(address=address, length=length) for address, length in spec.local],
+                port=spec.port,
+                ike_proposals=spec.ike_proposals,
+                esp_proposals=spec.esp_proposals,
+                rekey_s=spec.rekey_s,
+                dpd_s=spec.dpd_s,
+            )
+        )
+    elif spec is not None:
         found.wireguard.CopyFrom(
             pb.Wireguard(
                 private_key=key_bytes(spec.private_key.reveal()),

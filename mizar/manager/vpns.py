@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mizar.manager.draft import Draft
 from mizar.manager.registry import Item, Registry, vpc_of
-from mizar.model.addresses import Prefix, parse_prefix, within
+from mizar.model.addresses import Prefix, parse_address, parse_prefix, within
 from mizar.model.errors import ConflictError, Problem
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, VpnConnection
 from mizar.model.routes import Route, ViaEndpoint
 from mizar.model.vpn import key_bytes
-from mizar.planner.entries import VpnEntry, WireguardEntry
+from mizar.planner.entries import IpsecEntry, VpnEntry, WireguardEntry
 
 if TYPE_CHECKING:
     from mizar._built import transit_pb2 as pb
@@ -47,9 +47,31 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
         if isinstance(endpoint, Endpoint) and not any(_version(one) == prefix.version for one in _addresses(endpoint)):
             message = f"endpoint {endpoint.name} has no IPv{prefix.version} address for {text}"
             found.append(Problem(message, field, str(new.ref)))
+    if new.spec.ipsec is not None and isinstance(vpc, VPC) and isinstance(endpoint, Endpoint):
+        found += _local_problems(new, vpc, endpoint)
     for other in draft.of_kind(VpnConnection):
         if other.ref != new.ref:
             _refuse_conflict(new, other, endpoint, draft)
+    return found
+
+
+def _local_problems(new: VpnConnection, vpc: VPC, endpoint: Endpoint) -> list[Problem]:
+    """The engine takes packets from an address of its own in what it stands for."""
+    assert new.spec.ipsec is not None
+    given = [parse_prefix(text) for text in new.spec.ipsec.local_prefixes]
+    found = []
+    for place, prefix in enumerate(given):
+        if not any(within(prefix, parse_prefix(cidr)) for cidr in vpc.spec.cidrs):
+            message = f"expected a prefix of {vpc.ref} ({', '.join(vpc.spec.cidrs)}), found {prefix}"
+            found.append(Problem(message, f"spec.ipsec.localPrefixes[{place}]", str(new.ref)))
+        own = [parse_address(text) for text in _addresses(endpoint)]
+        if own and not any(address in prefix for address in own):
+            message = f"expected a prefix that holds an address of endpoint {endpoint.name}, found {prefix}"
+            found.append(Problem(message, f"spec.ipsec.localPrefixes[{place}]", str(new.ref)))
+    for text in new.spec.remote_prefixes if given else ():
+        if parse_prefix(text).version not in {prefix.version for prefix in given}:
+            message = f"expected a prefix of the same family as {text} among them"
+            found.append(Problem(message, "spec.ipsec.localPrefixes", str(new.ref)))
     return found
 
 
@@ -63,10 +85,15 @@ def _refuse_conflict(new: VpnConnection, other: VpnConnection, endpoint: Resourc
     there = draft.find(Ref("Endpoint", other.tenant, other.spec.endpoint))
     if not isinstance(endpoint, Endpoint) or not isinstance(there, Endpoint):
         return
-    if endpoint.spec.droplet == there.spec.droplet and new.spec.wireguard.port == other.spec.wireguard.port:
+    if endpoint.ref == there.ref and new.spec.ipsec and other.spec.ipsec:
+        message = f"endpoint {there.name} carries {other.ref} already, and can carry one connection by IPsec"
+        raise ConflictError(Problem(message, "spec.endpoint", str(new.ref)))
+    if endpoint.spec.droplet == there.spec.droplet and new.spec.own_port == other.spec.own_port:
         owner = str(other.ref) if other.tenant == new.tenant else "somebody else"
-        message = f"port {new.spec.wireguard.port} of droplet {endpoint.spec.droplet} is in use by {owner}"
-        raise ConflictError(Problem(message, "spec.wireguard.port", str(new.ref)))
+        message = f"port {new.spec.own_port} of droplet {endpoint.spec.droplet} is in use by {owner}"
+        raise ConflictError(
+            Problem(message, f"spec.{'wireguard' if new.spec.wireguard else 'ipsec'}.port", str(new.ref))
+        )
 
 
 def _unfit(endpoint: Endpoint, new: VpnConnection, draft: Draft) -> str | None:
@@ -114,22 +141,43 @@ def entry_of(registry: Registry, item: Item) -> tuple[str, VpnEntry] | None:
     found = registry.find(Ref("Endpoint", one.tenant, one.spec.endpoint))
     if found is None or not isinstance(found.resource, Endpoint) or not found.resource.spec.droplet:
         return None
-    spec = one.spec.wireguard
-    wireguard = WireguardEntry(
-        spec.private_key, key_bytes(spec.peer_public_key), spec.preshared_key, spec.port, spec.keepalive_s
-    )
     remote = tuple(_packed(parse_prefix(text)) for text in one.spec.remote_prefixes)
-    peer = (ip_address(one.spec.peer.address).packed, one.spec.peer.port) if one.spec.peer else None
+    peer = (ip_address(one.spec.peer.address).packed, one.spec.peer_port) if one.spec.peer else None
     entry = VpnEntry(
-        item.uid, one.metadata.generation, found.uid, str(one.ref), remote, peer, wireguard, one.spec.down_after_s
+        item.uid,
+        one.metadata.generation,
+        found.uid,
+        str(one.ref),
+        remote,
+        peer,
+        _how(registry, one),
+        one.spec.down_after_s,
     )
     return found.resource.spec.droplet, entry
+
+
+def _how(registry: Registry, one: VpnConnection) -> WireguardEntry | IpsecEntry:
+    if (spec := one.spec.wireguard) is not None:
+        return WireguardEntry(
+            spec.private_key, key_bytes(spec.peer_public_key), spec.preshared_key, spec.port, spec.keepalive_s
+        )
+    ipsec = one.spec.ipsec
+    assert ipsec is not None
+    vpc = registry.find(Ref("VPC", one.tenant, one.spec.vpc))
+    cidrs = vpc.resource.spec.cidrs if vpc is not None and isinstance(vpc.resource, VPC) else ()
+    return IpsecEntry(
+        ipsec.psk, ipsec.local_id, ipsec.remote_id,
+        tuple(_packed(parse_prefix(text)) for text in ipsec.local_prefixes or cidrs),
+        ipsec.port, ipsec.ike_proposals, ipsec.esp_proposals, ipsec.rekey_s, ipsec.dpd_s,
+    )  # fmt: skip
 
 
 def public_key(one: VpnConnection) -> str:
     """Of this side, for the configuration of the other."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # simulations have no such library
 
+    if one.spec.wireguard is None:
+        return ""
     private = X25519PrivateKey.from_private_bytes(key_bytes(one.spec.wireguard.private_key.reveal()))
     return base64.b64encode(private.public_key().public_bytes_raw()).decode()
 

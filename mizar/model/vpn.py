@@ -2,16 +2,18 @@
 """VpnConnection: a tunnel between a VPC and a site outside, carried by an endpoint that forwards. Owns its shape.
 
 All subnets of the VPC get routes to `remotePrefixes` by way of the endpoint. What WireGuard is told is in `wireguard`;
-its keys are 32 bytes in base64, as wg(8) writes them.
+its keys are 32 bytes in base64, as wg(8) writes them. What IPsec (IKEv2) is told is in `ipsec`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
 from mizar.model.addresses import parse_prefix
@@ -22,6 +24,8 @@ from mizar.model.secret import SecretText
 TUNNEL_PORTS = (4789, 6081)
 """Of VXLAN and Geneve: what arrives there is the data plane's."""
 _KEY_BYTES = 32
+_LEAST_PSK, _MOST_PSK = 16, 512
+_IKE_PORT, _WIREGUARD_PORT = 4500, 51820
 
 
 def key_bytes(text: str) -> bytes:
@@ -50,6 +54,24 @@ def _prefix(text: str) -> str:
     return str(parse_prefix(text))
 
 
+def _psk(secret: SecretText) -> SecretText:
+    if secret.known and not _LEAST_PSK <= len(secret.reveal()) <= _MOST_PSK:
+        raise ValueError(f"expected a pre-shared key of {_LEAST_PSK} to {_MOST_PSK} characters")
+    return secret
+
+
+def _identity(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][-A-Za-z0-9.@_:]{0,254}", text):
+        raise ValueError(f"expected a name, an address or user@name, found {text!r}")
+    return text
+
+
+def _proposal(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)*", text) or len(text) > 128:
+        raise ValueError(f"expected a proposal such as aes256-sha256-x25519, found {text!r}")
+    return text
+
+
 def _port(number: int) -> int:
     if number in TUNNEL_PORTS:
         raise ValueError(f"expected another port: {number} is that of droplets' own tunnels")
@@ -70,10 +92,10 @@ RemotePrefixes = Annotated[tuple[Prefix, ...], Field(min_length=1, max_length=64
 
 
 class VpnPeer(Value):
-    """Where the other side is, as its host's droplet sees it."""
+    """Where the other side is, as its host's droplet sees it. Without `port`: 51820 for WireGuard, 4500 for IPsec."""
 
     address: fields.DropletAddress
-    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 51820
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
 
 
 class WireguardSpec(Value):
@@ -86,6 +108,23 @@ class WireguardSpec(Value):
     keepalive_s: Annotated[int, Field(strict=True, ge=0, le=65535)] = 25
 
 
+class IpsecSpec(Value):
+    """IKEv2 with a pre-shared key, and ESP in UDP. `localPrefixes`: of the VPC, towards the other side; all if empty.
+
+    `port`: of this side, on the droplet, for both. Without proposals the engine's own. `rekeyS`: of ESP's keys.
+    """
+
+    psk: Annotated[SecretText, AfterValidator(_psk)]
+    local_id: Annotated[str, AfterValidator(_identity)]
+    remote_id: Annotated[str, AfterValidator(_identity)]
+    local_prefixes: Annotated[tuple[Prefix, ...], Field(max_length=16), AfterValidator(_each_once)] = ()
+    port: OwnPort = _IKE_PORT
+    ike_proposals: Annotated[tuple[Annotated[str, AfterValidator(_proposal)], ...], Field(max_length=16)] = ()
+    esp_proposals: Annotated[tuple[Annotated[str, AfterValidator(_proposal)], ...], Field(max_length=16)] = ()
+    rekey_s: Annotated[int, Field(strict=True, ge=5, le=86400)] = 3600
+    dpd_s: Annotated[int, Field(strict=True, ge=1, le=3600)] = 10
+
+
 class VpnConnectionSpec(Value):
     """`endpoint`: carries it, in the VPC. Without `peer` the other side has to begin.
 
@@ -96,11 +135,38 @@ class VpnConnectionSpec(Value):
     endpoint: fields.Name
     remote_prefixes: RemotePrefixes
     peer: VpnPeer | None = None
-    wireguard: WireguardSpec
+    wireguard: WireguardSpec | None = None
+    ipsec: IpsecSpec | None = None
     down_after_s: Annotated[int, Field(strict=True, ge=1, le=86400)] = 15
 
     @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.wireguard is None) == (self.ipsec is None):
+            raise ValueError("expected one of wireguard and ipsec")
+        if self.ipsec is not None and (self.peer is None or ":" in self.peer.address):
+            raise PydanticCustomError(
+                "fit", "expected an IPv4 address of the other side beside ipsec", {"field": "peer"}
+            )
+        return self
+
+    @property
+    def own_port(self) -> int:
+        """Of this side, on the droplet."""
+        spec = self.wireguard or self.ipsec
+        assert spec is not None
+        return spec.port
+
+    @property
+    def peer_port(self) -> int:
+        """Of the other side; 0 where it is to begin."""
+        if self.peer is None:
+            return 0
+        return self.peer.port or (_WIREGUARD_PORT if self.wireguard else _IKE_PORT)
+
+    @model_validator(mode="after")
     def _keys_differ(self) -> Self:
+        if self.wireguard is None:
+            return self
         private = self.wireguard.private_key
         if private.known and private.reveal() == self.wireguard.peer_public_key:
             raise ValueError("expected the public key of the other side, found this side's private key")

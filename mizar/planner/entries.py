@@ -537,6 +537,21 @@ class WireguardEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class IpsecEntry:
+    """Keys, names and times of a tunnel by IKEv2. `local`: prefixes towards the other side, each address and length."""
+
+    psk: SecretText
+    local_id: str
+    remote_id: str
+    local: tuple[tuple[bytes, int], ...]
+    port: int
+    ike_proposals: tuple[str, ...]
+    esp_proposals: tuple[str, ...]
+    rekey_s: int
+    dpd_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class VpnEntry:
     """A tunnel to a site outside, in the namespace of the droplet's own endpoint `endpoint` (its uid).
 
@@ -550,7 +565,7 @@ class VpnEntry:
     name: str = ""
     remote: tuple[tuple[bytes, int], ...] = ()
     peer: tuple[bytes, int] | None = None
-    wireguard: WireguardEntry | None = None
+    how: WireguardEntry | IpsecEntry | None = None
     """None on what a daemon tells that it holds: it tells no keys."""
     down_after_s: int = 0
 

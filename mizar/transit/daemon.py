@@ -56,7 +56,8 @@ from mizar.transit.stack import Stack
 from mizar.transit.substrate import InterfaceGoneError, Substrate, Uplink
 from mizar.transit.tracing import Tracer
 from mizar.transit.values import Local
-from mizar.transit.vpns import Vpns, remove_all
+from mizar.transit.vpns import Vpns
+from mizar.transit.vpns import remove_all as remove_tunnels
 
 STOP_S = 1.0
 """How long requests may take to end when the daemon is told to."""
@@ -70,7 +71,7 @@ def cleanup(options: Options) -> None:
     with server.locked(options):
         programs.remove(options)
         host.remove_all(options.engines_folder)
-        remove_all(options.vpn_folder)
+        remove_tunnels(options.vpn_folder)
         server.remove_socket(options)
 
 
@@ -94,7 +95,7 @@ def run(options: Options) -> None:
         if options.detach_on_exit:
             programs.remove(options)
             host.remove_all(options.engines_folder)
-            remove_all(options.vpn_folder)
+            remove_tunnels(options.vpn_folder)
             event(_log, logging.INFO, "detached", instance=options.instance)
 
 
@@ -178,7 +179,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     direct = Direct(ledger, sender, hub.path_changed)
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     members = MemberHealth(ledger, hub)
-    vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.mtu())
+    vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.facts, own)
     notices = EventReader(loaded.programs.maps["notices"], "notice")
     reports = EventReader(loaded.programs.maps["traces"], "trace_report")
     tracer = Tracer(loaded, ledger, lambda: uplink.facts, reports, functions.name_of)

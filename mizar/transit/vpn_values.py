@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from mizar._built import transit_pb2 as pb
+from mizar.functions.ipsec.values import IpsecTunnel, Network
 from mizar.functions.wireguard.values import Tunnel
 from mizar.model.errors import InvalidError
 from mizar.transit import requests
 
+Peer = tuple[IPv4Address | IPv6Address, int]
 _KEY_BYTES = 32
 _MOST_REMOTE = 64
 
@@ -24,7 +26,7 @@ class Vpn:
     revision: int
     endpoint: str
     name: str
-    tunnel: Tunnel
+    tunnel: Tunnel | IpsecTunnel
     down_after_s: int
 
     def __str__(self) -> str:
@@ -33,32 +35,60 @@ class Vpn:
 
 def vpn(message: pb.Vpn) -> Vpn:
     """A tunnel to be kept. Raises InvalidError, which repeats no key."""
-    if not message.HasField("wireguard"):
-        raise InvalidError("the tunnel says not how; set wireguard")
-    spec = message.wireguard
-    for what, key in (("private_key", spec.private_key), ("peer_public_key", spec.peer_public_key)):
-        if len(key) != _KEY_BYTES:
-            raise InvalidError(f"{what} has {len(key)} bytes; expected {_KEY_BYTES}")
-    if len(spec.preshared_key) not in (0, _KEY_BYTES):
-        raise InvalidError(f"preshared_key has {len(spec.preshared_key)} bytes; expected {_KEY_BYTES} or none")
-    if not 1 <= spec.port <= 65535 or spec.keepalive_s > 65535 or not 1 <= message.down_after_s <= 86400:
-        raise InvalidError("the tunnel's port, keepalive or down_after_s is out of range")
-    if not 1 <= len(message.remote) <= _MOST_REMOTE:
-        raise InvalidError(f"the tunnel has {len(message.remote)} prefixes; expected 1 to {_MOST_REMOTE}")
+    if not 1 <= message.down_after_s <= 86400:
+        raise InvalidError(f"down_after_s {message.down_after_s} is outside of 1 to 86400")
+    remote = _prefixes(message.remote)
     peer = None
     if message.peer_address:
         if not 1 <= message.peer_port <= 65535:
             raise InvalidError(f"peer_port {message.peer_port} is no port")
         peer = ip_address(requests.substrate_address(message.peer_address, "peer_address")), message.peer_port
-    try:
-        remote = tuple(ip_network((one.address, one.length)) for one in message.remote)
-    except ValueError as error:
-        raise InvalidError(f"a prefix behind the tunnel: {error}") from error
-    tunnel = Tunnel(
-        spec.private_key, spec.peer_public_key, spec.preshared_key, spec.port, spec.keepalive_s, remote, peer
-    )
+    tunnel: Tunnel | IpsecTunnel
+    match message.WhichOneof("how"):
+        case "wireguard":
+            tunnel = _wireguard(message.wireguard, remote, peer)
+        case "ipsec":
+            tunnel = _ipsec(message.ipsec, remote, peer)
+        case _:
+            raise InvalidError("the tunnel says not how; set wireguard or ipsec")
     uid, endpoint = requests.uid(message.uid), requests.uid(message.endpoint)
     return Vpn(uid, message.revision, endpoint, message.name[:256], tunnel, message.down_after_s)
+
+
+def _prefixes(messages: Sequence[pb.Prefix]) -> tuple[Network, ...]:
+    if not 1 <= len(messages) <= _MOST_REMOTE:
+        raise InvalidError(f"the tunnel has {len(messages)} prefixes on a side; expected 1 to {_MOST_REMOTE}")
+    try:
+        return tuple(ip_network((one.address, one.length)) for one in messages)
+    except ValueError as error:
+        raise InvalidError(f"a prefix of the tunnel: {error}") from error
+
+
+def _ipsec(spec: pb.Ipsec, remote: tuple[Network, ...], peer: Peer | None) -> IpsecTunnel:
+    if not spec.psk or not spec.local_id or not spec.remote_id:
+        raise InvalidError("psk, local_id and remote_id are needed")
+    if peer is None or peer[0].version != 4:
+        raise InvalidError("peer_address is to be an IPv4 address")
+    words = (*spec.ike_proposals, *spec.esp_proposals, spec.local_id, spec.remote_id)
+    if not all(word.isprintable() and len(word) <= 256 for word in words):
+        raise InvalidError("names and proposals are printable words")
+    if not (1 <= spec.port <= 65535 and 1 <= spec.rekey_s <= 86400 and 1 <= spec.dpd_s <= 3600):
+        raise InvalidError("the tunnel's port, rekey_s or dpd_s is out of range")
+    return IpsecTunnel(
+        spec.psk, spec.local_id, spec.remote_id, _prefixes(spec.local), remote, spec.port, peer,
+        tuple(spec.ike_proposals), tuple(spec.esp_proposals), spec.rekey_s, spec.dpd_s,
+    )  # fmt: skip
+
+
+def _wireguard(spec: pb.Wireguard, remote: tuple[Network, ...], peer: Peer | None) -> Tunnel:
+    for what, key in (("private_key", spec.private_key), ("peer_public_key", spec.peer_public_key)):
+        if len(key) != _KEY_BYTES:
+            raise InvalidError(f"{what} has {len(key)} bytes; expected {_KEY_BYTES}")
+    if len(spec.preshared_key) not in (0, _KEY_BYTES):
+        raise InvalidError(f"preshared_key has {len(spec.preshared_key)} bytes; expected {_KEY_BYTES} or none")
+    if not 1 <= spec.port <= 65535 or spec.keepalive_s > 65535:
+        raise InvalidError("the tunnel's port or keepalive is out of range")
+    return Tunnel(spec.private_key, spec.peer_public_key, spec.preshared_key, spec.port, spec.keepalive_s, remote, peer)
 
 
 def split(request: pb.ApplyRequest) -> tuple[pb.ApplyRequest, list[pb.Vpn | str]]:

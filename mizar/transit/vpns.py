@@ -8,24 +8,24 @@ of one is its own: it is told as its status, tried again, and touches no other. 
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from mizar._built import transit_pb2 as pb
-from mizar.functions.wireguard import uapi
-from mizar.functions.wireguard.values import Judge, Seen
-from mizar.kernel import tunnel_link
+from mizar.kernel import tunnel_outer
+from mizar.kernel.interfaces import Interface
 from mizar.kernel.namespaces import Namespace
 from mizar.model.errors import MizarError, TemporaryError
 from mizar.transit.events import Hub
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
-from mizar.transit.processes import Process, Program, end_recorded, program_at
+from mizar.transit.processes import Process, end_recorded
+from mizar.transit.vpn_engines import Engine, Found, device_of, engine_of
 from mizar.transit.vpn_values import Vpn, vpn
 from mizar.transit.workloads import InNamespace
 
@@ -33,27 +33,22 @@ LOOK_S = 1.0
 """How often a tunnel is looked at."""
 TELL_S = 5.0
 """How often counts are told while nothing else changes."""
-ENGINE = "wireguard-go"
-_HERE = "path:/proc/self/ns/net"
-"""The droplet's namespace, where outer sockets are."""
 _TOLD, _DONE = "vpn", "configured"
 _STATES = {"connecting": pb.VpnStatus.CONNECTING, "up": pb.VpnStatus.UP, "down": pb.VpnStatus.DOWN}
 _log = logging.getLogger(__name__)
 
 
-def device_of(uid: str) -> str:
-    """The name of a tunnel's device: the same for the same uid."""
-    return "mzvpn" + hashlib.sha256(uid.encode()).hexdigest()[:9]
-
-
 class Vpns:
-    """All tunnels. `folder` is theirs alone; `mtu` tells that of the droplet's interface."""
+    """All tunnels. `folder` is theirs alone; `uplink` tells of the droplet's interface, `own` are its addresses."""
 
-    def __init__(self, folder: Path, ledger: Ledger, hub: Hub, mtu: Callable[[], int]) -> None:
+    def __init__(
+        self, folder: Path, ledger: Ledger, hub: Hub, uplink: Callable[[], Interface], own: Sequence[bytes]
+    ) -> None:
         self._folder = folder
         self._ledger = ledger
         self._hub = hub
-        self._mtu = mtu
+        self.uplink = uplink
+        self.own4 = next((IPv4Address(one) for one in own if len(one) == 4), None)
         self._kept: dict[str, _Keeper] = {}
 
     def load(self) -> None:
@@ -125,15 +120,13 @@ class Vpns:
             raise TemporaryError("the endpoint that carries it has no namespace")
         return local.wanted.workload
 
-    def inner_mtu(self, one: Vpn) -> int:
-        """What a packet may have inside of a tunnel."""
-        return max(1280, self._mtu() - one.tunnel.overhead)
-
 
 def remove_all(folder: Path) -> None:
-    """End all tunnels that an instance has left. Blocks."""
+    """End all tunnels that an instance has left. Blocks. What they had in namespaces goes with these."""
     for path in folder.iterdir() if folder.is_dir() else ():
         end_recorded(path)
+        with contextlib.suppress(MizarError, OSError):
+            tunnel_outer.remove(pb.Vpn.FromString((path / _TOLD).read_bytes()).uid, "")
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -145,12 +138,10 @@ class _Keeper:
         self.status: pb.VpnStatus | None = None
         self._owner = owner
         self._folder = folder
-        self._device = device_of(wanted.uid)
         self._process = Process(folder, self._say)
+        self._engine = engine_of(owner, folder, wanted)
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._judge: Judge | None = None
-        self._namespace = ""
         self._told_s = 0.0
 
     def start(self) -> None:
@@ -161,7 +152,7 @@ class _Keeper:
     def change(self, wanted: Vpn) -> None:
         """Keep it otherwise from now on."""
         self.vpn = wanted
-        self._judge = None
+        self._engine = engine_of(self._owner, self._folder, wanted)
         self._wake.set()
 
     def let_go(self) -> None:
@@ -177,67 +168,63 @@ class _Keeper:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._process.stop()
         self._process.close()
-        await asyncio.to_thread(_clear, self._device, self._namespace)
+        await asyncio.to_thread(self._engine.clear)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         event(_log, logging.INFO, "vpn_ended", vpn=self.vpn)
 
     async def _keep(self) -> None:
         while True:
-            state, detail, seen = "down", "", Seen()
             try:
-                seen = await self._settled()
-                if self._judge is None:
-                    self._judge = Judge(self.vpn.tunnel, self.vpn.down_after_s, time.monotonic())
-                state, detail = self._judge.take(seen, time.monotonic())
+                found = await self._settled()
             except MizarError as error:
-                detail = str(error)
-                if self._process.standing.running:  # it may still be beginning
-                    state = "connecting" if self.status is None else state
-            self._tell(state, detail, seen)
+                beginning = self._process.standing.running and self.status is None
+                found = Found("connecting" if beginning else "down", str(error))
+            self._tell(found)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_S)
             self._wake.clear()
 
-    async def _settled(self) -> Seen:
-        """Everything as wanted; how the peer is. Raises what is in the way."""
-        one, place = self.vpn, self._owner.place_of(self.vpn.endpoint)
-        argv = (program_at(ENGINE, ENGINE), "-f", self._device)
-        await self._process.run(Program(argv, _HERE, capabilities=("net_admin",)))
+    async def _settled(self) -> Found:
+        """Everything as wanted; how it is. Raises what is in the way."""
+        engine, place = self._engine, self._owner.place_of(self.vpn.endpoint)
+        program = await asyncio.to_thread(engine.program, place)
+        await self._process.run(program)
         if not self._process.standing.running:
-            raise TemporaryError(f"{ENGINE}: {self._process.standing.reason or 'it does not run'}")
-        self._namespace = place.spec
-        return await asyncio.to_thread(self._settle_now, one, place, self._process.standing.pid)
+            raise TemporaryError(f"{engine.name}: {self._process.standing.reason or 'it does not run'}")
+        return await asyncio.to_thread(self._settle_now, engine, place, self._process.standing.pid)
 
-    def _settle_now(self, one: Vpn, place: InNamespace, pid: int) -> Seen:
-        mtu, remote = self._owner.inner_mtu(one), one.tunnel.remote
+    def _settle_now(self, engine: Engine, place: InNamespace, pid: int) -> Found:
+        done = self._folder / _DONE
         with Namespace.open_spec(place.spec) as namespace:
-            if not tunnel_link.settle(self._device, namespace, mtu, remote, place.interface):
-                if self._namespace and (self._folder / _DONE).exists():  # it was there: its namespace was another
-                    (self._folder / _DONE).unlink()
+            if not engine.settle(place, namespace):
+                if (
+                    done.exists()
+                ):  # it was there: the namespace is another, and the engine's device went with the former
+                    done.unlink()
                     end_recorded(self._folder)
                 raise TemporaryError("the tunnel's device is not there yet")
-        done, mark = self._folder / _DONE, f"{pid} {one.revision}"
+        mark = f"{pid} {self.vpn.revision}"
         if not done.exists() or done.read_text() != mark:
-            uapi.configure(self._device, one.tunnel)
+            engine.configure()
             done.write_text(mark)
-            event(_log, logging.INFO, "vpn_configured", vpn=one, revision=one.revision)
-        return uapi.look(self._device)
+            event(_log, logging.INFO, "vpn_configured", vpn=self.vpn, revision=self.vpn.revision)
+        return engine.look()
 
-    def _tell(self, state: str, detail: str, seen: Seen) -> None:
+    def _tell(self, found: Found) -> None:
         before, now = self.status, time.monotonic()
         self.status = pb.VpnStatus(
             uid=self.vpn.uid,
-            state=_STATES[state],
-            detail=detail,
-            engine=ENGINE,
-            handshake_unix_s=seen.handshake_unix_s,
-            sent_bytes=seen.sent_bytes,
-            received_bytes=seen.received_bytes,
+            state=_STATES[found.state],
+            detail=found.detail,
+            engine=self._engine.name,
+            handshake_unix_s=found.handshake_unix_s,
+            sent_bytes=found.sent_bytes,
+            received_bytes=found.received_bytes,
         )
         other = before is None or before.state != self.status.state
         if other:
-            level = logging.WARNING if state == "down" else logging.INFO
-            event(_log, level, "vpn_state", vpn=self.vpn, state=state, detail=detail)
+            level = logging.WARNING if found.state == "down" else logging.INFO
+            event(_log, level, "vpn_state", vpn=self.vpn, state=found.state, detail=found.detail)
         if other or (now - self._told_s >= TELL_S and before != self.status):
             self._told_s = now
             self._owner.tell(self.status)
@@ -255,13 +242,3 @@ def _write(folder: Path, content: bytes) -> None:
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(content)
     new.replace(folder / _TOLD)
-
-
-def _clear(device: str, spec: str) -> None:
-    namespace = None
-    with contextlib.suppress(MizarError):
-        namespace = Namespace.open_spec(spec) if spec else None
-    tunnel_link.remove(device, namespace)
-    if namespace is not None:
-        namespace.close()
-    uapi.path_of(device).unlink(missing_ok=True)

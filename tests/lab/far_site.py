@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A site outside of all VPCs: a gateway on a lab's substrate with wireguard-go, and a host in a LAN behind it.
+"""A site outside of all VPCs: a gateway on a substrate with wireguard-go or strongSwan, and a host in a LAN behind it.
 
-Nothing of it is Mizar's: it is configured by ip(8) and wg(8), as a stranger would. Its namespaces bear the lab's name.
+Nothing of it is Mizar's: ip(8), wg(8) and swanctl(8) configure it, as a stranger would. Its namespaces bear the lab's
+name.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Self
 
 from mizar.lab.names import LabName
 from tests.lab.conftest import wait_until
@@ -17,6 +19,10 @@ ADDRESS = "172.31.0.200"
 LAN = {4: "192.168.50.0/24", 6: "fd50::/64"}
 HOST = {4: "192.168.50.10", 6: "fd50::10"}
 _ROUTER = {4: "192.168.50.1", 6: "fd50::1"}
+_PLUGINS = (
+    "random nonce aes sha1 sha2 hmac kdf gcm gmp openssl pem pkcs1 pkcs8 x509 pubkey constraints socket-default "
+    "kernel-libipsec kernel-netlink vici"
+)
 GREEN = {4: "10.0.0.0/16", 6: "fd00:10::/48"}
 
 
@@ -27,19 +33,16 @@ def key() -> tuple[str, str]:
     return private, public
 
 
-class FarSite:
-    """Up for the length of a `with` block."""
+class Site:
+    """The gateway and the host behind it, up for the length of a `with` block."""
 
-    def __init__(self, lab: LabName, port: int = 51999) -> None:
+    def __init__(self, lab: LabName) -> None:
         self.gateway, self.host = f"{lab.namespace_prefix}far", f"{lab.namespace_prefix}far-host"
-        self.port = port
-        self.private, self.public = key()
-        self._lab = lab
-        self._device = f"far{lab.name.replace('-', '')[-11:]}"
+        self.lab = lab
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> FarSite:
-        substrate = self._lab.substrate_namespace
+    def __enter__(self) -> Self:
+        substrate = self.lab.substrate_namespace
         for name in (self.gateway, self.host):
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
@@ -55,18 +58,41 @@ class FarSite:
             ip("-n", self.host, f"-{family}", "route", "add", "default", "via", _ROUTER[family])
         for switch in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
             subprocess.run([*inside(self.gateway), "sysctl", "-qw", switch], check=True)
-        self._process = subprocess.Popen(
-            [*inside(self.gateway), "wireguard-go", "-f", self._device],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(lambda: Path(f"/var/run/wireguard/{self._device}.sock").exists())
+        self.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def begin(self) -> None:
+        """Start what encrypts."""
+
+    def stop(self) -> None:
+        """End what encrypts."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(10)
+            self._process = None
+
+    def run(self, *words: str, socket: Path) -> None:
+        """Start a program in the gateway, and wait for its socket."""
+        argv = [*inside(self.gateway), *words]
+        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(socket.exists)
+
+
+class FarSite(Site):
+    """With wireguard-go."""
+
+    def __init__(self, lab: LabName, port: int = 51999) -> None:
+        super().__init__(lab)
+        self.port = port
+        self.private, self.public = key()
+        self._device = f"far{lab.name.replace('-', '')[-11:]}"
+
+    def begin(self) -> None:
+        """It listens when it is configured."""
+        self.run("wireguard-go", "-f", self._device, socket=Path(f"/var/run/wireguard/{self._device}.sock"))
 
     def configure(self, public: str, preshared: str = "", endpoint: str = "") -> None:
         """Its peer, and the way to it."""
@@ -82,9 +108,46 @@ class FarSite:
         for family in (4, 6):
             ip("-n", self.gateway, f"-{family}", "route", "replace", GREEN[family], "dev", self._device)
 
-    def rekey(self) -> None:
-        """Another private key."""
-        self.private, self.public = key()
+
+class FarStrongswan(Site):
+    """With strongSwan, its own user-space ESP, and swanctl(8)."""
+
+    def __init__(self, lab: LabName, folder: Path, psk: str, rekey_s: int = 3600) -> None:
+        super().__init__(lab)
+        self._folder = folder
+        self.psk = psk
+        self._rekey_s = rekey_s
+
+    def begin(self) -> None:
+        """It waits for its peer."""
+        vici = self._folder / "far.sock"
+        conf = self._folder / "far.conf"
+        conf.write_text(
+            f"charon-systemd {{\n load = {_PLUGINS}\n plugins {{ vici {{ socket = unix://{vici} }} }}\n"
+            f" filelog {{ f {{ path = {self._folder / 'far.log'}\n default = 1\n }} }}\n}}\n"
+        )
+        self.run("env", f"STRONGSWAN_CONF={conf}", "charon-systemd", socket=vici)
+        self.load()
+
+    def load(self) -> None:
+        """Its connection, and the key."""
+        children = "".join(
+            f"  c{family} {{ local_ts = {LAN[family]}\n remote_ts = {GREEN[family]}\n "
+            f"rekey_time = {self._rekey_s}\n }}\n"
+            for family in (4, 6)
+        )
+        text = (
+            f"connections {{ green {{ version = 2\n remote_addrs = %any\n mobike = no\n"
+            f" local {{ auth = psk\n id = far.example }}\n remote {{ auth = psk\n id = green.example }}\n"
+            f" children {{\n{children} }} }} }}\n"
+            f'secrets {{ ike-1 {{ id = green.example\n secret = "{self.psk}" }} }}\n'
+        )
+        file = self._folder / "swanctl.conf"
+        file.write_text(text)
+        uri = f"unix://{self._folder / 'far.sock'}"
+        subprocess.run(
+            ["swanctl", "--load-all", "--clear", "--file", str(file), "--uri", uri], check=True, capture_output=True
+        )
 
 
 def inside(namespace: str) -> list[str]:

@@ -131,3 +131,38 @@ def test_ports_of_others_are_refused(port: int) -> None:
 
     with pytest.raises(InvalidError, match="expected"):
         parse_resource(vpn(port=port), 0)
+
+
+PSK = "a-key-that-nobody-is-shown"
+
+
+def ipsec(name: str = "i", to: str = "192.168.70.0/24", **more: Any) -> Any:
+    spec = {"psk": PSK, "localId": "green.example", "remoteId": "far.example", **more}
+    found = {"vpc": "main", "endpoint": "fw", "remotePrefixes": [to], "ipsec": spec}
+    return manifest("VpnConnection", name, "red", **found, peer={"address": "192.0.2.9"})
+
+
+async def test_ipsec_stands_for_the_vpc_and_shows_no_key(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Its host gets the key and the VPC's prefixes; nobody else gets anything."""
+    caplog.set_level(logging.DEBUG)
+    start(world, ipsec())
+    await world.settled()
+    (held,) = world.daemons["d2"].tables.vpns.values()
+    assert (held.ipsec.psk.decode(), held.peer_port, len(held.ipsec.local)) == (PSK, 4500, 2)
+    shown = json.dumps(world.manager.get(Ref("VpnConnection", "red", "i")))
+    kept = repr(world.manager._fleet.wanted("d2"))
+    assert not [text for text in (shown, kept, caplog.text, str(await world.manager.state("d2"))) if PSK in text]
+    with pytest.raises(ConflictError, match="can carry one connection by IPsec"):
+        world.apply(ipsec("j", "192.168.80.0/24", port=4600))
+    with pytest.raises(InvalidError, match="holds an address of endpoint fw"):
+        world.apply(ipsec(localPrefixes=["10.0.1.0/24"]))
+
+
+@pytest.mark.parametrize("spec", [{"psk": "short"}, {"localId": "a b"}, {"ikeProposals": ["aes; rm"]}])
+def test_ipsec_is_checked(spec: dict[str, Any]) -> None:
+    """And the refusal repeats no key."""
+    from mizar.model.manifest import parse_resource
+
+    with pytest.raises(InvalidError) as refused:
+        parse_resource(ipsec(**spec), 0)
+    assert PSK not in str(refused.value)

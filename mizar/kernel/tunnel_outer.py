@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way from an endpoint's namespace to the outside for one UDP port of the droplet: a veth pair and its translation.
+
+Called by mizar.transit.vpn_engines, on any thread. Both ends have addresses of 169.254.0.0/16 that nobody else sees;
+nothing but this port and this peer gets through, and nothing to the host itself. A host that does not forward is made
+to, for this alone: everything else that its interface would forward is dropped, and it forwards no more when the last
+pair has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from mizar.kernel import interfaces, nftables
+from mizar.kernel.interfaces import RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK, set_link
+from mizar.kernel.namespaces import Namespace
+from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Netlink
+from mizar.model.errors import MizarError
+
+INNER = "mzouter"
+_PREFIX, _GUARD = "mzvo", "mzvo_guard"
+_NEWROUTE, _MAIN_TABLE, _STATIC, _UNICAST = 24, 254, 4, 1
+_PAIRS = 1 << 14
+
+
+def name_of(uid: str) -> str:
+    """Of the droplet's end."""
+    return _PREFIX + hashlib.sha256(uid.encode()).hexdigest()[:9]
+
+
+def ensure(uid: str, namespace: Namespace, uplink: str, own: IPv4Address, peer: IPv4Address, port: int) -> str:
+    """Makes the way, or leaves it as it is; the address in the namespace."""
+    name = name_of(uid)
+    with Namespace.current() as here, Netlink() as outside, Netlink(namespace) as inside:
+        if interfaces.find(inside, INNER) is None:
+            remove(uid, uplink)
+            _create(outside, name, namespace)
+        near = interfaces.get(outside, name)
+        held = [one for one in interfaces.addresses(outside, near.index) if one.version == 4]
+        address = held[0] if held else _free(outside, uid)
+        far = address.ip + 1
+        ends = ((outside, name, address), (inside, INNER, IPv4Interface((far, 30))))
+        for netlink, end, own_address in ends:
+            interface = interfaces.get(netlink, end)
+            if not interface.up or own_address not in interfaces.addresses(netlink, interface.index):
+                netlink.tell([(set_link(end, up=True), RTM_SETLINK, 0, f"raise {end}")])
+                netlink.tell([interfaces.address_order(interface, own_address)])
+        _route(inside, peer, IPv4Address(address.ip))
+        _forward(here, name, uplink)
+        nftables.apply(_rules(name, far, own, peer, port), here)
+        return str(far)
+
+
+def is_there(uid: str, namespace: Namespace) -> bool:
+    """Whether both ends are where they should be."""
+    with Netlink() as outside, Netlink(namespace) as inside:
+        near, far = interfaces.find(outside, name_of(uid)), interfaces.find(inside, INNER)
+        return near is not None and far is not None and near.up and far.up
+
+
+def remove(uid: str, uplink: str) -> None:
+    """The way ends; with the last one the host is as it was."""
+    name = name_of(uid)
+    with Namespace.current() as here, Netlink() as netlink:
+        with contextlib.suppress(MizarError):
+            nftables.apply(f"add table ip {name}\ndelete table ip {name}\n", here)
+        if interfaces.find(netlink, name) is not None:
+            netlink.tell([(set_link(name), RTM_DELLINK, 0, f"remove {name}")])
+        if not any(one.name.startswith(_PREFIX) for one in interfaces.listed(netlink)):
+            here.run(lambda: _unguard(here, uplink))
+
+
+def _create(netlink: Netlink, name: str, namespace: Namespace) -> None:
+    peer = [("IFLA_IFNAME", INNER), ("IFLA_NET_NS_FD", namespace.fd)]
+    pair = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", {"attrs": peer})]})]
+    message = set_link(name)
+    message["attrs"].append(("IFLA_LINKINFO", {"attrs": pair}))
+    netlink.tell([(message, RTM_NEWLINK, CREATE | EXCL, f"make {name}")])
+
+
+def _free(netlink: Netlink, uid: str) -> IPv4Interface:
+    """The first of four addresses that nobody here has."""
+    taken = {one.ip for link in interfaces.listed(netlink) for one in interfaces.addresses(netlink, link.index)}
+    start = int(hashlib.sha256(uid.encode()).hexdigest()[:8], 16)
+    for step in range(_PAIRS):
+        address = IPv4Address("169.254.0.1") + 4 * ((start + step) % _PAIRS)
+        if address not in taken:
+            return IPv4Interface((address, 30))
+    raise MizarError("no address of 169.254.0.0/16 is free")
+
+
+def _route(netlink: Netlink, peer: IPv4Address, via: IPv4Address) -> None:
+    message = rtmsg()
+    message["family"], message["dst_len"], message["table"] = 2, 32, _MAIN_TABLE
+    message["proto"], message["type"] = _STATIC, _UNICAST
+    message["attrs"] = [("RTA_DST", str(peer)), ("RTA_GATEWAY", str(via))]
+    message["attrs"].append(("RTA_OIF", interfaces.get(netlink, INNER).index))
+    netlink.tell([(message, _NEWROUTE, CREATE | REPLACE, f"route {peer} over {INNER}")])
+
+
+def _rules(name: str, far: IPv4Address, own: IPv4Address, peer: IPv4Address, port: int) -> str:
+    """Whole, in one transaction: flows that are there keep their translation."""
+    return (
+        f"add table ip {name}\ndelete table ip {name}\ntable ip {name} {{\n"
+        f"  chain in {{ type nat hook prerouting priority -100; ip saddr {peer} ip daddr {own} udp dport {port} "
+        f"dnat to {far}; }}\n"
+        f"  chain out {{ type nat hook postrouting priority 100; ip saddr {far} udp sport {port} "
+        f"snat to {own}:{port}; }}\n"
+        f"  chain through {{ type filter hook forward priority 0; iifname {name} ip saddr {far} ip daddr {peer} "
+        f"udp sport {port} accept; iifname {name} drop; }}\n"
+        f"  chain host {{ type filter hook input priority 0; iifname {name} drop; }}\n}}\n"
+    )
+
+
+def _forward(here: Namespace, name: str, uplink: str) -> None:
+    def switch() -> None:
+        own, outer = (Path(f"/proc/sys/net/ipv4/conf/{one}/forwarding") for one in (name, uplink))
+        own.write_text("1")
+        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+        if outer.read_text().strip() == "0":
+            guard = f'iifname {uplink} oifname != "{_PREFIX}*" drop;'
+            chain = f"chain through {{ type filter hook forward priority 0; {guard} }}"
+            nftables.apply(
+                f"add table ip {_GUARD}\ndelete table ip {_GUARD}\ntable ip {_GUARD} {{\n{chain}\n}}\n", here
+            )
+            outer.write_text("1")
+
+    here.run(switch)
+
+
+def _unguard(here: Namespace, uplink: str) -> None:
+    """Forwarding was switched on for this where the guard is there."""
+    with contextlib.suppress(MizarError):
+        nftables.apply(f"delete table ip {_GUARD}\n", here)  # raises where there is none: nothing was switched on
+        Path(f"/proc/sys/net/ipv4/conf/{uplink}/forwarding").write_text("0")

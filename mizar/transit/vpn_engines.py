@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What carries a tunnel: which program, in which namespace, what it is told, and how it is.
+
+Made by mizar.transit.vpns, which keeps the process; called on its threads. It must never log or tell a key.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Protocol
+
+from mizar.functions.ipsec import charon
+from mizar.functions.ipsec.values import IpsecTunnel
+from mizar.functions.ipsec.values import judge as judge_ipsec
+from mizar.functions.wireguard import uapi
+from mizar.functions.wireguard.values import Judge, Tunnel
+from mizar.kernel import tunnel_link, tunnel_outer
+from mizar.kernel.interfaces import Interface
+from mizar.kernel.namespaces import Namespace
+from mizar.model.errors import MizarError, TemporaryError
+from mizar.transit.processes import Program, program_at
+from mizar.transit.vpn_values import Vpn
+from mizar.transit.workloads import InNamespace
+
+LEAST_MTU = 1280
+_HERE = "path:/proc/self/ns/net"
+"""The droplet's namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How a tunnel is: `up`, `connecting` or `down`, and why it is not up."""
+
+    state: str
+    detail: str = ""
+    handshake_unix_s: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class Droplet(Protocol):
+    """What an engine asks of the droplet."""
+
+    uplink: Callable[[], Interface]
+    own4: IPv4Address | None
+
+
+class Engine(Protocol):
+    """What carries one tunnel."""
+
+    name: str
+
+    def program(self, place: InNamespace) -> Program:
+        """What to run. Raises TemporaryError where it cannot be run."""
+
+    def settle(self, place: InNamespace, namespace: Namespace) -> bool:
+        """All around the process is as it should be; False while its device is not there."""
+
+    def configure(self) -> None:
+        """Tell the process. Raises TemporaryError while it does not answer."""
+
+    def look(self) -> Found:
+        """Ask it."""
+
+    def clear(self) -> None:
+        """The process has ended: nothing else of it stays."""
+
+
+def device_of(uid: str) -> str:
+    """The name of a tunnel's device: the same for the same uid."""
+    return "mzvpn" + hashlib.sha256(uid.encode()).hexdigest()[:9]
+
+
+def engine_of(droplet: Droplet, folder: Path, vpn: Vpn) -> Engine:
+    """That of a tunnel."""
+    if isinstance(vpn.tunnel, IpsecTunnel):
+        return IpsecEngine(droplet, folder, vpn, vpn.tunnel)
+    return WireguardEngine(droplet, vpn, vpn.tunnel)
+
+
+class WireguardEngine:
+    """wireguard-go in the droplet's namespace, where its socket is; its device is moved to the endpoint's."""
+
+    name = "wireguard-go"
+
+    def __init__(self, droplet: Droplet, vpn: Vpn, tunnel: Tunnel) -> None:
+        self._droplet = droplet
+        self._tunnel = tunnel
+        self._device = device_of(vpn.uid)
+        self._judge = Judge(tunnel, vpn.down_after_s, time.monotonic())
+        self._spec = ""
+
+    def program(self, place: InNamespace) -> Program:
+        """In the foreground: whoever starts it keeps it."""
+        self._spec = place.spec
+        return Program((program_at(self.name, self.name), "-f", self._device), _HERE, capabilities=("net_admin",))
+
+    def settle(self, place: InNamespace, namespace: Namespace) -> bool:
+        """Device and routes."""
+        mtu = max(LEAST_MTU, self._droplet.uplink().mtu - self._tunnel.overhead)
+        return tunnel_link.settle(self._device, namespace, mtu, self._tunnel.remote, place.interface)
+
+    def configure(self) -> None:
+        """By its socket."""
+        uapi.configure(self._device, self._tunnel)
+
+    def look(self) -> Found:
+        """The same."""
+        seen = uapi.look(self._device)
+        state, detail = self._judge.take(seen, time.monotonic())
+        return Found(state, detail, seen.handshake_unix_s, seen.sent_bytes, seen.received_bytes)
+
+    def clear(self) -> None:
+        """Device and socket."""
+        with contextlib.ExitStack() as stack:
+            namespace = None
+            with contextlib.suppress(MizarError):
+                namespace = stack.enter_context(Namespace.open_spec(self._spec)) if self._spec else None
+            tunnel_link.remove(self._device, namespace)
+        uapi.path_of(self._device).unlink(missing_ok=True)
+
+
+class IpsecEngine:
+    """charon in the endpoint's namespace, with ESP in user space; a pair of interfaces leads out for its one port."""
+
+    name = "strongswan (user-space ESP)"
+
+    def __init__(self, droplet: Droplet, folder: Path, vpn: Vpn, tunnel: IpsecTunnel) -> None:
+        self._droplet = droplet
+        self._folder = folder
+        self._vpn = vpn
+        self._tunnel = tunnel
+        self._up_s = time.monotonic()
+        self._own = ""
+        self._made_for: object = None
+
+    def program(self, place: InNamespace) -> Program:
+        """With its own configuration, which names no key. Another port is another process."""
+        path = program_at(charon.PROGRAM, charon.PACKAGE)
+        if not charon.PLUGIN.exists():
+            raise TemporaryError(f"{charon.PLUGIN.name} is not there: install the package {charon.PLUGIN_PACKAGE}")
+        file = self._folder / f"strongswan-{self._tunnel.port}.conf"
+        content = charon.configuration(self._folder, self._tunnel)
+        if not file.exists() or file.read_text() != content:
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as out:
+                out.write(content)
+        argv = (program_at("env", "coreutils"), f"STRONGSWAN_CONF={file}", path)
+        return Program(argv, place.spec, capabilities=("net_admin", "net_raw", "net_bind_service"))
+
+    def settle(self, place: InNamespace, namespace: Namespace) -> bool:
+        """The way out, and forwarding."""
+        own, peer = self._droplet.own4, self._tunnel.peer[0]
+        if own is None or not isinstance(peer, IPv4Address):
+            raise TemporaryError("the droplet has no IPv4 address, by which alone IPsec in user space leaves")
+        uplink = self._droplet.uplink().name
+        made_for = (namespace.identity, uplink, own)
+        if made_for != self._made_for or not tunnel_outer.is_there(self._vpn.uid, namespace):
+            self._own = tunnel_outer.ensure(self._vpn.uid, namespace, uplink, own, peer, self._tunnel.port)
+            self._made_for = made_for
+        return tunnel_link.prepare(namespace, place.interface)
+
+    def configure(self) -> None:
+        """By vici."""
+        charon.configure(self._folder, self._tunnel, self._own)
+
+    def look(self) -> Found:
+        """The same."""
+        seen, now = charon.look(self._folder, self._tunnel), time.monotonic()
+        state, detail = judge_ipsec(self._tunnel, seen, now - self._up_s, self._vpn.down_after_s)
+        if state == "up":
+            self._up_s = now
+        since = int(time.time()) - seen.established_s if seen.established_s else 0
+        return Found(state, detail, since, seen.sent_bytes, seen.received_bytes)
+
+    def clear(self) -> None:
+        """The way out."""
+        tunnel_outer.remove(self._vpn.uid, self._droplet.uplink().name)
