@@ -132,7 +132,7 @@ class Attachments:
         if wanted.mtu == limit:
             wanted = replace(wanted, mtu=0)
         self._engines.check(wanted)
-        async with self._ledger.lock:
+        async with self._ledger.lock_of(wanted.uid, wanted):
             self._ledger.check(wanted)
             network = self._ledger.state.networks[wanted.endpoint.vni, wanted.endpoint.network_id]
             old = self._ledger.state.locals.get(wanted.uid)
@@ -141,7 +141,7 @@ class Attachments:
         pulse = await self._measure(wanted, network) if arrives else None
         interface, change = await self._make(self._sized(wanted), network, arrives)
         try:
-            async with self._ledger.lock:
+            async with self._ledger.lock_of(wanted.uid, wanted):
                 changed = self._ledger.put_local(wanted, interface.name, interface.index)
             self._engines.put(wanted)
             if pulse is not None:
@@ -171,7 +171,7 @@ class Attachments:
         return await self._in_pool(lambda: self._installer.make(wanted, network, arrives))
 
     async def _detach(self, uid: str) -> str:
-        async with self._ledger.lock:
+        async with self._ledger.lock_of(uid):
             local = self._ledger.delete_local(uid)
         self._engines.remove(uid)
         if local is not None:
@@ -321,7 +321,7 @@ class Attachments:
         None when it has ended, or when all are about to get another size.
         """
         async with self._lock:
-            async with self._ledger.lock:
+            async with self._ledger.rest:
                 local = self._ledger.state.locals.get(uid)
                 if local is None or self._mtu() != self._fitted:
                     return None

@@ -2,12 +2,14 @@
 """The tables of a droplet as one thing: the state, the maps that it is the image of, and the lock for both.
 
 Called by the servicer, by `attachments` and by the watches. Every change goes through a `Plan` and is executed whole
-or not at all; a change that has begun ends even when its caller goes away. It must never let two plans overlap.
+or not at all; a change that has begun ends even when its caller goes away. It must never let two plans overlap
+that have anything in common (`locks`).
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,12 +18,15 @@ from mizar.transit import entries
 from mizar.transit.batch import Plan
 from mizar.transit.errors import DamagedError
 from mizar.transit.execute import Maps, execute
+from mizar.transit.locks import Both
 from mizar.transit.logs import event
+from mizar.transit.policy_values import NOT_BOUND, DeleteNetworkAcl, DeletePolicySet, PutNetworkAcl, PutPolicySet
 from mizar.transit.readback import Found, read
 from mizar.transit.state import Limits, State
-from mizar.transit.values import Change, Learned, Local, Wanted
+from mizar.transit.values import Change, DeleteVpc, Learned, Local, Wanted
 
 T = TypeVar("T")
+_OF_RULES = (PutPolicySet, DeletePolicySet, PutNetworkAcl, DeleteNetworkAcl)
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +43,10 @@ class Ledger:
     ) -> None:
         self.maps = maps
         self.state = State(own, limits, own6)
-        self.lock = asyncio.Lock()
+        self.rules, self.rest = asyncio.Lock(), asyncio.Lock()
+        """The former: sets of rules, and endpoints that are judged by them; the latter: everything else."""
+        self.lock = Both(self.rules, self.rest, self._mend)
+        self._damaged = False
         self.on_lost: Callable[[Local], None] = lambda _: None
         self.followers: list[Callable[[], None]] = []
         self.before_change: Callable[[State], None] = lambda _: None
@@ -63,8 +71,29 @@ class Ledger:
         return await self.whole(self._apply(changes))
 
     async def _apply(self, changes: Sequence[Change]) -> int:
-        async with self.lock:
-            return await asyncio.to_thread(self._apply_now, changes)
+        try:
+            async with self._lock_for(changes):
+                return await asyncio.to_thread(self._apply_now, changes)
+        except DamagedError:
+            async with self.lock:  # which mends
+                raise
+
+    def _lock_for(self, changes: Sequence[Change]) -> AbstractAsyncContextManager[None]:
+        ruling = [isinstance(change, _OF_RULES) for change in changes]
+        if any(isinstance(change, DeleteVpc) for change in changes):
+            return self.lock
+        return self.rules if all(ruling) and ruling else self.lock if any(ruling) else self.rest
+
+    def lock_of(self, uid: str, wanted: Wanted | None = None) -> AbstractAsyncContextManager[None]:
+        """What whoever changes a local endpoint has to hold: that of rules too, where it is judged by some."""
+        old = self.state.locals.get(uid)
+        bound = any(one is not None and one.policy != NOT_BOUND for one in (wanted, old.wanted if old else None))
+        return self.lock if bound else self.rest
+
+    async def _mend(self) -> None:
+        if self._damaged:
+            self._damaged = False
+            await asyncio.to_thread(self.reread)
 
     def _apply_now(self, changes: Sequence[Change]) -> int:
         def fill(plan: Plan) -> int:
@@ -101,7 +130,10 @@ class Ledger:
             execute(self.maps, plan.ops)
         except DamagedError as error:
             event(_log, logging.ERROR, "tables_damaged", error=error)
-            self.reread()
+            if self.lock.held or not (self.rules.locked() or self.rest.locked()):
+                self.reread()
+            else:  # others may be in the middle of something: whoever has both locks next reads
+                self._damaged = True
             raise
         except BaseException:
             plan.journal.roll_back()
@@ -152,7 +184,7 @@ class Ledger:
 
     async def set_macs(self, macs: Mapping[bytes, bytes]) -> None:
         """Write which MAC leads to a droplet, by its address; zero when none is known."""
-        async with self.lock:
+        async with self.rest:
             for address, mac in macs.items():
                 droplet = self.state.droplets.get(address)
                 if droplet and droplet.mac != mac:
@@ -162,7 +194,7 @@ class Ledger:
 
     async def set_own_mtu(self, mtu: int) -> None:
         """Write how long packets may be, of which this droplet's own interface is one limit."""
-        async with self.lock:
+        async with self.rest:
             self.state.own_mtu = mtu
             for droplet in self.state.droplets.values():
                 execute(self.maps, entries.droplet_put(droplet, mtu)[:1])
@@ -180,7 +212,7 @@ class Ledger:
     async def set_down(self, verdicts: Mapping[bytes, bool]) -> list[bytes]:
         """Mark droplets as down or up, by their address; returns those whose mark has changed."""
         changed = []
-        async with self.lock:
+        async with self.rest:
             for address, down in verdicts.items():
                 droplet = self.state.droplets.get(address)
                 if droplet and droplet.down != down:

@@ -77,7 +77,7 @@ class DaemonMetrics:
     async def read(self, endpoints: int) -> Iterable[Metric]:
         """All metrics, with those of the so many endpoints that have the most packets."""
         functions = await asyncio.to_thread(lambda: list(families(self._samples())))
-        async with self._ledger.lock:
+        async with self._ledger.rest:
             counted, maps = await asyncio.to_thread(self._look)
             state = self._ledger.state
             return [
@@ -145,9 +145,12 @@ def _maps(state: State, counted: dict[str, int]) -> Iterator[Metric]:
         "local_endpoints": (len(state.locals), limits.local_endpoints),
         "group_sets": (len(state.group_sets), limits.group_sets),
         "policy_sets": (len(state.policy_sets), limits.policy_sets),
-        "policy_peers": (sum(len(one.peers) for one in state.policy_sets.values()) // PEER.size, limits.policy_rows),
+        "policy_peers": (
+            sum(len(one.peers) for one in list(state.policy_sets.values())) // PEER.size,
+            limits.policy_rows,
+        ),
         "policy_verdicts": (
-            sum(len(one.verdicts) for one in state.policy_sets.values()) // VERDICT.size,
+            sum(len(one.verdicts) for one in list(state.policy_sets.values())) // VERDICT.size,
             limits.policy_rows,
         ),
         "services": (sum(2 if one.near else 1 for one in state.services.values()), limits.services),

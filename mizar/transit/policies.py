@@ -151,7 +151,7 @@ class PolicyPlan(NetworkAclPlan):
 def users(state: State, key: PolicySetId) -> Iterator[str]:
     """The endpoints that are bound to a set, by uid."""
     vni, number = key
-    for uid, local in state.locals.items():
+    for uid, local in list(state.locals.items()):  # others come and go meanwhile
         if local.endpoint.vni == vni and number in (local.wanted.policy.ingress, local.wanted.policy.egress):
             yield uid
 

@@ -33,6 +33,8 @@ from mizar.transit.vpns import Vpns
 
 Context = Any  # grpc.aio.ServicerContext: the generated stubs and grpc's own types disagree on its parameters
 R = TypeVar("R")
+_LARGE = 1 << 16
+"""Bytes of a request from which on it is read beside the daemon's other work."""
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +136,9 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         request, tunnels = split(request)
         if tunnels and self._vpns is not None:
             self._vpns.check(tunnels)
-        changed = await self._ledger.apply(_changes(request))
+        large = request.ByteSize() > _LARGE
+        changes = await asyncio.to_thread(_changes, request) if large else _changes(request)
+        changed = await self._ledger.apply(changes)
         if tunnels and self._vpns is not None:
             changed += await self._vpns.apply(tunnels)
         self._generation = request.generation
@@ -216,7 +220,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
     @_answering
     async def GetCounters(self, _request: pb.GetCountersRequest, _context: Context) -> pb.Counters:  # noqa: N802
         """Counters, summed over CPUs."""
-        async with self._ledger.lock:
+        async with self._ledger.rest:
             return await asyncio.to_thread(counters.read, self._ledger.maps, self._ledger.state)
 
     @_answering

@@ -201,7 +201,7 @@ class Substrate:
             self._changed.clear()
 
     async def _refresh(self) -> None:
-        async with self._ledger.lock:
+        async with self._ledger.rest:
             state = self._ledger.state
             wanted = {
                 one.address: one.reached for one in state.droplets.values() if one.reached and one.address != state.own

@@ -24,7 +24,7 @@ async def test_counters_are_read_beside_the_daemons_work(monkeypatch: pytest.Mon
         return pb.Counters()
 
     monkeypatch.setattr(counters, "read", read)
-    ledger: Any = SimpleNamespace(lock=asyncio.Lock(), maps=None, state=None)
+    ledger: Any = SimpleNamespace(rest=asyncio.Lock(), maps=None, state=None)
     nothing: Any = None
     servicer = Servicer(nothing, ledger, nothing, nothing, nothing, nothing, nothing, nothing)
     await servicer.GetCounters(pb.GetCountersRequest(), SimpleNamespace(auth_context=dict))
