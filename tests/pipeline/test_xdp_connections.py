@@ -156,7 +156,7 @@ def test_many_pipelines(data: st.DataObject) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["gateway-inline", "gateway-trap", "gateway-queue"])
+@pytest.mark.parametrize("name", ["gateway-inline", "gateway-masquerade", "gateway-trap", "gateway-queue"])
 def test_the_whole_corpus(name: str) -> None:
     """The same with every frame, three times."""
     with sides(f.shipped(name)) as both:

@@ -11,6 +11,7 @@ _ALWAYS = (
 )
 _TUNNELS = (
     "tunnels are taken off by the kernel: it drops outer headers that are not for this host's addresses or are broken",
+    "Geneve's options are taken off unread, critical ones too",
     "a frame is counted without the tunnel that tc takes off before, or puts on behind",
 )
 _TRACKS = (

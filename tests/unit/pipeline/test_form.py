@@ -131,7 +131,9 @@ def test_python_and_yaml_give_equal_values() -> None:
     assert read_pipeline(EVERY_WORD, "every.yaml") == every_word()
 
 
-@pytest.mark.parametrize("pipeline", [every_word(), *map(shipped, ("gateway-trap", "gateway-queue", "gateway-inline"))])
+@pytest.mark.parametrize(
+    "pipeline", [every_word(), *map(shipped, ("gateway-trap", "gateway-queue", "gateway-inline", "gateway-masquerade"))]
+)
 def test_what_is_written_reads_back(pipeline: Pipeline) -> None:
     """Round trip, and the written form does not change any more."""
     text = write_pipeline(pipeline)

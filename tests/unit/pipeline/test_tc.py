@@ -173,6 +173,9 @@ def test_what_tc_cannot_allocate_is_refused_by_name() -> None:
         "tc's conntrack has no quotas",
     ):
         assert words in str(found.value)
+    assert any(
+        " nat src addr 203.0.113.1" in line for line in compile_rules(shipped("gateway-masquerade"), PORTS).commands()
+    )
 
 
 def test_masquerading_translates_in_two_zones() -> None:
