@@ -71,7 +71,7 @@ def compare(way: Way, reports: Sequence[Seen], name: Callable[[bytes], str]) -> 
     texts: list[str] = []
     divergence, lost = "", None
     for place, hop in enumerate(way.hops):
-        found = next((one for one in left if (one.droplet, one.program) == (hop.droplet, hop.program)), None)
+        found = _last_word([one for one in left if (one.droplet, one.program) == (hop.droplet, hop.program)], left)
         if found is None:
             texts.append("")
             if not divergence:
@@ -87,6 +87,16 @@ def compare(way: Way, reports: Sequence[Seen], name: Callable[[bytes], str]) -> 
             break
     others = tuple(f"{name(one.droplet)}, {one.program}: {_text(one, name)}, which nothing predicted" for one in left)
     return Comparison(tuple(texts), divergence, lost, others)
+
+
+def _last_word(reports: Sequence[Seen], left: list[Seen]) -> Seen | None:
+    """The first report, but where a function of a stage behind it has refused what the program had handed on: then
+    that, and the other is left out."""
+    function = drop_reasons.by_name()["FUNCTION_REFUSED"].number
+    if len(reports) > 1 and not reports[0].reason and reports[1].reason == function:
+        left.remove(reports[0])
+        return reports[1]
+    return reports[0] if reports else None
 
 
 def _agrees(hop: Hop, found: Seen) -> bool:

@@ -269,3 +269,28 @@ async def test_daemons_over_tcp_are_reached_with_certificates(site: Site, tmp_pa
     finally:
         for daemon in (ours, theirs):
             await daemon.stop()
+
+
+async def test_functions_are_the_operators(site: Site) -> None:
+    """A tenant's attempt is refused in words; it sees none, and nothing of what droplets have loaded."""
+
+    def look() -> None:
+        function = {"apiVersion": "mizar/v1", "kind": "Function", "metadata": {"name": "f"}}
+        with site.client() as admin:
+            admin.apply(two_tenants(site))
+            with pytest.raises(InvalidError, match=r"spec\.object: the server reads no file of its client"):
+                admin.apply([{**function, "spec": {"object": "f.o"}}])
+        with site.certified("tenant-red") as red:
+            with pytest.raises(InvalidError, match="kind: only an administrator can apply this kind"):
+                red.apply([{**function, "spec": {"object": "f.o"}}])
+            assert red.list("Function") == []
+            attempts: list[Callable[[], object]] = [
+                lambda: red.get("Function", "f"),
+                lambda: red.delete("Function", "f"),
+                lambda: red.functions("d1"),
+            ]
+            for attempt in attempts:
+                with pytest.raises(NotFoundError):
+                    attempt()
+
+    await aside(look)

@@ -73,3 +73,13 @@ def test_a_refusal_that_was_predicted_agrees_by_its_reason() -> None:
     seen = Seen(A, "agent", Did.ANSWERED, reason=TTL)
     assert not compare(way, [seen], NAMES.__getitem__).divergence
     assert compare(way, [replace(seen, reason=1)], NAMES.__getitem__).divergence
+
+
+@pytest.mark.parametrize(("function", "by"), [("blocklist", " by function blocklist: SOURCE_BLOCKED"), ("", "")])
+def test_a_function_behind_a_program_has_the_last_word(function: str, by: str) -> None:
+    """The program has handed it on, the stage behind it has not: one report for that hop, with the name if known."""
+    number = drop_reasons.by_name()["FUNCTION_REFUSED"].number
+    refused = Seen(B, "transit", Did.REFUSED, number, function=function, function_reason="SOURCE_BLOCKED")
+    found = compare(WAY, [*SEEN[:2], refused], NAMES.__getitem__)
+    assert found.divergence.startswith(f"d2, transit: dropped, FUNCTION_REFUSED{by}; predicted was: handed over")
+    assert found.others == ()
