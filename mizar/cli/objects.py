@@ -66,6 +66,11 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("READY", "status.ready"),
         ("ADDRESSES", "status.addresses"),
     ),
+    "HttpLoadBalancer": (
+        ("NETWORK", "spec.network"),
+        ("READY", "status.ready"),
+        ("ADDRESSES", "status.addresses"),
+    ),
     "Policy": (
         ("VPC", "spec.vpc"),
         ("PRIORITY", "spec.priority"),

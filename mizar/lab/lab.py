@@ -30,7 +30,7 @@ from mizar.lab.progress import Progress, silent
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
-from mizar.transit.engines.host import remove_all
+from mizar.transit.engines.files import remove_all
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
 from mizar.transit.vpns import remove_all as remove_tunnels
 

@@ -32,4 +32,4 @@ def seats(
         new.append(droplet)
     going = [name for name in held if name not in kept]
     short = max(0, count - len(kept) - len(new))
-    return going[: len(going) - short] if short else going, new
+    return going[: max(0, len(going) - short)], new

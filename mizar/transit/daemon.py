@@ -33,7 +33,7 @@ from mizar.transit.audit import Audit
 from mizar.transit.audit_links import LinkAudit, ProgramAudit
 from mizar.transit.direct import Direct
 from mizar.transit.drops import Describer
-from mizar.transit.engines import host
+from mizar.transit.engines import files, host
 from mizar.transit.engines.kinds import KINDS
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
@@ -70,7 +70,7 @@ def cleanup(options: Options) -> None:
     Pins.of(options.instance)  # refuses a name that cannot be one
     with server.locked(options):
         programs.remove(options)
-        host.remove_all(options.engines_folder)
+        files.remove_all(options.engines_folder)
         remove_tunnels(options.vpn_folder)
         server.remove_socket(options)
 
@@ -94,7 +94,7 @@ def run(options: Options) -> None:
             raise
         if options.detach_on_exit:
             programs.remove(options)
-            host.remove_all(options.engines_folder)
+            files.remove_all(options.engines_folder)
             remove_tunnels(options.vpn_folder)
             event(_log, logging.INFO, "detached", instance=options.instance)
 

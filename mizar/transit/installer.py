@@ -26,7 +26,7 @@ from mizar.kernel.ovsdb import Ovsdb, Port
 from mizar.kernel.pulse import Pulse
 from mizar.model.addresses import text_of
 from mizar.model.errors import InvalidError, MizarError, NotFoundError
-from mizar.transit.engines.host import kept
+from mizar.transit.engines.files import kept
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.pool import INNER, Pool, hand_out, retire

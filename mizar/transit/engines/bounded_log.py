@@ -58,7 +58,8 @@ class BoundedLog:
         """Takes it away, and the folders above it that are empty then."""
         self.close()
         for path in (self.path, self.path.with_name(f"{self.path.name}.1")):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         with contextlib.suppress(OSError):
             for folder in list(self.path.parents)[:3]:
                 folder.rmdir()

@@ -10,43 +10,20 @@ endpoint for a function's sake.
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mizar._built import transit_pb2 as pb
-from mizar.kernel import namespaces
 from mizar.model.errors import InvalidError, MizarError
+from mizar.transit.engines import files
 from mizar.transit.engines.engine import Engine, Kind, Place, Sample
 from mizar.transit.logs import event
-from mizar.transit.processes import end_recorded
 from mizar.transit.values import Local, Wanted
 from mizar.transit.workloads import InNamespace, NamespaceBy
 
-_TOLD, _PLACE = "engine", "namespace"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Before an instance that could not be brought to what it should be is tried again; doubled each time."""
 _log = logging.getLogger(__name__)
-
-
-def kept(folder: Path, uid: str) -> bytes:
-    """What the instance behind an endpoint was told; empty for none."""
-    with contextlib.suppress(OSError):
-        return (folder / uid / _TOLD).read_bytes()
-    return b""
-
-
-def remove_all(folder: Path) -> int:
-    """Ends all functions of an instance of the daemon, with processes, files and the names of namespaces that it
-    brought; returns how many there were. Blocks."""
-    found = [one for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
-    for one in found:
-        with contextlib.suppress(OSError, MizarError):
-            namespaces.remove((one / _PLACE).read_text())
-        _clear(one)
-    shutil.rmtree(folder, ignore_errors=True)
-    return len(found)
 
 
 class Engines:
@@ -74,7 +51,8 @@ class Engines:
             self.remove(wanted.uid)
             return
         function = pb.Engine.FromString(wanted.engine)
-        self._keep(wanted)
+        brought = wanted.workload.namespace if wanted.workload.by is NamespaceBy.POOL else ""
+        files.keep(self._folder, wanted.uid, wanted.engine, brought)
         instance = self._instances.get(wanted.uid)
         if instance is not None and instance.kind != function.WhichOneof("kind"):
             self.remove(wanted.uid)
@@ -96,7 +74,7 @@ class Engines:
                 await asyncio.wait([before])
             if instance is not None:
                 await instance.end()
-            await asyncio.to_thread(_clear, folder)
+            await asyncio.to_thread(files.clear, folder)
             event(_log, logging.INFO, "engine_ended", uid=uid)
 
         task = self._ending[uid] = asyncio.create_task(end(), name=f"end of {uid}")
@@ -152,19 +130,6 @@ class Engines:
         if found is None:
             raise InvalidError(f"this daemon cannot run {name}")
         return found
-
-    def _keep(self, wanted: Wanted) -> None:
-        folder = self._folder / wanted.uid
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        folder.mkdir(exist_ok=True, mode=0o711)
-        written = folder / f"{_TOLD}.new"
-        written.unlink(missing_ok=True)
-        with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(wanted.engine)
-        workload = wanted.workload
-        if isinstance(workload, InNamespace) and workload.by is NamespaceBy.POOL:
-            (folder / _PLACE).write_text(workload.namespace)
-        written.replace(folder / _TOLD)
 
     def _ended(self, uid: str, task: asyncio.Task[None]) -> None:
         if self._ending.get(uid) is task:
@@ -246,10 +211,3 @@ class _Instance:
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             self._trouble = trouble
             self._changed()
-
-
-def _clear(folder: Path) -> None:
-    """The rest of an instance that has ended, or of one that nobody knows any more."""
-    for record in folder.rglob("process.json"):
-        end_recorded(record.parent)
-    shutil.rmtree(folder, ignore_errors=True)

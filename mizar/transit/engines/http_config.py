@@ -57,6 +57,7 @@ def _defaults(http: pb.HttpBalancer) -> Iterator[str]:
     yield "    mode http"
     yield "    log global"
     yield "    option dontlognull"
+    yield "    option http-ignore-probes"  # a check of the scaled endpoint is no request
     yield "    option forwardfor"
     yield "    option redispatch 1"
     # A worker that ends closes no connection that a client may be about to use.

@@ -11,10 +11,13 @@ from typing import Any, cast
 import pytest
 from prometheus_client import Metric
 
+from mizar._built import transit_pb2 as pb
 from mizar.gateway.metrics import GatewayMetrics
 from mizar.gateway.process import Gateway
 from mizar.manager.metrics import ManagerMetrics
 from mizar.manager.registry import Registry
+from mizar.transit.engines import http_stats
+from mizar.transit.engines.engine import Sample
 from mizar.transit.events import Hub
 from mizar.transit.ledger import Ledger
 from mizar.transit.metrics import DaemonMetrics
@@ -50,6 +53,16 @@ class Counting:
         pass
 
 
+def _of_functions() -> list[tuple[pb.Engine, Sample]]:
+    engine = pb.Engine(digest=b"1", http=pb.HttpBalancer(tenant="blue", name="shop", instance="shop-1"))
+    rows: list[http_stats.Row] = [
+        {"pxname": "port-80", "svname": "FRONTEND"},
+        {"pxname": "to-web", "svname": "BACKEND"},
+    ]
+    counted = [Sample("http_balancer_restarts", 1, counter=True), *http_stats.samples(rows)]
+    return [(engine, sample) for sample in counted]
+
+
 class _NoDrops:
     def switch(self, on: bool) -> None:
         raise AssertionError(on)
@@ -65,9 +78,8 @@ async def daemon(vpcs: int = 1) -> DaemonMetrics:
     ledger = Ledger(Maps(), OWN, Limits(), list)
     await ledger.apply([PutDroplet(Droplet(OWN)), PutDroplet(Droplet(OTHER))])
     await ledger.apply([PutVpc(Vpc(number, (OWN,))) for number in range(1, vpcs + 1)])
-    metrics = DaemonMetrics(
-        Identity(OWN, b"", "eth0", "1", "i", "driver", "tcx"), ledger, Hub(_NoDrops()), lambda: 1500
-    )
+    identity = Identity(OWN, b"", "eth0", "1", "i", "driver", "tcx")
+    metrics = DaemonMetrics(identity, ledger, Hub(_NoDrops()), lambda: 1500, _of_functions)
     metrics.observe("Apply", 0.1, "")
     metrics.observe("Apply", 0.1, "INVALID_ARGUMENT")
     return metrics

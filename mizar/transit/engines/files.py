@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of each function that a daemon runs: what it was told, for the next daemon, and the way to leave none.
+
+Called by `host`, at the daemon's cleanup and by labs. Blocks.
+"""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from mizar.kernel import namespaces
+from mizar.model.errors import MizarError
+from mizar.transit.processes import end_recorded
+
+_TOLD, _PLACE = "engine", "namespace"
+
+
+def keep(folder: Path, uid: str, told: bytes, brought: str) -> None:
+    """Writes what the function behind an endpoint was told, which may hold secrets; `brought` is the name of its
+    namespace, where the daemon has brought it."""
+    own = folder / uid
+    folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    own.mkdir(exist_ok=True, mode=0o711)
+    if brought:
+        (own / _PLACE).write_text(brought)
+    written = own / f"{_TOLD}.new"
+    written.unlink(missing_ok=True)
+    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(told)
+    written.replace(own / _TOLD)
+
+
+def kept(folder: Path, uid: str) -> bytes:
+    """What the function behind an endpoint was told; empty for none."""
+    with contextlib.suppress(OSError):
+        return (folder / uid / _TOLD).read_bytes()
+    return b""
+
+
+def clear(own: Path) -> None:
+    """The rest of a function that has ended, or of one that nobody knows any more."""
+    for record in own.rglob("process.json"):
+        end_recorded(record.parent)
+    shutil.rmtree(own, ignore_errors=True)
+
+
+def remove_all(folder: Path) -> int:
+    """Ends all functions of an instance of the daemon, with processes, files and the names of namespaces that it
+    brought; returns how many there were."""
+    found = [one for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
+    for one in found:
+        with contextlib.suppress(OSError, MizarError):
+            namespaces.remove((one / _PLACE).read_text())
+        clear(one)
+    shutil.rmtree(folder, ignore_errors=True)
+    return len(found)
