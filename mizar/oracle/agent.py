@@ -14,6 +14,7 @@ from mizar.oracle.bypass import hand_over_wrapped
 from mizar.oracle.flow import Hop, flow_source_port, pick
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
+from mizar.oracle.limits import limit_receiver, limit_sender, limit_uplink
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.mss import clamp_mss
 from mizar.oracle.network_acl import cross
@@ -39,7 +40,7 @@ def agent(here: Droplet, ifindex: int, frame: bytes, segments: int = 1) -> Outco
 
 def onward(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
     """The same for what a side of a proxy sends."""
-    packet.side, packet.step, packet.own = ifindex, None, b""
+    packet.side, packet.step, packet.own, packet.service = ifindex, None, b"", 0
     return send(here, packet, ifindex)
 
 
@@ -192,11 +193,15 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     if route.endpoint and route.endpoint.service:
         route = choose_member(here, packet, inner, route, near=True)
     cross(here, packet, inner, vni, route.step)
-    if route.step is Step.SUBSTRATE:
-        return enter_stack(here, packet, inner, sender)
     if route.step is Step.DELIVER and route.endpoint and route.endpoint.uid != sender.uid:
         group_set = 0 if route.peered else sender.group_set
         police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)
+    inner = limit_sender(here, packet, inner, sender.uid)
+    packet.inner = inner.frame
+    if route.step is Step.DELIVER and route.endpoint:
+        limit_receiver(here, packet, inner, route.endpoint.uid)
+    if route.step is Step.SUBSTRATE:
+        return enter_stack(here, packet, inner, sender)
     if route.peered or route.network not in (0, sender.network):
         inner = replace(inner, frame=decrement_ttl(inner))
     if route.step is Step.DELIVER and not (route.endpoint and route.endpoint.bypass):
@@ -246,6 +251,8 @@ def send_tunnel(
     tunnel, mac_to = (route.endpoint.tunnel, route.endpoint.mac) if route.endpoint else (sender.tunnel, None)
     if tunnel is Tunnel.VXLAN and sender.needs_identity and not route.peered:
         raise RefusedError("IDENTITY_LOST")
+    if route.step is not Step.DELIVER:
+        limit_uplink(here, packet, inner, sender.uid)
     options = sender.options if tunnel is Tunnel.GENEVE and not route.peered else b""
     room, packet.inner = room_to(here, droplet, len(options)), inner.frame
     refuse_too_big(inner.frame, room)
@@ -266,7 +273,7 @@ def send_tunnel(
         packet.count("vpc", sender.vni, "direct", len(frame))
     outer = write_outer(
         here, droplet, mac, tunnel, route.peered or sender.wire_vni or sender.vni, source_port, options + frame,
-        words=len(options) // 4, group_set=0 if route.peered else sender.group_set,
+        service=packet.service, words=len(options) // 4, group_set=0 if route.peered else sender.group_set,
     )  # fmt: skip
     if route.endpoint and route.step is Step.DELIVER:
         return hand_over_wrapped(packet, outer, route.endpoint)

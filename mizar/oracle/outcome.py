@@ -129,6 +129,8 @@ class Packet:
     """Of proxied endpoints, as far as the packet has changed them."""
     proxied: bool = False
     """Whether it has met a proxy."""
+    service: int = 0
+    """The class of its endpoint, for the outer header."""
     by_mac: bool = False
     """It goes to an appliance, whose address is not its destination."""
     ruled: bool = False

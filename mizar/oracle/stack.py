@@ -7,6 +7,7 @@ import struct
 
 from mizar.model.addresses import ROUTER_MAC
 from mizar.oracle.frames import Inner, Kind, parse_inner
+from mizar.oracle.limits import limit_receiver
 from mizar.oracle.network_acl import cross
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.policies import Direction
@@ -72,6 +73,7 @@ def bring_in(here: Droplet, packet: Packet) -> Outcome:
     cross(here, packet, inner, packet.vni, Step.DELIVER)
     police(here, packet, inner, endpoint.uid, Direction.INGRESS)
     frame = decrement_ttl(inner)
+    limit_receiver(here, packet, inner, endpoint.uid)
     packet.count("vpc", vni, "delivered", len(frame))
     packet.count("endpoint", endpoint.uid, "delivered", len(frame))
     handover = Handover(endpoint.ifindex, vni, endpoint.uid)

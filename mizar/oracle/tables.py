@@ -8,10 +8,12 @@ its VNI, or from 2^24 on, where it shares its VNI with others and is told from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mizar.oracle.limits import Limiter, Limits
 from mizar.oracle.policies import EndpointPolicy, NetworkAcl, PolicyFlows
 from mizar.oracle.proxy_flows import ProxyFlows
 
@@ -248,6 +250,12 @@ class Droplet:
     """VNI, prefix, its length: of networks that have one, and of those inside of them."""
     acl_vpcs: frozenset[int] = frozenset()
     """VPCs of which some network has one."""
+    limits: Limits = field(default_factory=dict, compare=False)
+    """Their clocks move as packets pass."""
+    uplink: Limiter | None = field(default=None, compare=False)
+    """Of its interface."""
+    clock: Callable[[], int] = field(default=time.monotonic_ns, compare=False)
+    """In nanoseconds: what limits go by."""
     appliances: Mapping[tuple[int, bytes], Endpoint] = field(default_factory=dict)
     """VNI, MAC: those that live here, and those that routes lead to."""
 

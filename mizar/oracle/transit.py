@@ -10,6 +10,7 @@ from mizar.oracle.bypass import hand_over_whole
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
 from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
+from mizar.oracle.limits import limit_receiver
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
 from mizar.oracle.network_acl import cross
 from mizar.oracle.options import Options, walk_options
@@ -161,6 +162,7 @@ def route_packet(
     if route.step is Step.DELIVER and route.endpoint:
         group_set = 0 if route.peered else options.group_set or overlay.group_set
         police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)
+        limit_receiver(here, packet, inner, route.endpoint.uid)
         return deliver_here(here, packet, outer, inner, route)
     if route.step is Step.ROUTER:
         return send_answer(here, packet, outer, respond_echo(inner))

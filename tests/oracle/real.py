@@ -6,6 +6,7 @@ Owns the translation between plain values and maps with slots; only what a run c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from mizar.kernel.tables import Tables, network_key
 from mizar.model import drop_reasons
 from mizar.model.addresses import to_mapped
 from mizar.oracle.icmp import TOLD
+from mizar.oracle.limits import Limiter
 from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
 from mizar.oracle.routes import Table
 from mizar.oracle.substrate import address_to
@@ -75,7 +77,7 @@ ROUTE_ENDPOINT = 4
 ACTIONS = {"vpc": 1, "blackhole": 2, "substrate": 3}
 NEEDS_IDENTITY = 1
 LEARNED, ENDPOINT_GONE, BYPASS = 8, 4, 4
-SCALED, MEMBER = 16, 32
+SCALED, MEMBER, LIMITED = 16, 32, 128
 GROUPS = 16
 FORWARDING, TABLE_SOURCES = 16, 0x40000000
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
@@ -124,8 +126,10 @@ class RealDroplet:
         self.arrays = (
             tables.hop_sets, tables.droplets, tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
             tables.endpoint_policies, tables.policy_budgets, tables.policy_counts,
+            tables.endpoint_limits, tables.limiters, tables.limiter_states,
         )  # fmt: skip
         self.written: list[tuple[Any, Any]] = []
+        self.limited: frozenset[str] = frozenset()
         self.proxies, self.policies = RealProxies(self), RealPolicies(self)
         self.forget()
 
@@ -161,6 +165,8 @@ class RealDroplet:
         self.forget()
         tables = self.tables
         self.policies.policed = frozenset(here.policies)
+        self.limited = frozenset(here.limits)
+        self.fill_limits(here)
         for address, mac in here.droplets.items():
             slot = self.droplet_slots.of(address)
             to, down = address_to(here, address) or address, int(address in here.down)
@@ -200,6 +206,27 @@ class RealDroplet:
         self.proxies.fill(here)
         self.policies.fill(here)
 
+    def fill_limits(self, here: Droplet) -> None:
+        """Limiters, each with its clocks, and the records that refer to them."""
+        numbers = itertools.count(2)
+
+        def put(limiter: Limiter) -> int:
+            slot = next(numbers)
+            costs = {"byte_cost": limiter.byte_ns << 20, "packet_cost": limiter.packet_ns << 20}
+            bursts = {"byte_burst_ns": limiter.burst_ns, "packet_burst_ns": limiter.burst_ns}
+            self.write(self.tables.limiters, slot, costs | bursts)
+            clocks = {"bytes_due": limiter.bytes_due, "packets_due": limiter.packets_due}
+            self.write(self.tables.limiter_states, slot, clocks)
+            return slot
+
+        for uid, limits in here.limits.items():
+            value = {
+                "egress": (*map(put, limits.egress), 0, 0, 0)[:3],
+                "ingress": (*map(put, limits.ingress), 0, 0, 0)[:3],
+                "dscp": 0 if limits.dscp is None else 0x80 | limits.dscp,
+            }
+            self.write(self.tables.endpoint_limits, self.uid_slots.of(uid), value)
+
     def fill_endpoints(self, here: Droplet) -> None:
         """The endpoints that it knows. (A returned frame changes one.)"""
         for (vni, address), endpoint in here.endpoints.items():
@@ -225,7 +252,8 @@ class RealDroplet:
             "flags": endpoint.learned * LEARNED
             + endpoint.gone * ENDPOINT_GONE
             + endpoint.bypass * BYPASS
-            + (endpoint.uid in self.policies.policed) * POLICED,
+            + (endpoint.uid in self.policies.policed) * POLICED
+            + (endpoint.uid in self.limited) * LIMITED,
         }
 
     def fill_agents(self, here: Droplet) -> None:
@@ -248,7 +276,8 @@ class RealDroplet:
                 "option_flags": NEEDS_IDENTITY if agent.needs_identity else 0,
                 "flags": agent.member * MEMBER
                 + agent.forwarding * FORWARDING
-                + (agent.uid in self.policies.policed) * POLICED,
+                + (agent.uid in self.policies.policed) * POLICED
+                + (agent.uid in here.limits) * LIMITED,
             }
             self.fill_routes(self.sets.of((agent.vni, agent.network)), agent.routes)
             self.fill_routes(TABLE_SOURCES | self.uid_slots.of(agent.uid), agent.sources)

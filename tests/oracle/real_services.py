@@ -10,6 +10,8 @@ from mizar.model.addresses import to_mapped
 from mizar.oracle.tables import FlowKey, Flows, Member, Service
 from tests.oracle.real_policies import MEMBER_POLICED
 
+MEMBER_LIMITED = 32
+
 if TYPE_CHECKING:
     from tests.oracle.real import RealDroplet
 
@@ -47,6 +49,7 @@ class RealServices:
         slot = self.members[id(member)] = len(self.members) + 1
         flags = (DRAINING if member.draining else 0) | (DOWN if member.down else 0)
         flags |= MEMBER_POLICED if member.endpoint.uid in self.droplet.policies.policed else 0
+        flags |= MEMBER_LIMITED if member.endpoint.uid in self.droplet.limited else 0
         value = self.droplet.endpoint_value(vni, member.endpoint) | {"flags": flags}
         self.droplet.write(tables.members, slot, value)
         if member.endpoint.ifindex:
