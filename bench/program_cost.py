@@ -9,7 +9,9 @@ row, with warm caches and tables of few entries. As a program rewrites its packe
 time, restores the packet, and tail-calls it. What that costs is measured with an empty program in place of ours and
 subtracted. Delivery and the agent move the beginning of the frame, and the restoring program moves it back: there,
 the pair of moves is measured too, and half of it is counted as ours. A local delivery is the work of two programs,
-shown as a sum as well (a test run has no metadata: `deliver` finds its note at the beginning of the frame). Of
+shown as a sum as well (a test run has no metadata: `deliver` finds its note at the beginning of the frame). The last
+works are those above with a network function at their stage, that is for others, or that looks at nothing and
+continues: what it adds is the difference, measured in turn with the work without it. Of
 several rounds the fastest is shown. Not included: the driver, the kernel's path from hook to hook, and what happens
 after the verdict.
 """
@@ -32,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 from mizar.kernel import layout, test_run  # noqa: E402
 from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
+from tests.dataplane.chained import Chained, from_text, member  # noqa: E402
 from tests.dataplane.frames import datagram, option, tunnel  # noqa: E402
 from tests.dataplane.plan import BACK, BOUNCER, DIVIDER, FAMILIES, FRONT, HANDOVER_MAGIC, HOST, MARK, RED, A, B, P, R, S  # noqa: E402
 from tests.dataplane.policies import Row, rules  # noqa: E402
@@ -73,6 +76,8 @@ class Work:
     frame: Callable[[int], bytes]
     verdict: int
     room: int = 0
+    stage: str = ""
+    """Where a function may be attached to see what it adds; empty: nowhere."""
 
 
 def as_bouncer_of_service(testbed: Testbed) -> None:
@@ -116,12 +121,13 @@ def shaped(testbed: Testbed) -> None:
 WORK = (
     Work("local delivery: transit", "transit", None, Testbed.as_host,
          lambda family: tunnel("geneve", datagram(family, R, A.address(family), dst_mac=A.mac), src=BOUNCER),
-         XDP_PASS, OVERHEAD),
+         XDP_PASS, OVERHEAD, stage="ENDPOINT_INGRESS"),
     Work("local delivery: deliver", "deliver", 150, Testbed.as_host,
          lambda family: note(ifindex=A.ifindex, vni=RED.vni, slot=A.slot)
          + bytes(datagram(family, R, A.address(family), dst_mac=A.mac)), TC_REDIRECT),
     Work("bounce", "transit", 100, Testbed.as_bouncer,
-         lambda family: tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER, options=ORIGIN), XDP_TX),
+         lambda family: tunnel("geneve", datagram(family, A, R.address(family)), src=DIVIDER, options=ORIGIN),
+         XDP_TX, stage="ON_XDP_TX"),
     Work("bounce, first hop", "transit", 150, Testbed.as_bouncer,
          lambda family: tunnel("geneve", datagram(family, A, R.address(family)), src=HOST), XDP_TX, -len(ORIGIN)),
     Work("bounce, VXLAN", "transit", 100, lambda testbed: testbed.as_bouncer("vxlan"),
@@ -135,7 +141,7 @@ WORK = (
     Work("divide, network ACLs", "transit", 450, judging_edges,
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST, options=ORIGIN), XDP_TX),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
-         lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD),
+         lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD, stage="ENDPOINT_EGRESS"),
     Work("agent, limited", "agent", 250, limited,
          lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, into the shaper", "agent", 100, shaped,
@@ -146,7 +152,7 @@ WORK = (
     Work("agent, direct path", "agent", 150, knowing_s,
          lambda family: bytes(datagram(family, A, S.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, same droplet", "agent", 150, Testbed.as_host,
-         lambda family: bytes(datagram(family, A, B.address(family))), TC_REDIRECT),
+         lambda family: bytes(datagram(family, A, B.address(family))), TC_REDIRECT, stage="ENDPOINT_INGRESS"),
     Work("proxy and agent: a flow", "proxy", 300, carrying,
          lambda family: bytes(datagram(family, R, P.address(family), dst_mac=P.mac)), TC_REDIRECT, OVERHEAD),
 )  # fmt: skip
@@ -201,6 +207,21 @@ class Bench:
             best = min(best, result.duration_ns) if best else result.duration_ns
         return best
 
+    def added_ns(self, work: Work, droplet: int) -> tuple[float, float]:
+        """What a function that continues adds to a work, and one that is for others (`droplet`: bits), in turn."""
+        chained = Chained(self.testbed)
+        one = member(from_text("return FUNCTION_CONTINUE;"))
+        best = [0.0, 0.0]
+        rounds, self.rounds = self.rounds, 1
+        for _ in range(rounds):
+            for place, stages in enumerate(({}, {work.stage: [one]})):
+                chained.put(stages, droplet)
+                cost = self.cost_ns(work, FAMILIES[0])
+                best[place] = min(best[place] or cost, cost)
+        self.rounds = rounds
+        chained.close()
+        return best[0], best[1]
+
     def cost_ns(self, work: Work, family: int) -> float:
         """What the program itself costs for one packet."""
         self.testbed.reset()
@@ -231,6 +252,12 @@ def main() -> int:
             show(work.name.split(":")[0], whole, work.limit_ns)
         passed = passed and max(whole) <= (work.limit_ns or max(whole))
         part = [0.0 for _ in FAMILIES] if work.limit_ns else whole
+    print(f"\n{'with a function':<26}{'without':>9}{'with':>9}{'added':>10}")
+    for work in (work for work in WORK if work.stage):
+        for whose, droplet in (("for others", 0), ("continues", 1)):
+            without, with_one = bench.added_ns(work, droplet)
+            name = f"{work.name.replace(': transit', '')}, {whose}"
+            print(f"{name:<34}{without:>7.1f}{with_one:>9.1f}{with_one - without:>10.1f}", flush=True)
     return 0 if passed else 1
 
 

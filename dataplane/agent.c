@@ -624,13 +624,12 @@ static __always_inline void run_egress(struct __sk_buff *skb, struct refusal *se
 {
 	uint32_t behind = is_proxy(seen->sender) ? (uint32_t)MIDWAY_STAGES : stages_behind();
 
-	if (!behind && has_functions(1 << ENDPOINT_EGRESS_STAGE) &&
+	if (!behind && are_for(agent->slot, ENDPOINT_EGRESS_STAGE) &&
 	    enter_functions(skb, &seen->packet, agent, ENDPOINT_EGRESS_STAGE, at_endpoint(agent->slot, seen->sender))) {
 		bpf_tail_call_static(skb, &function_tc, ENDPOINT_EGRESS_STAGE);
 		stages_behind();	/* the chain has just gone */
 	}
-	seen->wait = !(behind & 1 << ON_XDP_SCALED_EP) &&
-		     functions_of_endpoint(agent->slot) & function_switches.chains[ON_XDP_SCALED_EP];
+	seen->wait = !(behind & 1 << ON_XDP_SCALED_EP) && are_for(agent->slot, ON_XDP_SCALED_EP);
 }
 
 /* What is for a scaled endpoint, before a member is chosen: the look at it begins anew behind the chain. */
@@ -647,7 +646,7 @@ static __always_inline int run_scaled(struct __sk_buff *skb, struct refusal *see
 /* What is handed to an endpoint of this droplet. */
 static __always_inline int run_ingress(struct __sk_buff *skb, const struct refusal *seen, const struct agent *agent, int verdict)
 {
-	if (seen->local_slot && has_functions(1 << ENDPOINT_INGRESS_STAGE) &&
+	if (seen->local_slot && are_for(seen->local_slot, ENDPOINT_INGRESS_STAGE) &&
 	    enter_functions(skb, &seen->packet, agent, ENDPOINT_INGRESS_STAGE, at_endpoint(seen->local_slot, seen->local)))
 		bpf_tail_call_static(skb, &function_tc, ENDPOINT_INGRESS_STAGE);
 	return verdict;

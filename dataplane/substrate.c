@@ -97,7 +97,7 @@ int substrate(struct __sk_buff *skb)
 
 	if (reason)
 		return refuse_substrate(skb, reason, &packet);
-	if (has_functions(1 << ENDPOINT_INGRESS_STAGE) &&
+	if (are_for(receiver >> 32, ENDPOINT_INGRESS_STAGE) &&
 	    enter_functions(skb, &packet, NULL, ENDPOINT_INGRESS_STAGE, receiver))
 		bpf_tail_call_static(skb, &function_tc, ENDPOINT_INGRESS_STAGE);
 	return verdict;

@@ -495,7 +495,7 @@ int transit(struct xdp_md *ctx)
 	int verdict = look_at(ctx, &seen);
 
 	if (verdict == VERDICT_MIDWAY) {
-		run_functions(ctx, enter_functions(ctx, &seen.packet, &seen.outer, 0, verdict));
+		run_functions(ctx, chain_for(ctx, &seen.packet, &seen.outer, 0, verdict));
 		verdict = pass_functions(ctx, &seen);
 	}
 	if (seen.outer.trace)
@@ -518,7 +518,7 @@ int transit(struct xdp_md *ctx)
 		}
 	}
 	if (has_functions(~0))
-		run_functions(ctx, enter_functions(ctx, &seen.packet, &seen.outer, seen.reason, verdict));
+		run_functions(ctx, chain_for(ctx, &seen.packet, &seen.outer, seen.reason, verdict));
 	return verdict;
 }
 

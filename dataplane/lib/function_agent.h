@@ -14,6 +14,12 @@ enum function_midway {
 	MIDWAY_STAGES = 1 << ENDPOINT_EGRESS_STAGE | 1 << ON_XDP_SCALED_EP,
 };
 
+/* Whether a function of a stage, a constant, is for an endpoint, or for none in particular. */
+static __always_inline bool are_for(uint32_t slot, uint32_t stage)
+{
+	return has_functions(1 << stage) && functions_of_endpoint(slot) & function_switches.chains[stage];
+}
+
 /* The midway stages that this very frame has behind it: it comes out of a chain, which ran on this CPU just now. */
 static __always_inline uint32_t stages_behind(void)
 {
@@ -27,8 +33,8 @@ static __always_inline uint32_t stages_behind(void)
 }
 
 /*
- * Makes everything ready for the chain of a stage, if one of its functions is for the endpoint with that slot, and says whether it
- * is. `sender`: NULL where the host's own stack is. A function of its own for the verifier and for the stack.
+ * Makes everything ready for the chain of a stage, of which a function is for the endpoint with that slot (are_for()). `sender`: NULL
+ * where the host's own stack is. False: it cannot be. A function of its own for the verifier and for the stack.
  */
 __noinline int enter_functions(struct __sk_buff *skb, const struct packet *packet, const struct agent *sender,
 			       uint32_t stage, uint64_t slot_and_ifindex)
@@ -41,8 +47,6 @@ __noinline int enter_functions(struct __sk_buff *skb, const struct packet *packe
 	if (!frame || !packet || stage >= FUNCTION_STAGES)
 		return false;
 	functions = functions_of_endpoint(slot);
-	if (!(functions & function_switches.chains[stage & FUNCTION_STAGE_MASK]))
-		return false;
 	pull_headers(skb);
 	begin_frame(frame, functions, stage, stage == ENDPOINT_INGRESS_STAGE ? TC_ACT_REDIRECT : TC_ACT_SHOT, packet);
 	frame->endpoint = slot;

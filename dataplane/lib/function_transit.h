@@ -10,7 +10,20 @@
 
 enum function_verdict_midway {
 	VERDICT_MIDWAY = 16,	/* of one look at a frame: functions have to see it before a member is chosen */
+	/* In the word that enter_functions() gets: the stage, and above it these. */
+	FUNCTION_VERDICT_SHIFT = 8,
+	FUNCTION_VERDICT_MASK = 0xff,
+	FUNCTION_REASON_SHIFT = 32,
 };
+
+/* Nobody is midway any more. Out of the way of frames that meet no such function, and of their stack. */
+static __noinline void leave_functions(void)
+{
+	struct function_frame *frame = function_frame();
+
+	if (frame)
+		frame->stage = FUNCTION_STAGES;
+}
 
 /* Of frames in tunnels, by the network that they are for and the groups of their sender. Asked only where somebody asks for it. */
 static __always_inline uint64_t functions_of_tunnelled(const struct packet *packet, uint16_t group_set)
@@ -52,51 +65,83 @@ static __always_inline uint32_t stage_of(int verdict, uint32_t reason, const str
 	return note && note->mark == config.mark && note->magic == HANDOVER_SEND ? ON_XDP_TX : ON_XDP_PASS;
 }
 
-/* Makes everything ready for the chain of the frame's stage, which it returns; FUNCTION_STAGES: none is for it. A function of its
- * own for the verifier and for the stack. */
-__noinline int enter_functions(struct xdp_md *ctx, const struct packet *packet, const struct outer *outer, uint32_t reason,
-			       int verdict)
+/*
+ * Makes everything ready for the chain of a stage, and says whether a function of it is for this frame. `functions`: those that
+ * are for it by its VPC or its endpoint. A function of its own for the verifier and for the stack.
+ */
+__noinline int enter_functions(struct xdp_md *ctx, const struct packet *packet, const struct outer *outer,
+			       uint64_t stage_and_reason, uint64_t functions)
 {
+	const uint32_t stage = stage_and_reason & FUNCTION_STAGE_MASK;
 	const struct handover *note = (void *)(long)ctx->data_meta;
 	struct function_frame *frame = function_frame();
-	uint32_t stage, slot = 0, ifindex = 0, at = 0;
-	uint64_t functions;
+	uint32_t at = 0;
 
 	if (!frame || !packet || !outer)
-		return FUNCTION_STAGES;
-	frame->stage = FUNCTION_STAGES;	/* nobody is midway any more */
-	if ((const void *)(note + 1) > (void *)(long)ctx->data)
-		note = NULL;
-	stage = stage_of(verdict, reason, note);
-	if (!has_functions(1 << (stage & FUNCTION_STAGE_MASK)) || stage >= FUNCTION_STAGES)
-		return FUNCTION_STAGES;
-	if (stage == ENDPOINT_INGRESS_STAGE && note) {
-		slot = note->slot;
-		ifindex = note->ifindex;
-		functions = functions_of_endpoint(slot);
-	} else {
-		functions = functions_of_vpc(packet->vpc_slot);
-		if (function_switches.finer & 1 << (stage & FUNCTION_STAGE_MASK) && packet->vpc_slot)
-			functions |= functions_of_tunnelled(packet, outer->group_set);
-	}
-	if (!(functions & function_switches.chains[stage & FUNCTION_STAGE_MASK]))
-		return FUNCTION_STAGES;
-	begin_frame(frame, functions, stage, verdict, packet);
-	frame->reason = reason;
+		return false;
+	if (stage != ENDPOINT_INGRESS_STAGE && function_switches.finer & 1 << stage && packet->vpc_slot)
+		functions |= functions_of_tunnelled(packet, outer->group_set);
+	if (!(functions & function_switches.chains[stage]))
+		return false;
+	begin_frame(frame, functions, stage, stage_and_reason >> FUNCTION_VERDICT_SHIFT & FUNCTION_VERDICT_MASK, packet);
+	frame->reason = stage_and_reason >> FUNCTION_REASON_SHIFT;
 	frame->from = outer->tunnel ? outer->from : 0;
 	frame->group_set = outer->tunnel ? outer->group_set : 0;
 	frame->trace = outer->tunnel ? outer->trace : 0;
-	frame->endpoint = slot;
-	frame->ifindex = ifindex;
+	if (stage == ENDPOINT_INGRESS_STAGE && (const void *)(note + 1) <= (void *)(long)ctx->data) {
+		frame->endpoint = note->slot;
+		frame->ifindex = note->ifindex;
+	}
 	/* What is delivered has no tunnel any more, but where its endpoint wants it whole. */
 	if (outer->tunnel && (stage != ENDPOINT_INGRESS_STAGE || bpf_xdp_get_buff_len(ctx) == packet->length))
 		at = read_tunnel(frame, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	read_inner(frame, (void *)(long)ctx->data, (void *)(long)ctx->data_end, at);
-	return stage;
+	return true;
+}
+
+/* Which stage's chain the frame is to enter; FUNCTION_STAGES: none is for it. As little as that takes: most frames are for others.
+ * A function of its own for the stack. */
+__noinline int chain_for(struct xdp_md *ctx, const struct packet *packet, const struct outer *outer, uint32_t reason,
+			 int verdict)
+{
+	const struct handover *note = (void *)(long)ctx->data_meta;
+	const uint64_t *bits;
+	uint64_t functions;
+	uint32_t stage, slot;
+
+	if (!packet || !outer)
+		return FUNCTION_STAGES;
+	if (has_functions(1 << ON_XDP_SCALED_EP))
+		leave_functions();
+	if ((const void *)(note + 1) > (void *)(long)ctx->data)
+		note = NULL;
+	stage = stage_of(verdict, reason, note);
+	if (stage >= FUNCTION_STAGES || !has_functions(1 << (stage & FUNCTION_STAGE_MASK)))
+		return FUNCTION_STAGES;
+	if (note && stage == ENDPOINT_INGRESS_STAGE) {
+		slot = note->slot;
+		bits = bpf_map_lookup_elem(&endpoint_functions, &slot);
+		functions = bits ? *bits : 0;
+		meet();	/* or clang would make one call of both, which the kernel could not put its own code in place of */
+	} else {
+		slot = packet->vpc_slot;	/* 0 is nobody's */
+		bits = bpf_map_lookup_elem(&vpc_functions, &slot);
+		functions = bits ? *bits : 0;
+	}
+	functions |= function_switches.droplet;
+	if (!(functions & function_switches.chains[stage & FUNCTION_STAGE_MASK]) &&
+	    !(function_switches.finer & 1 << (stage & FUNCTION_STAGE_MASK)))
+		return FUNCTION_STAGES;
+	return enter_functions(ctx, packet, outer,
+			       stage | (uint64_t)(verdict & FUNCTION_VERDICT_MASK) << FUNCTION_VERDICT_SHIFT |
+				       (uint64_t)reason << FUNCTION_REASON_SHIFT,
+			       functions) ?
+		       stage :
+		       (uint32_t)FUNCTION_STAGES;
 }
 
 /* Into the chain. Each way in is a constant, which the kernel makes a jump. Returns only where nobody is there (any more). */
-static __always_inline void run_functions(struct xdp_md *ctx, int stage)
+static __always_inline void run_functions(struct xdp_md *ctx, uint32_t stage)
 {
 	if (stage == ON_XDP_TX)
 		bpf_tail_call_static(ctx, &function_xdp, ON_XDP_TX);
