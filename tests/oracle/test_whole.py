@@ -5,18 +5,21 @@ over a peering or a proxied endpoint; and every hop of such ways is the kernel's
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mizar.oracle.fleet import End, Way
+from mizar.oracle.network_acl import acl_of
+from mizar.oracle.policies import NetworkAcl, PolicySet
 from mizar.oracle.tables import in_prefix
 from tests.oracle.planned import Planned
 from tests.oracle.real_fleet import Journey, RealFleet, whole_journeys
 from tests.oracle.substrates import SUBSTRATES
 from tests.oracle.traffic import sent
-from tests.oracle.whole import anything, policed, senders, whole_fleets
+from tests.oracle.whole import anything, edges, policed, ruled, senders, whole_fleets
 from tests.unit.planner.budget import examples
 
 WIRE_PORTS = (b"\x17\xc1", b"\x12\xb5")
@@ -52,6 +55,10 @@ def destination(frame: bytes) -> bytes:
     return frame[30:34] if frame[12:14] == b"\x08\x00" else frame[38:54]
 
 
+def origin(frame: bytes) -> bytes:
+    return frame[26:30] if frame[12:14] == b"\x08\x00" else frame[22:38]
+
+
 def in_peer(planned: Planned, vni: int, peer: int, address: bytes) -> bool:
     """Whether a peering leads from one VPC to an address of the other."""
     fact = planned.world.peerings.get((min(vni, peer), max(vni, peer)))
@@ -82,6 +89,34 @@ def test_no_packet_of_a_vpc_comes_out_in_another(data: st.DataObject) -> None:
     for _ in range(8):
         source = data.draw(st.sampled_from(senders(planned)))
         check_isolation(planned, source.vni, sent(planned, source, data.draw(anything(planned, source))))
+
+
+@examples(40)
+@given(st.data())
+def test_no_way_leads_around_a_networks_acl(data: st.DataObject) -> None:
+    """What nobody may send into a network does not come to it: over dividers, bouncers of both networks, neighbours and
+    peers, whatever was learned. What is sent within it may."""
+    planned = data.draw(whole_fleets())
+    vni, _, _, number = data.draw(st.sampled_from(edges(planned)))
+    acl = NetworkAcl(number, PolicySet(), PolicySet())
+    closed = {key[:3]: acl if key[3] == number else NetworkAcl(key[3]) for key in edges(planned) if key[0] == vni}
+    for name, here in planned.fleet.droplets.items():
+        planned.fleet.droplets[name] = ruled(here, closed)
+    view = ruled(next(iter(planned.fleet.droplets.values())), closed)
+    view = replace(view, network_acls=closed)
+    answering = {one.uid for here in planned.fleet.droplets.values() for one in here.agents.values() if one.member}
+    for _ in range(8):
+        source = data.draw(st.sampled_from(senders(planned)))
+        frame = data.draw(anything(planned, source))
+        way = sent(planned, source, frame)
+        receiver = way.receiver
+        if receiver is None or receiver.vni != vni or receiver.uid == source.uid or met_a_proxy(way):
+            continue
+        to = acl_of(view, vni, destination(frame))
+        if to is not None and to.network == number and source.uid not in answering:
+            came = acl_of(view, vni, origin(frame)) if source.vni == vni else None
+            assert came is not None
+            assert came.network == number
 
 
 @pytest.mark.root

@@ -8,11 +8,14 @@ any VPC, to endpoints, scaled endpoints and one another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
 from mizar.model.addresses import SERVICE_MAC
+from mizar.oracle.policies import NetworkAcl
+from mizar.oracle.tables import Droplet
 from mizar.planner.entries import PrefixEntry, RouteEntry
 from mizar.planner.facts import (
     DropletFact,
@@ -30,7 +33,7 @@ from tests.oracle.draws import Draw
 from tests.oracle.droplets import mostly, packed
 from tests.oracle.packets import mangled
 from tests.oracle.planned import DAEMONS, NAMES, PEERED_NUMBERS, PEERED_VNIS, VNIS, Planned, hosts, members, plan, side
-from tests.oracle.policies import policies, policy_flows
+from tests.oracle.policies import network_acls, policies, policy_flows
 from tests.oracle.substrates import SUBSTRATES
 from tests.oracle.traffic import datagram, echo_request
 from tests.unit.planner.world import AROUND, World, droplet, endpoint, network
@@ -74,15 +77,28 @@ def whole_fleets(draw: Draw, substrate: str = "", kinds: int = 5) -> Planned:
 
 @st.composite
 def policed(draw: Draw, planned: Planned) -> Planned:
-    """The same fleet, where some endpoints of some droplets have any policies."""
+    """The same fleet, where some endpoints of some droplets have any policies, and some networks any ACLs."""
     addresses = [one for fact in planned.world.endpoints.values() for one in fact.addresses]
     prefixes = [(one, 8 * len(one)) for one in addresses] + [(bytes(4), 0), (bytes(16), 0)]
+    acls = draw(network_acls(edges(planned), prefixes))
     for name, here in planned.fleet.droplets.items():
         vni_of = {agent.uid: agent.vni for agent in here.agents.values()}
         found = draw(policies(vni_of, prefixes))
         flows = draw(policy_flows({uid: vni_of[uid] for uid in found}, addresses))
-        planned.fleet.droplets[name] = replace(here, policies=found, policy_flows=flows)
+        planned.fleet.droplets[name] = ruled(replace(here, policies=found, policy_flows=flows), acls)
     return planned
+
+
+def edges(planned: Planned) -> list[tuple[int, bytes, int, int]]:
+    """The prefixes of all networks: VNI, prefix, its length, the network."""
+    networks = planned.world.networks.items()
+    return [(vni, one.address, one.length, number) for (vni, number), fact in networks for one in fact.prefixes]
+
+
+def ruled(here: Droplet, acls: Mapping[tuple[int, bytes, int], NetworkAcl]) -> Droplet:
+    """A droplet with the ACLs of the VPCs that it knows."""
+    held = {key: acl for key, acl in acls.items() if key[0] in here.vpcs}
+    return replace(here, network_acls=held, acl_vpcs=frozenset(vni for vni, _, _ in held))
 
 
 def draw_vpcs(draw: Draw, world: World, kinds: int) -> None:
