@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import socket
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from mizar.kernel import interfaces, nftables
 from mizar.kernel.interfaces import RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK, set_link
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Netlink
-from mizar.model.errors import MizarError
+from mizar.model.errors import MizarError, TemporaryError
 
 INNER = "mzouter"
 _PREFIX, _GUARD = "mzvo", "mzvo_guard"
@@ -39,6 +40,7 @@ def ensure(uid: str, namespace: Namespace, uplink: str, own: IPv4Address, peer: 
     with Namespace.current() as here, Netlink() as outside, Netlink(namespace) as inside:
         if interfaces.find(inside, INNER) is None:
             remove(uid, uplink)
+            _refuse_used(own, port)
             _create(outside, name, namespace)
         near = interfaces.get(outside, name)
         held = [one for one in interfaces.addresses(outside, near.index) if one.version == 4]
@@ -73,6 +75,15 @@ def remove(uid: str, uplink: str) -> None:
             netlink.tell([(set_link(name), RTM_DELLINK, 0, f"remove {name}")])
         if not any(one.name.startswith(_PREFIX) for one in interfaces.listed(netlink)):
             here.run(lambda: _unguard(here, uplink))
+
+
+def _refuse_used(own: IPv4Address, port: int) -> None:
+    """What comes to a port of a process of the host is that process's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trying:
+        try:
+            trying.bind((str(own), port))
+        except OSError as error:
+            raise TemporaryError(f"UDP port {port} of the droplet cannot be used: {error.strerror}") from error
 
 
 def _create(netlink: Netlink, name: str, namespace: Namespace) -> None:

@@ -13,7 +13,8 @@ from mizar.manager.droplet_link import Link
 from mizar.manager.policies import Policies
 from mizar.manager.policy_names import PolicyNames, sentence
 from mizar.manager.registry import Item, Registry
-from mizar.model.addresses import parse_mac, text_of
+from mizar.manager.vpns import connections
+from mizar.model.addresses import parse_mac, parse_prefix, text_of
 from mizar.model.resources import VPC, Droplet, Endpoint, Network
 from mizar.trace.names import Known
 
@@ -72,6 +73,19 @@ class RegistryNames:
         elif item and isinstance(item.resource, Network):
             names = item.resource.status.bouncers
         return frozenset(self.address_of(name) for name in (*names, *(item.former if item else ())))
+
+    def carrier(self, number: int, address: bytes) -> str:
+        """Which endpoint carries the VPN connection to an address outside: of several that with the longest prefix."""
+        vpc = self.vpc_item(number)
+        if vpc is None or len(address) not in (4, 16):
+            return ""
+        found = [
+            (parse_prefix(text).prefixlen, f"{one.tenant}/{one.spec.endpoint}, which carries {one.ref},")
+            for one in connections(self._registry, vpc.ref)
+            for text in one.spec.remote_prefixes
+            if ip_address(address) in parse_prefix(text)
+        ]
+        return max(found)[1] if found else ""
 
     def mtu(self, one: bytes, other: bytes) -> int:
         """What both interfaces have room for; 0 where either has not told."""

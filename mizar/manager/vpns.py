@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mizar.manager.draft import Draft
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.model.addresses import Prefix, parse_address, parse_prefix, within
-from mizar.model.errors import ConflictError, Problem
+from mizar.model.errors import ConflictError, ExhaustedError, Problem
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, VpnConnection
 from mizar.model.routes import Route, ViaEndpoint
 from mizar.model.vpn import key_bytes
@@ -25,6 +25,7 @@ from mizar.planner.entries import IpsecEntry, VpnEntry, WireguardEntry
 if TYPE_CHECKING:
     from mizar._built import transit_pb2 as pb
 
+MOST_OF_TENANT = 64
 _STATES = {1: "connecting", 2: "up", 3: "down"}
 
 
@@ -49,9 +50,14 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
             found.append(Problem(message, field, str(new.ref)))
     if new.spec.ipsec is not None and isinstance(vpc, VPC) and isinstance(endpoint, Endpoint):
         found += _local_problems(new, vpc, endpoint)
-    for other in draft.of_kind(VpnConnection):
-        if other.ref != new.ref:
-            _refuse_conflict(new, other, endpoint, draft)
+    others = [other for other in draft.of_kind(VpnConnection) if other.ref != new.ref]
+    for other in others:
+        _refuse_conflict(new, other, endpoint, draft)
+    own = sum(other.tenant == new.tenant for other in others)
+    if own >= MOST_OF_TENANT:
+        raise ExhaustedError(
+            f"tenant {new.tenant} has {own} connections, of {MOST_OF_TENANT} at most: each is a process"
+        )
     return found
 
 

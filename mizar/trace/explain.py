@@ -61,7 +61,8 @@ class Explainer:
         if refused is None and way.end is End.DELIVERED and last.outcome.handover is not None:
             number, address = last.outcome.handover.vni, self._receiver(last)
             known = self.names.endpoint(number, address)
-            who = known.name if known else f"an endpoint of {self._vpc(number)}"
+            carrier = "" if known else self.names.carrier(number, address)
+            who = known.name if known else carrier or f"an endpoint of {self._vpc(number)}"
             return Ending(True, f"delivered to {who} on {where}", number, known.name if known else "")
         if refused is None and way.end is End.LEFT and last.outcome.next_hop is not None:
             to = last.outcome.next_hop

@@ -52,6 +52,10 @@ class Names(Protocol):
         """The rule that would have allowed what `rule` denies, if it stood first; empty where none would."""
         ...
 
+    def carrier(self, number: int, address: bytes) -> str:
+        """Which endpoint of a VPC carries the VPN connection to an address outside; empty where none does."""
+        ...
+
     def mtu(self, one: bytes, other: bytes) -> int:
         """Bytes of the longest IP packet that the interfaces of two droplets have room for; 0: not known."""
         ...

@@ -71,7 +71,7 @@ def cleanup(options: Options) -> None:
     with server.locked(options):
         programs.remove(options)
         files.remove_all(options.engines_folder)
-        remove_tunnels(options.vpn_folder)
+        remove_tunnels(options.vpn_folder, options.interface)
         server.remove_socket(options)
 
 
@@ -95,7 +95,7 @@ def run(options: Options) -> None:
         if options.detach_on_exit:
             programs.remove(options)
             files.remove_all(options.engines_folder)
-            remove_tunnels(options.vpn_folder)
+            remove_tunnels(options.vpn_folder, options.interface)
             event(_log, logging.INFO, "detached", instance=options.instance)
 
 

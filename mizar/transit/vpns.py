@@ -121,12 +121,12 @@ class Vpns:
         return local.wanted.workload
 
 
-def remove_all(folder: Path) -> None:
+def remove_all(folder: Path, uplink: str = "") -> None:
     """End all tunnels that an instance has left. Blocks. What they had in namespaces goes with these."""
     for path in folder.iterdir() if folder.is_dir() else ():
         end_recorded(path)
         with contextlib.suppress(MizarError, OSError):
-            tunnel_outer.remove(pb.Vpn.FromString((path / _TOLD).read_bytes()).uid, "")
+            tunnel_outer.remove(pb.Vpn.FromString((path / _TOLD).read_bytes()).uid, uplink)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,25 @@ def status(lab: LabName, name: str = "to-far", tenant: str = "green") -> dict[st
 
 def becomes(lab: LabName, state: str, name: str = "to-far", tenant: str = "green") -> dict[str, Any]:
     """Waits until a connection is in a state; its status."""
-    wait_until(lambda: status(lab, name, tenant).get("state") == state)
-    return status(lab, name, tenant)
+    return until(lab, lambda now: now.get("state") == state, name, tenant)
+
+
+def until(
+    lab: LabName,
+    condition: Callable[[dict[str, Any]], bool],
+    name: str = "to-far",
+    tenant: str = "green",
+    limit_s: float = 30.0,
+) -> dict[str, Any]:
+    """Waits until a connection's status is as wanted; the status."""
+    end = time.monotonic() + limit_s
+    now: dict[str, Any] = {}
+    with Client(lab.server_url) as client:
+        while not condition(now):
+            assert time.monotonic() < end, now
+            time.sleep(0.2)
+            now = client.get("VpnConnection", name, tenant)["status"]
+    return now
 
 
 def green(lab: LabName, name: str = "web-1") -> str:
@@ -109,6 +126,10 @@ def test_a_site_behind_wireguard(lab: LabName, far: FarSite) -> None:
         pings(far.host, address(lab, "green", "web-1", family))
     stream(far.host, green(lab), HOST[6], 6)
     stream(green(lab), far.host, address(lab, "green", "web-1", 4), 4)
+
+    with Client(lab.server_url) as client:
+        traced = client.trace({"source": {"tenant": "green", "name": "web-1"}, "destination": HOST[4]})
+    assert "delivered to green/vpn, which carries VpnConnection green/to-far, on d1" in traced["ending"]
 
     shown = [json.dumps(status(lab)), labs_output(lab), *(path.read_text() for path in lab.folder.glob("**/*.log"))]
     assert [text for text in shown if private in text] == []
@@ -158,6 +179,7 @@ def test_wireguard_outlives_the_daemon_and_takes_other_keys(lab: LabName, far: F
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_wireguard_changes_its_session_keys_without_loss(lab: LabName, far: FarSite) -> None:
     """Every two minutes, under traffic."""
     private, public = key()
@@ -166,7 +188,7 @@ def test_wireguard_changes_its_session_keys_without_loss(lab: LabName, far: FarS
     first = becomes(lab, "up")["lastHandshake"]
     pings(green(lab), HOST[4])
     with flow(green(lab), HOST[4]) as sent:
-        wait_until(lambda: status(lab)["lastHandshake"] != first, 180)
+        until(lab, lambda now: now.get("lastHandshake", first) != first, limit_s=180)
         time.sleep(3)
     assert lost(sent) == 0
 

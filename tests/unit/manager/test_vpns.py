@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mizar.model.errors import ConflictError, InvalidError
+from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.model.resources import Ref
 from mizar.model.secret import MASK
 from mizar.preview import preview as previews
@@ -166,3 +166,11 @@ def test_ipsec_is_checked(spec: dict[str, Any]) -> None:
     with pytest.raises(InvalidError) as refused:
         parse_resource(ipsec(**spec), 0)
     assert PSK not in str(refused.value)
+
+
+async def test_a_tenant_cannot_have_very_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a process."""
+    monkeypatch.setattr("mizar.manager.vpns.MOST_OF_TENANT", 1)
+    start(world, vpn())
+    with pytest.raises(ExhaustedError, match="tenant red has 1 connections"):
+        world.apply(vpn("w", 51901, to="192.168.60.0/24"))

@@ -53,6 +53,9 @@ class World:
     def verdict(self, number: int, address: bytes, rule: int, *, egress: bool) -> str:
         return f"policy p {'egress' if egress else 'ingress'} rule {rule}" if rule else "no rule of policy p"
 
+    def carrier(self, number: int, address: bytes) -> str:
+        return ""
+
     def behind(self, number: int, address: bytes, rule: int, peer: bytes, protocol: int, port: int) -> str:
         return f"policy q rule 2 about port {port}" if rule == 1 else ""
 
