@@ -11,6 +11,8 @@ import pytest
 from mizar.functions.build import build
 
 Compile = Callable[[str], bytes]
+_BUILT: dict[str, bytes] = {}
+"""Objects by their text: the same one is compiled once in a run."""
 
 
 @pytest.fixture
@@ -20,6 +22,8 @@ def compiled(tmp_path: Path) -> Compile:
     def work(text: str) -> bytes:
         source = tmp_path / "tried.c"
         source.write_text('#include <linux/udp.h>\n#include "mizar_function.h"\n' + text)
-        return build(source).read_bytes()
+        if text not in _BUILT:
+            _BUILT[text] = build(source).read_bytes()
+        return _BUILT[text]
 
     return work
