@@ -134,6 +134,8 @@ class Teller:
         vpc = self._names.vpc_of(endpoint)
         if vpc is None or not self._sees(vpc.ref):
             return {}
+        if drop.limit:
+            return {"limited": self._shown(endpoint), "limit": drop.limit}
         said = sentence(self._policies, vpc, drop.policed, drop.rule, egress=self._is_sender(drop))
         policy = self._policies.policy(vpc, drop.rule)
         return {"policed": self._shown(endpoint), "policy": self._shown(policy), "rule": said}

@@ -15,6 +15,7 @@ from mizar.model import drop_reasons
 from mizar.model.addresses import from_mapped
 from mizar.transit import captured
 from mizar.transit.execute import Maps
+from mizar.transit.limits import LIMITED, limit_text
 from mizar.transit.state import State
 
 _HOOKS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy", 5: "substrate"}  # enum hook
@@ -64,6 +65,8 @@ class Describer:
         if drop.name == FUNCTION_REFUSED:
             drop.function, drop.function_reason, sentence = self._function_of(fields["rule"])
             drop.rule, drop.sentence = 0, sentence or drop.sentence
+        if drop.name in LIMITED:
+            drop.limit, drop.rule = limit_text(self._state(), fields["rule"]), 0
         _look_inside(drop)
         return drop
 

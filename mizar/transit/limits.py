@@ -28,6 +28,8 @@ from mizar.transit.services import follow_members
 from mizar.transit.state import State
 from mizar.transit.values import Local, Wanted
 
+LIMITED = frozenset({"LIMIT_EGRESS", "LIMIT_INGRESS", "UPLINK_FULL"})
+"""Reasons of drops."""
 EGRESS, INGRESS = 0, 1
 """enum limit_direction."""
 
@@ -151,6 +153,20 @@ def record_put(state: State, local: Local) -> Op:
         "ingress_class": _class_of(state, local, INGRESS),
     }
     return Op("endpoint_limits", local.slot, value)
+
+
+def limit_text(state: State, slot: int) -> str:
+    """A limit in words, by its slot: "endpoint, egress: 10000000 bit/s"; empty where it has just gone."""
+    if slot == constant("LIMITER_UPLINK"):
+        return f"uplink: {state.limits.uplink.bits_per_second} bit/s"
+    found = next((one for one in list(state.limiters.values()) if one.slot == slot), None)
+    if found is None:
+        return ""
+    place, direction = found.key[:2]
+    rate = found.rate
+    parts = [f"{rate.bits_per_second} bit/s"] if rate.bits_per_second else []
+    parts += [f"{rate.packets_per_second} packets/s"] if rate.packets_per_second else []
+    return f"{('endpoint', 'network', 'VPC')[place]}, {('egress', 'ingress')[direction]}: {', '.join(parts)}"
 
 
 def implied(state: State) -> Iterator[Op]:

@@ -25,6 +25,7 @@ from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit import table_rows
 from mizar.transit.drops import FUNCTION_REFUSED
 from mizar.transit.ledger import Ledger
+from mizar.transit.limits import LIMITED
 from mizar.transit.logs import event
 from mizar.transit.marking import destination_of, marked
 from mizar.transit.programs import ICMP_ERRORS, TRAPS, Loaded
@@ -135,6 +136,8 @@ class Tracer:
             if fields["reason"] == drop_reasons.by_name()[FUNCTION_REFUSED].number:
                 report.function, report.function_reason, _ = self._function_of(fields["rule"])
                 report.rule = 0
+            if (reason := drop_reasons.by_number().get(fields["reason"])) and reason.name in LIMITED:
+                report.rule, report.policed = 0, ""  # no policy's
             with contextlib.suppress(asyncio.QueueFull):
                 reports.put_nowait(report)
 
