@@ -21,7 +21,7 @@ from mizar.gateway.entries import GONE, ORIGINAL, flow_of, key, twin
 from mizar.gateway.flow_table import FlowTable
 from mizar.kernel import bpffs, libbpf, programs
 from mizar.kernel.bpffs import Pins
-from mizar.kernel.connection_table import ConnectionTable
+from mizar.kernel.connection_table import ConnectionTable, settle
 from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import GatewayTables, created, tick
 from mizar.kernel.layout import U32, constant
@@ -172,18 +172,75 @@ def test_maps_of_a_program_that_knew_no_lines_stay_a_hash() -> None:
         assert again.connections4.groups == 0
 
 
-def test_cpus_and_the_process_at_the_same_lines_leave_them_whole() -> None:
-    """Two CPUs begin 512 connections in 16 groups, and begin again what the process ends meanwhile. Afterwards no entry
-    is in two places, lost, without twin or counted wrongly, the tenant's count is right, and all are translated."""
-    addresses = tuple(ip_address(f"203.0.113.{number}") for number in range(1, 9))
+def test_a_free_line_is_not_used_for_a_key_that_is_far(one_group: Gateway) -> None:
+    """One port outside: whose way back is far keeps it, although a line of the group has become free."""
+    one_group.write(nat(ports=(40000, 40000)))
+    for port in (53, 54, 55):
+        assert one_group.run(udp(INNER[4], PEERS[4][0], dport=port), RED).reason == ""
+    found = one_group.tables.connections4
+    assert len(list(found.far.items())) == 2
+    first = next(one for one in FlowTable(one_group.tables, one_group.keeper, lambda: tick(one_group.now_ns)).listed()
+                 if one.original.destination_port == 53)  # fmt: skip
+    assert one_group.keeper.remove(4, key(first.original), key(first.becomes.reversed()))
+    assert one_group.run(udp(INNER[4], PEERS[4][0], dport=55), BLUE).reason == "PORTS_EXHAUSTED"
+    whole(one_group.tables, 4)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_of_cpus_that_insert_one_key_at_once_one_does(groups: int) -> None:
+    """Sixteen keys in so many groups, inserted and removed by two CPUs as fast as they can: nobody gets what another
+    has, and what somebody has is there. With one group most are far, with six few are."""
+    source = ROOT / "tests" / "dataplane" / "gateway_nat" / "lines.c"
+    sizes = {"connections4": 64, "connections6": 1, "lines4": 4 * groups, "lines6": 1}
+    with programs.load(b"", objects={"lines": compiled(source)}, max_entries=sizes) as loaded_race:
+        maps = loaded_race.maps
+        settle(maps)
+        frame = bytes(64)
+
+        def run(cpu: int) -> None:
+            os.sched_setaffinity(0, {cpu})
+            run_xdp(loaded_race.programs["lines"].fd, frame, repeat=1_000_000)
+
+        racers = [threading.Thread(target=run, args=(cpu,)) for cpu in sorted(os.sched_getaffinity(0))[:2]]
+        for one in racers:
+            one.start()
+        for one in racers:
+            one.join()
+        out = libbpf.ffi.new("char[]", 76)
+        libbpf.check(lib().bpf_map_lookup_elem(maps["race"], U32.pack(0), out), "read the race")
+        *held, inserted, twice, lost = struct.unpack("=19I", bytes(libbpf.ffi.buffer(out)))
+        assert (twice, lost) == (0, 0)
+        assert inserted > 1000
+        found = ConnectionTable(4, maps)
+        there = sorted(one["src_be"] for one, _ in found.items())
+        assert there == [number for number, one in enumerate(held) if one]
+        far = Counter(found.group(one) for one, _ in found.far.items())
+        for group in range(groups):
+            assert found.word(group) & 0xF000FFFF == far[group]
+        taken = sum((found.word(group) >> 24 & 0xF).bit_count() for group in range(groups))
+        assert taken == len(there) - sum(far.values())
+
+
+@pytest.mark.parametrize(
+    ("ports", "lines", "rounds"),
+    [pytest.param(None, 64, 40, id="all have room"), pytest.param((40000, 40031), 16, 12, id="for 32 ports")],
+)
+def test_cpus_and_the_process_at_the_same_lines_leave_them_whole(
+    ports: tuple[int, int] | None, lines: int, rounds: int
+) -> None:
+    """Two CPUs begin 512 connections in a few groups, in one case all for the same 32 ports outside, and begin again
+    what the process ends meanwhile. Afterwards no entry is in two places, lost, without twin or counted wrongly, the
+    tenant's count is right, and all are translated that there are ports for."""
+    addresses = tuple(ip_address(f"203.0.113.{number}") for number in range(1, 2 if ports else 9))
     config = struct.pack("II", 0, 0)
     source = ROOT / "bench" / "gateway_cost" / "cost.c"
-    sizes = {"connections4": 4096, "connections6": 1, "lines4": 64, "lines6": 1}
+    sizes = {"connections4": 4096, "connections6": 1, "lines4": lines, "lines6": 1}
     with programs.load(config, objects={"cost": compiled(source, "-DTRANSLATE")}, max_entries=sizes) as cost:
         tables = GatewayTables.of(cost.maps)
         inside = Ranges.of(32, [META])
-        rules.write(tables, NatRules(masquerade=(Masquerade(inside=inside, outside=WORLD, addresses=addresses),)))
-        begin = struct.pack("QIIQII", 0, 511, 0, 0, 17, 0)
+        rule = Masquerade(inside=inside, outside=WORLD, addresses=addresses, ports=ports or (1024, 65535))
+        rules.write(tables, NatRules(masquerade=(rule,)))
+        begin = struct.pack("QIIQII", 0, 511, 0, 0, 17, bool(ports))
         libbpf.check(lib().bpf_map_update_elem(cost.maps["bench_flows"], U32.pack(0), begin, 0), "begin")
         frame = bytes(12) + b"\x08\x00" + struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 17, 0) + bytes(8)
         frame += struct.pack("!HHHH", 0, 0, 20, 0) + bytes(12)
@@ -191,7 +248,7 @@ def test_cpus_and_the_process_at_the_same_lines_leave_them_whole() -> None:
 
         def run(cpu: int) -> None:
             os.sched_setaffinity(0, {cpu})
-            for _ in range(40):
+            for _ in range(rounds):
                 run_xdp(cost.programs["cost"].fd, frame, repeat=5000)
 
         racers = [threading.Thread(target=run, args=(cpu,)) for cpu in cpus]
@@ -211,8 +268,9 @@ def test_cpus_and_the_process_at_the_same_lines_leave_them_whole() -> None:
             assert ended
             run_xdp(cost.programs["cost"].fd, frame, repeat=1024)  # all of them, twice
             whole(tables, 4)
-            assert len(list(flows.listed())) == 512
-            assert (tables.nat_tenants.get(META) or {})["in_use"] == 512
+            room = 32 if ports else 512
+            assert len(list(flows.listed())) == room
+            assert (tables.nat_tenants.get(META) or {})["in_use"] == room
             for connection in list(flows.listed()):
                 assert flows.end(connection)
-            assert all(not tables.connections4.word(group) & ~constant("GROUP_VERSION") for group in range(16))
+            assert all(not tables.connections4.word(group) & ~constant("GROUP_VERSION") for group in range(lines // 4))
