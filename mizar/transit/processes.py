@@ -111,17 +111,17 @@ class Process:
         self._last = ""
         self._child: subprocess.Popen[bytes] | None = None
 
-    async def run(self, program: Program) -> None:
-        """Have it run: the one that runs this already is kept, another one ends first.
+    async def run(self, program: Program) -> bool:
+        """Have it run: the one that runs this already is kept, another one ends first. Whether it was there already.
 
         Raises TemporaryError or InvalidError when it cannot be started at all; one that ends is started again.
         """
         if self._task is not None and self._program == program and not self._task.done():
-            return
+            return self.standing.running
         await self._leave()
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._listen()
-        alive = self._recorded(program)
+        alive = found = self._recorded(program)
         if alive is None:
             await asyncio.to_thread(end_recorded, self._folder)
             alive = self._start(program)
@@ -135,6 +135,7 @@ class Process:
         self._program = program
         self._stand(Standing(alive, "", self.standing.restarts))
         self._task = asyncio.create_task(self._keep(program, alive), name=f"process in {program.namespace}")
+        return found is not None
 
     def signal(self, number: int) -> bool:
         """Tell the process; False when it does not run."""

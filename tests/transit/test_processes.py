@@ -90,14 +90,14 @@ def test_the_next_daemon_finds_it_again(tmp_path: Path) -> None:
         pid = before.standing.pid
         before.close()
         after = Process(tmp_path / "p", said.append)
-        await after.run(shell("while read -t 1 x; do :; done; sleep 0.2; echo later; sleep 1000"))
+        assert await after.run(shell("while read -t 1 x; do :; done; sleep 0.2; echo later; sleep 1000"))
         assert after.standing.pid == pid
         await until(lambda: "later" in said)
         await after.run(replace(shell("while read -t 1 x; do :; done; sleep 0.2; echo later; sleep 1000"), files=33))
         assert after.standing.pid == pid
         limits = [line.split() for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "open files" in line]
         assert (limits[0][3] == "33") is may_set_limits()
-        await after.run(shell(SLEEPER))
+        assert not await after.run(shell(SLEEPER))
         assert after.standing.pid != pid
         assert not Path(f"/proc/{pid}/stat").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
         await after.stop()

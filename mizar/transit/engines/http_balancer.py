@@ -7,6 +7,7 @@ would refuse never replaces one that works. Keys of certificates are in files th
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
@@ -32,6 +33,7 @@ _POLL_S, _BETWEEN_RELOADS_S = 0.05, 0.5
 _MEMORY_BYTES, _MEMORY_PER_CONNECTION = 192 << 20, 96 << 10
 _FILES = 2 * 100_000 + 8192
 """Two for each connection that it can have, and some for listeners and checks."""
+_LOADED = "loaded"
 _ACCESS = '{"time":'
 
 
@@ -53,15 +55,15 @@ class HttpBalancer:
         http = checked(function.http)
         program = self._program(http)
         self._open_logs(http)
-        changed = await asyncio.to_thread(self._write, http, program)
-        before = await http_stats.worker(self._stats) if self._process.standing.running else 0
-        await self._process.run(program)
-        if changed and before:
+        wanted = await asyncio.to_thread(self._write, http, program)
+        kept = await self._process.run(program)
+        await self._until_other(0)
+        if kept and self._loaded() != wanted:
+            before = await http_stats.worker(self._stats)
             self._process.signal(signal.SIGUSR2)
             await self._until_other(before)
             await asyncio.sleep(_BETWEEN_RELOADS_S)
-        elif not before:
-            await self._until_other(0)
+        (self._home / _LOADED).write_text(wanted)
         await asyncio.to_thread(self._tidy, http)
         self._ready = True
         if self._looking is None:
@@ -117,8 +119,14 @@ class HttpBalancer:
             folder=str(self._sockets),
         )
 
-    def _write(self, http: pb.HttpBalancer, program: Program) -> bool:
-        """Writes what it reads; returns whether that is another than before. HAProxy has found no fault with it."""
+    def _loaded(self) -> str:
+        """What the process has read last, as `_write` names it: told by a file, for a daemon may end in between."""
+        with contextlib.suppress(OSError):
+            return (self._home / _LOADED).read_text()
+        return ""
+
+    def _write(self, http: pb.HttpBalancer, program: Program) -> str:
+        """Writes what it reads, in which HAProxy has found no fault; returns a digest of it."""
         # What it may write to is the folder of its sockets alone, where nobody else does anything but connect.
         _folder(self._home, 0o711)
         certificates = self._certificates(http)
@@ -131,13 +139,14 @@ class HttpBalancer:
         config = self._home / "haproxy.cfg"
         with Namespace.open_spec(self._place.namespace) as namespace:
             namespace.run(_open_low_ports)
+        digest = hashlib.sha256(content.encode()).hexdigest()
         if config.exists() and config.read_text() == content:
-            return False
+            return digest
         fresh = self._home / "haproxy.cfg.new"
         _own_file(fresh, content, self._user)
         self._try(fresh, program)
         fresh.replace(config)
-        return True
+        return digest
 
     def _try(self, config: Path, program: Program) -> None:
         argv = (program.argv[0], "-c", "-f", str(config))
