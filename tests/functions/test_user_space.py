@@ -136,7 +136,12 @@ def test_a_function_at_work(pair: tuple[Namespace, socket.socket], wire: Wire, p
     around = {} if plain else {"tunnel": TUNNEL}
     try:
         assert Echo.ready.wait(LIMIT_S)
-        outside.send(frame_of({**around, **FOUR, "payload": "poison"}))
+        poison = frame_of({**around, **FOUR, "payload": "poison"})
+        for _ in range(int(LIMIT_S / 0.05)):  # what is sent while a link comes up may be lost
+            outside.send(poison)
+            if function.counters.failed:
+                break
+            readable([outside.fileno()], 0.05)
         asked = frame_of({**around, **FOUR, "payload": "hello"})
         answer = read_inner(frame_of({**FOUR, "payload": "hello"}))
         assert answer is not None
@@ -146,7 +151,7 @@ def test_a_function_at_work(pair: tuple[Namespace, socket.socket], wire: Wire, p
         worker.join(LIMIT_S)
     assert not worker.is_alive()
     assert function.counters.received >= 2
-    assert function.counters.failed <= 1
+    assert function.counters.failed
     assert function.counters.sent >= 1
     assert function.mode == ("veth" if wire == "veth" else "generic" if plain else "driver")
 
