@@ -13,6 +13,7 @@ from mizar.oracle.appliance import check_foreign_source, find_appliance, is_from
 from mizar.oracle.bypass import hand_over_wrapped
 from mizar.oracle.flow import Hop, flow_source_port, pick
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
+from mizar.oracle.functions import at_delivery, at_egress
 from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
 from mizar.oracle.limits import limit_receiver, limit_sender, limit_uplink
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
@@ -57,7 +58,10 @@ def send(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
         return packet.refused("AGENT_UNCONFIGURED", always_drop=True)
     packet.vni, packet.vpc_known = sender.vni, True
     try:
-        return handle_frame(here, packet, sender)
+        came = packet.frame
+        if here.functions and not packet.side:
+            at_egress(here, packet, sender)
+        return at_delivery(here, came, handle_frame(here, packet, sender))
     except RefusedError as refused:
         outcome = packet.refused(refused.reason, uid=sender.uid, always_drop=True)
         if packet.own and packet.inner:

@@ -76,6 +76,17 @@ class Outcome:
     """Of proxied endpoints, as they are afterwards; None where no proxy was met."""
     judged: tuple[Judgement, ...] = ()
     """What policies said, in the order in which they were asked."""
+    met: tuple[Met, ...] = ()
+    """The network functions that saw it, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A network function that saw a packet. `dropped` None: nobody here knows what it does, it may."""
+
+    function: str
+    stage: str
+    dropped: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +148,8 @@ class Packet:
     """It has left a VPC with network ACLs, over a peering."""
     judged: list[Judgement] = field(default_factory=list)
     """What policies and network ACLs have said so far."""
+    met: list[Met] = field(default_factory=list)
+    """Network functions that have seen it so far."""
     stages: int = 0
     """Programs that it has ended in, from one to the next."""
     side: int = 0
@@ -167,6 +180,7 @@ class Packet:
             gone=self.gone,
             proxy_flows=flows,
             judged=tuple(self.judged),
+            met=tuple(self.met),
         )
 
     def served(
@@ -175,7 +189,8 @@ class Packet:
         """The end of a packet that was served."""
         flows = self.proxy_flows if self.proxied else None
         judged = tuple(self.judged)
-        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step, self.gone, flows, judged)
+        met = tuple(self.met)
+        return Outcome(verdict, frame, "", self.counted, next_hop, handover, self.step, self.gone, flows, judged, met)
 
     def told(self, refused: Outcome, answer: Outcome) -> Outcome:
         """The end of a refused packet whose sender is told: `answer` is what became of the message."""

@@ -117,6 +117,19 @@ class Flows(dict[FlowKey, "Member | bytes"]):
 
 
 @dataclass(frozen=True, slots=True)
+class Function:
+    """A network function that is loaded: at which stages, in which order, and for whom. `uids`: endpoints of this
+    droplet, by themselves or by their network or groups; `vnis`: numbers of VPCs."""
+
+    name: str
+    stages: tuple[str, ...]
+    order: int = 0
+    droplet: bool = False
+    vnis: frozenset[int] = frozenset()
+    uids: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A prefix of a network, and this droplet's part in that network."""
 
@@ -246,6 +259,7 @@ class Droplet:
     """Of policed endpoints that live here, by uid."""
     policy_flows: PolicyFlows = field(default_factory=PolicyFlows, compare=False)
     """Changes as packets pass."""
+    functions: tuple[Function, ...] = ()
     network_acls: Mapping[tuple[int, bytes, int], NetworkAcl] = field(default_factory=dict)
     """VNI, prefix, its length: of networks that have one, and of those inside of them."""
     acl_vpcs: frozenset[int] = frozenset()

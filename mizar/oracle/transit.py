@@ -9,6 +9,7 @@ from mizar.oracle.appliance import find_appliance, is_by_mac
 from mizar.oracle.bypass import hand_over_whole
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
+from mizar.oracle.functions import at_transit
 from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
 from mizar.oracle.limits import limit_receiver
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
@@ -38,6 +39,11 @@ _COUNTERS = {Step.BOUNCE: "bounced", Step.DIVIDE: "divided", Step.TO_DIVIDER: "t
 
 def transit(here: Droplet, frame: bytes) -> Outcome:
     """A frame comes in at the droplet's interface."""
+    return at_transit(here, frame, look_at(here, frame))
+
+
+def look_at(here: Droplet, frame: bytes) -> Outcome:
+    """What the pipeline makes of a frame, or of an error that it has made."""
     packet = Packet(frame)
     try:
         outer = parse_outer(frame, here)
@@ -57,7 +63,7 @@ def transit(here: Droplet, frame: bytes) -> Outcome:
         if message is None:
             return outcome
         packet.count("vpc", packet.vni, "answered")
-        return packet.told(outcome, transit(here, message))
+        return packet.told(outcome, look_at(here, message))
 
 
 def judge_vpc(here: Droplet, packet: Packet, reason: str) -> str:

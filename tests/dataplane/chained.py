@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mizar.functions.build import build
 from mizar.kernel.function_chains import Chains, Member
@@ -17,6 +17,7 @@ from mizar.kernel.function_tables import U64, FunctionTables
 from mizar.kernel.functions import HOOKS, Place, Room
 from mizar.kernel.layout import U32, struct_codec
 from mizar.kernel.maps import Table
+from mizar.kernel.programs import Programs
 from mizar.model.function_object import STAGES, read_object
 
 from .testbed import Testbed
@@ -54,10 +55,18 @@ def saying(verdict: int, number: int = 0, *, reason: int = 1, ifindex: int = 0, 
     return member(compiled("verdict"), number, struct.pack("=4I", verdict, reason, ifindex, label))
 
 
+class Loaded(Protocol):
+    """Whoever has loaded the programs of a droplet."""
+
+    @property
+    def programs(self) -> Programs:
+        """The programs."""
+
+
 class Chained:
     """The chains of a testbed. What a function is for is said by hand: by default every frame."""
 
-    def __init__(self, testbed: Testbed) -> None:
+    def __init__(self, testbed: Loaded) -> None:
         self.tables = FunctionTables.of(testbed.programs.maps)
         self.chains = Chains(self.tables, Room(testbed.programs.maps, several_buffers=True))
         self.own: dict[str, dict[str, int]] = {}

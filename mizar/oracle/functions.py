@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network functions at the stages of a droplet: whom they see, and what those that are known here do.
+
+A function is a program of somebody else: the oracle knows what one does only where it has a twin in Python, by the
+function's name. One without a twin continues here, and whoever asks is told by `Outcome.met` that it was there. Called
+by the entry functions of transit.py and agent.py. Twins judge; one that would rewrite frames is none. Not here: the
+stage before a member of a scaled endpoint is chosen, and frames of networks and groups while they are in tunnels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from mizar.oracle.outcome import Met, Outcome, Packet, RefusedError, Verdict
+from mizar.oracle.tables import Agent, Droplet
+
+REFUSED = "FUNCTION_REFUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a twin looks at: the frame as it is at that stage, and of which VPC (0: of none)."""
+
+    stage: str
+    frame: bytes
+    inner: bytes
+    vni: int
+
+
+Twin = Callable[[Seen], bool]
+"""Whether it drops."""
+TWINS: dict[str, Twin] = {}
+"""By the function's name: to be filled by whoever knows them."""
+
+
+def at_transit(here: Droplet, came: bytes, outcome: Outcome) -> Outcome:
+    """A frame that came in at the droplet's interface, when the pipeline is done with it."""
+    stage = _stage(outcome)
+    if not here.functions or not stage:
+        return outcome
+    vni = outcome.handover.vni if outcome.handover else _vni(outcome.counted)
+    uid = outcome.handover.uid if outcome.handover else ""
+    tunnelled = outcome.verdict is Verdict.SEND or (outcome.verdict is Verdict.DROP and vni != 0)
+    inner = behind_tunnel(outcome.frame) if tunnelled else outcome.frame
+    return _ask(here, outcome, Seen(stage, outcome.frame, inner, vni), uid, came)
+
+
+def at_egress(here: Droplet, packet: Packet, sender: Agent) -> None:
+    """What an endpoint sends, before anybody looks at it. Raises RefusedError."""
+    seen = Seen("ENDPOINT_EGRESS", packet.frame, packet.frame, packet.vni)
+    for name in _chain(here, seen, sender.uid):
+        drops = _drops(name, seen)
+        packet.met.append(Met(name, seen.stage, drops))
+        if drops:
+            raise RefusedError(REFUSED)
+
+
+def at_delivery(here: Droplet, came: bytes, outcome: Outcome) -> Outcome:
+    """What stays on the droplet, before it is handed over."""
+    if not here.functions or outcome.verdict is not Verdict.DELIVER or outcome.handover is None:
+        return outcome
+    seen = Seen("ENDPOINT_INGRESS", outcome.frame, outcome.frame, outcome.handover.vni)
+    return _ask(here, outcome, seen, outcome.handover.uid, came)
+
+
+def behind_tunnel(frame: bytes) -> bytes:
+    """The inner frame of a tunnel packet."""
+    at = 54 if frame[12:14] == b"\x86\xdd" else 34
+    options = (frame[at + 8] & 0x3F) * 4 if frame[at + 2 : at + 4] == (6081).to_bytes(2, "big") else 0
+    return frame[at + 16 + options :]
+
+
+def _stage(outcome: Outcome) -> str:
+    match outcome.verdict:
+        case Verdict.SEND:
+            return "ON_XDP_TX"
+        case Verdict.PASS:
+            return "ON_XDP_PASS"
+        case Verdict.DELIVER:
+            return "ENDPOINT_INGRESS"
+        case Verdict.DROP:
+            return "ON_XDP_DROP" if outcome.reason else ""  # without: a control packet that has said what it had to
+        case _:
+            return ""
+
+
+def _ask(here: Droplet, outcome: Outcome, seen: Seen, uid: str, came: bytes) -> Outcome:
+    met = list(outcome.met)
+    for name in _chain(here, seen, uid):
+        drops = _drops(name, seen)
+        met.append(Met(name, seen.stage, drops))
+        if drops:
+            counted = {key: dict(fields) for key, fields in outcome.counted.items()}
+            counted["drop", REFUSED] = {"packets": 1, "bytes": len(came)}
+            if seen.vni:
+                fields = counted.setdefault(("vpc", seen.vni), {})
+                fields["dropped_packets"] = fields.get("dropped_packets", 0) + 1
+            return replace(
+                outcome, verdict=Verdict.DROP, frame=came, reason=REFUSED, counted=counted, next_hop=None,
+                handover=None, met=tuple(met),
+            )  # fmt: skip
+    return replace(outcome, met=tuple(met)) if met else outcome
+
+
+def _chain(here: Droplet, seen: Seen, uid: str) -> list[str]:
+    """Names of those that the frame is for, in their order."""
+    found = [
+        one
+        for one in here.functions
+        if seen.stage in one.stages and (one.droplet or seen.vni in one.vnis or uid in one.uids)
+    ]
+    return [one.name for one in sorted(found, key=lambda one: (one.order, one.name))]
+
+
+def _drops(name: str, seen: Seen) -> bool | None:
+    twin = TWINS.get(name)
+    return twin(seen) if twin else None
+
+
+def _vni(counted: Mapping[tuple[str, str | int], object]) -> int:
+    return next((int(key) for kind, key in counted if kind == "vpc"), 0)
