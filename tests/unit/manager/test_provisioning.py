@@ -29,6 +29,7 @@ async def test_each_droplet_learns_what_it_needs(world: World) -> None:
     assert world.status("Droplet", "d1") | {"message": ""} == {
         "phase": "Provisioned", "reason": "", "message": "", "observedGeneration": 1, "address": "172.31.0.11",
         "connected": True, "health": "up", "downBy": [], "version": "fake", "xdpMode": "driver",
+        "limitsMode": "",
     }  # fmt: skip
 
 
