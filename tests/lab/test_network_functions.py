@@ -193,10 +193,10 @@ def test_a_block_list_stops_what_it_should_and_is_replaced_under_traffic(lab: La
 
         assert here.apply(blocklist(EXAMPLES / "blocklist", "192.0.2.1", own)) == ["d1"]
         assert here.answers("blue")
+        before = here.seen("d1")  # before the stream begins: its first datagram counts
         stream = Numbered(
             here.namespace("blue", "db"), here.namespace("blue", "blue-web"), here.address("blue", "blue-web")
         )
-        before = here.seen("d1")
         for folder in (another(tmp_path), EXAMPLES / "blocklist", tmp_path):
             assert stream.goes_on()
             assert here.apply(blocklist(folder, "192.0.2.1", own)) == ["d1"]
