@@ -12,9 +12,9 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_DROPLETS = {f"{name}.o" for name in ("agent", "transit", "deliver", "proxy", "substrate", "xsk", "vtep")} | {
-    f"function_end{hook}.o" for hook in ("", "_tc")
-}
+OF_DROPLETS = {
+    f"{name}.o" for name in ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "xsk", "vtep")
+} | {f"function_end{hook}.o" for hook in ("", "_tc")}
 """Programs that are made from dataplane/lib."""
 
 
