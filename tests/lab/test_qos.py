@@ -162,7 +162,7 @@ def test_what_an_endpoint_sends_and_is_sent_is_limited(bench: Bench) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("direction", ["egress", "ingress"])
 def test_limits_hold_whatever_the_way(bench: Bench, direction: str) -> None:
-    """Of endpoint, network and VPC; each way and each protocol; and a daemon that starts anew keeps them."""
+    """Of endpoint, network and VPC; each way and each protocol."""
     limited = {direction: {"bitsPerSecond": RATE}}
     for kind, name in (("Endpoint", "a"), ("Network", "front"), ("VPC", "main")):
         bench.limit(kind, name, **limited)

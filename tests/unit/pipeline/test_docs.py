@@ -33,7 +33,7 @@ def cost_rows() -> Iterator[str]:
         yield f"| {name} | {cost.xdp} | {cost.tc} | {cost.interpreter} |"
 
 
-@pytest.mark.parametrize("name", ["gateway-trap", "gateway-queue", "gateway-inline"])
+@pytest.mark.parametrize("name", ["gateway-trap", "gateway-queue", "gateway-inline", "gateway-masquerade"])
 def test_pictures_are_those_of_the_shipped_pipelines(name: str) -> None:
     """`mizar pipeline draw examples/pipelines/NAME.yaml > docs/NAME.svg` makes them."""
     assert (DOCS / f"{name}.svg").read_text() == svg(shipped(name))
