@@ -36,7 +36,7 @@ _ETHERNET = 1  # TC_LINKLAYER_ETHERNET: the kernel needs no table of rates
 _QUANTUM = 65536
 _NS = 10**9
 _LEAST_QUEUE_BYTES, _QUEUE_S = 256 * 1024, 0.1
-_LEAST_BITS = 8000
+_OWN_BYTES = 1
 _MOST_RATE = 0xFFFFFFFF
 
 
@@ -91,21 +91,26 @@ def remove(netlink: Netlink, instance: str) -> bool:
     return True
 
 
-def arrange(netlink: Netlink, ifindex: int, wanted: Mapping[int, ShapedClass]) -> None:
-    """Makes the classes what is wanted. Parents come before those below them, and go after."""
-    held = _classes(netlink, ifindex)
+def arrange(
+    netlink: Netlink, ifindex: int, wanted: Mapping[int, ShapedClass], done: Mapping[int, ShapedClass] | None = None
+) -> None:
+    """Makes the classes what is wanted. Parents come before those below them, and go after: a class whose parent goes
+    is made anew. `done`: what an earlier call has made of them; what is still there of it is not made again."""
+    held, before = _classes(netlink, ifindex), done or {}
     order = sorted(wanted, key=lambda number: _depth(wanted, number))
-    for number in sorted(held, key=lambda number: -_held_depth(held, number)):
-        if number not in wanted or held[number] != wanted[number].parent:
-            with contextlib.suppress(NotFoundError):
-                netlink.tell([(_class(ifindex, number, None), _RTM_DELTCLASS, 0, f"delete class {number:x}")])
+    staying = {number for number in held if _stays(held, wanted, number)}
+    for number in sorted(held.keys() - staying, key=lambda number: -_held_depth(held, number)):
+        with contextlib.suppress(NotFoundError):
+            netlink.tell([(_class(ifindex, number, None), _RTM_DELTCLASS, 0, f"delete class {number:x}")])
     for number in order:
-        one = wanted[number]
+        one, most = wanted[number], _most_bits(wanted, number)
+        if number in staying and before.get(number) == one and _most_bits(before, number) == most:
+            continue
         orders: list[Order] = [
             (_class(ifindex, number, one), _RTM_NEWTCLASS, CREATE | REPLACE, f"shape class {number:x}")
         ]
         if one.leaf:
-            orders.append((_queue(ifindex, number, one), _RTM_NEWQDISC, CREATE | REPLACE, f"queue class {number:x}"))
+            orders.append((_queue(ifindex, number, most), _RTM_NEWQDISC, CREATE | REPLACE, f"queue class {number:x}"))
         netlink.tell(orders)
 
 
@@ -137,6 +142,21 @@ def statistics(ifindex: int) -> dict[int, Passed]:
 def _depth(wanted: Mapping[int, ShapedClass], number: int) -> int:
     parent = wanted[number].parent
     return 1 + _depth(wanted, parent) if parent else 0
+
+
+def _most_bits(wanted: Mapping[int, ShapedClass], number: int) -> int:
+    """A second, that it can send as things are around it."""
+    one = wanted[number]
+    return min(one.bits_per_second, _most_bits(wanted, one.parent)) if one.parent else one.bits_per_second
+
+
+def _stays(held: Mapping[int, int], wanted: Mapping[int, ShapedClass], number: int) -> bool:
+    """Whether it has the parent that it shall have, and that one too."""
+    while number:
+        if number not in wanted or held.get(number) != wanted[number].parent:
+            return False
+        number = held[number]
+    return True
 
 
 def _held_depth(held: Mapping[int, int], number: int) -> int:
@@ -184,13 +204,14 @@ def _qdisc(ifindex: int) -> Message:
 
 
 def _class(ifindex: int, number: int, one: ShapedClass | None) -> Message:
-    """What is below another borrows from there all but a little of what it may send: so the upper limit holds."""
+    """What is below another has next to nothing of its own, and borrows all that it sends: so the upper limit holds,
+    however much those below may send and however many they are."""
     parent = MAJOR | one.parent if one and one.parent else MAJOR
     message = _message(ifindex, MAJOR | number, parent, "htb")
     if one is None:
         return message
     ceil = one.bits_per_second // 8
-    rate = max(_LEAST_BITS, one.bits_per_second // 1000) // 8 if one.parent else ceil
+    rate = _OWN_BYTES if one.parent else ceil
     parms = {
         "rate": min(rate, _MOST_RATE),
         "ceil": min(ceil, _MOST_RATE),
@@ -212,9 +233,9 @@ def _ticks(burst_bytes: int, bytes_per_second: int) -> int:
     return min(burst_bytes * _NS // bytes_per_second >> 6, 0x7FFFFFFF)
 
 
-def _queue(ifindex: int, number: int, one: ShapedClass) -> Message:
+def _queue(ifindex: int, number: int, bits_per_second: int) -> Message:
     """What may wait: a tenth of a second's worth."""
     message = _message(ifindex, number << 16, MAJOR | number, "bfifo")
-    limit = max(_LEAST_QUEUE_BYTES, int(one.bits_per_second * _QUEUE_S / 8))
+    limit = max(_LEAST_QUEUE_BYTES, int(bits_per_second * _QUEUE_S / 8))
     message["attrs"].append(("TCA_OPTIONS", struct.pack("=I", min(limit, 0x7FFFFFFF))))
     return message

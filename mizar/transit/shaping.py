@@ -77,6 +77,7 @@ class Shaping:
                 self._done, self._complaint = wanted, ""
             except MizarError as error:
                 self._tables.shaper.put(0, 0)
+                self._done = {}
                 if str(error) != self._complaint:  # it is tried again and again
                     event(_log, logging.WARNING, "limits_are_not_shaped", error=error)
                 self._complaint = str(error)
@@ -92,7 +93,7 @@ class Shaping:
                 self._guarded = 0
                 return
             near = shaper.ensure(netlink, self._options.instance, self._guard)
-            shaper.arrange(netlink, near.index, wanted)
+            shaper.arrange(netlink, near.index, wanted, self._done)
             self._tables.shaper.put(0, near.index)
 
     def _guard(self, far: Interface) -> None:
