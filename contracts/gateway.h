@@ -362,6 +362,7 @@ enum gateway_order_kind {
 	ORDER_QUOTA = 3,	/* `body`: metadata and quota, of 32 bits each */
 	ORDER_RENEW = 4,	/* stamp, ack, window, flags, scale and rules of both; what packets become stays */
 	ORDER_FIND = 5,		/* whether the first key has an entry: 0 or -ENOENT */
+	ORDER_EXPIRE = 6,	/* as ORDER_REMOVE, where the entry still has the stamp of the first value: else -ENOENT */
 };
 
 struct gateway_order {

@@ -73,10 +73,29 @@ static __always_inline void give(uint32_t meta)
 	result_; \
 })
 
-#define REMOVE(version, order) ({ \
+/* Whether the entry's other direction is this one: between what the process has read and its order, packets may have put another
+ * connection under the same key, and the other direction of that would stay. */
+static __always_inline bool leads4(const struct connection4 *entry, const struct connection4_key *twin)
+{
+	return entry->meta == twin->meta && entry->src_be == twin->dst_be && entry->dst_be == twin->src_be &&
+	       entry->src_port_be == twin->dst_port_be && entry->dst_port_be == twin->src_port_be;
+}
+
+static __always_inline bool leads6(const struct connection6 *entry, const struct connection6_key *twin)
+{
+	const uint32_t *a = (const uint32_t *)entry->src, *b = (const uint32_t *)twin->dst;
+	const uint32_t *c = (const uint32_t *)entry->dst, *d = (const uint32_t *)twin->src;
+
+	return !((entry->meta ^ twin->meta) | (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (c[0] ^ d[0]) |
+		 (c[1] ^ d[1]) | (c[2] ^ d[2]) | (c[3] ^ d[3]) | (entry->src_port_be ^ twin->dst_port_be) |
+		 (entry->dst_port_be ^ twin->src_port_be));
+}
+
+#define REMOVE(version, order, expired) ({ \
 	long result_ = -ENOENT; \
 	typeof(&(order)->value) entry_ = find##version(&(order)->key); \
-	if (entry_ && !(__sync_fetch_and_or(FLAGS_WORD(entry_), GONE_BIT) & GONE_BIT)) { \
+	if (entry_ && leads##version(entry_, &(order)->twin) && (!(expired) || entry_->stamp == (order)->value.stamp) && \
+	    !(__sync_fetch_and_or(FLAGS_WORD(entry_), GONE_BIT) & GONE_BIT)) { \
 		uint32_t meta_ = entry_->tenant; \
 		remove##version(&(order)->twin); \
 		remove##version(&(order)->key); \
@@ -113,8 +132,8 @@ static __always_inline bool renew(struct connection_tail *tail, const struct con
 	long done_ = -EINVAL; \
 	if ((what) == ORDER_INSTALL) \
 		done_ = INSTALL(version, order); \
-	else if ((what) == ORDER_REMOVE) \
-		done_ = REMOVE(version, order); \
+	else if ((what) == ORDER_REMOVE || (what) == ORDER_EXPIRE) \
+		done_ = REMOVE(version, order, (what) == ORDER_EXPIRE); \
 	else if ((what) == ORDER_RENEW) \
 		done_ = RENEW(version, order); \
 	else if ((what) == ORDER_FIND) \

@@ -95,10 +95,10 @@ class FlowTable:
             if alive(found, limits, now):
                 yield found
 
-    def end(self, connection: Connection) -> bool:
-        """Removes it; False when it was gone."""
+    def end(self, connection: Connection, outlived: Fields | None = None) -> bool:
+        """Removes it; False when it was gone, or, with the value that it has `outlived`, has begun anew."""
         original, reply = connection.original, connection.becomes.reversed()
-        if not self.keeper.remove(original.version, key(original), key(reply)):
+        if not self.keeper.remove(original.version, key(original), key(reply), outlived):
             return False
         if self.ended is not None:
             self.ended(connection)
@@ -130,7 +130,7 @@ class FlowTable:
                 if self.pools is not None:
                     self.pools.met(found.original, found.becomes)
             elif not value["flags"] & GONE:
-                ended += self.end(found)
+                ended += self.end(found, value)
         return ended
 
     def judge(self, nat: NatRules) -> int:

@@ -37,6 +37,7 @@ class Keeper:
             self._programs.close()
             raise
         self._install, self._remove = constant("ORDER_INSTALL"), constant("ORDER_REMOVE")
+        self._expire = constant("ORDER_EXPIRE")
         self._quota, self._renew = constant("ORDER_QUOTA"), constant("ORDER_RENEW")
 
     def install(self, version: int, first: tuple[Fields, Fields], twin: tuple[Fields, Fields]) -> None:
@@ -51,10 +52,17 @@ class Keeper:
             raise ExhaustedError(f"tenant {first[1]['tenant']:#x} has as many connections as its quota allows")
         libbpf.check(result, "install a connection")
 
-    def remove(self, version: int, first: Fields, twin: Fields) -> bool:
-        """Removes a connection; False when it is gone, or somebody else is about to."""
-        keys = struct_codec(f"connection{version}_key")
-        result = self._run(self._remove, version, keys.pack(first) + keys.pack(twin))
+    def remove(self, version: int, first: Fields, twin: Fields, outlived: Fields | None = None) -> bool:
+        """Removes a connection; False when it is gone, or another has its key, or somebody else is about to.
+
+        `outlived`: the value that it was judged by. False, too, where packets have begun it anew since.
+        """
+        keys, values = struct_codec(f"connection{version}_key"), struct_codec(f"connection{version}")
+        body = keys.pack(first) + keys.pack(twin)
+        if outlived is None:
+            result = self._run(self._remove, version, body)
+        else:
+            result = self._run(self._expire, version, body + values.pack(outlived))
         if result == -errno.ENOENT:
             return False
         libbpf.check(result, "remove a connection")

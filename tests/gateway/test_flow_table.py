@@ -161,6 +161,28 @@ def test_it_expires_by_state(flows: Set) -> None:
     assert len(flows.told) == 3
 
 
+@pytest.mark.parametrize("anew", [7000, 7001])
+@pytest.mark.parametrize("original", [out4()[0], out6()[0]])
+def test_what_began_anew_is_not_ended_for_what_it_was(flows: Set, original: Flow, anew: int) -> None:
+    """A packet of the same flow may come between the look at an outlived connection and its end: what it has begun
+    stays, with both directions, whether it has the same port outside or another."""
+    old, new = (
+        replace(replace(original, meta=OUTSIDE, source=OUTER4 if original.version == 4 else OUTER6), source_port=port)
+        for port in (7000, anew)
+    )
+    flows.table.install(original, old, nat())
+    outlived = flows.table.find(original)
+    value = flows.table._table(original).get(entries.key(original))
+    assert outlived is not None
+    flows.clock.now += ticks(10_000)
+    assert flows.table.end(outlived)
+    flows.table.install(original, new, nat())
+    assert not flows.table.end(outlived, value)
+    assert flows.table.end(outlived) == (new == old)  # an operator's order has no look before it
+    assert (flows.table.find(original) is None) == (flows.table.find(new.reversed()) is None) == (new == old)
+    assert in_use(flows, original.meta) == (new != old)
+
+
 def test_a_changed_configuration_ends_what_it_allows_no_more(flows: Set) -> None:
     """Another pool ends those of the old one; a new static rule ends what was masqueraded for its address."""
     flows.table.install(*out4(1), nat())
