@@ -602,8 +602,10 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 /* Returns only a refusal: see enter_stage(). */
 static __always_inline int end_in_proxy(struct __sk_buff *skb, const struct refusal *seen, const struct agent *agent)
 {
-	if (!is_proxy(seen->sender))
+	if (!is_proxy(seen->sender)) {
 		skb->cb[1] = 0;
+		begin_proxies(skb);
+	}
 	enter_stage(skb, STAGE_PROXY, seen->proxy);
 	return refuse_agent(skb, REASON_PROXY_GONE, &seen->packet, agent->slot);
 }
@@ -622,12 +624,12 @@ __attribute__((noinline)) int look_at(struct __sk_buff *skb, struct agent *agent
  * has been through this where its sender lives. */
 static __always_inline void run_egress(struct __sk_buff *skb, struct refusal *seen, const struct agent *agent)
 {
-	uint32_t behind = is_proxy(seen->sender) ? (uint32_t)MIDWAY_STAGES : stages_behind();
+	uint32_t behind = is_proxy(seen->sender) ? (uint32_t)MIDWAY_STAGES : stages_behind(seen->sender);
 
 	if (!behind && are_for(agent->slot, ENDPOINT_EGRESS_STAGE) &&
 	    enter_functions(skb, &seen->packet, agent, ENDPOINT_EGRESS_STAGE, at_endpoint(agent->slot, seen->sender))) {
 		bpf_tail_call_static(skb, &function_tc, ENDPOINT_EGRESS_STAGE);
-		stages_behind();	/* the chain has just gone */
+		stages_behind(seen->sender);	/* the chain has just gone */
 	}
 	seen->wait = !(behind & 1 << ON_XDP_SCALED_EP) && are_for(agent->slot, ON_XDP_SCALED_EP);
 }
@@ -637,7 +639,7 @@ static __always_inline int run_scaled(struct __sk_buff *skb, struct refusal *see
 {
 	if (enter_functions(skb, &seen->packet, agent, ON_XDP_SCALED_EP, at_endpoint(agent->slot, seen->sender))) {
 		bpf_tail_call_static(skb, &function_tc, ON_XDP_SCALED_EP);
-		stages_behind();
+		stages_behind(seen->sender);
 	}
 	seen->wait = false;
 	return look_at(skb, agent, seen);
@@ -667,8 +669,10 @@ int agent(struct __sk_buff *skb)
 	if (shaped)
 		seen.sender &= ~SHAPED_INTERFACE;
 	agent = bpf_map_lookup_elem(&agents, &seen.sender);
-	if (!agent)
+	if (!agent) {
+		stages_behind(0);	/* it has gone while its frame was in a chain: nobody else's frame was */
 		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &seen.packet, 0);
+	}
 	seen.packet.shaped = shaped;
 	/* A chain of functions leads back here, and could not say that the packet has waited already. */
 	if (agent->flags & ENDPOINT_LIMITED && !shaped && !is_proxy(seen.sender) && !has_functions(MIDWAY_STAGES)) {

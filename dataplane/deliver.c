@@ -60,6 +60,7 @@ int deliver(struct __sk_buff *skb)
 		report_skb(skb, &packet, HOOK_DELIVER << TRACE_NOTE_SHIFT | mark, REASON_NONE, ifindex);
 	if (is_proxy(ifindex)) {
 		skb->cb[1] = mark;
+		begin_proxies(skb);
 		enter_stage(skb, STAGE_PROXY, ifindex);
 		return TC_ACT_SHOT;	/* only while programs are loaded for the first time */
 	}

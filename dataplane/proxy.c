@@ -238,6 +238,8 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	reason = parse_frame(skb, job);
 	if (!reason)
 		reason = translate(skb, job, proxy);
+	if (!reason && !passes_proxy(skb))
+		reason = REASON_PROXY_GONE;
 	if (reason)
 		return reason;
 	other = interface_of(job->slot, other_side(job->side));

@@ -253,6 +253,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 		if (reason)
 			return final && !outer->control ? give_back(ctx, packet, outer, verdict) : reason;
 	}
+	if (route.peered)	/* it is a number of the VPC that it comes from */
+		outer->group_set = 0;
 	if (route.to_service) {
 		const bool final = is_final(inner->eth);
 

@@ -20,8 +20,11 @@ static __always_inline bool are_for(uint32_t slot, uint32_t stage)
 	return has_functions(1 << stage) && functions_of_endpoint(slot) & function_switches.chains[stage];
 }
 
-/* The midway stages that this very frame has behind it: it comes out of a chain, which ran on this CPU just now. */
-static __always_inline uint32_t stages_behind(void)
+/*
+ * The midway stages that this very frame has behind it: it comes out of a chain, which ran on this CPU just now, for the interface
+ * that it is of. What another frame has left, whose way ended where nobody cleared it, lets none past a function.
+ */
+static __always_inline uint32_t stages_behind(uint32_t ifindex)
 {
 	struct function_frame *frame = function_frame();
 	uint32_t stage = frame ? frame->stage : FUNCTION_STAGES;
@@ -29,6 +32,8 @@ static __always_inline uint32_t stages_behind(void)
 	if (stage != ENDPOINT_EGRESS_STAGE && stage != ON_XDP_SCALED_EP)
 		return 0;
 	frame->stage = FUNCTION_STAGES;
+	if (frame->ifindex != ifindex)
+		return 0;
 	return stage == ENDPOINT_EGRESS_STAGE ? 1 << ENDPOINT_EGRESS_STAGE : MIDWAY_STAGES;
 }
 
@@ -52,7 +57,8 @@ __noinline int enter_functions(struct __sk_buff *skb, const struct packet *packe
 	frame->endpoint = slot;
 	frame->ifindex = slot_and_ifindex;
 	if (sender) {
-		frame->group_set = sender->group_set;
+		/* Over a peering, the number would be one of another VPC's. */
+		frame->group_set = packet->to.vni == sender->vni ? sender->group_set : 0;
 		frame->network = stage == ENDPOINT_INGRESS_STAGE ? 0 : sender->network;
 	}
 	if (stage == ENDPOINT_INGRESS_STAGE && skb->len > packet->length)	/* in a tunnel, as its endpoint wants it */

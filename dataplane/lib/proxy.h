@@ -47,6 +47,27 @@ static __always_inline uint32_t sender_of(const struct __sk_buff *skb)
 	return side;
 }
 
+/*
+ * How many proxies a frame has come through on this droplet, in skb->cb from its first on. So many and no more: each takes two
+ * of the 33 programs that the kernel lets one packet enter, and 17 are for chains of network functions, which must not end early.
+ */
+enum proxy_chain {
+	PROXIES_IN_A_ROW = 8,
+};
+
+static __always_inline void begin_proxies(struct __sk_buff *skb)
+{
+	*(volatile uint32_t *)&skb->cb[2] = 0;
+}
+
+static __always_inline bool passes_proxy(struct __sk_buff *skb)
+{
+	uint32_t passed = *(const volatile uint32_t *)&skb->cb[2];
+
+	*(volatile uint32_t *)&skb->cb[2] = passed + 1;
+	return passed < PROXIES_IN_A_ROW;
+}
+
 /* To `stage`, with the side of a proxy that the frame is at. Returns only where that fails: nobody is there (any more),
  * or the kernel's limit of programs for one packet is reached. */
 static __always_inline void enter_stage(struct __sk_buff *skb, enum stage stage, uint32_t ifindex)

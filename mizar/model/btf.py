@@ -23,6 +23,9 @@ FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20
 _HEADER = struct.Struct("=HBBIIIII")
 _MAGIC = 0xEB9F
 _NESTED = 16
+_LONGEST_NAME = 512  # with its end; the kernel takes no longer one
+_MOST_MAPS = 64  # that the kernel lets one program use
+_MOST_VALUE_BYTES = 1 << 20
 _BEHIND = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
 """Bytes behind a type's three words; those of kinds that are not here depend on how many members it has."""
 _EACH = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
@@ -77,7 +80,10 @@ class Btf:
 
     def maps(self) -> dict[str, MapShape]:
         """The maps that it declares."""
-        return {each.name: self._map(each.name, each.type) for each in self.section(".maps")}
+        found = self.section(".maps")
+        if len(found) > _MOST_MAPS:
+            raise InvalidError(f"it declares {len(found)} maps; a function has at most {_MOST_MAPS}")
+        return {each.name: self._map(each.name, each.type) for each in found}
 
     def _map(self, name: str, number: int) -> MapShape:
         shape = self.types[self.resolved(self.types[number].target)]
@@ -123,6 +129,8 @@ class Btf:
     def pack(self, number: int, value: Any, where: str, base: bytes = b"") -> bytes:
         """A value as bytes; of a struct the fields that are not given are as in `base`, or zero."""
         found = self.types[self.resolved(number)]
+        if self.size(number) > _MOST_VALUE_BYTES:
+            raise _wrong(where, f"has a type of {self.size(number)} bytes; expected at most {_MOST_VALUE_BYTES}")
         if found.kind in (STRUCT, UNION) and isinstance(value, Mapping):
             return self._struct(found, value, where, base)
         if found.kind == ARRAY and isinstance(value, list | tuple):
@@ -210,7 +218,7 @@ def _members(kind: int, extra: bytes, names: bytes, flag: int) -> list[Member]:
 
 
 def _name(names: bytes, at: int) -> str:
-    return names[at : names.index(b"\0", at)].decode()
+    return names[at : names.index(b"\0", at, at + _LONGEST_NAME)].decode()
 
 
 def _number(value: int, size: int, where: str) -> bytes:

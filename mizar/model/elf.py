@@ -15,6 +15,8 @@ BPF_MACHINE = 247  # EM_BPF
 _HEADER = struct.Struct("=4sBBB9xHHIQQQIHHHHHH")
 _SECTION = struct.Struct("=IIQQQQIIQQ")
 _NOBITS = 8
+_MOST_ZEROS = 1 << 20  # of sections that are only zeros, and in no file
+_LONGEST_NAME = 512  # with its end; the kernel takes no longer one
 
 
 def sections(data: bytes) -> dict[str, bytes]:
@@ -33,20 +35,22 @@ def _sections(data: bytes) -> dict[str, bytes]:
         raise InvalidError(f"it is an ELF object for another machine ({machine}): expected one of clang -target bpf")
     headers = [_SECTION.unpack_from(data, at + place * size) for place in range(count)]
     names = _content(data, headers[names_index]) if names_index < len(headers) else b""
+    if sum(header[5] for header in headers) > len(data) + _MOST_ZEROS:
+        raise ValueError("sections that lie in one another")
     return {_name(names, header[0]): _content(data, header) for header in headers}
 
 
 def _content(data: bytes, header: tuple[int, ...]) -> bytes:
     _, kind, _, _, at, size, *_ = header
     if kind == _NOBITS:
-        return bytes(min(size, 1 << 20))
+        return bytes(size)
     if at + size > len(data):
         raise ValueError("a section behind the end")
     return data[at : at + size]
 
 
 def _name(names: bytes, at: int) -> str:
-    return names[at : names.index(b"\0", at)].decode()
+    return names[at : names.index(b"\0", at, at + _LONGEST_NAME)].decode()
 
 
 def with_section(data: bytes, name: str, content: bytes) -> bytes:

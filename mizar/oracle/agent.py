@@ -23,7 +23,7 @@ from mizar.oracle.origin import untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.policies import Direction
 from mizar.oracle.policy import police
-from mizar.oracle.proxy import MOST_STAGES, is_proxy, proxy
+from mizar.oracle.proxy import is_proxy, proxy
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.routes import SUBSTRATE, follow_routes
@@ -240,9 +240,6 @@ def deliver_here(here: Droplet, packet: Packet, inner: Inner, sender: Agent, rou
 
 def enter_proxy(here: Droplet, packet: Packet, ifindex: int, frame: bytes) -> Outcome:
     """To a side of a proxy that this droplet carries."""
-    packet.stages += 1
-    if packet.stages > MOST_STAGES:
-        raise RefusedError("PROXY_GONE")
     packet.frame = frame
     return proxy(here, packet, ifindex, onward)
 

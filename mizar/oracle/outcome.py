@@ -150,8 +150,8 @@ class Packet:
     """What policies and network ACLs have said so far."""
     met: list[Met] = field(default_factory=list)
     """Network functions that have seen it so far."""
-    stages: int = 0
-    """Programs that it has ended in, from one to the next."""
+    proxies: int = 0
+    """That it has come through here."""
     side: int = 0
     """The interface of the proxy that sends it, 0 where an endpoint does."""
 

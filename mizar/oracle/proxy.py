@@ -22,8 +22,8 @@ from mizar.oracle.rewrite import replace as put
 from mizar.oracle.tables import Droplet, Proxy
 
 PROXY_INTERFACE = 0x80000000
-MOST_STAGES = 33
-"""Programs that one packet may end in: the kernel's limit."""
+MOST_PROXIES = 8
+"""That one packet may come through on a droplet: enum proxy_chain of dataplane/lib/proxy.h."""
 TCP, UDP, FRAGMENT = 6, 17, 44
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 CHECKSUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2}
@@ -85,8 +85,8 @@ def proxy(here: Droplet, packet: Packet, ifindex: int, onward: Onward) -> Outcom
         frame = handle_frame(packet, found, slot, bool(second))
     except RefusedError as refused:
         return packet.refused(refused.reason, always_drop=True)
-    packet.stages += 1
-    if packet.stages > MOST_STAGES:
+    packet.proxies += 1
+    if packet.proxies > MOST_PROXIES:
         return packet.refused("PROXY_GONE", always_drop=True)
     packet.frame = frame
     return onward(here, packet, ifindex ^ 1)

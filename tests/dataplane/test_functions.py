@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mizar.kernel import test_run
+from mizar.kernel import libbpf, test_run
 from mizar.kernel.function_chains import Chains
 from mizar.kernel.function_tables import U64, FunctionTables
 from mizar.kernel.functions import Place, Room
-from mizar.kernel.layout import U32, parse
+from mizar.kernel.layout import U32, parse, struct
 from mizar.kernel.maps import Table
 from mizar.model.drop_reasons import by_name
 from mizar.model.errors import ExhaustedError, InvalidError, MizarError
@@ -19,7 +19,7 @@ from mizar.model.function_object import STAGES
 
 from .chained import CONTINUE, DROP, PASS, REDIRECT, TRANSMIT, Chained, chained, from_text, member, saying
 from .frames import datagram, tunnel
-from .plan import BOUNCER, FAMILIES, FRONT, HANDOVER_SEND, HOST, RED, A, B, R
+from .plan import BLUE, BOUNCER, DIVIDER, FAMILIES, FRONT, HANDOVER_SEND, HOST, RED, A, B, R, V
 from .test_services import scaled, service
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
@@ -293,6 +293,45 @@ def test_no_frame_takes_another_ones_way_around_a_function(functions: Chained, d
                 droplet.reset()
                 run(droplet, 4)
             assert functions.trail(stage) == 111, (stage, verdict)
+
+
+def test_what_a_lost_frame_has_left_lets_no_other_one_past_a_function(functions: Chained, droplet: Testbed) -> None:
+    """A frame whose endpoint has gone while it was in its chain ends without a look. The next one is another's."""
+    left = from_text(
+        "uint32_t key = call->frame->ifindex;\nbpf_map_delete_elem(&agents, &key);\nreturn FUNCTION_CONTINUE;",
+        "MIZAR_SHARED(agents);", name="leaving",
+    )  # fmt: skip
+    functions.put({"ENDPOINT_EGRESS": [member(left)]})
+    assert sent(droplet).retval == TC_SHOT
+    assert droplet.counted()["drop", "AGENT_UNCONFIGURED"]["packets"] == 1
+    functions.put({"ENDPOINT_EGRESS": [saying(CONTINUE)]})
+    droplet.reset()
+    droplet.as_host()
+    for stage in ("ENDPOINT_EGRESS", "ON_XDP_SCALED_EP"):
+        value = {"stage": STAGES.index(stage), "ifindex": B.ifindex}
+        data = struct("function_frame", **value)
+        table = functions.tables.frames
+        libbpf.check(
+            libbpf.lib().bpf_map_update_elem(table.fd, U32.pack(0), data * libbpf.possible_cpus(), 0), "leave a frame"
+        )
+        sent(droplet)
+        assert functions.trail("ENDPOINT_EGRESS") == 1
+
+
+def test_no_groups_are_told_across_a_peering(functions: Chained, droplet: Testbed) -> None:
+    """The number of a set of groups means something in the sender's own VPC; in the receiver's it may be anybody's."""
+    functions.put({"ON_XDP_TX": [saying(CONTINUE)]}, droplet=0, finer=1)
+    functions.tables.group_functions.put({"vni": BLUE.vni, "number": 9}, 1)
+    functions.tables.group_functions.put({"vni": RED.vni, "number": 9}, 1)
+    droplet.as_crossing(DIVIDER)
+    assert droplet.transit(tunnel("vxlan", datagram(4, A, V.address(4)), src=HOST, group=9)).retval == XDP_TX
+    assert functions.trail("ON_XDP_TX") == 0
+    functions.tables.vpc_functions.put(BLUE.slot, 1)
+    droplet.transit(tunnel("vxlan", datagram(4, A, V.address(4)), src=HOST, group=9))
+    assert (functions.trail("ON_XDP_TX"), functions.told("ON_XDP_TX")["group_set"]) == (1, 0)
+    functions.tables.vpc_functions.put(BLUE.slot, 0)
+    for vpc in (RED, BLUE):
+        functions.tables.group_functions.delete({"vni": vpc.vni, "number": 9})
 
 
 LOOK = "uint32_t key = 0; uint64_t *v = bpf_map_lookup_elem(&mine, &key);"

@@ -21,8 +21,28 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from .chained import CONTINUE, chained, saying
 from .frames import PAYLOAD, ip, tunnel
-from .plan import BLUE, BOUNCER, FAMILIES, HOST, ME, PROXY_SLOT, RED, ROUTER_MAC, SERVICE_MAC, A, B, P, Q, R, T, mapped
+from .plan import (
+    BLUE,
+    BOUNCER,
+    FAMILIES,
+    FRONT,
+    HOST,
+    ME,
+    PROXY_SLOT,
+    RED,
+    ROUTER_MAC,
+    SERVICE_MAC,
+    A,
+    B,
+    EndpointPlan,
+    P,
+    Q,
+    R,
+    T,
+    mapped,
+)
 from .testbed import TC_REDIRECT, TC_SHOT, Testbed
 
 KINDS = ("tcp", "udp", "ping")
@@ -300,6 +320,31 @@ def test_a_proxy_of_a_proxy_on_one_droplet(carrier: Testbed) -> None:
     inner = Ether(inner_of(sent.frame))
     assert (inner[IP].src, inner[IP].dst, inner[IP].ttl) == ("10.0.1.33", "10.0.1.21", 62)
     assert int.from_bytes(sent.frame[46:49], "big") == RED.vni
+
+
+@pytest.mark.parametrize(("proxies", "asked"), [(8, 12345678), (10, 0), (16, 0)])
+def test_a_row_of_proxies_never_ends_a_chain_of_functions_early(carrier: Testbed, proxies: int, asked: int) -> None:
+    """The kernel lets one packet enter 33 programs. Behind eight proxies there is room for a whole chain; no packet
+    comes further, or the functions behind the kernel's limit would not see it."""
+    vpcs = (BLUE, RED)
+    for slot in range(1, proxies + 1):
+        here, there = vpcs[slot % 2], vpcs[(slot + 1) % 2]
+        client = EndpointPlan(FRONT, 100 + slot, ME, slot=4, ifindex=0x80000000 | slot << 1)
+        source = EndpointPlan(FRONT, 150 + slot, ME, slot=5, ifindex=client.ifindex | 1)
+        target = A.address(4) if slot == proxies else f"10.0.1.{100 + slot + 1}"
+        value = {"instance": 7, "budget": 8, "client_vni": here.vni, "source_vni": there.vni}
+        slots = {"client_vpc_slot": here.slot, "source_vpc_slot": there.slot}
+        ends = {"client4": client.address(4), "source4": source.address(4), "target4": target}
+        carrier.tables.proxies.put(slot, value | slots | {name: mapped(str(each)) for name, each in ends.items()})
+        carrier.endpoint(client, vpc=here)
+        carrier.agent(source, vpc=there, mac=bytes.fromhex("024d5a000002"))
+    with chained(carrier) as functions:
+        functions.put({"ENDPOINT_INGRESS": [saying(CONTINUE, number, label=number + 1) for number in range(8)]})
+        asked_for = frame(4, R.address(4), "10.0.1.101", l4("udp", 4, SPORT, DPORT))
+        sent = carrier.at_proxy(asked_for)
+        assert sent.retval == (TC_REDIRECT if asked else TC_SHOT)
+        assert functions.trail("ENDPOINT_INGRESS") == asked
+    assert ("drop", "PROXY_GONE") not in carrier.counted() if asked else ("drop", "PROXY_GONE") in carrier.counted()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

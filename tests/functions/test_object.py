@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
 
 import pytest
 
 from mizar.kernel.layout import constant, size
-from mizar.model import function_object
+from mizar.model import btf, elf, function_object
 from mizar.model.errors import InvalidError
 from mizar.model.function import parameters_of
 from mizar.model.function_object import read_object
@@ -110,3 +111,31 @@ def test_what_is_no_function(compiled: Compile) -> None:
             read_object(bytes(broken))
         except InvalidError:
             continue
+
+
+def hostile_elf(*sections: bytes, names: bytes = b"\0.s\0") -> bytes:
+    """An object of clang's, as far as its header goes; the last section has the names."""
+    head = struct.pack("=4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 1, 247, 1, 0, 0, 64, 0, 64, 0, 0, 64,
+                       len(sections), len(sections) - 1)  # fmt: skip
+    return head + b"".join(sections) + names
+
+
+def test_an_object_costs_no_more_than_its_bytes() -> None:
+    """Sections that lie in one another, names without end, maps and values without number: refused, not copied."""
+    each = struct.pack("=IIQQQQIIQQ", 1, 1, 0, 0, 0, 64 * 4000, 0, 0, 0, 0)
+    tracemalloc.start()
+    with pytest.raises(InvalidError, match="no ELF object"):
+        elf.sections(hostile_elf(*[each] * 4000))
+    long = b"\0" + b"x" * (1 << 19) + b"\0"
+    types = struct.pack("=III", 1, btf.FWD << 24, 0) * 20000
+    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(long))
+    with pytest.raises(InvalidError, match="cannot be read"):
+        btf.read(header + types + long)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    many = btf.Btf([btf.Type(0, "void"), btf.Type(btf.DATASEC, ".maps", members=(btf.Member("one", 0, 0),) * 65)])
+    with pytest.raises(InvalidError, match="at most 64"):
+        many.maps()
+    wide = btf.Btf([btf.Type(0, "void"), btf.Type(btf.INT, "u64", 8), btf.Type(btf.ARRAY, "", 0, 1, 1 << 31)])
+    with pytest.raises(InvalidError, match="expected at most 1048576"):
+        wide.pack(2, [1], "spec.maps")
