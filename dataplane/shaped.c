@@ -14,6 +14,7 @@ int shaped(struct __sk_buff *skb)
 	uint32_t mark = skb->mark, ifindex = mark & ~(SHAPED_DELIVERY | SHAPED_INTERFACE);
 	struct agent *agent;
 
+	skb->mark = 0;	/* it would go along into the endpoint's namespace, whose rules may look at marks */
 	if (mark & SHAPED_DELIVERY) {
 		agent = bpf_map_lookup_elem(&agents, &ifindex);
 		if (agent)

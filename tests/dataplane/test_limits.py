@@ -28,6 +28,7 @@ OWN, OF_NETWORK, OF_VPC, GUARANTEE, UPLINK = 3, 4, 5, 6, 1
 """Slots in `limiters`; the last is the droplet's own."""
 SECOND = 10**9
 MARKED = 0x80
+DELIVERY = 0x80000000
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 
@@ -311,3 +312,11 @@ def test_what_comes_out_of_the_shaper_for_nobody_is_dropped(droplet: Testbed) ->
     result = test_run.run_tc(droplet.programs.programs["shaped"].fd, bytes(datagram(4, A, R.address(4))))
     assert result.retval == TC_SHOT
     assert why(droplet) == {"DELIVERY_FAILED"}
+
+
+def test_what_comes_out_of_the_shaper_bears_no_mark(droplet: Testbed) -> None:
+    """It would go along into the endpoint's namespace, and tell its rules a number of the droplet's."""
+    droplet.as_host()
+    shaped = droplet.programs.programs["shaped"].fd
+    result = test_run.run_tc(shaped, bytes(datagram(4, R, A.address(4))), mark=DELIVERY | A.ifindex)
+    assert (result.retval, result.mark) == (TC_REDIRECT, 0)

@@ -53,7 +53,7 @@ def test_the_next_program_takes_over(host: Namespace, workload: Namespace, links
     made = host.run(lambda: attach_xdp(first.fd, index, pins.links / "uplink"))
     assert (made.mode, made.updated) == ("driver", False)
     assert run_xdp(first.fd, frame).frame == frame[:12] + frame[16:]
-    assert counted(before, first) == {"all": 1}
+    assert counted(before, first).items() >= {"all": 1}.items()  # the kernel speaks on a new link, too (MLD)
     first.close()
 
     changed = FIRST.replace("steps: [set_meta", "steps: [count: more, set_meta").replace("name: In", "name: Into")
@@ -64,7 +64,7 @@ def test_the_next_program_takes_over(host: Namespace, workload: Namespace, links
     assert link is not None
     assert link.program_id == libbpf.info("prog", second.fd).id
     run_xdp(second.fd, frame)
-    assert counted(after, second) == {"all": 2, "more": 1}
+    assert counted(after, second).items() >= {"all": 2, "more": 1}.items()
     assert second.meta_counters is not None
     assert second.meta_counters.get((after.counters.index("each"), 7)) == (2, 2 * len(frame))
     second.close()

@@ -9,18 +9,25 @@ import pytest
 
 from mizar.kernel.shaper import REST, ShapedClass
 from mizar.model.errors import InvalidError
-from mizar.transit.limit_values import NO_QOS, UNLIMITED, Qos, Rate
+from mizar.transit.ledger import Ledger
+from mizar.transit.limit_values import NO_QOS, UNLIMITED, LimiterKey, Qos, Rate
 from mizar.transit.limits import limit_text, shaped_classes
+from mizar.transit.readback import Found
+from mizar.transit.state import State
 from mizar.transit.values import Wanted
 from mizar.transit.workloads import InNamespace, NamespaceBy
 from tests.unit.transit.test_audit import Bench, end
-from tests.unit.transit.test_batch import OWN
+from tests.unit.transit.test_batch import LIMITS, OWN
 
 NETWORK, OWN_RATE, VPC = Rate(10**7, 0, 10**5), Rate(2 * 10**6, 0, 10**5), Rate(10**8, 1000, 10**6, 100)
 
 
 def wanted(number: int, qos: Qos) -> Wanted:
     return Wanted(f"uid-{number}", end(number, OWN), InNamespace(NamespaceBy.NAME, f"here{number}", "eth0"), 0, qos=qos)
+
+
+def rated(state: State) -> dict[LimiterKey, Rate]:
+    return {key: limiter.rate for key, limiter in state.limiters.items()}
 
 
 async def test_what_endpoints_share_is_there_once_and_goes_with_the_last() -> None:
@@ -48,6 +55,35 @@ async def test_what_endpoints_share_is_there_once_and_goes_with_the_last() -> No
     assert not {own, vpc} & held
     ledger.delete_local("uid-1")
     assert not ledger.state.limiters
+    assert not [*bench.maps.limiters.used(), *bench.maps.endpoint_limits.used()]
+
+
+@pytest.mark.parametrize("lost", [None, "endpoint_limits", "limiters"])
+async def test_a_daemon_that_starts_anew_finds_its_limits(lost: str | None) -> None:
+    """All of them, and the same tree of the shaper, from the maps alone. Where a record or a rate is missing, as after
+    a death in the middle of a change, who has it told once more makes it whole."""
+    bench = Bench()
+    await bench.fill()
+    told = wanted(
+        12, Qos(egress=(OWN_RATE, NETWORK, VPC), ingress=(OWN_RATE, UNLIMITED, VPC), guarantee=NETWORK, dscp=3)
+    )
+    bench.ledger.delete_local("uid-1")
+    bench.ledger.put_local(told, "veth2", 6)
+    before = bench.ledger.state
+    if lost == "endpoint_limits":
+        bench.maps.endpoint_limits.put(before.locals["uid-12"].slot, {})
+    if lost == "limiters":
+        slot = next(one.slot for one in before.limiters.values() if one.rate == OWN_RATE)
+        bench.maps.limiters.put(slot, {})
+    interface = Found("veth2", 6, 1500, (1500,), told.uid, told.workload)
+    again = Ledger(bench.maps, OWN, LIMITS, lambda: [interface])
+    assert again.reread() == []
+    if lost is None:
+        assert again.state.limiters == before.limiters
+        assert shaped_classes(again.state) == shaped_classes(before)
+    again.put_local(told, "veth2", 6)
+    assert rated(again.state) == rated(before)
+    again.delete_local("uid-12")
     assert not [*bench.maps.limiters.used(), *bench.maps.endpoint_limits.used()]
 
 
