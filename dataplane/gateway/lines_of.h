@@ -59,11 +59,13 @@ static __always_inline ENTRY *OF(find)(const KEY *key)
 	return line ? OF(entry_of)(line) : NULL;
 }
 
-/* As find, where most stand in the line that is looked at first. `line` and `state`: of an entry in a line: who has copied the entry compares. */
+/* As find, where most stand in the line that is looked at first. `line` and `state`: of an entry in a line: who has copied the
+ * entry compares. */
 static __always_inline ENTRY *OF(find_hot)(const KEY *key, LINE **line, uint32_t *state)
 {
 	const struct connection_places *places = connection_places_of();
 	LINE *home;
+	uint32_t at;
 
 	*line = NULL;
 	if (!places)
@@ -78,7 +80,17 @@ static __always_inline ENTRY *OF(find_hot)(const KEY *key, LINE **line, uint32_t
 			return OF(entry_of)(home);
 		}
 	}
-	return OF(find)(key);
+	at = OF(place)(key);
+	if (at == PLACE_FAR)
+		return bpf_map_lookup_elem(&OF(connections), key);
+	home = at == PLACE_NONE ? NULL : OF(line_at)(at);
+	if (!home)
+		return NULL;
+	*state = read_word(&home->state);
+	if (!OF(holds)(home, *state, key))
+		return NULL;	/* it was, a moment ago */
+	*line = home;
+	return OF(entry_of)(home);
 }
 
 /* One attempt to insert: 0, LINE_AGAIN, or what is wrong. */
