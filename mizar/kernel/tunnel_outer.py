@@ -2,7 +2,7 @@
 """The way from an endpoint's namespace to the outside for one UDP port of the droplet: a veth pair and its translation.
 
 Called by mizar.transit.vpn_engines, on any thread. Both ends have addresses of 169.254.0.0/16 that nobody else sees;
-nothing but this port and this peer gets through, and nothing to the host itself. A host that does not forward is made
+nothing but this port and this peer gets through, and nothing to the host. A host that does not forward is made
 to, for this alone: everything else that its interface would forward is dropped, and it forwards no more when the last
 pair has gone.
 """
@@ -21,10 +21,12 @@ from mizar.kernel import interfaces, nftables
 from mizar.kernel.interfaces import RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK, set_link
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Netlink
-from mizar.model.errors import MizarError, TemporaryError
+from mizar.model.errors import InvalidError, MizarError, TemporaryError
 
 INNER = "mzouter"
 _PREFIX, _GUARD = "mzvo", "mzvo_guard"
+_MARK = "made to forward: "
+"""On the droplet's end, with the interface that was."""
 _NEWROUTE, _MAIN_TABLE, _STATIC, _UNICAST = 24, 254, 4, 1
 _PAIRS = 1 << 14
 
@@ -46,6 +48,7 @@ def ensure(uid: str, namespace: Namespace, uplink: str, own: IPv4Address, peer: 
         held = [one for one in interfaces.addresses(outside, near.index) if one.version == 4]
         address = held[0] if held else _free(outside, uid)
         far = address.ip + 1
+        nftables.apply(_rules(name, far, own, peer, port), here)  # before it can lead anywhere
         ends = ((outside, name, address), (inside, INNER, IPv4Interface((far, 30))))
         for netlink, end, own_address in ends:
             interface = interfaces.get(netlink, end)
@@ -53,28 +56,30 @@ def ensure(uid: str, namespace: Namespace, uplink: str, own: IPv4Address, peer: 
                 netlink.tell([(set_link(end, up=True), RTM_SETLINK, 0, f"raise {end}")])
                 netlink.tell([interfaces.address_order(interface, own_address)])
         _route(inside, peer, IPv4Address(address.ip))
-        _forward(here, name, uplink)
-        nftables.apply(_rules(name, far, own, peer, port), here)
+        _forward(outside, here, name, uplink)
         return str(far)
 
 
 def is_there(uid: str, namespace: Namespace) -> bool:
-    """Whether both ends are where they should be."""
-    with Netlink() as outside, Netlink(namespace) as inside:
+    """Whether both ends are where they should be, and the rules: a firewall that starts anew takes away all of them."""
+    with Namespace.current() as here, Netlink() as outside, Netlink(namespace) as inside:
         near, far = interfaces.find(outside, name_of(uid)), interfaces.find(inside, INNER)
-        return near is not None and far is not None and near.up and far.up
+        if near is None or far is None or not near.up or not far.up:
+            return False
+        return _has_table(here, near.name) and (not _switched(outside) or _has_table(here, _GUARD))
 
 
 def remove(uid: str, uplink: str) -> None:
     """The way ends; with the last one the host is as it was."""
     name = name_of(uid)
     with Namespace.current() as here, Netlink() as netlink:
+        pairs = [one.name for one in interfaces.listed(netlink) if one.name.startswith(_PREFIX)]
+        if set(pairs) <= {name} and ((switched := _switched(netlink)) or _has_table(here, _GUARD)):
+            _unguard(here, switched or uplink)
+        if name in pairs:  # before its rules: without them it would lead to the host
+            netlink.tell([(set_link(name), RTM_DELLINK, 0, f"remove {name}")])
         with contextlib.suppress(MizarError):
             nftables.apply(f"add table ip {name}\ndelete table ip {name}\n", here)
-        if interfaces.find(netlink, name) is not None:
-            netlink.tell([(set_link(name), RTM_DELLINK, 0, f"remove {name}")])
-        if not any(one.name.startswith(_PREFIX) for one in interfaces.listed(netlink)):
-            here.run(lambda: _unguard(here, uplink))
 
 
 def _refuse_used(own: IPv4Address, port: int) -> None:
@@ -123,29 +128,51 @@ def _rules(name: str, far: IPv4Address, own: IPv4Address, peer: IPv4Address, por
         f"  chain out {{ type nat hook postrouting priority 100; ip saddr {far} udp sport {port} "
         f"snat to {own}:{port}; }}\n"
         f"  chain through {{ type filter hook forward priority 0; iifname {name} ip saddr {far} ip daddr {peer} "
-        f"udp sport {port} accept; iifname {name} drop; }}\n"
+        f"udp sport {port} accept; iifname {name} drop; oifname {name} ip saddr != {peer} drop; }}\n"
         f"  chain host {{ type filter hook input priority 0; iifname {name} drop; }}\n}}\n"
     )
 
 
-def _forward(here: Namespace, name: str, uplink: str) -> None:
-    def switch() -> None:
-        own, outer = (Path(f"/proc/sys/net/ipv4/conf/{one}/forwarding") for one in (name, uplink))
-        own.write_text("1")
-        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-        if outer.read_text().strip() == "0":
-            guard = f'iifname {uplink} oifname != "{_PREFIX}*" drop;'
-            chain = f"chain through {{ type filter hook forward priority 0; {guard} }}"
-            nftables.apply(
-                f"add table ip {_GUARD}\ndelete table ip {_GUARD}\ntable ip {_GUARD} {{\n{chain}\n}}\n", here
-            )
-            outer.write_text("1")
+def _forward(outside: Netlink, here: Namespace, name: str, uplink: str) -> None:
+    def forwarding() -> Path:
+        return Path(f"/proc/sys/net/ipv4/conf/{uplink}/forwarding")
 
-    here.run(switch)
+    def open_own() -> None:
+        Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text("1")
+        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+
+    here.run(open_own)
+    off = here.run(lambda: forwarding().read_text().strip() == "0")
+    if not off and not _switched(outside) and not _has_table(here, _GUARD):
+        return  # the host forwards of its own accord
+    # Before all else each pair says whose doing it is: rules can be taken away by whoever restarts a firewall.
+    outside.tell([(set_link(name, alias=_MARK + uplink), RTM_SETLINK, 0, f"mark {name}")])
+    guard = f'iifname {uplink} oifname != "{_PREFIX}*" drop;'
+    chain = f"chain through {{ type filter hook forward priority 0; {guard} }}"
+    nftables.apply(f"add table ip {_GUARD}\ndelete table ip {_GUARD}\ntable ip {_GUARD} {{\n{chain}\n}}\n", here)
+    if off:
+        here.run(lambda: forwarding().write_text("1"))
+
+
+def _switched(outside: Netlink) -> str:
+    """The interface that was made to forward for pairs; empty for none."""
+    marks = (one.alias for one in interfaces.listed(outside) if one.name.startswith(_PREFIX))
+    return next((mark.removeprefix(_MARK) for mark in marks if mark.startswith(_MARK)), "")
+
+
+def _has_table(here: Namespace, name: str) -> bool:
+    with contextlib.suppress(InvalidError):
+        nftables.apply(f"list table ip {name}\n", here)
+        return True
+    return False
 
 
 def _unguard(here: Namespace, uplink: str) -> None:
-    """Forwarding was switched on for this where the guard is there."""
-    with contextlib.suppress(MizarError):
-        nftables.apply(f"delete table ip {_GUARD}\n", here)  # raises where there is none: nothing was switched on
-        Path(f"/proc/sys/net/ipv4/conf/{uplink}/forwarding").write_text("0")
+    """The host forwards no more, and then the guard goes: never the one without the other."""
+
+    def close() -> None:
+        with contextlib.suppress(FileNotFoundError):  # the interface has gone
+            Path(f"/proc/sys/net/ipv4/conf/{uplink}/forwarding").write_text("0")
+
+    here.run(close)
+    nftables.apply(f"add table ip {_GUARD}\ndelete table ip {_GUARD}\n", here)

@@ -87,6 +87,8 @@ def _each_once(prefixes: tuple[str, ...]) -> tuple[str, ...]:
 PublicKey = Annotated[str, AfterValidator(_public)]
 SecretKey = Annotated[SecretText, AfterValidator(_secret)]
 OwnPort = Annotated[int, Field(strict=True, ge=1024, le=65535), AfterValidator(_port)]
+PeerPort = Annotated[int, Field(strict=True, ge=1, le=65535), AfterValidator(_port)]
+"""Not that of tunnels: what a tenant has a droplet send must never look to another one as if it were the overlay's."""
 Prefix = Annotated[str, AfterValidator(_prefix)]
 RemotePrefixes = Annotated[tuple[Prefix, ...], Field(min_length=1, max_length=64), AfterValidator(_each_once)]
 
@@ -95,7 +97,7 @@ class VpnPeer(Value):
     """Where the other side is, as its host's droplet sees it. Without `port`: 51820 for WireGuard, 4500 for IPsec."""
 
     address: fields.DropletAddress
-    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
+    port: PeerPort | None = None
 
 
 class WireguardSpec(Value):

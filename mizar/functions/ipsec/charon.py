@@ -43,7 +43,7 @@ def configuration(folder: Path, tunnel: IpsecTunnel) -> str:
         f"  retransmit_tries = 3\n  retransmit_timeout = 2\n  keep_alive = 20s\n"
         f"  plugins {{ vici {{ socket = unix://{socket_of(folder)} }} }}\n"
         "  journal { default = -1 }\n"
-        f"  filelog {{ said {{ path = {folder / 'charon.log'}\n    default = 0\n    append = no\n  }} }}\n}}\n"
+        "  filelog { stderr { default = 0 } }\n}\n"  # a file would grow, and /run is memory
     )
 
 

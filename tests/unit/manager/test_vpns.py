@@ -174,3 +174,12 @@ async def test_a_tenant_cannot_have_very_many(world: World, monkeypatch: pytest.
     start(world, vpn())
     with pytest.raises(ExhaustedError, match="tenant red has 1 connections"):
         world.apply(vpn("w", 51901, to="192.168.60.0/24"))
+
+
+@pytest.mark.parametrize("port", [4789, 6081])
+def test_no_peer_is_at_a_port_of_the_overlay(port: int) -> None:
+    """What a tenant has its droplet send would arrive at another one as if it came from the overlay."""
+    from mizar.model.manifest import parse_resource
+
+    with pytest.raises(InvalidError, match="droplets' own tunnels"):
+        parse_resource(vpn(peer={"address": "172.31.0.12", "port": port}), 0)

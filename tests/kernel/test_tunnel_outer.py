@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way out of a namespace for one UDP port: nobody else passes, whatever becomes of the host's rules."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+import pytest
+
+from mizar.kernel import interfaces, namespaces, nftables, tunnel_outer
+from mizar.kernel.interfaces import RTM_NEWLINK, RTM_SETLINK, set_link
+from mizar.kernel.namespaces import Namespace
+from mizar.kernel.netlink import CREATE, EXCL, Netlink
+from mizar.model.errors import InvalidError
+
+pytestmark = pytest.mark.root
+OWN, PEER, UPLINK = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.9"), "up0"
+
+
+@pytest.fixture(autouse=True)
+def uplink(host: Namespace) -> None:
+    """An interface that does not forward, with the droplet's address."""
+    message = set_link(UPLINK)
+    message["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}))
+    with Netlink(host) as netlink:
+        netlink.tell([(message, RTM_NEWLINK, CREATE | EXCL, "make it")])
+        netlink.tell([(set_link(UPLINK, up=True), RTM_SETLINK, 0, "raise it")])
+        netlink.tell([interfaces.address_order(interfaces.get(netlink, UPLINK), IPv4Interface((OWN, 24)))])
+    host.run(lambda: Path(f"/proc/sys/net/ipv4/conf/{UPLINK}/forwarding").write_text("0"))
+
+
+def ensure(host: Namespace, uid: str, workload: Namespace, peer: IPv4Address = PEER, port: int = 4500) -> IPv4Address:
+    return IPv4Address(host.run(lambda: tunnel_outer.ensure(uid, workload, UPLINK, OWN, peer, port)))
+
+
+def forwards(host: Namespace) -> bool:
+    return host.run(lambda: Path(f"/proc/sys/net/ipv4/conf/{UPLINK}/forwarding").read_text().strip() == "1")
+
+
+def has(host: Namespace, table: str) -> bool:
+    try:
+        nftables.apply(f"list table ip {table}\n", host)
+    except InvalidError:
+        return False
+    return True
+
+
+def test_rules_that_somebody_took_away_are_missed_and_made_anew(host: Namespace, workload: Namespace) -> None:
+    """As by `systemctl restart nftables`: the host would forward for everybody, and lie open to the namespace."""
+    ensure(host, "u1", workload)
+
+    def there() -> bool:
+        return host.run(lambda: tunnel_outer.is_there("u1", workload))
+
+    assert (there(), forwards(host), has(host, "mzvo_guard")) == (True, True, True)
+    nftables.apply("flush ruleset\n", host)
+    assert not there()
+    ensure(host, "u1", workload)
+    assert (there(), has(host, "mzvo_guard"), has(host, tunnel_outer.name_of("u1"))) == (True, True, True)
+    nftables.apply("delete table ip mzvo_guard\n", host)
+    assert not there()
+    nftables.apply("flush ruleset\n", host)
+    host.run(lambda: tunnel_outer.remove("u1", UPLINK))
+    assert not forwards(host)
+
+
+def test_the_last_one_leaves_the_host_as_it_was(host: Namespace, workload: Namespace) -> None:
+    """A host that forwards of its own accord goes on, and gets no guard."""
+    with namespaces.anonymous() as second:
+        ensure(host, "u1", workload)
+        ensure(host, "u2", second, port=4501)
+        host.run(lambda: tunnel_outer.remove("u1", UPLINK))
+        assert (forwards(host), has(host, "mzvo_guard")) == (True, True)
+        host.run(lambda: tunnel_outer.remove("u2", UPLINK))
+        assert (forwards(host), has(host, "mzvo_guard")) == (False, False)
+        host.run(lambda: Path(f"/proc/sys/net/ipv4/conf/{UPLINK}/forwarding").write_text("1"))
+        ensure(host, "u1", workload)
+        assert not has(host, "mzvo_guard")
+        host.run(lambda: tunnel_outer.remove("u1", UPLINK))
+        assert forwards(host)
+
+
+def test_one_way_out_is_no_way_into_another(host: Namespace, workload: Namespace) -> None:
+    """Whoever names the other's inner address as its peer reaches nobody."""
+    with namespaces.anonymous() as victim:
+        inner = ensure(host, "victim", victim)
+        own = ensure(host, "u1", workload, peer=inner, port=4501)
+
+        def bound(address: IPv4Address, port: int) -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.bind((str(address), port))
+            made.settimeout(0.5)
+            return made
+
+        with victim.run(lambda: bound(inner, 4500)) as hearing, workload.run(lambda: bound(own, 4501)) as sending:
+            for _ in range(3):
+                sending.sendto(b"hello", (str(inner), 4500))
+            with pytest.raises(TimeoutError):
+                hearing.recv(64)
