@@ -7,14 +7,14 @@ balancers of its VPC, never at all endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from mizar.manager.instances import Wish
 from mizar.manager.registry import Item, Registry
 from mizar.model import certificates
-from mizar.model.errors import Problem
+from mizar.model.errors import ExhaustedError, Problem
 from mizar.model.http_balancer import Algorithm, HttpBackendSpec, HttpHealthSpec, HttpLoadBalancer
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref, Resource
 from mizar.model.scaled import HealthSpec, HealthType, matches
@@ -30,7 +30,12 @@ from mizar.planner.engines import (
     HttpServerEntry,
 )
 
-MOST_SERVERS = 1024
+MOST_SERVERS, MOST_SERVERS_IN_ALL = 1024, 4096
+"""Of a backend, and of all backends of a load balancer: droplets are told each, and ask each whether it is well."""
+MOST_INSTANCES, MOST_THREADS, MOST_CONNECTIONS = 128, 256, 400_000
+"""Of all load balancers of a tenant: their instances may all be on one droplet, beside those of others."""
+MOST_NAME = 50
+"""Characters of a name: instances have it with a number behind, which grows."""
 Find = Callable[[Ref], Resource | None]
 _BALANCE = {
     Algorithm.ROUND_ROBIN: Balance.ROUND_ROBIN,
@@ -60,12 +65,31 @@ def problems_of(find: Find, balancer: HttpLoadBalancer, network: Network) -> Ite
             message = _refused(find, balancer, network, vpc, Ref("Endpoint", balancer.tenant, name))
             if message:
                 yield Problem(message, f"spec.backends[{place}].endpoints[{number}]", ref)
+    if len(balancer.name) > MOST_NAME:
+        message = f"expected at most {MOST_NAME} characters, because instances have a number behind it"
+        yield Problem(message, "metadata.name", ref)
+    if too_much := balancer.spec.too_much_pem():
+        yield Problem(too_much, "spec.certificates", ref)
     for place, one in enumerate(balancer.spec.certificates):
         try:
             if one.key.known:
                 certificates.check_key(one.chain, one.key.reveal())
         except certificates.CertificateError as error:
             yield Problem(str(error), f"spec.certificates[{place}].{error.field}", ref)
+
+
+def refuse_excess(balancer: HttpLoadBalancer, others: Iterable[HttpLoadBalancer]) -> None:
+    """Raises ExhaustedError where a tenant would have too much with this one. `others`: load balancers of anybody."""
+    own = [balancer.spec, *(one.spec for one in others if one.tenant == balancer.tenant and one.ref != balancer.ref)]
+    for field_, limit, used in (
+        ("instances", MOST_INSTANCES, sum(one.instances for one in own)),
+        ("threads", MOST_THREADS, sum(one.instances * one.threads for one in own)),
+        ("connections", MOST_CONNECTIONS, sum(one.instances * one.connections for one in own)),
+    ):
+        if used > limit:
+            message = f"all instances of load balancers of tenant {balancer.tenant} would have {used}; expected at most"
+            unit = field_ if field_ != "instances" else "in all"
+            raise ExhaustedError(Problem(f"{message} {limit} {unit}", f"spec.{field_}", str(balancer.ref)))
 
 
 def _refused(find: Find, balancer: HttpLoadBalancer, network: Network, vpc: Ref, server: Ref) -> str:
@@ -154,11 +178,12 @@ class Balancers:
         known = self._known.get(owner.uid)
         if known is None:
             return {}
-        return {one.name: len(self._servers(known, one)) for one in _spec(owner).spec.backends}
+        return {name: len(found) for name, found in self._all_servers(known).items()}
 
     def _content(self, known: _Known) -> HttpBalancerEntry:
         balancer = _spec(known.item)
         spec = balancer.spec
+        servers = self._all_servers(known)
         routes = [
             HttpRouteEntry(host, route.path, route.match == "exact", route.backend)
             for route in spec.routes
@@ -175,7 +200,7 @@ class Balancers:
                 if one.key.known
             ),
             routes=tuple(routes),
-            backends=tuple(self._backend(known, one) for one in spec.backends),
+            backends=tuple(self._backend(one, servers[one.name]) for one in spec.backends),
             retries=spec.retries,
             connect_ms=spec.timeouts.connect_ms,
             client_ms=spec.timeouts.client_ms,
@@ -184,10 +209,18 @@ class Balancers:
             threads=spec.threads,
         )
 
-    def _backend(self, known: _Known, spec: HttpBackendSpec) -> HttpBackendEntry:
+    def _backend(self, spec: HttpBackendSpec, servers: list[HttpServerEntry]) -> HttpBackendEntry:
         balance, limit = _BALANCE[spec.algorithm], spec.connections_per_server
-        servers = tuple(self._servers(known, spec))
-        return HttpBackendEntry(spec.name, spec.port, balance, servers, _check(spec.health), limit)
+        return HttpBackendEntry(spec.name, spec.port, balance, tuple(servers), _check(spec.health), limit)
+
+    def _all_servers(self, known: _Known) -> dict[str, list[HttpServerEntry]]:
+        """Of each backend, as many as there is room for."""
+        found: dict[str, list[HttpServerEntry]] = {}
+        room = MOST_SERVERS_IN_ALL
+        for one in _spec(known.item).spec.backends:
+            found[one.name] = self._servers(known, one)[:room]
+            room -= len(found[one.name])
+        return found
 
     def _servers(self, known: _Known, backend: HttpBackendSpec) -> list[HttpServerEntry]:
         """By name, each at one address: of the first family that the load balancer's network has too."""

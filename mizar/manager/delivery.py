@@ -18,7 +18,7 @@ import grpc.aio
 from mizar._built import transit_pb2 as pb
 from mizar.manager.registry import Trouble
 from mizar.manager.translate import attachment, delete_change, put_change
-from mizar.planner.entries import LocalEntry, PolicySetEntry
+from mizar.planner.entries import Entry, LocalEntry, PolicySetEntry
 from mizar.planner.plan import Step
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 APPLY_BATCH = 4096
 APPLY_BYTES = 4 << 20
-"""Of rows of policies in one call; a set that is larger comes alone."""
+"""Of rows of policies, or of what functions run, in one call; what is larger comes alone."""
 ATTACH_BATCH = 64
 CALL_TIMEOUT_S = 30.0
 
@@ -108,13 +108,20 @@ def _parts(steps: Sequence[Step], size: int) -> Iterator[Sequence[Step]]:
     start, weight = 0, 0
     for place, step in enumerate(steps):
         entry = step.entry
-        rows = 0 if step.delete or not isinstance(entry, PolicySetEntry) else entry.weight
+        rows = 0 if step.delete else _weight(entry)
         if place > start and (place - start == size or weight + rows > APPLY_BYTES):
             yield steps[start:place]
             start, weight = place, 0
         weight += rows
     if start < len(steps):
         yield steps[start:]
+
+
+def _weight(entry: Entry) -> int:
+    """Of those that can be large: about how many bytes it takes to tell them."""
+    if isinstance(entry, PolicySetEntry):
+        return entry.weight
+    return entry.engine.size if isinstance(entry, LocalEntry) and entry.engine else 0
 
 
 def _locals(steps: Sequence[Step]) -> Iterator[LocalEntry]:

@@ -7,11 +7,14 @@ Only the droplet that an instance lives on is believed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mizar.manager.balancers import Balancers
 from mizar.manager.instances import instances_of, owner_of
 from mizar.manager.registry import Item, Registry
+from mizar.model import certificates
+from mizar.model.http_balancer import CertificateSpec
 from mizar.model.resources import Endpoint
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 _STATES = {0: "unknown", 1: "starting", 2: "running", 3: "failed"}
 """enum State of EngineReport in contracts/transit.proto."""
+SOON = timedelta(days=14)
+"""How long before its end a certificate is warned of."""
 
 
 class EngineReports:
@@ -84,4 +89,19 @@ def told(
     ]
     shared = service.resource if service else None
     addresses = list(shared.status.addresses) if isinstance(shared, Endpoint) else []
-    return {"addresses": addresses, "ready": standing["ready"], "instances": rows, "backends": backends}
+    found = {"addresses": addresses, "ready": standing["ready"], "instances": rows, "backends": backends}
+    if shown := [_certificate(one) for one in owner.resource.spec.certificates]:
+        found["certificates"] = shown
+    return found
+
+
+def _certificate(one: CertificateSpec) -> dict[str, str]:
+    """Until when it is good. One that has ended, or soon will, says so: clients refuse it, and nothing else tells."""
+    end = certificates.expires(one.chain)
+    if end is None:
+        return {"name": one.name}
+    left = end - datetime.now(UTC)
+    found = {"name": one.name, "expires": end.isoformat().replace("+00:00", "Z")}
+    if left < SOON:
+        found["warning"] = "it has expired" if left < timedelta() else f"it expires in {left.days} days"
+    return found

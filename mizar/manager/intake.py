@@ -208,6 +208,7 @@ class _Intake:
             problems += problems_of_members(self.draft.find, new, network)
         if isinstance(new, HttpLoadBalancer) and network is not None:
             problems += balancers.problems_of(self.draft.find, new, network)
+            balancers.refuse_excess(new, self.draft.of_kind(HttpLoadBalancer))
         problems += network_acls.problems(new, self.draft)
         if problems := problems or [*groups.problems(new, self.draft), *marking.problems(new, self.draft)]:
             raise InvalidError(problems)
@@ -252,6 +253,7 @@ class _Intake:
             return found or squatters(resource, self.draft) or list(marking.problems(resource, self.draft))
         if isinstance(resource, HttpLoadBalancer) and network is not None:
             found = list(balancers.problems_of(self.draft.find, resource, network))
+            balancers.refuse_excess(resource, self.draft.of_kind(HttpLoadBalancer))
             return found or self._shared_address(resource, network)
         if isinstance(resource, VpnConnection):
             return vpns.problems(resource, self.draft)

@@ -6,7 +6,9 @@ The library is loaded where there are certificates alone: it takes longer than a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
+from datetime import datetime
+from functools import lru_cache
 
 
 class CertificateError(ValueError):
@@ -29,6 +31,16 @@ def hosts_of(chain: str) -> tuple[str, ...]:
         return ()
 
 
+@lru_cache(maxsize=4096)
+def expires(chain: str) -> datetime | None:
+    """When the first certificate of a chain ends, in UTC; None where there is none to be read."""
+    try:
+        end: datetime = _certificates(chain)[0].not_valid_after_utc
+    except CertificateError:
+        return None
+    return end
+
+
 def check_key(chain: str, key: str) -> None:
     """Raises CertificateError unless the key is that of the first certificate, in PEM and without a password."""
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -44,10 +56,10 @@ def check_key(chain: str, key: str) -> None:
         raise CertificateError("it is not the key of this certificate", "key")
 
 
-def covers(names: Iterable[str], host: str) -> bool:
+def covers(names: Set[str], host: str) -> bool:
     """Whether one of a certificate's names stands for a host: itself, or `*.` for one label (RFC 6125 6.4.3)."""
     parent = host.partition(".")[2]
-    return any(name == host or (name.startswith("*.") and parent and name[2:] == parent) for name in names)
+    return host in names or bool(parent and f"*.{parent}" in names)
 
 
 def _certificates(chain: str):  # type: ignore[no-untyped-def] # the library is not loaded for its types

@@ -22,6 +22,8 @@ from mizar.model.secret import SecretText
 
 _HOST = re.compile(r"(\*\.)?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PATH = re.compile(r"/[A-Za-z0-9._~!&()*+,;=:@/-]{0,1023}")
+MOST_PEM = 2 << 20
+"""Characters of all certificates and keys of one: each of its instances is sent all of them."""
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(strict=True, ge=10, le=86_400_000)]
 
@@ -149,8 +151,17 @@ class HttpLoadBalancerSpec(Value):
                 _refuse("true, and there are no certificates", f"listeners[{place}].tls")
         if sum(len(one.hosts) or 1 for one in self.routes) > 1024:
             _refuse("expected at most 1024 hosts in all", "routes")
+        if too_much := self.too_much_pem():
+            _refuse(too_much, "certificates")
         self._check_certificates()
         return self
+
+    def too_much_pem(self) -> str:
+        """What is wrong with the size of certificates and of the keys that are known; empty when nothing is."""
+        size = sum(len(one.chain) + (len(one.key.reveal()) if one.key.known else 0) for one in self.certificates)
+        if size <= MOST_PEM:
+            return ""
+        return f"expected at most {MOST_PEM} characters of certificates and keys in all, found {size}"
 
     def _check_certificates(self) -> None:
         """Each is its key's and some route's, and each host of a route has one."""
@@ -176,7 +187,7 @@ class HttpLoadBalancerSpec(Value):
 
 class _Covered:
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(names)
+        self._names = frozenset(names)  # a certificate can have thousands
 
     def __call__(self, host: str) -> bool:
         return certificates.covers(self._names, host)

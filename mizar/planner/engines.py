@@ -108,12 +108,14 @@ class EngineEntry:
 
     digest: bytes
     content: Content | None = field(default=None, repr=False)
+    size: int = field(default=0, compare=False)
+    """About how many bytes it takes to tell it."""
 
     @classmethod
     def of(cls, content: Content) -> EngineEntry:
         """With its digest."""
         text = f"{type(content).__name__}{astuple(content)}"
-        return cls(hashlib.sha256(text.encode()).digest(), content)
+        return cls(hashlib.sha256(text.encode()).digest(), content, len(text))
 
 
 def same_engine(one: EngineEntry | None, other: EngineEntry | None) -> bool:

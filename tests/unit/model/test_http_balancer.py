@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from mizar.model.certificates import covers
 from mizar.model.errors import InvalidError
 from mizar.model.manifest import parse_manifests
 from mizar.model.resources import dump
+from mizar.model.secret import MASK
 from tests.lab.balancer import certificate
 
 SHOP, OTHER = certificate("shop.example.com", "*.shop.example.com"), certificate("other.example.com")
@@ -81,3 +83,14 @@ def test_a_wrong_one_is_refused_at_its_field(path: tuple[Any, ...], value: Any, 
     assert found[0][2] > 0
     assert "PRIVATE" not in found[0][1]
     assert len(found[0][1]) < 300
+
+
+def test_many_names_cost_little_and_much_pem_is_refused() -> None:
+    """What one tenant applies is checked on the loop that serves all."""
+    assert covers(frozenset({"a.example.com", "*.b.example.com"}), "x.b.example.com")
+    assert not covers(frozenset({"*.b.example.com"}), "y.x.b.example.com")
+    assert not covers(frozenset({"*."}), "example")
+    changed = spec()
+    changed["certificates"] = [{"name": f"c{n}", "chain": SHOP[0] + "\n" * 64000, "key": MASK} for n in range(34)]
+    ((field, message, _),) = refused(changed)
+    assert (field, "in all" in message) == ("spec.certificates", True)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one tenant's HTTP load balancers may take of droplets that others use too, and what their status warns of."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from mizar.manager.engines import _certificate
+from mizar.model import certificates
+from mizar.model.errors import ExhaustedError, InvalidError
+from mizar.model.http_balancer import CertificateSpec
+from mizar.model.secret import MASK, SecretText
+from tests.lab.balancer import certificate
+from tests.unit.manager.world import World, endpoint, manifest
+
+
+def balancer(name: str, owner: str = "red", **spec: Any) -> dict[str, Any]:
+    found = {
+        "network": "front",
+        "instances": 1,
+        "listeners": [{"port": 80}],
+        "routes": [{"backend": "web"}],
+        "backends": [{"name": "web", "port": 80, "endpoints": ["e"]}],
+    }
+    return manifest("HttpLoadBalancer", name, owner, **{**found, **spec})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"instances": 4, "threads": 64}, "would have 258; expected at most 256 threads"),
+        ({"instances": 4, "connections": 100_000}, "expected at most 400000 connections"),
+    ],
+)
+async def test_one_tenant_cannot_take_a_droplet(world: World, spec: dict[str, Any], message: str) -> None:
+    """All of its load balancers count, new and changed; those of others do not."""
+    world.apply(*world.base("red", "blue"), endpoint("red", "e", "d1"), endpoint("blue", "e", "d2"), balancer("a"))
+    with pytest.raises(ExhaustedError, match=message):
+        world.apply(balancer("b", **spec))
+    assert not world.exists("HttpLoadBalancer", "b", "red")
+    world.apply(balancer("b"))
+    with pytest.raises(ExhaustedError, match=message.rpartition("expected")[2]):
+        world.apply(balancer("b", **spec))
+    world.apply(balancer("b", "blue", **spec))
+
+
+async def test_a_name_leaves_room_for_the_numbers_of_instances(world: World) -> None:
+    """Or a later instance would have none, when its droplet has died."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"))
+    with pytest.raises(InvalidError, match="at most 50 characters"):
+        world.apply(balancer("a" * 60))
+    world.apply(balancer("a" * 50))
+
+
+def test_a_certificate_that_ends_is_warned_of() -> None:
+    chain, _ = certificate("shop.example.com")
+    end = certificates.expires(chain)
+    assert end is not None
+    shown = _certificate(CertificateSpec(name="shop", chain=chain, key=SecretText(MASK)))
+    assert ("warning" in shown) == (end - datetime.now(UTC) < timedelta(days=14))
+    assert shown["expires"].endswith("Z")
+    assert "key" not in shown
