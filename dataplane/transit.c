@@ -218,6 +218,14 @@ static __always_inline __must_check enum drop_reason give_back(struct xdp_md *ct
 	return reason;
 }
 
+/* Over a peering (`peered`: as in a route), the number of a set of groups would be one of another VPC's. Without a branch, behind
+ * which the verifier would look at all the rest twice. */
+static __always_inline void leave_groups(struct outer *outer, uint64_t peered)
+{
+	asm volatile("" : "+r"(peered));	/* or clang, knowing its range, would make a branch */
+	outer->group_set &= -((peered - 1) >> 63);
+}
+
 /* A member of the service that the packet is for. */
 static __always_inline __must_check enum drop_reason choose(struct xdp_md *ctx, const struct cursor *cursor,
 							    const struct packet *packet, const struct inner *inner,
@@ -253,8 +261,7 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 		if (reason)
 			return final && !outer->control ? give_back(ctx, packet, outer, verdict) : reason;
 	}
-	if (route.peered)	/* it is a number of the VPC that it comes from */
-		outer->group_set = 0;
+	leave_groups(outer, route.peered);
 	if (route.to_service) {
 		const bool final = is_final(inner->eth);
 
