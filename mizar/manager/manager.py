@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import appliances, engines, moves
+from mizar.manager import appliances, engines, moves, vpns
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
@@ -313,6 +313,7 @@ class Manager:
         """
         item = self._item(ref)
         resource = moves.begin(item, self._registry.find_droplet(target), target, self._fleet.link(target))
+        vpns.refuse_move(self._registry, resource, target)
         self._keep((), [(item, resource)], {})
         return self.show(item)
 

@@ -102,6 +102,21 @@ def _refuse_conflict(new: VpnConnection, other: VpnConnection, endpoint: Resourc
         )
 
 
+def refuse_move(registry: Registry, endpoint: Resource, target: str) -> None:
+    """Raises ConflictError where an endpoint's connections would take ports along that others have on a droplet."""
+    every = [one.resource for one in registry.of_kind("VpnConnection") if isinstance(one.resource, VpnConnection)]
+    carried = [one for one in every if (one.tenant, one.spec.endpoint) == (endpoint.tenant, endpoint.name)]
+    ports = {one.spec.own_port for one in carried}
+    for other in every if ports else ():
+        there = registry.find(Ref("Endpoint", other.tenant, other.spec.endpoint))
+        if other in carried or there is None or there.resource.spec.droplet != target:
+            continue
+        if other.spec.own_port in ports:
+            owner = str(other.ref) if other.tenant == endpoint.tenant else "somebody else"
+            message = f"port {other.spec.own_port} of droplet {target} is in use by {owner}"
+            raise ConflictError(Problem(message, resource=str(endpoint.ref)))
+
+
 def _unfit(endpoint: Endpoint, new: VpnConnection, draft: Draft) -> str | None:
     network, _ = draft.parent(endpoint)
     if network is not None and network.spec.vpc != new.spec.vpc:

@@ -183,3 +183,18 @@ def test_no_peer_is_at_a_port_of_the_overlay(port: int) -> None:
 
     with pytest.raises(InvalidError, match="droplets' own tunnels"):
         parse_resource(vpn(peer={"address": "172.31.0.12", "port": port}), 0)
+
+
+async def test_an_endpoint_takes_no_port_along_that_another_tenant_has_there(world: World) -> None:
+    """Two programs would want one port, and whoever begins first would have it."""
+    start(world, vpn())
+    other = endpoint("blue", "fw", "d1", forwarding=True)
+    world.apply(*world.base("blue"), other)
+    theirs = vpn()
+    theirs["metadata"]["tenant"] = "blue"
+    world.apply(theirs)
+    await world.settled()
+    ref = Ref("Endpoint", "blue", "fw")
+    with pytest.raises(ConflictError, match="port 51900 of droplet d2 is in use by somebody else"):
+        world.manager.move(ref, "d2")
+    world.manager.move(ref, "d3")
