@@ -148,6 +148,7 @@ def test_any_pipeline(data: st.DataObject) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @some(150)
 @given(st.data())
 def test_many_pipelines(data: st.DataObject) -> None:
