@@ -174,7 +174,7 @@ def printable(errors: list[dict[str, Any]]) -> bool:
 
 
 @given(documents=spoilt())
-@examples(100)
+@examples(60)
 def test_spoilt_manifests_are_taken_whole_or_refused_whole(
     runner: asyncio.Runner, documents: list[dict[str, Any]]
 ) -> None:
@@ -198,7 +198,7 @@ def test_spoilt_manifests_are_taken_whole_or_refused_whole(
 
 
 @given(documents=spoilt())
-@examples(100)
+@examples(60)
 def test_a_spoilt_change_changes_nothing(runner: asyncio.Runner, documents: list[dict[str, Any]]) -> None:
     """The same over a server that holds the example already."""
     with server(runner) as ask:

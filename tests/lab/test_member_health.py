@@ -215,6 +215,7 @@ spec:
 """
 
 
+@pytest.mark.long
 def test_proxied_to_scaled_to_simple(lab: LabName) -> None:
     """A client of another tenant reaches all members by a private link to the scaled endpoint; connections stay."""
     chain = Scaled(lab)

@@ -114,6 +114,7 @@ def test_connections_survive_moves_and_the_address_stays(up: LabName) -> None:
     assert traffic(up, Recorder()).ok, "the tenants have the same addresses, and keep apart"
 
 
+@pytest.mark.long
 def test_a_server_killed_during_a_move_leaves_a_whole_endpoint(up: LabName) -> None:
     """At any moment: the next server ends the move or takes it back, and all traffic flows."""
     dice = random.Random(1)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.oracle import fuzz
 from tests.oracle.differential import Case
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes are forks: they take this with them."""
-    monkeypatch.setattr(fuzz, "WAY", settings(fuzz.WAY, max_examples=2))
+    monkeypatch.setattr(fuzz, "WAY", settings(fuzz.WAY, max_examples=2, phases=[Phase.generate]))
 
 
 def test_a_round_without_a_difference(capsys: pytest.CaptureFixture[str]) -> None:
