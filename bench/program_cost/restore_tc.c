@@ -26,6 +26,7 @@ int restore_tc(struct __sk_buff *skb)
 	for (int i = 0; i < 16; i++)
 		words[i] = start->words[i];
 	skb->cb[0] = start->cb;
+	skb->cb[2] = 0;	/* proxies that it has come through: none */
 	bpf_tail_call(skb, &jump_tc, 0);
 	return TC_ACT_SHOT;
 }
