@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from mizar.kernel import libbpf
+from mizar.kernel.functions import choose, set_constant
 from mizar.kernel.layout import constant, parse, size, struct
 from mizar.kernel.libbpf import ffi, lib
 from mizar.kernel.test_run import run_tc, run_xdp
@@ -85,7 +86,7 @@ class Trial:
                 _prepare(item, map_name, config.pop(map_name, None))
             if config:
                 raise InvalidError(f"function {name} has no {', '.join(config)}")
-            program = _chosen(obj, f"mizar_{self.hook}", name)
+            program = choose(obj, f"mizar_{self.hook}", f"function {name}")
             if self.hook == "xdp":
                 libbpf.check(lib().bpf_program__set_flags(program, _XDP_HAS_FRAGS), f"prepare the function {name}")
             libbpf.check(lib().bpf_program__set_log_level(program, log_level), f"prepare the function {name}")
@@ -166,27 +167,10 @@ def _maps_of(obj: Any) -> list[tuple[Any, str]]:
 
 def _prepare(item: Any, name: str, value: bytes | None) -> None:
     if value is not None:
-        length = ffi.new("size_t *")
-        libbpf.check_pointer(lib().bpf_map__initial_value(item, length), f"read {name}")
-        if length[0] != len(value):
-            raise InvalidError(f"{name} has {length[0]} bytes, not {len(value)}")
-        libbpf.check(lib().bpf_map__set_initial_value(item, value, len(value)), f"write {name}")
+        set_constant(item, value, name)
     elif not lib().bpf_map__is_internal(item) and not lib().bpf_map__max_entries(item):
         entries = _SHARED_ENTRIES
         if name in _SIZES:
             entries = int(_SIZES[name]) if _SIZES[name].isdigit() else constant(_SIZES[name])
             entries *= constant("FUNCTION_STAGES") if name == "function_counters" else 1
         libbpf.check(lib().bpf_map__set_max_entries(item, entries), f"set the size of map {name}")
-
-
-def _chosen(obj: Any, wanted: str, name: str) -> Any:
-    found = None
-    program = lib().bpf_object__next_program(obj, ffi.NULL)
-    while program != ffi.NULL:
-        meant = ffi.string(lib().bpf_program__name(program)).decode() == wanted
-        libbpf.check(lib().bpf_program__set_autoload(program, meant), f"choose a program of {name}")
-        found = program if meant else found
-        program = lib().bpf_object__next_program(obj, program)
-    if found is None:
-        raise InvalidError(f"function {name} has no program {wanted}: expected one made with MIZAR_FUNCTION")
-    return found

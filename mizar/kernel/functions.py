@@ -134,7 +134,7 @@ def _load(
         maps = {name_of(item): item for item in maps_of(obj)}
         for name, item in maps.items():
             _give(item, name, named, room.maps, own)
-        program = _choose(obj, f"mizar_{place.hook}", named)
+        program = choose(obj, f"mizar_{place.hook}", named)
         if place.hook == "xdp" and room.several_buffers:
             libbpf.check(lib().bpf_program__set_flags(program, _XDP_HAS_FRAGS), f"prepare {named}")
         libbpf.check(lib().bpf_program__set_log_level(program, log_level), f"prepare {named}")
@@ -166,11 +166,16 @@ def _set_constants(obj: Any, named: str, number: int, place: Place, parameters: 
         item = lib().bpf_object__find_map_by_name(obj, section.encode())
         if item == ffi.NULL:
             raise InvalidError(f"{named} has no {section}")
-        length = ffi.new("size_t *")
-        libbpf.check_pointer(lib().bpf_map__initial_value(item, length), f"read {section} of {named}")
-        if length[0] != len(value):
-            raise InvalidError(f"{section} of {named} has {length[0]} bytes, not {len(value)}")
-        libbpf.check(lib().bpf_map__set_initial_value(item, value, len(value)), f"write {section} of {named}")
+        set_constant(item, value, f"{section} of {named}")
+
+
+def set_constant(item: Any, value: bytes, title: str) -> None:
+    """What a map of libbpf's own (.rodata) has when it is loaded. Raises InvalidError when it has another size."""
+    length = ffi.new("size_t *")
+    libbpf.check_pointer(lib().bpf_map__initial_value(item, length), f"read {title}")
+    if length[0] != len(value):
+        raise InvalidError(f"{title} has {length[0]} bytes, not {len(value)}")
+    libbpf.check(lib().bpf_map__set_initial_value(item, value, len(value)), f"write {title}")
 
 
 def _give(item: Any, name: str, named: str, shared: Mapping[str, int], own: Mapping[str, int]) -> None:
@@ -199,7 +204,8 @@ def _give(item: Any, name: str, named: str, shared: Mapping[str, int], own: Mapp
     libbpf.check(lib().bpf_map__reuse_fd(item, fd), f"share the map {name} with {named}")
 
 
-def _choose(obj: Any, wanted: str, named: str) -> Any:
+def choose(obj: Any, wanted: str, named: str) -> Any:
+    """The program of that name, which alone is going to be loaded. `named`: the function, for messages."""
     found = None
     program = lib().bpf_object__next_program(obj, ffi.NULL)
     while program != ffi.NULL:

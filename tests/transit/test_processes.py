@@ -113,4 +113,4 @@ def test_the_next_daemon_finds_it_again(tmp_path: Path) -> None:
 def test_a_missing_program_is_named_with_its_package() -> None:
     """So that whoever reads it knows what to do."""
     with pytest.raises(TemporaryError, match="Debian package haproxy"):
-        program_at("haproxy", "haproxy", ()) if not os.access("/usr/local/sbin/haproxy", os.X_OK) else pytest.skip()
+        program_at("no-such-program", "haproxy", ())
