@@ -58,6 +58,12 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("STATE", "status.state"),
     ),
     "SubstrateRoute": (("PREFIXES", "spec.prefixes"), ("VPCS", "spec.vpcs")),
+    "AddressPool": (
+        ("PREFIXES", "spec.prefixes"),
+        ("TENANTS", "spec.tenants"),
+        ("DROPLETS", "spec.droplets"),
+        ("FREE", "status.free"),
+    ),
     "Network": (("VPC", "spec.vpc"), ("CIDRS", "spec.cidrs"), ("BOUNCERS", "status.bouncers")),
     "Endpoint": (
         ("NETWORK", "spec.network"),

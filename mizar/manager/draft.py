@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from mizar.manager import numbers
+from mizar.manager import address_pools, numbers
 from mizar.manager.proxied import granted_target, shared_families, vpc_name
 from mizar.manager.registry import Item, Registry, half_of, vpc_of
 from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
@@ -295,6 +295,8 @@ class Draft:
             scope = f"policy/{own.metadata.uid}"
             number = vni.allocate_policy_id(lambda number: self.holder(Allocation(scope, str(number))) is not None)
             status, found = {"id": number}, (Allocation(scope, str(number)),)
+        elif resource.kind in address_pools.USERS:
+            status, found = address_pools.claim(self, resource)
         elif resource.kind == "Droplet":
             status = {"address": resource.spec.address}
             found = tuple(Allocation("droplet", text) for text in resource.spec.addresses)
@@ -335,6 +337,10 @@ class Draft:
         texts = tuple(str(address) for address in addresses)
         status: dict[str, object] = {"addresses": texts, "mac": mac_text(mac), "host": endpoint.spec.droplet or ""}
         return status, (*(Allocation(scope, text) for text in texts), Allocation(mac_scope, mac_text(mac)))
+
+    def sees(self, ref: Ref) -> bool:
+        """Whether the caller may be told of an object."""
+        return self._visible(ref)
 
     def refuse_taken(self, allocation: Allocation, what: str, field: str, hint: str = "") -> None:
         """Raises ConflictError when somebody holds a value, whom the caller is told of if it may see it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import balancers, groups, marking, network_acls, substrate, vpns
+from mizar.manager import address_pools, balancers, groups, marking, network_acls, substrate, vpns
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.function_code import with_code
 from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
@@ -45,6 +45,7 @@ _FIELDS = {
     "Droplet": "spec.droplet",
     "Endpoint": "spec.endpoint",
     "HttpLoadBalancer": "spec.instanceOf",
+    "AddressPool": "spec.pool",
 }
 
 
@@ -181,6 +182,7 @@ class _Intake:
             return change
         problems = list(self._relations(resource)) if complete else []
         problems += substrate.problems(resource, self.draft, self._visible) if complete else []
+        problems += address_pools.problems(resource, self.draft, self._registry, self._visible) if complete else []
         if problems:
             raise InvalidError(problems)
         if complete:
@@ -218,6 +220,8 @@ class _Intake:
             update={"labels": new.metadata.labels, "generation": old.metadata.generation + 1}
         )
         if problems := substrate.problems(new, self.draft, self._visible, old):
+            raise InvalidError(problems)
+        if problems := address_pools.problems(new, self.draft, self._registry, self._visible):
             raise InvalidError(problems)
         self.draft.keep(new.model_copy(update={"metadata": metadata, "status": old.status}))
         return "changed"

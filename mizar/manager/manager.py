@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import appliances, engines, moves, vpns
+from mizar.manager import address_pools, appliances, engines, moves, vpns
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
@@ -46,6 +46,7 @@ from mizar.manager.substrate import affected, refused
 from mizar.manager.tracing import Tracing
 from mizar.manager.traffic import Traffic
 from mizar.manager.watch import Watchers
+from mizar.model.address_pool import AddressPool
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.function import Function
 from mizar.model.http_balancer import HttpLoadBalancer
@@ -184,6 +185,8 @@ class Manager:
             found["status"] |= self._functions.told(item)
         if isinstance(item.resource, VpnConnection):
             found["status"] |= self._fleet.vpns.view(item)
+        if isinstance(item.resource, AddressPool):
+            found["status"] |= address_pools.told(self._registry, item.resource)
         if isinstance(item.resource, Policy):
             found["status"] |= policed(self._fleet.policies, item)
         if isinstance(item.resource, NetworkAcl):

@@ -49,7 +49,8 @@ def _address(text: str) -> str:
     return str(addresses.parse_address(text))
 
 
-def _droplet_address(text: str) -> str:
+def droplet_address(text: str) -> str:
+    """The address of a host on the substrate, in its canonical form. Raises ValueError."""
     address = addresses.parse_address(text)
     special = address.is_multicast or address.is_loopback or address.is_unspecified
     special |= address.version == 6 and address.ipv4_mapped is not None
@@ -118,7 +119,7 @@ PrefixesOrNone = Annotated[tuple[PrefixText, ...], AfterValidator(_families)]
 SubstratePrefix = Annotated[str, AfterValidator(_substrate_prefix)]
 AddressText = Annotated[str, AfterValidator(_address)]
 Addresses = Annotated[tuple[AddressText, ...], AfterValidator(_families)]
-DropletAddress = Annotated[str, AfterValidator(_droplet_address)]
+DropletAddress = Annotated[str, AfterValidator(droplet_address)]
 MacText = Annotated[str, AfterValidator(_mac)]
 DaemonTarget = Annotated[str, AfterValidator(_daemon)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]

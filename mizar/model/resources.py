@@ -21,6 +21,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
+from mizar.model.address_pool import AddressPool as AddressPool
 from mizar.model.base import API_VERSION as API_VERSION
 from mizar.model.base import Metadata as Metadata
 from mizar.model.base import Phase as Phase
@@ -455,6 +456,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("VPC", "vpcs", "vpc", (), VPC),
         Kind("VPCPeering", "vpcpeerings", "vpcpeering", ("peering",), VPCPeering),
         Kind("SubstrateRoute", "substrateroutes", "substrateroute", ("sr",), SubstrateRoute),
+        Kind("AddressPool", "addresspools", "addresspool", ("pool",), AddressPool),
         Kind("Network", "networks", "network", ("net",), Network),
         Kind("HttpLoadBalancer", "httploadbalancers", "httploadbalancer", ("hlb",), HttpLoadBalancer),
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
