@@ -30,8 +30,8 @@ from mizar.lab.progress import Progress, silent
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
-from mizar.transit.engines.files import remove_all
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
+from mizar.transit.told import remove_all
 from mizar.transit.vpns import remove_all as remove_tunnels
 
 START_LIMIT_S = 30.0

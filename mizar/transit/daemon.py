@@ -27,13 +27,13 @@ from mizar.kernel.netlink import Netlink
 from mizar.kernel.packet_socket import PacketSocket
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, InvalidError, MizarError
-from mizar.transit import programs, server
+from mizar.transit import programs, server, told
 from mizar.transit.attachments import Attachments
 from mizar.transit.audit import Audit
 from mizar.transit.audit_links import LinkAudit, ProgramAudit
 from mizar.transit.direct import Direct
 from mizar.transit.drops import Describer
-from mizar.transit.engines import files, host
+from mizar.transit.engines import host
 from mizar.transit.engines.kinds import KINDS
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
@@ -70,7 +70,7 @@ def cleanup(options: Options) -> None:
     Pins.of(options.instance)  # refuses a name that cannot be one
     with server.locked(options):
         programs.remove(options)
-        files.remove_all(options.engines_folder)
+        told.remove_all(options.engines_folder)
         remove_tunnels(options.vpn_folder, options.interface)
         server.remove_socket(options)
 
@@ -94,7 +94,7 @@ def run(options: Options) -> None:
             raise
         if options.detach_on_exit:
             programs.remove(options)
-            files.remove_all(options.engines_folder)
+            told.remove_all(options.engines_folder)
             remove_tunnels(options.vpn_folder, options.interface)
             event(_log, logging.INFO, "detached", instance=options.instance)
 

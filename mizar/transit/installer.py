@@ -26,13 +26,13 @@ from mizar.kernel.ovsdb import Ovsdb, Port
 from mizar.kernel.pulse import Pulse
 from mizar.model.addresses import text_of
 from mizar.model.errors import InvalidError, MizarError, NotFoundError
-from mizar.transit.engines.files import kept
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.pool import INNER, Pool, hand_out, retire
 from mizar.transit.readback import Found
 from mizar.transit.room import Room
 from mizar.transit.state import State
+from mizar.transit.told import kept
 from mizar.transit.values import Local, Network, Wanted
 from mizar.transit.workloads import InNamespace, NamespaceBy, OvsPort, Tap, Workload, of_alias
 
@@ -154,7 +154,7 @@ class Installer:
                 event(_log, logging.WARNING, "alias_unknown", interface=link.interface.name, error=error)
                 continue
             interface = link.interface
-            engine = kept(self._options.engines_folder, link.uid)
+            engine = kept(self._options.engines_folder / link.uid)
             facts = (interface.name, interface.index, interface.mtu, self._room.mtus(), link.uid, workload, engine)
             found.append(Found(*facts))
         return found

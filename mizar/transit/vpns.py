@@ -9,19 +9,22 @@ of one is its own: it is told as its status, tried again, and touches no other. 
 import asyncio
 import contextlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import tunnel_outer
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.namespaces import Namespace
 from mizar.model.errors import MizarError, TemporaryError
+from mizar.transit import told
 from mizar.transit.events import Hub
+from mizar.transit.keeping import Keeper
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.processes import Process, end_recorded
@@ -33,7 +36,7 @@ LOOK_S = 1.0
 """How often a tunnel is looked at."""
 TELL_S = 5.0
 """How often counts are told while nothing else changes."""
-_TOLD, _DONE = "vpn", "configured"
+_DONE = "configured"
 _STATES = {"connecting": pb.VpnStatus.CONNECTING, "up": pb.VpnStatus.UP, "down": pb.VpnStatus.DOWN}
 _log = logging.getLogger(__name__)
 
@@ -49,18 +52,17 @@ class Vpns:
         self._hub = hub
         self.uplink = uplink
         self.own4 = next((IPv4Address(one) for one in own if len(one) == 4), None)
-        self._kept: dict[str, _Keeper] = {}
+        self._kept: dict[str, _Tunnel] = {}
 
     def load(self) -> None:
         """Take over what the daemon before was told."""
-        for path in sorted(self._folder.glob(f"*/{_TOLD}")) if self._folder.is_dir() else ():
+        for folder in told.folders(self._folder):
             try:
-                message = pb.Vpn.FromString(path.read_bytes())
-                self._kept[message.uid] = _Keeper(self, path.parent, vpn(message))
+                message = pb.Vpn.FromString(told.kept(folder))
+                self._kept[message.uid] = _Tunnel(self, folder, vpn(message))
             except Exception as error:  # noqa: BLE001 - a file of another version: the manager tells it anew
-                event(_log, logging.WARNING, "vpn_unreadable", folder=path.parent.name, error=type(error).__name__)
-                end_recorded(path.parent)
-                shutil.rmtree(path.parent, ignore_errors=True)
+                event(_log, logging.WARNING, "vpn_unreadable", folder=folder.name, error=type(error).__name__)
+                told.clear(folder)
 
     def check(self, changes: Sequence[pb.Vpn | str]) -> None:
         """Raises InvalidError for what cannot be kept, before anything is done."""
@@ -81,10 +83,9 @@ class Vpns:
             wanted, keeper = vpn(one), self._kept.get(one.uid)
             if keeper is not None and keeper.vpn == wanted:
                 continue
-            folder = self._folder / device_of(one.uid)
-            await asyncio.to_thread(_write, folder, one.SerializeToString())
+            folder = await asyncio.to_thread(told.keep, self._folder, device_of(one.uid), one.SerializeToString())
             if keeper is None:
-                self._kept[one.uid] = keeper = _Keeper(self, folder, wanted)
+                self._kept[one.uid] = keeper = _Tunnel(self, folder, wanted)
                 keeper.start()
             else:
                 keeper.change(wanted)
@@ -123,14 +124,16 @@ class Vpns:
 
 def remove_all(folder: Path, uplink: str = "") -> None:
     """End all tunnels that an instance has left. Blocks. What they had in namespaces goes with these."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        end_recorded(path)
-        with contextlib.suppress(MizarError, OSError):
-            tunnel_outer.remove(pb.Vpn.FromString((path / _TOLD).read_bytes()).uid, uplink)
+    held = [told.kept(one) for one in told.folders(folder)]
+    for one in told.folders(folder):
+        end_recorded(one)
+    for message in held:
+        with contextlib.suppress(MizarError, OSError, DecodeError):
+            tunnel_outer.remove(pb.Vpn.FromString(message).uid, uplink)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Keeper:
+class _Tunnel:
     """One tunnel."""
 
     def __init__(self, owner: Vpns, folder: Path, wanted: Vpn) -> None:
@@ -140,49 +143,40 @@ class _Keeper:
         self._folder = folder
         self._process = Process(folder, self._say)
         self._engine = engine_of(owner, folder, wanted)
-        self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        self._keeper = Keeper(f"vpn {wanted.uid}", self._look, self._failed, LOOK_S)
         self._told_s = 0.0
 
     def start(self) -> None:
         """Begin to keep it."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._keep(), name=f"vpn {self.vpn.uid}")
+        self._keeper.wake()
 
     def change(self, wanted: Vpn) -> None:
         """Keep it otherwise from now on."""
         self.vpn = wanted
         self._engine = engine_of(self._owner, self._folder, wanted)
-        self._wake.set()
+        self._keeper.wake()
 
     def let_go(self) -> None:
         """The daemon ends, the tunnel does not."""
-        if self._task is not None:
-            self._task.cancel()
+        self._keeper.let_go()
         self._process.close()
 
     async def end(self) -> None:
         """The tunnel ends, with all that belongs to it."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._keeper.end()
         await self._process.stop()
         self._process.close()
         await asyncio.to_thread(self._engine.clear)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(told.clear, self._folder)
         event(_log, logging.INFO, "vpn_ended", vpn=self.vpn)
 
-    async def _keep(self) -> None:
-        while True:
-            try:
-                found = await self._settled()
-            except MizarError as error:
-                beginning = self._process.standing.running and self.status is None
-                found = Found("connecting" if beginning else "down", str(error))
-            self._tell(found)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_S)
-            self._wake.clear()
+    async def _look(self) -> None:
+        self._tell(await self._settled())
+
+    def _failed(self, trouble: str) -> None:
+        if trouble:
+            beginning = self._process.standing.running and self.status is None
+            self._tell(Found("connecting" if beginning else "down", trouble))
 
     async def _settled(self) -> Found:
         """Everything as wanted; how it is. Raises what is in the way."""
@@ -232,13 +226,3 @@ class _Keeper:
     def _say(self, line: str) -> None:
         if "│" not in line and "──" not in line:  # the banner with which wireguard-go begins
             event(_log, logging.DEBUG, "vpn_said", vpn=self.vpn, line=line)
-
-
-def _write(folder: Path, content: bytes) -> None:
-    """What was told, whole or not at all, readable by root alone."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.parent.chmod(0o700)
-    new = folder / f"{_TOLD}.new"
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-    new.replace(folder / _TOLD)

@@ -108,7 +108,7 @@ def files_of(lab: LabName) -> list[Path]:
 
 def process_of(lab: LabName) -> int:
     """The number of the one process that carries a tunnel."""
-    (folder,) = {path.parent for path in files_of(lab) if path.name == "vpn"}
+    (folder,) = {path.parent for path in files_of(lab) if path.name == "told"}
     return running(folder)
 
 
@@ -133,7 +133,7 @@ def test_a_site_behind_wireguard(lab: LabName, far: FarSite) -> None:
 
     shown = [json.dumps(status(lab)), labs_output(lab), *(path.read_text() for path in lab.folder.glob("**/*.log"))]
     assert [text for text in shown if private in text] == []
-    assert [path for path in files_of(lab) if path.name == "vpn" and path.stat().st_mode & 0o77] == []
+    assert [path for path in files_of(lab) if path.name == "told" and path.stat().st_mode & 0o77] == []
     before = process_of(lab)
     argv = Path(f"/proc/{before}/cmdline").read_text() + Path(f"/proc/{before}/environ").read_text()
     assert private not in argv

@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mizar._built import transit_pb2 as pb
-from mizar.model.errors import InvalidError, MizarError
-from mizar.transit.engines import files
+from mizar.model.errors import InvalidError
+from mizar.transit import told
 from mizar.transit.engines.engine import Engine, Kind, Place, Sample
+from mizar.transit.keeping import Keeper
 from mizar.transit.logs import event
 from mizar.transit.values import Local, Wanted
 from mizar.transit.workloads import InNamespace, NamespaceBy
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-"""Before an instance that could not be brought to what it should be is tried again; doubled each time."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +51,7 @@ class Engines:
             return
         function = pb.Engine.FromString(wanted.engine)
         brought = wanted.workload.namespace if wanted.workload.by is NamespaceBy.POOL else ""
-        files.keep(self._folder, wanted.uid, wanted.engine, brought)
+        told.keep(self._folder, wanted.uid, wanted.engine, brought)
         instance = self._instances.get(wanted.uid)
         if instance is not None and instance.kind != function.WhichOneof("kind"):
             self.remove(wanted.uid)
@@ -74,7 +73,7 @@ class Engines:
                 await asyncio.wait([before])
             if instance is not None:
                 await instance.end()
-            await asyncio.to_thread(files.clear, folder)
+            await asyncio.to_thread(told.clear, folder)
             event(_log, logging.INFO, "engine_ended", uid=uid)
 
         task = self._ending[uid] = asyncio.create_task(end(), name=f"end of {uid}")
@@ -83,7 +82,7 @@ class Engines:
     def take_over(self, locals_: Iterable[Local]) -> None:
         """Finds again what the daemon before left running; ends what belongs to no endpoint."""
         known = {local.wanted.uid for local in locals_}
-        for folder in list(self._folder.iterdir()) if self._folder.is_dir() else ():
+        for folder in told.folders(self._folder):
             if folder.name not in known:
                 self.remove(folder.name)
         for local in locals_:
@@ -153,27 +152,24 @@ class _Instance:
         self.kind = function.WhichOneof("kind")
         self.engine = engine
         self.wanted = function
-        self._before = before
         self._changed = changed
         self._trouble = ""
         self._told: pb.EngineReport | None = None
-        self._wished = asyncio.Event()
-        self._work = asyncio.create_task(self._follow(), name=f"function of {uid}")
+        self._keeper = Keeper(f"function of {uid}", lambda: self.engine.put(self.wanted), self._done, after=before)
 
     def wish(self, function: pb.Engine) -> None:
         """Be so from now on."""
         self.wanted = function
-        self._wished.set()
+        self._keeper.wake()
 
     async def end(self) -> None:
         """Ends for good."""
-        self._work.cancel()
-        await asyncio.gather(self._work, return_exceptions=True)
+        await self._keeper.end()
         await self.engine.end()
 
     def close(self) -> None:
         """Lets go of what runs on."""
-        self._work.cancel()
+        self._keeper.let_go()
         self.engine.close()
 
     def report(self) -> pb.EngineReport:
@@ -192,22 +188,8 @@ class _Instance:
         self._told = found
         return found
 
-    async def _follow(self) -> None:
-        if self._before is not None:
-            await asyncio.wait([self._before])
-        pause_s = FIRST_PAUSE_S
-        while True:
-            await self._wished.wait()
-            self._wished.clear()
-            trouble = ""
-            try:
-                await self.engine.put(self.wanted)
-                pause_s = FIRST_PAUSE_S
-            except (MizarError, OSError) as error:
-                trouble = str(error)
-                if trouble != self._trouble:
-                    event(_log, logging.WARNING, "engine_failed", uid=self.uid, error=trouble)
-                asyncio.get_running_loop().call_later(pause_s, self._wished.set)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            self._trouble = trouble
-            self._changed()
+    def _done(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            event(_log, logging.WARNING, "engine_failed", uid=self.uid, error=trouble)
+        self._trouble = trouble
+        self._changed()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of each function that a daemon runs: what it was told, for the next daemon, and the way to leave none.
+"""The folder of each thing that a daemon keeps, a function or a tunnel: what it was told, for the next daemon, and the
+way to leave none.
 
-Called by `host`, at the daemon's cleanup and by labs. Blocks.
+Called by engines.host and vpns, at the daemon's cleanup and by labs. Blocks. What is told may hold secrets: root alone
+reads it.
 """
 
 import contextlib
@@ -13,13 +15,13 @@ from mizar.kernel import namespaces
 from mizar.model.errors import MizarError
 from mizar.transit.processes import end_recorded
 
-_TOLD, _PLACE = "engine", "namespace"
+_TOLD, _PLACE = "told", "namespace"
 
 
-def keep(folder: Path, uid: str, told: bytes, brought: str) -> None:
-    """Writes what the function behind an endpoint was told, which may hold secrets; `brought` is the name of its
-    namespace, where the daemon has brought it."""
-    own = folder / uid
+def keep(folder: Path, name: str, told: bytes, brought: str = "") -> Path:
+    """Writes what one was told, whole or not at all; `brought` is the name of its namespace, where the daemon has
+    brought it. Its own folder."""
+    own = folder / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o711)
     own.mkdir(exist_ok=True, mode=0o711)
     if brought:
@@ -29,26 +31,32 @@ def keep(folder: Path, uid: str, told: bytes, brought: str) -> None:
     with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(told)
     written.replace(own / _TOLD)
+    return own
 
 
-def kept(folder: Path, uid: str) -> bytes:
-    """What the function behind an endpoint was told; empty for none."""
+def kept(own: Path) -> bytes:
+    """What one was told; empty for none."""
     with contextlib.suppress(OSError):
-        return (folder / uid / _TOLD).read_bytes()
+        return (own / _TOLD).read_bytes()
     return b""
 
 
+def folders(folder: Path) -> list[Path]:
+    """Those of all that are kept in a folder."""
+    return sorted(one for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+
+
 def clear(own: Path) -> None:
-    """The rest of a function that has ended, or of one that nobody knows any more."""
+    """The rest of one that has ended, or of one that nobody knows any more."""
     for record in own.rglob("process.json"):
         end_recorded(record.parent)
     shutil.rmtree(own, ignore_errors=True)
 
 
 def remove_all(folder: Path) -> int:
-    """Ends all functions of an instance of the daemon, with processes, files and the names of namespaces that it
+    """Ends all that an instance of the daemon kept there, with processes, files and the names of namespaces that it
     brought; returns how many there were."""
-    found = [one for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
+    found = folders(folder)
     for one in found:
         with contextlib.suppress(OSError, MizarError):
             namespaces.remove((one / _PLACE).read_text())
