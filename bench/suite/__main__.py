@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`./run bench`: runs the figures, keeps what they tell, and writes the page.
+
+A whole run goes to bench/results/latest.json, its pictures beside it, and docs/performance.md; of figures that were
+not asked for, the last results stay. A quick one goes to .cache/bench and leaves the page alone. A figure is written as
+soon as it is there: what was measured before a crash is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.suite import page, plot, results, runner
+from bench.suite.figure import Figure, Plan
+from bench.suite.leftovers import clear
+from bench.suite.registry import FIGURES
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, QUICK = ROOT / "bench" / "results", ROOT / ".cache" / "bench"
+PAGE = ROOT / "docs" / "performance.md"
+LATEST = "latest.json"
+
+
+def main(argv: Sequence[str] | None = None, figures: Sequence[Figure] = FIGURES, into: Path | None = None) -> int:
+    """Exit code 0: all measured; 1: a figure failed; 2: misused. A goal that is missed is told, and is no failure."""
+    asked = arguments().parse_args(argv)
+    names = [figure.name for figure in figures]
+    unknown = [name for name in asked.only if not any(known.startswith(name) for known in names)]
+    if unknown:
+        print(f"bench: no figure {', '.join(unknown)}; there are: {', '.join(names)}", file=sys.stderr)
+        return 2
+    wanted = [each for each in figures if not asked.only or any(each.name.startswith(one) for one in asked.only)]
+    if asked.list:
+        listed = [{"name": each.name, "title": each.title, "unit": each.unit} for each in wanted]
+        lines = (f"{each['name']:<16}{each['title']} ({each['unit']})" for each in listed)
+        print(json.dumps(listed) if asked.output == "json" else "\n".join(lines))
+        return 0
+    folder = into or (QUICK if asked.quick else RESULTS)
+    if not asked.page and (code := run(wanted, folder, asked)):
+        return code
+    if folder == RESULTS or into:
+        write_page(folder, figures, PAGE if folder == RESULTS else folder / PAGE.name)
+    return 0
+
+
+def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace) -> int:
+    """Measures, and shows; what is found goes into the folder."""
+    if missing := runner.missing_packages(wanted):
+        print(f"bench: without {', '.join(missing)}; `./run setup --bench` installs all peers", file=sys.stderr)
+    clear()
+    console, failed = Console(stderr=asked.output == "json"), []
+    plan = Plan(asked.quick, tuple(sorted(os.sched_getaffinity(0))))
+    document = results.read(folder / LATEST)
+    with console.status("") if console.is_terminal else _Plain() as status:
+        for figure in wanted:
+            try:
+                found = runner.measure(figure, plan, status.update)
+            except Exception as error:
+                failed.append(figure.name)
+                console.print(f"{figure.name} failed: {type(error).__name__}: {error}", style="red", markup=False)
+                if asked.debug:
+                    raise
+                continue
+            document["figures"][figure.name] = found
+            results.write(document, folder / LATEST)
+            console.print(page.table(figure, found))
+            for name, why in found["absent"].items():
+                console.print(f"{name} is missing: {why}", markup=False)
+    measured = [figure for figure in wanted if figure.name not in failed]
+    if asked.output == "json":
+        print(json.dumps({"figures": {each.name: document["figures"][each.name] for each in measured}}))
+    elif measured:
+        console.print(page.goals(document, measured))
+        console.print(f"written to {folder}", highlight=False)
+    return 1 if failed else 0
+
+
+def write_page(folder: Path, figures: Sequence[Figure], target: Path) -> None:
+    """The page and its pictures, of what the folder has."""
+    document = results.read(folder / LATEST)
+    for name, found in document["figures"].items():
+        (folder / f"{name}.svg").write_text(plot.svg(found))
+    target.write_text(page.page(document, figures))
+
+
+class _Plain:
+    """Progress without a terminal: lines on stderr."""
+
+    def __enter__(self) -> _Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, text: str) -> None:
+        """One step."""
+        print(text, file=sys.stderr, flush=True)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="./run bench", description=(__doc__ or "").split("\n\n", 1)[0])
+    add: Any = parser.add_argument
+    add("--only", action="append", default=[], metavar="NAME", help="this figure, or those that begin so; repeatable")
+    add("--quick", action="store_true", help="less of everything: whether it works, not what it costs")
+    add("--list", action="store_true", help="the figures")
+    add("--page", action="store_true", help="measure nothing: write page and pictures of what was measured last")
+    add("-o", "--output", choices=("table", "json"), default="table")
+    add("--debug", action="store_true", help="stop at the first failure, and show where")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

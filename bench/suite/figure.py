@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a figure is: contenders that take turns, what a turn tells, and the goals that DESIGN sets.
+
+Made by the modules of bench/suite/figures, run by runner.py, told by page.py. Nothing here measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+Turn = Callable[[], Mapping[str, float]]
+"""Measures everything of one contender once: value by metric. A metric names one thing, such as "TCP, 1 stream"."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is asked for. `cpus`: those that this process may use, in order."""
+
+    quick: bool
+    cpus: tuple[int, ...]
+
+    def pick(self, quick: int, whole: int) -> int:
+        """A number for a quick run, or for a whole one."""
+        return quick if self.quick else whole
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line of DESIGN's table: a metric of `contender` against a number, or against `times` that of `over`."""
+
+    work: str
+    reference: str
+    metric: str
+    limit: float
+    most: bool = True
+    """Whether it shall be at most `limit`; else at least."""
+    contender: str = "mizar"
+    over: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A set of things that are measured side by side.
+
+    `open` builds what the contenders stand on, and gives their turns by name. A text in place of a turn says why this
+    machine has no such contender. `packages`: a command that must be there, and the Debian package that has it.
+    """
+
+    name: str
+    title: str
+    unit: str
+    open: Callable[[Plan], AbstractContextManager[Mapping[str, Turn | str]]]
+    not_shown: str
+    """What a reader must not take it for."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Of metrics that have another unit."""
+    goals: tuple[Goal, ...] = ()
+    rounds: int = 5
+    quick_rounds: int = 1
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    def unit_of(self, metric: str) -> str:
+        """In which a metric is told."""
+        return self.units.get(metric, self.unit)

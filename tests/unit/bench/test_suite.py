@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner of the bench: contenders take turns, one's fault is not another's, and the page is what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.suite import __main__ as suite
+from bench.suite import page, plot, results
+from bench.suite.figure import Figure, Goal, Plan, Turn
+from bench.suite.registry import FIGURES
+
+turns: list[str] = []
+
+
+@contextmanager
+def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
+    """Ours gets slower by one each round, the others fails, and one is not installed."""
+
+    def ours() -> dict[str, float]:
+        turns.append("ours")
+        return {"a frame": float(turns.count("ours"))}
+
+    def theirs() -> dict[str, float]:
+        turns.append("theirs")
+        return {"a frame": 4.0}
+
+    def broken() -> dict[str, float]:
+        raise RuntimeError("no carrier")
+
+    yield {"mizar": ours, "theirs": theirs, "broken": broken, "absent": "not installed"}
+
+
+GOALS = (
+    Goal("a frame", "4 ns", "a frame", 3),
+    Goal("twice as good", "the same", "a frame", 0.4, over="theirs"),
+)
+FAKE = Figure("fake", "A fake", "ns", opened, "anything.", goals=GOALS, rounds=3)
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A folder that a run wrote into."""
+    turns.clear()
+    assert suite.main([], [FAKE], tmp_path) == 0
+    return tmp_path
+
+
+def test_contenders_take_turns_and_medians_are_kept(measured: Path) -> None:
+    """A B A B; the middle, the least and the most; why others are missing; the machine."""
+    assert turns == ["ours", "theirs"] * 3
+    found = json.loads((measured / "latest.json").read_text())["figures"]["fake"]
+    assert found["values"]["a frame"]["mizar"] == {"median": 2.0, "low": 1.0, "high": 3.0, "n": 3}
+    assert found["absent"] == {"broken": "failed: RuntimeError: no carrier", "absent": "not installed"}
+    assert {"processor", "cpus", "kernel", "governor", "load", "peers"} <= found["machine"].keys()
+
+
+def test_page_tells_goals_reached_and_missed(measured: Path) -> None:
+    """A limit of its own, one over another contender, who is missing, and what is not shown."""
+    text = (measured / "performance.md").read_text()
+    assert "| a frame | 4 ns | ≤ 3 ns | [2 ns](#fake) | yes |" in text
+    assert "| twice as good | the same | ≤ 0.40x | [0.50x](#fake) | no |" in text
+    assert "**absent** is missing: not installed" in text
+    assert "2 (1 to 3)" in text
+    assert "*Not shown:* anything." in text
+
+
+def test_plot_is_a_picture(measured: Path) -> None:
+    """Well-formed, with a bar for each contender."""
+    tree = ElementTree.fromstring((measured / "fake.svg").read_text())
+    assert len([one for one in tree.iter() if one.tag.endswith("rect")]) == 3
+
+
+def test_json_has_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing else on stdout."""
+    assert suite.main(["-o", "json", "--only", "fa"], [FAKE], tmp_path) == 0
+    assert json.loads(capsys.readouterr().out)["figures"]["fake"]["unit"] == "ns"
+
+
+def test_unknown_figure_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    """The names that there are, and exit code 2."""
+    assert suite.main(["--only", "nothing"], [FAKE]) == 2
+    assert "fake" in capsys.readouterr().err
+
+
+def test_names_are_unique() -> None:
+    """Of figures: they are files and headings."""
+    assert len({one.name for one in FIGURES}) == len(FIGURES)
+
+
+def test_performance_page_is_of_the_latest_results() -> None:
+    """`./run bench --page` would change nothing, and no result is of a figure that is gone."""
+    document = results.read(suite.RESULTS / suite.LATEST)
+    assert suite.PAGE.read_text() == page.page(document, FIGURES)
+    assert document["figures"].keys() <= {one.name for one in FIGURES}
+    for name, found in document["figures"].items():
+        assert (suite.RESULTS / f"{name}.svg").read_text() == plot.svg(found)
