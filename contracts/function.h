@@ -16,6 +16,7 @@ enum function_limit {
 	FUNCTION_REASONS = 32,	/* reasons of its own that a function may have: 1 .. 31; 0: it named none */
 	FUNCTION_ABI = 1,	/* the loader refuses a function that was built for another */
 	FUNCTION_SAMPLE = 256,	/* one packet in so many is timed */
+	FUNCTION_LOST = 255,	/* reason of the stand-in for a function that cannot be loaded any more (function_missing.c) */
 };
 
 /* Where functions run. The first five are spec'd by name: when Transit XDP has decided, and the frame is as it will go on. */

@@ -37,8 +37,8 @@ int function_end(struct xdp_md *ctx)
 		return send_out(ctx);
 	count_function_drop(frame, &packet);
 	if (frame->trace)
-		report_frame(ctx, &packet, frame->trace, REASON_FUNCTION_REFUSED, XDP_DROP);
-	refuse_transit(ctx, REASON_FUNCTION_REFUSED, &packet);
+		report_frame(ctx, &packet, frame->trace, function_reason(frame), XDP_DROP);
+	refuse_transit(ctx, function_reason(frame), &packet);
 	return XDP_DROP;
 }
 

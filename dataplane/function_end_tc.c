@@ -17,8 +17,8 @@ int function_end_tc(struct __sk_buff *skb)
 	frame->stage = FUNCTION_STAGES;
 	count_function_drop(frame, &packet);
 	if (frame->trace)
-		report_skb(skb, &packet, HOOK_AGENT << TRACE_NOTE_SHIFT | frame->trace, REASON_FUNCTION_REFUSED, 0);
-	return refuse_agent(skb, REASON_FUNCTION_REFUSED, &packet, sender);
+		report_skb(skb, &packet, HOOK_AGENT << TRACE_NOTE_SHIFT | frame->trace, function_reason(frame), 0);
+	return refuse_agent(skb, function_reason(frame), &packet, sender);
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

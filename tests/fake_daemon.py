@@ -237,6 +237,7 @@ class FakeDaemon(TransitServicer):
         self.asked: list[pb.WatchEventsRequest] = []
         self.functions: dict[str, pb.Function] = {}
         self.objects: dict[bytes, bytes] = {}
+        self.lost: dict[str, str] = {}  # functions that it cannot load any more, and why
         """Of functions, by their digests."""
         self.unwanted: Callable[[pb.Function], bool] = lambda _: False
         """Which functions it refuses, as if its kernel did."""
@@ -429,7 +430,8 @@ class FakeDaemon(TransitServicer):
             told.CopyFrom(one)
             told.ClearField("object")
         names = before.keys() | self.functions.keys()
-        return pb.SetFunctionsReply(changed=sum(before.get(name) != self.functions.get(name) for name in names))
+        changed = sum(before.get(name) != self.functions.get(name) for name in names)
+        return pb.SetFunctionsReply(changed=changed, lost=self.lost)
 
     async def GetFunctions(self, request: pb.GetFunctionsRequest, context: Any) -> pb.Functions:
         held = sorted(self.functions.values(), key=lambda one: (one.order, one.name))

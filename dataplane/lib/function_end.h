@@ -13,7 +13,7 @@
  * tells of it finds function and reason where it finds the rule of a policy. */
 static __always_inline void count_function_drop(const struct function_frame *frame, struct packet *packet)
 {
-	uint32_t own = frame->reason & (FUNCTION_REASONS - 1);
+	uint32_t own = frame->reason < FUNCTION_REASONS ? frame->reason : 0;
 	uint32_t key = (frame->function & (FUNCTIONS - 1)) * FUNCTION_REASONS + own;
 	struct drop_counter *drop = bpf_map_lookup_elem(&function_drops, &key);
 	struct policy_work *work = policy_work();
@@ -35,6 +35,12 @@ static __always_inline void count_function_drop(const struct function_frame *fra
 		work->rule = key;
 		work->policed_slot = 0;
 	}
+}
+
+/* Why: the function is there and has said so, or a stand-in says that it is not. */
+static __always_inline uint32_t function_reason(const struct function_frame *frame)
+{
+	return frame->reason == FUNCTION_LOST ? REASON_FUNCTION_MISSING : REASON_FUNCTION_REFUSED;
 }
 
 /* The endpoint that sent it, for its own counters. */

@@ -59,6 +59,7 @@ static __always_inline void name_rule(const uint32_t *zero, uint32_t reason, uin
 	const struct policy_work *work = bpf_map_lookup_elem(&policy_works, zero);
 	bool spoke = !reason || reason == REASON_POLICY_UNREADABLE ||
 		     (reason >= REASON_POLICY_INGRESS_DENIED && reason <= REASON_FUNCTION_REFUSED) ||
+		     reason == REASON_FUNCTION_MISSING ||
 		     (reason >= REASON_LIMIT_EGRESS && reason <= REASON_UPLINK_FULL);
 
 	*rule = work && spoke ? work->rule : 0;

@@ -22,7 +22,7 @@ import grpc.aio
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
 from mizar.manager.registry import Item, Registry, Trouble
-from mizar.model.errors import MizarError
+from mizar.model.errors import InvalidError, MizarError
 from mizar.model.function import Attachment, Function
 from mizar.model.function_object import STAGES
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
@@ -139,7 +139,7 @@ class Functions:
         code = function.spec.object
         return {
             "digest": code.digest if code else "",
-            "stages": list(function.spec.stages or (function.spec.about.stages if code and code.data else ())),
+            "stages": list(function.spec.stages or (function.spec.made_for if code and code.data else ())),
             "droplets": sorted(at for at, held in self._held.items() if name in held.names and at not in item.troubles),
             "refused": refused,
         }
@@ -152,7 +152,7 @@ class Functions:
             function = item.resource
             assert isinstance(function, Function)
             assert held is not None
-            there = function.name in held.names and stage in (function.spec.stages or function.spec.about.stages)
+            there = function.name in held.names and stage in (function.spec.stages or function.spec.made_for)
             if there and any(self._means(one, droplet, vpc, ends) for one in function.spec.attach):
                 found.append((function.spec.order, function.name))
         return [name for _, name in sorted(found)]
@@ -316,19 +316,17 @@ class Functions:
     async def _set(self, link: Link, plan: _Plan) -> dict[str, Trouble]:
         """Tells a droplet its functions; which of them it does not take, and why."""
         try:
-            await _told(link, plan.messages.values(), plan.objects)
+            return _lost(await _told(link, plan.messages.values(), plan.objects))
         except grpc.aio.AioRpcError as error:
             if error.code() not in _REFUSALS or not plan.messages:
                 raise
-        else:
-            return {}
         there = await link.stub().GetFunctions(pb.GetFunctionsRequest(), timeout=_CALL_S)
         good = {one.function.name: one.function for one in there.functions if one.function.name in plan.messages}
         troubles: dict[str, Trouble] = {}
         for name, message in plan.messages.items():
             tried = {**good, name: message}
             try:
-                await _told(link, tried.values(), plan.objects)
+                lost = _lost(await _told(link, tried.values(), plan.objects))
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _REFUSALS:
                     raise
@@ -336,32 +334,45 @@ class Functions:
                 log.warning("function_refused droplet=%s function=%s", link.name, name)
             else:
                 good = tried
+                troubles |= lost
         return troubles
 
 
-async def _told(link: Link, functions: Iterable[pb.Function], objects: Mapping[bytes, bytes]) -> None:
+async def _told(link: Link, functions: Iterable[pb.Function], objects: Mapping[bytes, bytes]) -> pb.SetFunctionsReply:
     """Objects are sent to a droplet that lacks them, and to no other."""
     request = pb.SetFunctionsRequest(functions=list(functions))
     reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
     if not reply.missing:
-        return
+        return reply
     for function in request.functions:
         if function.digest in reply.missing and function.digest in objects:
             function.object = objects[function.digest]
     reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
     if reply.missing:
         raise MizarError(f"droplet {link.name} asks for objects that it was given")
+    return reply
+
+
+def _lost(reply: pb.SetFunctionsReply) -> dict[str, Trouble]:
+    """What was loaded there once, and cannot be any more."""
+    return {name: Trouble(True, why) for name, why in reply.lost.items()}
 
 
 def _message(function: Function) -> tuple[pb.Function, bytes]:
-    code = function.spec.code
+    """What droplets are told, and the object. One of another version of the platform goes as it is: they say so."""
+    try:
+        code, maps = function.spec.code, function.spec.entries
+    except InvalidError:
+        assert function.spec.object is not None
+        code, maps = function.spec.object.data or b"", {}
     message = pb.Function(
         name=function.name,
         digest=sha256(code).digest(),
         order=function.spec.order,
         stages=[STAGES.index(stage) for stage in function.spec.stages],
+        fail_open=function.spec.on_failure == "open",
     )
-    for name, entries in sorted(function.spec.entries.items()):
+    for name, entries in sorted(maps.items()):
         rows = [pb.FunctionEntry(key=key, value=value) for key, value in entries]
         message.maps.append(pb.FunctionMap(name=name, entries=rows))
     return message, code

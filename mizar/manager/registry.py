@@ -103,7 +103,7 @@ def item_of(record: Record) -> Item:
         "createdAt": record.created_at,
         "deletedAt": record.deleted_at,
     }
-    resource = KINDS[record.kind].model.model_validate(manifest)
+    resource = KINDS[record.kind].model.model_validate(manifest, context={"stored": True})
     status = resource.status
     return Item(
         resource=resource,

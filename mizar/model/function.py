@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, GetCoreSchemaHandler, SerializationInfo, model_validator
+from pydantic import Field, GetCoreSchemaHandler, SerializationInfo, ValidationInfo, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mizar.model import elf, fields
@@ -144,11 +144,17 @@ def _once(attached: Sequence[Attachment]) -> None:
             raise ValueError(f"expected each scope once, found {one.text} again")
 
 
+def _stored(info: ValidationInfo) -> bool:
+    """Whether it was taken once, by this version or another: then it is there, whatever can be said of it now."""
+    return bool((info.context or {}).get("stored"))
+
+
 class FunctionSpec(Value):
     """`source` or `object`: paths beside the manifest. `stages`: of those that it is made for; none: all.
 
     `order`: at a stage, functions run in the order of (order, name). `maps`: a map that is listed has these keys and
-    no others; a value is written when the key comes, and when it is another one than before.
+    no others; a value is written when the key comes, and when it is another one than before. `on_failure`: whether
+    packets that it is for are refused, or go on, where it was loaded and cannot be any more.
     """
 
     source: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
@@ -156,18 +162,19 @@ class FunctionSpec(Value):
     stages: Annotated[tuple[StageName, ...], Field(max_length=len(STAGES))] = ()
     order: Annotated[int, Field(strict=True, ge=-(2**31), le=2**31 - 1)] = 100
     attach: Annotated[tuple[Attachment, ...], Field(max_length=1024)] = ()
+    on_failure: Literal["closed", "open"] = "closed"
     parameters: Mapping[str, Any] = {}
     maps: Mapping[str, Annotated[tuple[Entry, ...], Field(max_length=_MOST_ENTRIES)]] = {}
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self, info: ValidationInfo) -> Self:
         if (self.source is None) == (self.object is None):
             raise ValueError("expected one of source and object")
         try:
             _once(self.attach)
         except ValueError as error:
             raise PydanticCustomError("fit", str(error).replace("{", "{{"), {"field": "attach"}) from error
-        if self.object is not None and self.object.data is not None:
+        if self.object is not None and self.object.data is not None and not _stored(info):
             for field, check in (("object", self._read), ("parameters", self._pack), ("maps", self._entries)):
                 try:
                     check()
@@ -181,6 +188,14 @@ class FunctionSpec(Value):
         assert self.object is not None
         assert self.object.data is not None
         return read_object(self.object.data)
+
+    @property
+    def made_for(self) -> tuple[str, ...]:
+        """The stages that it is made for; none where its object is of another version of the platform."""
+        try:
+            return self.about.stages
+        except InvalidError:
+            return ()
 
     @cached_property
     def code(self) -> bytes:
@@ -272,9 +287,11 @@ class Function(Resource):
     status: FunctionStatus = FunctionStatus()
 
     @model_validator(mode="after")
-    def _named_as_its_object(self) -> Self:
+    def _named_as_its_object(self, info: ValidationInfo) -> Self:
         spec = self.spec
-        if spec.object is not None and spec.object.data is not None and spec.about.name != self.metadata.name:
+        if spec.object is None or spec.object.data is None or _stored(info):
+            return self
+        if spec.about.name != self.metadata.name:
             message = f"the object is function {spec.about.name}, and the Function is called {self.metadata.name}"
             raise PydanticCustomError("fit", "{why}", {"field": "metadata", "why": message})
         return self

@@ -92,8 +92,8 @@ def compare(way: Way, reports: Sequence[Seen], name: Callable[[bytes], str]) -> 
 def _last_word(reports: Sequence[Seen], left: list[Seen]) -> Seen | None:
     """The first report, but where a function of a stage behind it has refused what the program had handed on: then
     that, and the other is left out."""
-    function = drop_reasons.by_name()["FUNCTION_REFUSED"].number
-    if len(reports) > 1 and not reports[0].reason and reports[1].reason == function:
+    functions = [drop_reasons.by_name()[name].number for name in ("FUNCTION_REFUSED", "FUNCTION_MISSING")]
+    if len(reports) > 1 and not reports[0].reason and reports[1].reason in functions:
         left.remove(reports[0])
         return reports[1]
     return reports[0] if reports else None

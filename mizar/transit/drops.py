@@ -21,7 +21,7 @@ from mizar.transit.state import State
 _HOOKS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy", 5: "substrate"}  # enum hook
 _TRANSIT = "transit"
 _RELOOK_S = 1.0
-FUNCTION_REFUSED = "FUNCTION_REFUSED"
+FUNCTION_REFUSED, FUNCTION_MISSING = "FUNCTION_REFUSED", "FUNCTION_MISSING"
 """The reason for which function and own reason are told."""
 
 
@@ -62,7 +62,7 @@ class Describer:
             policed=self._uid(fields["policed_slot"]) if fields["policed_slot"] else "",
             outcome=pb.Drop.Outcome.ValueType(fields["outcome"]),
         )
-        if drop.name == FUNCTION_REFUSED:
+        if drop.name in (FUNCTION_REFUSED, FUNCTION_MISSING):
             drop.function, drop.function_reason, sentence = self._function_of(fields["rule"])
             drop.rule, drop.sentence = 0, sentence or drop.sentence
         if drop.name in LIMITED:

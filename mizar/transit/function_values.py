@@ -26,6 +26,10 @@ class Function:
     message: pb.Function
     about: FunctionObject
     number: int
+    problem: str = ""
+    """Why it cannot be loaded any more; empty: it is."""
+    standing_in: bytes = b""
+    """What is loaded in its place then."""
 
     @property
     def name(self) -> str:
@@ -46,7 +50,7 @@ class Function:
     @property
     def member(self) -> Member:
         """Of chains."""
-        return Member(self.about, self.message.object, self.number)
+        return Member(self.about, self.standing_in or self.message.object, self.number)
 
     @property
     def maps(self) -> Mapping[str, Mapping[bytes, bytes]]:

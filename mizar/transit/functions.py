@@ -29,6 +29,7 @@ from mizar.kernel.layout import constant
 from mizar.kernel.maps import Table
 from mizar.model.errors import ExhaustedError, InvalidError, MizarError
 from mizar.model.function_object import STAGES
+from mizar.transit.function_missing import stand_in, told_problem
 from mizar.transit.function_values import Function, Masks, chains_of, masks_of, parse, room_of
 from mizar.transit.logs import event
 from mizar.transit.state import State
@@ -63,7 +64,7 @@ class Functions:
             self._bring([self._parsed(one) for one in told], state)
         except MizarError as error:
             event(_log, logging.ERROR, "functions_not_restored", error=error)
-            self._bring(self._sound(told, state), state)
+            self._bring(self._sound(told), state)
         for name in self.own.folders():
             if name not in self.held:
                 self.own.remove(name)
@@ -87,7 +88,11 @@ class Functions:
             whole = pb.Function()
             whole.CopyFrom(one)
             whole.object = objects[one.digest]
-            wanted.append(parse(whole, numbers[one.name]))
+            lost = self._lost(whole)
+            if lost is None:
+                wanted.append(parse(whole, numbers[one.name]))
+            elif not one.fail_open:
+                wanted.append(stand_in(whole, lost.number, _stages(lost), lost.problem))
         self._most = min(request.most_instructions or MOST_INSTRUCTIONS, _MOST_INSTRUCTIONS_EVER)
         before = self.held
         self._bring(wanted, state)
@@ -98,7 +103,8 @@ class Functions:
         elapsed = int((time.monotonic() - begun) * 1e6)
         if changed:
             event(_log, logging.INFO, "functions_set", functions=len(self.held), changed=changed, elapsed_us=elapsed)
-        return pb.SetFunctionsReply(changed=changed, elapsed_us=elapsed)
+        missing_here = {one.name: told_problem(one) for one in self.held.values() if one.problem}
+        return pb.SetFunctionsReply(changed=changed, elapsed_us=elapsed, lost=missing_here)
 
     def follow(self, state: State) -> None:
         """The tables are about to be these: write for whom functions are then. The caller holds their lock."""
@@ -125,7 +131,7 @@ class Functions:
         try:
             for one in wanted:
                 before = self.held[one.name].maps if one.name in self.held else {}
-                for name, entries in one.maps.items():
+                for name, entries in one.maps.items() if not one.problem else ():
                     if name in self.own.of(one.name):
                         fill(name, self.own.of(one.name)[name], entries, before.get(name, {}))
         except BaseException:
@@ -133,7 +139,8 @@ class Functions:
             self.own.forget_unpinned()
             raise
         for one in wanted:
-            self.own.keep(one.about)
+            if not one.problem:  # else its maps wait for the version that can be loaded
+                self.own.keep(one.about)
             if one.name not in self.held and not self.chains.taking_over:
                 self._start_counting(one.number)
         self._write_file(wanted)
@@ -187,7 +194,14 @@ class Functions:
     # ---- what was told, kept
 
     def _write_file(self, functions: Iterable[Function]) -> None:
-        told = [pb.FunctionState(function=one.message, number=one.number) for one in functions]
+        told = [
+            pb.FunctionState(
+                function=one.message,
+                number=one.number,
+                stages=[pb.FunctionStage(stage=stage) for stage in _stages(one)],
+            )
+            for one in functions
+        ]
         unfinished = self._file.with_name(f"{self._file.name}.unfinished")
         try:
             if not told:
@@ -214,20 +228,29 @@ class Functions:
     def _parsed(told: pb.FunctionState) -> Function:
         return parse(told.function, told.number)
 
-    def _sound(self, told: Iterable[pb.FunctionState], state: State) -> list[Function]:
-        """Those that can be loaded still; of the others, why not is told."""
+    def _sound(self, told: Iterable[pb.FunctionState]) -> list[Function]:
+        """Those that can be loaded still, and stand-ins for the others, but for those that may be missing."""
         found: list[Function] = []
         for one in told:
             try:
-                trial = self._parsed(one)
-                self.own.of(trial.name)
-                self.chains.abandon(self.chains.prepare(chains_of([*found, trial]), self.own.open))
+                found.append(self._tried(self._parsed(one), found))
             except MizarError as error:
-                event(_log, logging.ERROR, "function_lost", function=one.function.name, error=error)
-            else:
-                found.append(trial)
-        _ = state
+                name, closed = one.function.name, not one.function.fail_open
+                event(_log, logging.ERROR, "function_lost", function=name, closed=closed, error=error)
+                if closed:
+                    stages = tuple(stage.stage for stage in one.stages)
+                    found.append(self._tried(stand_in(one.function, one.number, stages, str(error)), found))
         return found
+
+    def _tried(self, trial: Function, beside: Iterable[Function]) -> Function:
+        self.own.of(trial.name)
+        self.chains.abandon(self.chains.prepare(chains_of([*beside, trial]), self.own.open))
+        return trial
+
+    def _lost(self, message: pb.Function) -> Function | None:
+        """The one of this name, when what is told is the object that cannot be loaded any more."""
+        held = self.held.get(message.name)
+        return held if held is not None and held.problem and held.message.digest == message.digest else None
 
     # ---- telling
 
@@ -264,6 +287,7 @@ class Functions:
             drops=drops,
             maps=sorted(one.about.maps),
             folder=str(self.own.folder(one.name)),
+            problem=told_problem(one) if one.problem else "",
         )
 
     def _stage(self, one: Function, stage: str) -> pb.FunctionStage:
@@ -298,6 +322,10 @@ class Functions:
 
 def _group(key: tuple[int, int]) -> dict[str, int]:
     return {"vni": key[0], "number": key[1]}
+
+
+def _stages(one: Function) -> tuple[int, ...]:
+    return tuple(STAGES.index(stage) for stage in one.stages)
 
 
 def _without_object(message: pb.Function) -> pb.Function:

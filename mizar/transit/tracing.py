@@ -23,7 +23,7 @@ from mizar.model import drop_reasons
 from mizar.model.addresses import from_mapped
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit import table_rows
-from mizar.transit.drops import FUNCTION_REFUSED
+from mizar.transit.drops import FUNCTION_MISSING, FUNCTION_REFUSED
 from mizar.transit.ledger import Ledger
 from mizar.transit.limits import LIMITED
 from mizar.transit.logs import event
@@ -133,7 +133,7 @@ class Tracer:
                 rule=fields["rule"],
                 policed=self._uid_at(fields["policed_slot"]) if fields["policed_slot"] else "",
             )
-            if fields["reason"] == drop_reasons.by_name()[FUNCTION_REFUSED].number:
+            if fields["reason"] in [drop_reasons.by_name()[one].number for one in (FUNCTION_REFUSED, FUNCTION_MISSING)]:
                 report.function, report.function_reason, _ = self._function_of(fields["rule"])
                 report.rule = 0
             if (reason := drop_reasons.by_number().get(fields["reason"])) and reason.name in LIMITED:

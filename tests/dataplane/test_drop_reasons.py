@@ -602,6 +602,7 @@ SEPARATE |= {
     "LIMIT_INGRESS": "test_limits.py",
     "UPLINK_FULL": "test_limits.py",
     "FUNCTION_REFUSED": "test_functions.py",
+    "FUNCTION_MISSING": "tests/transit/test_network_functions.py",
 }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from mizar._built import transit_pb2 as pb
 from mizar.kernel import libbpf
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.function_tables import FunctionTables
+from mizar.kernel.layout import constant
+from mizar.model import elf
 from mizar.model.function_object import STAGES
 from mizar.transit.options import RUN_FOLDER
 from tests.dataplane.chained import CONTINUE, DROP, from_text
@@ -199,3 +202,65 @@ def test_the_audit_finds_and_mends_what_somebody_did_to_functions(made: Rig) -> 
     assert {found.table for found in audit(one, repair=True)} == {"function_switches", "endpoint_functions"}
     assert audit(one) == []
     assert not answered(first, "10.0.1.12")
+
+
+def of_another_abi(data: bytes) -> bytes:
+    """The object as if it had been built for another version of the platform."""
+    about = elf.sections(data)[".rodata.about"]
+    return elf.with_section(data, ".rodata.about", struct.pack("=I", constant("FUNCTION_ABI") + 1) + about[4:])
+
+
+def upgraded(droplet: Droplet) -> None:
+    """Ends the daemon, and begins another one for which all functions are of another version."""
+    droplet.stop(signal.SIGTERM)
+    told = pb.Functions.FromString(functions_file(droplet).read_bytes())
+    for one in told.functions:
+        one.function.object = of_another_abi(one.function.object)
+        one.function.digest = hashlib.sha256(one.function.object).digest()
+    functions_file(droplet).write_bytes(told.SerializeToString())
+    droplet.start()
+
+
+def functions_file(droplet: Droplet) -> Path:
+    return next(path for path in RUN_FOLDER.glob(f"*{droplet.name}*") if "functions" in path.name)
+
+
+def test_a_function_that_an_upgrade_cannot_load_lets_nothing_past(made: Rig) -> None:
+    """What it was for is refused, with the reason and its name, and nothing else, while the droplet is told the same
+    again; its maps wait. A version that can be loaded takes over."""
+    one, (first, second) = alone(made, "uid-1", "uid-2")
+    lets = function(code(CONTINUE), pb.FunctionScope(uid="uid-1"))
+    put(one, lets)
+    assert answered(first, "10.0.1.12")
+    upgraded(one)
+    events = one.client.WatchEvents(pb.WatchEventsRequest(drops=True), timeout=30)
+    events.initial_metadata()
+    assert ping(first, "10.0.1.12", 0.3) is None
+    drop = next(event.drop for event in events if event.drop.function)
+    assert (drop.name, drop.function, drop.uid) == ("FUNCTION_MISSING", "trial", "uid-1")
+    (state,) = one.client.GetFunctions(pb.GetFunctionsRequest(), timeout=30).functions
+    assert "built for version" in state.problem
+    reply = put(one, state.function)
+    assert "built for version" in reply.lost["trial"]
+    assert ping(first, "10.0.1.12", 0.3) is None
+    assert Path(state.folder, "counted").exists()
+    assert audit(one) == []
+    with pytest.raises(grpc.RpcError):
+        put(one, function(of_another_abi(code(CONTINUE, 1)), pb.FunctionScope(uid="uid-1")))
+    assert ping(first, "10.0.1.12", 0.3) is None
+    assert not put(one, lets).lost
+    assert answered(first, "10.0.1.12")
+    assert answered(second, "10.0.1.11")
+
+
+@pytest.mark.long
+def test_a_function_that_may_be_missing_is_left_out(made: Rig) -> None:
+    """It fails open: what it was for goes on, and it leaves nothing."""
+    one, (first, _) = alone(made, "uid-1", "uid-2")
+    drops = function(code(DROP), pb.FunctionScope(uid="uid-1"))
+    drops.fail_open = True
+    put(one, drops)
+    assert not answered(first, "10.0.1.12")
+    upgraded(one)
+    assert answered(first, "10.0.1.12")
+    assert left(one) == []

@@ -11,6 +11,7 @@ import pytest
 
 from mizar._built import transit_pb2 as pb
 from mizar.functions.build import build
+from mizar.model import function_object
 from mizar.model.errors import InvalidError
 from mizar.model.resources import Ref
 from tests.unit.manager.test_groups import WEB, group
@@ -159,6 +160,30 @@ async def test_daemons_and_servers_come_and_go(world: World, objects: dict[str, 
     await world.daemons["d2"].start()
     await until(lambda: not world.exists("Function", "first"))
     assert at(world) == set()
+
+
+async def test_an_upgrade_loses_no_function(
+    world: World, objects: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that cannot read a stored object begins all the same, tells droplets of it as before, and its status
+    says which of them have a stand-in."""
+    attach = [{"droplet": "all"}]
+    world.apply(world.droplet("d1"), function(objects["first1"], attach=attach, maps={"ports": [{"key": 7}]}))
+    await world.settled()
+    monkeypatch.setattr(function_object, "ABI", function_object.ABI + 1)
+    world.daemons["d1"].lost = {"first": "it was built for another version"}
+    await world.restart()
+    await until(lambda: world.phase("Function", "first") == "Failed")
+    assert world.status("Function", "first")["refused"] == [
+        {"droplet": "d1", "reason": "it was built for another version"}
+    ]
+    assert at(world) == {"d1"}
+    assert not world.daemons["d1"].functions["first"].fail_open
+    monkeypatch.undo()
+    world.daemons["d1"].lost = {}
+    world.apply(function(objects["first2"], attach=attach, onFailure="open"))
+    await world.settled()
+    assert world.daemons["d1"].functions["first"].fail_open
 
 
 async def test_a_digest_stands_for_the_object_that_the_server_has(world: World, objects: dict[str, bytes]) -> None:
