@@ -84,7 +84,8 @@ struct function_frame {
 	uint8_t pad[2];
 	uint8_t src[16];	/* inner, mapped, network order */
 	uint8_t dst[16];
-	uint8_t pad2[8];
+	uint32_t came_by;	/* tc: interface of the endpoint that sent it, which mizar_transmit() sends it back to; 0: the context's */
+	uint32_t entered_by;	/* tc: the context's interface when it entered the chain. Not the sender's behind the shaper */
 };
 
 /* ---- function_switches: ARRAY of one -> what this droplet's stages do at all. Zero: no stage costs anything. */

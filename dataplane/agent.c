@@ -628,6 +628,7 @@ static __always_inline void run_egress(struct __sk_buff *skb, struct refusal *se
 
 	if (!behind && are_for(agent->slot, ENDPOINT_EGRESS_STAGE) &&
 	    enter_functions(skb, &seen->packet, agent, ENDPOINT_EGRESS_STAGE, at_endpoint(agent->slot, seen->sender))) {
+		note_sender(seen->sender);
 		bpf_tail_call_static(skb, &function_tc, ENDPOINT_EGRESS_STAGE);
 		stages_behind(seen->sender);	/* the chain has just gone */
 	}
@@ -638,6 +639,7 @@ static __always_inline void run_egress(struct __sk_buff *skb, struct refusal *se
 static __always_inline int run_scaled(struct __sk_buff *skb, struct refusal *seen, struct agent *agent)
 {
 	if (enter_functions(skb, &seen->packet, agent, ON_XDP_SCALED_EP, at_endpoint(agent->slot, seen->sender))) {
+		note_sender(seen->sender);
 		bpf_tail_call_static(skb, &function_tc, ON_XDP_SCALED_EP);
 		stages_behind(seen->sender);
 	}
@@ -649,8 +651,11 @@ static __always_inline int run_scaled(struct __sk_buff *skb, struct refusal *see
 static __always_inline int run_ingress(struct __sk_buff *skb, const struct refusal *seen, const struct agent *agent, int verdict)
 {
 	if (seen->local_slot && are_for(seen->local_slot, ENDPOINT_INGRESS_STAGE) &&
-	    enter_functions(skb, &seen->packet, agent, ENDPOINT_INGRESS_STAGE, at_endpoint(seen->local_slot, seen->local)))
+	    enter_functions(skb, &seen->packet, agent, ENDPOINT_INGRESS_STAGE, at_endpoint(seen->local_slot, seen->local))) {
+		if (!is_proxy(seen->sender))
+			note_sender(seen->sender);
 		bpf_tail_call_static(skb, &function_tc, ENDPOINT_INGRESS_STAGE);
+	}
 	return verdict;
 }
 
@@ -662,20 +667,27 @@ int agent(struct __sk_buff *skb)
 		.packet.length = skb->len,
 		.packet.packets = skb->gso_segs ? skb->gso_segs : 1,
 	};
-	const bool shaped = seen.sender >= SHAPED_INTERFACE && !is_proxy(seen.sender);
+	bool shaped = seen.sender >= SHAPED_INTERFACE && !is_proxy(seen.sender);
 	struct agent *agent;
 	int verdict;
 
-	if (shaped)
+	if (shaped) {
 		seen.sender &= ~SHAPED_INTERFACE;
+		if (has_functions(MIDWAY_STAGES))
+			stages_behind(0);	/* straight from the shaper, it has none behind it */
+	}
 	agent = bpf_map_lookup_elem(&agents, &seen.sender);
+	if (!agent) {
+		seen.sender = shaped_sender(skb);
+		shaped = true;
+		agent = bpf_map_lookup_elem(&agents, &seen.sender);
+	}
 	if (!agent) {
 		stages_behind(0);	/* it has gone while its frame was in a chain: nobody else's frame was */
 		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &seen.packet, 0);
 	}
 	seen.packet.shaped = shaped;
-	/* A chain of functions leads back here, and could not say that the packet has waited already. */
-	if (agent->flags & ENDPOINT_LIMITED && !shaped && !is_proxy(seen.sender) && !has_functions(MIDWAY_STAGES)) {
+	if (agent->flags & ENDPOINT_LIMITED && !shaped && !is_proxy(seen.sender)) {
 		verdict = shape(skb, agent->slot, SHAPED_INTERFACE | seen.sender);
 		if (verdict != TC_ACT_UNSPEC)
 			return verdict;

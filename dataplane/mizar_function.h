@@ -223,7 +223,7 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 	}
 	if (verdict == FUNCTION_TRANSMIT && !call->xdp) {
 		frame->stage = FUNCTION_STAGES;
-		return bpf_redirect(((struct __sk_buff *)call->ctx)->ifindex, 0);
+		return bpf_redirect(frame->came_by ? frame->came_by : ((struct __sk_buff *)call->ctx)->ifindex, 0);
 	}
 	MIZAR_ENTER(call, FUNCTION_END);
 	frame->stage = FUNCTION_STAGES;

@@ -38,6 +38,28 @@ static __always_inline uint32_t stages_behind(uint32_t ifindex)
 }
 
 /*
+ * The sender of a frame that had waited in the shaper before it entered a chain, and comes out of that now; 0: this is none. Its
+ * context's interface is the shaper's far end, which only this data plane feeds, and whose next frame begins anew (stages_behind(0)).
+ */
+static __always_inline uint32_t shaped_sender(const struct __sk_buff *skb)
+{
+	const struct function_frame *frame = has_functions(MIDWAY_STAGES) ? function_frame() : NULL;
+
+	if (!frame || (frame->stage != ENDPOINT_EGRESS_STAGE && frame->stage != ON_XDP_SCALED_EP))
+		return 0;
+	return frame->entered_by == skb->ifindex && frame->ifindex != skb->ifindex ? frame->ifindex : 0;
+}
+
+/* Whom a frame goes back to that a function transmits: behind the shaper, its context does not say. */
+static __always_inline void note_sender(uint32_t ifindex)
+{
+	struct function_frame *frame = function_frame();
+
+	if (frame)
+		frame->came_by = ifindex;
+}
+
+/*
  * Makes everything ready for the chain of a stage, of which a function is for the endpoint with that slot (are_for()). `sender`: NULL
  * where the host's own stack is. False: it cannot be. A function of its own for the verifier and for the stack.
  */
@@ -56,6 +78,8 @@ __noinline int enter_functions(struct __sk_buff *skb, const struct packet *packe
 	begin_frame(frame, functions, stage, stage == ENDPOINT_INGRESS_STAGE ? TC_ACT_REDIRECT : TC_ACT_SHOT, packet);
 	frame->endpoint = slot;
 	frame->ifindex = slot_and_ifindex;
+	frame->came_by = 0;
+	frame->entered_by = skb->ifindex;
 	if (sender) {
 		/* Over a peering, the number would be one of another VPC's. */
 		frame->group_set = packet->to.vni == sender->vni ? sender->group_set : 0;

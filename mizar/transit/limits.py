@@ -32,6 +32,8 @@ LIMITED = frozenset({"LIMIT_EGRESS", "LIMIT_INGRESS", "UPLINK_FULL"})
 """Reasons of drops."""
 EGRESS, INGRESS = 0, 1
 """enum limit_direction."""
+_PLACES = 3
+"""Below it, in enum limit_place, are limits; above, a guarantee."""
 
 
 class LimitPlan(EndpointPlan):
@@ -42,19 +44,22 @@ class LimitPlan(EndpointPlan):
         before, at = self.state.locals.get(wanted.uid), len(self.ops)
         local = super().put_local(wanted, host_interface, ifindex)
         old, new = before.wanted.qos if before else NO_QOS, wanted.qos
-        if old == new and (before is None or before.endpoint.network_id == local.endpoint.network_id):
+        if old == new and (before is None or _is_shared_alike(before, local)):
             return local
         rest = self.ops[at:]
         del self.ops[at:]
         for key, rate in rates(local):
             self._keep(key, rate)
+        changed = self._count_unshaped(local, 1)
         if new != NO_QOS:
             self.ops.append(record_put(self.state, local))
         self.ops += rest
         if new == NO_QOS:
             self.ops.append(Op("endpoint_limits", local.slot, {}))
         if before is not None:
+            changed |= self._count_unshaped(before, -1)
             self._let_go(before)
+        self._put_sharers(changed)
         if (old == NO_QOS) != (new == NO_QOS):
             self.ops += follow_members(self.state, local)
         return local
@@ -64,8 +69,25 @@ class LimitPlan(EndpointPlan):
         local = super().delete_local(uid)
         if local is not None and local.wanted.qos != NO_QOS:
             self.ops.append(Op("endpoint_limits", local.slot, {}))
+            changed = self._count_unshaped(local, -1)
             self._let_go(local)
+            self._put_sharers(changed)
         return local
+
+    def _count_unshaped(self, local: Local, by: int) -> set[LimiterKey]:
+        """Of its limiters, those that thereby begin or cease to be shaped for all who share them."""
+        changed = set()
+        for key in unshaped(self.state, local):
+            was = self.state.uses["unshaped", key]
+            self.journal.count(self.state.uses, ("unshaped", key), by)
+            if not was or not was + by:
+                changed.add(key)
+        return changed
+
+    def _put_sharers(self, changed: set[LimiterKey]) -> None:
+        for other in self.state.locals.values() if changed else ():
+            if any(key in changed for key, _ in rates(other)):
+                self.ops.append(record_put(self.state, other))
 
     def _keep(self, key: LimiterKey, rate: Rate) -> None:
         state, journal = self.state, self.journal
@@ -90,6 +112,10 @@ class LimitPlan(EndpointPlan):
                 self.ops.append(Op("limiters", slot, {}))
 
 
+def _is_shared_alike(one: Local, other: Local) -> bool:
+    return one.endpoint.network_id == other.endpoint.network_id and one.wanted.bypass == other.wanted.bypass
+
+
 def rates(local: Local) -> Iterator[tuple[LimiterKey, Rate]]:
     """The limiters of an endpoint, with the rates that it brought along."""
     vni, network_id = local.endpoint.vni, local.endpoint.network_id
@@ -100,6 +126,20 @@ def rates(local: Local) -> Iterator[tuple[LimiterKey, Rate]]:
                 yield (place, direction, vni, owners[place]), rate
     if qos.guarantee != UNLIMITED:
         yield (constant("LIMIT_GUARANTEE"), EGRESS, vni, local.slot), qos.guarantee
+
+
+def unshaped(state: State, local: Local) -> list[LimiterKey]:
+    """Limiters of bits of an endpoint that it keeps others out of the shaper with.
+
+    A limit that some wait for and others are policed by would have two clocks, and let pass twice what it is.
+    """
+    keys = [key for key, rate in rates(local) if key[0] < _PLACES and rate.bits_per_second]
+    found = [key for key in keys if key[1] == INGRESS] if local.wanted.bypass else []
+    for direction in (EGRESS, INGRESS):
+        one = [key for key in keys if key[1] == direction]
+        if any(key in state.limiters and state.limiters[key].slot > MOST for key in one):
+            found += [key for key in one if key not in found]
+    return found
 
 
 def shaped_classes(state: State) -> dict[int, ShapedClass]:
@@ -123,12 +163,12 @@ def shaped_classes(state: State) -> dict[int, ShapedClass]:
 def _chain(state: State, local: Local, direction: int) -> list[tuple[int, Limiter]]:
     """The limiters of bits that hold for an endpoint in one direction, from the inside out; none where they are not
     shaped."""
-    wanted = local.wanted
-    if (direction == EGRESS and state.limits.paced) or (direction == INGRESS and wanted.bypass):
+    if direction == EGRESS and state.limits.paced:
         return []
-    keys = [key for key, rate in rates(local) if key[1] == direction and key[0] < 3 and rate.bits_per_second]
-    chain = [(key[0], state.limiters[key]) for key in keys if key in state.limiters]
-    return chain if all(limiter.slot <= MOST for _, limiter in chain) else []
+    keys = [key for key, rate in rates(local) if key[1] == direction and key[0] < _PLACES and rate.bits_per_second]
+    if any(state.uses["unshaped", key] for key in keys):
+        return []
+    return [(key[0], state.limiters[key]) for key in keys if key in state.limiters]
 
 
 def _class_of(state: State, local: Local, direction: int) -> int:

@@ -283,6 +283,8 @@ class _Reader:
             for limiter, rate in limits.rates(state.locals[found.uid]):
                 state.uses["limiter", limiter] += 1
                 state.limiters[limiter] = Limiter(limiter, self.limiter_slots[limiter], rate)
+            for limiter in limits.unshaped(state, state.locals[found.uid]):
+                state.uses["unshaped", limiter] += 1
             if standby:
                 state.uses[endpoint.host] += 1
                 state.uses[endpoint.vni, endpoint.network_id] += 1

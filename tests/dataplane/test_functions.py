@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,13 @@ from mizar.model.function_object import STAGES
 from .chained import CONTINUE, DROP, PASS, REDIRECT, TRANSMIT, Chained, chained, from_text, member, saying
 from .frames import datagram, tunnel
 from .plan import BLUE, BOUNCER, DIVIDER, FAMILIES, FRONT, HANDOVER_SEND, HOST, RED, A, B, R, V
+from .test_limits import LIMITED, full, limit
 from .test_services import scaled, service
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
 XDP_REDIRECT = 4
+SHAPED, SENDER = 0x40000000, 71
+"""Mark of what an endpoint sends through the shaper, and an interface of it that is not the one test frames come by."""
 Run = Callable[[Testbed, int], test_run.TestRun]
 
 
@@ -308,14 +312,71 @@ def test_what_a_lost_frame_has_left_lets_no_other_one_past_a_function(functions:
     droplet.reset()
     droplet.as_host()
     for stage in ("ENDPOINT_EGRESS", "ON_XDP_SCALED_EP"):
-        value = {"stage": STAGES.index(stage), "ifindex": B.ifindex}
-        data = struct("function_frame", **value)
-        table = functions.tables.frames
-        libbpf.check(
-            libbpf.lib().bpf_map_update_elem(table.fd, U32.pack(0), data * libbpf.possible_cpus(), 0), "leave a frame"
-        )
+        leave(functions, stage=STAGES.index(stage), ifindex=B.ifindex)
         sent(droplet)
         assert functions.trail("ENDPOINT_EGRESS") == 1
+
+
+def leave(functions: Chained, **frame: Any) -> None:
+    """What a frame that got lost in its chain leaves behind, on each CPU."""
+    data = struct("function_frame", **frame)
+    fd = functions.tables.frames.fd
+    libbpf.check(libbpf.lib().bpf_map_update_elem(fd, U32.pack(0), data * libbpf.possible_cpus(), 0), "leave a frame")
+
+
+def behind_the_shaper(droplet: Testbed) -> None:
+    """The sender's agent is that of another interface than the one by which test frames come: that is the far end now.
+    Its limit is used up."""
+    agent = droplet.tables.agents.get(A.ifindex)
+    assert agent is not None
+    droplet.tables.agents.delete(A.ifindex)
+    droplet.tables.agents.put(SENDER, agent)
+    limit(droplet, A, egress=(full(droplet),), egress_class=0x10004)
+    agent["flags"] |= LIMITED
+    droplet.tables.agents.put(SENDER, agent)
+    droplet.tables.shaper.put(0, 77)
+
+
+@pytest.mark.parametrize("stage", TC_STAGES)
+@pytest.mark.parametrize("verdict", [CONTINUE, PASS, TRANSMIT, DROP])
+def test_what_has_waited_in_the_shaper_meets_functions_once(
+    functions: Chained, droplet: Testbed, stage: str, verdict: int
+) -> None:
+    """And goes on as what has not waited does. It waits before it meets them, and never twice: no clock of bytes is
+    asked behind the shaper, though the limit is used up. What a function sends back goes to its sender."""
+    target = {"ENDPOINT_EGRESS": R.address(4), "ON_XDP_SCALED_EP": service(4), "ENDPOINT_INGRESS": B.address(4)}[stage]
+    frame = bytes(datagram(4, A, target))
+    functions.put({stage: [saying(verdict)]})
+    plain = TC_STAGES[stage](droplet, 4)
+    functions.trail(stage)
+    limit(droplet, A, egress=(full(droplet),), egress_class=0x10004)
+    droplet.tables.shaper.put(0, 77)
+    waiting = droplet.send(frame)
+    assert (waiting.retval, waiting.frame, functions.trail(stage)) == (TC_REDIRECT, frame, 0)
+    behind_the_shaper(droplet)
+    for _ in range(2):
+        found = test_run.run_tc(droplet.programs.programs["shaped"].fd, frame, mark=SHAPED | SENDER)
+        assert same(found, plain)
+        assert functions.trail(stage) == 1
+    told = functions.told(stage)
+    assert (told["came_by"], told["entered_by"]) == (SENDER, 1)
+    assert not [name for kind, name in droplet.counted() if kind == "drop" and name != "FUNCTION_REFUSED"]
+
+
+def test_no_frame_is_taken_for_one_that_has_waited(functions: Chained, droplet: Testbed) -> None:
+    """A frame got lost in its chain behind the shaper. The next one of an interface that has no agent (any more) is
+    nobody's, and the next one from the shaper begins at the beginning."""
+    functions.put({"ENDPOINT_EGRESS": [saying(CONTINUE)]})
+    droplet.as_host()
+    behind_the_shaper(droplet)
+    lost = {"stage": STAGES.index("ENDPOINT_EGRESS"), "ifindex": SENDER}
+    leave(functions, **lost, entered_by=78)
+    assert droplet.send(datagram(4, A, R.address(4))).retval == TC_SHOT
+    assert droplet.counted()["drop", "AGENT_UNCONFIGURED"]["packets"] == 1
+    leave(functions, **lost, entered_by=1)
+    frame = bytes(datagram(4, A, R.address(4)))
+    assert test_run.run_tc(droplet.programs.programs["shaped"].fd, frame, mark=SHAPED | SENDER).retval == TC_REDIRECT
+    assert functions.trail("ENDPOINT_EGRESS") == 1
 
 
 def test_no_groups_are_told_across_a_peering(functions: Chained, droplet: Testbed) -> None:

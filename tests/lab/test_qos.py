@@ -10,15 +10,18 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mizar.api.client import Client
+from mizar.cli.function_files import function_read
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.lab.probes import readable
+from mizar.model.function import Function
 from mizar.model.manifest import parse_resource
 from tests.lab.conftest import manifests, wait_until
 from tests.lab.transfer import opened
@@ -45,6 +48,7 @@ BURST_BYTES = 128 * 1024
 OUTER_BYTES = 50
 WINDOW_S = 1.0
 PORT = 4300
+EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
 DATAGRAM = bytes(1200)
 HEADERS = {"tcp": 66 / 1384, "udp": 42 / 1200}
 """Of a segment, as a part of its payload."""
@@ -182,6 +186,24 @@ def test_a_networks_limit_is_shared_and_an_endpoints_own_holds_inside_of_it(benc
     own, other = bench.together([("a", "far", "tcp"), ("near", "far", "tcp")])
     assert own < 1.2 * RATE / 4
     assert near(own + other)
+
+
+@pytest.mark.long
+def test_functions_and_limits_work_together(bench: Bench) -> None:
+    """Of another endpoint, and of the limited one: its TCP waits before functions see it, and so comes to its limit. A
+    policer would leave it less than two thirds, and the assertion on the rate would fail."""
+    bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE})
+    bench.limit("Endpoint", "far", egress={"bitsPerSecond": RATE})
+    for endpoint in ("near", "a"):
+        attach = [{"endpoint": {"tenant": "blue", "name": endpoint}}]
+        spec = {"source": "metadata-inject.c", "stages": ["ENDPOINT_EGRESS"], "attach": attach}
+        manifest = {"apiVersion": "mizar/v1", "kind": "Function", "metadata": {"name": "metadata-inject"}, "spec": spec}
+        found = parse_resource(manifest)
+        assert isinstance(found, Function)
+        bench.client.apply([function_read(found, EXAMPLES / "metadata-inject")])
+        bench.client.wait([found.ref], 30)
+        got = bench.bits("a", "far", "tcp")
+        assert 0.85 * RATE < got < 1.1 * RATE, (endpoint, got)
 
 
 def classes_seen(bench: Bench, source: str, target: str, tos: int) -> tuple[int, int]:

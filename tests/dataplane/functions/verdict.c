@@ -28,7 +28,7 @@ MIZAR_FUNCTION(verdict, 0x7f)
 	*told_of = *call->frame;
 	*count = *count * 10 + parameters.label;
 	if (first && bpf_map_lookup_elem(&vpcs, &vni))
-		told_of->pad2[0] = *first;
+		told_of->pad[0] = *first;
 	if (parameters.verdict == FUNCTION_DROP)
 		return mizar_drop(call, parameters.reason);
 	if (parameters.verdict == FUNCTION_REDIRECT)

@@ -58,6 +58,37 @@ async def test_what_endpoints_share_is_there_once_and_goes_with_the_last() -> No
     assert not [*bench.maps.limiters.used(), *bench.maps.endpoint_limits.used()]
 
 
+async def test_a_limit_has_one_clock() -> None:
+    """An endpoint that bypasses decapsulation is policed on its way in, and so is who shares a limit with it, while it
+    is there: waiting for one and policed by the other, together they would get twice the limit. Also where the daemon
+    starts anew. What others share, and what they send, waits as ever."""
+    bench = Bench()
+    await bench.fill()
+    ledger = bench.ledger
+    ledger.delete_local("uid-1")
+    both = Qos(egress=(OWN_RATE, NETWORK, UNLIMITED), ingress=(OWN_RATE, NETWORK, UNLIMITED))
+
+    def classes(number: int) -> tuple[bool, bool]:
+        record = bench.maps.endpoint_limits.get(ledger.state.locals[f"uid-{number}"].slot) or {}
+        return bool(record["egress_class"]), bool(record["ingress_class"])
+
+    ledger.put_local(wanted(12, both), "veth2", 6)
+    assert classes(12) == (True, True)
+    ledger.put_local(replace(wanted(13, both), bypass=True), "veth3", 7)
+    assert (classes(12), classes(13)) == ((True, False), (True, False))
+    assert not [one for one in await bench.found() if one.table != "substrate_endpoints"]
+    interfaces = [Found(f"veth{n - 10}", n - 6, 1500, (1500,), f"uid-{n}", wanted(n, both).workload) for n in (12, 13)]
+    again = Ledger(bench.maps, OWN, LIMITS, lambda: interfaces)
+    again.reread()
+    assert shaped_classes(again.state) == shaped_classes(ledger.state)
+    ledger.put_local(wanted(13, both), "veth3", 7)
+    assert (classes(12), classes(13)) == ((True, True), (True, True))
+    ledger.put_local(replace(wanted(13, both), bypass=True), "veth3", 7)
+    ledger.delete_local("uid-13")
+    assert classes(12) == (True, True)
+    assert not [key for key in ledger.state.uses if isinstance(key, tuple) and key[0] == "unshaped"]
+
+
 @pytest.mark.parametrize("lost", [None, "endpoint_limits", "limiters"])
 async def test_a_daemon_that_starts_anew_finds_its_limits(lost: str | None) -> None:
     """All of them, and the same tree of the shaper, from the maps alone. Where a record or a rate is missing, as after
