@@ -23,6 +23,8 @@ from mizar.transit.limit_values import UNLIMITED, Rate
 from mizar.transit.logs import to_stderr
 from mizar.transit.options import Options, ProbeTiming
 from mizar.transit.state import Limits
+from mizar.transit.vpn_ports import DEFAULT as _VPN_PORTS
+from mizar.transit.vpn_ports import parse as parse_ports
 
 _SIZES = Limits()
 _PROBES = ProbeTiming()
@@ -106,6 +108,9 @@ def daemon(
     uplink_rate: Annotated[
         str, typer.Option(help="Bits a second that endpoints may send by the interface together, such as 10G.")
     ] = "",
+    vpn_ports: Annotated[
+        str, typer.Option(help="UDP ports of this host that tenants' tunnels may have, or none.")
+    ] = _VPN_PORTS,
     detach_on_exit: Annotated[
         bool, typer.Option("--detach-on-exit", help="On SIGTERM, remove programs, pins and endpoints.")
     ] = False,
@@ -146,6 +151,7 @@ def daemon(
         pool=pool,
         ovsdb=ovsdb,
         metrics=metrics,
+        vpn_ports=parse_ports(vpn_ports),
     )
     if cleanup:
         transit_daemon.cleanup(options)

@@ -25,7 +25,7 @@ from mizar.planner.entries import IpsecEntry, VpnEntry, WireguardEntry
 if TYPE_CHECKING:
     from mizar._built import transit_pb2 as pb
 
-MOST_OF_TENANT = 64
+MOST_OF_TENANT, MOST_ON_DROPLET = 64, 16
 _STATES = {1: "connecting", 2: "up", 3: "down"}
 
 
@@ -58,7 +58,19 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
         raise ExhaustedError(
             f"tenant {new.tenant} has {own} connections, of {MOST_OF_TENANT} at most: each is a process"
         )
+    if isinstance(endpoint, Endpoint) and endpoint.spec.droplet:
+        _refuse_excess(new, [one for one in others if one.tenant == new.tenant], endpoint.spec.droplet, draft)
     return found
+
+
+def _refuse_excess(new: VpnConnection, own: list[VpnConnection], droplet: str, draft: Draft) -> None:
+    carriers = (draft.find(Ref("Endpoint", one.tenant, one.spec.endpoint)) for one in own)
+    there = sum(isinstance(one, Endpoint) and one.spec.droplet == droplet for one in carriers)
+    if there >= MOST_ON_DROPLET:
+        message = (
+            f"tenant {new.tenant} has {there} connections on droplet {droplet}, of {MOST_ON_DROPLET} at most there"
+        )
+        raise ExhaustedError(Problem(message, "spec.endpoint", str(new.ref)))
 
 
 def _local_problems(new: VpnConnection, vpc: VPC, endpoint: Endpoint) -> list[Problem]:

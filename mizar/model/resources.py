@@ -375,6 +375,7 @@ class DropletStatus(Status):
     version: str = ""
     xdp_mode: str = ""
     limits_mode: str = ""
+    vpn_ports: str = ""
 
 
 class Droplet(Resource):

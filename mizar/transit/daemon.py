@@ -179,7 +179,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     direct = Direct(ledger, sender, hub.path_changed)
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     members = MemberHealth(ledger, hub)
-    vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.facts, own)
+    vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.facts, own, options.vpn_ports)
     notices = EventReader(loaded.programs.maps["notices"], "notice")
     reports = EventReader(loaded.programs.maps["traces"], "trace_report")
     tracer = Tracer(loaded, ledger, lambda: uplink.facts, reports, functions.name_of)
@@ -208,6 +208,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             xdp_mode=modes.xdp,
             tc_mode=modes.tc,
             limits_mode=lambda: shaping.mode,
+            vpn_ports=str(options.vpn_ports),
         )
 
         def tables_changed() -> None:

@@ -9,8 +9,10 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from mizar.kernel.attach import TcMode, XdpMode
+from mizar.transit import vpn_ports
 from mizar.transit.access import TcpListen, UnixListen, parse_listen
 from mizar.transit.state import Limits
+from mizar.transit.vpn_ports import VpnPorts
 
 RUN_FOLDER = Path("/run/mizar")
 LOG_FOLDER = Path("/var/log/mizar")
@@ -48,6 +50,7 @@ class Options:
     pool: int = 8
     ovsdb: str = "unix:/var/run/openvswitch/db.sock"
     metrics: str = ""
+    vpn_ports: VpnPorts = field(default_factory=lambda: vpn_ports.parse(vpn_ports.DEFAULT))
     run_folder: Path = RUN_FOLDER
     engine_logs: Path = LOG_FOLDER
 

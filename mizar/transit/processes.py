@@ -18,8 +18,10 @@ import resource
 import select
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,19 @@ _REST_S = 0.05
 """Between two pieces of at most 64 KiB of what a process says: 1.3 MB/s."""
 _log = logging.getLogger(__name__)
 
+FIRST_USER, USERS = 1_900_000_000, 1 << 24
+"""User ids that no host gives to people or services."""
+_CONFINE = Path(__file__).with_name("confine.py")
+
 Say = Callable[[str], None]
 """Is told each line that a process writes, without its end."""
+Hand = Callable[[], Mapping[str, int]]
+"""Opens what a process is given as it starts: variables of its environment that hold numbers of descriptors."""
+
+
+def user_of(uid: str) -> int:
+    """The user, and group, that what bears this uid runs as."""
+    return FIRST_USER + zlib.crc32(uid.encode()) % USERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ class Program:
 
     `namespace`: as `Namespace.open_spec` takes it. `user`: user and group id, without any other group. `capabilities`:
     what it may keep, such as `net_admin`. `memory_bytes` limits data, `files` open files; 0: as the daemon's.
+    `pretended`: see mizar.transit.confine.
     """
 
     argv: tuple[str, ...]
@@ -59,6 +73,7 @@ class Program:
     files: int = 0
     folder: str = ""
     """Where it works; empty: in the folder that it is recorded in."""
+    pretended: tuple[int, ...] = ()
 
     @property
     def limits(self) -> dict[int, int]:
@@ -81,7 +96,9 @@ class Program:
         drop += [f"--ambient-caps=-all{kept}"] if kept else []
         drop += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
         enter = ["nsenter", f"--net={path_of(self.namespace)}", "--"]
-        return [*enter, "prlimit", *limits, "--", "setpriv", *drop, "--", *self.argv]
+        confined = [sys.executable, "-I", "-S", str(_CONFINE)]
+        confined += [word for one in self.pretended for word in ("--pretend", str(one))]
+        return [*enter, *confined, "--", "prlimit", *limits, "--", "setpriv", *drop, "--", *self.argv]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +116,17 @@ class Standing:
 
 
 class Process:
-    """One process. `folder` is its own; `say` gets its lines, `changed` is called when its standing is another."""
+    """One process. `folder` is its own; `say` gets its lines, `changed` is called when its standing is another.
 
-    def __init__(self, folder: Path, say: Say, changed: Callable[[], None] = lambda: None) -> None:
+    `hand` is called before each start.
+    """
+
+    def __init__(self, folder: Path, say: Say, changed: Callable[[], None] = lambda: None, hand: Hand = dict) -> None:
         self.standing = Standing()
         self._folder = folder
         self._say = say
         self._changed = changed
+        self._hand = hand
         self._program: Program | None = None
         self._task: asyncio.Task[None] | None = None
         self._pipe = -1
@@ -191,6 +212,7 @@ class Process:
             self._stand(Standing(pid, "", self.standing.restarts + 1))
 
     def _start(self, program: Program) -> int:
+        handed = self._hand()
         out = os.open(self._folder / _PIPE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             child = subprocess.Popen(  # noqa: S603 - the arguments are the daemon's own
@@ -198,15 +220,17 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env=_ENVIRONMENT,
+                env=_ENVIRONMENT | {name: str(number) for name, number in handed.items()},
                 cwd=program.folder or self._folder,
                 start_new_session=True,
                 close_fds=True,
+                pass_fds=tuple(handed.values()),
             )
         except OSError as error:
             raise TemporaryError(f"{program.argv[0]} cannot be started: {error.strerror}") from error
         finally:
-            os.close(out)
+            for number in (out, *handed.values()):
+                os.close(number)
         self._child, self._last = child, ""
         self._record(child.pid, program)
         event(_log, logging.INFO, "process_started", folder=self._folder.name, pid=child.pid, program=program.argv[0])

@@ -51,6 +51,7 @@ class Identity:
     xdp_mode: str
     tc_mode: str
     limits_mode: Callable[[], str] = lambda: ""
+    vpn_ports: str = ""
 
 
 def _answering(
@@ -127,6 +128,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             xdp_mode=self._identity.xdp_mode,
             tc_mode=self._identity.tc_mode,
             limits_mode=self._identity.limits_mode(),
+            vpn_ports=self._identity.vpn_ports,
             generation=self._generation,
         )
 

@@ -63,3 +63,19 @@ def remove_all(folder: Path) -> int:
         clear(one)
     shutil.rmtree(folder, ignore_errors=True)
     return len(found)
+
+
+def own_folder(path: Path, mode: int, user: int = 0, group: int = 0) -> None:
+    """A folder of a user's."""
+    path.mkdir(exist_ok=True, parents=True, mode=0o700)
+    os.chown(path, user, group, follow_symlinks=False)
+    path.chmod(mode)
+
+
+def own_file(path: Path, content: str, user: int) -> None:
+    """Readable by one user alone from its first moment."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchown(descriptor, user, user)
+        file.write(content)

@@ -6,9 +6,8 @@ Made by mizar.transit.vpns, which keeps the process; called on its threads. It m
 
 import contextlib
 import hashlib
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,13 +16,16 @@ from typing import Protocol
 from mizar.functions.ipsec import charon
 from mizar.functions.ipsec.values import IpsecTunnel
 from mizar.functions.ipsec.values import judge as judge_ipsec
+from mizar.functions.wireguard import program as wireguard
 from mizar.functions.wireguard import uapi
 from mizar.functions.wireguard.values import Judge, Tunnel
 from mizar.kernel import tunnel_link, tunnel_outer
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.namespaces import Namespace
+from mizar.kernel.tun import SIOCSIFMTU
 from mizar.model.errors import MizarError, TemporaryError
-from mizar.transit.processes import Program, program_at
+from mizar.transit.processes import Program, program_at, user_of
+from mizar.transit.told import own_file, own_folder
 from mizar.transit.vpn_values import Vpn
 from mizar.transit.workloads import InNamespace
 
@@ -58,6 +60,9 @@ class Engine(Protocol):
     def program(self, place: InNamespace) -> Program:
         """What to run. Raises TemporaryError where it cannot be run."""
 
+    def hand(self) -> Mapping[str, int]:
+        """What the program is given as it starts."""
+
     def settle(self, place: InNamespace, namespace: Namespace) -> bool:
         """All around the process is as it should be; False while its device is not there."""
 
@@ -84,24 +89,34 @@ def engine_of(droplet: Droplet, folder: Path, vpn: Vpn) -> Engine:
 
 
 class WireguardEngine:
-    """wireguard-go in the droplet's namespace, where its socket is; its device is moved to the endpoint's."""
+    """wireguard-go in the droplet's namespace, where its socket is; its device is moved to the endpoint's.
 
-    name = "wireguard-go"
+    It has no privilege at all: its device is made for it, and sized from outside.
+    """
+
+    name = wireguard.NAME
 
     def __init__(self, droplet: Droplet, vpn: Vpn, tunnel: Tunnel) -> None:
         self._droplet = droplet
         self._tunnel = tunnel
         self._device = device_of(vpn.uid)
+        self._user = user_of(vpn.uid)
         self._judge = Judge(tunnel, vpn.down_after_s, time.monotonic())
         self._spec = ""
 
     def program(self, place: InNamespace) -> Program:
         """In the foreground: whoever starts it keeps it."""
         self._spec = place.spec
-        return Program((program_at(self.name, self.name), "-f", self._device), _HERE, capabilities=("net_admin",))
+        argv = (program_at(wireguard.NAME, wireguard.PACKAGE), "-f", self._device)
+        return Program(argv, _HERE, self._user, pretended=(SIOCSIFMTU,))
+
+    def hand(self) -> Mapping[str, int]:
+        """Device and socket."""
+        return wireguard.handed(self._device, self._user, program_at(wireguard.NAME, wireguard.PACKAGE))
 
     def settle(self, place: InNamespace, namespace: Namespace) -> bool:
-        """Device and routes."""
+        """Device and routes; the device moves once the program has found it."""
+        uapi.look(self._device)
         mtu = max(LEAST_MTU, self._droplet.uplink().mtu - self._tunnel.overhead)
         return tunnel_link.settle(self._device, namespace, mtu, self._tunnel.remote, place.interface)
 
@@ -132,7 +147,8 @@ class IpsecEngine:
 
     def __init__(self, droplet: Droplet, folder: Path, vpn: Vpn, tunnel: IpsecTunnel) -> None:
         self._droplet = droplet
-        self._folder = folder
+        self._folder = folder / "own"
+        self._user = user_of(vpn.uid)
         self._vpn = vpn
         self._tunnel = tunnel
         self._up_s = time.monotonic()
@@ -144,13 +160,18 @@ class IpsecEngine:
         path = program_at(charon.PROGRAM, charon.PACKAGE)
         if not charon.PLUGIN.exists():
             raise TemporaryError(f"{charon.PLUGIN.name} is not there: install the package {charon.PLUGIN_PACKAGE}")
-        file = self._folder / f"strongswan-{self._tunnel.port}.conf"
-        content = charon.configuration(self._folder, self._tunnel)
+        own = self._folder
+        own_folder(own, 0o700, self._user, self._user)
+        file = own / f"strongswan-{self._tunnel.port}.conf"
+        content = charon.configuration(own, self._tunnel, self._vpn.uid)
         if not file.exists() or file.read_text() != content:
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as out:
-                out.write(content)
+            own_file(file, content, self._user)
         argv = (program_at("env", "coreutils"), f"STRONGSWAN_CONF={file}", path)
-        return Program(argv, place.spec, capabilities=("net_admin", "net_raw", "net_bind_service"))
+        return Program(argv, place.spec, self._user, ("net_admin",), folder=str(own))
+
+    def hand(self) -> Mapping[str, int]:
+        """Nothing."""
+        return {}
 
     def settle(self, place: InNamespace, namespace: Namespace) -> bool:
         """The way out, and forwarding."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from mizar._built import transit_pb2 as pb
+from mizar.functions.wireguard import uapi
 from mizar.kernel import tunnel_outer
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.namespaces import Namespace
@@ -29,6 +30,7 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.processes import Process, end_recorded
 from mizar.transit.vpn_engines import Engine, Found, device_of, engine_of
+from mizar.transit.vpn_ports import VpnPorts
 from mizar.transit.vpn_values import Vpn, vpn
 from mizar.transit.workloads import InNamespace
 
@@ -45,12 +47,19 @@ class Vpns:
     """All tunnels. `folder` is theirs alone; `uplink` tells of the droplet's interface, `own` are its addresses."""
 
     def __init__(
-        self, folder: Path, ledger: Ledger, hub: Hub, uplink: Callable[[], Interface], own: Sequence[bytes]
+        self,
+        folder: Path,
+        ledger: Ledger,
+        hub: Hub,
+        uplink: Callable[[], Interface],
+        own: Sequence[bytes],
+        ports: VpnPorts,
     ) -> None:
         self._folder = folder
         self._ledger = ledger
         self._hub = hub
         self.uplink = uplink
+        self.ports = ports
         self.own4 = next((IPv4Address(one) for one in own if len(one) == 4), None)
         self._kept: dict[str, _Tunnel] = {}
 
@@ -127,6 +136,7 @@ def remove_all(folder: Path, uplink: str = "") -> None:
     held = [told.kept(one) for one in told.folders(folder)]
     for one in told.folders(folder):
         end_recorded(one)
+        uapi.path_of(one.name).unlink(missing_ok=True)
     for message in held:
         with contextlib.suppress(MizarError, OSError, DecodeError):
             tunnel_outer.remove(pb.Vpn.FromString(message).uid, uplink)
@@ -141,7 +151,7 @@ class _Tunnel:
         self.status: pb.VpnStatus | None = None
         self._owner = owner
         self._folder = folder
-        self._process = Process(folder, self._say)
+        self._process = Process(folder, self._say, hand=lambda: self._engine.hand())
         self._engine = engine_of(owner, folder, wanted)
         self._keeper = Keeper(f"vpn {wanted.uid}", self._look, self._failed, LOOK_S)
         self._told_s = 0.0
@@ -180,6 +190,10 @@ class _Tunnel:
 
     async def _settled(self) -> Found:
         """Everything as wanted; how it is. Raises what is in the way."""
+        port = self.vpn.tunnel.port
+        if port not in self._owner.ports:
+            await self._process.stop()
+            raise TemporaryError(f"UDP port {port} of the droplet is not for tunnels; those are {self._owner.ports}")
         engine, place = self._engine, self._owner.place_of(self.vpn.endpoint)
         program = await asyncio.to_thread(engine.program, place)
         await self._process.run(program)

@@ -57,6 +57,7 @@ def far(lab: LabName) -> Iterator[FarSite]:
 def connect(lab: LabName, site: FarSite, private: str, **other: str) -> None:
     """Applies the connection to the site."""
     text = SITE.replace("PRIVATE", private).replace("PUBLIC", other.get("public", site.public))
+    text = text.replace("51900", other.get("own_port", "51900"))
     text = text.replace("PEER_PORT", other.get("port", str(site.port)))
     with Client(lab.server_url) as client:
         client.apply(parse_manifests(text, "test"))
@@ -112,10 +113,24 @@ def process_of(lab: LabName) -> int:
     return running(folder)
 
 
+NET_ADMIN = 12
+
+
+def rights(pid: int) -> tuple[str, int]:
+    """Whether a process is root or another user, and its capabilities: all that it could ever get."""
+    lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    assert lines["NoNewPrivs"] == "1"
+    assert lines["Seccomp"] == "2"
+    users = {int(one) for one in lines["Uid"].split() + lines["Gid"].split()}
+    return "root" if 0 in users else "other", int(lines["CapPrm"], 16) | int(lines["CapBnd"], 16)
+
+
 def test_a_site_behind_wireguard(lab: LabName, far: FarSite) -> None:
     """ICMP and TCP of both families, begun on either side; nobody is shown a key; the end leaves nothing."""
     private, public = key()
     far.configure(public)
+    connect(lab, far, private, own_port="2049")
+    assert "port 2049 of the droplet is not for tunnels; those are 4500-4755" in becomes(lab, "down")["detail"]
     connect(lab, far, private)
     assert status(lab)["publicKey"] == public
     found = becomes(lab, "up")
@@ -135,6 +150,7 @@ def test_a_site_behind_wireguard(lab: LabName, far: FarSite) -> None:
     assert [text for text in shown if private in text] == []
     assert [path for path in files_of(lab) if path.name == "told" and path.stat().st_mode & 0o77] == []
     before = process_of(lab)
+    assert rights(before) == ("other", 0)
     argv = Path(f"/proc/{before}/cmdline").read_text() + Path(f"/proc/{before}/environ").read_text()
     assert private not in argv
     gone(lab)
@@ -306,6 +322,7 @@ def test_a_site_behind_ipsec(lab: LabName, tmp_path: Path) -> None:
             stream(far.host, green(lab), HOST[family], family)
             stream(green(lab), far.host, web, family)
         before = process_of(lab)
+        assert rights(before) == ("other", 1 << NET_ADMIN)
         restart(lab, "d1")
         pings(green(lab), HOST[4])
         assert process_of(lab) == before

@@ -114,3 +114,63 @@ def test_a_missing_program_is_named_with_its_package() -> None:
     """So that whoever reads it knows what to do."""
     with pytest.raises(TemporaryError, match="Debian package haproxy"):
         program_at("no-such-program", "haproxy", ())
+
+
+def test_no_call_of_the_system_that_nothing_in_a_namespace_needs(tmp_path: Path) -> None:
+    """Not even for root: other namespaces, mounts, BPF, other processes' memory are out of reach. An ioctl of those
+    that are pretended says that it did, and did nothing; others of them are asked for in earnest."""
+    asked = """
+import ctypes, errno, fcntl, os, socket, struct
+call = ctypes.CDLL(None, use_errno=True)
+def said(result): return "ok" if result >= 0 else errno.errorcode[ctypes.get_errno()]
+print("unshare", said(call.unshare(0x40000000)))
+print("ptrace", said(call.ptrace(16, os.getppid(), 0, 0)))
+print("setns", said(call.setns(os.open("/proc/self/ns/net", os.O_RDONLY), 0)))
+print("mount", said(call.mount(b"none", b"/mnt", b"tmpfs", 0, None)))
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def ioctl(number):
+    try:
+        fcntl.ioctl(one, number, struct.pack("16si20x", b"lo", 1234))
+        return "ok"
+    except OSError as error: return errno.errorcode[error.errno]
+print("mtu", ioctl(0x8922), open("/sys/class/net/lo/mtu").read().strip() != "1234")
+print("flags", ioctl(0x8914), "end")
+"""
+    said: list[str] = []
+
+    async def work() -> None:
+        process = Process(tmp_path / "p", said.append)
+        argv = (program_at("python3", "python3"), "-c", asked)
+        await process.run(Program(argv, HERE, user=USER, pretended=(0x8922,)))
+        await until(lambda: any("end" in line for line in said))
+        await process.stop()
+        process.close()
+
+    asyncio.run(work())
+    found = said[: next(place for place, line in enumerate(said) if "end" in line) + 1]
+    assert found == [
+        "unshare EPERM", "ptrace EPERM", "setns EPERM", "mount EPERM", "mtu ok True", "flags EPERM end",
+    ]  # fmt: skip
+
+
+def test_what_is_handed_over_arrives(tmp_path: Path) -> None:
+    """By the variable that names it, at each start anew."""
+    said: list[str] = []
+    given: list[int] = []
+
+    def hand() -> dict[str, int]:
+        path = tmp_path / "handed"
+        path.write_text(f"number {len(given)}\n")
+        given.append(os.open(path, os.O_RDONLY))
+        return {"GIVEN_FD": given[-1]}
+
+    async def work() -> None:
+        process = Process(tmp_path / "p", said.append, hand=hand)
+        await process.run(shell("cat /proc/self/fd/$GIVEN_FD; exec sleep 1000"))
+        await until(lambda: "number 0" in said)
+        os.kill(process.standing.pid, signal.SIGKILL)
+        await until(lambda: "number 1" in said)
+        await process.stop()
+        process.close()
+
+    asyncio.run(work())

@@ -9,11 +9,9 @@ would refuse never replaces one that works. Keys of certificates are in files th
 import asyncio
 import contextlib
 import hashlib
-import os
 import shutil
 import signal
 import subprocess
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +22,9 @@ from mizar.transit.engines import http_config, http_stats
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Kind, Place, Sample
 from mizar.transit.engines.http_values import checked
-from mizar.transit.processes import Process, Program, program_at
+from mizar.transit.processes import Process, Program, program_at, user_of
+from mizar.transit.told import own_file, own_folder
 
-FIRST_USER, USERS = 1_900_000_000, 1 << 24
-"""User ids that no host gives to people or services; each instance has one, by the uid of its endpoint."""
 READY_S, LOOK_S, CHECK_S = 15.0, 2.0, 20.0
 _POLL_S, _BETWEEN_RELOADS_S = 0.05, 0.5
 _MEMORY_BYTES, _MEMORY_PER_CONNECTION = 192 << 20, 96 << 10
@@ -42,7 +39,7 @@ class HttpBalancer:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._user = FIRST_USER + zlib.crc32(place.uid.encode()) % USERS
+        self._user = user_of(place.uid)
         self._home = place.folder / "haproxy"
         self._process = Process(place.folder / "process", self._say, self._process_changed)
         self._logs: tuple[BoundedLog, BoundedLog] | None = None
@@ -128,13 +125,13 @@ class HttpBalancer:
     def _write(self, http: pb.HttpBalancer, program: Program) -> str:
         """Writes what it reads, in which HAProxy has found no fault; returns a digest of it."""
         # What it may write to is the folder of its sockets alone, where nobody else does anything but connect.
-        _folder(self._home, 0o711)
+        own_folder(self._home, 0o711)
         certificates = self._certificates(http)
-        _folder(certificates, 0o750, group=self._user)
-        _folder(self._sockets, 0o700, self._user, self._user)
+        own_folder(certificates, 0o750, group=self._user)
+        own_folder(self._sockets, 0o700, self._user, self._user)
         for number, one in enumerate(http.certificates):
             content = f"{one.chain.rstrip()}\n{one.key.rstrip()}\n"
-            _own_file(certificates / f"{number:04}-{one.name}.pem", content, self._user)
+            own_file(certificates / f"{number:04}-{one.name}.pem", content, self._user)
         content = http_config.text(http, self._stats.name, str(certificates))
         config = self._home / "haproxy.cfg"
         with Namespace.open_spec(self._place.namespace) as namespace:
@@ -143,7 +140,7 @@ class HttpBalancer:
         if config.exists() and config.read_text() == content:
             return digest
         fresh = self._home / "haproxy.cfg.new"
-        _own_file(fresh, content, self._user)
+        own_file(fresh, content, self._user)
         self._try(fresh, program)
         fresh.replace(config)
         return digest
@@ -223,21 +220,6 @@ def _check(function: pb.Engine) -> None:
 def _open_low_ports() -> None:
     """In the instance's namespace: whoever is in there may listen at any port, so that nobody needs a privilege."""
     Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
-
-
-def _folder(path: Path, mode: int, user: int = 0, group: int = 0) -> None:
-    path.mkdir(exist_ok=True, parents=True, mode=0o700)
-    os.chown(path, user, group, follow_symlinks=False)
-    path.chmod(mode)
-
-
-def _own_file(path: Path, content: str, user: int) -> None:
-    """Readable by one user alone from its first moment."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchown(descriptor, user, user)
-        file.write(content)
 
 
 HTTP = Kind(HttpBalancer, _check)

@@ -34,8 +34,8 @@ def test_each_pair_of_a_family_is_joined() -> None:
 
 def test_no_file_and_no_print_has_the_key() -> None:
     """It goes over vici alone."""
-    assert "very-secret" not in charon.configuration(Path("/run/x"), TUNNEL)
-    assert "path" not in charon.configuration(Path("/run/x"), TUNNEL)  # a log of its own would fill the memory
+    assert "very-secret" not in charon.configuration(Path("/run/x"), TUNNEL, "u")
+    assert "path" not in charon.configuration(Path("/run/x"), TUNNEL, "u")  # a log of its own would fill the memory
     assert "very-secret" not in repr(TUNNEL)
     assert "very-secret" not in repr(charon.connection(TUNNEL, "169.254.0.2"))
 

@@ -176,6 +176,14 @@ async def test_a_tenant_cannot_have_very_many(world: World, monkeypatch: pytest.
         world.apply(vpn("w", 51901, to="192.168.60.0/24"))
 
 
+async def test_a_tenant_has_so_many_on_a_droplet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that others get ports and processors there as well."""
+    monkeypatch.setattr("mizar.manager.vpns.MOST_ON_DROPLET", 1)
+    start(world, vpn())
+    with pytest.raises(ExhaustedError, match="tenant red has 1 connections on droplet d2"):
+        world.apply(vpn("w", 51901, to="192.168.60.0/24"))
+
+
 @pytest.mark.parametrize("port", [4789, 6081])
 def test_no_peer_is_at_a_port_of_the_overlay(port: int) -> None:
     """What a tenant has its droplet send would arrive at another one as if it came from the overlay."""
