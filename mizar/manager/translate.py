@@ -290,7 +290,7 @@ def _vpn(entry: VpnEntry) -> pb.Vpn:
     if isinstance(spec := entry.how, IpsecEntry):
         found.ipsec.CopyFrom(
             pb.Ipsec(
-                psk=spec.psk.reveal().encode(),
+                psk=spec.psk.reveal().encode() if spec.psk else b"",
                 local_id=spec.local_id,
                 remote_id=spec.remote_id,
                 local=[pb.Prefix(address=address, length=length) for address, length in spec.local],
@@ -301,6 +301,9 @@ def _vpn(entry: VpnEntry) -> pb.Vpn:
                 dpd_s=spec.dpd_s,
             )
         )
+        if (own := spec.certificate) is not None:
+            held = pb.IpsecCertificate(chain=own.chain, key=own.key.reveal(), authority=own.authority)
+            found.ipsec.certificate.CopyFrom(held)
     elif spec is not None:
         found.wireguard.CopyFrom(
             pb.Wireguard(

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from mizar.manager.draft import Draft
 from mizar.manager.registry import Item, Registry, vpc_of
+from mizar.model import certificates
 from mizar.model.addresses import Prefix, parse_address, parse_prefix, within
 from mizar.model.errors import ConflictError, ExhaustedError, Problem
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, VpnConnection
 from mizar.model.routes import Route, ViaEndpoint
-from mizar.model.vpn import key_bytes
-from mizar.planner.entries import IpsecEntry, VpnEntry, WireguardEntry
+from mizar.model.vpn import IpsecCertificateSpec, key_bytes
+from mizar.planner.entries import IpsecCertificateEntry, IpsecEntry, VpnEntry, WireguardEntry
 
 if TYPE_CHECKING:
     from mizar._built import transit_pb2 as pb
@@ -48,6 +49,8 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
         if isinstance(endpoint, Endpoint) and not any(_version(one) == prefix.version for one in _addresses(endpoint)):
             message = f"endpoint {endpoint.name} has no IPv{prefix.version} address for {text}"
             found.append(Problem(message, field, str(new.ref)))
+    if new.spec.ipsec is not None and new.spec.ipsec.certificate is not None:
+        found += _certificate_problems(new, new.spec.ipsec.certificate)
     if new.spec.ipsec is not None and isinstance(vpc, VPC) and isinstance(endpoint, Endpoint):
         found += _local_problems(new, vpc, endpoint)
     others = [other for other in draft.of_kind(VpnConnection) if other.ref != new.ref]
@@ -93,6 +96,15 @@ def _local_problems(new: VpnConnection, vpc: VPC, endpoint: Endpoint) -> list[Pr
     return found
 
 
+def _certificate_problems(new: VpnConnection, own: IpsecCertificateSpec) -> Iterator[Problem]:
+    """The key may be the one that it had before: only here it is known."""
+    try:
+        if own.key.known:
+            certificates.check_key(own.chain, own.key.reveal())
+    except certificates.CertificateError as error:
+        yield Problem(str(error), f"spec.ipsec.certificate.{error.field}", str(new.ref))
+
+
 def _refuse_conflict(new: VpnConnection, other: VpnConnection, endpoint: Resource | None, draft: Draft) -> None:
     if (new.tenant, new.spec.vpc) == (other.tenant, other.spec.vpc):
         both = set(new.spec.remote_prefixes) & set(other.spec.remote_prefixes)
@@ -104,8 +116,13 @@ def _refuse_conflict(new: VpnConnection, other: VpnConnection, endpoint: Resourc
     if not isinstance(endpoint, Endpoint) or not isinstance(there, Endpoint):
         return
     if endpoint.ref == there.ref and new.spec.ipsec and other.spec.ipsec:
-        message = f"endpoint {there.name} carries {other.ref} already, and can carry one connection by IPsec"
-        raise ConflictError(Problem(message, "spec.endpoint", str(new.ref)))
+        assert new.spec.peer is not None
+        assert other.spec.peer is not None
+        if new.spec.peer.address == other.spec.peer.address:
+            message = (
+                f"endpoint {there.name} carries {other.ref} to the same address; have its prefixes in one connection"
+            )
+            raise ConflictError(Problem(message, "spec.peer.address", str(new.ref)))
     if endpoint.spec.droplet == there.spec.droplet and new.spec.own_port == other.spec.own_port:
         owner = str(other.ref) if other.tenant == new.tenant else "somebody else"
         message = f"port {new.spec.own_port} of droplet {endpoint.spec.droplet} is in use by {owner}"
@@ -202,6 +219,7 @@ def _how(registry: Registry, one: VpnConnection) -> WireguardEntry | IpsecEntry:
         ipsec.psk, ipsec.local_id, ipsec.remote_id,
         tuple(_packed(parse_prefix(text)) for text in ipsec.local_prefixes or cidrs),
         ipsec.port, ipsec.ike_proposals, ipsec.esp_proposals, ipsec.rekey_s, ipsec.dpd_s,
+        IpsecCertificateEntry(own.chain, own.key, own.authority) if (own := ipsec.certificate) else None,
     )  # fmt: skip
 
 
@@ -241,10 +259,17 @@ class VpnStates:
         droplet, found = known
         told |= {"droplet": droplet, "state": _STATES.get(found.state, ""), "detail": found.detail}
         told |= {"engine": found.engine, "sentBytes": found.sent_bytes, "receivedBytes": found.received_bytes}
-        if found.handshake_unix_s:
-            time = datetime.fromtimestamp(found.handshake_unix_s, UTC)
-            told["lastHandshake"] = time.isoformat().replace("+00:00", "Z")
+        if one.spec.ipsec is not None and (own := one.spec.ipsec.certificate) is not None:
+            end = certificates.expires(own.chain)
+            told["certificateExpires"] = _text(end) if end else ""
+        for field, unix_s in (("since", found.since_unix_s), ("lastHandshake", found.handshake_unix_s)):
+            if unix_s:
+                told[field] = _text(datetime.fromtimestamp(unix_s, UTC))
         return told
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def _packed(prefix: Prefix) -> tuple[bytes, int]:

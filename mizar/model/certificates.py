@@ -31,6 +31,22 @@ def hosts_of(chain: str) -> tuple[str, ...]:
         return ()
 
 
+def names_of(chain: str) -> frozenset[str]:
+    """Names and addresses of all kinds in subjectAltName of the first certificate. Raises CertificateError."""
+    from cryptography import x509
+
+    try:
+        extension = _certificates(chain)[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return frozenset()
+    return frozenset(str(getattr(name, "value", "")) for name in extension.value)
+
+
+def check_chain(chain: str) -> None:
+    """Raises CertificateError unless it is certificates in PEM, and nothing secret."""
+    _certificates(chain)
+
+
 @lru_cache(maxsize=4096)
 def expires(chain: str) -> datetime | None:
     """When the first certificate of a chain ends, in UTC; None where there is none to be read."""

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mizar.model import fields
+from mizar.model import certificates, fields
 from mizar.model.addresses import parse_prefix
 from mizar.model.base import Resource, Scope, Status
 from mizar.model.fields import Value
@@ -110,13 +110,36 @@ class WireguardSpec(Value):
     keepalive_s: Annotated[int, Field(strict=True, ge=0, le=65535)] = 25
 
 
+class IpsecCertificateSpec(Value):
+    """In PEM: `chain`, its own first, made out for `localId`; its key; `authority`, which signs the other side's."""
+
+    chain: Annotated[str, Field(min_length=1, max_length=65536)]
+    key: SecretText
+    authority: Annotated[str, Field(min_length=1, max_length=65536)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for field, text in (("chain", self.chain), ("authority", self.authority)):
+            try:
+                certificates.check_chain(text)
+                if field == "chain" and self.key.known:
+                    certificates.check_key(text, self.key.reveal())
+            except certificates.CertificateError as error:
+                where = error.field if field == "chain" else field
+                raise PydanticCustomError("fit", "{message}", {"message": str(error), "field": where}) from None
+        return self
+
+
 class IpsecSpec(Value):
-    """IKEv2 with a pre-shared key, and ESP in UDP. `localPrefixes`: of the VPC, towards the other side; all if empty.
+    """IKEv2 with a pre-shared key or a certificate, and ESP in UDP.
+
+    `localPrefixes`: of the VPC, towards the other side; all if empty.
 
     `port`: of this side, on the droplet, for both. Without proposals the engine's own. `rekeyS`: of ESP's keys.
     """
 
-    psk: Annotated[SecretText, AfterValidator(_psk)]
+    psk: Annotated[SecretText, AfterValidator(_psk)] | None = None
+    certificate: IpsecCertificateSpec | None = None
     local_id: Annotated[str, AfterValidator(_identity)]
     remote_id: Annotated[str, AfterValidator(_identity)]
     local_prefixes: Annotated[tuple[Prefix, ...], Field(max_length=16), AfterValidator(_each_once)] = ()
@@ -125,6 +148,15 @@ class IpsecSpec(Value):
     esp_proposals: Annotated[tuple[Annotated[str, AfterValidator(_proposal)], ...], Field(max_length=16)] = ()
     rekey_s: Annotated[int, Field(strict=True, ge=5, le=86400)] = 3600
     dpd_s: Annotated[int, Field(strict=True, ge=1, le=3600)] = 10
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> Self:
+        if (self.psk is None) == (self.certificate is None):
+            raise ValueError("expected one of psk and certificate")
+        if self.certificate is not None and self.local_id not in certificates.names_of(self.certificate.chain):
+            message = "expected a name that the certificate is made out for (subjectAltName)"
+            raise PydanticCustomError("fit", message, {"field": "localId"})
+        return self
 
 
 class VpnConnectionSpec(Value):
@@ -145,10 +177,8 @@ class VpnConnectionSpec(Value):
     def _one_of_both(self) -> Self:
         if (self.wireguard is None) == (self.ipsec is None):
             raise ValueError("expected one of wireguard and ipsec")
-        if self.ipsec is not None and (self.peer is None or ":" in self.peer.address):
-            raise PydanticCustomError(
-                "fit", "expected an IPv4 address of the other side beside ipsec", {"field": "peer"}
-            )
+        if self.ipsec is not None and self.peer is None:
+            raise PydanticCustomError("fit", "expected the address of the other side beside ipsec", {"field": "peer"})
         return self
 
     @property
@@ -179,14 +209,17 @@ class VpnConnectionStatus(Status):
     """`publicKey`: of this side, for the other one's configuration. The rest is what the droplet sees, as of now.
 
     `state`: `up` while the other side proves its key again and again, `connecting` at first, then `down`; `detail` says
-    why. `lastHandshake`: when, in UTC. `sentBytes`, `receivedBytes`: through the tunnel, since its process began.
+    why, `since` from when on. `lastHandshake`: when, in UTC. `sentBytes`, `receivedBytes`: through the tunnel, since
+    its process began.
     """
 
     public_key: str = ""
     droplet: str = ""
     state: Literal["", "up", "connecting", "down"] = ""
     detail: str = ""
+    since: str = ""
     engine: str = ""
+    certificate_expires: str = ""
     last_handshake: str = ""
     sent_bytes: int | None = None
     received_bytes: int | None = None

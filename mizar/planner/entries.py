@@ -537,10 +537,20 @@ class WireguardEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class IpsecCertificateEntry:
+    """In PEM: its own with those that signed it, its key, and who signs the other side's."""
+
+    chain: str
+    key: SecretText
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
 class IpsecEntry:
     """Keys, names and times of a tunnel by IKEv2. `local`: prefixes towards the other side, each address and length."""
 
-    psk: SecretText
+    psk: SecretText | None
+    """None: by certificate."""
     local_id: str
     remote_id: str
     local: tuple[tuple[bytes, int], ...]
@@ -549,6 +559,7 @@ class IpsecEntry:
     esp_proposals: tuple[str, ...]
     rekey_s: int
     dpd_s: int
+    certificate: IpsecCertificateEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

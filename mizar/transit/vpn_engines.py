@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Protocol
 
@@ -49,7 +49,8 @@ class Droplet(Protocol):
     """What an engine asks of the droplet."""
 
     uplink: Callable[[], Interface]
-    own4: IPv4Address | None
+    own: dict[int, IPv4Address | IPv6Address]
+    """Its addresses, by the version of IP."""
 
 
 class Engine(Protocol):
@@ -175,12 +176,13 @@ class IpsecEngine:
 
     def settle(self, place: InNamespace, namespace: Namespace) -> bool:
         """The way out, and forwarding."""
-        own, peer = self._droplet.own4, self._tunnel.peer[0]
-        if own is None or not isinstance(peer, IPv4Address):
-            raise TemporaryError("the droplet has no IPv4 address, by which alone IPsec in user space leaves")
+        peer = self._tunnel.peer[0]
+        own = self._droplet.own.get(peer.version)
+        if own is None:
+            raise TemporaryError(f"the droplet has no IPv{peer.version} address, by which {peer} could be reached")
         uplink = self._droplet.uplink().name
         made_for = (namespace.identity, uplink, own)
-        if made_for != self._made_for or not tunnel_outer.is_there(self._vpn.uid, namespace):
+        if made_for != self._made_for or not tunnel_outer.is_there(self._vpn.uid, namespace, peer.version):
             self._own = tunnel_outer.ensure(self._vpn.uid, namespace, uplink, own, peer, self._tunnel.port)
             self._made_for = made_for
         return tunnel_link.prepare(namespace, place.interface)

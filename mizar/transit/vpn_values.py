@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from mizar._built import transit_pb2 as pb
-from mizar.functions.ipsec.values import IpsecTunnel, Network
+from mizar.functions.ipsec.values import Certificate, IpsecTunnel, Network
 from mizar.functions.wireguard.values import Tunnel
 from mizar.model.errors import InvalidError
 from mizar.transit import requests
@@ -65,10 +65,13 @@ def _prefixes(messages: Sequence[pb.Prefix]) -> tuple[Network, ...]:
 
 
 def _ipsec(spec: pb.Ipsec, remote: tuple[Network, ...], peer: Peer | None) -> IpsecTunnel:
-    if not spec.psk or not spec.local_id or not spec.remote_id:
-        raise InvalidError("psk, local_id and remote_id are needed")
-    if peer is None or peer[0].version != 4:
-        raise InvalidError("peer_address is to be an IPv4 address")
+    if bool(spec.psk) == spec.HasField("certificate") or not spec.local_id or not spec.remote_id:
+        raise InvalidError("local_id, remote_id and one of psk and certificate are needed")
+    own = spec.certificate
+    if spec.HasField("certificate") and not (own.chain and own.key and own.authority):
+        raise InvalidError("a certificate has a chain, a key and an authority")
+    if peer is None:
+        raise InvalidError("peer_address is needed")
     words = (*spec.ike_proposals, *spec.esp_proposals, spec.local_id, spec.remote_id)
     if not all(word.isprintable() and len(word) <= 256 for word in words):
         raise InvalidError("names and proposals are printable words")
@@ -77,6 +80,7 @@ def _ipsec(spec: pb.Ipsec, remote: tuple[Network, ...], peer: Peer | None) -> Ip
     return IpsecTunnel(
         spec.psk, spec.local_id, spec.remote_id, _prefixes(spec.local), remote, spec.port, peer,
         tuple(spec.ike_proposals), tuple(spec.esp_proposals), spec.rekey_s, spec.dpd_s,
+        Certificate(own.chain, own.key, own.authority) if spec.HasField("certificate") else None,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -60,7 +60,7 @@ class Vpns:
         self._hub = hub
         self.uplink = uplink
         self.ports = ports
-        self.own4 = next((IPv4Address(one) for one in own if len(one) == 4), None)
+        self.own: dict[int, IPv4Address | IPv6Address] = {one.version: one for one in map(ip_address, own)}
         self._kept: dict[str, _Tunnel] = {}
 
     def load(self) -> None:
@@ -154,7 +154,7 @@ class _Tunnel:
         self._process = Process(folder, self._say, hand=lambda: self._engine.hand())
         self._engine = engine_of(owner, folder, wanted)
         self._keeper = Keeper(f"vpn {wanted.uid}", self._look, self._failed, LOOK_S)
-        self._told_s = 0.0
+        self._told_s, self._since_unix_s = 0.0, 0
 
     def start(self) -> None:
         """Begin to keep it."""
@@ -230,6 +230,8 @@ class _Tunnel:
             received_bytes=found.received_bytes,
         )
         other = before is None or before.state != self.status.state
+        self._since_unix_s = int(time.time()) if other else self._since_unix_s
+        self.status.since_unix_s = self._since_unix_s
         if other:
             level = logging.WARNING if found.state == "down" else logging.INFO
             event(_log, level, "vpn_state", vpn=self.vpn, state=found.state, detail=found.detail)

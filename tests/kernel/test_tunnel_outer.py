@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from mizar.kernel import interfaces, namespaces, nftables, tunnel_outer
 from mizar.kernel.interfaces import RTM_NEWLINK, RTM_SETLINK, set_link
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, Netlink
-from mizar.model.errors import InvalidError
+from mizar.model.errors import InvalidError, TemporaryError
 
 pytestmark = pytest.mark.root
 OWN, PEER, UPLINK = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.9"), "up0"
@@ -52,7 +52,7 @@ def test_rules_that_somebody_took_away_are_missed_and_made_anew(host: Namespace,
     ensure(host, "u1", workload)
 
     def there() -> bool:
-        return host.run(lambda: tunnel_outer.is_there("u1", workload))
+        return host.run(lambda: tunnel_outer.is_there("u1", workload, 4))
 
     assert (there(), forwards(host), has(host, "mzvo_guard")) == (True, True, True)
     nftables.apply("flush ruleset\n", host)
@@ -80,6 +80,31 @@ def test_the_last_one_leaves_the_host_as_it_was(host: Namespace, workload: Names
         assert not has(host, "mzvo_guard")
         host.run(lambda: tunnel_outer.remove("u1", UPLINK))
         assert forwards(host)
+
+
+def test_the_same_by_ipv6(host: Namespace, workload: Namespace) -> None:
+    """Beside one by IPv4 in the same namespace: each has its ends, its rules and the host's forwarding for itself."""
+    own, peer = IPv6Address("fd31::1"), IPv6Address("fd31::9")
+    switch = Path(f"/proc/sys/net/ipv6/conf/{UPLINK}/force_forwarding")
+    if not host.run(switch.exists):
+        with pytest.raises(TemporaryError, match=r"before 6\.17"):
+            host.run(lambda: tunnel_outer.ensure("u6", workload, UPLINK, own, peer, 4501))
+        return
+    with Netlink(host) as netlink:
+        netlink.tell([interfaces.address_order(interfaces.get(netlink, UPLINK), IPv6Interface((own, 64)))])
+    ensure(host, "u1", workload)
+    far = host.run(lambda: tunnel_outer.ensure("u6", workload, UPLINK, own, peer, 4501))
+    assert IPv6Address(far).is_private
+    assert host.run(lambda: tunnel_outer.is_there("u6", workload, 6))
+    assert host.run(lambda: tunnel_outer.is_there("u1", workload, 4))
+    assert host.run(lambda: switch.read_text().strip()) == "1"
+    nftables.apply("list table ip6 mzvo_guard\n", host)
+    for uid in ("u1", "u6"):
+        host.run(lambda uid=uid: tunnel_outer.remove(uid, UPLINK))  # type: ignore[misc]
+    assert host.run(lambda: switch.read_text().strip()) == "0"
+    with pytest.raises(InvalidError):
+        nftables.apply("list table ip6 mzvo_guard\n", host)
+    assert not forwards(host)
 
 
 def test_one_way_out_is_no_way_into_another(host: Namespace, workload: Namespace) -> None:

@@ -7,10 +7,18 @@ name.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
+
+import vici
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from mizar.lab.names import LabName
 from tests.lab.conftest import wait_until
@@ -18,7 +26,6 @@ from tests.lab.conftest import wait_until
 ADDRESS = "172.31.0.200"
 LAN = {4: "192.168.50.0/24", 6: "fd50::/64"}
 HOST = {4: "192.168.50.10", 6: "fd50::10"}
-_ROUTER = {4: "192.168.50.1", 6: "fd50::1"}
 _PLUGINS = (
     "random nonce aes sha1 sha2 hmac kdf gcm gmp openssl pem pkcs1 pkcs8 x509 pubkey constraints socket-default "
     "kernel-libipsec kernel-netlink vici"
@@ -33,12 +40,44 @@ def key() -> tuple[str, str]:
     return private, public
 
 
+def signed(*names: str) -> tuple[str, dict[str, tuple[str, str]]]:
+    """An authority's certificate, and for each name a certificate that it signed with its key, all in PEM."""
+    now = datetime.now(UTC)
+    pem = serialization.Encoding.PEM
+    top = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+
+    def made(name: str, key: ec.EllipticCurvePrivateKey) -> str:
+        own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = (
+            x509.CertificateBuilder().subject_name(own if key is not top else issuer).issuer_name(issuer)
+            .public_key(key.public_key()).serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=key is top, path_length=None), True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
+        )  # fmt: skip
+        return builder.sign(top, hashes.SHA256()).public_bytes(pem).decode()
+
+    found = {}
+    for name in names:
+        key = ec.generate_private_key(ec.SECP256R1())
+        secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        found[name] = made(name, key), secret.decode()
+    return made("authority", top), found
+
+
 class Site:
     """The gateway and the host behind it, up for the length of a `with` block."""
 
-    def __init__(self, lab: LabName) -> None:
-        self.gateway, self.host = f"{lab.namespace_prefix}far", f"{lab.namespace_prefix}far-host"
+    def __init__(self, lab: LabName, number: int = 0) -> None:
+        """`number`: of several sites; the first one has the addresses above."""
+        self.name = f"far{number or ''}"
+        self.gateway, self.host = f"{lab.namespace_prefix}{self.name}", f"{lab.namespace_prefix}{self.name}-host"
         self.lab = lab
+        self.addresses = {4: f"172.31.0.{200 + number}", 6: f"fd31::{200 + number}"}
+        self.lan = {4: f"192.168.{50 + number}.0/24", 6: f"fd{50 + number}::/64"}
+        self.hosts = {4: f"192.168.{50 + number}.10", 6: f"fd{50 + number}::10"}
+        self._router = {4: f"192.168.{50 + number}.1", 6: f"fd{50 + number}::1"}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -46,16 +85,17 @@ class Site:
         for name in (self.gateway, self.host):
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", substrate, "link", "add", "far", "type", "veth", "peer", "name", "wan", "netns", self.gateway)
-        ip("-n", substrate, "link", "set", "far", "master", "bridge", "up")
+        ip("-n", substrate, "link", "add", self.name, "type", "veth", "peer", "name", "wan", "netns", self.gateway)
+        ip("-n", substrate, "link", "set", self.name, "master", "bridge", "up")
         ip("-n", self.gateway, "link", "add", "lan", "type", "veth", "peer", "name", "lan", "netns", self.host)
-        ip("-n", self.gateway, "addr", "add", f"{ADDRESS}/24", "dev", "wan")
+        ip("-n", self.gateway, "addr", "add", f"{self.addresses[4]}/24", "dev", "wan")
+        ip("-n", self.gateway, "addr", "add", f"{self.addresses[6]}/64", "dev", "wan", "nodad")
         for name, link in ((self.gateway, "wan"), (self.gateway, "lan"), (self.host, "lan")):
             ip("-n", name, "link", "set", link, "up")
         for family, length in ((4, 24), (6, 64)):
-            ip("-n", self.gateway, "addr", "add", f"{_ROUTER[family]}/{length}", "dev", "lan", *_quick(family))
-            ip("-n", self.host, "addr", "add", f"{HOST[family]}/{length}", "dev", "lan", *_quick(family))
-            ip("-n", self.host, f"-{family}", "route", "add", "default", "via", _ROUTER[family])
+            ip("-n", self.gateway, "addr", "add", f"{self._router[family]}/{length}", "dev", "lan", *_quick(family))
+            ip("-n", self.host, "addr", "add", f"{self.hosts[family]}/{length}", "dev", "lan", *_quick(family))
+            ip("-n", self.host, f"-{family}", "route", "add", "default", "via", self._router[family])
         for switch in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
             subprocess.run([*inside(self.gateway), "sysctl", "-qw", switch], check=True)
         self.begin()
@@ -84,11 +124,11 @@ class Site:
 class FarSite(Site):
     """With wireguard-go."""
 
-    def __init__(self, lab: LabName, port: int = 51999) -> None:
-        super().__init__(lab)
+    def __init__(self, lab: LabName, port: int = 51999, number: int = 0) -> None:
+        super().__init__(lab, number)
         self.port = port
         self.private, self.public = key()
-        self._device = f"far{lab.name.replace('-', '')[-11:]}"
+        self._device = f"{self.name}{lab.name.replace('-', '')[-10:]}"
 
     def begin(self) -> None:
         """It listens when it is configured."""
@@ -112,11 +152,21 @@ class FarSite(Site):
 class FarStrongswan(Site):
     """With strongSwan, its own user-space ESP, and swanctl(8)."""
 
-    def __init__(self, lab: LabName, folder: Path, psk: str, rekey_s: int = 3600) -> None:
-        super().__init__(lab)
+    def __init__(
+        self,
+        lab: LabName,
+        folder: Path,
+        psk: str,
+        rekey_s: int = 3600,
+        number: int = 0,
+        proof: tuple[str, str, str] | None = None,
+    ) -> None:
+        """`proof`: instead of the key, its certificate, that one's key, and who signs the other side's, in PEM."""
+        super().__init__(lab, number)
         self._folder = folder
         self.psk = psk
         self._rekey_s = rekey_s
+        self._proof = proof
 
     def begin(self) -> None:
         """It waits for its peer."""
@@ -132,13 +182,20 @@ class FarStrongswan(Site):
     def load(self) -> None:
         """Its connection, and the key."""
         children = "".join(
-            f"  c{family} {{ local_ts = {LAN[family]}\n remote_ts = {GREEN[family]}\n "
+            f"  c{family} {{ local_ts = {self.lan[family]}\n remote_ts = {GREEN[family]}\n "
             f"rekey_time = {self._rekey_s}\n }}\n"
             for family in (4, 6)
         )
+        auth, own, other = "psk", "", ""
+        if self._proof is not None:
+            for name, content in zip(("own.crt", "own.key", "ca.crt"), self._proof, strict=True):
+                (self._folder / name).write_text(content)
+            auth, own = "pubkey", f"certs = {self._folder / 'own.crt'}\n"
+            other = f"cacerts = {self._folder / 'ca.crt'}\n"
         text = (
             f"connections {{ green {{ version = 2\n remote_addrs = %any\n mobike = no\n"
-            f" local {{ auth = psk\n id = far.example }}\n remote {{ auth = psk\n id = green.example }}\n"
+            f" local {{ auth = {auth}\n {own} id = far.example }}\n"
+            f" remote {{ auth = {auth}\n {other} id = green.example }}\n"
             f" children {{\n{children} }} }} }}\n"
             f'secrets {{ ike-1 {{ id = green.example\n secret = "{self.psk}" }} }}\n'
         )
@@ -148,6 +205,10 @@ class FarStrongswan(Site):
         subprocess.run(
             ["swanctl", "--load-all", "--clear", "--file", str(file), "--uri", uri], check=True, capture_output=True
         )
+        if self._proof is not None:
+            with socket.socket(socket.AF_UNIX) as asking:
+                asking.connect(str(self._folder / "far.sock"))
+                vici.Session(asking).load_key({"type": "any", "data": self._proof[1]})
 
 
 def inside(namespace: str) -> list[str]:

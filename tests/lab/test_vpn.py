@@ -254,15 +254,15 @@ def links(namespace: str) -> str:
     return subprocess.run([*inside(namespace), "ip", "-o", "link"], capture_output=True, check=True, text=True).stdout
 
 
-def labs_output(lab: LabName) -> str:
+def labs_output(lab: LabName, name: str = "to-far") -> str:
     """All that the command line shows of it."""
     shown = ""
-    for words in (["get", "vpn", "-A"], ["get", "vpn", "-A", "-o", "json"], ["describe", "vpn", "green/to-far"]):
+    for words in (["get", "vpn", "-A"], ["get", "vpn", "-A", "-o", "json"], ["describe", "vpn", f"green/{name}"]):
         argv = [sys.executable, "-m", "mizar.cli.main", *words, "--server", lab.server_url]
         shown += subprocess.run(argv, capture_output=True, check=True, text=True).stdout
     with Client(lab.server_url) as client:
         shown += json.dumps(client.state("d1"))
-    assert "to-far" in shown
+    assert name in shown
     return shown
 
 

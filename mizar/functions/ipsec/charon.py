@@ -80,15 +80,29 @@ def connection(tunnel: IpsecTunnel, own: str) -> dict[str, Any]:
         "remote": {"auth": "psk", "id": tunnel.remote_id},
         "children": children,
     }
+    if (proof := tunnel.certificate) is not None:
+        found["local"] |= {"auth": "pubkey", "certs": parts(proof.chain)[:1]}
+        found["remote"] |= {"auth": "pubkey", "cacerts": parts(proof.authority)}
     return found | ({"proposals": list(tunnel.ike_proposals)} if tunnel.ike_proposals else {})
+
+
+def parts(chain: str) -> list[str]:
+    """The certificates of a text in PEM, each alone."""
+    end = "-----END CERTIFICATE-----"
+    return [f"{one.strip()}\n{end}\n" for one in chain.split(end) if one.strip()]
 
 
 def configure(folder: Path, tunnel: IpsecTunnel, own: str) -> None:
     """Makes the engine hold this tunnel, and begin it."""
     with _session(folder) as session:
-        session.load_shared(
-            {"id": _KEY, "type": "ike", "data": tunnel.psk, "owners": [tunnel.local_id, tunnel.remote_id]}
-        )
+        session.clear_creds()
+        if (proof := tunnel.certificate) is not None:
+            session.load_key({"type": "any", "data": proof.key})
+            for text in parts(proof.chain)[1:]:
+                session.load_cert({"type": "X509", "flag": "NONE", "data": text})
+        else:
+            owners = [tunnel.local_id, tunnel.remote_id]
+            session.load_shared({"id": _KEY, "type": "ike", "data": tunnel.psk, "owners": owners})
         if list(session.list_sas({"ike": _NAME})):  # what was agreed on was agreed on otherwise
             with contextlib.suppress(CommandException):
                 list(session.terminate({"ike": _NAME, "force": "yes", "timeout": "1000"}))

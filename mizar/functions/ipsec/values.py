@@ -10,6 +10,15 @@ Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """This side's, with those that signed it; its key; and those that sign the other side's. In PEM."""
+
+    chain: str
+    key: str = field(repr=False)
+    authority: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class IpsecTunnel:
     """This side and the other. What is printed of a tunnel has no key."""
 
@@ -24,6 +33,8 @@ class IpsecTunnel:
     esp_proposals: tuple[str, ...]
     rekey_s: int
     dpd_s: int
+    certificate: Certificate | None = None
+    """Instead of `psk`, which is empty then."""
 
     def pairs(self) -> list[tuple[Network, Network]]:
         """What is joined with what: each pair has a security association of its own, as most peers want it."""
@@ -46,7 +57,8 @@ def judge(tunnel: IpsecTunnel, seen: IpsecSeen, waited_s: float, down_after_s: f
     pairs = len(tunnel.pairs())
     if seen.joined >= pairs:
         return "up", ""
-    where = f"{tunnel.peer[0]}:{tunnel.peer[1]}"
+    address, port = tunnel.peer
+    where = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
     if seen.joined:
         return "up", f"{where} agreed to {seen.joined} of {pairs} pairs of prefixes"
     if waited_s < down_after_s:
@@ -55,4 +67,5 @@ def judge(tunnel: IpsecTunnel, seen: IpsecSeen, waited_s: float, down_after_s: f
         return "down", f"{where} knows this side, but agrees to none of the prefixes or proposals"
     if seen.asked:
         return "down", f"{where} has not answered for {int(waited_s)} s: is it there, does UDP get through?"
-    return "down", f"{where} refused: are pre-shared key, localId, remoteId and proposals the same on both sides?"
+    proof = "certificates and who signs them" if tunnel.certificate else "pre-shared key"
+    return "down", f"{where} refused: are {proof}, localId, remoteId and proposals the same on both sides?"

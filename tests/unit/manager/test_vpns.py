@@ -152,7 +152,7 @@ async def test_ipsec_stands_for_the_vpc_and_shows_no_key(world: World, caplog: p
     shown = json.dumps(world.manager.get(Ref("VpnConnection", "red", "i")))
     kept = repr(world.manager._fleet.wanted("d2"))
     assert not [text for text in (shown, kept, caplog.text, str(await world.manager.state("d2"))) if PSK in text]
-    with pytest.raises(ConflictError, match="can carry one connection by IPsec"):
+    with pytest.raises(ConflictError, match="carries VpnConnection red/i to the same address"):
         world.apply(ipsec("j", "192.168.80.0/24", port=4600))
     with pytest.raises(InvalidError, match="holds an address of endpoint fw"):
         world.apply(ipsec(localPrefixes=["10.0.1.0/24"]))
@@ -206,3 +206,25 @@ async def test_an_endpoint_takes_no_port_along_that_another_tenant_has_there(wor
     with pytest.raises(ConflictError, match="port 51900 of droplet d2 is in use by somebody else"):
         world.manager.move(ref, "d2")
     world.manager.move(ref, "d3")
+
+
+def test_a_certificate_is_checked() -> None:
+    """Its key, the name that it is made out for, and that there is one proof alone; no refusal repeats a key."""
+    from mizar.model.manifest import parse_resource
+    from tests.lab.far_site import signed
+
+    authority, found = signed("green.example", "far.example")
+    (chain, own), (_, other) = found["green.example"], found["far.example"]
+    fits = {"chain": chain, "key": own, "authority": authority}
+    assert parse_resource(ipsec(psk=None, certificate=fits), 0)
+    for changes, message in (
+        ({"certificate": fits | {"key": other}}, "not the key of this certificate"),
+        ({"certificate": fits | {"chain": own}}, "expected certificates in PEM"),
+        ({"certificate": fits | {"authority": "nobody"}}, "expected certificates in PEM"),
+        ({"certificate": fits, "localId": "blue.example"}, "made out for"),
+        ({"certificate": fits, "psk": PSK}, "expected one of psk and certificate"),
+        ({}, "expected one of psk and certificate"),
+    ):
+        with pytest.raises(InvalidError, match=message) as refused:
+            parse_resource(ipsec(**({"psk": None} | changes)), 0)
+        assert own.splitlines()[1] not in str(refused.value)
