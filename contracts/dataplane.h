@@ -181,7 +181,8 @@ struct droplet {
 };
 
 /* The stamps are the data plane's own, in ticks of the kernel's coarse clock: they are written in place, and only when
- * the clock has moved on. The daemon compares them with what they were. */
+ * the clock has moved on. The daemon compares them with what they were. Transit XDP reads this table once a tick for each sender
+ * and CPU (dataplane/lib/senders.h): what is removed is believed for a tick more, at most. */
 struct known_sender {
 	uint32_t slot;		/* in droplets */
 	uint32_t heard;		/* when a tunnel packet last came from it */

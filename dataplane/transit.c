@@ -18,6 +18,7 @@
 #include "lib/proxy.h"
 #include "lib/respond.h"
 #include "lib/returned.h"
+#include "lib/senders.h"
 #include "lib/trace.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
@@ -190,7 +191,8 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
 		return REASON_PACKET_TOO_BIG;
 	outer->origin_bytes = 0;
-	if (outer->tunnel == TUNNEL_GENEVE && tunnel.protocol == TUNNEL_GENEVE && !route->peered)
+	if (outer->tunnel == TUNNEL_GENEVE && tunnel.protocol == TUNNEL_GENEVE && !route->peered &&
+	    !(options->present & HAS_ORIGIN) && !outer->control)
 		outer->origin_bytes = origin_bytes(ctx, packet, outer, options, outer->from);
 	if (route->endpoint)
 		address_to_host(inner->eth, route->endpoint);
@@ -351,13 +353,13 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 /* A droplet speaks to this one. */
 static __always_inline __must_check enum drop_reason obey(struct xdp_md *ctx, const struct packet *packet,
 							  const struct outer *outer, const struct options *options,
-							  struct known_sender *sender, int *verdict)
+							  int *verdict)
 {
 	void *options_at = (void *)(long)ctx->data + overhead_bytes(came_by_ipv6(outer));
 	enum drop_reason reason;
 	bool answered;
 
-	reason = handle_control(ctx, options_at, outer, options, packet->to.vni, sender, &answered);
+	reason = handle_control(ctx, options_at, outer, options, packet, &answered);
 	*verdict = XDP_DROP;
 	return reason || !answered ? reason : send_back(ctx, verdict);
 }
@@ -380,8 +382,7 @@ static __always_inline __must_check enum drop_reason locate_identity(struct pack
 
 /* What is inside of a tunnel packet whose VNI has been read. */
 static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_md *ctx, struct cursor *cursor,
-								    struct refusal *seen, struct known_sender *sender,
-								    int *verdict)
+								    struct refusal *seen, int *verdict)
 {
 	struct packet *packet = &seen->packet;
 	struct outer *outer = &seen->outer;
@@ -398,7 +399,7 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 			return reason;
 	}
 	if (options->present & HAS_CONTROL)
-		return obey(ctx, packet, outer, options, sender, verdict);
+		return obey(ctx, packet, outer, options, verdict);
 	packet->inner_at = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
 	meet();	/* with options or without */
 	cursor->at = (void *)(long)ctx->data + (packet->inner_at & 0x1ff);
@@ -411,7 +412,7 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_m
 	case INNER_IPV4:
 	case INNER_IPV6:
 		if (outer->control) {
-			reason = take_back(packet, &inner, sender);
+			reason = take_back(packet, &inner, outer->from);
 			if (reason)
 				return reason;
 		}
@@ -446,23 +447,21 @@ static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md 
 		.end = (void *)(long)ctx->data_end,
 		.left = packet->length,
 	};
-	struct known_sender *sender;
 	enum drop_reason reason;
 
-	reason = parse_outer(&cursor, packet, outer);
+	reason = parse_outer(ctx, &cursor, packet, outer);
 	if (reason || !outer->tunnel)
 		return reason;
-	reason = locate_sender(packet, &sender);
+	reason = locate_sender(packet, &outer->from);
 	if (reason)
 		return reason;
-	outer->from = sender->slot;
 	reason = parse_tunnel(&cursor, packet, outer);
 	if (reason)
 		return reason;
 	packet->inner_at = cursor.at - (void *)(long)ctx->data;
 	meet();
 	cursor.at = (void *)(long)ctx->data + (packet->inner_at & 0x7f);
-	reason = handle_overlay(ctx, &cursor, seen, sender, verdict);
+	reason = handle_overlay(ctx, &cursor, seen, verdict);
 	/* Which VPC it is of, nobody here knows: the VNI's own it is not. */
 	if (reason == REASON_UNKNOWN_IDENTITY)
 		return reason;
@@ -480,9 +479,14 @@ __attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
 	if (!seen)
 		return XDP_PASS;
 	/* Where the caller looks for it: two of them would be too much for one stack. */
-	seen->packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+	seen->packet = (struct packet){ .length = ctx->data_end - ctx->data, .packets = 1 };
 	seen->reason = handle_frame(ctx, seen, &verdict);
-	return seen->reason ? -1 : verdict;
+	if (!seen->reason)
+		return verdict;
+	/* For who counts it and tells of it. Half rewritten, it has another length than it had. */
+	if (seen->reason != REASON_REWRITE_FAILED)
+		seen->packet.length = bpf_xdp_get_buff_len(ctx);
+	return -1;
 }
 
 /* A look at a frame that waits for no functions: none was for it after all, or it is an error that was made here. */

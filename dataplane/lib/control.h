@@ -8,6 +8,7 @@
 #include "health.h"
 #include "notice.h"
 #include "options.h"
+#include "senders.h"
 #include "tunnel.h"
 
 enum control_kind {
@@ -63,12 +64,11 @@ static __noinline __must_check enum drop_reason pass_on(struct xdp_md *ctx, cons
 	return REASON_NONE;
 }
 
-/* `options_at`: where the options begin. `answered`: it stands turned around, to be sent back; else it has served. */
+/* `packet`: as far as the outer headers tell. `options_at`: where the options begin. `answered`: it stands turned around, to be sent back; else it has served. */
 static __always_inline __must_check enum drop_reason handle_control(struct xdp_md *ctx, void *options_at,
 								    const struct outer *outer,
 								    const struct options *options,
-								    uint32_t vni, struct known_sender *sender,
-								    bool *answered)
+								    const struct packet *packet, bool *answered)
 {
 	struct control *control = options_at + (options->control_at & 0xff);
 
@@ -83,11 +83,11 @@ static __always_inline __must_check enum drop_reason handle_control(struct xdp_m
 		*answered = true;
 		return turn_around(ctx, outer);
 	case CONTROL_PROBE_REPLY:
-		note_time(&sender->answered);
+		note_answer(packet->src);
 		return REASON_NONE;
 	case CONTROL_ASK:
 	case CONTROL_HINT:
-		return pass_on(ctx, (void *)control, vni, options);
+		return pass_on(ctx, (void *)control, packet->to.vni, options);
 	}
 	return REASON_GENEVE_CONTROL;
 }

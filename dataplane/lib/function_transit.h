@@ -85,6 +85,8 @@ __noinline int enter_functions(struct xdp_md *ctx, const struct packet *packet, 
 		return false;
 	begin_frame(frame, functions, stage, stage_and_reason >> FUNCTION_VERDICT_SHIFT & FUNCTION_VERDICT_MASK, packet);
 	frame->reason = stage_and_reason >> FUNCTION_REASON_SHIFT;
+	if (!outer->tunnel)	/* nobody had to know it */
+		frame->length = bpf_xdp_get_buff_len(ctx);
 	frame->from = outer->tunnel ? outer->from : 0;
 	frame->group_set = outer->tunnel ? outer->group_set : 0;
 	frame->trace = outer->tunnel ? outer->trace : 0;

@@ -195,15 +195,4 @@ static __always_inline __must_check enum drop_reason locate_next_hop(const struc
 		return is_foreign(droplet->addr) ? REASON_NO_COMMON_FAMILY : REASON_NEXT_HOP_UNRESOLVED;
 	return REASON_NONE;
 }
-
-/* Whether a droplet of this system has the address that the packet says it comes from. */
-static __always_inline __must_check enum drop_reason locate_sender(const struct packet *packet,
-								   struct known_sender **sender)
-{
-	*sender = bpf_map_lookup_elem(&droplet_slots, packet->src);
-	if (!*sender)
-		return REASON_UNKNOWN_SENDER;
-	note_time(&(*sender)->heard);
-	return REASON_NONE;
-}
 #endif

@@ -97,8 +97,17 @@ static __always_inline bool is_partial(const struct udphdr *udp, uint16_t pseudo
 	return udp->check && udp->check == pseudo_sum;
 }
 
-static __always_inline __must_check enum drop_reason parse_outer_ipv4(struct cursor *cursor, struct packet *packet,
-								      struct outer *outer)
+/* Whether the frame has so many bytes. Of one in several buffers, only the first's are known until somebody asks. */
+static __always_inline bool has_bytes(struct xdp_md *ctx, struct packet *packet, uint32_t bytes)
+{
+	if (bytes > packet->length)
+		packet->length = bpf_xdp_get_buff_len(ctx);
+	meet();
+	return bytes <= packet->length;
+}
+
+static __always_inline __must_check enum drop_reason parse_outer_ipv4(struct xdp_md *ctx, struct cursor *cursor,
+								      struct packet *packet, struct outer *outer)
 {
 	struct iphdr *ip = take(cursor, sizeof(*ip));
 	struct udphdr *udp;
@@ -112,7 +121,8 @@ static __always_inline __must_check enum drop_reason parse_outer_ipv4(struct cur
 	map_address(packet->src, ip->saddr);
 	map_address(packet->to.addr, ip->daddr);
 	total = bpf_ntohs(ip->tot_len);
-	if (ip->version != 4 || ip->ihl != 5 || total < sizeof(*ip) || total - sizeof(*ip) > cursor->left)
+	if (ip->version != 4 || ip->ihl != 5 || total < sizeof(*ip) ||
+	    !has_bytes(ctx, packet, ETH_HLEN + total))
 		return REASON_OUTER_IP_HEADER;
 	cursor->left = total - sizeof(*ip);
 	reason = parse_udp(cursor, outer, &udp);
@@ -144,8 +154,8 @@ static __always_inline __must_check enum drop_reason parse_outer_extension(struc
 		       REASON_NONE;
 }
 
-static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct cursor *cursor, struct packet *packet,
-								      struct outer *outer)
+static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct xdp_md *ctx, struct cursor *cursor,
+								      struct packet *packet, struct outer *outer)
 {
 	struct ipv6hdr *ip = take(cursor, sizeof(*ip));
 	struct udphdr *udp;
@@ -160,7 +170,7 @@ static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct cur
 	copy_address(packet->to.addr, &ip->daddr);
 	payload = bpf_ntohs(ip->payload_len);
 	/* A mapped source would be taken for the IPv4 droplet of that address. */
-	if (ip->version != 6 || payload > cursor->left || is_mapped(&ip->saddr))
+	if (ip->version != 6 || !has_bytes(ctx, packet, ETH_HLEN + sizeof(*ip) + payload) || is_mapped(&ip->saddr))
 		return ip->nexthdr == IPPROTO_UDP ? REASON_OUTER_IP_HEADER : REASON_NONE;
 	cursor->left = payload;
 	outer->fragment = false;
@@ -179,8 +189,8 @@ static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct cur
 }
 
 /* Ethernet, IP and UDP, as far as it takes to know whether this is a tunnel packet sent to us. */
-static __always_inline __must_check enum drop_reason parse_outer(struct cursor *cursor, struct packet *packet,
-								 struct outer *outer)
+static __always_inline __must_check enum drop_reason parse_outer(struct xdp_md *ctx, struct cursor *cursor,
+								 struct packet *packet, struct outer *outer)
 {
 	struct ethhdr *eth = take(cursor, sizeof(*eth));
 
@@ -188,9 +198,9 @@ static __always_inline __must_check enum drop_reason parse_outer(struct cursor *
 	if (!eth)
 		return REASON_OUTER_TRUNCATED;
 	if (speaks_ipv4() && eth->h_proto == bpf_htons(ETH_P_IP))
-		return parse_outer_ipv4(cursor, packet, outer);
+		return parse_outer_ipv4(ctx, cursor, packet, outer);
 	if (speaks_ipv6() && eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return parse_outer_ipv6(cursor, packet, outer);
+		return parse_outer_ipv6(ctx, cursor, packet, outer);
 	return REASON_NONE;
 }
 

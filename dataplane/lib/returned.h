@@ -10,15 +10,15 @@
 #include "notice.h"
 
 /*
- * Makes it again what the endpoint's agent would send over the hops. Believed is only what this droplet can see for itself: that
+ * `sender`: slot of the droplet that it came from. Makes it again what the endpoint's agent would send over the hops. Believed is only what this droplet can see for itself: that
  * it learned to send there, that the sender is one of its endpoints, or that its own table has another host by now.
  */
 static __always_inline __must_check enum drop_reason take_back(const struct packet *packet, const struct inner *inner,
-							       const struct known_sender *sender)
+							       uint32_t sender)
 {
 	struct endpoint *to = bpf_map_lookup_elem(&endpoints, &packet->to), *from;
 	struct endpoint_key key = { .vni = packet->to.vni };
-	bool learned = to && to->flags & ENDPOINT_LEARNED, there = to && to->droplet == sender->slot;
+	bool learned = to && to->flags & ENDPOINT_LEARNED, there = to && to->droplet == sender;
 
 	/* Another system's, which goes to the host's stack as it came. */
 	if (!bpf_map_lookup_elem(&vpcs, &packet->to.vni))

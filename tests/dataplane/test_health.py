@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
@@ -63,6 +65,32 @@ def test_every_packet_of_a_droplet_says_that_it_is_heard(droplet: Testbed) -> No
     assert stamps is not None
     assert stamps["heard"]
     assert not stamps["answered"]
+
+
+def test_a_droplet_that_is_known_no_more_is_believed_no_longer_than_a_tick(droplet: Testbed) -> None:
+    """What a CPU remembers of a sender ends with the tick of the clock."""
+    droplet.as_host()
+    frame = bytes(tunnel("vxlan", datagram(4, R, A.address(4)), src=HOST))
+    assert droplet.transit(frame).retval == XDP_PASS
+    droplet.tables.droplet_slots.delete({"addr": mapped(HOST.address)})
+    end = time.monotonic() + 30
+    while not droplet.counted().get(("drop", "UNKNOWN_SENDER")):
+        assert time.monotonic() < end
+        droplet.transit(frame)
+
+
+def test_senders_in_one_place_of_memory_are_told_apart(droplet: Testbed) -> None:
+    """More droplets than places speak in turn; strangers between them stay strangers."""
+    droplet.as_host()
+    probe = bytearray(control(PROBE))
+    for number in range(1, 1200):
+        address = (198 << 24 | 18 << 16 | number).to_bytes(4, "big")
+        if number % 2:
+            droplet.tables.droplet_slots.put({"addr": bytes(10) + b"\xff\xff" + address}, {"slot": HOST.slot})
+        probe[26:30] = address
+        probe[24:26] = bytes(2)
+        assert droplet.transit(bytes(probe)).retval == (XDP_TX if number % 2 else XDP_PASS), number
+        droplet.tables.droplet_slots.delete({"addr": bytes(10) + b"\xff\xff" + address})
 
 
 def test_an_agent_passes_over_a_bouncer_that_is_down(droplet: Testbed) -> None:
