@@ -204,8 +204,9 @@ struct nat_settings {
 	uint32_t tcp_transitory;
 	uint32_t fragment;
 	uint32_t rules;		/* number of the rules, 1..65535 */
-	uint32_t reports;	/* 1: every begin, answer and end of a connection is an event, for a second gateway */
-	uint32_t mappings;	/* 1: a pool maps endpoint-independently, and nat_mappings is asked for destinations */
+	uint16_t reports;	/* 1: every begin, answer and end of a connection is an event, for a second gateway */
+	uint16_t mappings;	/* 1: a pool maps endpoint-independently, and nat_mappings is asked for destinations */
+	uint32_t quota;		/* of a tenant that has no other; 0: none */
 };
 
 /* ---- nat_sources: LPM_TRIE, nat_source_key -> nat_source. What becomes of the source of a new connection: a static rule by the
@@ -296,7 +297,7 @@ struct nat_mapping {
 };
 
 /* ---- nat_tenants: HASH, metadata of the inside -> nat_tenant. Made when a tenant's first connection begins, if user space has
- * not; a tenant without entry has no quota. */
+ * not, with the quota of nat_settings. */
 struct nat_tenant {
 	uint32_t quota;		/* connections at once, QUOTA_NONE: any number */
 	uint32_t in_use;
@@ -369,5 +370,38 @@ struct gateway_order {
 	uint32_t what;		/* enum gateway_order_kind */
 	uint32_t version;	/* of IP */
 	uint8_t body[224];
+};
+
+/* ---- gateway_sweep: a program that user space runs with a gateway_sweep_order (dataplane/gateway_sweep.c). It looks at lines from
+ * `place` on and removes the connections whose ORIGINAL entry is there and whose time is up; those in the hash user
+ * space finds and names. It ends behind `lines` lines or `ends` connections, or where gateway_swept is full. */
+struct gateway_sweep_order {
+	uint32_t version;	/* of IP */
+	uint32_t place;		/* the first line; afterwards the first that it has not looked at */
+	uint32_t lines;		/* 0: instead, the first `ends` of gateway_sweep_keys, which are in the hash */
+	uint32_t ends;
+	uint32_t now;		/* tick */
+	uint32_t tell;		/* 1: of each that is removed, gateway_swept */
+	uint32_t udp;		/* time-outs as in nat_settings */
+	uint32_t icmp;
+	uint32_t tcp;
+	uint32_t tcp_transitory;
+	uint32_t ended;		/* afterwards: how many it has removed */
+	uint32_t pad;
+};
+
+/* ---- gateway_sweep_keys: ARRAY, place -> gateway_sweep_key: connection4_key or connection6_key and zeros. */
+struct gateway_sweep_key {
+	uint8_t key[48];
+};
+
+/* ---- gateway_swept: RINGBUF of gateway_swept: connections as they were when they were removed. */
+struct gateway_swept {
+	uint32_t version;	/* of IP */
+	uint32_t twin_stamp;
+	uint32_t twin_flags;	/* 0 without a twin */
+	uint32_t pad;
+	uint8_t key[48];	/* connection4_key or connection6_key of the ORIGINAL direction, */
+	uint8_t value[64];	/* and connection4 or connection6 */
 };
 #endif

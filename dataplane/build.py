@@ -27,7 +27,7 @@ HatchHook: Any = importlib.import_module(HATCH).BuildHookInterface if importlib.
 
 CLANG_AT_LEAST = 14
 DROPLET = ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "function_end", "function_end_tc")
-PROGRAMS = (*DROPLET, "xsk", "vtep", "gateway_keeper", "function_missing")
+PROGRAMS = (*DROPLET, "xsk", "vtep", "gateway_keeper", "gateway_sweep", "function_missing")
 CONTRACTS_ALONE = "--contracts"
 READ_AT_RUN_TIME = ("the package", "the contracts", "the demo's manifest")
 C_FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-ffreestanding", "-fno-strict-aliasing")

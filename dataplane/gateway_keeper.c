@@ -10,6 +10,7 @@
 #include "gateway/lines.h"
 
 GATEWAY_MAP(BPF_MAP_TYPE_HASH, nat_tenants, uint32_t, struct nat_tenant, 1, BPF_F_NO_PREALLOC);
+GATEWAY_MAP(BPF_MAP_TYPE_ARRAY, nat_settings, uint32_t, struct nat_settings, 1, 0);
 
 struct order4 {
 	struct connection4_key key, twin;
@@ -25,9 +26,14 @@ static __always_inline struct nat_tenant *tenant_of(uint32_t meta)
 {
 	struct nat_tenant *tenant = bpf_map_lookup_elem(&nat_tenants, &meta);
 	struct nat_tenant fresh = { .quota = QUOTA_NONE };
+	const struct nat_settings *set;
+	uint32_t first = 0;
 
 	if (tenant)
 		return tenant;
+	set = bpf_map_lookup_elem(&nat_settings, &first);
+	if (set && set->quota)
+		fresh.quota = set->quota;
 	bpf_map_update_elem(&nat_tenants, &meta, &fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&nat_tenants, &meta);
 }

@@ -6,6 +6,7 @@
  */
 #ifndef MIZAR_GATEWAY_ALLOCATE_H
 #define MIZAR_GATEWAY_ALLOCATE_H
+#include "mix.h"
 #include "plan.h"
 #include "nat.h"
 #include "remove.h"
@@ -169,12 +170,14 @@ static __always_inline enum gateway_reason find_port(struct begin_work *work, co
 
 static __always_inline struct nat_tenant *tenant_of(struct begin_work *work)
 {
+	const struct nat_settings *set;
 	struct nat_tenant *tenant = bpf_map_lookup_elem(&nat_tenants, &work->plan.tenant);
 
 	if (tenant)
 		return tenant;
 	__builtin_memset(&work->fresh, 0, sizeof(work->fresh));
-	work->fresh.quota = QUOTA_NONE;
+	set = settings();
+	work->fresh.quota = set && set->quota ? set->quota : QUOTA_NONE;
 	bpf_map_update_elem(&nat_tenants, &work->plan.tenant, &work->fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&nat_tenants, &work->plan.tenant);
 }

@@ -5,7 +5,6 @@
  */
 #ifndef MIZAR_GATEWAY_FRAGMENT_H
 #define MIZAR_GATEWAY_FRAGMENT_H
-#include "mix.h"
 #include "tables.h"
 
 static __always_inline void fragment_key(struct fragment_note *note, const struct connection_seen *seen)
@@ -25,14 +24,23 @@ static __always_inline void fragment_key(struct fragment_note *note, const struc
 	map_ipv4(note->dst, seen->key4.dst_be);
 }
 
-static __always_inline struct fragment_note *fragment_place(const struct fragment_note *key)
+/* By keys that nobody outside knows, those of lines: a multilinear hash, so that nobody can look for datagrams whose notes collide with
+ * another's (docs/decisions/lines.md). */
+static __always_inline struct fragment_note *fragment_place(const struct fragment_note *note)
 {
-	const wire32 *src = (const wire32 *)key->src, *dst = (const wire32 *)key->dst;
-	uint64_t value = gateway_mix((uint64_t)(src[0] ^ src[1] ^ src[2] ^ src[3]) << 32 |
-				     (dst[0] ^ dst[1] ^ dst[2] ^ dst[3]));
-	uint32_t place = gateway_mix(value ^ ((uint64_t)key->protocol << 32 | key->id)) % FRAGMENT_PLACES;
+	const wire32 *src = (const wire32 *)note->src, *dst = (const wire32 *)note->dst;
+	const struct connection_places *places = connection_places_of();
+	const uint64_t *keys;
+	uint64_t sum, share;
+	uint32_t place;
 
-	place += gateway_mix(key->meta) % FRAGMENT_SHARES * FRAGMENT_PLACES;
+	if (!places)
+		return NULL;
+	keys = places->keys;
+	share = keys[0] + keys[1] * note->meta;
+	sum = keys[2] + keys[3] * src[0] + keys[4] * src[1] + keys[5] * src[2] + keys[6] * src[3] + keys[7] * dst[0] +
+	      keys[8] * dst[1] + keys[9] * dst[2] + keys[10] * dst[3] + keys[11] * note->id + keys[1] * note->protocol;
+	place = (share >> 32) % FRAGMENT_SHARES * FRAGMENT_PLACES + (sum >> 32) % FRAGMENT_PLACES;
 	return bpf_map_lookup_elem(&fragments, &place);
 }
 

@@ -30,6 +30,8 @@ _Static_assert(sizeof(struct nat_tenant) == 40, "nat_tenant");
 _Static_assert(sizeof(struct fragment_note) == 52, "fragment_note");
 _Static_assert(sizeof(struct gateway_order) == 8 + 2 * (48 + 64), "gateway_order");
 _Static_assert(sizeof(struct gateway_event) == 104, "gateway_event");
+_Static_assert(sizeof(struct gateway_sweep_order) == 48, "gateway_sweep_order");
+_Static_assert(sizeof(struct gateway_swept) == 16 + 48 + 64, "gateway_swept");
 
 _Static_assert(offsetof(struct connection4_line, value) == 24 && offsetof(struct connection4_line, state) == 20 &&
 		       offsetof(struct connection4_key, protocol) == 16,

@@ -33,6 +33,7 @@ app = typer.Typer(help="A gateway on this host: its pipeline, its connections.",
 File = Annotated[str, typer.Option("--filename", "-f", help="The pipeline's description, - for stdin.")]
 Name = Annotated[str, typer.Option("--name", "-n", help="Of the gateway on this host; default: its interface.")]
 _SIZES = Sizes()
+_SHARE = 50
 
 
 class _Xdp(StrEnum):
@@ -71,14 +72,21 @@ def run(
     lines_mib: Annotated[
         int, typer.Option(min=0, help="Memory for the fast places of connections, of each of IPv4 and IPv6.")
     ] = _SIZES.lines_mib,
+    tenant_share: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="Percent of all connections that a tenant without a quota may have."),
+    ] = _SHARE,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")] = False,
 ) -> None:
     """Run a gateway until SIGTERM. Frames go on without it; a second run takes over without losing one."""
     _log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     sizes = Sizes(max_connections, max_connections, lines_mib=lines_mib)
+    queues = _queues(queue)
     process.run(
-        Options(filename, interface, egress, name, _XDP[xdp], metrics, pki, lead, follow, sizes, _queues(queue))
-    )
+        Options(
+            filename, interface, egress, name, _XDP[xdp], metrics, pki, lead, follow, sizes, queues, tenant_share
+        )
+    )  # fmt: skip
 
 
 def _queues(words: list[str] | None) -> dict[int, str]:

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user-space side of the flow table: install, find, list, end, expire, judge.
+"""The user-space side of the flow table: install, find, list, end, judge.
 
-Called by the gateway's process: its slow paths install, its walk ends what is too old, a changed file what is allowed
-no more. The maps are the state; nothing is kept here but where the walk stands. It never changes an entry that the
-data plane may be writing: it makes new ones and removes whole ones.
+Called by the gateway's process: its slow paths install, its sweep ends what is too old, a changed file what is allowed
+no more. The maps are the state; nothing is kept here but where the walk for the use of pools stands. It never
+changes an entry that the data plane may be writing: it makes new ones and removes whole ones.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mizar.gateway.entries import (
     ANSWERED,
-    GONE,
     INSTALLED,
-    MAPPED,
     ORIGINAL,
     Connection,
     becomes_of,
@@ -28,20 +25,17 @@ from mizar.gateway.entries import (
     pair,
     twin,
 )
-from mizar.gateway.judge import address_of, allows, tenant_of
+from mizar.gateway.judge import allows, tenant_of
 from mizar.gateway.pool_use import PoolUse
-from mizar.gateway.rules import mapped
 from mizar.kernel.connection_table import ConnectionTable
 from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import GatewayTables, tick
-from mizar.kernel.layout import Fields, constant
+from mizar.kernel.layout import Fields
 from mizar.model.errors import ConflictError
 from mizar.pipeline.interpreter.connection import Flow
 from mizar.pipeline.nat import NatRules
 
 Ended = Callable[[Connection], None]
-_MAKING = 2
-"""Ticks in which a mapping may be without its first connection."""
 _LINES = 16
 """What a step over some thousand lines counts in a walk: it takes as long as so many connections."""
 
@@ -58,7 +52,6 @@ class FlowTable:
     pools: PoolUse | None = None
     """Is told of every connection that the walk meets."""
     _walk: Iterator[tuple[Flow, Fields] | None] | None = None
-    _seen: Counter[int] = field(default_factory=Counter)
 
     def install(self, original: Flow, becomes: Flow, nat: NatRules, flags: int = 0) -> bool:
         """Makes a connection that somebody else translated; False when it is there already.
@@ -85,13 +78,13 @@ class FlowTable:
             return None
         if not value["flags"] & ORIGINAL:
             flow, value = twin(flow, value), self._table(flow).get(key(twin(flow, value))) or {}
-        return self._connection(flow, value) if value else None
+        return self.connection(flow, value) if value else None
 
     def listed(self) -> Iterator[Connection]:
         """Every connection that lives."""
         limits, now = self.limits(), self.clock()
         for flow, value in self._originals():
-            found = self._connection(flow, value)
+            found = self.connection(flow, value)
             if alive(found, limits, now):
                 yield found
 
@@ -104,34 +97,28 @@ class FlowTable:
             self.ended(connection)
         return True
 
-    def expire(self, budget: int) -> int:
-        """Looks at so many more connections and ends those whose time is up; returns how many. Begins again behind the
-        last; what begins meanwhile may be met in this walk or in the next."""
-        limits, now = self.limits(), self.clock()
+    def count(self, budget: int) -> None:
+        """Looks at so many more connections for the use of pools. Begins again behind the last; what begins meanwhile
+        may be met in this walk or in the next."""
+        if self.pools is None or not self.pools.counts:
+            return
+        limits, now, looked = self.limits(), self.clock(), 0
         if self._walk is None:
             self._walk = self._all()
-        looked = ended = 0
         while looked < budget:
             try:
                 one = next(self._walk)
             except StopIteration:
                 self._walk = None
-                if self.pools is not None:
-                    self.pools.walked()
-                self._expire_mappings(now)
-                break
+                self.pools.walked()
+                return
             if one is None or not one[1]["flags"] & ORIGINAL:
                 looked += _LINES if one is None else 0
                 continue
             looked += 1
-            flow, value = one
-            found = self._connection(flow, value)
+            found = self.connection(*one)
             if alive(found, limits, now):
-                if self.pools is not None:
-                    self.pools.met(found.original, found.becomes)
-            elif not value["flags"] & GONE:
-                ended += self.end(found, value)
-        return ended
+                self.pools.met(found.original, found.becomes)
 
     def judge(self, nat: NatRules) -> int:
         """Ends every connection that these rules do not allow; returns how many."""
@@ -157,7 +144,8 @@ class FlowTable:
             for one in table.walk():
                 yield None if one is None else (flow_of(keys.unpack(one[0])), values.unpack(one[1]))
 
-    def _connection(self, flow: Flow, value: Fields) -> Connection:
+    def connection(self, flow: Flow, value: Fields) -> Connection:
+        """From the entry of its original direction."""
         becomes = becomes_of(flow, value)
         other = self._table(flow).get(key(becomes.reversed())) or {"flags": 0, "stamp": value["stamp"]}
         stamps = value["stamp"], other["stamp"]
@@ -165,27 +153,6 @@ class FlowTable:
 
     def _table(self, flow: Flow) -> ConnectionTable:
         return self.tables.connections4 if flow.version == 4 else self.tables.connections6
-
-    def _expire_mappings(self, now: int) -> None:
-        """An endpoint-independent mapping ends with the last connection that its inner end began, a contact with the
-        last one to it: what comes in from outside prolongs neither (RFC 4787 REQ-6, RFC 7857 7)."""
-        used, contacts = set(), set()
-        for one in self.listed():
-            if one.flags & MAPPED:
-                used.add(_inner(one))
-                contacts.add((_inner(one), mapped(address_of(one.original.version, one.original.destination))))
-        table = self.tables.nat_mappings
-        for found, value in list(table.items()):
-            if (now - value["stamp"]) & 0xFFFFFFFF <= _MAKING:
-                continue
-            end = (found["meta"], found["addr"], found["port_be"], found["protocol"])
-            if found["kind"] != constant("MAPPING_INNER"):
-                end = (value["meta"], value["addr"], value["port_be"], found["protocol"])
-            in_use = end in used
-            if found["kind"] == constant("MAPPING_CONTACT"):
-                in_use = (end, found["contact"]) in contacts
-            if not in_use:
-                table.delete(found)
 
 
 @contextmanager
@@ -209,10 +176,3 @@ def alive(connection: Connection, limits: Fields, now: int) -> bool:
         limit = limits.get("udp" if kind == "udp" else "icmp", 0)
     idle: int = min((now - stamp) & 0xFFFFFFFF for stamp in connection.stamps)
     return idle <= limit
-
-
-def _inner(connection: Connection) -> tuple[int, bytes, int, int]:
-    """The inner end of a mapped connection, as nat_mappings has it."""
-    found, original = key(connection.original), connection.original
-    address = mapped(address_of(original.version, original.source))
-    return original.meta, address, found["src_port_be"], found["protocol"]

@@ -76,6 +76,8 @@ class Options:
     """The other gateway, `host:port`, whose connections this one keeps at hand."""
     sizes: Sizes = field(default_factory=Sizes)
     queues: Mapping[int, str] = field(default_factory=dict)
+    tenant_share: int = 50
+    """Percent of all connections that a tenant without a quota of its own may have; 100: all."""
 
     def __post_init__(self) -> None:
         place(self.gateway)

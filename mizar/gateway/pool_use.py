@@ -37,6 +37,11 @@ class PoolUse:
             for address in rule.addresses:
                 self._rules.setdefault((rule.outside, rule.version, int(address)), []).append(rule)
 
+    @property
+    def counts(self) -> bool:
+        """Whether there is anything to count."""
+        return bool(self._rules)
+
     def met(self, original: Flow, becomes: Flow) -> None:
         """A connection that lives."""
         outer = becomes.meta, becomes.version, becomes.source

@@ -31,6 +31,7 @@ from mizar.gateway.pool_use import PoolUse
 from mizar.gateway.present import reasons, words
 from mizar.gateway.queue_worker import QueueWorker
 from mizar.gateway.summary import summary
+from mizar.gateway.sweep import Sweep
 from mizar.kernel.conntrack import Conntrack, Listener
 from mizar.kernel.events import EventReader
 from mizar.kernel.gateway_keeper import Keeper
@@ -43,7 +44,9 @@ from mizar.pipeline.nat import NatRules
 from mizar.pipeline.reader import read_pipeline
 
 _log = logging.getLogger(__name__)
-_EXPIRE_S, _BUDGET = 1.0, 20_000
+_SWEEP_S, _PART_S = 1.0, 0.02
+"""Between two sweeps; and for how long the loop does nothing else, and then other things, while it sweeps."""
+_COUNT_S, _BUDGET = 1.0, 5_000
 _OBSERVE_S = 10.0
 
 
@@ -72,6 +75,7 @@ class Gateway:
     pipeline: Pipeline
     plane: Dataplane
     table: FlowTable | None = None
+    sweep: Sweep | None = None
     slow: Slow | None = None
     workers: list[QueueWorker] = field(default_factory=list)
     forecasts: Forecasts = field(default_factory=Forecasts)
@@ -93,7 +97,7 @@ class Gateway:
         self._tables()
         self._kernel(self.pipeline)
         if self.table is not None:
-            rules.write(self.table.tables, self.nat, reports=self.reports, keeper=self.table.keeper)
+            self._write(self.table)
         dataplane.put_in_place(self.options, self.plane)
         self._judge()
         self._queues()
@@ -111,7 +115,7 @@ class Gateway:
         old, self.plane, self.pipeline = self.plane, plane, pipeline
         self._tables()
         if self.table is not None:
-            rules.write(self.table.tables, self.nat, reports=self.reports, keeper=self.table.keeper)
+            self._write(self.table)
         dataplane.put_in_place(self.options, plane)
         ended = self._judge()
         self._queues()
@@ -119,10 +123,17 @@ class Gateway:
         _log.info("applied pipeline=%s ended=%d", pipeline.name, ended)
         return {"ended": ended}
 
-    def expire(self) -> None:
-        """A part of the walk for connections whose time is up."""
+    def expire(self) -> bool:
+        """A part of the sweep for connections whose time is up; whether it is at its end."""
+        if self.sweep is None:
+            return True
+        self.ended["expired"] += self.sweep.run(_PART_S)
+        return self.sweep.whole
+
+    def count(self) -> None:
+        """A part of the walk for the use of pools."""
         if self.table is not None:
-            self.ended["expired"] += self.table.expire(_BUDGET)
+            self.table.count(_BUDGET)
 
     def refresh(self) -> None:
         """Compares with the kernel's connections."""
@@ -195,14 +206,31 @@ class Gateway:
         if self.table is not None:
             self.table.keeper.close()
         tables = self.plane.tables
-        self.table = None
+        self.table = self.sweep = None
         if tables is not None:
-            self.table = FlowTable(tables, Keeper(tables.maps), ended=self._ended, pools=PoolUse(self.nat))
-        if self.slow is not None and self.table is not None:
-            self.slow.sync.table = self.table
+            self.table = FlowTable(tables, Keeper(tables.maps), pools=PoolUse(self.nat))
+            self.sweep = Sweep(self.table)
+        self._listen()
+
+    def _listen(self) -> None:
+        """The slow path and the table know each other, where there are both."""
+        if self.table is not None:
+            self.table.ended = self._ended if self.slow is not None else None
+            if self.slow is not None:
+                self.slow.sync.table = self.table
+
+    def _write(self, table: FlowTable) -> None:
+        """The rules in force; no tenant may have more than its share of what there is room for."""
+        tables, share = table.tables, self.options.tenant_share
+        quota = min(tables.connections4.room, tables.connections6.room) * share // 100 if share < 100 else 0
+        rules.write(tables, self.nat, reports=self.reports, keeper=table.keeper, quota=quota)
 
     def _kernel(self, pipeline: Pipeline) -> None:
         """The slow path as described. One that is described no more goes."""
+        self._slow_path(pipeline)
+        self._listen()
+
+    def _slow_path(self, pipeline: Pipeline) -> None:
         name = self.options.gateway
         if pipeline.kernel is None:
             if self.slow is not None:
@@ -301,7 +329,8 @@ async def _run(options: Options) -> None:
 
 async def _work(gateway: Gateway, stop: asyncio.Event) -> None:
     tasks = [
-        asyncio.create_task(_every(_EXPIRE_S, gateway.expire)),
+        asyncio.create_task(_sweeping(gateway)),
+        asyncio.create_task(_every(_COUNT_S, gateway.count)),
         asyncio.create_task(_every(REFRESH_S, gateway.refresh)),
         asyncio.create_task(_every(_OBSERVE_S, gateway.observe)),
         asyncio.create_task(_listening(gateway)),
@@ -323,6 +352,16 @@ async def _every(seconds: float, call: Callable[[], None]) -> None:
         except MizarError as error:
             _log.error("work-failed work=%s reason=%s", call.__name__, error)
         await asyncio.sleep(seconds)
+
+
+async def _sweeping(gateway: Gateway) -> None:
+    while True:
+        whole = True
+        try:
+            whole = gateway.expire()
+        except MizarError as error:
+            _log.error("work-failed work=expire reason=%s", error)
+        await asyncio.sleep(_SWEEP_S if whole else _PART_S)
 
 
 async def _listening(gateway: Gateway) -> None:

@@ -36,8 +36,11 @@ class Entries:
     quotas: dict[int, int]
 
 
-def write(tables: GatewayTables, nat: NatRules, *, reports: bool = False, keeper: Keeper | None = None) -> int:
-    """From now on new connections begin by these rules. Returns their number.
+def write(
+    tables: GatewayTables, nat: NatRules, *, reports: bool = False, keeper: Keeper | None = None, quota: int = 0
+) -> int:
+    """From now on new connections begin by these rules. Returns their number. `quota`: of tenants for whom the rules
+    have none; 0: no quota.
 
     `keeper` is needed where a data plane is at work: it counts in the entries that have the quotas.
     Raises ExhaustedError when they do not fit; then those before are still in force.
@@ -52,16 +55,16 @@ def write(tables: GatewayTables, nat: NatRules, *, reports: bool = False, keeper
     number: int = before.get("rules", 0) % _MAX_RULES + 1
     tables.nat_addresses.put_many(new.addresses.items())
     tables.nat_pools.put_many(new.pools.items())
+    tables.nat_settings.put(0, {**_settings(nat, number, reports), "quota": quota})
     for meta in {*new.quotas, *(meta for meta, _ in tables.nat_tenants.items())}:
         tenant = tables.nat_tenants.get(meta) or {}
-        quota = new.quotas.get(meta, constant("QUOTA_NONE"))
-        if tenant.get("quota", constant("QUOTA_NONE")) == quota:
+        own = new.quotas.get(meta, quota or constant("QUOTA_NONE"))
+        if tenant.get("quota", constant("QUOTA_NONE")) == own:
             continue
         if keeper is not None:
-            keeper.set_quota(meta, quota)
+            keeper.set_quota(meta, own)
         else:
-            tables.nat_tenants.put(meta, {**tenant, "quota": quota})
-    tables.nat_settings.put(0, _settings(nat, number, reports))
+            tables.nat_tenants.put(meta, {**tenant, "quota": own})
     for table, wanted_keys in ((tables.nat_sources, new.sources), (tables.nat_ends, new.ends)):
         old = {_packed(key): key for key, _ in table.items()}
         table.put_many(wanted_keys.values())

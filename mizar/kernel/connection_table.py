@@ -93,6 +93,11 @@ class ConnectionTable:
                 yield None
         yield from self.far.raw_items()
 
+    @property
+    def lines(self) -> int:
+        """How many there are; their places are below."""
+        return self.groups * constant("LINE_WAYS")
+
     def group(self, key: Fields) -> int:
         """The group that a key belongs to; there are `groups`."""
         return self._hash(self._keys.pack(key)) * self.groups >> 32

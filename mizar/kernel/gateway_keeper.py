@@ -10,19 +10,26 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from mizar.kernel import libbpf
-from mizar.kernel.layout import U32, Fields, constant, struct, struct_codec
+from mizar.kernel.events import EventReader
+from mizar.kernel.layout import U32, Codec, Fields, constant, parse, struct, struct_codec
 from mizar.kernel.libbpf import ffi, lib
+from mizar.kernel.maps import Table
 from mizar.kernel.programs import Programs, load_into, object_bytes
 from mizar.model.errors import ConflictError, ExhaustedError
 
 _NAME = "gateway_keeper"
-_SHARED = ("connections4", "connections6", "lines4", "lines6", "connection_places", "nat_tenants")
+_SHARED = ("connections4", "connections6", "lines4", "lines6", "connection_places", "nat_tenants", "nat_settings")
 _BODY = 224
+_KEY: Codec[bytes] = Codec("a key to sweep", 48, bytes, bytes)
+_SWEEP, _SWEPT = "gateway_sweep", "gateway_swept"
+SWEEP_KEYS = 512
+"""Connections that one order to sweep ends at most: with that it holds a CPU for about a millisecond."""
+_SLICE_LINES = 16_384
 
 
 class Keeper:
@@ -30,9 +37,10 @@ class Keeper:
 
     def __init__(self, maps: Mapping[str, int]) -> None:
         self._programs = Programs(maps={name: os.dup(maps[name]) for name in _SHARED})
-        sizes = {name: libbpf.info("map", maps[name]).max_entries for name in _SHARED}
+        self._sizes = {name: libbpf.info("map", maps[name]).max_entries for name in _SHARED}
+        self._swept: EventReader | None = None
         try:
-            load_into(self._programs, _NAME, object_bytes(_NAME), sizes)
+            load_into(self._programs, _NAME, object_bytes(_NAME), self._sizes)
         except BaseException:
             self._programs.close()
             raise
@@ -79,6 +87,37 @@ class Keeper:
         libbpf.check(result, "renew a connection")
         return True
 
+    def sweep(
+        self, version: int, place: int, now: int, limits: Fields, *, tell: bool = False
+    ) -> tuple[int, int, list[Fields]]:
+        """Ends connections whose time is up (ticks `now`, time-outs as in nat_settings), of some lines from `place` on.
+        Returns the next place, how many it ended, and, where they are to be told, these (struct gateway_swept)."""
+        return self._sweep(version, now, limits, tell, place=place, lines=_SLICE_LINES, ends=SWEEP_KEYS)
+
+    def sweep_far(
+        self, version: int, packed: Sequence[bytes], now: int, limits: Fields, *, tell: bool = False
+    ) -> tuple[int, list[Fields]]:
+        """The same for some that are in the hash, by their keys: at most SWEEP_KEYS."""
+        self._sweeper()
+        keys = Table("gateway_sweep_keys", self._programs.maps["gateway_sweep_keys"], U32, _KEY)
+        keys.put_many([(place, key.ljust(_KEY.size, b"\0")) for place, key in enumerate(packed)])
+        return self._sweep(version, now, limits, tell, lines=0, ends=len(packed))[1:]
+
+    def _sweeper(self) -> EventReader:
+        if self._swept is None:
+            load_into(self._programs, _SWEEP, object_bytes(_SWEEP), self._sizes)
+            self._swept = EventReader(self._programs.maps[_SWEPT], _SWEPT)
+        return self._swept
+
+    def _sweep(self, version: int, now: int, limits: Fields, tell: bool, **what: int) -> tuple[int, int, list[Fields]]:
+        swept = self._sweeper()
+        order = {name: limits.get(name, 0) for name in ("udp", "icmp", "tcp", "tcp_transitory")}
+        context = struct("gateway_sweep_order", version=version, now=now, tell=int(tell), **order, **what)
+        result, context = self._run_program(_SWEEP, context)
+        libbpf.check(result, "sweep connections")
+        done = parse("gateway_sweep_order", context)
+        return done["place"], done["ended"], swept.read() if tell else []
+
     def pin(self, folder: Path) -> None:
         """Pins the program in a folder of bpffs, in place of one that was there: for programs in other languages that
         make connections, as examples/queue_worker does."""
@@ -92,15 +131,22 @@ class Keeper:
 
     def close(self) -> None:
         """Unloads it. May be called twice."""
+        if self._swept is not None:
+            self._swept.close()
+            self._swept = None
         self._programs.close()
 
     def _run(self, what: int, version: int, body: bytes) -> int:
         order = struct("gateway_order", what=what, version=version, body=body.ljust(_BODY, b"\0"))
+        return self._run_program(_NAME, order)[0]
+
+    def _run_program(self, name: str, order: bytes) -> tuple[int, bytes]:
+        """What it returns, and the order as it has left it."""
         opts = ffi.new("struct test_run_opts *", {"sz": ffi.sizeof("struct test_run_opts")})
         context = ffi.new("char[]", order)
         opts.ctx_in, opts.ctx_size_in = context, len(order)
-        libbpf.check(lib().bpf_prog_test_run_opts(self._programs.programs[_NAME].fd, opts), f"run {_NAME}")
-        return ctypes.c_int32(opts.retval).value
+        libbpf.check(lib().bpf_prog_test_run_opts(self._programs.programs[name].fd, opts), f"run {name}")
+        return ctypes.c_int32(opts.retval).value, ffi.buffer(context, len(order))[:]
 
     def __enter__(self) -> Keeper:
         return self

@@ -31,6 +31,7 @@ from scapy.all import (
     Raw,
 )
 
+from mizar.gateway import rules
 from mizar.kernel.test_run import run_xdp
 from mizar.pipeline.description import State
 from mizar.pipeline.nat import (
@@ -328,6 +329,19 @@ def test_a_refusal_has_its_reason_and_its_counter(gateway: Gateway, reason: str)
     assert found.frame == with_meta(frame, meta)
     assert gateway.run(frame, meta).reason == reason
     assert gateway.counted(number) == before + 2
+
+
+def test_a_tenant_without_a_quota_may_have_its_share(gateway: Gateway) -> None:
+    """It has the same quota from its first connection on, and so has one that was there before; another still
+    begins."""
+    for there in (False, True):
+        gateway.write(nat())
+        if there:
+            assert gateway.run(udp("10.0.0.1", "198.51.100.7", 40007), RED).reason == ""
+        rules.write(gateway.tables, nat(), quota=1 + there)
+        assert gateway.run(udp("10.0.0.1", "198.51.100.7", 40008), RED).reason == ""
+        assert gateway.run(udp("10.0.0.1", "198.51.100.7", 40009), RED).reason == "QUOTA_EXCEEDED"
+        assert gateway.run(udp("10.0.0.1", "198.51.100.7", 40008), BLUE).reason == ""
 
 
 # ---- CPUs that race

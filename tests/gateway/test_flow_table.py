@@ -13,6 +13,7 @@ from mizar.gateway import entries, rules
 from mizar.gateway.entries import ANSWERED, Connection
 from mizar.gateway.flow_table import FlowTable
 from mizar.gateway.judge import allows
+from mizar.gateway.sweep import Sweep
 from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import created, ticks
 from mizar.kernel.layout import constant
@@ -143,6 +144,16 @@ def test_a_quota_holds(flows: Set) -> None:
     assert flows.table.install(*out4(9), nat())
 
 
+def test_a_share_is_the_quota_of_who_has_none(flows: Set) -> None:
+    """A tenant that user space makes, too; its own quota is its own."""
+    rules.write(flows.table.tables, nat(quota=2), keeper=flows.table.keeper, quota=1)
+    for number in (1, 9):
+        flows.table.install(*out4(number), nat())
+    flows.table.install(*out4(17, meta=GREEN), nat())
+    with pytest.raises(ExhaustedError):
+        flows.table.install(*out4(25, meta=GREEN), nat())
+
+
 def test_it_expires_by_state(flows: Set) -> None:
     """A TCP connection that nobody answered after four minutes, an established one after two hours, UDP after five
     minutes; a walk looks at as many as it may and goes on where it stood."""
@@ -150,14 +161,15 @@ def test_it_expires_by_state(flows: Set) -> None:
     flows.table.install(*out4(3), nat(), ANSWERED)
     flows.table.install(*out6(), nat(), ANSWERED)
     flows.clock.now += ticks(241)
-    assert sum(flows.table.expire(1) for _ in range(6)) == 1
+    sweep = Sweep(flows.table)
+    assert sum(sweep.run(0) for _ in range(8)) == 1
     assert {one.original.source_port for one in flows.table.listed()} == {3, 4000}
     flows.clock.now += ticks(60)
-    flows.table.expire(100)
+    Sweep(flows.table).run()
     assert [one.original.protocol for one in flows.table.listed()] == ["tcp"]
     flows.clock.now += ticks(7440)
     assert list(flows.table.listed()) == []
-    assert flows.table.expire(100) == 1
+    assert Sweep(flows.table).run() == 1
     assert len(flows.told) == 3
 
 

@@ -15,6 +15,7 @@ from mizar.gateway import rules
 from mizar.gateway.entries import Connection
 from mizar.gateway.flow_table import FlowTable
 from mizar.gateway.kernel_sync import KernelSync
+from mizar.gateway.sweep import Sweep
 from mizar.kernel.conntrack import Conntrack, Listener
 from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import created, tick, ticks
@@ -132,8 +133,7 @@ def test_a_comparison_finds_what_was_missed_and_ends_what_has_expired(synced: Sy
     synced.sync.refresh()
     assert synced.table.find(flow(5003)) is not None
     synced.ahead[0] += ticks(nat().timeouts.udp_s) + 1
-    while synced.table.expire(1000):
-        pass
+    Sweep(synced.table).run()
     assert synced.table.find(flow(5003)) is None
     assert in_kernel(synced, 5003) == []
 

@@ -11,13 +11,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from mizar.gateway.flow_table import FlowTable
+from mizar.gateway.sweep import Sweep
 from mizar.kernel.gateway_keeper import Keeper
 from mizar.kernel.gateway_tables import tick
 from mizar.pipeline.interpreter.machine import Outcome, Verdict
 from mizar.pipeline.nat import NatRules
 from tests.dataplane.gateway_nat import Gateway
 
-EVERYTHING = 1 << 20
 _ERA_NS = 1_000_000 * 1_000_000_000
 """From test to test time jumps ahead, so that no note of a fragment is met again."""
 
@@ -49,7 +49,7 @@ class Kernel:
     def sweep(self, now_ns: int) -> None:
         """As the gateway's process does."""
         self._at(now_ns)
-        FlowTable(self.gateway.tables, self.keeper, lambda: tick(self.gateway.now_ns)).expire(EVERYTHING)
+        Sweep(FlowTable(self.gateway.tables, self.keeper, lambda: tick(self.gateway.now_ns))).run()
 
     def reasons(self) -> Counter[str]:
         """Of every frame that was dropped."""
