@@ -58,6 +58,7 @@ enum endpoint_flag {
 	MEMBER_POLICED = 2,	/* in members of this droplet: the same */
 	ENDPOINT_LIMITED = 128,	/* in endpoints of this droplet and in agents: endpoint_limits has a record of it */
 	MEMBER_LIMITED = 32,	/* in members of this droplet: the same */
+	MEMBER_LISTENED = 16,	/* in members: its service has listeners (see `listeners`) */
 	MEMBER_DRAINING = 64,	/* in members: takes no new flow, keeps those that it has */
 	MEMBER_DOWN = 128,	/* in members: failed its check; keeps TCP connections alone */
 };
@@ -248,6 +249,26 @@ struct group_set {
 struct service {
 	uint32_t near;		/* slot in services of the table that agents use: members on this droplet. 0: this one */
 	uint16_t place[4093];	/* slots in members; 0 = none */
+	uint16_t flags;		/* enum service_flag */
+};
+
+enum service_flag {
+	SERVICE_LISTENED = 1,	/* a load balancer: it takes what `listeners` has, and nothing else */
+	SERVICE_BY_CLIENT = 2,	/* a new flow's place follows from the client's address alone */
+};
+
+/* ---- listeners: HASH, listener_key -> listener. What a load balancer takes, and at which port its members do. Every droplet
+ * that knows the VPC has all of them. */
+struct listener_key {
+	uint32_t vni;
+	uint8_t addr[16];	/* the service's */
+	uint16_t port_be;	/* never 0: what shows no port is taken by none */
+	uint8_t protocol;
+	uint8_t pad;
+};
+
+struct listener {
+	uint16_t target_be;	/* the members' port */
 	uint16_t pad;
 };
 
@@ -268,6 +289,7 @@ struct service_note {
 	uint8_t addr6[16];
 	uint32_t near;		/* slot of the table for members here, 0 = none */
 	uint32_t colocated;	/* 1: agents prefer members on their droplet */
+	uint32_t flags;		/* enum service_flag */
 };
 
 struct member_note {
@@ -306,7 +328,7 @@ struct flow_key {
 
 struct flow {
 	uint8_t addr[16];	/* FLOW_SERVICE: the service's */
-	uint32_t member;	/* FLOW_CHOICE: slot in members */
+	uint32_t member;	/* FLOW_CHOICE: slot in members. FLOW_SERVICE: the service's port, network order, if it is another */
 	uint32_t vpc_slot;	/* whose budget it is part of */
 	uint32_t stamp;		/* of the last packet: as in struct proxy_flow */
 	uint8_t mac[6];		/* FLOW_CHOICE: of the member, because a slot may be given to another */
@@ -574,6 +596,7 @@ struct handover {
 
 enum handover_flag {
 	HANDOVER_SERVICE = 1,	/* sent to a service: `deliver` writes the member's address over the service's */
+	HANDOVER_LISTENED = 2,	/* and its member's port over the listener's */
 	HANDOVER_TRACE = 0xff00,	/* the packet's trace mark */
 };
 

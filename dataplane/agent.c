@@ -436,6 +436,7 @@ static __always_inline __must_check enum drop_reason hand_to_member(struct __sk_
 	if (!agent || !work)
 		return REASON_DELIVERY_FAILED;
 	copy_address(work->address, inner->kind == INNER_IPV4 ? agent->addr4 : agent->addr6);
+	work->listened = member->flags & MEMBER_LISTENED ? 1 : 0;
 	reason = translate_for_member(skb);
 	if (reason)
 		return (enum drop_reason)reason;
@@ -452,13 +453,20 @@ static __always_inline __must_check enum drop_reason police_sender(struct __sk_b
 }
 
 /* Whether the policy of the endpoint that it is delivered to lets it in. Nobody is kept from what it sends itself. */
-static __always_inline __must_check enum drop_reason police_receiver(struct __sk_buff *skb, const struct packet *packet,
+static __always_inline __must_check enum drop_reason police_receiver(struct __sk_buff *skb, struct packet *packet,
 								     const struct agent *agent, const struct route *route)
 {
 	const uint16_t group_set = route->peered ? 0 : agent->group_set;
 
 	if (!is_policed(route->endpoint, route->to_service) || route->endpoint->slot == agent->slot)
 		return REASON_NONE;
+	if (route->to_service && route->endpoint->flags & MEMBER_LISTENED) {
+		struct service_work *work = service_work();
+
+		packet->own_port_be = work ? target_of(work) : 0;
+		if (!packet->own_port_be)
+			return REASON_NO_LISTENER;
+	}
 	return (enum drop_reason)police_skb(
 		skb, packet, policy_who(route->endpoint->slot, POLICY_INGRESS, group_set, HOOK_AGENT));
 }

@@ -29,7 +29,7 @@ int deliver(struct __sk_buff *skb)
 {
 	struct handover *note = (void *)(long)skb->data_meta;
 	struct packet packet = { .length = skb->len, .packets = skb->gso_segs ? skb->gso_segs : 1 };
-	bool service;
+	bool service, listened;
 	struct agent *agent;
 	uint32_t ifindex, mark;
 
@@ -42,6 +42,7 @@ int deliver(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	packet.to.vni = note->vni;
 	service = note->flags & HANDOVER_SERVICE;
+	listened = note->flags & HANDOVER_LISTENED;
 	mark = (note->flags & HANDOVER_TRACE) >> TRACE_NOTE_SHIFT;
 	agent = bpf_map_lookup_elem(&agents, &ifindex);
 	/* The number may have passed to another endpoint's interface since the note was written. */
@@ -52,7 +53,7 @@ int deliver(struct __sk_buff *skb)
 
 		packet.vpc_slot = agent->vpc_slot;
 		pull_headers(skb);
-		reason = translate_delivery(skb, &packet, agent);
+		reason = translate_delivery(skb, &packet, agent, listened);
 		if (reason)
 			return refuse(skb, reason, &packet, mark);
 	}

@@ -131,7 +131,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 		/* A veth brings the sender's own skb with the mark of its tunnel still on it, and the kernel encapsulates
 		 * no superpacket that bears it: what a proxy sends on must stay single. So must tunnel packets. */
 		.serial = whole || (config.send_by_tc && is_proxy(endpoint->ifindex)) ? bpf_get_prandom_u32() : 0,
-		.flags = (route->to_service && !whole ? HANDOVER_SERVICE : 0) | outer->trace << TRACE_NOTE_SHIFT,
+		.flags = (route->to_service && !whole ? service_note(endpoint) : 0) | outer->trace << TRACE_NOTE_SHIFT,
 	};
 	enum drop_reason reason;
 
@@ -283,6 +283,11 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 	if (route.step == STEP_DELIVER && is_policed(route.endpoint, route.to_service)) {
 		uint16_t group_set = route.peered ? 0 : outer->group_set;
 
+		if (route.to_service && route.endpoint->flags & MEMBER_LISTENED) {
+			packet->own_port_be = begin_work(packet->inner_at, cursor, packet, inner) ? target_for_transit(ctx) : 0;
+			if (!packet->own_port_be)
+				return REASON_NO_LISTENER;
+		}
 		reason = police_frame(
 			ctx, packet, policy_who(route.endpoint->slot, POLICY_INGRESS, group_set, HOOK_TRANSIT));
 		if (reason)

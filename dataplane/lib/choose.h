@@ -7,6 +7,7 @@
 #define MIZAR_CHOOSE_H
 #include "flow.h"
 #include "health.h"
+#include "listener.h"
 #include "locate.h"
 #include "service_work.h"
 
@@ -76,12 +77,16 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 			return REASON_NONE;
 		}
 	}
+	member = NULL;
 	service = bpf_map_lookup_elem(&services, &service_slot);
 	if (service && here && service->near) {
 		service_slot = service->near;
 		service = bpf_map_lookup_elem(&services, &service_slot);
 	}
-	member = service ? choose_by_hash(service, flow_hash(key), &work->member) : NULL;
+	if (service && service->flags & SERVICE_LISTENED && !find_listener(work))
+		return REASON_NO_LISTENER;
+	if (service)
+		member = choose_by_hash(service, flow_hash(key, service->flags & SERVICE_BY_CLIENT), &work->member);
 	if (!member)
 		return REASON_SERVICE_WITHOUT_MEMBER;
 	if (flow) {
@@ -135,6 +140,36 @@ __attribute__((noinline)) int choose_for_agent(struct __sk_buff *skb)
 	if (!work || !resume(work, (void *)(long)skb->data, (void *)(long)skb->data_end, &cursor, &inner))
 		return REASON_INNER_TRUNCATED;
 	return choose_member(cursor, &inner, true, work);
+}
+
+/* Of a handover to a member, in enum handover_flag. */
+static __always_inline uint32_t service_note(const struct endpoint *member)
+{
+	return HANDOVER_SERVICE | (member->flags & MEMBER_LISTENED ? HANDOVER_LISTENED : 0);
+}
+
+/*
+ * The port of the member that a packet to its load balancer is for, network order, once it was read what it is part of; 0 where no
+ * listener takes it (any more). Policies are about members, and name their ports.
+ */
+static __always_inline uint16_t target_of(struct service_work *work)
+{
+	const struct listener *listener = find_listener(work);
+
+	return listener ? listener->target_be : 0;
+}
+
+/* Transit's, of what another droplet has read. A function of its own for the verifier. */
+__attribute__((noinline)) int target_for_transit(struct xdp_md *ctx)
+{
+	struct service_work *work = service_work();
+	struct inner inner = {};
+	struct cursor cursor;
+
+	if (!work || !resume(work, (void *)(long)ctx->data, (void *)(long)ctx->data_end, &cursor, &inner) ||
+	    !parse_transport(cursor, &work->packet, &inner, true, &work->transport))
+		return 0;
+	return target_of(work);
 }
 
 /* The member that another droplet chose: it lives here, or the packet ends here. */

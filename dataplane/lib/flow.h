@@ -162,11 +162,11 @@ static __always_inline __must_check bool parse_transport(struct cursor cursor, c
 	return false;
 }
 
-/* One hash of the five fields of a flow: which place of the service's table takes it. All fragments of a datagram have one. */
-static __always_inline uint64_t flow_hash(const struct flow_key *key)
+/* One hash of the five fields of a flow, or of its addresses alone (`by_client`): which place of the service's table takes it. All fragments of a datagram have one. */
+static __always_inline uint64_t flow_hash(const struct flow_key *key, bool by_client)
 {
 	const word32 *client = (const word32 *)key->client, *server = (const word32 *)key->server;
-	uint64_t value = (uint64_t)key->ports_be << 32 | key->protocol;
+	uint64_t value = by_client ? 0 : (uint64_t)key->ports_be << 32 | key->protocol;
 
 	if (!is_mapped(client)) {
 		value = mix(value ^ ((uint64_t)client[0] << 32 | client[1])) + ((uint64_t)server[0] << 32 | server[1]);

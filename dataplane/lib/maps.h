@@ -41,6 +41,7 @@ MAP(BPF_MAP_TYPE_HASH, group_sets, struct group_set_key, struct group_set, 65536
 MAP(BPF_MAP_TYPE_ARRAY, services, uint32_t, struct service, 512, 0);
 MAP(BPF_MAP_TYPE_ARRAY, members, uint32_t, struct endpoint, 16384, 0);
 MAP(BPF_MAP_TYPE_HASH, member_slots, struct member_key, uint32_t, 16384, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_HASH, listeners, struct listener_key, struct listener, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, service_notes, uint32_t, struct service_note, 512, 0);
 MAP(BPF_MAP_TYPE_ARRAY, member_notes, uint32_t, struct member_note, 16384, 0);
 MAP(BPF_MAP_TYPE_HASH, flows, struct flow_key, struct flow, 262144, BPF_F_NO_PREALLOC);

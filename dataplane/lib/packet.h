@@ -26,6 +26,7 @@ struct packet {
 	bool shaped;		/* it has waited in the shaper (shaper.h) */
 	bool by_mac;		/* it goes to an appliance, whose address is not its destination */
 	bool ruled;		/* it has left a VPC with network ACLs, over a peering: see network_acl.h */
+	uint16_t own_port_be;	/* not 0: of a load balancer's member, what its policy takes for the port at its end */
 	uint32_t src[4];	/* the innermost source parsed so far, mapped, network order */
 	struct endpoint_key to;	/* VNI (0 until known) and innermost destination: ready to be looked up */
 };

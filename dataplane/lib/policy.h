@@ -352,6 +352,8 @@ __noinline int judge_known(const struct packet *packet, uint64_t who, uint32_t f
 
 	if (!packet || !policy || !work || !(policy->ingress | policy->egress))
 		return REASON_NONE;
+	if (packet->own_port_be)
+		work->key.own_port_be = packet->own_port_be;
 	if ((found & POLICED_KIND) == POLICED_UNREADABLE) {
 		work->rule = 0;
 		work->policed_slot = slot;

@@ -7,7 +7,7 @@
 #ifndef MIZAR_SERVICE_H
 #define MIZAR_SERVICE_H
 #include "extensions.h"
-#include "service_work.h"
+#include "listener.h"
 
 /* One address of an IP header, with the checksum of what it carries. */
 static __always_inline __must_check bool replace_address(struct __sk_buff *skb, bool v4, uint32_t header_at, bool source,
@@ -66,10 +66,13 @@ static __always_inline __must_check enum drop_reason remember_service(struct ser
 
 		if (!same)
 			copy_address(flow->addr, service);
+		if (flow->member != work->service_port_be)
+			flow->member = work->service_port_be;
 		if (!touch_flow(flow, t) || t->protocol != IPPROTO_UDP || !key->ports_be)
 			return REASON_NONE;
 	} else {
 		copy_address(new->addr, service);
+		new->member = work->service_port_be;
 		if (!insert_flow(key, new, work->packet.vpc_slot, t))
 			return REASON_FLOW_TABLE_FULL;
 		if (t->protocol != IPPROTO_UDP || !key->ports_be)
@@ -82,6 +85,7 @@ static __always_inline __must_check enum drop_reason remember_service(struct ser
 		return REASON_NONE;
 	}
 	copy_address(new->addr, service);
+	new->member = work->service_port_be;
 	return insert_flow(key, new, work->packet.vpc_slot, t) ? REASON_NONE : REASON_FLOW_TABLE_FULL;
 }
 
@@ -96,14 +100,17 @@ static __always_inline __must_check enum drop_reason translate_to_member(struct 
 	struct transport *t = &work->transport;
 	bool itself = same_address(t->other, member);
 
+	enum drop_reason reason;
+
 	if (is_zero(member))	/* it has none of this family */
 		return REASON_DELIVERY_FAILED;
+	reason = aim_at_target(work);
+	if (reason)
+		return reason;
 	if (t->error) {
 		if (itself || !replace_embedded(skb, v4, t, true, service, member))
 			return itself ? REASON_SERVICE_PROTOCOL : REASON_REWRITE_FAILED;
 	} else {
-		enum drop_reason reason;
-
 		if (itself)
 			copy_address(t->other, service);
 		make_key(&work->key, work->packet.to.vni, FLOW_SERVICE, member, t);
@@ -113,6 +120,8 @@ static __always_inline __must_check enum drop_reason translate_to_member(struct 
 		if (itself && !replace_outermost(skb, v4, t, true, member, service))
 			return REASON_REWRITE_FAILED;
 	}
+	if (work->service_port_be && !exchange_port(skb, v4, work, t->error))
+		return REASON_REWRITE_FAILED;
 	return replace_outermost(skb, v4, t, false, service, member) ? REASON_NONE : REASON_REWRITE_FAILED;
 }
 
@@ -139,6 +148,7 @@ static __always_inline __must_check enum drop_reason translate_from_member(struc
 		touch_flow(flow, t);
 	}
 	copy_address(work->flow.addr, flow->addr);
+	work->service_port_be = work->other_port_be = flow->member;
 	itself = same_address(packet->to.addr, service);
 	if (t->error && itself)
 		return REASON_SERVICE_PROTOCOL;
@@ -147,6 +157,8 @@ static __always_inline __must_check enum drop_reason translate_from_member(struc
 	if (!replace_outermost(skb, v4, t, true, member, service))
 		return REASON_REWRITE_FAILED;
 	if (itself && !replace_outermost(skb, v4, t, false, service, member))
+		return REASON_REWRITE_FAILED;
+	if (work->service_port_be && !exchange_port(skb, v4, work, !t->error))
 		return REASON_REWRITE_FAILED;
 	copy_address(packet->src, service);
 	if (itself)
@@ -183,12 +195,14 @@ __attribute__((noinline)) int restore_answer(struct __sk_buff *skb)
 
 	if (!work || !work->translated)
 		return 0;
+	if (work->service_port_be && !exchange_port(skb, work->kind == INNER_IPV4, work, !work->transport.error))
+		return 1;
 	return !replace_outermost(skb, work->kind == INNER_IPV4, &work->transport, true, work->packet.src, work->address);
 }
 
 /* deliver: a frame for a member comes from the tunnel addressed to the service, `packet` knowing its VPC alone. */
 static __always_inline __must_check enum drop_reason translate_delivery(struct __sk_buff *skb, struct packet *packet,
-									const struct agent *agent)
+									const struct agent *agent, bool listened)
 {
 	struct cursor cursor = {
 		.at = (void *)(long)skb->data,
@@ -211,6 +225,7 @@ static __always_inline __must_check enum drop_reason translate_delivery(struct _
 	if (!parse_transport(cursor, packet, &inner, true, &work->transport))
 		return REASON_SERVICE_PROTOCOL;
 	copy_address(work->address, v4 ? agent->addr4 : agent->addr6);
+	work->listened = listened;
 	return translate_to_member(skb, v4, work);
 }
 

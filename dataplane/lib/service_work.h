@@ -12,6 +12,7 @@ struct service_work {
 	struct transport transport;
 	struct flow_key key;
 	struct flow flow;	/* to be inserted */
+	struct listener_key listener;
 	uint32_t address[4];	/* the member's own */
 	uint32_t service;	/* choose_for_*(): slot in services */
 	uint32_t member;	/* their answer: slot in members */
@@ -22,6 +23,10 @@ struct service_work {
 	uint8_t protocol;
 	uint8_t fragment;
 	uint8_t translated;	/* translate_answer(): it was an answer, and is the service's now */
+	uint16_t service_port_be;	/* 0: the member's is the same */
+	uint16_t other_port_be;	/* to be written in place of the one that is in the packet */
+	uint8_t listened;	/* its service has listeners */
+	uint8_t pad[3];
 };
 
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, service_works, uint32_t, struct service_work, 1, 0);
@@ -52,6 +57,7 @@ static __always_inline struct service_work *begin_work(uint32_t inner_at, const 
 	work->protocol = inner->protocol;
 	work->fragment = inner->fragment;
 	work->translated = 0;
+	work->listened = 0;
 	return work;
 }
 

@@ -77,6 +77,11 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("READY", "status.ready"),
         ("ADDRESSES", "status.addresses"),
     ),
+    "LoadBalancer": (
+        ("NETWORK", "spec.network"),
+        ("READY", "status.ready"),
+        ("ADDRESSES", "status.addresses"),
+    ),
     "Policy": (
         ("VPC", "spec.vpc"),
         ("PRIORITY", "spec.priority"),

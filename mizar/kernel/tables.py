@@ -42,6 +42,7 @@ class Tables:
     services: Table[int, Fields]
     members: Table[int, Fields]
     member_slots: Table[Fields, int]
+    listeners: Table[Fields, Fields]
     service_notes: Table[int, Fields]
     member_notes: Table[int, Fields]
     flows: Table[Fields, Fields]
@@ -106,6 +107,7 @@ class Tables:
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             services=numbered("services", "service"),
             members=numbered("members", "endpoint"),
+            listeners=keyed("listeners", "listener_key", "listener"),
             member_slots=Table("member_slots", maps["member_slots"], struct_codec("member_key"), U32),
             service_notes=numbered("service_notes", "service_note"),
             member_notes=numbered("member_notes", "member_note"),

@@ -22,6 +22,7 @@ from mizar.manager.scaled import Services
 from mizar.manager.vpns import entry_of
 from mizar.model.errors import NotFoundError
 from mizar.model.http_balancer import HttpLoadBalancer
+from mizar.model.load_balancer import LoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import Endpoint, Network, Ref, VpnConnection
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
@@ -70,6 +71,8 @@ class Desired:
         if isinstance(item.resource, HttpLoadBalancer):
             self.balancers.remove(item)
             return []
+        if isinstance(item.resource, LoadBalancer):  # all of it is its scaled endpoint
+            return []
         if isinstance(item.resource, VpnConnection):
             return self.topology.put_vpn(item.uid, None) + self._put_networks(item.resource)
         if _is_scaled(item):
@@ -117,6 +120,8 @@ class Desired:
         if isinstance(item.resource, HttpLoadBalancer):
             self.balancers.put(item)
             return self._put_instances(item)
+        if isinstance(item.resource, LoadBalancer):
+            return []
         if isinstance(item.resource, VpnConnection):
             return [] if item.deleting else self._put_vpn(item)
         if _is_scaled(item):

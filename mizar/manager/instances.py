@@ -22,7 +22,7 @@ from mizar.model.scaled import HealthSpec, MemberSpec
 from mizar.model.workloads import WorkloadSpec
 from mizar.planner.instances import seats
 
-OWNERS = frozenset({"HttpLoadBalancer"})
+OWNERS = frozenset({"HttpLoadBalancer", "LoadBalancer"})
 """Kinds whose objects bring endpoints."""
 
 
@@ -89,18 +89,23 @@ def settle(draft: Draft, registry: Registry, owner: Resource, wish: Wish, drople
 
 def _share(draft: Draft, registry: Registry, owner: Resource, wish: Wish, names: list[str]) -> None:
     """The scaled endpoint with these members."""
-    ref = Ref("Endpoint", owner.tenant, owner.name)
-    there = registry.find(ref)
     made = InstanceSpec(kind=owner.kind, name=owner.name)
-    old = there.resource if there else None
-    if isinstance(old, Endpoint) and old.spec.instance_of != made:
-        message = f"there is {ref} already, and a {owner.kind} makes one of its own name"
-        raise ConflictError(Problem(message, field="metadata.name"))
     members = tuple(MemberSpec(endpoint=name) for name in names)
     spec = EndpointSpec(
         network=wish.network, type="scaled", addresses=wish.addresses, members=members,
         health=wish.health or HealthSpec(), instance_of=made,
     )  # fmt: skip
+    put_shared(draft, registry, owner, spec)
+
+
+def put_shared(draft: Draft, registry: Registry, owner: Resource, spec: EndpointSpec) -> None:
+    """The scaled endpoint of a function, of its name. Raises ConflictError where an endpoint of another has it."""
+    ref = Ref("Endpoint", owner.tenant, owner.name)
+    there = registry.find(ref)
+    old = there.resource if there else draft.find(ref)
+    if isinstance(old, Endpoint) and old.spec.instance_of != spec.instance_of:
+        message = f"there is {ref} already, and a {owner.kind} makes one of its own name"
+        raise ConflictError(Problem(message, field="metadata.name"))
     metadata = Metadata(name=owner.name, tenant=owner.tenant, labels=owner.metadata.labels)
     if not isinstance(old, Endpoint):
         draft.create(Endpoint(metadata=metadata, spec=spec))

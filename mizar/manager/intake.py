@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import address_pools, balancers, groups, marking, network_acls, substrate, vpns
+from mizar.manager import address_pools, balancers, groups, load_balancers, marking, network_acls, substrate, vpns
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.function_code import with_code
 from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
@@ -22,6 +22,7 @@ from mizar.manager.scaled import problems_of as problems_of_members
 from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
 from mizar.model.http_balancer import HttpLoadBalancer
+from mizar.model.load_balancer import LoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import (
     KINDS,
@@ -46,6 +47,7 @@ _FIELDS = {
     "Endpoint": "spec.endpoint",
     "HttpLoadBalancer": "spec.instanceOf",
     "AddressPool": "spec.pool",
+    "LoadBalancer": "spec.instanceOf",
 }
 
 
@@ -102,7 +104,7 @@ def _rank(submission: Submission) -> tuple[int, int]:
     """Objects after those that they refer to: scaled endpoints name others, and load balancers both."""
     resource = submission.resource
     scaled = isinstance(resource, Endpoint) and resource.spec.type == "scaled"
-    if isinstance(resource, HttpLoadBalancer):
+    if isinstance(resource, HttpLoadBalancer | LoadBalancer):
         return _ORDER["Endpoint"], 2
     return _ORDER[resource.kind], int(scaled)
 
@@ -195,6 +197,8 @@ class _Intake:
         found = self.draft.find(resource.ref)
         if isinstance(found, HttpLoadBalancer):
             settle(self.draft, self._registry, found, balancers.wish_of(found), self._droplets)
+        if isinstance(found, LoadBalancer):
+            load_balancers.settle(self.draft, self._registry, found)
 
     def _change(self, old: Resource, new: Resource) -> str:
         problems = check_immutable(old, new)
@@ -211,6 +215,8 @@ class _Intake:
         if isinstance(new, HttpLoadBalancer) and network is not None:
             problems += balancers.problems_of(self.draft.find, new, network)
             balancers.refuse_excess(new, self.draft.of_kind(HttpLoadBalancer))
+        if isinstance(new, LoadBalancer) and network is not None:
+            problems += load_balancers.problems_of(self.draft.find, new, network)
         problems += network_acls.problems(new, self.draft)
         if problems := problems or [*groups.problems(new, self.draft), *marking.problems(new, self.draft)]:
             raise InvalidError(problems)
@@ -242,7 +248,7 @@ class _Intake:
                     self.errors.append((InvalidError, Problem(message, field=_FIELDS[ref.kind])))
         return complete
 
-    def _shared_address(self, balancer: HttpLoadBalancer, network: Network) -> list[Problem]:
+    def _shared_address(self, balancer: HttpLoadBalancer | LoadBalancer, network: Network) -> list[Problem]:
         """Those of its scaled endpoint must be usable ones of its network."""
         spec = EndpointSpec(network=network.name, type="scaled", addresses=balancer.spec.addresses)
         endpoint = Endpoint(metadata=balancer.metadata, spec=spec)
@@ -258,6 +264,9 @@ class _Intake:
         if isinstance(resource, HttpLoadBalancer) and network is not None:
             found = list(balancers.problems_of(self.draft.find, resource, network))
             balancers.refuse_excess(resource, self.draft.of_kind(HttpLoadBalancer))
+            return found or self._shared_address(resource, network)
+        if isinstance(resource, LoadBalancer) and network is not None:
+            found = load_balancers.problems_of(self.draft.find, resource, network)
             return found or self._shared_address(resource, network)
         if isinstance(resource, VpnConnection):
             return vpns.problems(resource, self.draft)

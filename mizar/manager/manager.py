@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import address_pools, appliances, engines, moves, vpns
+from mizar.manager import address_pools, appliances, engines, load_balancers, moves, vpns
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
@@ -50,6 +50,7 @@ from mizar.model.address_pool import AddressPool
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, Problem, TemporaryError
 from mizar.model.function import Function
 from mizar.model.http_balancer import HttpLoadBalancer
+from mizar.model.load_balancer import LoadBalancer
 from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
@@ -181,6 +182,9 @@ class Manager:
             members = lambda service: self._fleet.services.told(service, self._fleet.down_by)  # noqa: E731
             fleet = self._fleet
             found["status"] |= engines.told(self._registry, fleet.engines, fleet.balancers, item, members)
+        if isinstance(item.resource, LoadBalancer):
+            rows = lambda service: self._fleet.services.told(service, self._fleet.down_by)  # noqa: E731
+            found["status"] |= load_balancers.told(self._registry, item, rows)
         if isinstance(item.resource, Function):
             found["status"] |= self._functions.told(item)
         if isinstance(item.resource, VpnConnection):

@@ -288,7 +288,7 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
             yield Ref("Tenant", "", tenant)
         case "Network" | "VPCPeering" | "Policy" | "NetworkAcl":
             yield Ref("VPC", tenant, spec.vpc)
-        case "HttpLoadBalancer":
+        case "HttpLoadBalancer" | "LoadBalancer":
             yield Ref("Network", tenant, spec.network)
         case "VpnConnection":
             yield Ref("VPC", tenant, spec.vpc)

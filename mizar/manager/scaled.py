@@ -15,8 +15,8 @@ from mizar.manager.registry import Item, Registry
 from mizar.model.addresses import parse_mac
 from mizar.model.errors import Problem
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
-from mizar.model.scaled import MOST_MEMBERS, HealthSpec, HealthType, MemberSpec, matches
-from mizar.planner.entries import HealthEntry
+from mizar.model.scaled import MOST_MEMBERS, Affinity, HealthSpec, HealthType, MemberSpec, matches
+from mizar.planner.entries import HealthEntry, ListenerEntry
 from mizar.planner.facts import MemberFact, ServiceFact, endpoint_fact
 
 if TYPE_CHECKING:  # a rehearsal does without what is generated
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a rehearsal does without what is generated
 
 Find = Callable[[Ref], Resource | None]
 
+_PROTOCOLS = {"tcp": 6, "udp": 17}
 _HEALTHY, _DOWN = 1, 4
 """enum State of Member in contracts/transit.proto."""
 _BYPASSES = "it bypasses decapsulation, and so its droplet cannot translate the address of the scaled endpoint for it"
@@ -114,7 +115,10 @@ class Services:
             if found is not None
         )
         colocated = endpoint.spec.selection.value == "colocated"
-        return ServiceFact(own.uid, own.vni, own.network_id, own.addresses, colocated, members, health_of(endpoint))
+        return ServiceFact(
+            own.uid, own.vni, own.network_id, own.addresses, colocated, members, health_of(endpoint),
+            listeners_of(endpoint), endpoint.spec.affinity is Affinity.CLIENT,
+        )  # fmt: skip
 
     def members(self, item: Item) -> Iterator[tuple[MemberSpec, Item | None]]:
         """Its members in order, those that are named first; None where there is no such endpoint (any more)."""
@@ -205,6 +209,14 @@ def can_be_checked(member: Endpoint) -> bool:
     """Whether the daemon of its droplet can ask it from inside of its namespace."""
     workload = member.spec.workload
     return workload is not None and workload.tap is None and workload.ovs is None
+
+
+def listeners_of(service: Endpoint) -> tuple[ListenerEntry, ...]:
+    """What it takes, in the order that droplets have them in; none: all."""
+    listeners = service.spec.listeners
+    return tuple(
+        sorted(ListenerEntry(_PROTOCOLS[one.protocol], one.port, one.target_port or one.port) for one in listeners)
+    )
 
 
 def health_of(service: Endpoint) -> HealthEntry | None:

@@ -22,6 +22,7 @@ from mizar.planner.entries import (
     GroupSetEntry,
     HealthEntry,
     IpsecEntry,
+    ListenerEntry,
     LocalEntry,
     MemberEntry,
     NetworkAclEntry,
@@ -272,6 +273,8 @@ def _service(entry: ServiceEntry) -> pb.Service:
         members=members,
         colocated=entry.colocated,
         health=_health(entry.health) if entry.health else None,
+        listeners=[pb.Listener(protocol=one.protocol, port=one.port, target=one.target) for one in entry.listeners],
+        by_client=entry.by_client,
     )
 
 
@@ -341,7 +344,11 @@ def _service_entry(service: pb.Service) -> ServiceEntry:
         for one in service.members
     )
     health = _health_entry(service.health) if service.HasField("health") else None
-    return ServiceEntry(service.vni, service.network_id, tuple(service.addresses), members, service.colocated, health)
+    listeners = tuple(ListenerEntry(one.protocol, one.port, one.target) for one in service.listeners)
+    addresses, colocated = tuple(service.addresses), service.colocated
+    return ServiceEntry(
+        service.vni, service.network_id, addresses, members, colocated, health, listeners, service.by_client
+    )
 
 
 def _endpoint(entry: EndpointEntry) -> pb.Endpoint:

@@ -36,13 +36,14 @@ from mizar.model.function import Function as Function
 from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.http_balancer import HttpLoadBalancer as HttpLoadBalancer
 from mizar.model.instances import InstanceSpec
+from mizar.model.load_balancer import LoadBalancer as LoadBalancer
 from mizar.model.network_acl import NetworkAcl as NetworkAcl
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.policy import Policy as Policy
 from mizar.model.proxied import ClientsSpec, GrantSpec, TargetSpec
 from mizar.model.qos import EndpointQos, QosSpec
 from mizar.model.routes import Routes
-from mizar.model.scaled import MOST_MEMBERS, HealthSpec, MemberSpec, Selection
+from mizar.model.scaled import MOST_LISTENERS, MOST_MEMBERS, Affinity, HealthSpec, ListenerSpec, MemberSpec, Selection
 from mizar.model.secret import REVEAL
 from mizar.model.substrate import SubstrateRoute as SubstrateRoute
 from mizar.model.vpn import VpnConnection as VpnConnection
@@ -198,7 +199,8 @@ class EndpointSpec(Value):
     A `source` is the server's: the address that stands for the clients of a proxied endpoint in its target's VPC.
     `geneveOptions`: what its packets bear in addition. `bypassDecapsulation`: it gets tunnel packets as they are.
     `forwarding`: it is an appliance. Routes of its VPC may lead to it, and it may send from the addresses of others.
-    `instanceOf` is the server's: the function that has made it.
+    `instanceOf` is the server's: the function that has made it; `listeners` and `affinity`
+    are a LoadBalancer's.
     """
 
     network: fields.Name
@@ -217,6 +219,8 @@ class EndpointSpec(Value):
     members: tuple[MemberSpec, ...] = Field(default=(), max_length=MOST_MEMBERS)
     selector: dict[fields.LabelKey, fields.LabelValue] = Field(default_factory=dict)
     selection: Selection = Selection.HASH
+    listeners: tuple[ListenerSpec, ...] = Field(default=(), max_length=MOST_LISTENERS)
+    affinity: Affinity = Affinity.FLOW
     health: HealthSpec = HealthSpec()
     qos: EndpointQos = EndpointQos()
     instance_of: InstanceSpec | None = None
@@ -230,6 +234,9 @@ class EndpointSpec(Value):
                 raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": name})
             if not given and needed[self.type] == name:
                 raise PydanticCustomError("fit", "missing", {"field": name})
+        for name in ("listeners", "affinity"):
+            if self.instance_of is None and getattr(self, name) not in ((), Affinity.FLOW):
+                raise PydanticCustomError("fit", "unexpected: write a LoadBalancer instead", {"field": name})
         for name in ("members", "selector"):
             if self.type != "scaled" and getattr(self, name):
                 raise PydanticCustomError("fit", f"unexpected for an endpoint of type {self.type}", {"field": name})
@@ -460,6 +467,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("AddressPool", "addresspools", "addresspool", ("pool",), AddressPool),
         Kind("Network", "networks", "network", ("net",), Network),
         Kind("HttpLoadBalancer", "httploadbalancers", "httploadbalancer", ("hlb",), HttpLoadBalancer),
+        Kind("LoadBalancer", "loadbalancers", "loadbalancer", ("lb",), LoadBalancer),
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
         Kind("Policy", "policies", "policy", ("pol",), Policy),
         Kind("Function", "functions", "function", ("fn",), Function),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,6 +14,8 @@ from mizar.model import fields
 from mizar.model.fields import Value
 
 MOST_MEMBERS = 128
+MOST_LISTENERS = 16
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 
 
 class Selection(StrEnum):
@@ -21,6 +23,21 @@ class Selection(StrEnum):
 
     HASH = "hash"
     COLOCATED = "colocated"
+
+
+class Affinity(StrEnum):
+    """By what a new flow's member is chosen: by all that names the flow, or by the client's address alone."""
+
+    FLOW = "flow"
+    CLIENT = "client"
+
+
+class ListenerSpec(Value):
+    """A port that takes connections or datagrams. Without `target_port` it is that of the members too."""
+
+    protocol: Literal["tcp", "udp"] = "tcp"
+    port: Port
+    target_port: Port | None = None
 
 
 class MemberSpec(Value):

@@ -27,7 +27,7 @@ from mizar.oracle.proxy import is_proxy, proxy
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.routes import SUBSTRATE, follow_routes
-from mizar.oracle.service import choose_member, restore_answer, translate_from_member, translate_to_member
+from mizar.oracle.service import choose_member, policed_port, restore_answer, translate_from_member, translate_to_member
 from mizar.oracle.stack import enter_stack
 from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
 from mizar.oracle.trap import ROUTER, asks_for_configuration, check_asker, is_link_local
@@ -65,7 +65,7 @@ def send(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
     except RefusedError as refused:
         outcome = packet.refused(refused.reason, uid=sender.uid, always_drop=True)
         if packet.own and packet.inner:
-            packet.inner = restore_answer(packet.inner, packet.own)
+            packet.inner = restore_answer(packet.inner, packet.own, packet.frame)
         message = answer_agent(here, packet, sender, refused)
         if message is None:
             return outcome
@@ -199,7 +199,8 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     cross(here, packet, inner, vni, route.step)
     if route.step is Step.DELIVER and route.endpoint and route.endpoint.uid != sender.uid:
         group_set = 0 if route.peered else sender.group_set
-        police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)
+        port = policed_port(here, packet.vni, inner, route)
+        police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set, port)
     inner = limit_sender(here, packet, inner, sender.uid)
     packet.inner = inner.frame
     if route.step is Step.DELIVER and route.endpoint:
@@ -222,7 +223,7 @@ def hand_to_member(here: Droplet, packet: Packet, inner: Inner, route: Route) ->
     leg = member.leg(4 if inner.kind is Kind.IPV4 else 6) if member else None
     if leg is None:
         raise RefusedError("DELIVERY_FAILED")
-    return translate_to_member(here, packet.vni, inner, leg.address)
+    return translate_to_member(here, packet.vni, inner, leg.address, listened=route.listened)
 
 
 def deliver_here(here: Droplet, packet: Packet, inner: Inner, sender: Agent, route: Route) -> Outcome:

@@ -114,10 +114,10 @@ def place_of(value: int) -> int:
     return (value & 0xFFFFFFFF) * PLACES_OF_SERVICE >> 32
 
 
-def flow_hash(key: FlowKey) -> int:
-    """Of the five fields of a flow. Words are read in the order of the machine, as in flow.py."""
+def flow_hash(key: FlowKey, *, by_client: bool = False) -> int:
+    """Of the five fields of a flow, or of its addresses. Words are read in the order of the machine, as in flow.py."""
     client, server = _words(key.client), _words(key.server)
-    value = int.from_bytes(key.ports, sys.byteorder) << 32 | key.protocol
+    value = 0 if by_client else int.from_bytes(key.ports, sys.byteorder) << 32 | key.protocol
     if len(key.client) == 16:
         value = mix(value ^ (client[0] << 32 | client[1])) + (server[0] << 32 | server[1])
         value = mix(value & _MOST ^ client[2]) + server[2]

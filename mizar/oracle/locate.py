@@ -27,6 +27,8 @@ class Route:
     """It has crossed into another VPC here: the VNI of that one on the wire, else 0."""
     to_service: bool = False
     """`endpoint` is a member, and the packet is addressed to its service."""
+    listened: bool = False
+    """And that is a load balancer."""
 
 
 def locate_endpoint(here: Droplet, packet: Packet, to: bytes, *, learned: bool) -> Route | None:

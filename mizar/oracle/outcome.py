@@ -52,6 +52,8 @@ class Handover:
     uid: str
     service: bool = False
     """The frame is addressed to a service: `deliver` writes the member's address."""
+    listened: bool = False
+    """And that is a load balancer: the member's port, too."""
 
 
 @dataclass(frozen=True, slots=True)

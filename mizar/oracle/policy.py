@@ -39,9 +39,17 @@ class _Case:
     """Who sends it, or whom it is sent to."""
 
 
-def police(here: Droplet, packet: Packet, inner: Inner, uid: str, direction: Direction, group_set: int = 0) -> None:
+def police(
+    here: Droplet,
+    packet: Packet,
+    inner: Inner,
+    uid: str,
+    direction: Direction,
+    group_set: int = 0,
+    own_port: bytes = b"",
+) -> None:
     """Raises RefusedError when the endpoint may not send the packet, or not be sent it. `group_set`: what it bears
-    of its sender's groups, 0 for nothing."""
+    of its sender's groups, 0 for nothing; `own_port`: not the port that it bears, but this one is the endpoint's."""
     policy = here.policies.get(uid)
     if policy is None or not (policy.ingress or policy.egress):
         return
@@ -50,6 +58,8 @@ def police(here: Droplet, packet: Packet, inner: Inner, uid: str, direction: Dir
         if _set_of(policy, direction):
             _refuse(packet, uid, direction, "POLICY_UNREADABLE", 0)
         return
+    if own_port:
+        seen = replace(seen, own_port=own_port)
     peer = inner.source if direction is Direction.INGRESS else inner.destination
     other, protocol = seen.about or (peer, seen.protocol)
     later = seen.kind is Policed.LATER

@@ -16,7 +16,7 @@ from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.locate import Route
 from mizar.oracle.outcome import Packet, RefusedError, Step
 from mizar.oracle.rewrite import IPV4_CHECKSUM, replace
-from mizar.oracle.tables import Droplet, FlowKey, FlowKind, Member, Service
+from mizar.oracle.tables import AnsweredAs, Droplet, FlowKey, FlowKind, Member, Service
 
 _MOST = (1 << 64) - 1
 TRIES = 8
@@ -37,7 +37,10 @@ def choose_member(here: Droplet, packet: Packet, inner: Inner, route: Route, *, 
     stays = here.flows.get(key)
     if isinstance(stays, Member) and _keeps(here, stays, transport):
         return to_member(packet, route, stays)
-    chosen = _by_hash(here, service, service.near if near and service.near else service.places, flow_hash(key))
+    if service.listened and target_of(here, packet.vni, inner.destination, transport) is None:
+        raise RefusedError("NO_LISTENER")
+    value = flow_hash(key, by_client=service.by_client)
+    chosen = _by_hash(here, service, service.near if near and service.near else service.places, value)
     if chosen is None:
         raise RefusedError("SERVICE_WITHOUT_MEMBER")
     if key in here.flows:
@@ -50,7 +53,14 @@ def choose_member(here: Droplet, packet: Packet, inner: Inner, route: Route, *, 
 def to_member(packet: Packet, route: Route, member: Member) -> Route:
     """The route to a member, of a packet that stays addressed to the service."""
     packet.step = Step.DELIVER if member.endpoint.ifindex else Step.BOUNCE
-    return changed(route, step=packet.step, droplet=member.endpoint.host, endpoint=member.endpoint, to_service=True)
+    return changed(
+        route,
+        step=packet.step,
+        droplet=member.endpoint.host,
+        endpoint=member.endpoint,
+        to_service=True,
+        listened=member.listened,
+    )
 
 
 def _keeps(here: Droplet, member: Member, transport: Transport) -> bool:
@@ -89,29 +99,50 @@ def find_member(packet: Packet, inner: Inner, route: Route) -> Route:
 # ---- the translation
 
 
-def translate_to_member(here: Droplet, vni: int, inner: Inner, own: bytes) -> Inner:
+def target_of(here: Droplet, vni: int, service: bytes, transport: Transport) -> bytes | None:
+    """At which port members of a load balancer take what it is sent; None where no listener takes it."""
+    return here.listeners.get((vni, service, transport.protocol, transport.ports[2:]))
+
+
+def policed_port(here: Droplet, vni: int, inner: Inner, route: Route) -> bytes:
+    """What the policy of the member that a packet is delivered to takes for its port; empty: what the packet bears."""
+    if route.endpoint is None or not route.listened or route.endpoint.uid not in here.policies:
+        return b""
+    transport = parse_transport(inner, to_service=True)
+    target = target_of(here, vni, inner.destination, transport) if transport else None
+    if target is None:
+        raise RefusedError("NO_LISTENER")
+    return target
+
+
+def translate_to_member(here: Droplet, vni: int, inner: Inner, own: bytes, *, listened: bool) -> Inner:
     """At the member's host: its address for the service's. A member that reaches itself sees the service."""
     transport = parse_transport(inner, to_service=True)
     if transport is None:
         raise RefusedError("SERVICE_PROTOCOL")
     service, itself = inner.destination, transport.other == own
     frame = inner.frame
+    port = transport.ports[2:]
+    target = target_of(here, vni, service, transport) if listened else port
+    if target is None:
+        raise RefusedError("NO_LISTENER")
     if transport.error:
         if itself:
             raise RefusedError("SERVICE_PROTOCOL")
         frame = _embedded(frame, inner, transport, source=True, after=own)
     else:
         client = service if itself else transport.other
-        remember_service(
-            here, FlowKey(FlowKind.SERVICE, vni, client, own, transport.ports, transport.protocol), service
-        )
+        key = FlowKey(FlowKind.SERVICE, vni, client, own, transport.ports[:2] + target, transport.protocol)
+        remember_service(here, key, AnsweredAs(service, port if port != target else b""))
         if itself:
             frame = _outermost(frame, inner, transport, source=True, after=service)
+    if target != port:
+        frame = _with_port(frame, inner, transport, source=transport.error, after=target)
     frame = _outermost(frame, inner, transport, source=False, after=own)
     return _reread(inner, frame, service if itself else inner.source, own)
 
 
-def remember_service(here: Droplet, key: FlowKey, service: bytes) -> None:
+def remember_service(here: Droplet, key: FlowKey, service: AnsweredAs) -> None:
     """Answers have to bear the service's address; those of UDP also when they are fragments, which show no ports."""
     keys = [key]
     if key.protocol == UDP and any(key.ports):
@@ -131,9 +162,10 @@ def translate_from_member(here: Droplet, vni: int, inner: Inner) -> Inner | None
         return None
     own = inner.source
     key = FlowKey(FlowKind.SERVICE, vni, transport.other, own, transport.ports, transport.protocol)
-    service = here.flows.get(key)
-    if not isinstance(service, bytes):
+    answers = here.flows.get(key)
+    if not isinstance(answers, AnsweredAs):
         return None
+    service = answers.address
     itself = inner.destination == service
     frame = inner.frame
     if transport.error:
@@ -143,15 +175,46 @@ def translate_from_member(here: Droplet, vni: int, inner: Inner) -> Inner | None
     frame = _outermost(frame, inner, transport, source=True, after=service)
     if itself:
         frame = _outermost(frame, inner, transport, source=False, after=own)
+    if answers.port:
+        frame = _with_port(frame, inner, transport, source=not transport.error, after=answers.port)
     return _reread(inner, frame, service, own if itself else inner.destination)
 
 
-def restore_answer(frame: bytes, own: bytes) -> bytes:
-    """What a member sent, before it became its service's: it is told what became of that."""
+def restore_answer(frame: bytes, own: bytes, sent: bytes) -> bytes:
+    """What a member `sent`, before it became its service's: it is told what became of that."""
     inner = parse_inner(frame)
     transport = parse_transport(inner, to_service=False)
     assert transport is not None
+    if (at := _port_at(inner, transport, source=not transport.error)) is not None:
+        before = sent[at : at + 2]
+        if before != frame[at : at + 2]:
+            frame = _with_port(frame, inner, transport, source=not transport.error, after=before)
     return _outermost(frame, inner, transport, source=True, after=own)
+
+
+def _port_at(inner: Inner, transport: Transport, *, source: bool) -> int | None:
+    """Where a port of the packet is, or of the one that an error is about; None where it shows none."""
+    if transport.protocol not in (TCP, UDP):
+        return None
+    if transport.error:
+        at = transport.embedded_at + (20 if inner.kind is Kind.IPV4 else 40)
+    elif transport.checksum_at:
+        at = transport.checksum_at - (16 if transport.protocol == TCP else 6)
+    else:
+        return None
+    return at if source else at + 2
+
+
+def _with_port(frame: bytes, inner: Inner, transport: Transport, *, source: bool, after: bytes) -> bytes:
+    """The frame with another port, and with the checksum that covers it."""
+    at = _port_at(inner, transport, source=source)
+    if at is None:  # a later fragment
+        return frame
+    before = frame[at : at + 2]
+    udp = transport.protocol == UDP and not transport.error
+    frame = replace(frame, at, after)
+    check = transport.embedded_at - 6 if transport.error else transport.checksum_at
+    return _follow(frame, check, before, after, may_be_missing=udp)
 
 
 def _reread(inner: Inner, frame: bytes, source: bytes, destination: bytes) -> Inner:

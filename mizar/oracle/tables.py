@@ -66,6 +66,8 @@ class Member:
     """Takes no new flow."""
     down: bool = False
     """Failed its check."""
+    listened: bool = False
+    """Of a load balancer: what it is sent may be for another port of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +78,18 @@ class Service:
     places: tuple[int, ...] = field(default=(-1,) * PLACES_OF_SERVICE, repr=False)
     near: tuple[int, ...] = field(default=(), repr=False)
     """The places for agents of this droplet, where members on it come first; empty: the same."""
+    listened: bool = False
+    """It is a load balancer: it takes what the droplet's `listeners` have of it, and nothing else."""
+    by_client: bool = False
+    """The place of a new flow follows from the client's address alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredAs:
+    """As whom a member answers: the service's address, and port where that is another than its own."""
+
+    address: bytes
+    port: bytes = b""
 
 
 class FlowKind(Enum):
@@ -99,14 +113,14 @@ class FlowKey:
     protocol: int
 
 
-class Flows(dict[FlowKey, "Member | bytes"]):
+class Flows(dict[FlowKey, "Member | AnsweredAs"]):
     """The table of flows. `room`: by VNI, how many more each VPC may have."""
 
     def __init__(self, room: Mapping[int, int] | None = None) -> None:
         super().__init__()
         self.room = dict(room or {})
 
-    def insert(self, key: FlowKey, value: Member | bytes) -> bool:
+    def insert(self, key: FlowKey, value: Member | AnsweredAs) -> bool:
         """A new flow; False when the VPC has no room left."""
         left = self.room.get(key.vni, 0)
         if left <= 0:
@@ -250,6 +264,9 @@ class Droplet:
 
     group_sets: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     """Number of a VPC and of a set → ids of its groups. For functions: what forwards packets does not ask."""
+
+    listeners: Mapping[tuple[int, bytes, int, bytes], bytes] = field(default_factory=dict)
+    """Number of a VPC, address of a load balancer, protocol and port → the port of its members."""
 
     proxies: Mapping[int, Proxy] = field(default_factory=dict)
     """By slot."""

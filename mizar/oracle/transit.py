@@ -22,7 +22,7 @@ from mizar.oracle.policy import police
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.returned import give_back, take_back
 from mizar.oracle.rewrite import decrement_ttl, from_router, is_final, to_host
-from mizar.oracle.service import choose_member, find_member
+from mizar.oracle.service import choose_member, find_member, policed_port
 from mizar.oracle.substrate import sender_of
 from mizar.oracle.tables import Droplet, Network, Tunnel
 from mizar.oracle.tunnel import (
@@ -167,7 +167,8 @@ def route_packet(
     cross(here, packet, inner, vni, route.step, final=final)
     if route.step is Step.DELIVER and route.endpoint:
         group_set = 0 if route.peered else options.group_set or overlay.group_set
-        police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set)
+        port = policed_port(here, packet.vni, inner, route)
+        police(here, packet, inner, route.endpoint.uid, Direction.INGRESS, group_set, port)
         limit_receiver(here, packet, inner, route.endpoint.uid)
         return deliver_here(here, packet, outer, inner, route)
     if route.step is Step.ROUTER:
@@ -184,7 +185,7 @@ def deliver_here(here: Droplet, packet: Packet, outer: Outer, inner: Inner, rout
     if endpoint.bypass:
         headers = packet.frame[: len(packet.frame) - len(outer.trailer) - len(inner.frame)]
         return hand_over_whole(here, packet, headers, inner.frame, outer.trailer, endpoint)
-    handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid, route.to_service)
+    handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid, route.to_service, route.listened)
     frame = from_router(inner.frame, endpoint.mac) + outer.trailer
     return packet.served(Verdict.DELIVER, frame, handover=handover)
 

@@ -465,6 +465,15 @@ class HealthEntry:
     unhealthy_after: int
 
 
+@dataclass(frozen=True, order=True, slots=True)
+class ListenerEntry:
+    """What a load balancer takes: TCP (6) or UDP (17) at a port, which is `target` at its members."""
+
+    protocol: int
+    port: int
+    target: int
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
     """A scaled endpoint, as every droplet knows it that knows the VPC."""
@@ -476,6 +485,8 @@ class ServiceEntry:
     members: tuple[MemberEntry, ...]
     colocated: bool = False
     health: HealthEntry | None = None
+    listeners: tuple[ListenerEntry, ...] = ()
+    by_client: bool = False
 
     @property
     def key(self) -> tuple[int, int, tuple[bytes, ...]]:

@@ -27,6 +27,7 @@ from mizar.planner.entries import (
     EndpointEntry,
     GroupSetEntry,
     HealthEntry,
+    ListenerEntry,
     LocalEntry,
     NextHopEntry,
     OvsEntry,
@@ -192,6 +193,8 @@ class ServiceFact:
     colocated: bool
     members: tuple[MemberFact, ...]
     health: HealthEntry | None = None
+    listeners: tuple[ListenerEntry, ...] = ()
+    by_client: bool = False
 
 
 Fact = ServiceFact | DropletFact | VpcFact | NetworkFact | EndpointFact | PeeringFact

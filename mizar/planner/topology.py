@@ -385,7 +385,16 @@ class Topology:
             if record is not None
         )
         old = vpc.services.get(fact.uid)
-        new = ServiceEntry(fact.vni, fact.network_id, fact.addresses, members, fact.colocated, fact.health)
+        new = ServiceEntry(
+            fact.vni,
+            fact.network_id,
+            fact.addresses,
+            members,
+            fact.colocated,
+            fact.health,
+            fact.listeners,
+            fact.by_client,
+        )
         if old == new:
             return []
         vpc.services[fact.uid] = new

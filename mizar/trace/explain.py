@@ -272,6 +272,8 @@ class Explainer:
                 return [f"{where} knows no MAC that leads to {', '.join(unresolved) or 'the next droplet'}"]
             case "SERVICE_WITHOUT_MEMBER":
                 return [f"{known.name if known else _text(to)} has no member that takes new flows, as {where} sees it"]
+            case "NO_LISTENER":
+                return [f"{known.name if known else _text(to)} has no listener for the packet's protocol and port"]
             case "ROUTE_BLACKHOLE":
                 sender = here.agents.get(self.ifindex)
                 return [f"the route table of {self._network(vni, sender.network)}"] if sender else []

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from mizar.model.addresses import from_mapped
 from mizar.oracle import proxy_flows
-from mizar.oracle.tables import FlowKey, Flows, Member
+from mizar.oracle.tables import AnsweredAs, FlowKey, Flows, Member
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -112,7 +112,7 @@ class Asked(Mapping[K, V], Generic[K, V]):
 class AskedFlows(Flows):
     """The same of flows, which change as packets pass."""
 
-    def __init__(self, room: Mapping[int, int], before: Asked[FlowKey, Member | bytes]) -> None:
+    def __init__(self, room: Mapping[int, int], before: Asked[FlowKey, Member | AnsweredAs]) -> None:
         super().__init__(room)
         self._before = before
 
@@ -124,7 +124,7 @@ class AskedFlows(Flows):
         """Whether it is known."""
         return super().__contains__(key) or key in self._before
 
-    def __getitem__(self, key: FlowKey) -> Member | bytes:
+    def __getitem__(self, key: FlowKey) -> Member | AnsweredAs:
         """The flow of a key."""
         return super().__getitem__(key) if super().__contains__(key) else self._before[key]
 

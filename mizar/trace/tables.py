@@ -14,6 +14,7 @@ from mizar.model.addresses import to_mapped
 from mizar.oracle import proxy_flows
 from mizar.oracle.tables import (
     Agent,
+    AnsweredAs,
     Droplet,
     Endpoint,
     FlowKey,
@@ -33,6 +34,7 @@ from mizar.trace.rows import Asked, AskedFlows, AskedProxyFlows, Fields, Point, 
 _TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
 _DIVIDED_HERE, _BOUNCED_HERE, _ROUTED_HERE, _PEERED = 1, 1, 2, 0x100
 _BYPASS, _GONE, _LEARNED, _SCALED, _MEMBER, _DRAINING, _DOWN = 4, 4, 8, 16, 32, 64, 128
+_LISTENED, _SERVICE_LISTENED, _SERVICE_BY_CLIENT = 16, 1, 2
 _FORWARDING, _SOURCES, _BY_MAC = 16, 0x40000000, "ff024d5a000000000000"
 _ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
 _ENDPOINT = 4
@@ -46,6 +48,14 @@ def droplet_of(rows: Rows) -> Droplet:
 
 def _vni_of(raw: int) -> int:
     return int.from_bytes(raw.to_bytes(4, sys.byteorder), "big")
+
+
+def _ways(flags: int) -> tuple[bool, bool]:
+    return bool(flags & _SERVICE_LISTENED), bool(flags & _SERVICE_BY_CLIENT)
+
+
+def _port(raw: int) -> bytes:
+    return raw.to_bytes(2, sys.byteorder)
 
 
 def _families(fields: Fields, name: str) -> Mapping[int, bytes]:
@@ -89,6 +99,10 @@ class _Droplet:
             stack={address_of(key["addr"]): number for key, number in rows.items("substrate_endpoints")},
             icmp_errors=itself["icmp_errors"],
             flows=AskedFlows(self.room("flow"), Asked(rows, own, flow_point, lambda _, value: self.flow(value))),
+            listeners={
+                (key["vni"], address_of(key["addr"]), key["protocol"], _port(key["port_be"])): _port(value["target_be"])
+                for key, value in rows.items("listeners")
+            },
             policies=policies_of(rows, own),
             policy_flows=AskedPolicyFlows(self.room("policy"), rows, own),
             network_acls=network_acls_of(rows, own),
@@ -157,8 +171,9 @@ class _Droplet:
     def member(self, slot: int) -> Member:
         value = self.rows.get("members", slot)
         return Member(
-            self.endpoint(value | {"flags": 0}), bool(value["flags"] & _DRAINING), bool(value["flags"] & _DOWN)
-        )
+            self.endpoint(value | {"flags": 0}), bool(value["flags"] & _DRAINING), bool(value["flags"] & _DOWN),
+            bool(value["flags"] & _LISTENED),
+        )  # fmt: skip
 
     def service(self, slot: int) -> Service:
         value = self.rows.get("services", slot)
@@ -167,14 +182,14 @@ class _Droplet:
         numbers = {place: number for number, place in enumerate(slots)} | {0: -1}
         members = tuple(self.member(place) for place in slots)
         near_places = tuple(numbers[place] for place in near["place"]) if near else ()
-        return Service(members, tuple(numbers[place] for place in value["place"]), near_places)
+        return Service(members, tuple(numbers[place] for place in value["place"]), near_places, *_ways(value["flags"]))
 
-    def flow(self, value: Fields) -> Member | bytes:
+    def flow(self, value: Fields) -> Member | AnsweredAs:
         if any(bytes.fromhex(value["addr"])):
-            return address_of(value["addr"])
+            return AnsweredAs(address_of(value["addr"]), _port(value["member"]) if value["member"] else b"")
         entry = self.rows.get("members", value["member"])
         if entry is None or entry["mac"] != value["mac"]:  # the slot is another's now
-            return b""
+            return AnsweredAs(b"")
         return self.member(value["member"])
 
     def agent(self, ifindex: int, value: Fields) -> Agent:

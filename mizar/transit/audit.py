@@ -27,7 +27,7 @@ from mizar.transit.state import State
 
 HASHES = (
     "droplet_slots", "vpcs", "identities", "group_sets", "endpoints", "agents", "agent_options", "member_slots",
-    "substrate_endpoints", "policy_sets",
+    "listeners", "substrate_endpoints", "policy_sets",
 )  # fmt: skip
 TRIES = ("networks", "routes", "network_acls")
 """Asked for a key, these answer with the longest prefix that holds it: they are always read whole."""

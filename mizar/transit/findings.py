@@ -117,6 +117,8 @@ class Owners:
                 return self._service(self._services.get(key))
             case "members" | "member_notes":
                 return self._service(self._members.get(key))
+            case "listeners":
+                return Owner(key["vni"], 0, from_mapped(key["addr"]))
             case "member_slots":
                 return self._service(self._services.get(key["service"]))
         return NOBODY

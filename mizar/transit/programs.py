@@ -31,6 +31,7 @@ from mizar.transit.limit_values import UNLIMITED, uplink_value
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.pool import retire
+from mizar.transit.service_values import MOST_LISTENERS
 from mizar.transit.state import Limits
 
 ICMP_ERRORS = 64
@@ -129,6 +130,7 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "members": limits.members,
         "member_notes": limits.members,
         "member_slots": limits.members,
+        "listeners": 2 * MOST_LISTENERS * limits.services,
         "flows": limits.flows,
         "flow_budgets": limits.vpcs,
         "flow_counts": limits.vpcs,

@@ -367,8 +367,9 @@ class _Reader:
             for slot, value in getattr(self.maps, table).items():
                 if any(any(_bits(part)) for part in value.values()):
                     self.raw[table, slot] = (slot, value)
-        for key, slot in self.items("member_slots"):
-            self.raw["member_slots", hashable(key)] = (key, slot)
+        for table in ("member_slots", "listeners"):
+            for key, value in self.items(table):
+                self.raw[table, hashable(key)] = (key, value)
         for service in services.read_services(self.maps, state):
             state.services[service.key] = service
             for address in service.addresses:

@@ -126,6 +126,8 @@ def service(value: Service) -> pb.Service:
         members=members,
         colocated=value.colocated,
         health=health_check(value.health) if value.health else None,
+        listeners=[pb.Listener(protocol=one.protocol, port=one.port, target=one.target) for one in value.listeners],
+        by_client=value.by_client,
     )
 
 

@@ -31,8 +31,10 @@ from mizar.transit.service_values import (
 )
 from mizar.transit.service_values import (
     MAX_WEIGHT,
+    MOST_LISTENERS,
     DeleteService,
     HealthCheck,
+    Listener,
     Member,
     MemberState,
     PutService,
@@ -382,7 +384,24 @@ def service(message: pb.Service) -> Service:
         found,
         message.colocated,
         health=health_check(message.health) if message.HasField("health") else None,
+        listeners=listeners(message.listeners),
+        by_client=message.by_client,
     )
+
+
+def listeners(found: Iterable[pb.Listener]) -> tuple[Listener, ...]:
+    """What a load balancer takes, in order."""
+    read = sorted(Listener(one.protocol, one.port, one.target) for one in found)
+    if len(read) > MOST_LISTENERS:
+        raise InvalidError(f"there are {len(read)} listeners; at most {MOST_LISTENERS} are possible")
+    if len({(one.protocol, one.port) for one in read}) != len(read):
+        raise InvalidError("two listeners have the same protocol and port")
+    for one in read:
+        if one.protocol not in (6, 17):
+            raise InvalidError(f"the protocol of a listener is {one.protocol}; expected TCP (6) or UDP (17)")
+        if not (1 <= one.port <= 65535 and 1 <= one.target <= 65535):
+            raise InvalidError(f"the ports of a listener are {one.port} and {one.target}; expected 1 to 65535")
+    return tuple(read)
 
 
 def health_check(message: pb.HealthCheck) -> HealthCheck:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 128
 MAX_WEIGHT = 1000
+MOST_LISTENERS = 16
+"""Of a load balancer; each has an entry for each of its addresses."""
 
 ServiceKey = tuple[int, bytes]
 """VPC and first address."""
@@ -59,6 +61,15 @@ class Member:
         return self.state is MemberState.HEALTHY
 
 
+@dataclass(frozen=True, order=True, slots=True)
+class Listener:
+    """What a load balancer takes: TCP (6) or UDP (17) at a port, which is `target` at its members."""
+
+    protocol: int
+    port: int
+    target: int
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A scaled endpoint: its addresses (IPv4 first) and its members, each once. Slots are 0 in a request.
@@ -75,6 +86,10 @@ class Service:
     near: int = 0
     health: HealthCheck | None = None
     """Of the members that live here; in memory only."""
+    listeners: tuple[Listener, ...] = ()
+    """In order; none: it takes all that members take."""
+    by_client: bool = False
+    """Members are chosen by the client's address alone."""
 
     @property
     def key(self) -> ServiceKey:

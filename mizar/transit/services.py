@@ -5,6 +5,7 @@
 its interface: it follows what attaches and detaches. It must never do I/O but read.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from mizar.model.errors import ConflictError, NotFoundError
 from mizar.transit import maglev
 from mizar.transit.entries import Op, agent_put, endpoint_delete
 from mizar.transit.proxies import ProxyPlan
-from mizar.transit.service_values import Member, MemberState, Service, ServiceKey
+from mizar.transit.service_values import Listener, Member, MemberState, Service, ServiceKey
 from mizar.transit.state import State
 from mizar.transit.values import Endpoint, EndpointFlag, Local, Tunnel, Wanted
 
@@ -98,6 +99,10 @@ class ServicePlan(ProxyPlan):
             if member.host == self.state.own:
                 self.ops.append(Op("member_slots", {"service": old.slot, "mac": member.mac}, None))
             self.journal.give_back(self.state.member_slots, member.slot)
+        wanted = {listener_key(new, one, address) for one, address in _listening(new)} if new else set()
+        for one, address in _listening(old):
+            if listener_key(old, one, address) not in wanted:
+                self.ops.append(Op("listeners", _listener_entry(old, one, address), None))
         self._refresh_agents_of(tuple(gone), old.vni)
         if new is not None and old.near and not new.near:
             self.ops.append(Op("services", old.near, {}))
@@ -160,7 +165,11 @@ def implied(state: State, service: Service) -> list[Op]:
     """All entries of a service: members first, then the places that lead to them, then what leads there."""
     vpc = state.vpcs[service.vni]
     network = state.networks.get((service.vni, service.network_id))
-    ops: list[Op] = []
+    ops = [
+        Op("listeners", _listener_entry(service, one, address), {"target_be": _be16(one.target)})
+        for one, address in _listening(service)
+    ]
+    listened = constant("MEMBER_LISTENED") if service.listeners else 0
     for rank, member in enumerate(service.members):
         local = local_of(state, service.vni, member)
         here = member.host == state.own
@@ -171,18 +180,22 @@ def implied(state: State, service: Service) -> list[Op]:
             "vpc_slot": vpc.slot,
             "mac": member.mac,
             "tunnel": int(member.tunnel),
-            "flags": _FLAGS[member.state] | _flags_of(local),
+            "flags": _FLAGS[member.state] | _flags_of(local) | listened,
         }
         ops += [Op("members", member.slot, value), Op("member_notes", member.slot, _member_note(service, rank, member))]
         if here:
             ops.append(Op("member_slots", {"service": service.slot, "mac": member.mac}, member.slot))
     near = [member for member in service.members if member.takes_new and local_of(state, service.vni, member)]
     if service.near:
-        ops.append(Op("services", service.near, {"place": _places(near)}))
+        ops.append(Op("services", service.near, {"place": _places(near), "flags": service_flags(service)}))
     places = _places(_within_reach(state, [member for member in service.members if member.takes_new]))
     ops += [
         Op("service_notes", service.slot, _service_note(service)),
-        Op("services", service.slot, {"near": service.near if near else 0, "place": places}),
+        Op(
+            "services",
+            service.slot,
+            {"near": service.near if near else 0, "place": places, "flags": service_flags(service)},
+        ),
     ]
     entry = {
         "slot": service.slot,
@@ -192,6 +205,32 @@ def implied(state: State, service: Service) -> list[Op]:
     }
     keys = [{"vni": service.vni, "addr": to_mapped(address)} for address in service.addresses]
     return ops + [Op("endpoints", key, entry) for key in keys]
+
+
+def service_flags(service: Service) -> int:
+    """enum service_flag."""
+    listened = constant("SERVICE_LISTENED") if service.listeners else 0
+    return listened | (constant("SERVICE_BY_CLIENT") if service.by_client else 0)
+
+
+def _listening(service: Service) -> Iterator[tuple[Listener, bytes]]:
+    for address in service.addresses:
+        for one in service.listeners:
+            yield one, address
+
+
+def listener_key(service: Service, one: Listener, address: bytes) -> tuple[int, bytes, int, int]:
+    """What names an entry of `listeners`."""
+    return service.vni, address, one.protocol, one.port
+
+
+def _listener_entry(service: Service, one: Listener, address: bytes) -> dict[str, Any]:
+    return {"vni": service.vni, "addr": to_mapped(address), "port_be": _be16(one.port), "protocol": one.protocol}
+
+
+def _be16(number: int) -> int:
+    """As a number whose bytes in memory are in network order."""
+    return int.from_bytes(number.to_bytes(2, "big"), sys.byteorder)
 
 
 def _flags_of(local: Local | None) -> int:
@@ -223,7 +262,7 @@ def _places(members: list[Member]) -> tuple[int, ...]:
 def _service_note(service: Service) -> dict[str, Any]:
     note: dict[str, Any] = {"vni": service.vni, "network_id": service.network_id, "near": service.near}
     note |= {f"addr{4 if len(one) == 4 else 6}": to_mapped(one) for one in service.addresses}
-    return note | {"colocated": int(service.colocated)}
+    return note | {"colocated": int(service.colocated), "flags": service_flags(service)}
 
 
 def _member_note(service: Service, rank: int, member: Member) -> dict[str, Any]:
@@ -242,6 +281,10 @@ def _member_note(service: Service, rank: int, member: Member) -> dict[str, Any]:
 def read_services(maps: Any, state: State) -> Iterator[Service]:
     """The services that the notes tell of, as far as what they refer to is there."""
     members: dict[int, list[tuple[int, Member]]] = {}
+    listening: dict[tuple[int, bytes], list[Listener]] = {}
+    for key, value in maps.listeners.items():
+        one = Listener(key["protocol"], _be16(key["port_be"]), _be16(value["target_be"]))
+        listening.setdefault((key["vni"], from_mapped(key["addr"])), []).append(one)
     for slot, note in maps.member_notes.items():
         if note["service"]:
             member = Member(
@@ -262,7 +305,14 @@ def read_services(maps: Any, state: State) -> Iterator[Service]:
         addresses = _addresses(note)
         if addresses and not any((note["vni"], one) in state.at for one in addresses):
             colocated = bool(note["colocated"])
-            yield Service(note["vni"], note["network_id"], addresses, known, colocated, slot, note["near"])
+            listeners = tuple(sorted(listening.get((note["vni"], addresses[0]), ())))
+            by_client = bool(note["flags"] & constant("SERVICE_BY_CLIENT"))
+            if not listeners and note["flags"] & constant("SERVICE_LISTENED"):
+                continue  # without them it would take everything: whoever planned it puts it again
+            yield Service(
+                note["vni"], note["network_id"], addresses, known, colocated, slot, note["near"],
+                listeners=listeners, by_client=by_client,
+            )  # fmt: skip
 
 
 def _addresses(note: Mapping[str, Any]) -> tuple[bytes, ...]:

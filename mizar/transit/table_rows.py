@@ -73,6 +73,7 @@ class _Reader:
         yield from self.network_acls()
         yield from self.routes()
         yield from self.substrate()
+        yield from self.listeners()
         services: set[int] = set()
         for key in keys:
             value = getattr(self.tables, key.table).get(key.key)
@@ -163,6 +164,11 @@ class _Reader:
         for key, number in self.tables.substrate_endpoints.items():
             if number in self.vnis:
                 yield "substrate_endpoints", key, number
+
+    def listeners(self) -> Iterator[Row]:
+        for key, value in self.tables.listeners.items():
+            if key["vni"] in self.vnis:
+                yield "listeners", key, value
 
     def services(self, slots: set[int]) -> Iterator[Row]:
         members: set[int] = set()

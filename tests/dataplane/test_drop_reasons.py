@@ -598,6 +598,7 @@ SEPARATE |= {
     "MEMBER_UNKNOWN": "test_services.py",
     "SERVICE_PROTOCOL": "test_services.py",
     "FLOW_TABLE_FULL": "test_services.py",
+    "NO_LISTENER": "test_load_balancer.py",
     "LIMIT_EGRESS": "test_limits.py",
     "LIMIT_INGRESS": "test_limits.py",
     "UPLINK_FULL": "test_limits.py",

@@ -24,7 +24,7 @@ from .testbed import TC_REDIRECT, TC_SHOT, TUNNEL_NUMBERS, XDP_DROP, XDP_PASS, X
 
 SERVICE_MAC = "02:4d:5a:00:00:02"
 SERVICE_HOST, SLOT, PLACES = 50, 1, 4093
-SCALED, MEMBER, DRAINING, DOWN = 16, 32, 64, 128
+SCALED, MEMBER, DRAINING, DOWN, LISTENED = 16, 32, 64, 128, 16
 every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

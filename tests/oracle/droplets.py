@@ -17,7 +17,7 @@ from mizar.oracle.tables import PLACES, Agent, Droplet, Endpoint, HopSet, Leg, N
 from tests.oracle.build import option, ours
 from tests.oracle.draws import Draw
 from tests.oracle.policies import network_acls, policies, policy_flows
-from tests.oracle.services import SERVICE_HOST, flow_tables, services
+from tests.oracle.services import SERVICE_HOST, flow_tables, listener_table, services
 
 
 def packed(text: str) -> bytes:
@@ -197,12 +197,14 @@ def droplets(draw: Draw) -> Droplet:
     for vni in draw(st.lists(st.sampled_from(VNIS), max_size=2, unique=True)):
         scaled |= draw(scaled_endpoints(vni, ends, sender, bouncers))
     flows = draw(flow_tables(scaled, sender.get(1)))
+    listeners = listener_table(scaled)
     link = mostly(draw)
     vni_of = {row.uid: vni for (vni, _), row in ends.items() if row.ifindex}
     vni_of |= {row.uid: row.vni for row in sender.values()}
     policed, ruled = draw(policies(vni_of, PEERS)), draw(network_acls(ACL_PLACES, PEERS))
     return Droplet(
         ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows,
+        listeners=listeners,
         group_sets=draw(group_sets),
         appliances=draw(appliances),
         policies=policed,

@@ -54,6 +54,7 @@ SIZES = {
     "members": 32,
     "member_notes": 32,
     "member_slots": 32,
+    "listeners": 64,
     "flows": 4096,
     "flow_budgets": 16,
     "flow_counts": 16,
@@ -205,6 +206,7 @@ class RealDroplet:
         self.fill_endpoints(here)
         self.fill_agents(here)
         self.services.write_flows(here.flows)
+        self.services.write_listeners(here.listeners)
         self.proxies.fill(here)
         self.policies.fill(here)
 
@@ -330,9 +332,11 @@ class RealDroplet:
             assert (note["ifindex"], note["vni"], note["slot"]) == (UPLINK, 0, 0)
             return Verdict.SEND, None
         assert note["magic"] == MAGIC
-        assert note["flags"] & ~0xFF00 in (0, 1)  # above: the mark of a traced packet
+        assert note["flags"] & ~0xFF00 in (0, 1, 3)  # above: the mark of a traced packet
         uid = self.uid_slots.name(note["slot"])
-        return Verdict.DELIVER, Handover(note["ifindex"], note["vni"], uid, bool(note["flags"] & 1))
+        return Verdict.DELIVER, Handover(
+            note["ifindex"], note["vni"], uid, bool(note["flags"] & 1), bool(note["flags"] & 2)
+        )
 
     def agent(self, ifindex: int, frame: bytes, segments: int = 1, *, counting: bool = True) -> Outcome:
         """Runs the agent on a frame from an endpoint. A redirect's target cannot be seen: SEND stands for all."""

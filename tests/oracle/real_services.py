@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mizar.model.addresses import to_mapped
-from mizar.oracle.tables import FlowKey, Flows, Member, Service
+from mizar.oracle.tables import AnsweredAs, FlowKey, Flows, Member, Service
 from tests.oracle.real_policies import MEMBER_POLICED
 
 MEMBER_LIMITED = 32
@@ -15,7 +16,7 @@ MEMBER_LIMITED = 32
 if TYPE_CHECKING:
     from tests.oracle.real import RealDroplet
 
-DRAINING, DOWN = 64, 128
+DRAINING, DOWN, LISTENED = 64, 128, 16
 
 
 class RealServices:
@@ -39,8 +40,10 @@ class RealServices:
         if service.near:
             self.used += 1
             near = self.used
-            self.droplet.write(tables.services, near, {"place": _places(service.near, slots)})
-        self.droplet.write(tables.services, slot, {"near": near, "place": _places(service.places, slots)})
+            self.droplet.write(tables.services, near, {"place": _places(service.near, slots), "flags": _flags(service)})
+        self.droplet.write(
+            tables.services, slot, {"near": near, "place": _places(service.places, slots), "flags": _flags(service)}
+        )
         return slot
 
     def write_member(self, vni: int, service: int, member: Member) -> int:
@@ -48,6 +51,7 @@ class RealServices:
         tables = self.droplet.tables
         slot = self.members[id(member)] = len(self.members) + 1
         flags = (DRAINING if member.draining else 0) | (DOWN if member.down else 0)
+        flags |= LISTENED if member.listened else 0
         flags |= MEMBER_POLICED if member.endpoint.uid in self.droplet.policies.policed else 0
         flags |= MEMBER_LIMITED if member.endpoint.uid in self.droplet.limited else 0
         value = self.droplet.endpoint_value(vni, member.endpoint) | {"flags": flags}
@@ -66,10 +70,24 @@ class RealServices:
         for key, value in flows.items():
             tables.flows.put(_key(key), self._flow(value))
 
-    def _flow(self, value: Member | bytes) -> dict[str, Any]:
-        if isinstance(value, bytes):
-            return {"addr": to_mapped(value)}
+    def write_listeners(self, listeners: Mapping[tuple[int, bytes, int, bytes], bytes]) -> None:
+        """What load balancers take."""
+        for (vni, address, protocol, port), target in listeners.items():
+            key = {"vni": vni, "addr": to_mapped(address), "port_be": _port(port), "protocol": protocol}
+            self.droplet.write(self.droplet.tables.listeners, key, {"target_be": _port(target)})
+
+    def _flow(self, value: Member | AnsweredAs) -> dict[str, Any]:
+        if isinstance(value, AnsweredAs):
+            return {"addr": to_mapped(value.address), "member": int.from_bytes(value.port, sys.byteorder)}
         return {"member": self.members[id(value)], "mac": value.endpoint.mac}
+
+
+def _flags(service: Service) -> int:
+    return int(service.listened) | 2 * service.by_client
+
+
+def _port(port: bytes) -> int:
+    return int.from_bytes(port, sys.byteorder)
 
 
 def _places(places: tuple[int, ...], slots: list[int]) -> tuple[int, ...]:

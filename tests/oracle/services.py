@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mizar.oracle.tables import (
     PLACES_OF_SERVICE,
     Agent,
+    AnsweredAs,
     Endpoint,
     FlowKey,
     FlowKind,
@@ -41,7 +43,9 @@ SPREAD = {(members, kind): spread(members, kind) for members in range(4) for kin
 def services(draw: Draw, known: Mapping[int, Endpoint], here: bytes, sender: Agent | None) -> Service:
     """A service over some of the endpoints of its VPC, `known` by any number."""
     rows = draw(st.lists(st.sampled_from(sorted(known)), max_size=3, unique=True)) if known else []
-    states = st.sampled_from([(False, False)] * 4 + [(True, False), (False, True)])
+    states: st.SearchStrategy[tuple[bool, bool]] = st.sampled_from(
+        [(False, False)] * 4 + [(True, False), (False, True)]
+    )
     # What the direct path has learned is in `endpoints` alone, and who bypasses is no member: manager/scaled.py.
     members = [Member(replace(known[row], learned=False, gone=False, bypass=False), *draw(states)) for row in rows]
     if sender is not None and draw(st.booleans()):
@@ -50,7 +54,19 @@ def services(draw: Draw, known: Mapping[int, Endpoint], here: bytes, sender: Age
         members.append(Member(own, *draw(states)))
     kind = draw(st.sampled_from([7, 7, 7, 1, 0]))
     near = draw(st.sampled_from([(), (), SPREAD[len(members), 1]]))
-    return Service(tuple(members), SPREAD[len(members), kind], near)
+    listened = kind == 1  # a load balancer is no draw of its own: there are not that many
+    members = [replace(member, listened=listened) for member in members]
+    return Service(tuple(members), SPREAD[len(members), kind], near, listened, listened and bool(near))
+
+
+def listener_table(services_of: Mapping[tuple[int, bytes], Service]) -> dict[tuple[int, bytes, int, bytes], bytes]:
+    """What load balancers take of what the tests send: one port is another at their members, and one is the same."""
+    return {
+        (vni, address, protocol, port.to_bytes(2, "big")): target.to_bytes(2, "big")
+        for (vni, address), service in services_of.items()
+        if service.listened
+        for protocol, (port, target) in itertools.product((6, 17), ((80, 8080), (4002, 4002)))
+    }
 
 
 @st.composite
@@ -66,7 +82,8 @@ def flow_tables(draw: Draw, services_of: Mapping[tuple[int, bytes], Service], se
             port_bytes = ports[0].to_bytes(2, "big") + ports[1].to_bytes(2, "big")
             for protocol in PROTOCOLS:
                 other = address if client == "itself" else peer_of(leg)
-                flows[FlowKey(FlowKind.SERVICE, vni, other, leg.address, port_bytes, protocol)] = address
+                answered = AnsweredAs(address, b"\x1f\x90" if service.listened and protocol in (6, 17) else b"")
+                flows[FlowKey(FlowKind.SERVICE, vni, other, leg.address, port_bytes, protocol)] = answered
                 if service.members and draw(st.sampled_from([False, False, True])):
                     key = FlowKey(FlowKind.CHOICE, vni, leg.address, address, port_bytes, protocol)
                     flows[key] = draw(st.sampled_from(service.members))

@@ -27,6 +27,7 @@ SCHEMA = {
     "members": (None, "endpoint"),
     "member_notes": (None, "member_note"),
     "member_slots": ("member_key", None),
+    "listeners": ("listener_key", "listener"),
     "flows": ("flow_key", "flow"),
     "flow_budgets": (None, "flow_budget"),
     "flow_counts": (None, "flow_count"),

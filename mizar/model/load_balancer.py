@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoadBalancer: an address whose ports members share, flow by flow. Owns the shape of its manifest.
+
+Part of mizar.model.resources. What depends on other objects is in mizar.manager.load_balancers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from mizar.model import fields
+from mizar.model.base import Resource, Scope, Status
+from mizar.model.fields import Value
+from mizar.model.scaled import (
+    MOST_LISTENERS,
+    MOST_MEMBERS,
+    Affinity,
+    HealthSpec,
+    ListenerSpec,
+    MemberSpec,
+    Selection,
+)
+
+
+class LoadBalancerSpec(Value):
+    """Listeners, and the endpoints of the VPC that share what comes to them: by name, and by labels."""
+
+    network: fields.Name
+    addresses: fields.Addresses = ()
+    listeners: Annotated[tuple[ListenerSpec, ...], Field(min_length=1, max_length=MOST_LISTENERS)]
+    affinity: Affinity = Affinity.FLOW
+    members: Annotated[tuple[MemberSpec, ...], Field(max_length=MOST_MEMBERS)] = ()
+    selector: dict[fields.LabelKey, fields.LabelValue] = Field(default_factory=dict)
+    selection: Selection = Selection.HASH
+    health: HealthSpec = HealthSpec()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        seen: dict[tuple[str, int], int] = {}
+        for place, one in enumerate(self.listeners):
+            if (one.protocol, one.port) in seen:
+                before = seen[one.protocol, one.port]
+                _refuse(f"listeners[{before}] has {one.protocol} port {one.port} already", f"listeners[{place}].port")
+            seen[one.protocol, one.port] = place
+        if not self.members and not self.selector:
+            _refuse("missing; expected members or a selector", "members")
+        return self
+
+
+def _refuse(message: str, field: str) -> None:
+    raise PydanticCustomError("fit", "{message}", {"message": message, "field": field})
+
+
+class LoadBalancerStatus(Status):
+    """What is kept of it is nothing: addresses are those of its scaled endpoint."""
+
+
+class LoadBalancer(Resource):
+    """A scaled endpoint of the same name that takes what its listeners say, and nothing else."""
+
+    scope = Scope.TENANT
+    IMMUTABLE = ("network", "addresses")
+    kind: Literal["LoadBalancer"] = "LoadBalancer"
+    spec: LoadBalancerSpec
+    status: LoadBalancerStatus = LoadBalancerStatus()
