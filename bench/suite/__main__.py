@@ -56,7 +56,7 @@ def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace) -> in
     if missing := runner.missing_packages(wanted):
         print(f"bench: without {', '.join(missing)}; `./run setup --bench` installs all peers", file=sys.stderr)
     clear()
-    console, failed = Console(stderr=asked.output == "json"), []
+    console, failed = _console(asked.output == "json"), []
     plan = Plan(asked.quick, tuple(sorted(os.sched_getaffinity(0))))
     document = results.read(folder / LATEST)
     with console.status("") if console.is_terminal else _Plain() as status:
@@ -89,6 +89,12 @@ def write_page(folder: Path, figures: Sequence[Figure], target: Path) -> None:
     for name, found in document["figures"].items():
         (folder / f"{name}.svg").write_text(plot.svg(found))
     target.write_text(page.page(document, figures))
+
+
+def _console(errors: bool) -> Console:
+    """Wide enough for all contenders where nobody told how wide it is."""
+    console = Console(stderr=errors)
+    return console if console.is_terminal else Console(stderr=errors, width=220)
 
 
 class _Plain:

@@ -26,6 +26,10 @@ class Plan:
         return quick if self.quick else whole
 
 
+Opener = Callable[[Plan], AbstractContextManager[Mapping[str, Turn | str]]]
+"""Builds what the contenders stand on, and gives their turns."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """One line of DESIGN's table: a metric of `contender` against a number, or against `times` that of `over`."""
@@ -51,7 +55,7 @@ class Figure:
     name: str
     title: str
     unit: str
-    open: Callable[[Plan], AbstractContextManager[Mapping[str, Turn | str]]]
+    open: Opener
     not_shown: str
     """What a reader must not take it for."""
     units: Mapping[str, str] = field(default_factory=dict)

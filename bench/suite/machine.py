@@ -15,7 +15,6 @@ PRIORITY = 10
 PEERS = {
     "Open vSwitch": ("ovs-vswitchd", "--version"),
     "iperf3": ("iperf3", "--version"),
-    "sockperf": ("sockperf", "--version"),
     "nftables": ("nft", "--version"),
     "HAProxy": ("haproxy", "-v"),
     "clang": ("clang", "--version"),

@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from bench.suite.figures import programs
+from bench.suite.figures import end_to_end, programs
 
-FIGURES = (*programs.FIGURES,)
+FIGURES = (*programs.FIGURES, *end_to_end.FIGURES)

@@ -169,9 +169,9 @@ class Droplet:
 class Rig:
     """A substrate with droplets, and namespaces for workloads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run: str = RUN) -> None:
         self.folder = folder
-        self.prefix = f"{RUN}-{next(_numbers)}"
+        self.prefix = f"{run}-{next(_numbers)}"
         self.droplets: list[Droplet] = []
         self.wire = {"near": 1, "far": 1, "mtu": 1500}
         self._namespaces: list[str] = []

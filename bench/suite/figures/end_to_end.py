@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoint to endpoint over two hosts: ours beside what a user would pick instead, all there at once, in turns."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench.suite import contenders, traffic
+from bench.suite.contenders import VXLAN, Pair
+from bench.suite.figure import Figure, Goal, Opener, Plan, Turn
+from bench.suite.leftovers import prefix
+from bench.suite.machine import found
+from tests.transit.rig import Rig
+
+KERNEL, ROUTING, OVS = "vxlan + bridge", "routing, no overlay", "Open vSwitch, Geneve"
+FLAT = ", wire TSO off"
+OURS = "mizar Geneve"
+TCP1, TCP4, RR, UDP, CRR = "TCP, 1 stream", "TCP, 4 streams", "request-response", "datagrams", "connections"
+BUSY = ", CPU time"
+
+
+def opened(mtu: int, measure: Callable[[traffic.Way, traffic.Way, int], dict[str, float]]) -> Opener:
+    """The set-up of a figure: every contender, on wires of an MTU."""
+
+    @contextmanager
+    def open_(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
+        traffic.build()
+        seconds = plan.pick(1, 2)
+        cpus = plan.cpus[0], plan.cpus[-1]
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            made = Rig(folder, prefix())
+            made.wire["mtu"] = mtu
+            stack.callback(made.close)
+            contenders.quiet_bridges(made.switch)
+
+            def turn(pair: Pair, tso: bool) -> Turn:
+                contenders.ready(pair)
+                ways = (traffic.Way(pair.source, pair.target, pair.addresses[family], cpus) for family in (4, 6))
+                first, second = ways
+
+                def measured() -> dict[str, float]:
+                    contenders.tso(made, pair, tso)
+                    contenders.ready(pair)
+                    return measure(first, second, seconds)
+
+                return measured
+
+            turns: dict[str, Turn | str] = {}
+            for name, pair in ((ROUTING, contenders.routing(made)), (KERNEL, contenders.vxlan(made))):
+                turns[name] = turn(pair, tso=True)
+                turns[name + FLAT] = turn(pair, tso=False)
+            turns[OVS] = "Open vSwitch is not installed"
+            if found("ovs-vswitchd"):
+                turns[OVS] = turn(contenders.ovs(made, stack, folder), tso=False)
+            for xdp, name in (("driver", "mizar"), ("generic", "mizar, generic XDP,")):
+                for tunnel, pair in contenders.mizar(made, "--xdp", xdp).items():
+                    if (xdp, tunnel) != ("generic", VXLAN):
+                        turns[f"{name} {tunnel}"] = turn(pair, tso=False)
+            yield turns
+
+    return open_
+
+
+def everything(way: traffic.Way, way6: traffic.Way, seconds: int) -> dict[str, float]:
+    """All that is measured on wires of 1500 bytes."""
+    told = streams(way, seconds)
+    told[TCP1 + ", IPv6"] = traffic.tcp(way6, 1, seconds)[0]
+    told[RR + " p50"], told[RR + " p99"] = traffic.request_response(way, seconds)
+    told[RR + " p50, IPv6"], _ = traffic.request_response(way6, seconds)
+    told[UDP] = traffic.datagrams(way, seconds)
+    told[UDP + ", IPv6"] = traffic.datagrams(way6, seconds)
+    told[CRR] = traffic.connections(way, seconds)
+    return told
+
+
+def streams(way: traffic.Way, seconds: int) -> dict[str, float]:
+    """Bulk alone."""
+    told = {}
+    for name, count in ((TCP1, 1), (TCP4, 4)):
+        told[name], told[name + BUSY] = traffic.tcp(way, count, seconds)
+    return told
+
+
+def jumbo(way: traffic.Way, _way6: traffic.Way, seconds: int) -> dict[str, float]:
+    """Bulk on wires of 9000 bytes."""
+    return streams(way, seconds)
+
+
+def _against(work: str, metric: str, limit: float, most: bool = False) -> Goal:
+    return Goal(work, f"{KERNEL}{FLAT}", metric, limit, most=most, contender=OURS, over=KERNEL + FLAT)
+
+
+UNITS = {
+    TCP1 + BUSY: "ns/KB", TCP4 + BUSY: "ns/KB", RR + " p50": "µs", RR + " p99": "µs", RR + " p50, IPv6": "µs",
+    UDP: "packets/s", UDP + ", IPv6": "packets/s", CRR: "connections/s",
+}  # fmt: skip
+NOT_SHOWN = (
+    "a real network card. Hosts are namespaces on one bridge, and wires are veths: sender, both hosts, the bridge "
+    "and the receiver share the same CPUs. *Wire TSO off*: the wire into a host takes single frames, as XDP on a veth "
+    "always has it: compare ours with those. Without that mark, data of up to 64 KB cross the wire whole, which no "
+    "card does. One stream and datagrams have a CPU at each end; four streams share the CPUs; request-response (a byte "
+    "there and back) and connections have both ends on one CPU. CPU time is that of the whole machine. Ours has no "
+    "ingress that redirects in XDP or works in tc alone."
+)
+TOOLS = {"iperf3": "iperf3", "ethtool": "ethtool", "ovs-vswitchd": "openvswitch-switch"}
+FIGURES = (
+    Figure(
+        "end-to-end",
+        "Endpoint to endpoint over two hosts, wires of 1500 bytes",
+        "Gb/s",
+        opened(1500, everything),
+        NOT_SHOWN,
+        units=UNITS,
+        goals=(
+            _against("TCP, 1 stream", TCP1, 1.15),
+            _against("TCP, 4 streams", TCP4, 1.15),
+            _against("TCP request-response p50 (pinned)", RR + " p50", 0.67, most=True),
+            _against("small UDP packets per second", UDP, 1.9),
+        ),
+        packages=TOOLS,
+    ),
+    Figure(
+        "jumbo",
+        "Endpoint to endpoint over two hosts, wires of 9000 bytes",
+        "Gb/s",
+        opened(9000, jumbo),
+        NOT_SHOWN,
+        units=UNITS,
+        rounds=3,
+        packages=TOOLS,
+    ),
+)
