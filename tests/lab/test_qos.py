@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,137 +19,22 @@ from mizar.cli.function_files import function_read
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
-from mizar.lab.probes import readable
 from mizar.model.function import Function
 from mizar.model.manifest import parse_resource
 from tests.lab.conftest import manifests, wait_until
-from tests.lab.transfer import opened
+from tests.lab.limited import BURST_BYTES, HEADERS, MANIFESTS, RATE, WINDOW_S, Bench, Stream, near, rates
+from tests.lab.transfer import Transfer, opened
 
 pytestmark = pytest.mark.root
 
-MANIFESTS = """
-{apiVersion: mizar/v1, kind: Lab, metadata: {name: NAME}, spec: {droplets: 2}}
----
-{apiVersion: mizar/v1, kind: Tenant, metadata: {name: blue}}
----
-{apiVersion: mizar/v1, kind: VPC, metadata: {name: main, tenant: blue}, spec: {cidrs: [10.0.0.0/16]}}
----
-{apiVersion: mizar/v1, kind: Network, metadata: {name: front, tenant: blue}, spec: {vpc: main, cidrs: [10.0.1.0/24]}}
----
-{apiVersion: mizar/v1, kind: Endpoint, metadata: {name: a, tenant: blue}, spec: {network: front, droplet: d1}}
----
-{apiVersion: mizar/v1, kind: Endpoint, metadata: {name: near, tenant: blue}, spec: {network: front, droplet: d1}}
----
-{apiVersion: mizar/v1, kind: Endpoint, metadata: {name: far, tenant: blue}, spec: {network: front, droplet: d2}}
-"""
-RATE = 20_000_000
-BURST_BYTES = 128 * 1024
-OUTER_BYTES = 50
-WINDOW_S = 1.0
-PORT = 4300
 EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
-DATAGRAM = bytes(1200)
-HEADERS = {"tcp": 66 / 1384, "udp": 42 / 1200}
-"""Of a segment, as a part of its payload."""
-
-
-class Bench:
-    """The lab, and traffic in it."""
-
-    def __init__(self, lab: LabName, client: Client) -> None:
-        self.lab, self.client = lab, client
-        self.ports = itertools.count(PORT)
-
-    def namespace(self, name: str) -> str:
-        return self.lab.endpoint_namespace("blue", name)
-
-    def address(self, name: str) -> str:
-        return str(self.client.get("Endpoint", name, "blue")["status"]["addresses"][0])
-
-    def limit(self, kind: str, name: str, **qos: Any) -> None:
-        manifest = self.client.get(kind, name, "blue")
-        manifest["spec"]["qos"] = qos
-        resource = parse_resource(manifest)
-        self.client.apply([resource])
-        self.client.wait([resource.ref], 30)
-
-    def bits(self, source: str, target: str, kind: str) -> float:
-        """What arrives in a second, of inner frames, once the burst is used up; sent is what the sender can."""
-        return self.together([(source, target, kind)])[0]
-
-    def together(self, ways: list[tuple[str, str, str]]) -> list[float]:
-        """The same for several at once."""
-        streams = [Stream(self, *way) for way in ways]
-        try:
-            for stream in streams:
-                wait_until(lambda stream=stream: stream.received > 3 * BURST_BYTES)  # type: ignore[misc]
-            begin, before = time.monotonic(), [stream.received for stream in streams]
-            time.sleep(WINDOW_S)  # what is measured
-            took = time.monotonic() - begin
-            return [
-                (stream.received - was) * 8 * (1 + HEADERS[stream.kind]) / took
-                for stream, was in zip(streams, before, strict=True)
-            ]
-        finally:
-            for stream in streams:
-                stream.close()
-
-
-class Stream:
-    """As much as can be sent from one endpoint to another, and how many bytes have arrived."""
-
-    def __init__(self, bench: Bench, source: str, target: str, kind: str) -> None:
-        self.kind, self.received, self._over = kind, 0, threading.Event()
-        address = bench.address(target), next(bench.ports)
-        of = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
-        self._ends = [opened(bench.namespace(source), of), opened(bench.namespace(target), of)]
-        self._ends[1].bind(address)
-        if kind == "tcp":
-            self._ends[1].listen()
-            self._ends[0].settimeout(30)
-            self._ends[0].connect(address)
-            listener = self._ends[1]
-            self._ends[1], _ = listener.accept()
-            listener.close()
-        else:
-            self._ends[0].connect(address)
-        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
-        for thread in self._threads:
-            thread.start()
-
-    def _send(self) -> None:
-        data = DATAGRAM if self.kind == "udp" else bytes(65536)
-        while not self._over.is_set():
-            with contextlib.suppress(OSError):
-                self._ends[0].send(data)
-            if self.kind == "udp":
-                time.sleep(0.0002)  # some 40 Mbit/s, twice the limit, and not the whole processor
-
-    def _receive(self) -> None:
-        while not self._over.is_set():
-            if readable([self._ends[1].fileno()], 0.1):
-                self.received += len(self._ends[1].recv(1 << 18))
-
-    def close(self) -> None:
-        """Ends it."""
-        self._over.set()
-        with contextlib.suppress(OSError):
-            self._ends[0].shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(30)
-        for end in self._ends:
-            end.close()
 
 
 @pytest.fixture
 def bench(lab: LabName) -> Iterator[Bench]:
-    labs.up(manifests(lab, MANIFESTS))
+    labs.up(manifests(lab, MANIFESTS.replace("TUNNEL", "geneve")))
     with Client(lab.server_url) as client:
         yield Bench(lab, client)
-
-
-def near(got: float, wanted: float = RATE) -> bool:
-    return 0.7 * wanted < got < 1.2 * wanted
 
 
 def test_what_an_endpoint_sends_and_is_sent_is_limited(bench: Bench) -> None:
@@ -206,6 +90,70 @@ def test_functions_and_limits_work_together(bench: Bench) -> None:
         assert 0.85 * RATE < got < 1.1 * RATE, (endpoint, got)
 
 
+@pytest.mark.long
+def test_a_limit_changes_and_goes_under_traffic(bench: Bench) -> None:
+    """What is under way follows, and no connection notices. Behind the last limit nothing of the shaper is left."""
+    bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE})
+    with contextlib.closing(Stream(bench, "a", "far", "tcp")) as stream:
+        wait_until(lambda: stream.received > 3 * BURST_BYTES)
+        assert near(*rates(stream))
+        bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE // 4})
+        wait_until(lambda: near(*rates(stream), RATE / 4))
+        bench.limit("Network", "front", egress={"bitsPerSecond": RATE // 8})
+        wait_until(lambda: near(*rates(stream), RATE / 8))
+        bench.limit("Network", "front")
+        bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE})
+        wait_until(lambda: near(*rates(stream)))
+        assert shapers(bench)
+        bench.limit("Endpoint", "a")
+        wait_until(lambda: rates(stream)[0] > 2 * RATE)
+        wait_until(lambda: not shapers(bench))
+        assert rates(stream)[0] > 2 * RATE
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_daemon_that_starts_anew_finds_its_limits(bench: Bench, how: signal.Signals) -> None:
+    """Under traffic: the limit holds while there is no daemon and behind it, every byte arrives,
+    and what is changed then is changed. Without the pinned tables and the pair, the first rate would be far higher."""
+    bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE})
+    transfer = Transfer(bench.namespace("a"), bench.namespace("far"), bench.address("far"))
+    with contextlib.closing(Stream(bench, "a", "far", "tcp")) as stream:
+        wait_until(lambda: stream.received > 3 * BURST_BYTES)
+        before = shapers(bench)
+        began, was = time.monotonic(), stream.received + transfer.received
+        bench.restart(how=how)
+        time.sleep(WINDOW_S)  # part of what is measured
+        got = (stream.received + transfer.received - was) * 8 * (1 + HEADERS["tcp"]) / (time.monotonic() - began)
+        assert near(got)
+        assert shapers(bench) == before
+        bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE // 4})
+        wait_until(lambda: rates(stream)[0] < RATE / 3)
+    assert transfer.end()
+
+
+@pytest.mark.long
+def test_a_guarantee_holds_however_much_the_others_send(bench: Bench) -> None:
+    """The interface carries RATE, and two endpoints want more than that each: without the guarantee both get about
+    half of it, and with it one gets what is guaranteed, and the other the rest."""
+    bench.restart("--uplink-rate", str(RATE))
+    ways = [("a", "far", "udp"), ("near", "far", "udp")]
+    plain = bench.together(ways)
+    assert near(sum(plain))
+    assert plain[0] < 0.75 * RATE
+    bench.limit("Endpoint", "a", guarantee={"bitsPerSecond": RATE * 9 // 10})
+    assert bench.client.get("Endpoint", "a", "blue")["spec"]["qos"]["guarantee"]
+    guaranteed = bench.together(ways)
+    assert guaranteed[0] > 0.8 * RATE
+    assert near(sum(guaranteed))
+
+
+def shapers(bench: Bench) -> list[str]:
+    """The pair of the shaper on d1, if there is one."""
+    with Namespace.by_name(bench.lab.droplet_namespace("d1")) as inside:
+        return inside.run(lambda: sorted(name for _, name in socket.if_nameindex() if name.startswith("mzqos")))
+
+
 def classes_seen(bench: Bench, source: str, target: str, tos: int) -> tuple[int, int]:
     """Service bytes, outer and inner, of a datagram that claims `tos`, as it leaves the droplet d1."""
     host = bench.lab.droplet_namespace("d1")
@@ -221,7 +169,7 @@ def classes_seen(bench: Bench, source: str, target: str, tos: int) -> tuple[int,
                 for _ in range(50):
                     frame = capture.recv(65536)
                     at = frame.find(word)
-                    if at == OUTER_BYTES + 42:
+                    if at == 50 + 42:
                         return frame[15], frame[at - 8 - 20 + 1]
     raise AssertionError("no such packet came by")
 
