@@ -23,10 +23,31 @@ from mizar.model.function import Function
 from mizar.model.manifest import parse_resource
 from tests.lab.conftest import manifests, wait_until
 from tests.lab.limited import BURST_BYTES, HEADERS, MANIFESTS, RATE, WINDOW_S, Bench, Stream, near, rates
-from tests.lab.transfer import Transfer, opened
+from tests.lab.transfer import Transfer
 
 pytestmark = pytest.mark.root
 
+FIVE = """
+{apiVersion: mizar/v1, kind: Lab, metadata: {name: NAME}, spec: {droplets: 5}}
+---
+{apiVersion: mizar/v1, kind: Tenant, metadata: {name: blue}}
+---
+apiVersion: mizar/v1
+kind: VPC
+metadata: {name: main, tenant: blue}
+spec: {cidrs: [10.0.0.0/16, "fd00:10::/48"], dividers: 1}
+---
+apiVersion: mizar/v1
+kind: Network
+metadata: {name: front, tenant: blue}
+spec: {vpc: main, cidrs: [10.0.1.0/24, "fd00:10:0:1::/64"], bouncers: 1, throughDivider: true}
+---
+apiVersion: mizar/v1
+kind: Network
+metadata: {name: back, tenant: blue}
+spec: {vpc: main, cidrs: [10.0.2.0/24, "fd00:10:0:2::/64"], bouncers: 1, throughDivider: true}
+"""
+TUNNELS = ("geneve", "vxlan")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
 
 
@@ -96,14 +117,14 @@ def test_a_limit_changes_and_goes_under_traffic(bench: Bench) -> None:
     bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE})
     with contextlib.closing(Stream(bench, "a", "far", "tcp")) as stream:
         wait_until(lambda: stream.received > 3 * BURST_BYTES)
-        assert near(*rates(stream))
+        assert near(rates(stream)[0])
         bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE // 4})
-        wait_until(lambda: near(*rates(stream), RATE / 4))
+        wait_until(lambda: near(rates(stream)[0], RATE / 4))
         bench.limit("Network", "front", egress={"bitsPerSecond": RATE // 8})
-        wait_until(lambda: near(*rates(stream), RATE / 8))
+        wait_until(lambda: near(rates(stream)[0], RATE / 8))
         bench.limit("Network", "front")
         bench.limit("Endpoint", "a", egress={"bitsPerSecond": RATE})
-        wait_until(lambda: near(*rates(stream)))
+        wait_until(lambda: near(rates(stream)[0]))
         assert shapers(bench)
         bench.limit("Endpoint", "a")
         wait_until(lambda: rates(stream)[0] > 2 * RATE)
@@ -154,31 +175,67 @@ def shapers(bench: Bench) -> list[str]:
         return inside.run(lambda: sorted(name for _, name in socket.if_nameindex() if name.startswith("mzqos")))
 
 
-def classes_seen(bench: Bench, source: str, target: str, tos: int) -> tuple[int, int]:
-    """Service bytes, outer and inner, of a datagram that claims `tos`, as it leaves the droplet d1."""
-    host = bench.lab.droplet_namespace("d1")
-    with Namespace.by_name(host) as inside:
+def classes_seen(
+    bench: Bench, source: str, target: str, tos: int, *, at: str = "d1", family: int = 4
+) -> tuple[int, int, bytes]:
+    """Service bytes, outer and inner, of a datagram that claims `tos`, as a droplet sends or gets it; its sender."""
+    with Namespace.by_name(bench.lab.droplet_namespace(at)) as inside:
         capture = inside.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
-    with capture, opened(bench.namespace(source), socket.SOCK_DGRAM) as sender:
+    sockets = socket.AF_INET if family == 4 else socket.AF_INET6
+    level, option = (0, socket.IP_TOS) if family == 4 else (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+    with Namespace.by_name(bench.namespace(source)) as inside:
+        sender = inside.run(lambda: socket.socket(sockets, socket.SOCK_DGRAM))
+    with capture, sender:
         capture.settimeout(0.2)
-        sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
-        word, end = f"class {tos}".encode(), time.monotonic() + 30
+        sender.setsockopt(level, option, tos)
+        addresses = bench.client.get("Endpoint", target, "blue")["status"]["addresses"]
+        address = next(one for one in addresses if (":" in one) == (family == 6))
+        word, end = f"class {tos} {next(bench.ports)}".encode(), time.monotonic() + 30
         while time.monotonic() < end:
-            sender.sendto(word, (bench.address(target), 9))
+            sender.sendto(word, (address, 9))
             with contextlib.suppress(TimeoutError):
                 for _ in range(50):
                     frame = capture.recv(65536)
-                    at = frame.find(word)
-                    if at == 50 + 42:
-                        return frame[15], frame[at - 8 - 20 + 1]
+                    inner = frame.find(word) - 8 - (20 if family == 4 else 40)
+                    if inner >= 50 + 14:
+                        inside_class = (
+                            frame[inner + 1] if family == 4 else (frame[inner] & 15) << 4 | frame[inner + 1] >> 4
+                        )
+                        return frame[15], inside_class, frame[26:30]
     raise AssertionError("no such packet came by")
 
 
 @pytest.mark.long
 def test_a_class_is_kept_through_the_tunnel(bench: Bench) -> None:
     """Outside and inside; who has none claims nothing outside."""
-    assert classes_seen(bench, "a", "far", 0xB8) == (0, 0xB8)
+    assert classes_seen(bench, "a", "far", 0xB8)[:2] == (0, 0xB8)
     bench.limit("Endpoint", "a", dscp="af21")
-    assert classes_seen(bench, "a", "far", 0xB8) == (18 << 2, 18 << 2)
+    assert classes_seen(bench, "a", "far", 0xB8)[:2] == (18 << 2, 18 << 2)
     bench.limit("VPC", "main", dscp="default")
-    assert classes_seen(bench, "near", "far", 0xB8) == (0, 0)
+    assert classes_seen(bench, "near", "far", 0xB8)[:2] == (0, 0)
+
+
+@pytest.mark.long
+def test_a_class_is_kept_over_all_hops(lab: LabName) -> None:
+    """Bouncer, divider and bouncer on droplets of their own; both tunnels and both families. Whoever captures at the
+    receiver's droplet sees the mark that the sender's has written, from another droplet than the sender's."""
+    labs.up(manifests(lab, FIVE))
+    with Client(lab.server_url) as client:
+        bench = Bench(lab, client)
+        networks = [client.get("Network", name, "blue")["status"]["bouncers"] for name in ("front", "back")]
+        busy = {*client.get("VPC", "main", "blue")["status"]["dividers"], *networks[0], *networks[1]}
+        source, target = [name for name in (f"d{number}" for number in range(1, 6)) if name not in busy][:2]
+        more = "".join(
+            f"\n---\n{{apiVersion: mizar/v1, kind: Endpoint, metadata: {{name: {network}-{tunnel}, tenant: blue}}, "
+            f"spec: {{network: {network}, droplet: {droplet}, tunnelProtocol: {tunnel}, qos: {{dscp: ef}}}}}}"
+            for network, droplet in (("front", source), ("back", target))
+            for tunnel in TUNNELS
+        )
+        labs.up(manifests(lab, FIVE + more))
+        for tunnel in TUNNELS:
+            for family in (4, 6):
+                outer, inner, sender = classes_seen(
+                    bench, f"front-{tunnel}", f"back-{tunnel}", 0, at=target, family=family
+                )
+                assert (outer, inner) == (46 << 2, 46 << 2)
+                assert socket.inet_ntoa(sender) != client.get("Droplet", source)["spec"]["address"]
