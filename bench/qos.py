@@ -44,7 +44,7 @@ from mizar.model.manifest import parse_manifests, parse_resource  # noqa: E402
 MANIFESTS = (ROOT / "tests" / "lab" / "qos.yaml").read_text()
 IP = {4: 20, 6: 40}
 TRANSPORT = {"tcp": 32, "udp": 8, "packets": 8}
-UDP_BYTES, PACKET_BYTES = 1380, 100
+UDP_BYTES, PACKET_BYTES = 1360, 100
 BEGIN_S, END_S = 2.0, 1.0
 SUFFIXES = {"k": 10**3, "M": 10**6, "G": 10**9}
 
