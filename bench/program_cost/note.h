@@ -47,4 +47,4 @@ _Static_assert(offsetof(struct noted_sk_buff, gso_segs) == offsetof(struct __sk_
 #define report_skb(skb, ...) report_skb((void *)(skb), __VA_ARGS__)
 #define hand_over_shaped(skb, ...) hand_over_shaped((void *)(skb), __VA_ARGS__)
 #define pull_headers(skb) ((void)0)
-#define translate_delivery(skb, packet, agent) REASON_REWRITE_FAILED
+#define translate_delivery(...) REASON_REWRITE_FAILED

@@ -3,6 +3,13 @@
 
 from __future__ import annotations
 
-from bench.suite.figures import end_to_end, programs
+from bench.suite.figures import control, end_to_end, gateways, memory, policies, programs
 
-FIGURES = (*programs.FIGURES, *end_to_end.FIGURES)
+FIGURES = (
+    *programs.FIGURES,
+    *policies.FIGURES,
+    *gateways.FIGURES,
+    *memory.FIGURES,
+    *end_to_end.FIGURES,
+    *control.FIGURES,
+)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy adds to a packet, with more and more rules. See bench/policy.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from bench.policy import SIZES, added, fill, frames
+from bench.program_cost import Bench
+from bench.suite.figure import Figure, Goal, Plan, Turn
+from bench.suite.machine import on_cpu
+from tests.dataplane.plan import A
+from tests.dataplane.policies import police
+
+FAMILY = 4
+MOST = "100,000 rules"
+RULES = {"1 rule": 1, "1,000 rules": 1_000, MOST: 100_000}
+
+
+@contextmanager
+def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
+    """The sets are written anew for each turn: there is one table for all."""
+    bench = Bench(plan.pick(20_000, 200_000), 1, SIZES)
+
+    def turn(rules: int) -> dict[str, float]:
+        bench.testbed.reset()
+        bench.testbed.as_host()
+        police(bench.testbed, A, ingress=1, egress=2)
+        for number, port in ((1, 4001), (2, 4002)):
+            fill(bench, number, rules, FAMILY, (port,))
+        bench.testbed.send(frames(FAMILY)[0][2])
+        with on_cpu(plan.cpus[-1]):
+            return {work[0]: added(bench, plan.pick(2, 3), work) for work in frames(FAMILY)}
+
+    try:
+        yield {name: lambda rules=rules: turn(rules) for name, rules in RULES.items()}  # type: ignore[misc]
+    finally:
+        bench.testbed.close()
+
+
+FIGURES = (
+    Figure(
+        "policy",
+        "What a stateful policy adds to a packet of an endpoint that is not policed, IPv4",
+        "ns",
+        opened,
+        "flows beyond the first-level caches. *By the rules* is a packet that is judged anew, as the first of a flow "
+        "is; of the rounds within a turn the fastest counts.",
+        goals=tuple(
+            Goal(f"stateful policy, added, any number of rules ({program})", "up to 126 ns",
+                 f"{program}, known flow", 50, contender=MOST)
+            for program in ("agent", "transit")
+        ),
+        rounds=3,
+    ),
+)  # fmt: skip
