@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mizar.kernel import libbpf
-from mizar.kernel.function_tables import FunctionTables
+from mizar.kernel.function_tables import FunctionTables, parked
 from mizar.kernel.functions import HOOKS, Instance, Place, Room, load, point
+from mizar.kernel.libbpf import lib
 from mizar.model.errors import MizarError
 from mizar.model.function_object import STAGES, FunctionObject
 
@@ -85,6 +86,8 @@ class Chains:
         self._taken_over = folder is not None  # what a daemon before has left runs, and is nobody's
         self._serial = itertools.count(time.time_ns() // 1_000_000)
         self.held: dict[Place, tuple[Link, ...]] = dict.fromkeys(PLACES, ())
+        self._emptied: list[Place] = []
+        self._left: list[Link] = []
 
     @property
     def taking_over(self) -> bool:
@@ -129,32 +132,40 @@ class Chains:
         done.writes.append((place, old[front - 1].instance if front else None, following))
 
     def commit(self, done: Prepared, droplet: int, finer: int) -> None:
+        """enter() and leave()."""
+        self.enter(done, droplet, finer)
+        self.leave()
+
+    def enter(self, done: Prepared, droplet: int, finer: int) -> None:
         """From here on packets meet the new chains. `droplet`: bits of functions that see every frame; `finer`: of the
-        stages where frames in tunnels are looked up by network and group."""
+        stages where frames in tunnels are looked up by network and group. leave() has to follow."""
         switches, before = _switches(done.chains, droplet, finer), self._stages()
         stages = switches["stages"]
         midway = sum(1 << STAGES.index(stage) for stage in _MIDWAY)
         if stages & midway & ~before:
             self._tables.frames.zero([0])  # nobody is midway that was so long ago
-        emptied = []
         for place, front, program in done.writes:
             if front is not None:
                 front.lead_to(program)
             elif program is not None:
                 point(self._tables.heads[place.hook], place.number, program)
             else:
-                emptied.append(place)
+                self._emptied.append(place)
         self._tables.switches.put(0, switches)
-        old = [link for links in self.held.values() for link in links]
         kept = {id(link) for links in done.chains.values() for link in links}
+        self._left += [link for links in self.held.values() for link in links if id(link) not in kept]
         if self._taken_over:
-            emptied = [place for place in PLACES if not done.chains[place]]
-        if emptied or len(old) > len(kept & {id(link) for link in old}) or self._taken_over:
-            time.sleep(GRACE_S)
-        for place in emptied:
-            point(self._tables.heads[place.hook], place.number, None)
+            self._emptied = [place for place in PLACES if not done.chains[place]]
         self.held = done.chains
-        _let_go([link for link in old if id(link) not in kept])
+
+    def leave(self) -> None:
+        """Waits until no packet can be under way in what nobody enters any more, and lets go of it."""
+        if self._emptied or self._left or self._taken_over:
+            time.sleep(GRACE_S)
+        for place in self._emptied:
+            _park(self._tables.heads[place.hook], place.number)
+        _let_go(self._left)
+        self._emptied, self._left = [], []
         if self._taken_over:
             self._sweep()
 
@@ -207,6 +218,19 @@ def _let_go(links: Sequence[Link]) -> None:
         link.instance.close()
         if link.pin is not None:
             link.pin.unlink(missing_ok=True)
+
+
+def _park(table: int, at: int) -> None:
+    """No switch leads to this place any more: another program of the droplet's takes it. To empty it would take
+    20 ms for each that has a jump to it: the kernel waits for all CPUs (prog_array_map_poke_run)."""
+    program = lib().bpf_prog_get_fd_by_id(parked(table))
+    if program < 0:
+        point(table, at, None)
+        return
+    try:
+        point(table, at, program)
+    finally:
+        os.close(program)
 
 
 def _common(a: Sequence[object], b: Sequence[object]) -> int:

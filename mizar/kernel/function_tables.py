@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mizar.kernel.layout import U32, Codec, Fields, struct_codec
+from mizar.kernel.layout import U32, Codec, Fields, constant, struct_codec
 from mizar.kernel.libbpf import ffi, lib
 from mizar.kernel.maps import CounterTable, Table
 from mizar.model.errors import InvalidError
@@ -25,6 +25,11 @@ def held_program(table: int, at: int) -> int:
     """The id of the program at one place of a map of programs; 0: there is none."""
     value = ffi.new("uint32_t *")
     return int(value[0]) if lib().bpf_map_lookup_elem(table, U32.pack(at), value) == 0 else 0
+
+
+def parked(table: int) -> int:
+    """The id of the program that stands at places which nobody enters; 0: there is none."""
+    return held_program(table, constant("FUNCTION_END"))
 
 
 @dataclass(frozen=True)

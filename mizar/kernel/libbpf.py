@@ -71,6 +71,7 @@ int bpf_map_create(int type, const char *name, uint32_t key_size, uint32_t value
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags);
 int bpf_map_delete_elem(int fd, const void *key);
+int bpf_prog_get_fd_by_id(uint32_t id);
 int bpf_map_get_next_key(int fd, const void *key, void *next_key);
 int bpf_map_lookup_batch(int fd, void *in, void *out, void *keys, void *values, uint32_t *count, const void *opts);
 int bpf_map_update_batch(int fd, const void *keys, const void *values, uint32_t *count, const void *opts);

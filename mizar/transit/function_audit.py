@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from mizar.kernel import libbpf
 from mizar.kernel.function_chains import PLACES
-from mizar.kernel.function_tables import held_program
+from mizar.kernel.function_tables import held_program, parked
 from mizar.model.errors import MizarError
 from mizar.model.function_object import STAGES
 from mizar.transit.findings import Finding, Kind, kind_of
@@ -71,7 +71,10 @@ class FunctionAudit:
         for place in PLACES:
             chain = self._functions.chains.held[place]
             wanted = libbpf.info("prog", chain[0].instance.fd).id if chain else 0
-            found = held_program(self._functions.tables.heads[place.hook], STAGES.index(place.stage))
+            table = self._functions.tables.heads[place.hook]
+            found = held_program(table, STAGES.index(place.stage))
+            if found == parked(table):
+                found = 0
             if wanted != found:
                 yield Finding(
                     kind_of(wanted, found),

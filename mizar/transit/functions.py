@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel.bpffs import Pins
-from mizar.kernel.function_chains import Chains, OwnMaps
+from mizar.kernel.function_chains import Chains, OwnMaps, Prepared
 from mizar.kernel.function_maps import fill
 from mizar.kernel.function_tables import FunctionTables
 from mizar.kernel.functions import MOST_INSTRUCTIONS, Room
@@ -37,6 +38,16 @@ from mizar.transit.state import State
 NOBODY = Masks(0, 0, {}, {}, {}, {})
 _MOST_INSTRUCTIONS_EVER = 1_000_000
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Change:
+    """All functions from some moment on, loaded. `before`: those that were held, once they are not any more."""
+
+    wanted: list[Function]
+    prepared: Prepared
+    begun: float
+    before: Mapping[str, Function] = field(default_factory=dict)
 
 
 class Functions:
@@ -69,9 +80,9 @@ class Functions:
             if name not in self.held:
                 self.own.remove(name)
 
-    def set(self, request: pb.SetFunctionsRequest, state: State) -> pb.SetFunctionsReply:
-        """All functions from now on. The caller holds the lock of the tables. Raises what is wrong with one of them."""
-        begun = time.monotonic()
+    def prepare(self, request: pb.SetFunctionsRequest) -> Change | pb.SetFunctionsReply:
+        """Loads all functions from now on, entered by nobody yet; a reply, where objects are missing. The caller holds
+        `lock` until the end, and nothing else: the kernel's verifier takes its time. Raises what is wrong with one."""
         names = [one.name for one in request.functions]
         if len(set(names)) != len(names):
             raise InvalidError("the request names a function twice; send each once")
@@ -94,17 +105,36 @@ class Functions:
             elif not one.fail_open:
                 wanted.append(stand_in(whole, lost.number, _stages(lost), lost.problem))
         self._most = min(request.most_instructions or MOST_INSTRUCTIONS, _MOST_INSTRUCTIONS_EVER)
-        before = self.held
-        self._bring(wanted, state)
+        return self._prepare(wanted)
+
+    def put(self, change: Change, state: State) -> None:
+        """From now on packets meet these functions. The caller holds the lock of the tables, too. Abandons the change
+        where it cannot be."""
+        try:
+            masks = masks_of(change.wanted, state)
+            self._write_masks(masks)
+            self.chains.enter(change.prepared, masks.droplet, masks.finer)
+        except BaseException:
+            self.chains.abandon(change.prepared)
+            raise
+        self.held, change.before = {one.name: one for one in change.wanted}, self.held
+
+    def finish(self, change: Change) -> pb.SetFunctionsReply:
+        """Lets go of what nobody enters any more. The caller holds `lock`, and nothing else: packets may be under
+        way in what was there before."""
+        self.chains.leave()
+        before = change.before
+        for name in before.keys() - self.held.keys():
+            self.own.remove(name)
         changed = sum(
             name not in before or name not in self.held or before[name].message != self.held[name].message
             for name in before.keys() | self.held.keys()
         )
-        elapsed = int((time.monotonic() - begun) * 1e6)
+        elapsed = int((time.monotonic() - change.begun) * 1e6)
         if changed:
             event(_log, logging.INFO, "functions_set", functions=len(self.held), changed=changed, elapsed_us=elapsed)
-        missing_here = {one.name: told_problem(one) for one in self.held.values() if one.problem}
-        return pb.SetFunctionsReply(changed=changed, elapsed_us=elapsed, lost=missing_here)
+        lost = {one.name: told_problem(one) for one in self.held.values() if one.problem}
+        return pb.SetFunctionsReply(changed=changed, elapsed_us=elapsed, lost=lost)
 
     def follow(self, state: State) -> None:
         """The tables are about to be these: write for whom functions are then. The caller holds their lock."""
@@ -119,6 +149,12 @@ class Functions:
         self.chains.mend(masks.droplet, masks.finer)
 
     def _bring(self, wanted: list[Function], state: State) -> None:
+        change = self._prepare(wanted)
+        self.put(change, state)
+        self.finish(change)
+
+    def _prepare(self, wanted: list[Function]) -> Change:
+        begun = time.monotonic()
         self.chains.room = Room(self._room.maps, self._room.several_buffers, self._most)
         chains = chains_of(wanted)
         try:
@@ -138,19 +174,17 @@ class Functions:
             self.chains.abandon(prepared)
             self.own.forget_unpinned()
             raise
-        for one in wanted:
-            if not one.problem:  # else its maps wait for the version that can be loaded
-                self.own.keep(one.about)
-            if one.name not in self.held and not self.chains.taking_over:
-                self._start_counting(one.number)
-        self._write_file(wanted)
-        masks = masks_of(wanted, state)
-        self._write_masks(masks)
-        self.chains.commit(prepared, masks.droplet, masks.finer)
-        gone = self.held.keys() - {one.name for one in wanted}
-        self.held = {one.name: one for one in wanted}
-        for name in gone:
-            self.own.remove(name)
+        try:
+            for one in wanted:
+                if not one.problem:  # else its maps wait for the version that can be loaded
+                    self.own.keep(one.about)
+                if one.name not in self.held and not self.chains.taking_over:
+                    self._start_counting(one.number)
+            self._write_file(wanted)
+        except BaseException:
+            self.chains.abandon(prepared)
+            raise
+        return Change(wanted, prepared, begun)
 
     def _numbers(self, names: Iterable[str]) -> dict[str, int]:
         """Each keeps its own; a new one gets one that nobody has at present, as far as there is one."""

@@ -235,8 +235,13 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         return await self._ledger.whole(self._set_functions(self._functions, request))
 
     async def _set_functions(self, functions: Functions, request: pb.SetFunctionsRequest) -> pb.SetFunctionsReply:
-        async with functions.lock, self._ledger.lock:
-            return await asyncio.to_thread(functions.set, request, self._ledger.state)
+        async with functions.lock:
+            change = await asyncio.to_thread(functions.prepare, request)
+            if isinstance(change, pb.SetFunctionsReply):
+                return change
+            async with self._ledger.lock:
+                await asyncio.to_thread(functions.put, change, self._ledger.state)
+            return await asyncio.to_thread(functions.finish, change)
 
     @_answering
     async def GetFunctions(self, _request: pb.GetFunctionsRequest, _context: Context) -> pb.Functions:  # noqa: N802
