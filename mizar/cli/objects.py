@@ -97,7 +97,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "VpnConnection": (
         ("VPC", "spec.vpc"),
-        ("ENDPOINT", "spec.endpoint"),
+        ("ENDPOINT", "status.endpoint"),
         ("PEER", "spec.peer.address"),
         ("REMOTE", "spec.remotePrefixes"),
         ("STATE", "status.state"),

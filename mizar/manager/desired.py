@@ -86,6 +86,7 @@ class Desired:
                 case EndpointFact():
                     gone = self.policies.remove(item)
                     changes += self.topology.remove_endpoint(fact.uid) + self._put_routes(item) + self._follow(gone)
+                    changes += self._vpn_that_brought(item)
                 case NetworkFact():
                     changes = self.topology.remove_network(fact.vni, fact.id)
                     changes += self._put_sources(self.appliances.put(item))
@@ -134,6 +135,7 @@ class Desired:
                 fact = self._complete(fact, item)
                 changes += self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
                 changes += self._put_balancers(item)
+                changes += self._vpn_that_brought(item)
                 return changes + [change for vpn in self._vpns_of(item) for change in self._put_tunnel(vpn)]
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
@@ -157,6 +159,14 @@ class Desired:
     def _put_tunnel(self, item: Item) -> list[Change]:
         return self.topology.put_vpn(item.uid, entry_of(self._registry, item))
 
+    def _vpn_that_brought(self, endpoint: Item) -> list[Change]:
+        """A connection whose endpoint comes or goes is carried by another one."""
+        ref = owner_of(endpoint.resource) if isinstance(endpoint.resource, Endpoint) else None
+        owner = self._registry.find(ref) if ref else None
+        if owner is None or owner.deleting or not isinstance(owner.resource, VpnConnection):
+            return []
+        return self._put_vpn(owner)
+
     def _vpns_of(self, endpoint: Item) -> list[Item]:
         found = self._registry.children(endpoint)
         return [item for item in found if isinstance(item.resource, VpnConnection) and not item.deleting]
@@ -175,7 +185,9 @@ class Desired:
         fact = replace(fact, sources=self.appliances.sources(item), policy=self.policies.binding(item))
         ref = owner_of(item.resource) if isinstance(item.resource, Endpoint) else None
         owner = self._registry.find(ref) if ref else None
-        return replace(fact, engine=self.balancers.entry(owner, item)) if owner else fact
+        if owner is None or not isinstance(owner.resource, HttpLoadBalancer):
+            return fact
+        return replace(fact, engine=self.balancers.entry(owner, item))
 
     def _follow(self, moved: Moved | None, but: Item | None = None) -> list[Change]:
         """What policies ask for: sets are there before endpoints are bound to them. `but`: one that is put anyway."""

@@ -110,6 +110,11 @@ class Draft:
         self._networks: dict[Ref, list[Network]] = {}
         self._prefixes: dict[Ref, PrefixTable[Ref]] = {}  # of networks that are new
 
+    @property
+    def registry(self) -> Registry:
+        """What there is already, to be read alone."""
+        return self._registry
+
     def find(self, ref: Ref) -> Resource | None:
         """An object by name, as it would be; one that is being deleted is none."""
         if (planned := self.planned.get(ref)) is not None:

@@ -22,7 +22,7 @@ from mizar.model.scaled import HealthSpec, MemberSpec
 from mizar.model.workloads import WorkloadSpec
 from mizar.planner.instances import seats
 
-OWNERS = frozenset({"HttpLoadBalancer", "LoadBalancer"})
+OWNERS = frozenset({"HttpLoadBalancer", "LoadBalancer", "VpnConnection"})
 """Kinds whose objects bring endpoints."""
 
 
@@ -30,7 +30,8 @@ OWNERS = frozenset({"HttpLoadBalancer", "LoadBalancer"})
 class Wish:
     """What a function wants: so many instances in a network, on some droplets (none: on any), sharing `addresses`.
 
-    `health`: how the scaled endpoint checks them; None: there is no scaled endpoint.
+    `health`: how the scaled endpoint checks them; None: there is no scaled endpoint. `refused`: droplets that get no
+    new one. `forwarding`: they may send what is not theirs.
     """
 
     network: str
@@ -38,6 +39,8 @@ class Wish:
     droplets: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     health: HealthSpec | None = None
+    refused: frozenset[str] = frozenset()
+    forwarding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,9 @@ def settle(draft: Draft, registry: Registry, owner: Resource, wish: Wish, drople
         while _taken(draft, registry, Ref("Endpoint", owner.tenant, f"{owner.name}-{number}")):
             number += 1
         workload = WorkloadSpec(namespace=f"fn-{uuid.uuid4()}", pool=True)
-        spec = EndpointSpec(network=wish.network, droplet=droplet, workload=workload, instance_of=made)
+        spec = EndpointSpec(
+            network=wish.network, droplet=droplet, workload=workload, instance_of=made, forwarding=wish.forwarding
+        )
         metadata = Metadata(name=f"{owner.name}-{number}", tenant=owner.tenant, labels=owner.metadata.labels)
         draft.create(Endpoint(metadata=metadata, spec=spec))
         names.append(metadata.name)
@@ -118,7 +123,8 @@ def _seats(
 ) -> tuple[list[str], list[str]]:
     known = {one.name for one in draft.of_kind(Droplet) if one.spec.has_daemon}
     allowed = known & set(wish.droplets) if wish.droplets else known
-    reachable = allowed - set(droplets.away)
+    usable = allowed - wish.refused
+    reachable = usable - set(droplets.away)
     load = Counter(
         item.resource.spec.droplet
         for item in registry.of_kind("Endpoint")
@@ -126,7 +132,7 @@ def _seats(
     )
     where = {name: item.resource.spec.droplet or "" for name, item in held.items()}
     gone = {name for name in where.values() if name not in allowed} | set(droplets.gone)
-    return seats(wish.count, where, reachable or allowed - set(droplets.gone), gone, load)
+    return seats(wish.count, where, reachable or usable - set(droplets.gone), gone, load)
 
 
 def _relabel(draft: Draft, instance: Resource, owner: Resource) -> None:

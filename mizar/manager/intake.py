@@ -46,6 +46,7 @@ _FIELDS = {
     "Droplet": "spec.droplet",
     "Endpoint": "spec.endpoint",
     "HttpLoadBalancer": "spec.instanceOf",
+    "VpnConnection": "spec.instanceOf",
     "AddressPool": "spec.pool",
     "LoadBalancer": "spec.instanceOf",
 }
@@ -195,6 +196,8 @@ class _Intake:
     def _settle_instances(self, resource: Resource) -> None:
         """The endpoints that a function brings."""
         found = self.draft.find(resource.ref)
+        if isinstance(found, VpnConnection) and found.spec.network:
+            settle(self.draft, self._registry, found, vpns.wish_of(found, self.draft), self._droplets)
         if isinstance(found, HttpLoadBalancer):
             settle(self.draft, self._registry, found, balancers.wish_of(found), self._droplets)
         if isinstance(found, LoadBalancer):

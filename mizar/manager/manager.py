@@ -188,7 +188,7 @@ class Manager:
         if isinstance(item.resource, Function):
             found["status"] |= self._functions.told(item)
         if isinstance(item.resource, VpnConnection):
-            found["status"] |= self._fleet.vpns.view(item)
+            found["status"] |= self._fleet.vpns.view(self._registry, item)
         if isinstance(item.resource, AddressPool):
             found["status"] |= address_pools.told(self._registry, item.resource)
         if isinstance(item.resource, Policy):
@@ -388,6 +388,9 @@ class Manager:
         for item in list(self._registry.of_kind("HttpLoadBalancer")):
             if isinstance(item.resource, HttpLoadBalancer) and not item.deleting:
                 settle(draft, self._registry, item.resource, wish_of(item.resource), self._fleeting())
+        for item in list(self._registry.of_kind("VpnConnection")):
+            if isinstance(one := item.resource, VpnConnection) and one.spec.network and not item.deleting:
+                settle(draft, self._registry, one, vpns.wish_of(one, draft), self._fleeting())
         if not draft.planned and not draft.dooms:
             return
         for endpoint in list(self._groups.regrouped(draft, {doom.ref for doom in draft.dooms})):

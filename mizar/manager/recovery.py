@@ -15,6 +15,7 @@ from mizar.manager.instances import instances_of
 from mizar.manager.members import Members, with_members
 from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry
+from mizar.manager.vpns import carrier_of
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
@@ -76,7 +77,7 @@ def _needed_by(registry: Registry, item: Item, fleet: Fleet) -> Iterator[str]:
         case HttpLoadBalancer():
             yield from (one.resource.spec.droplet or "" for one in instances_of(registry, item))
         case VpnConnection():
-            found = registry.find(Ref("Endpoint", item.resource.tenant, item.resource.spec.endpoint))
+            found = carrier_of(registry, item.resource)
             yield from _needed_by(registry, found, fleet) if found else ()
         case NetworkAcl():
             found = registry.find(Ref("VPC", item.resource.tenant, item.resource.spec.vpc))

@@ -292,7 +292,7 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
             yield Ref("Network", tenant, spec.network)
         case "VpnConnection":
             yield Ref("VPC", tenant, spec.vpc)
-            yield Ref("Endpoint", tenant, spec.endpoint)
+            yield Ref("Endpoint", tenant, spec.endpoint) if spec.endpoint else Ref("Network", tenant, spec.network)
         case "Endpoint":
             yield Ref("Network", tenant, spec.network)
             if spec.droplet is not None:

@@ -13,7 +13,7 @@ from mizar.manager.droplet_link import Link
 from mizar.manager.policies import Policies
 from mizar.manager.policy_names import PolicyNames, sentence
 from mizar.manager.registry import Item, Registry
-from mizar.manager.vpns import connections
+from mizar.manager.vpns import carrier_name, connections
 from mizar.model.addresses import parse_mac, parse_prefix, text_of
 from mizar.model.resources import VPC, Droplet, Endpoint, Network
 from mizar.trace.names import Known
@@ -76,12 +76,12 @@ class RegistryNames:
 
     def carrier(self, number: int, address: bytes) -> str:
         """Which endpoint carries the VPN connection to an address outside: of several that with the longest prefix."""
-        vpc = self.vpc_item(number)
+        vpc, registry = self.vpc_item(number), self._registry
         if vpc is None or len(address) not in (4, 16):
             return ""
         found = [
-            (parse_prefix(text).prefixlen, f"{one.tenant}/{one.spec.endpoint}, which carries {one.ref},")
-            for one in connections(self._registry, vpc.ref)
+            (parse_prefix(text).prefixlen, f"{one.tenant}/{carrier_name(registry, one)}, which carries {one.ref},")
+            for one in connections(registry, vpc.ref)
             for text in one.spec.remote_prefixes
             if ip_address(address) in parse_prefix(text)
         ]

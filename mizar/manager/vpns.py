@@ -8,17 +8,20 @@ the tunnels themselves is kept here while the manager runs, and nowhere else. It
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from mizar.manager.draft import Draft
+from mizar.manager.instances import Wish, instances_of
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.model import certificates
 from mizar.model.addresses import Prefix, parse_address, parse_prefix, within
 from mizar.model.errors import ConflictError, ExhaustedError, Problem
-from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, VpnConnection
+from mizar.model.instances import InstanceSpec
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref, Resource, VpnConnection
 from mizar.model.routes import Route, ViaEndpoint
 from mizar.model.vpn import IpsecCertificateSpec, key_bytes
 from mizar.planner.entries import IpsecCertificateEntry, IpsecEntry, VpnEntry, WireguardEntry
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from mizar._built import transit_pb2 as pb
 
 MOST_OF_TENANT, MOST_ON_DROPLET = 64, 16
+MOST_NAME = 50
+"""Characters of the name of a connection whose endpoint the server makes."""
 _STATES = {1: "connecting", 2: "up", 3: "down"}
 
 
@@ -35,10 +40,13 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
     if not isinstance(new, VpnConnection):
         return []
     found: list[Problem] = []
-    endpoint = draft.find(Ref("Endpoint", new.tenant, new.spec.endpoint))
+    endpoint = _carrier(draft, new)
+    network = draft.find(Ref("Network", new.tenant, new.spec.network)) if new.spec.network else None
     vpc = draft.find(Ref("VPC", new.tenant, new.spec.vpc))
     if isinstance(endpoint, Endpoint) and (why := _unfit(endpoint, new, draft)) is not None:
         found.append(Problem(why, "spec.endpoint", str(new.ref)))
+    if isinstance(network, Network):
+        found += _network_problems(new, network, draft)
     for place, text in enumerate(new.spec.remote_prefixes):
         prefix, field = parse_prefix(text), f"spec.remotePrefixes[{place}]"
         if isinstance(vpc, VPC) and any(_overlap(prefix, parse_prefix(cidr)) for cidr in vpc.spec.cidrs):
@@ -53,6 +61,8 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
         found += _certificate_problems(new, new.spec.ipsec.certificate)
     if new.spec.ipsec is not None and isinstance(vpc, VPC) and isinstance(endpoint, Endpoint):
         found += _local_problems(new, vpc, endpoint)
+    if new.spec.ipsec is not None and isinstance(network, Network):
+        found += _outside_of(new, network.spec.cidrs)
     others = [other for other in draft.of_kind(VpnConnection) if other.ref != new.ref]
     for other in others:
         _refuse_conflict(new, other, endpoint, draft)
@@ -67,7 +77,7 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
 
 
 def _refuse_excess(new: VpnConnection, own: list[VpnConnection], droplet: str, draft: Draft) -> None:
-    carriers = (draft.find(Ref("Endpoint", one.tenant, one.spec.endpoint)) for one in own)
+    carriers = (_carrier(draft, one) for one in own)
     there = sum(isinstance(one, Endpoint) and one.spec.droplet == droplet for one in carriers)
     if there >= MOST_ON_DROPLET:
         message = (
@@ -112,7 +122,7 @@ def _refuse_conflict(new: VpnConnection, other: VpnConnection, endpoint: Resourc
             place = new.spec.remote_prefixes.index(min(both))
             message = f"{min(both)} is behind {other.ref} already"
             raise ConflictError(Problem(message, f"spec.remotePrefixes[{place}]", str(new.ref)))
-    there = draft.find(Ref("Endpoint", other.tenant, other.spec.endpoint))
+    there = _carrier(draft, other)
     if not isinstance(endpoint, Endpoint) or not isinstance(there, Endpoint):
         return
     if endpoint.ref == there.ref and new.spec.ipsec and other.spec.ipsec:
@@ -134,16 +144,85 @@ def _refuse_conflict(new: VpnConnection, other: VpnConnection, endpoint: Resourc
 def refuse_move(registry: Registry, endpoint: Resource, target: str) -> None:
     """Raises ConflictError where an endpoint's connections would take ports along that others have on a droplet."""
     every = [one.resource for one in registry.of_kind("VpnConnection") if isinstance(one.resource, VpnConnection)]
-    carried = [one for one in every if (one.tenant, one.spec.endpoint) == (endpoint.tenant, endpoint.name)]
+    carried = [one for one in every if (one.tenant, carrier_name(registry, one)) == (endpoint.tenant, endpoint.name)]
     ports = {one.spec.own_port for one in carried}
     for other in every if ports else ():
-        there = registry.find(Ref("Endpoint", other.tenant, other.spec.endpoint))
+        there = carrier_of(registry, other)
         if other in carried or there is None or there.resource.spec.droplet != target:
             continue
         if other.spec.own_port in ports:
             owner = str(other.ref) if other.tenant == endpoint.tenant else "somebody else"
             message = f"port {other.spec.own_port} of droplet {target} is in use by {owner}"
             raise ConflictError(Problem(message, resource=str(endpoint.ref)))
+
+
+def carrier_of(registry: Registry, one: VpnConnection) -> Item | None:
+    """The endpoint that carries a connection: the one that it names, or the last one that was made for it."""
+    if one.spec.endpoint:
+        return registry.find(Ref("Endpoint", one.tenant, one.spec.endpoint))
+    item = registry.find(one.ref)
+    return made[-1] if item is not None and (made := instances_of(registry, item)) else None
+
+
+def carrier_name(registry: Registry, one: VpnConnection) -> str:
+    """Its name; while there is none, that which the first one will have."""
+    found = carrier_of(registry, one)
+    return one.spec.endpoint or (found.resource.name if found else f"{one.name}-1")
+
+
+def _carrier(draft: Draft, one: VpnConnection) -> Endpoint | None:
+    """The same, as it would be."""
+    if one.spec.endpoint:
+        found = draft.find(Ref("Endpoint", one.tenant, one.spec.endpoint))
+        return found if isinstance(found, Endpoint) else None
+    made = InstanceSpec(kind=one.kind, name=one.name)
+    for planned in draft.planned.values():
+        new = planned.resource
+        if isinstance(new, Endpoint) and new.tenant == one.tenant and new.spec.instance_of == made:
+            return new
+    held = carrier_of(draft.registry, one)
+    return held.resource if held is not None and isinstance(held.resource, Endpoint) else None
+
+
+def wish_of(one: VpnConnection, draft: Draft) -> Wish:
+    """The endpoint that a connection asks for: where nobody else has its port, nor its tenant too many already."""
+    others = [other for other in draft.of_kind(VpnConnection) if other.ref != one.ref]
+    places = [(other, there.spec.droplet) for other in others if (there := _carrier(draft, other)) is not None]
+    full = Counter(droplet for other, droplet in places if other.tenant == one.tenant)
+    refused = {droplet for other, droplet in places if other.spec.own_port == one.spec.own_port}
+    refused |= {droplet for droplet, number in full.items() if number >= MOST_ON_DROPLET}
+    assert one.spec.network is not None
+    return Wish(one.spec.network, 1, one.spec.droplets, refused=frozenset(filter(None, refused)), forwarding=True)
+
+
+def _network_problems(new: VpnConnection, network: Network, draft: Draft) -> Iterator[Problem]:
+    """What speaks against a network in which the server shall make the endpoint, and against droplets."""
+    ref = str(new.ref)
+    if network.is_group or network.spec.vpc != new.spec.vpc:
+        yield Problem(f"expected a subnet of VPC {new.spec.vpc}, found {network.ref}", "spec.network", ref)
+    versions = {parse_prefix(text).version for text in network.spec.cidrs}
+    for place, text in enumerate(new.spec.remote_prefixes):
+        if parse_prefix(text).version not in versions:
+            message = f"{network.ref} has no IPv{parse_prefix(text).version} addresses for {text}"
+            yield Problem(message, f"spec.remotePrefixes[{place}]", ref)
+    for place, name in enumerate(new.spec.droplets):
+        droplet = draft.find(Ref("Droplet", "", name))
+        if not isinstance(droplet, Droplet) or not droplet.spec.has_daemon:
+            yield Problem(f"there is no droplet {name} with a daemon", f"spec.droplets[{place}]", ref)
+    if len(new.name) > MOST_NAME:
+        message = f"expected at most {MOST_NAME} characters, because its endpoints have a number behind it"
+        yield Problem(message, "metadata.name", ref)
+
+
+def _outside_of(new: VpnConnection, cidrs: Sequence[str]) -> Iterator[Problem]:
+    """The engine takes packets from an address of its own in what it stands for, whichever it gets."""
+    assert new.spec.ipsec is not None
+    for place, text in enumerate(new.spec.ipsec.local_prefixes):
+        prefix = parse_prefix(text)
+        own = [one for one in map(parse_prefix, cidrs) if one.version == prefix.version]
+        if not any(within(one, prefix) for one in own):
+            message = f"expected a prefix that holds the network ({', '.join(cidrs)}), found {text}"
+            yield Problem(message, f"spec.ipsec.localPrefixes[{place}]", str(new.ref))
 
 
 def _unfit(endpoint: Endpoint, new: VpnConnection, draft: Draft) -> str | None:
@@ -174,7 +253,7 @@ def with_vpns(registry: Registry, network: Network) -> Network:
         return network
     own = {route.to for route in network.spec.routes}
     more = tuple(
-        Route(to=prefix, via=ViaEndpoint(endpoint=one.spec.endpoint))
+        Route(to=prefix, via=ViaEndpoint(endpoint=carrier_name(registry, one)))
         for one in connections(registry, vpc_of(network))
         for prefix in one.spec.remote_prefixes
         if prefix not in own
@@ -188,7 +267,7 @@ def entry_of(registry: Registry, item: Item) -> tuple[str, VpnEntry] | None:
     """The droplet that carries a connection, and what it must hold; None while the endpoint is nowhere."""
     one = item.resource
     assert isinstance(one, VpnConnection)
-    found = registry.find(Ref("Endpoint", one.tenant, one.spec.endpoint))
+    found = carrier_of(registry, one)
     if found is None or not isinstance(found.resource, Endpoint) or not found.resource.spec.droplet:
         return None
     remote = tuple(_packed(parse_prefix(text)) for text in one.spec.remote_prefixes)
@@ -249,11 +328,16 @@ class VpnStates:
         """The connection is gone."""
         self._last.pop(uid, None)
 
-    def view(self, item: Item) -> dict[str, Any]:
+    def view(self, registry: Registry, item: Item) -> dict[str, Any]:
         """What the status of a connection says."""
         one = item.resource
         assert isinstance(one, VpnConnection)
         told: dict[str, Any] = {"publicKey": public_key(one)}
+        carrier = carrier_of(registry, one)
+        told["endpoint"] = carrier.resource.name if carrier else ""
+        if carrier is None and not item.deleting:
+            message = f"no droplet can carry it: each has UDP port {one.spec.own_port} in use, or enough connections"
+            return told | {"state": "down", "detail": message}
         if (known := self._last.get(item.uid)) is None:
             return told
         droplet, found = known

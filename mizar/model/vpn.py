@@ -80,7 +80,7 @@ def _port(number: int) -> int:
 
 def _each_once(prefixes: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(prefixes)) != len(prefixes):
-        raise ValueError("expected each prefix once")
+        raise ValueError("expected each once")
     return prefixes
 
 
@@ -160,18 +160,30 @@ class IpsecSpec(Value):
 
 
 class VpnConnectionSpec(Value):
-    """`endpoint`: carries it, in the VPC. Without `peer` the other side has to begin.
+    """`endpoint`: carries it, in the VPC; or `network`: the server makes one there, on one of `droplets`, or on any.
+
+    Without `peer` the other side has to begin.
 
     `downAfterS`: the connection is down when the other side has been silent for so long while it should have spoken.
     """
 
     vpc: fields.Name
-    endpoint: fields.Name
+    endpoint: fields.Name | None = None
+    network: fields.Name | None = None
+    droplets: Annotated[tuple[fields.Name, ...], Field(max_length=1024), AfterValidator(_each_once)] = ()
     remote_prefixes: RemotePrefixes
     peer: VpnPeer | None = None
     wireguard: WireguardSpec | None = None
     ipsec: IpsecSpec | None = None
     down_after_s: Annotated[int, Field(strict=True, ge=1, le=86400)] = 15
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.endpoint is None) == (self.network is None):
+            raise ValueError("expected one of endpoint and network")
+        if self.endpoint is not None and self.droplets:
+            raise PydanticCustomError("fit", "unexpected beside endpoint: it is where it is", {"field": "droplets"})
+        return self
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -214,6 +226,7 @@ class VpnConnectionStatus(Status):
     """
 
     public_key: str = ""
+    endpoint: str = ""
     droplet: str = ""
     state: Literal["", "up", "connecting", "down"] = ""
     detail: str = ""
@@ -229,7 +242,7 @@ class VpnConnection(Resource):
     """A tunnel to a site outside of all VPCs."""
 
     scope = Scope.TENANT
-    IMMUTABLE = ("vpc", "endpoint")
+    IMMUTABLE = ("vpc", "endpoint", "network")
     kind: Literal["VpnConnection"] = "VpnConnection"
     spec: VpnConnectionSpec
     status: VpnConnectionStatus = VpnConnectionStatus()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,26 @@ def test_a_peer_that_moves_is_followed(lab: LabName) -> None:
             for _ in range(3):
                 pings(green(lab), far.hosts[4])
         assert lost(sent) == 0
+
+
+@pytest.mark.long
+def test_a_droplet_that_dies_gives_its_connection_to_another(lab: LabName) -> None:
+    """Found by the server in the first place; the far side hears from the next droplet and follows it."""
+    labs.up(manifests(lab))
+    with FarSite(lab) as far, Client(lab.server_url) as client:
+        private, public = key()
+        far.configure(public)
+        guard = {"privateKey": private, "port": 51900, "peerPublicKey": far.public, "keepaliveS": 1}
+        told = connection("one", "green", far, peer_port=far.port, wireguard=guard)
+        del told["spec"]["endpoint"]
+        client.apply([told | {"spec": told["spec"] | {"network": "edge"}}])
+        first = becomes(lab, "up", "one")
+        assert first["endpoint"] == "one-1"
+        pings(lab.endpoint_namespace("green", "web-1"), far.hosts[4])
+        (pid,) = [one["pid"] for one in labs.status(lab)["processes"] if one["name"] == first["droplet"]]
+        os.kill(pid, signal.SIGKILL)
+        ip("-n", lab.droplet_namespace(first["droplet"]), "link", "set", "eth0", "down")
+        second = until(lab, lambda now: (now.get("endpoint"), now.get("state")) == ("one-2", "up"), "one", limit_s=60)
+        assert second["droplet"] not in ("", first["droplet"])
+        if first["droplet"] == "d1":  # else the client's host is the dead one
+            pings(lab.endpoint_namespace("green", "web-1"), far.hosts[4])

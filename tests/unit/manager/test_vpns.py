@@ -228,3 +228,71 @@ def test_a_certificate_is_checked() -> None:
         with pytest.raises(InvalidError, match=message) as refused:
             parse_resource(ipsec(**({"psk": None} | changes)), 0)
         assert own.splitlines()[1] not in str(refused.value)
+
+
+def roaming(name: str = "r", port: int = 51900, to: str = "192.168.90.0/24", **spec: Any) -> Any:
+    """One whose endpoint the server makes."""
+    found = vpn(name, port, to=to, network="edge", **spec)
+    del found["spec"]["endpoint"]
+    return found
+
+
+async def test_the_server_finds_a_droplet_and_another_when_that_dies(world: World) -> None:
+    """With its routes, its keys and a free port; the connection's end takes the endpoint along."""
+    start(world, vpn())
+    world.apply(roaming())
+    await world.settled()
+
+    def carrier() -> tuple[str, str]:
+        name = world.status("VpnConnection", "r", "red")["endpoint"]
+        return name, world.manager.get(Ref("Endpoint", "red", name))["spec"]["droplet"]
+
+    def holders() -> list[str]:
+        item = world.manager._registry.find(Ref("VpnConnection", "red", "r"))
+        assert item is not None
+        return [name for name, one in world.daemons.items() if item.uid in one.tables.vpns]
+
+    name, first = carrier()
+    assert name == "r-1"
+    assert first != "d2"  # which has the port in use
+    assert holders() == [first]
+    assert world.manager.get(Ref("Endpoint", "red", name))["spec"]["forwarding"]
+    with pytest.raises(ConflictError, match="it is an endpoint of VpnConnection red/r"):
+        world.manager.delete(Ref("Endpoint", "red", name))
+    world.apply(roaming("s", 51901, "192.168.91.0/24"))
+    await world.settled()
+    world.manager.delete(Ref("VpnConnection", "red", "s"))
+    await until(lambda: not world.exists("VpnConnection", "s", "red") and not world.exists("Endpoint", "s-1", "red"))
+    await world.daemons[first].stop()
+    world.manager._died(first)
+    await until(lambda: carrier()[1] not in ("d2", first))
+    await until(lambda: carrier()[1] in holders())
+    assert carrier()[0] == "r-2"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"endpoint": "fw"}, "one of endpoint and network"),
+        ({"droplets": ["nowhere"]}, "there is no droplet nowhere with a daemon"),
+        ({"network": "none"}, "there is no Network red/none"),
+    ],
+)
+async def test_a_place_that_cannot_be_is_refused(world: World, spec: dict[str, Any], message: str) -> None:
+    """And nothing is made."""
+    start(world)
+    found = roaming()
+    found["spec"] |= spec
+    with pytest.raises(InvalidError, match=message):
+        world.apply(found)
+    assert not world.exists("Endpoint", "r-1", "red")
+
+
+async def test_where_every_droplet_has_the_port_in_use_nobody_carries_it(world: World) -> None:
+    """Said in the status; the others stay as they are."""
+    start(world, vpn())
+    world.apply(roaming(droplets=["d2"]))
+    await world.settled()
+    status = world.status("VpnConnection", "r", "red")
+    assert (status["state"], status["endpoint"]) == ("down", "")
+    assert "has UDP port 51900 in use" in status["detail"]
