@@ -581,6 +581,7 @@ struct drop_counter {
  * GRO merges frames only where it is equal, which keeps tenants apart. */
 enum handover_magic {
 	HANDOVER_MAGIC = 0x4d5a4f31,	/* "MZO1": decapsulated, for an endpoint */
+	HANDOVER_ANSWER = 0x4d5a4131,	/* "MZA1": a function has made it an answer of the endpoint: to be sent through its agent */
 	HANDOVER_SEND = 0x4d5a5331,	/* "MZS1": ready to be sent out of `ifindex`; vni and slot are 0 */
 };
 

@@ -81,7 +81,8 @@ struct function_frame {
 	uint8_t tunnel;		/* enum tunnel_protocol; 0: no tunnel (any more) */
 	uint8_t trace;		/* mark of a traced packet */
 	uint8_t outer_family;	/* enum function_family; 0: no tunnel (any more) */
-	uint8_t pad[2];
+	uint8_t answers;	/* FUNCTION_REDIRECT at ENDPOINT_INGRESS_STAGE: 1: an answer of the endpoint, see mizar_answer() */
+	uint8_t pad[1];
 	uint8_t src[16];	/* inner, mapped, network order */
 	uint8_t dst[16];
 	uint32_t came_by;	/* tc: interface of the endpoint that sent it, which mizar_transmit() sends it back to; 0: the context's */

@@ -27,7 +27,7 @@ HatchHook: Any = importlib.import_module(HATCH).BuildHookInterface if importlib.
 
 CLANG_AT_LEAST = 14
 DROPLET = ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "function_end", "function_end_tc")
-PROGRAMS = (*DROPLET, "xsk", "vtep", "gateway_keeper", "gateway_sweep", "function_missing")
+PROGRAMS = (*DROPLET, "ddos_protection", "xsk", "vtep", "gateway_keeper", "gateway_sweep", "function_missing")
 CONTRACTS_ALONE = "--contracts"
 READ_AT_RUN_TIME = ("the package", "the contracts", "the demo's manifest")
 C_FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-ffreestanding", "-fno-strict-aliasing")
@@ -123,6 +123,7 @@ class Build:
         source, output = self.dataplane / f"{name}.c", self.built / "objects" / f"{name}.o"
         folder = "gateway" if name.startswith("gateway") else "lib"
         headers = {*self.dataplane.glob(f"{folder}/*.h"), self.reasons_header, *self.contracts.glob("*.h")}
+        headers |= {self.dataplane / "mizar_function.h"} if name == "ddos_protection" else set()
         headers |= {self.gateway_reasons_header} if folder == "gateway" else set()
         # A generated header's own source stands for it: it may not exist yet.
         lists = {

@@ -29,7 +29,7 @@ int deliver(struct __sk_buff *skb)
 {
 	struct handover *note = (void *)(long)skb->data_meta;
 	struct packet packet = { .length = skb->len, .packets = skb->gso_segs ? skb->gso_segs : 1 };
-	bool service, listened;
+	bool service, listened, answer;
 	struct agent *agent;
 	uint32_t ifindex, mark;
 
@@ -38,7 +38,8 @@ int deliver(struct __sk_buff *skb)
 	ifindex = note->ifindex;
 	if (note->magic == HANDOVER_SEND)
 		return bpf_redirect(ifindex, 0);
-	if (note->magic != HANDOVER_MAGIC)
+	answer = note->magic == HANDOVER_ANSWER;
+	if (note->magic != HANDOVER_MAGIC && !answer)
 		return TC_ACT_UNSPEC;
 	packet.to.vni = note->vni;
 	service = note->flags & HANDOVER_SERVICE;
@@ -48,6 +49,8 @@ int deliver(struct __sk_buff *skb)
 	/* The number may have passed to another endpoint's interface since the note was written. */
 	if (!agent || agent->vni != note->vni || agent->slot != note->slot)
 		return refuse(skb, REASON_DELIVERY_FAILED, &packet, mark);
+	if (answer)
+		return bpf_redirect(ifindex, BPF_F_INGRESS);
 	if (service) {
 		enum drop_reason reason;
 

@@ -62,6 +62,27 @@ _Static_assert(sizeof(struct function_counters) == 64, "function_counters");
 #define MIZAR_SHARED_vpc_counters                                                                                      \
 	MIZAR_SHARED_MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 0)
 
+/* What the scope that an endpoint is in says of it (`value` of an attachment): slot of the endpoint -> that, 0 for none. The platform
+ * writes it, before the function sees a packet of the endpoint. Where several scopes mean an endpoint, the narrowest counts. */
+#define MIZAR_ENDPOINT_VALUES MIZAR_MAP(BPF_MAP_TYPE_ARRAY, endpoint_values, uint32_t, uint32_t, 16384, 0)
+
+/* Tables of any length, by number: each is replaced whole, by one write, while packets look at it. bpf_map_lookup_elem() of a number
+ * gives the table, or NULL, and of the table and a place its value. */
+#define MIZAR_TABLES(map_name, value_type, tables)                                                                      \
+	struct map_name##_table {                                                                                      \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                      \
+		__uint(max_entries, 1);                                                                                \
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);                                                   \
+		__type(key, uint32_t);                                                                                 \
+		__type(value, value_type);                                                                             \
+	};                                                                                                             \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                                              \
+		__uint(max_entries, tables);                                                                           \
+		__type(key, uint32_t);                                                                                 \
+		__array(values, struct map_name##_table);                                                              \
+	} map_name SEC(".maps")
+
 /* Reasons for which it drops: { number, "NAME", "What a person reads." }, ... */
 #define MIZAR_REASONS(...) const struct function_reason mizar_reasons[] SEC(".rodata.reasons") = { __VA_ARGS__ }
 
@@ -132,6 +153,7 @@ static __always_inline int mizar_drop(const struct mizar_call *call, uint32_t re
 static __always_inline int mizar_redirect(const struct mizar_call *call, uint32_t ifindex)
 {
 	call->frame->redirect_ifindex = ifindex;
+	call->frame->answers = 0;
 	return FUNCTION_REDIRECT;
 }
 
@@ -139,6 +161,29 @@ static __always_inline int mizar_redirect(const struct mizar_call *call, uint32_
 static __always_inline int mizar_redirected(const struct mizar_call *call)
 {
 	call->frame->redirect_ifindex = 0;
+	call->frame->answers = 0;
+	return FUNCTION_REDIRECT;
+}
+
+/*
+ * At ENDPOINT_INGRESS_STAGE: the frame has become an answer of the endpoint that it was for, to be sent as what the endpoint itself
+ * sends, through its agent. mizar_answerable() says whether that can be: not for what a member of a scaled endpoint gets.
+ */
+static __always_inline bool mizar_answerable(const struct mizar_call *call)
+{
+	const struct handover *note = call->xdp ? (void *)(long)((struct xdp_md *)call->ctx)->data_meta : NULL;
+
+	if (call->stage != ENDPOINT_INGRESS_STAGE || !call->frame->ifindex)
+		return false;
+	if (!call->xdp)
+		return true;
+	return (void *)(note + 1) <= mizar_data(call) && note->magic == HANDOVER_MAGIC && !(note->flags & HANDOVER_SERVICE);
+}
+
+static __always_inline int mizar_answer(const struct mizar_call *call)
+{
+	call->frame->redirect_ifindex = call->frame->ifindex;
+	call->frame->answers = 1;
 	return FUNCTION_REDIRECT;
 }
 
@@ -200,6 +245,20 @@ static __always_inline int mizar_go_on(const struct mizar_call *call)
 	return mizar_refusal(call);
 }
 
+/* What `deliver` finds in front of a frame says that it is to go back the way its endpoint sends; on tc that way is open. */
+static __always_inline int mizar_sent_back(const struct mizar_call *call)
+{
+	struct handover *note = call->xdp ? (void *)(long)((struct xdp_md *)call->ctx)->data_meta : NULL;
+
+	call->frame->stage = FUNCTION_STAGES;
+	if (!call->xdp)
+		return bpf_redirect(call->frame->redirect_ifindex, BPF_F_INGRESS);
+	if ((void *)(note + 1) > mizar_data(call))
+		return XDP_DROP;
+	note->magic = HANDOVER_ANSWER;
+	return XDP_PASS;
+}
+
 /* The end of a chain before its end. */
 static __always_inline int mizar_decide(const struct mizar_call *call, int verdict)
 {
@@ -212,6 +271,8 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 			return XDP_PASS;
 		return mizar_go_on(call);
 	}
+	if (verdict == FUNCTION_REDIRECT && frame->answers && call->stage == ENDPOINT_INGRESS_STAGE)
+		return mizar_sent_back(call);
 	if (verdict == FUNCTION_REDIRECT) {
 		frame->stage = ON_XDP_REDIRECT;
 		if (frame->redirect_ifindex)

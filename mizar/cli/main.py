@@ -42,6 +42,7 @@ COMMANDS = {
     "server": "mizar.cli.server:server",
     "daemon": "mizar.cli.daemon:daemon",
     "function": "mizar.cli.function:app",
+    "ddos": "mizar.cli.ddos:app",
     "pki": "mizar.cli.pki:app",
     "version": "mizar.cli.version:version",
 }

@@ -27,6 +27,7 @@ from mizar.cli.connection import (
 )
 from mizar.cli.function_files import with_objects_read
 from mizar.cli.output import Format, Output, columns, emit, stderr
+from mizar.cli.prefix_files import with_lists_read
 from mizar.cli.secret_files import with_secrets_read
 from mizar.model.errors import InvalidError, MizarError, NotFoundError, Problem
 from mizar.model.manifest import Manifests, parse_texts
@@ -102,6 +103,13 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("REMOTE", "spec.remotePrefixes"),
         ("STATE", "status.state"),
         ("DETAIL", "status.detail"),
+    ),
+    "DdosProtection": (
+        ("VPC", "spec.vpc"),
+        ("ENDPOINTS", "spec.endpoints"),
+        ("NETWORKS", "spec.networks"),
+        ("STATE", "status.state"),
+        ("REFUSED", "status.refused"),
     ),
     "NetworkAcl": (
         ("VPC", "spec.vpc"),
@@ -243,7 +251,7 @@ def read_manifests(names: list[str] | None, *, secrets: bool = True) -> Manifest
         raise InvalidError(problems)
     if not found.resources:
         raise InvalidError(f"there is no object in {', '.join(names)}")
-    return with_objects_read(with_secrets_read(found)) if secrets else found
+    return with_lists_read(with_objects_read(with_secrets_read(found))) if secrets else found
 
 
 def wait_for(client: Client, refs: list[Ref], timeout_s: float, gone: bool = False) -> None:

@@ -89,6 +89,10 @@ class Owner(Protocol):
         """How the tunnels are that a droplet carries."""
         ...
 
+    def protections_told(self, droplet: str, found: Sequence[pb.DdosStatus]) -> None:
+        """What the protections of a droplet do."""
+        ...
+
     def members_checked(self, droplet: str, found: Sequence[pb.MemberHealth]) -> None:
         """What the droplet found out about members of scaled endpoints that live on it."""
         ...
@@ -282,6 +286,7 @@ class Link:
                 checked += chunk.member_health
                 engines += chunk.engines
                 self._owner.vpns_told(self.name, chunk.vpn_status)
+                self._owner.protections_told(self.name, chunk.ddos_status)
                 for found in chunk.local_endpoints:
                     entry = local_entry(found.local)
                     if found.problem:
@@ -338,6 +343,8 @@ class Link:
                 self._owner.moved(event.endpoint_changed.uid, event.endpoint_changed.blackout_us)
             elif what == "vpn_status":
                 self._owner.vpns_told(self.name, [event.vpn_status])
+            elif what == "ddos_status":
+                self._owner.protections_told(self.name, [event.ddos_status])
             elif what == "member_health" and self._held is not None:
                 self._held.append(event.member_health)
             elif what == "member_health":

@@ -27,6 +27,7 @@ from mizar.manager.engines import EngineReports
 from mizar.manager.health import Reports
 from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.policies import Policies
+from mizar.manager.protection_messages import Protections
 from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
 from mizar.manager.vpns import VpnStates
@@ -83,6 +84,8 @@ class Fleet:
         self._serial = 0
         self.vpns = VpnStates()
         """What droplets say of tunnels."""
+        self.protections = Protections()
+        """What droplets are told of protections, and say of them."""
         self._links: dict[str, Link] = {}
         self._waiting: dict[str, dict[str, int]] = {}  # droplet → uid → serial, ascending
         self._closing: set[asyncio.Task[None]] = set()
@@ -420,6 +423,13 @@ class Fleet:
         for one in found:
             item = self._registry.by_uid(one.uid)
             if item is not None and self.vpns.take(droplet, one):
+                self._changed(item)
+
+    def protections_told(self, droplet: str, found: Sequence[pb.DdosStatus]) -> None:
+        """What protections do; whoever watches one is told when a measure is engaged or withdrawn."""
+        for one in found:
+            item = self._registry.by_uid(one.uid)
+            if item is not None and self.protections.take(droplet, one):
                 self._changed(item)
 
     def down_by(self, droplet: str) -> list[str]:

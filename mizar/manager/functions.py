@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -21,7 +21,10 @@ import grpc.aio
 
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
+from mizar.manager.protection_messages import Protections, function_of
+from mizar.manager.protections import FUNCTION
 from mizar.manager.registry import Item, Registry, Trouble
+from mizar.model.ddos import DdosProtection
 from mizar.model.errors import InvalidError, MizarError
 from mizar.model.function import Attachment, Function
 from mizar.model.function_object import STAGES
@@ -69,10 +72,17 @@ class _Plan:
 
     messages: dict[str, pb.Function] = field(default_factory=dict)
     objects: dict[bytes, bytes] = field(default_factory=dict)
+    protections: dict[str, pb.DdosProtection] = field(default_factory=dict)
 
     @property
     def digest(self) -> bytes:
-        return sha256(b"".join(m.SerializeToString(deterministic=True) for m in self.messages.values())).digest()
+        parts = [*self.messages.values(), *self.protections.values()]
+        return sha256(b"".join(one.SerializeToString(deterministic=True) for one in parts)).digest()
+
+    @property
+    def names(self) -> set[str]:
+        """Of all that it brings: functions by their names, protections by TENANT/NAME."""
+        return {*self.messages, *self.protections}
 
 
 class Functions:
@@ -85,7 +95,9 @@ class Functions:
         links: Callable[[], Iterable[str]],
         link: Callable[[str], Link | None],
         note: Callable[[Item], None],
+        protections: Protections,
     ) -> None:
+        self._protections = protections
         self._registry, self._places = registry, places
         self._links, self._link, self._note = links, link, note
         self._held: dict[str, _Held] = {}
@@ -96,8 +108,9 @@ class Functions:
 
     def start(self) -> None:
         """Begins to work."""
-        self._used = any(True for _ in self._registry.of_kind("Function"))
-        self.follow(list(self._registry.of_kind("Function")))
+        found = list(self._mine())
+        self._used = bool(found)
+        self.follow(found)
         self._worker = asyncio.create_task(self._run(), name="functions")
 
     async def stop(self) -> None:
@@ -111,7 +124,7 @@ class Functions:
 
     def follow(self, items: Iterable[Item]) -> None:
         """These objects changed. Functions among them wait for their droplets from now on."""
-        found = [item for item in items if isinstance(item.resource, Function)]
+        found = [item for item in items if isinstance(item.resource, Function | DdosProtection)]
         if found:
             self._used = True
             plans = self._plans()
@@ -124,6 +137,11 @@ class Functions:
         if self._used:
             self._wake.set()
 
+    def _mine(self) -> Iterator[Item]:
+        """What droplets are told by it."""
+        yield from self._registry.of_kind("Function")
+        yield from self._registry.of_kind("DdosProtection")
+
     def retry(self, item: Item) -> None:
         """Tries once more what droplets have refused."""
         for name in item.troubles:
@@ -134,15 +152,22 @@ class Functions:
         """What a function's status says of droplets."""
         function = item.resource
         assert isinstance(function, Function)
-        name = function.name
-        refused = [{"droplet": at, "reason": why.message} for at, why in sorted(item.troubles.items())]
         code = function.spec.object
         return {
             "digest": code.digest if code else "",
             "stages": list(function.spec.stages or (function.spec.made_for if code and code.data else ())),
-            "droplets": sorted(at for at, held in self._held.items() if name in held.names and at not in item.troubles),
-            "refused": refused,
+            "droplets": self._droplets(item),
+            "refused": _refused(item),
         }
+
+    def protection_told(self, item: Item) -> dict[str, Any]:
+        """What a protection's status says."""
+        return self._protections.view(self._registry, item, self._droplets(item), _refused(item))
+
+    def _droplets(self, item: Item) -> list[str]:
+        """Where a function or a protection is."""
+        name = _key(item)
+        return sorted(at for at, held in self._held.items() if name in held.names and at not in item.troubles)
 
     def seeing(self, droplet: str, stage: str, vpc: VPC, ends: frozenset[Ref]) -> list[str]:
         """Names of the functions that at a droplet and a stage see packets of a VPC from or to these endpoints, in
@@ -231,6 +256,11 @@ class Functions:
                 own.CopyFrom(message)
                 own.scopes.extend(found)
                 plan.objects[message.digest] = code
+        for droplet, protections, found in self._protections.wanted(self._registry, self._of, self._scope):
+            plan = plans.setdefault(droplet, _Plan())
+            plan.protections = protections
+            message, code = function_of(protections.values(), found)
+            plan.messages[message.name], plan.objects[message.digest] = message, code
         return plans
 
     def _scopes_at(self, function: Function, droplet: str) -> list[pb.FunctionScope]:
@@ -250,7 +280,7 @@ class Functions:
             self._wake.clear()
             plans, linked = self._plans(), set(self._links())
             self._held = {name: held for name, held in self._held.items() if name in linked}
-            for item in self._registry.of_kind("Function"):
+            for item in self._mine():
                 self._expect(item, plans)
             for name in sorted(linked):
                 link, plan = self._link(name), plans.get(name, _Plan())
@@ -269,10 +299,10 @@ class Functions:
 
     def _expect(self, item: Item, plans: Mapping[str, _Plan]) -> None:
         """It waits for those that shall have it in this shape, or shall have it no more."""
-        name, waiting = item.resource.name, set()
+        name, waiting = _key(item), set()
         for droplet in self._links():
             held, plan = self._held.get(droplet), plans.get(droplet, _Plan())
-            wanted = name in plan.messages
+            wanted = name in plan.names
             stale = held is None or held.wanted != plan.digest
             lingers = item.deleting if held is None else name in held.names
             if stale if wanted else lingers:
@@ -292,17 +322,19 @@ class Functions:
             asyncio.get_running_loop().call_later(_AGAIN_S, self.look)
             return
         before = self._held.get(name)
-        loaded = frozenset(plan.messages) - troubles.keys()
+        if FUNCTION in troubles:
+            troubles |= dict.fromkeys(plan.protections, troubles.pop(FUNCTION))
+        loaded = frozenset(plan.names) - troubles.keys()
         self._held[name] = _Held(session, plan.digest, loaded)
-        touched = {*plan.messages, *(before.names if before else ())}
-        for item in list(self._registry.of_kind("Function")):
-            trouble = troubles.get(item.resource.name)
+        touched = {*plan.names, *(before.names if before else ())}
+        for item in list(self._mine()):
+            trouble = troubles.get(_key(item))
             if trouble is not None:
                 item.troubles[name] = trouble
                 self._registry.troubled[item.uid] = item
             elif item.troubles.pop(name, None) and not item.troubles:
                 self._registry.troubled.pop(item.uid, None)
-            if item.resource.name in touched or name in item.waiting or trouble is not None:
+            if _key(item) in touched or name in item.waiting or trouble is not None:
                 item.waiting.discard(name)
                 self._note(item)
         if any(not trouble.permanent for trouble in troubles.values()):
@@ -316,7 +348,7 @@ class Functions:
     async def _set(self, link: Link, plan: _Plan) -> dict[str, Trouble]:
         """Tells a droplet its functions; which of them it does not take, and why."""
         try:
-            return _lost(await _told(link, plan.messages.values(), plan.objects))
+            return _lost(await self._tell(link, plan.messages.values(), plan))
         except grpc.aio.AioRpcError as error:
             if error.code() not in _REFUSALS or not plan.messages:
                 raise
@@ -326,7 +358,7 @@ class Functions:
         for name, message in plan.messages.items():
             tried = {**good, name: message}
             try:
-                lost = _lost(await _told(link, tried.values(), plan.objects))
+                lost = _lost(await self._tell(link, tried.values(), plan))
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _REFUSALS:
                     raise
@@ -337,20 +369,23 @@ class Functions:
                 troubles |= lost
         return troubles
 
-
-async def _told(link: Link, functions: Iterable[pb.Function], objects: Mapping[bytes, bytes]) -> pb.SetFunctionsReply:
-    """Objects are sent to a droplet that lacks them, and to no other."""
-    request = pb.SetFunctionsRequest(functions=list(functions))
-    reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
-    if not reply.missing:
+    async def _tell(self, link: Link, functions: Iterable[pb.Function], plan: _Plan) -> pb.SetFunctionsReply:
+        """Objects and lists are sent to a droplet that lacks them, and to no other."""
+        request = pb.SetFunctionsRequest(functions=list(functions))
+        if any(one.name == FUNCTION for one in request.functions):
+            request.protections.extend(plan.protections.values())
+        reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
+        if not reply.missing:
+            return reply
+        for function in request.functions:
+            if function.digest in reply.missing and function.digest in plan.objects:
+                function.object = plan.objects[function.digest]
+        for protection in request.protections:
+            self._protections.give_lists(protection, reply.missing)
+        reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
+        if reply.missing:
+            raise MizarError(f"droplet {link.name} asks for objects that it was given")
         return reply
-    for function in request.functions:
-        if function.digest in reply.missing and function.digest in objects:
-            function.object = objects[function.digest]
-    reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
-    if reply.missing:
-        raise MizarError(f"droplet {link.name} asks for objects that it was given")
-    return reply
 
 
 def _lost(reply: pb.SetFunctionsReply) -> dict[str, Trouble]:
@@ -376,6 +411,16 @@ def _message(function: Function) -> tuple[pb.Function, bytes]:
         rows = [pb.FunctionEntry(key=key, value=value) for key, value in entries]
         message.maps.append(pb.FunctionMap(name=name, entries=rows))
     return message, code
+
+
+def _key(item: Item) -> str:
+    """How plans and droplets' memories call it: no function has a slash in its name."""
+    resource = item.resource
+    return f"{resource.tenant}/{resource.name}" if resource.tenant else resource.name
+
+
+def _refused(item: Item) -> list[dict[str, str]]:
+    return [{"droplet": at, "reason": why.message} for at, why in sorted(item.troubles.items())]
 
 
 def _session(link: Link) -> tuple[int, str]:

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mizar.manager import address_pools, balancers, groups, load_balancers, marking, network_acls, substrate, vpns
+from mizar.manager import (
+    address_pools,
+    balancers,
+    groups,
+    load_balancers,
+    marking,
+    network_acls,
+    protections,
+    substrate,
+    vpns,
+)
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.function_code import with_code
 from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
@@ -27,6 +37,7 @@ from mizar.model.peering import VPCPeering
 from mizar.model.resources import (
     KINDS,
     VPC,
+    DdosProtection,
     Droplet,
     Endpoint,
     EndpointSpec,
@@ -176,6 +187,7 @@ class _Intake:
         refuse_meddling(resource, item.resource if item else None)
         complete = self._parents_are_there(resource)
         resource = with_code(item.resource if item else None, resource)
+        resource = protections.with_lists(item.resource if item else None, resource)
         resource, hidden = keep_secrets(item.resource if item else None, resource)
         if hidden:
             raise InvalidError(hidden)
@@ -212,6 +224,7 @@ class _Intake:
             if item is not None and self._registry.has_children(item):
                 problems.append(Problem("cannot come or go while the droplet has endpoints", field="spec.daemon"))
         problems += vpns.problems(new, self.draft)
+        problems += protections.problems(new, self.draft)
         network, _ = self.draft.parent(new)
         if isinstance(new, Endpoint) and network is not None:
             problems += problems_of_members(self.draft.find, new, network)
@@ -273,6 +286,8 @@ class _Intake:
             return found or self._shared_address(resource, network)
         if isinstance(resource, VpnConnection):
             return vpns.problems(resource, self.draft)
+        if isinstance(resource, DdosProtection):
+            return protections.problems(resource, self.draft)
         if isinstance(resource, NetworkAcl):
             return network_acls.problems(resource, self.draft)
         if isinstance(resource, VPCPeering):

@@ -54,7 +54,7 @@ from mizar.model.load_balancer import LoadBalancer
 from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
-from mizar.model.resources import KINDS, Droplet, Endpoint, Network, Ref, VpnConnection
+from mizar.model.resources import KINDS, DdosProtection, Droplet, Endpoint, Network, Ref, VpnConnection
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
 
@@ -113,7 +113,12 @@ class Manager:
         self._away: dict[str, asyncio.TimerHandle] = {}  # droplets that do not answer, until they are given up
         self._groups = Groups(self._registry)
         self._functions = Functions(
-            self._registry, self._fleet.topology, self._fleet.linked, self._fleet.link, self._progress.note
+            self._registry,
+            self._fleet.topology,
+            self._fleet.linked,
+            self._fleet.link,
+            self._progress.note,
+            self._fleet.protections,
         )
         self._auditor = Auditor(self._registry, self._fleet, self._audited)
         self._audits = audits
@@ -187,6 +192,8 @@ class Manager:
             found["status"] |= load_balancers.told(self._registry, item, rows)
         if isinstance(item.resource, Function):
             found["status"] |= self._functions.told(item)
+        if isinstance(item.resource, DdosProtection):
+            found["status"] |= self._functions.protection_told(item)
         if isinstance(item.resource, VpnConnection):
             found["status"] |= self._fleet.vpns.view(self._registry, item)
         if isinstance(item.resource, AddressPool):
@@ -447,6 +454,7 @@ class Manager:
         """An object is gone everywhere."""
         self._fleet.engines.forget(item.uid)
         self._fleet.vpns.forget(item.uid)
+        self._fleet.protections.forget(item.uid)
         if isinstance(item.resource, Droplet):
             self._fleet.give_up(item.resource.name)
             self._gone.discard(item.resource.name)

@@ -286,7 +286,7 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
     match resource.kind:
         case "VPC":
             yield Ref("Tenant", "", tenant)
-        case "Network" | "VPCPeering" | "Policy" | "NetworkAcl":
+        case "Network" | "VPCPeering" | "Policy" | "NetworkAcl" | "DdosProtection":
             yield Ref("VPC", tenant, spec.vpc)
         case "HttpLoadBalancer" | "LoadBalancer":
             yield Ref("Network", tenant, spec.network)

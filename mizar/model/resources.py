@@ -29,6 +29,7 @@ from mizar.model.base import Ref as Ref
 from mizar.model.base import Resource as Resource
 from mizar.model.base import Scope as Scope
 from mizar.model.base import Status as Status
+from mizar.model.ddos import DdosProtection as DdosProtection
 from mizar.model.dhcp import DhcpSpec
 from mizar.model.errors import NotFoundError
 from mizar.model.fields import Value
@@ -472,6 +473,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("Policy", "policies", "policy", ("pol",), Policy),
         Kind("Function", "functions", "function", ("fn",), Function),
         Kind("VpnConnection", "vpnconnections", "vpnconnection", ("vpn",), VpnConnection),
+        Kind("DdosProtection", "ddosprotections", "ddosprotection", ("ddos",), DdosProtection),
         Kind("NetworkAcl", "networkacls", "networkacl", ("acl",), NetworkAcl),
     )
 }

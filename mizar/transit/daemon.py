@@ -31,6 +31,7 @@ from mizar.transit import programs, server, told
 from mizar.transit.attachments import Attachments
 from mizar.transit.audit import Audit
 from mizar.transit.audit_links import LinkAudit, ProgramAudit
+from mizar.transit.ddos import Ddos
 from mizar.transit.direct import Direct
 from mizar.transit.drops import Describer
 from mizar.transit.engines import host
@@ -180,6 +181,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     members = MemberHealth(ledger, hub)
     vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.facts, own, options.vpn_ports)
+    ddos = Ddos(functions, ledger, hub, options.ddos_file)
     notices = EventReader(loaded.programs.maps["notices"], "notice")
     reports = EventReader(loaded.programs.maps["traces"], "trace_report")
     tracer = Tracer(loaded, ledger, lambda: uplink.facts, reports, functions.name_of)
@@ -187,6 +189,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         await asyncio.to_thread(_take_over, ledger, attachments)
         await asyncio.to_thread(functions.restore, ledger.state)
         ledger.before_change = functions.follow
+        await asyncio.to_thread(ddos.restore)
         vpns.load()
         await ledger.set_own_mtu(facts.mtu)
         engines.take_over(list(ledger.state.locals.values()))
@@ -220,7 +223,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         attachments.refit_soon()
         attachments.settle_later()
         others = LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options), RowsAudit(ledger)
-        audit = Audit(ledger, (*others, FunctionAudit(ledger, functions)))
+        audit = Audit(ledger, (*others, FunctionAudit(ledger, functions, ddos)))
         servicer = Servicer(
             identity,
             ledger,
@@ -234,6 +237,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             engines.reports,
             vpns,
             functions,
+            ddos,
         )
         aging = FlowAger(ledger)
         served, policed = ServiceFlows(ledger), PolicyFlows(ledger)
@@ -241,6 +245,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         watches = [substrate.run, health.run, members.run, aging.run, served.run, policed.run, answering.run, stack.run]
         watches.append(lambda: direct.run(notices))
         watches.append(vpns.run)
+        watches.append(ddos.run)
         watches.append(shaping.run)
         async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu, engines):
             await _until_told(servicer, options, ledger, attachments, hub, watches)

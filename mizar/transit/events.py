@@ -118,6 +118,10 @@ class Hub:
         """Publish how a tunnel of this droplet is."""
         self._publish(pb.Event(vpn_status=found))
 
+    def ddos_status(self, found: pb.DdosStatus) -> None:
+        """Publish what a protection of this droplet does."""
+        self._publish(pb.Event(ddos_status=found))
+
     def link_changed(self, interface: str, up: bool, mtu: int) -> None:
         """Publish a change of the droplet's own interface."""
         self._publish(pb.Event(link_changed=pb.LinkChanged(interface=interface, up=up, mtu=mtu)))

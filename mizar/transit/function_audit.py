@@ -13,11 +13,15 @@ from dataclasses import replace
 
 from mizar.kernel import libbpf
 from mizar.kernel.function_chains import PLACES
+from mizar.kernel.function_maps import ENDPOINT_VALUES
 from mizar.kernel.function_tables import held_program, parked
+from mizar.kernel.layout import U32
+from mizar.kernel.maps import Table
 from mizar.model.errors import MizarError
 from mizar.model.function_object import STAGES
+from mizar.transit.ddos import Ddos
 from mizar.transit.findings import Finding, Kind, kind_of
-from mizar.transit.function_values import masks_of
+from mizar.transit.function_values import masks_of, values_of
 from mizar.transit.functions import Functions
 from mizar.transit.ledger import Ledger
 
@@ -25,8 +29,8 @@ from mizar.transit.ledger import Ledger
 class FunctionAudit:
     """Looks at the functions of one droplet; one of the `others` of the audit."""
 
-    def __init__(self, ledger: Ledger, functions: Functions) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, functions: Functions, ddos: Ddos | None = None) -> None:
+        self._ledger, self._ddos = ledger, ddos
         self._functions = functions
 
     async def __call__(self, repair: bool) -> list[Finding]:
@@ -35,14 +39,33 @@ class FunctionAudit:
             return await asyncio.to_thread(self._look, repair)
 
     def _look(self, repair: bool) -> list[Finding]:
-        found = [*self._bits(), *self._switches(), *self._heads()]
+        found = [*self._bits(), *self._switches(), *self._heads(), *self._values(), *self._protections()]
         if not found or not repair:
             return found
         try:
             self._functions.mend(self._ledger.state)
+            if self._ddos is not None:
+                self._ddos.rewrite()
         except MizarError as error:
             return [replace(one, error=str(error)) for one in found]
         return [replace(one, repair="written again") for one in found]
+
+    def _values(self) -> Iterator[Finding]:
+        """What scopes say of endpoints."""
+        for one in self._functions.held.values():
+            fd = self._functions.own.of(one.name).get(ENDPOINT_VALUES)
+            if fd is None:
+                continue
+            wanted = values_of(one, self._ledger.state)
+            there = {slot: value for slot, value in Table(ENDPOINT_VALUES, fd, U32, U32).items() if value}
+            for slot in sorted(wanted.keys() | there.keys()):
+                yield from _compared(
+                    f"{one.name}/{ENDPOINT_VALUES}", str(slot), wanted.get(slot, 0), there.get(slot, 0)
+                )
+
+    def _protections(self) -> Iterator[Finding]:
+        for name in self._ddos.altered() if self._ddos is not None else ():
+            yield Finding(Kind.ALTERED, "ddos-protection/protections", name, "as it was told", "something else")
 
     def _bits(self) -> Iterator[Finding]:
         masks, tables = masks_of(self._functions.held.values(), self._ledger.state), self._functions.tables

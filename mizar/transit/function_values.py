@@ -153,6 +153,27 @@ def masks_of(functions: Iterable[Function], state: State) -> Masks:
     )
 
 
+def values_of(function: Function, state: State) -> dict[int, int]:
+    """What the narrowest scope of a function says of each endpoint of this droplet that it means, by slot."""
+    by: dict[str, dict[object, int]] = {kind: {} for kind in ("uid", "group", "network", "vni", "droplet")}
+    for scope in function.message.scopes:
+        kind = scope.WhichOneof("scope")
+        where = getattr(scope, kind) if kind else None
+        key: object = (where.vni, where.id) if isinstance(where, pb.NetworkKey) else where
+        if kind and scope.value:
+            by[kind].setdefault(key, scope.value)
+    found = {}
+    for uid, local in state.locals.items() if any(by.values()) else ():
+        vni, group_set = local.endpoint.vni, local.wanted.group_set
+        groups = state.group_sets.get((vni, group_set), ()) if by["group"] else ()
+        keys: list[tuple[str, object]] = [("uid", uid), *(("group", (vni, group)) for group in sorted(groups))]
+        keys += [("network", (vni, local.endpoint.network_id)), ("vni", vni), ("droplet", True)]
+        value = next((by[kind][key] for kind, key in keys if key in by[kind]), 0)
+        if value:
+            found[local.slot] = value
+    return found
+
+
 def room_of(functions: Sequence[Function]) -> int:
     """How many more can be loaded."""
     return constant("FUNCTIONS") - len(functions)

@@ -23,15 +23,15 @@ from google.protobuf.message import DecodeError
 from mizar._built import transit_pb2 as pb
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.function_chains import Chains, OwnMaps, Prepared
-from mizar.kernel.function_maps import fill
+from mizar.kernel.function_maps import ENDPOINT_VALUES, fill
 from mizar.kernel.function_tables import FunctionTables
 from mizar.kernel.functions import MOST_INSTRUCTIONS, Room
-from mizar.kernel.layout import constant
+from mizar.kernel.layout import U32, constant
 from mizar.kernel.maps import Table
 from mizar.model.errors import ExhaustedError, InvalidError, MizarError
 from mizar.model.function_object import STAGES
 from mizar.transit.function_missing import stand_in, told_problem
-from mizar.transit.function_values import Function, Masks, chains_of, masks_of, parse, room_of
+from mizar.transit.function_values import Function, Masks, chains_of, masks_of, parse, room_of, values_of
 from mizar.transit.logs import event
 from mizar.transit.state import State
 
@@ -63,6 +63,7 @@ class Functions:
         self.held: dict[str, Function] = {}
         self._most = MOST_INSTRUCTIONS
         self.masks = NOBODY
+        self._values: dict[str, dict[int, int]] = {}
         self.lock = asyncio.Lock()
 
     # ---- changes
@@ -88,11 +89,9 @@ class Functions:
             raise InvalidError("the request names a function twice; send each once")
         if len(names) > constant("FUNCTIONS"):
             raise ExhaustedError(f"a droplet has room for {constant('FUNCTIONS')} functions, not for {len(names)}")
-        objects = {one.message.digest: one.message.object for one in self.held.values()}
-        objects |= {one.digest: one.object for one in request.functions if one.object}
-        missing = sorted({one.digest for one in request.functions} - objects.keys())
-        if missing:
+        if missing := self.missing(request):
             return pb.SetFunctionsReply(missing=missing)
+        objects = self._objects(request)
         wanted = []
         numbers = self._numbers(names)
         for one in request.functions:
@@ -107,11 +106,20 @@ class Functions:
         self._most = min(request.most_instructions or MOST_INSTRUCTIONS, _MOST_INSTRUCTIONS_EVER)
         return self._prepare(wanted)
 
+    def missing(self, request: pb.SetFunctionsRequest) -> list[bytes]:
+        """Digests of objects that are neither here nor in the request."""
+        return sorted({one.digest for one in request.functions} - self._objects(request).keys())
+
+    def _objects(self, request: pb.SetFunctionsRequest) -> dict[bytes, bytes]:
+        objects = {one.message.digest: one.message.object for one in self.held.values()}
+        return objects | {one.digest: one.object for one in request.functions if one.object}
+
     def put(self, change: Change, state: State) -> None:
         """From now on packets meet these functions. The caller holds the lock of the tables, too. Abandons the change
         where it cannot be."""
         try:
             masks = masks_of(change.wanted, state)
+            self._write_values(change.wanted, state)
             self._write_masks(masks)
             self.chains.enter(change.prepared, masks.droplet, masks.finer)
         except BaseException:
@@ -126,6 +134,7 @@ class Functions:
         before = change.before
         for name in before.keys() - self.held.keys():
             self.own.remove(name)
+            self._values.pop(name, None)
         changed = sum(
             name not in before or name not in self.held or before[name].message != self.held[name].message
             for name in before.keys() | self.held.keys()
@@ -139,12 +148,15 @@ class Functions:
     def follow(self, state: State) -> None:
         """The tables are about to be these: write for whom functions are then. The caller holds their lock."""
         if self.held or self.masks != NOBODY:
+            self._write_values(self.held.values(), state)
             self._write_masks(masks_of(self.held.values(), state))
 
     def mend(self, state: State) -> None:
         """Writes again whom functions are for, and what leads to them. The caller holds the lock of the tables."""
         self._read_masks()
         masks = masks_of(self.held.values(), state)
+        self._values.clear()
+        self._write_values(self.held.values(), state)
         self._write_masks(masks)
         self.chains.mend(masks.droplet, masks.finer)
 
@@ -209,6 +221,20 @@ class Functions:
         table.put_many([(_group(key), bits) for key, bits in masks.groups.items() if before.get(key) != bits])
         table.delete_many([_group(key) for key in before.keys() - masks.groups.keys()])
         self.masks = masks
+
+    def _write_values(self, functions: Iterable[Function], state: State) -> None:
+        """What scopes say of endpoints, into the maps of those functions that have one for it."""
+        for one in functions:
+            fd = self.own.of(one.name).get(ENDPOINT_VALUES)
+            if fd is None:
+                continue
+            table, wanted = Table(ENDPOINT_VALUES, fd, U32, U32), values_of(one, state)
+            if one.name not in self._values:
+                self._values[one.name] = {slot: value for slot, value in table.items() if value}
+            before = self._values[one.name]
+            table.put_many([(slot, value) for slot, value in wanted.items() if before.get(slot) != value])
+            table.put_many([(slot, 0) for slot in before.keys() - wanted.keys()])
+            self._values[one.name] = wanted
 
     @staticmethod
     def _write(table: Table[int, int], before: Mapping[int, int], after: Mapping[int, int]) -> None:

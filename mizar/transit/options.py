@@ -82,6 +82,11 @@ class Options:
         return self.run_folder / f"{self.instance}.vpn"
 
     @property
+    def ddos_file(self) -> Path:
+        """What the daemon was told of protections, with their lists, for the one after it."""
+        return self.run_folder / f"{self.instance}.ddos"
+
+    @property
     def functions_file(self) -> Path:
         """What the daemon was told of network functions, for the one after it."""
         return self.run_folder / f"{self.instance}.functions"

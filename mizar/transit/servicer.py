@@ -21,6 +21,7 @@ from mizar.transit import counters, replies, requests
 from mizar.transit.access import check_peer
 from mizar.transit.attachments import Attachments, Outcome
 from mizar.transit.audit import Audit
+from mizar.transit.ddos import Ddos
 from mizar.transit.errors import is_permanent, status_of
 from mizar.transit.events import Hub
 from mizar.transit.functions import Functions
@@ -98,7 +99,9 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         engines: Callable[[], Sequence[pb.EngineReport]] = tuple,
         vpns: Vpns | None = None,
         functions: Functions | None = None,
+        ddos: Ddos | None = None,
     ) -> None:
+        self._ddos = ddos
         self._functions = functions
         self._engines = engines
         self._audit = audit
@@ -188,6 +191,8 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         if self._vpns is not None:
             tunnels, told = self._vpns.rows()
             yield pb.State(vpns=tunnels, vpn_status=told)
+        if self._ddos is not None and (statuses := self._ddos.rows()):
+            yield pb.State(ddos_status=statuses)
 
     async def ReadTables(  # noqa: N802
         self, request: pb.ReadTablesRequest, context: Context
@@ -236,12 +241,22 @@ class Servicer(transit_pb2_grpc.TransitServicer):
 
     async def _set_functions(self, functions: Functions, request: pb.SetFunctionsRequest) -> pb.SetFunctionsReply:
         async with functions.lock:
+            protections: list[pb.DdosProtection] = []
+            missing: list[bytes] = []
+            if self._ddos is not None:
+                missing = self._ddos.missing(request.protections)
+                protections = self._ddos.whole(request.protections) if not missing else []
+            if missing:  # objects that are missing are told of as well, in the same answer
+                return pb.SetFunctionsReply(missing=[*missing, *functions.missing(request)])
             change = await asyncio.to_thread(functions.prepare, request)
             if isinstance(change, pb.SetFunctionsReply):
                 return change
             async with self._ledger.lock:
                 await asyncio.to_thread(functions.put, change, self._ledger.state)
-            return await asyncio.to_thread(functions.finish, change)
+            reply = await asyncio.to_thread(functions.finish, change)
+            if self._ddos is not None:
+                reply.changed += await asyncio.to_thread(self._ddos.set, protections)
+            return reply
 
     @_answering
     async def GetFunctions(self, _request: pb.GetFunctionsRequest, _context: Context) -> pb.Functions:  # noqa: N802

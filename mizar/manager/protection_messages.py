@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DdosProtections: what droplets are told of them, and what they tell.
+
+Asked by mizar.manager.functions, which tells droplets, and by the manager. A protection is on the droplets
+that have something of its scopes, as any function is; there it has a number. It must never decide what is dropped: the
+function ddos-protection does, on each droplet for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.resources import files
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from mizar._built import transit_pb2 as pb
+from mizar.manager.protections import FUNCTION
+from mizar.manager.registry import Item, Registry
+from mizar.model.ddos import DdosProtection, Mode
+from mizar.model.function import Attachment, Named
+
+ORDER = -1000
+"""Before the functions of the operator's, unless these say otherwise: what is dropped first costs least."""
+MOST = 63
+_MODES: dict[Mode, int] = {"off": 0, "auto": 1, "always": 3}
+_REFLECTED = 4
+_EGRESS, _INGRESS = 6, 5  # enum function_stage
+ScopeOf = Callable[[Attachment], pb.FunctionScope | None]
+
+
+def scopes_of(protection: DdosProtection) -> list[Attachment]:
+    """Whom it is for, as functions say it."""
+    spec, tenant = protection.spec, protection.tenant
+    found = [Attachment(endpoint=Named(tenant=tenant, name=name)) for name in spec.endpoints]
+    found += [Attachment(group=Named(tenant=tenant, name=name)) for name in spec.groups]
+    found += [Attachment(network=Named(tenant=tenant, name=name)) for name in spec.networks]
+    return found or [Attachment(vpc=Named(tenant=tenant, name=spec.vpc))]
+
+
+class Protections:
+    """Numbers of protections on droplets, the lists in hand, and what droplets said last."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, dict[str, int]] = {}
+        self._messages: dict[str, tuple[int, pb.DdosProtection]] = {}
+        self._lists: dict[bytes, bytes] = {}
+        self._last: dict[str, dict[str, pb.DdosStatus]] = {}
+
+    def wanted(
+        self, registry: Registry, droplets: Callable[[Attachment], set[str]], scope_of: ScopeOf
+    ) -> Iterator[tuple[str, dict[str, pb.DdosProtection], list[pb.FunctionScope]]]:
+        """Of each droplet that has some: the protections by TENANT/NAME, and the scopes of the function."""
+        found: dict[str, list[tuple[Item, list[Attachment]]]] = {}
+        for item in sorted(registry.of_kind("DdosProtection"), key=lambda one: one.ref):
+            if item.deleting or not isinstance(item.resource, DdosProtection):
+                continue
+            for attached in scopes_of(item.resource):
+                for name in droplets(attached):
+                    rows = found.setdefault(name, [])
+                    if not rows or rows[-1][0] is not item:
+                        rows.append((item, []))
+                    rows[-1][1].append(attached)
+        for droplet, rows in found.items():
+            numbers = self._number(droplet, [item.uid for item, _ in rows])
+            messages: dict[str, pb.DdosProtection] = {}
+            scopes = []
+            for item, attachments in rows:
+                if item.uid not in numbers:
+                    continue
+                message = messages[item.ref.tenant + "/" + item.ref.name] = pb.DdosProtection()
+                message.CopyFrom(self._message(item))
+                message.number = numbers[item.uid]
+                for told in map(scope_of, attachments):
+                    if told is not None:
+                        told.value = message.number
+                        scopes.append(told)
+            if scopes:
+                yield droplet, messages, scopes
+
+    def _number(self, droplet: str, uids: Collection[str]) -> dict[str, int]:
+        before = self._numbers.get(droplet, {})
+        kept = {uid: before[uid] for uid in uids if uid in before}
+        free = [number for number in range(1, MOST + 1) if number not in set(kept.values())]
+        new = [uid for uid in uids if uid not in kept]
+        self._numbers[droplet] = kept | dict(zip(new, free, strict=False))
+        return self._numbers[droplet]
+
+    def _message(self, item: Item) -> pb.DdosProtection:
+        generation, message = self._messages.get(item.uid, (0, None))
+        if message is not None and generation == item.resource.metadata.generation:
+            return message
+        protection = item.resource
+        assert isinstance(protection, DdosProtection)
+        message = _message(protection)
+        message.uid = item.uid
+        block, allow = protection.spec.blocked, protection.spec.allowed
+        message.block_digest = self._keep(block.packed) if len(block) else b""
+        message.allow_digest = self._keep(allow.packed) if len(allow) else b""
+        self._messages[item.uid] = protection.metadata.generation, message
+        return message
+
+    def _keep(self, packed: bytes) -> bytes:
+        digest = sha256(packed).digest()
+        self._lists[digest] = packed
+        return digest
+
+    def give_lists(self, message: pb.DdosProtection, missing: Collection[bytes]) -> None:
+        """Adds the lists that a droplet lacks."""
+        if message.block_digest in missing:
+            message.block = self._lists[message.block_digest]
+        if message.allow_digest in missing:
+            message.allow = self._lists[message.allow_digest]
+
+    def forget(self, uid: str) -> None:
+        """The protection is gone."""
+        self._last.pop(uid, None)
+        self._messages.pop(uid, None)
+        used = {digest for _, one in self._messages.values() for digest in (one.block_digest, one.allow_digest)}
+        self._lists = {digest: packed for digest, packed in self._lists.items() if digest in used}
+
+    # ---- what droplets tell
+
+    def take(self, droplet: str, found: pb.DdosStatus) -> bool:
+        """News of a protection; whether a measure was engaged or withdrawn by them."""
+        before = self._last.setdefault(found.uid, {}).get(droplet)
+        self._last[found.uid][droplet] = found
+        return before is None or (before.cookies, before.filter) != (found.cookies, found.filter)
+
+    def view(
+        self, registry: Registry, item: Item, droplets: Collection[str], refused: list[dict[str, str]]
+    ) -> dict[str, Any]:
+        """What the status of a protection says."""
+        known = self._last.get(item.uid, {})
+        rows = [_row(registry, name, known.get(name)) for name in sorted(droplets)]
+        state = "" if not rows else "engaged" if any(row["engaged"] for row in rows) else "quiet"
+        return {"state": state, "droplets": rows, "refused": refused}
+
+
+def _row(registry: Registry, droplet: str, found: pb.DdosStatus | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"droplet": droplet, "engaged": []}
+    if found is None:
+        return row
+    row["engaged"] = [name for name, on in (("synCookies", found.cookies), ("reflection", found.filter)) if on]
+    for name, since, until in (
+        ("synCookies", found.cookies_since_unix_ms, found.cookies_until_unix_ms),
+        ("reflection", found.filter_since_unix_ms, found.filter_until_unix_ms),
+    ):
+        if since:
+            end = "until" if name in row["engaged"] else "withdrawnAt"
+            row[name] = {"engagedAt": _time(since), end: _time(until)}
+    row["counts"] = {one.kind: {"packets": one.packets, "bytes": one.bytes} for one in found.counts if one.packets}
+    row["endpoints"], row["cookieEndpoints"] = found.endpoints, found.cookie_endpoints
+    row["top"] = [
+        {
+            "source": _source(one.address, one.length),
+            "kind": one.kind,
+            "packets": one.packets,
+            "target": _endpoint(registry, one.endpoint),
+        }
+        for one in found.top
+    ]
+    return row
+
+
+def _source(address: bytes, length: int) -> str:
+    whole = length == 8 * len(address)
+    return str(ip_address(address)) if whole else str(ip_network((address, length), strict=False))
+
+
+def _endpoint(registry: Registry, uid: str) -> str:
+    item = registry.by_uid(uid) if uid else None
+    return item.resource.name if item is not None else ""
+
+
+def _time(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def function_of(
+    protections: Iterable[pb.DdosProtection], scopes: Iterable[pb.FunctionScope]
+) -> tuple[pb.Function, bytes]:
+    """The function for these, and its object. It is at endpoints' egress only where answers have to be told apart."""
+    code = files("mizar").joinpath("_built", "objects", "ddos_protection.o").read_bytes()
+    stages = [_INGRESS, *([_EGRESS] if any(one.flags & _REFLECTED for one in protections) else [])]
+    found = sorted(scopes, key=lambda scope: scope.SerializeToString(deterministic=True))
+    return pb.Function(name=FUNCTION, digest=sha256(code).digest(), order=ORDER, stages=stages, scopes=found), code
+
+
+def _message(protection: DdosProtection) -> pb.DdosProtection:
+    spec = protection.spec
+    cookies, reflection = spec.syn_cookies, spec.reflection
+    source, target = spec.per_source, spec.per_target
+    flags = _MODES[cookies.mode] if cookies else 0
+    flags |= _MODES[reflection.mode] * _REFLECTED if reflection else 0
+    return pb.DdosProtection(
+        name=f"{protection.tenant}/{protection.name}",
+        flags=flags,
+        source_packets=(source.packets_per_s or 0) if source else 0,
+        source_bytes=(source.bytes_per_s or 0) if source else 0,
+        target_packets=(target.packets_per_s or 0) if target else 0,
+        target_bytes=(target.bytes_per_s or 0) if target else 0,
+        burst_ms=spec.burst_ms,
+        syns=cookies.syns_per_s if cookies else 0,
+        reflected=reflection.packets_per_s if reflection else 0,
+        hold_s=spec.hold_s,
+        ports=reflection.ports if reflection else (),
+    )

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DdosProtections: what must hold between them and other objects, and whether the server has their lists.
+
+Called by mizar.manager.intake. Pure.
+"""
+
+from __future__ import annotations
+
+from mizar.manager.draft import Draft
+from mizar.model.ddos import DdosProtection, LongList
+from mizar.model.errors import ExhaustedError, InvalidError, Problem
+from mizar.model.function import Function
+from mizar.model.resources import Endpoint, Network, Ref, Resource
+
+FUNCTION = "ddos-protection"
+"""The name of the function behind all of them."""
+MOST_OF_TENANT = 16
+
+
+def with_lists(old: Resource | None, new: Resource) -> Resource:
+    """The protection with its long lists: those that came along, or those that it has and that are named by digest.
+
+    Raises InvalidError where there is neither.
+    """
+    if isinstance(new, Function) and new.name == FUNCTION:
+        raise InvalidError(Problem("the name is taken: by the function behind DdosProtections", "metadata.name"))
+    if not isinstance(new, DdosProtection):
+        return new
+    before = (old.spec.block_list, old.spec.allow_list) if isinstance(old, DdosProtection) else ()
+    update: dict[str, LongList] = {}
+    for name, field in (("block_list", "spec.blockList"), ("allow_list", "spec.allowList")):
+        given: LongList | None = getattr(new.spec, name)
+        if given is None or given.data is not None:
+            continue
+        if given.path:
+            raise InvalidError(Problem("the server reads no file of its client: `mizar apply` does", field))
+        found = next((one for one in before if one == given), None)
+        if found is None:
+            raise InvalidError(Problem("this server has no list with that digest: give its file", field))
+        update[name] = found
+    return new.model_copy(update={"spec": new.spec.model_copy(update=update)}) if update else new
+
+
+def problems(new: Resource, draft: Draft) -> list[Problem]:
+    """What speaks against a protection as it would be."""
+    if not isinstance(new, DdosProtection):
+        return []
+    found: list[Problem] = []
+    for kind, field, names in (
+        ("Endpoint", "endpoints", new.spec.endpoints),
+        ("Network", "networks", new.spec.networks),
+        ("Network", "groups", new.spec.groups),
+    ):
+        for place, name in enumerate(names):
+            there = draft.find(Ref(kind, new.tenant, name))
+            if why := _unfit(there, new, field, draft):
+                found.append(Problem(why, f"spec.{field}[{place}]", str(new.ref)))
+    own = sum(other.tenant == new.tenant and other.ref != new.ref for other in draft.of_kind(DdosProtection))
+    if own >= MOST_OF_TENANT:
+        raise ExhaustedError(f"tenant {new.tenant} has {own} protections, of {MOST_OF_TENANT} at most")
+    return found
+
+
+def _unfit(there: Resource | None, new: DdosProtection, field: str, draft: Draft) -> str | None:
+    vpc, why = "", None
+    if isinstance(there, Network):
+        vpc = there.spec.vpc
+        if there.is_group != (field == "groups"):
+            why = f"{there.ref} is {'a group' if there.is_group else 'no group'}"
+    elif isinstance(there, Endpoint):
+        network, _ = draft.parent(there)
+        vpc = network.spec.vpc if network is not None else ""
+        if there.spec.type != "simple":
+            why = f"{there.ref} is of type {there.spec.type}: protect the endpoints behind it"
+    return f"{there.ref} is in VPC {vpc}" if there is not None and vpc and vpc != new.spec.vpc else why

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DdosProtection: what of the traffic to some endpoints of a VPC is kept from them. Owns its shape.
+
+Lists in a manifest are short; long ones travel packed (`blockList`, `allowList`: base64) and are shown as their digest.
+A path stands there until `mizar apply` has read the file. Whoever applies a digest again keeps the list that is there.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, SerializationInfo, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from mizar.model import fields
+from mizar.model.base import Resource, Scope, Status
+from mizar.model.errors import InvalidError
+from mizar.model.fields import Value
+from mizar.model.prefix_list import MOST, PrefixList, listed, parse, unpacked
+
+AMPLIFIERS = (
+    17,
+    19,
+    53,
+    69,
+    111,
+    123,
+    137,
+    161,
+    389,
+    427,
+    520,
+    1900,
+    3283,
+    3702,
+    5353,
+    5683,
+    10001,
+    11211,
+    27015,
+    37810,
+)
+"""Quote of the day, chargen, DNS, TFTP, portmapper, NTP, NetBIOS, SNMP, CLDAP, SLP, RIP, SSDP, Apple's remote desktop,
+WS-Discovery, mDNS, CoAP, Ubiquiti, memcached, Steam, DHDiscover."""
+_PACKED, _DIGEST = "packed:", "sha256:"
+_MOST_LISTED = 4096
+_MOST_TEXT = 64 << 20
+
+
+class LongList:
+    """Prefixes by their packed bytes, by their digest alone, or (in a manifest that nobody has read it for) a path."""
+
+    __slots__ = ("data", "digest", "path")
+
+    def __init__(self, data: bytes | None = None, digest: str = "", path: str = "") -> None:
+        self.data, self.path = data, path
+        self.digest = sha256(data).hexdigest() if data is not None else digest
+
+    def __str__(self) -> str:
+        return self.path or f"{_DIGEST}{self.digest}"
+
+    __repr__ = __str__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LongList) and (self.digest, self.path) == (other.digest, other.path)
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.path))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._read, serialization=core_schema.plain_serializer_function_ser_schema(cls._written, info_arg=True)
+        )
+
+    @classmethod
+    def _read(cls, value: object) -> LongList:
+        if isinstance(value, LongList):
+            return value
+        if not isinstance(value, str) or not value or "\0" in value or len(value) > _MOST_TEXT:
+            raise ValueError("expected the path of a file with a prefix in each line")
+        if value.startswith(_PACKED):
+            try:
+                data = base64.b64decode(value.removeprefix(_PACKED), validate=True)
+                unpacked(data)
+            except (binascii.Error, InvalidError) as error:
+                raise ValueError("expected a packed list of prefixes behind packed:") from error
+            return cls(data)
+        if value.startswith(_DIGEST):
+            if not re.fullmatch(r"[0-9a-f]{64}", value.removeprefix(_DIGEST)):
+                raise ValueError("expected 64 hexadecimal digits behind sha256:")
+            return cls(digest=value.removeprefix(_DIGEST))
+        if len(value) > 4096:
+            raise ValueError("expected the path of a file with a prefix in each line")
+        return cls(path=value)
+
+    @staticmethod
+    def _written(held: LongList, info: SerializationInfo) -> str:
+        if (info.context or {}).get("secrets") and held.data is not None:
+            return _PACKED + base64.b64encode(held.data).decode()
+        return str(held)
+
+
+def _prefix(text: str) -> str:
+    parse(text)
+    return text
+
+
+def _each_once(found: Sequence[Any]) -> Sequence[Any]:
+    for place, one in enumerate(found):
+        if one in found[:place]:
+            raise ValueError(f"expected each once, found {one} again")
+    return found
+
+
+ListedPrefix = Annotated[str, AfterValidator(_prefix)]
+Listed = Annotated[tuple[ListedPrefix, ...], Field(max_length=_MOST_LISTED)]
+Rate = Annotated[int, Field(strict=True, ge=1, le=10**12)]
+Names = Annotated[tuple[fields.Name, ...], Field(max_length=256), AfterValidator(_each_once)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Mode = Literal["auto", "always", "off"]
+
+
+class RateLimit(Value):
+    """At most so much, of each that is counted; at least one of both."""
+
+    packets_per_s: Annotated[int, Field(strict=True, ge=1, le=10**9)] | None = None
+    bytes_per_s: Annotated[int, Field(strict=True, ge=1000, le=10**12)] | None = None
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.packets_per_s is None and self.bytes_per_s is None:
+            raise ValueError("expected packetsPerS, bytesPerS or both")
+        return self
+
+
+class SynCookies(Value):
+    """`auto`: from `synsPerS` on, over all endpoints of the protection on a droplet."""
+
+    mode: Mode = "auto"
+    syns_per_s: Annotated[int, Field(strict=True, ge=1, le=10**8)] = 1000
+
+
+class Reflection(Value):
+    """`auto`: from `packetsPerS` on, of datagrams from these ports that nobody asked for."""
+
+    mode: Mode = "auto"
+    packets_per_s: Annotated[int, Field(strict=True, ge=1, le=10**8)] = 1000
+    ports: Annotated[tuple[Port, ...], Field(min_length=1, max_length=1024), AfterValidator(_each_once)] = AMPLIFIERS
+
+
+class DdosProtectionSpec(Value):
+    """For endpoints, networks and groups that it names; for all of the VPC where it names none.
+
+    What is on `allow` or `allowList` passes everything else here. `perSource`: a limit for each source address;
+    `perTarget`: for each endpoint. `burstMs`: how much of a limit may come at once. `holdS`: how long a measure stays
+    engaged after the rate was last above half of its threshold.
+    """
+
+    vpc: fields.Name
+    endpoints: Names = ()
+    networks: Names = ()
+    groups: Names = ()
+    block: Listed = ()
+    allow: Listed = ()
+    block_list: LongList | None = None
+    allow_list: LongList | None = None
+    per_source: RateLimit | None = None
+    per_target: RateLimit | None = None
+    burst_ms: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 200
+    syn_cookies: SynCookies | None = None
+    reflection: Reflection | None = None
+    hold_s: Annotated[int, Field(strict=True, ge=1, le=3600)] = 30
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for place, text in enumerate(self.block):
+            if text in self.allow:
+                message = f"expected a prefix on one of both lists, found {text} on allow as well"
+                raise PydanticCustomError("fit", "{why}", {"field": f"block[{place}]", "why": message})
+        measures = (self.block, self.block_list, self.per_source, self.per_target, self.syn_cookies, self.reflection)
+        if not any(measures):
+            raise ValueError(
+                "expected at least one of block, blockList, perSource, perTarget, synCookies and reflection"
+            )
+        return self
+
+    @property
+    def blocked(self) -> PrefixList:
+        """Both lists together; the long one must be here."""
+        return _together(self.block, self.block_list)
+
+    @property
+    def allowed(self) -> PrefixList:
+        """The same, of what may pass."""
+        return _together(self.allow, self.allow_list)
+
+
+def _together(short: Sequence[str], long: LongList | None) -> PrefixList:
+    found = unpacked(long.data) if long is not None and long.data else PrefixList()
+    if not short:
+        return found
+    rows = [parse(text) for text in short]
+    ipv4 = [(address, length) for family, address, length in rows if family == 4]
+    ipv6 = [(address, length) for family, address, length in rows if family == 6]
+    return listed([*found.ipv4, *ipv4], [*found.ipv6, *ipv6])
+
+
+class DdosProtectionStatus(Status):
+    """`droplets`: where it is, and for each what it does there and has done. `state`: engaged on any of them."""
+
+    state: Literal["", "quiet", "engaged"] = ""
+    droplets: tuple[dict[str, Any], ...] = ()
+    refused: tuple[dict[str, str], ...] = ()
+
+
+class DdosProtection(Resource):
+    """What keeps attacks from endpoints of a VPC."""
+
+    scope = Scope.TENANT
+    IMMUTABLE = ("vpc",)
+    kind: Literal["DdosProtection"] = "DdosProtection"
+    spec: DdosProtectionSpec
+    status: DdosProtectionStatus = DdosProtectionStatus()
+
+
+assert MOST >= _MOST_LISTED
