@@ -6,6 +6,7 @@
  */
 #ifndef MIZAR_FLOW_H
 #define MIZAR_FLOW_H
+#include "clock.h"
 #include "counters.h"
 #include "hash.h"
 
@@ -190,7 +191,7 @@ static __always_inline void make_key(struct flow_key *key, uint32_t vni, enum fl
 
 static __always_inline uint32_t flow_tick(void)
 {
-	return bpf_ktime_get_coarse_ns() >> FLOW_STAMP_SHIFT;
+	return coarse_ns() >> FLOW_STAMP_SHIFT;
 }
 
 /* Notes that a flow goes on: nothing is written where nothing changed. True: its stamp is new. */

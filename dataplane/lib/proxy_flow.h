@@ -5,6 +5,7 @@
  */
 #ifndef MIZAR_PROXY_FLOW_H
 #define MIZAR_PROXY_FLOW_H
+#include "clock.h"
 #include "hash.h"
 
 enum port_choice {
@@ -63,7 +64,7 @@ static __always_inline struct proxy_flow *find_flow(const struct proxy_flow_key 
 /* About a second each. Never 0. */
 static __always_inline uint32_t flow_clock(void)
 {
-	return (uint32_t)(bpf_ktime_get_coarse_ns() >> FLOW_STAMP_SHIFT) + 1;
+	return (uint32_t)(coarse_ns() >> FLOW_STAMP_SHIFT) + 1;
 }
 
 static __always_inline void touch_flow(struct proxy_flow *flow)
