@@ -142,6 +142,19 @@ __noinline int chain_for(struct xdp_md *ctx, const struct packet *packet, const 
 		       (uint32_t)FUNCTION_STAGES;
 }
 
+/* Whether the frame is one of most: it is sent, and no function is for those of its VPC, nor for some in particular. In line, where
+ * chain_for() is a call. */
+static __always_inline bool leaves_alone(const struct packet *packet, int verdict)
+{
+	const uint64_t *bits;
+	uint32_t slot = packet->vpc_slot;
+
+	if (verdict != XDP_TX || has_functions(1 << ON_XDP_SCALED_EP) || function_switches.finer & 1 << ON_XDP_TX)
+		return false;
+	bits = bpf_map_lookup_elem(&vpc_functions, &slot);
+	return bits && !((*bits | function_switches.droplet) & function_switches.chains[ON_XDP_TX]);
+}
+
 /* Into the chain. Each way in is a constant, which the kernel makes a jump. Returns only where nobody is there (any more). */
 static __always_inline void run_functions(struct xdp_md *ctx, uint32_t stage)
 {
