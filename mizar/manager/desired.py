@@ -25,12 +25,14 @@ from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.load_balancer import LoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import Endpoint, Network, Ref, VpnConnection
+from mizar.planner.entries import RouteEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change
 from mizar.planner.records import AclEntry
 from mizar.planner.topology import Topology
 
 log = logging.getLogger(__name__)
+_ALLOWED = 1  # enum route_action of contracts/dataplane.h: ROUTE_VPC
 
 
 class Desired:
@@ -115,7 +117,17 @@ class Desired:
     def refresh(self, service: Item) -> list[Change]:
         """Something is known of a scaled endpoint's members that was not."""
         fact = self.services.fact(service)
-        return self.topology.put_service(fact) if fact else []
+        changes = self.topology.put_service(fact) if fact else []
+        return changes + self._put_answering(service)
+
+    def _put_answering(self, service: Item) -> list[Change]:
+        """Members that answer for a scaled endpoint by themselves: what they may send from."""
+        changes: list[Change] = []
+        for item in self.services.bypassing(service):
+            fact = fact_of(self._registry, item) if self.topology.knows(item.uid) and not item.deleting else None
+            if isinstance(fact, EndpointFact):
+                changes += self.topology.put_endpoint(self._complete(fact, item))
+        return changes
 
     def _put(self, item: Item) -> list[Change]:
         if isinstance(item.resource, HttpLoadBalancer):
@@ -183,6 +195,9 @@ class Desired:
     def _complete(self, fact: EndpointFact, item: Item) -> EndpointFact:
         """With what follows from other objects."""
         fact = replace(fact, sources=self.appliances.sources(item), policy=self.policies.binding(item))
+        if fact.bypass and (answers := self.services.answers(item)):
+            own = {RouteEntry(address, len(address) * 8, _ALLOWED) for address in answers}
+            fact = replace(fact, forwarding=True, sources=tuple(sorted({*fact.sources, *own})))
         ref = owner_of(item.resource) if isinstance(item.resource, Endpoint) else None
         owner = self._registry.find(ref) if ref else None
         if owner is None or not isinstance(owner.resource, HttpLoadBalancer):
@@ -263,9 +278,10 @@ class Desired:
 
     def _remove_service(self, item: Item) -> list[Change]:
         fact = self.services.fact(item)
+        changes = self._put_answering(item)
         self.services.remove(item)
         try:
-            return self.topology.remove_service(fact.vni, fact.uid) if fact else []
+            return changes + (self.topology.remove_service(fact.vni, fact.uid) if fact else [])
         except NotFoundError:
             return []
 

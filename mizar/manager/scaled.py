@@ -27,7 +27,6 @@ Find = Callable[[Ref], Resource | None]
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _HEALTHY, _DOWN = 1, 4
 """enum State of Member in contracts/transit.proto."""
-_BYPASSES = "it bypasses decapsulation, and so its droplet cannot translate the address of the scaled endpoint for it"
 _NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
 
 
@@ -58,6 +57,7 @@ class Services:
         self._matched: dict[str, dict[str, Item]] = {}
         self._verdicts: dict[str, dict[str, Verdict]] = {}
         self._at: dict[tuple[int, bytes], Item] = {}
+        self._bypassing: dict[str, set[str]] = {}
 
     def put(self, item: Item) -> None:
         """A scaled endpoint comes or changes."""
@@ -132,6 +132,26 @@ class Services:
             if other.uid not in seen and not other.deleting:
                 yield MemberSpec(endpoint=other.resource.name), other
 
+    def bypassing(self, item: Item) -> list[Item]:
+        """The members of a scaled endpoint that bypass decapsulation, and those that did so the last time: what they
+        may send from may have changed."""
+        members = [] if item.deleting else [found for _, found in self.members(item) if found is not None]
+        now = {found.uid for found in members if _endpoint(found).spec.bypass_decapsulation}
+        before = self._bypassing.pop(item.uid, set())
+        if now:
+            self._bypassing[item.uid] = now
+        return [found for uid in sorted(now | before) if (found := self._registry.by_uid(uid)) is not None]
+
+    def answers(self, item: Item) -> set[bytes]:
+        """The addresses of the scaled endpoints that an endpoint answers for: its droplet hands it what is addressed to
+        these."""
+        vpc = vpc_of(self._registry_find, _endpoint(item))
+        found: set[bytes] = set()
+        for service in self._of_vpc.get(vpc.ref, {}).values() if vpc else ():
+            if item.uid in self._bypassing.get(service.uid, ()) and (fact := self.fact(service)) is not None:
+                found.update(fact.addresses)
+        return found
+
     def checked(self, droplet: str, row: pb.MemberHealth) -> Item | None:
         """Keeps what a droplet found out about a member; the scaled endpoint, where it is the droplet's to say."""
         service = self._at.get((row.vni, row.service))
@@ -153,8 +173,6 @@ class Services:
 
     def _standing(self, service: Item, spec: MemberSpec, found: Item) -> _Standing:
         """What a member may get. Whoever was not heard of leaves the tables as they are."""
-        if _endpoint(found).spec.bypass_decapsulation:
-            return _Standing(3, "unknown", _BYPASSES)
         well = _Standing(2, "draining") if spec.drain else _Standing(1, "healthy")
         if not _endpoint(service).spec.health.checks:
             return well
@@ -260,8 +278,6 @@ def problems_of(find: Find, service: Endpoint, network: Network) -> list[Problem
             message = f"{ref} is of type {other.spec.type}; expected a simple endpoint"
         elif vpc is None or vpc_of(find, other) != vpc:
             message = f"{ref} is in another VPC"
-        elif other.spec.bypass_decapsulation:
-            message = f"{ref} cannot be a member: {_BYPASSES}"
         elif service.spec.health.checks and not can_be_checked(other):
             message = f"{ref} cannot be checked: {_NO_NAMESPACE}; leave health out, or type none"
         elif not needed <= families(other.status.addresses):

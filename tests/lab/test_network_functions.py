@@ -17,7 +17,7 @@ import pytest
 
 from mizar.api.client import Client
 from mizar.cli.function_files import function_read
-from mizar.functions.tunnelled import Inner, read
+from mizar.functions.tunnelled import Inner, TunnelPacket, read
 from mizar.functions.user_space import UserSpaceFunction
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
@@ -300,15 +300,40 @@ spec:
   type: scaled
   addresses: [10.0.1.100, "fd00:10:0:1::100"]
   members: [{endpoint: blue-web}, {endpoint: db}]
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: whole1, tenant: blue}
+spec: {network: front, droplet: d1, bypassDecapsulation: true}
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: whole2, tenant: blue}
+spec: {network: front, droplet: d2, bypassDecapsulation: true}
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: whole, tenant: blue}
+spec:
+  network: front
+  type: scaled
+  addresses: [10.0.1.101, "fd00:10:0:1::101"]
+  members: [{endpoint: whole1}, {endpoint: whole2}]
 """
 
 
 class Echo(UserSpaceFunction):
-    """Sends plain datagrams back with its own name in front."""
+    """Sends datagrams back: plain ones, or those in tunnel packets, of which it keeps who they were addressed to."""
 
-    def __init__(self, name: str, namespace: Namespace) -> None:
-        super().__init__(plain=True, namespace=namespace)
+    def __init__(self, name: str, namespace: Namespace, plain: bool) -> None:
+        super().__init__(plain=plain, namespace=namespace)
         self.name, self.ready = name, threading.Event()
+        self.addressed: set[str] = set()
+
+    def packet(self, packet: TunnelPacket) -> None:
+        if packet.inner is not None and packet.inner.protocol == 17:
+            self.addressed.add(str(packet.inner.destination))
+            self.send(packet.inner.back())
 
     def started(self) -> None:
         self.ready.set()
@@ -319,20 +344,31 @@ class Echo(UserSpaceFunction):
 
 
 @pytest.mark.long
-def test_functions_in_user_space_are_members_of_a_scaled_endpoint(lab: LabName) -> None:
-    """Two processes over AF_XDP behind ordinary endpoints on two droplets: a client's flows are shared among both, and
-    every answer comes from the address that was asked."""
+@pytest.mark.parametrize(
+    ("members", "addresses"),
+    [
+        (("blue-web", "db"), ("10.0.1.100", "fd00:10:0:1::100")),
+        (("whole1", "whole2"), ("10.0.1.101", "fd00:10:0:1::101")),
+    ],
+    ids=["plain", "whole"],
+)
+def test_functions_in_user_space_are_members_of_a_scaled_endpoint(
+    lab: LabName, members: tuple[str, str], addresses: tuple[str, str]
+) -> None:
+    """Two processes over AF_XDP on two droplets, behind ordinary endpoints or behind those that get tunnel packets
+    whole: a client's flows are shared among both, and every answer comes from the address that was asked. Those that
+    get them whole see that address; without the right to answer from it, no answer would come."""
     labs.up(manifests(lab, SMALL + SCALED))
     functions, threads = [], []
-    for name in ("blue-web", "db"):
+    for name in members:
         namespace = Namespace.by_name(labs.endpoint_namespace(lab, f"blue/{name}"))
-        functions.append(Echo(name, namespace))
+        functions.append(Echo(name, namespace, plain="whole" not in name))
         threads.append(threading.Thread(target=functions[-1].run, kwargs={"signals": False}))
         threads[-1].start()
         assert functions[-1].ready.wait(LIMIT_S)
     try:
         with Namespace.by_name(labs.endpoint_namespace(lab, "blue/near")) as inside:
-            for family, address in ((socket.AF_INET, "10.0.1.100"), (socket.AF_INET6, "fd00:10:0:1::100")):
+            for family, address in zip((socket.AF_INET, socket.AF_INET6), addresses, strict=True):
                 before = [one.counters.received for one in functions]
                 asked = 0
                 while asked < 200 and not all(
@@ -348,6 +384,7 @@ def test_functions_in_user_space_are_members_of_a_scaled_endpoint(lab: LabName) 
             one.stop()
             thread.join(LIMIT_S)
     assert [one.counters.failed for one in functions] == [0, 0]
+    assert all(one.addressed == (set() if "whole" not in one.name else set(addresses)) for one in functions)
 
 
 def answered(asker: socket.socket) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from mizar.model.resources import Ref
 from tests.unit.manager.world import World, endpoint, manifest, network, until, vpc
 
 HEALTH = {"type": "tcp", "port": 80}
+MANY = ((1, "a"), (2, "b"), (3, "c"))
 
 
 def scaled(*members: Any, **spec: Any) -> dict[str, Any]:
@@ -75,22 +77,24 @@ async def test_members_that_are_refused(world: World) -> None:
     world.apply(scaled("a", "vm"))  # nobody has to ask it
 
 
-async def test_who_bypasses_decapsulation_is_no_member(world: World) -> None:
-    """It cannot be named as one; one that changes, or that a selector matches, gets nothing and says why."""
-    world.apply(*world.base("blue"), endpoint("blue", "a", "d1", bypassDecapsulation=True), endpoint("blue", "b", "d2"))
-    with pytest.raises(InvalidError, match="bypasses decapsulation"):
-        world.apply(scaled("a"))
-    world.apply(scaled("b"))
+async def test_a_member_that_bypasses_decapsulation_may_answer_for_it(world: World) -> None:
+    """It may send from the addresses of the scaled endpoints that it is a member of, and from no other's; no longer
+    when it is none, or the scaled endpoint is gone."""
+
+    def may(name: str) -> tuple[bool, list[str]]:
+        (held,) = world.daemons[name].tables.locals.values()
+        return held.forwarding, [str(ip_address(one.address)) for one in held.sources]
+
+    world.apply(*world.base("blue"), *(endpoint("blue", name, f"d{n}", bypassDecapsulation=n < 3) for n, name in MANY))
+    world.apply(scaled("a", "b", "c", addresses=["10.0.1.100"]))
     await world.settled()
-    world.apply(endpoint("blue", "b", "d2", bypassDecapsulation=True))
+    assert [row["state"] for row in world.status("Endpoint", "web", "blue")["members"]] == ["healthy"] * 3
+    assert [may(name) for name in ("d1", "d2", "d3")] == [(True, ["10.0.1.100"])] * 2 + [(False, [])]
+    world.apply(scaled("b", "c", addresses=["10.0.1.100"]))
     await world.settled()
-    (row,) = world.status("Endpoint", "web", "blue")["members"]
-    assert row["state"] == "unknown"
-    assert "bypasses decapsulation" in row["reason"]
-    (service,) = world.daemons["d2"].tables.services.values()
-    assert [member.state for member in service.members] == [pb.Member.UNKNOWN]
-    held = world.daemons["d2"].tables.locals
-    assert [one.bypass for one in held.values()] == [True]
+    assert [may(name) for name in ("d1", "d2", "d3")] == [(False, []), (True, ["10.0.1.100"]), (False, [])]
+    world.manager.delete(Ref("Endpoint", "blue", "web"))
+    await until(lambda: may("d2") == (False, []))
 
 
 async def test_new_members_take_flows_once_they_answer(served: World) -> None:
