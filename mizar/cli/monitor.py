@@ -134,6 +134,7 @@ def comment(event: dict[str, Any]) -> str:
     sender = f"; sent by {event['sender']}" if event["sender"] else ""
     rule = f"; by {event['rule']}" if event.get("rule") else ""
     rule += f"; by {_by_function(event)}" if event.get("function") else ""
+    rule += f"; over the limit of {event['limit']}" if event.get("limit") else ""
     return f"{event['reason']}: {event['sentence']} ({by}{whose}{sender}{rule})"
 
 
@@ -184,6 +185,8 @@ def _drop(head: Text, event: dict[str, Any]) -> Text:
     head.append(event["sentence"], style=style).append(f" [{event['reason']}]", "dim")
     if event.get("rule"):
         head.append(f"\n{_INDENT}by {event['rule']}", style="bold")
+    if event.get("limit"):
+        head.append(f"\n{_INDENT}over the limit of {event['limit']}", style="bold")
     if event.get("function"):
         head.append(f"\n{_INDENT}by {_by_function(event)}", style="bold")
     return head

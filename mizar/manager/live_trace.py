@@ -111,8 +111,8 @@ class Listeners:
     def _seen(self, droplet: bytes, report: pb.TraceReport) -> Seen:
         to = self._named.get(report.to, report.to)
         did = Did[pb.TraceReport.Did.Name(report.did)]
-        function = report.function, report.function_reason
-        return Seen(droplet, report.program, did, report.reason, to, report.ifindex, report.problem, *function)
+        by = report.function, report.function_reason, report.limit_of
+        return Seen(droplet, report.program, did, report.reason, to, report.ifindex, report.problem, *by)
 
     async def _end(self) -> None:
         for call in self._calls:

@@ -37,11 +37,15 @@ class Names:
 
     def vpc_of(self, endpoint: Item | None) -> Item | None:
         """The VPC that an endpoint is in."""
-        if endpoint is None or not isinstance(endpoint.resource, Endpoint):
-            return None
-        network = self._registry.find(Ref("Network", endpoint.resource.tenant, endpoint.resource.spec.network))
+        network = self.network_of(endpoint)
         inside = network.resource if network else None
         return self._registry.find(vpc_of(inside)) if isinstance(inside, Network) else None
+
+    def network_of(self, endpoint: Item | None) -> Item | None:
+        """The network that an endpoint is in."""
+        if endpoint is None or not isinstance(endpoint.resource, Endpoint):
+            return None
+        return self._registry.find(Ref("Network", endpoint.resource.tenant, endpoint.resource.spec.network))
 
     def droplet_at(self, address: bytes) -> str:
         """The name of the droplet with an address of the substrate; empty when there is none."""

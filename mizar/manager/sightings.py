@@ -135,10 +135,23 @@ class Teller:
         if vpc is None or not self._sees(vpc.ref):
             return {}
         if drop.limit:
-            return {"limited": self._shown(endpoint), "limit": drop.limit}
+            return {"limited": self._shown(endpoint), "limit": self._limit(drop, endpoint, vpc)}
         said = sentence(self._policies, vpc, drop.policed, drop.rule, egress=self._is_sender(drop))
         policy = self._policies.policy(vpc, drop.rule)
         return {"policed": self._shown(endpoint), "policy": self._shown(policy), "rule": said}
+
+    def _limit(self, drop: pb.Drop, endpoint: Item | None, vpc: Item) -> str:
+        """The object whose limit it was, and the limit. What an interface carries is the operator's alone."""
+        match drop.limit_of:
+            case "uplink":
+                return "the droplet's interface" + (f", {drop.limit}" if self._operator else "")
+            case "network":
+                owner = self._names.network_of(endpoint)
+            case "vpc":
+                owner = vpc
+            case _:
+                owner = endpoint
+        return f"{drop.limit_of} {self._shown(owner) or ''}".rstrip() + f", {drop.limit}"
 
     def _ruled(self, drop: pb.Drop) -> Sighting:
         """Which network's ACL has spoken. What leaves a VPC for a peer's is told of in the peer's, and not by whom."""

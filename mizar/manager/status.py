@@ -88,6 +88,7 @@ def view(
             "version": info.version if info else "",
             "xdpMode": info.xdp_mode if info else "",
             "limitsMode": info.limits_mode if info else "",
+            "limitsReason": info.limits_reason if info else "",
             "vpnPorts": info.vpn_ports if info else "",
         }
     return found

@@ -383,6 +383,7 @@ class DropletStatus(Status):
     version: str = ""
     xdp_mode: str = ""
     limits_mode: str = ""
+    limits_reason: str = ""
     vpn_ports: str = ""
 
 

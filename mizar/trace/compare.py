@@ -52,6 +52,8 @@ class Seen:
     function: str = ""
     """Which function has refused it, and for which reason of its own."""
     function_reason: str = ""
+    limit_of: str = ""
+    """Whose limit it was over: `endpoint`, `network`, `vpc`; or `uplink`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,13 @@ def _wanted(hop: Hop, name: Callable[[bytes], str]) -> str:
     return _EXPECTED[outcome.verdict].value
 
 
+_LIMITS = {
+    "endpoint": " by the endpoint's own limit",
+    "network": " by the limit of the endpoint's network on this droplet",
+    "vpc": " by the limit of the endpoint's VPC on this droplet",
+}
+
+
 def _text(found: Seen, name: Callable[[bytes], str]) -> str:
     if found.problem:
         return found.problem
@@ -145,6 +154,7 @@ def _text(found: Seen, name: Callable[[bytes], str]) -> str:
         reason = drop_reasons.by_number().get(found.reason)
         told = ", and its sender is told" if found.did is Did.ANSWERED else ""
         by = f" by function {found.function}: {found.function_reason or 'no reason'}" if found.function else ""
+        by += _LIMITS.get(found.limit_of, "")
         return f"dropped, {reason.name if reason else found.reason}{by}{told}"
     if found.did is Did.SENT:
         return f"sent to {name(found.to)}"

@@ -211,6 +211,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             xdp_mode=modes.xdp,
             tc_mode=modes.tc,
             limits_mode=lambda: shaping.mode,
+            limits_reason=lambda: shaping.reason,
             vpn_ports=str(options.vpn_ports),
         )
 

@@ -66,7 +66,8 @@ class Describer:
             drop.function, drop.function_reason, sentence = self._function_of(fields["rule"])
             drop.rule, drop.sentence = 0, sentence or drop.sentence
         if drop.name in LIMITED:
-            drop.limit, drop.rule = limit_text(self._state(), fields["rule"]), 0
+            drop.limit_of, drop.limit = limit_text(self._state(), fields["rule"])
+            drop.rule = 0
         _look_inside(drop)
         return drop
 

@@ -5,11 +5,13 @@ A base of `batch.Plan`. Endpoints bring their network's and their VPC's rates al
 counts for all. A limiter is there before a record refers to it, and stays until none does. It must never do I/O.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from mizar.kernel.layout import constant
 from mizar.kernel.shaper import MAJOR, MOST, REST, ShapedClass
+from mizar.kernel.tables import Tables
 from mizar.transit.endpoints import EndpointPlan
 from mizar.transit.entries import Op
 from mizar.transit.limit_values import (
@@ -195,18 +197,38 @@ def record_put(state: State, local: Local) -> Op:
     return Op("endpoint_limits", local.slot, value)
 
 
-def limit_text(state: State, slot: int) -> str:
-    """A limit in words, by its slot: "endpoint, egress: 10000000 bit/s"; empty where it has just gone."""
+def limit_text(state: State, slot: int) -> tuple[str, str]:
+    """Whose a limit is, by its slot, and what it is: "endpoint", "egress: 10000000 bit/s". Empty where it has just
+    gone."""
     if slot == constant("LIMITER_UPLINK"):
-        return f"uplink: {state.limits.uplink.bits_per_second} bit/s"
+        return "uplink", f"{state.limits.uplink.bits_per_second} bit/s"
     found = next((one for one in list(state.limiters.values()) if one.slot == slot), None)
     if found is None:
-        return ""
+        return "", ""
     place, direction = found.key[:2]
     rate = found.rate
     parts = [f"{rate.bits_per_second} bit/s"] if rate.bits_per_second else []
     parts += [f"{rate.packets_per_second} packets/s"] if rate.packets_per_second else []
-    return f"{('endpoint', 'network', 'VPC')[place]}, {('egress', 'ingress')[direction]}: {', '.join(parts)}"
+    return ("endpoint", "network", "vpc")[place], f"{('egress', 'ingress')[direction]}: {', '.join(parts)}"
+
+
+def waits(state: State, local: Local) -> bool:
+    """Whether what an endpoint sends waits in the shaper."""
+    return bool(_chain(state, local, EGRESS))
+
+
+def used_up(tables: Tables, state: State, local: Local) -> str:
+    """Whose limit keeps an endpoint from sending just now, from the inside out; empty: none (any more)."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    for key, _ in rates(local):
+        limiter = state.limiters.get(key)
+        if key[1] != EGRESS or key[0] >= _PLACES or limiter is None:
+            continue
+        held, clock = tables.limiters.get(limiter.slot) or {}, tables.limiter_states.get(limiter.slot) or {}
+        for of in ("byte", "packet"):
+            if held.get(f"{of}_cost") and clock.get(f"{of}s_due", 0) > now + held[f"{of}_burst_ns"]:
+                return limit_text(state, limiter.slot)[0]
+    return ""
 
 
 def implied(state: State) -> Iterator[Op]:

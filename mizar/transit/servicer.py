@@ -52,6 +52,7 @@ class Identity:
     xdp_mode: str
     tc_mode: str
     limits_mode: Callable[[], str] = lambda: ""
+    limits_reason: Callable[[], str] = lambda: ""
     vpn_ports: str = ""
 
 
@@ -131,6 +132,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             xdp_mode=self._identity.xdp_mode,
             tc_mode=self._identity.tc_mode,
             limits_mode=self._identity.limits_mode(),
+            limits_reason=self._identity.limits_reason(),
             vpn_ports=self._identity.vpn_ports,
             generation=self._generation,
         )

@@ -51,6 +51,13 @@ class Shaping:
             return "paced"
         return "policed" if self._complaint else "shaped"
 
+    @property
+    def reason(self) -> str:
+        """Why so, in words."""
+        if self._paced:
+            return "the queue of the droplet's interface is fq, which keeps departure times"
+        return self._complaint or "the queue of the droplet's interface is not fq; htb shapes"
+
     async def run(self) -> None:
         """Follow the ledger, until cancelled."""
         wake = asyncio.Event()

@@ -12,11 +12,13 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import test_run
 from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
+from mizar.kernel.layout import constant
 from mizar.kernel.packet_socket import PacketSocket
 from mizar.kernel.stack_link import STACK_MAC
 from mizar.model import drop_reasons
@@ -25,7 +27,7 @@ from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit import table_rows
 from mizar.transit.drops import FUNCTION_MISSING, FUNCTION_REFUSED
 from mizar.transit.ledger import Ledger
-from mizar.transit.limits import LIMITED
+from mizar.transit.limits import LIMITED, limit_text, used_up, waits
 from mizar.transit.logs import event
 from mizar.transit.marking import destination_of, marked
 from mizar.transit.programs import ICMP_ERRORS, TRAPS, Loaded
@@ -137,6 +139,7 @@ class Tracer:
                 report.function, report.function_reason, _ = self._function_of(fields["rule"])
                 report.rule = 0
             if (reason := drop_reasons.by_number().get(fields["reason"])) and reason.name in LIMITED:
+                report.limit_of, _ = limit_text(self._ledger.state, fields["rule"])
                 report.rule, report.policed = 0, ""  # no policy's
             with contextlib.suppress(asyncio.QueueFull):
                 reports.put_nowait(report)
@@ -153,15 +156,27 @@ class Tracer:
             raise NotFoundError(f"this droplet has no endpoint {request.uid!r}")
         if not SHORTEST - 18 <= len(request.frame) <= LONGEST:
             raise InvalidError(f"a frame has {SHORTEST - 18} to {LONGEST} bytes, not {len(request.frame)}")
-        run = test_run.run_tc(self._loaded.programs.agent.fd, request.frame, ifindex=local.ifindex)
+        run = self._run(request.frame, local)
+        if run.mark >= constant("SHAPED_INTERFACE"):  # its receiver's, for whom it would wait
+            run = replace(run, mark=0)
         event(_log, logging.INFO, "traced_packet", uid=request.uid, bytes=len(request.frame), reason=run.mark)
         report = pb.TraceReport(program="agent", reason=run.mark)
+        if run.mark and run.mark == drop_reasons.by_name()["LIMIT_EGRESS"].number:
+            report.limit_of = used_up(self._loaded.tables, self._ledger.state, local)
         if run.retval != _REDIRECT:
             report.did = pb.TraceReport.REFUSED if run.mark else pb.TraceReport.TRAPPED
             return report
         with contextlib.closing(PacketSocket()) as sender:
             self._go_on(request, local, run.frame, sender, report)
         return report
+
+    def _run(self, frame: bytes, local: Local) -> test_run.TestRun:
+        """Through the agent. Where what the endpoint sends waits in the shaper first, as it comes out of there: it does
+        not wait."""
+        if waits(self._ledger.state, local) and self._loaded.tables.shaper.get(0):
+            shaped = self._loaded.programs.programs["shaped"].fd
+            return test_run.run_tc(shaped, frame, mark=constant("SHAPED_INTERFACE") | local.ifindex)
+        return test_run.run_tc(self._loaded.programs.agent.fd, frame, ifindex=local.ifindex)
 
     def _go_on(
         self, request: pb.SendTracedRequest, local: Local, frame: bytes, sender: PacketSocket, report: pb.TraceReport

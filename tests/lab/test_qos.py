@@ -22,7 +22,8 @@ from mizar.lab.names import LabName
 from mizar.model.function import Function
 from mizar.model.manifest import parse_resource
 from tests.lab.conftest import manifests, wait_until
-from tests.lab.limited import BURST_BYTES, HEADERS, MANIFESTS, RATE, WINDOW_S, Bench, Stream, near, rates
+from tests.lab.limited import BURST_BYTES, HEADERS, MANIFESTS, PORT, RATE, WINDOW_S, Bench, Stream, near, rates
+from tests.lab.test_monitor import watching
 from tests.lab.transfer import Transfer
 
 pytestmark = pytest.mark.root
@@ -47,6 +48,13 @@ kind: Network
 metadata: {name: back, tenant: blue}
 spec: {vpc: main, cidrs: [10.0.2.0/24, "fd00:10:0:2::/64"], bouncers: 1, throughDivider: true}
 """
+TO_FAR = {
+    "source": {"tenant": "blue", "name": "a"},
+    "destination": {"tenant": "blue", "name": "far"},
+    "protocol": "udp",
+    "destinationPort": PORT,
+    "live": True,
+}
 TUNNELS = ("geneve", "vxlan")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
 
@@ -167,6 +175,29 @@ def test_a_guarantee_holds_however_much_the_others_send(bench: Bench) -> None:
     guaranteed = bench.together(ways)
     assert guaranteed[0] > 0.8 * RATE
     assert near(sum(guaranteed))
+
+
+@pytest.mark.long
+def test_what_a_limit_drops_is_told_with_the_limit(bench: Bench) -> None:
+    """By monitor and by a live trace: whose it is, and what it is. The status says how bits are limited, and why."""
+    bench.limit("Network", "front", egress={"packetsPerSecond": 1, "burstPackets": 1})
+    with watching(bench.lab, "--reason", "LIMIT_EGRESS") as watcher, flooding(bench):
+        event = next(one for one in watcher.until(lambda seen: seen and seen[-1]["type"] == "drop") if "limit" in one)
+        assert (event["limited"], event["limit"]) == ("blue/a", "network blue/front, egress: 1 packets/s")
+        wait_until(lambda: "by the limit of the endpoint's network" in str(bench.client.trace(TO_FAR)))
+    for other in ("far", "near"):
+        bench.limit("Network", "front", egress={"bitsPerSecond": RATE}, ingress={"bitsPerSecond": RATE})
+        question = TO_FAR | {"destination": {"tenant": "blue", "name": other}}
+        wait_until(lambda question=question: bench.client.trace(question)["ok"])  # type: ignore[misc]
+    status = bench.client.get("Droplet", "d1")["status"]
+    assert (status["limitsMode"], "htb" in status["limitsReason"]) == ("shaped", True)
+
+
+@contextlib.contextmanager
+def flooding(bench: Bench) -> Iterator[None]:
+    """More packets than may pass, from a to far."""
+    with contextlib.closing(Stream(bench, "a", "far", "udp")):
+        yield
 
 
 def shapers(bench: Bench) -> list[str]:

@@ -30,6 +30,7 @@ async def test_each_droplet_learns_what_it_needs(world: World) -> None:
         "phase": "Provisioned", "reason": "", "message": "", "observedGeneration": 1, "address": "172.31.0.11",
         "connected": True, "health": "up", "downBy": [], "version": "fake", "xdpMode": "driver",
         "limitsMode": "",
+        "limitsReason": "",
         "vpnPorts": "",
     }  # fmt: skip
 

@@ -45,7 +45,7 @@ async def test_what_endpoints_share_is_there_once_and_goes_with_the_last() -> No
     assert tree[network] == ShapedClass(10**7, 10**5, vpc)
     assert tree[REST | network] == ShapedClass(10**7, 10**5, network, leaf=True)
     assert tree[vpc] == ShapedClass(10**8, 10**6)
-    assert limit_text(ledger.state, vpc) == "VPC, egress: 100000000 bit/s, 1000 packets/s"
+    assert limit_text(ledger.state, vpc) == ("vpc", "egress: 100000000 bit/s, 1000 packets/s")
     ledger.put_local(wanted(13, NO_QOS), "veth3", 7)
     assert network in {limiter.slot for limiter in ledger.state.limiters.values()}
     assert [one for one in await bench.found() if one.table != "substrate_endpoints"] == []
