@@ -83,6 +83,14 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("READY", "status.ready"),
         ("ADDRESSES", "status.addresses"),
     ),
+    "NatGateway": (
+        ("NETWORK", "spec.network"),
+        ("ADDRESSES", "status.addresses"),
+        ("DROPLET", "status.droplet"),
+        ("STATE", "status.state"),
+        ("CONNECTIONS", "status.connections"),
+        ("QUOTA", "status.quota"),
+    ),
     "Policy": (
         ("VPC", "spec.vpc"),
         ("PRIORITY", "spec.priority"),

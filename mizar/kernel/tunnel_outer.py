@@ -25,7 +25,9 @@ from mizar.model.errors import InvalidError, MizarError, TemporaryError
 
 INNER = "mzouter"
 """How the names of ends in namespaces begin."""
-_PREFIX, _GUARD = "mzvo", "mzvo_guard"
+PREFIX, _GUARD = "mzvo", "mzvo_guard"
+_NAT = "mznt"
+"""Of the ends of NAT gateways (mizar.kernel.nat_way), for which the host may forward too."""
 _MARK = {4: "made to forward: ", 6: "made to forward IPv6: "}
 """On the droplet's end, with the interface that was."""
 _FIRST = {4: ip_address("169.254.0.1"), 6: ip_address("fd6d:697a:6172::1")}
@@ -40,7 +42,7 @@ _PAIRS = 1 << 14
 
 def name_of(uid: str) -> str:
     """Of the droplet's end."""
-    return _PREFIX + hashlib.sha256(uid.encode()).hexdigest()[:9]
+    return PREFIX + hashlib.sha256(uid.encode()).hexdigest()[:9]
 
 
 def inner_of(uid: str) -> str:
@@ -85,11 +87,16 @@ def is_there(uid: str, namespace: Namespace, version: int) -> bool:
         return _has_table(here, near.name, version) and guarded
 
 
+def in_use(netlink: Netlink) -> bool:
+    """Whether there is a pair."""
+    return any(one.name.startswith(PREFIX) for one in interfaces.listed(netlink))
+
+
 def remove(uid: str, uplink: str) -> None:
     """The way ends; with the last one the host is as it was."""
     name = name_of(uid)
     with Namespace.current() as here, Netlink() as netlink:
-        pairs = [one.name for one in interfaces.listed(netlink) if one.name.startswith(_PREFIX)]
+        pairs = [one.name for one in interfaces.listed(netlink) if one.name.startswith(PREFIX)]
         for version in _TABLE if set(pairs) <= {name} else ():
             if (switched := _switched(netlink, version)) or _has_table(here, _GUARD, version):
                 _unguard(here, switched or uplink, version)
@@ -186,7 +193,7 @@ def _forward(outside: Netlink, here: Namespace, name: str, uplink: str, version:
     # Before all else each pair says whose doing it is: rules can be taken away by whoever restarts a firewall.
     outside.tell([(set_link(name, alias=_MARK[version] + uplink), RTM_SETLINK, 0, f"mark {name}")])
     table = f"{_TABLE[version]} {_GUARD}"
-    guard = f'iifname {uplink} oifname != "{_PREFIX}*" drop;'
+    guard = f'iifname {uplink} oifname != "{PREFIX}*" oifname != "{_NAT}*" drop;'
     chain = f"chain through {{ type filter hook forward priority 0; {guard} }}"
     nftables.apply(f"add table {table}\ndelete table {table}\ntable {table} {{\n{chain}\n}}\n", here)
     if off:
@@ -195,7 +202,7 @@ def _forward(outside: Netlink, here: Namespace, name: str, uplink: str, version:
 
 def _switched(outside: Netlink, version: int) -> str:
     """The interface that was made to forward for pairs; empty for none."""
-    marks = (one.alias for one in interfaces.listed(outside) if one.name.startswith(_PREFIX))
+    marks = (one.alias for one in interfaces.listed(outside) if one.name.startswith(PREFIX))
     return next((mark.removeprefix(_MARK[version]) for mark in marks if mark.startswith(_MARK[version])), "")
 
 

@@ -30,6 +30,7 @@ from mizar.lab.progress import Progress, silent
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
+from mizar.transit.engines.nat_left import forget_all
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
 from mizar.transit.told import remove_all
 from mizar.transit.vpns import remove_all as remove_tunnels
@@ -80,6 +81,7 @@ def down(lab: LabName) -> bool:
                 Pins.of(instance).remove()
                 found = True
         for engines in RUN_FOLDER.glob(f"{lab.instance_prefix}*.engines"):
+            forget_all(engines)
             found |= remove_all(engines) > 0
         for logs in LOG_FOLDER.glob(f"{lab.instance_prefix}*"):
             shutil.rmtree(logs)

@@ -10,6 +10,7 @@ mizar.manager.draft, `problems` by intake, `told` by the manager. It must never 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mizar.manager.registry import Item, Registry
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 SCOPE = "public"
 """Of allocations; no two pools share an address, so its text alone names it."""
-USERS = frozenset[str]()
+USERS = frozenset({"NatGateway"})
 """Kinds whose objects have public addresses."""
 
 
@@ -69,11 +70,12 @@ def _has(pool: AddressPool, version: int) -> bool:
 
 
 def _free(draft: Draft, pool: AddressPool, version: int, taken: set[str], place: int) -> str:
-    for prefix in pool.prefixes:
-        for address in prefix if prefix.version == version else ():
-            text = str(address)
-            if text not in taken and draft.holder(Allocation(SCOPE, text)) is None:
-                return text
+    prefixes = [prefix for prefix in pool.prefixes if prefix.version == version]
+    edges = [end for prefix in prefixes for end in (prefix[0], prefix[-1])]  # not everybody takes them for a host's
+    inner = (address for prefix in prefixes for address in prefix if address not in edges)
+    for text in map(str, chain(inner, edges)):
+        if text not in taken and draft.holder(Allocation(SCOPE, text)) is None:
+            return text
     raise ExhaustedError(Problem(f"{pool.ref} has no free IPv{version} address", f"spec.addresses[{place}]"))
 
 

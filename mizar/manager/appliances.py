@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 
+from mizar.manager.function_routes import routed
 from mizar.manager.peering import peers_of
 from mizar.manager.registry import Item, Registry, vpc_of
-from mizar.manager.vpns import with_vpns
 from mizar.model.addresses import Prefix, parse_mac, parse_prefix, within
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.model.routes import Route
@@ -59,7 +59,7 @@ def appliance_of(registry: Registry, network: Network) -> Callable[[Route], Next
 
 def refused(registry: Registry, network: Network, status: dict[str, object]) -> dict[str, object]:
     """What a network's status says of its routes to endpoints; `status` as it is so far."""
-    routes = with_vpns(registry, network).spec.routes
+    routes = routed(registry, network).spec.routes
     found = [(route.to, next_hop(registry, network, route)) for route in routes if route.appliance]
     nowhere = [(to, why) for to, why in found if isinstance(why, str)]
     if not nowhere:
@@ -84,7 +84,7 @@ class Appliances:
         resource = network.resource
         routes: Iterable[Route] = ()
         if isinstance(resource, Network) and not network.deleting:
-            routes = with_vpns(self._registry, resource).spec.routes
+            routes = routed(self._registry, resource).spec.routes
         now = {Ref("Endpoint", network.resource.tenant, route.appliance) for route in routes if route.appliance}
         before = self._named.pop(network.uid, set())
         if now:
@@ -128,7 +128,7 @@ class Appliances:
     def _routed(self, endpoint: Item, vpc: VPC) -> Iterator[Prefix]:
         for item in self.networks(endpoint):
             if isinstance(item.resource, Network) and vpc_of(item.resource) == vpc.ref:
-                routes = with_vpns(self._registry, item.resource).spec.routes
+                routes = routed(self._registry, item.resource).spec.routes
                 mine = (route for route in routes if route.appliance == endpoint.resource.name)
                 yield from (parse_prefix(route.to) for route in mine)
 

@@ -15,16 +15,20 @@ from mizar.manager.appliances import Appliances
 from mizar.manager.balancers import Balancers
 from mizar.manager.facts import fact_of
 from mizar.manager.instances import instances_of, owner_of
+from mizar.manager.nat_gateways import entry_of as nat_entry
+from mizar.manager.nat_gateways import forwarding_to, may_reach
 from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.policies import Moved, Policies
-from mizar.manager.registry import Item, Registry
+from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.scaled import Services
 from mizar.manager.vpns import entry_of
+from mizar.model.address_pool import AddressPool
 from mizar.model.errors import NotFoundError
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.load_balancer import LoadBalancer
+from mizar.model.nat_gateway import NatGateway
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import Endpoint, Network, Ref, VpnConnection
+from mizar.model.resources import Droplet, Endpoint, Network, Ref, VpnConnection
 from mizar.planner.entries import RouteEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change
@@ -75,13 +79,15 @@ class Desired:
             return []
         if isinstance(item.resource, LoadBalancer):  # all of it is its scaled endpoint
             return []
+        if isinstance(item.resource, NatGateway):
+            return self._put_networks(self._vpc_of(item))
         if isinstance(item.resource, VpnConnection):
-            return self.topology.put_vpn(item.uid, None) + self._put_networks(item.resource)
+            return self.topology.put_vpn(item.uid, None) + self._put_networks(_vpc_ref(item.resource))
         if _is_scaled(item):
             changes = self._put_balancers(item)
             return changes + self._remove_service(item) + self._follow(self.policies.remove(item))
         if isinstance(item.resource, Endpoint):
-            changes = self._put_services(item) + self._put_balancers(item)
+            changes = self._put_services(item) + self._put_balancers(item) + self._put_forwards(item)
         fact = fact_of(self._registry, item)
         try:
             match fact:
@@ -135,6 +141,11 @@ class Desired:
             return self._put_instances(item)
         if isinstance(item.resource, LoadBalancer):
             return []
+        if isinstance(item.resource, NatGateway):
+            return self._put_instances(item) + self._put_networks(self._vpc_of(item))
+        if isinstance(item.resource, AddressPool):
+            users = [one for one in self._registry.children(item) if isinstance(one.resource, NatGateway)]
+            return [change for one in users for change in self._put_instances(one)]
         if isinstance(item.resource, VpnConnection):
             return [] if item.deleting else self._put_vpn(item)
         if _is_scaled(item):
@@ -146,8 +157,9 @@ class Desired:
                 changes = self._follow(self.policies.put(item), but=item)
                 fact = self._complete(fact, item)
                 changes += self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
-                changes += self._put_balancers(item)
-                changes += self._vpn_that_brought(item)
+                changes += self._put_balancers(item) + self._put_forwards(item) + self._vpn_that_brought(item)
+                if (owner := self._owner(item)) is not None and isinstance(owner.resource, NatGateway):
+                    changes += self._put_networks(self._vpc_of(owner))
                 return changes + [change for vpn in self._vpns_of(item) for change in self._put_tunnel(vpn)]
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
@@ -156,7 +168,8 @@ class Desired:
             case VpcFact() as fact:
                 return self.topology.put_vpc(fact)
             case DropletFact() as fact:
-                return self.topology.put_droplet(replace(fact, mtu=self._mtu_of(fact.name)))
+                changes = self.topology.put_droplet(replace(fact, mtu=self._mtu_of(fact.name)))
+                return changes + self._put_refused(item)
             case PeeringFact() as fact:
                 return self.topology.put_peering(fact) + self._put_peers(item)
         if self.topology.knows(item.uid):  # nobody can carry it any more
@@ -166,15 +179,14 @@ class Desired:
     def _put_vpn(self, item: Item) -> list[Change]:
         """A connection, and the routes that lead to it."""
         assert isinstance(item.resource, VpnConnection)
-        return self._put_tunnel(item) + self._put_networks(item.resource)
+        return self._put_tunnel(item) + self._put_networks(_vpc_ref(item.resource))
 
     def _put_tunnel(self, item: Item) -> list[Change]:
         return self.topology.put_vpn(item.uid, entry_of(self._registry, item))
 
     def _vpn_that_brought(self, endpoint: Item) -> list[Change]:
         """A connection whose endpoint comes or goes is carried by another one."""
-        ref = owner_of(endpoint.resource) if isinstance(endpoint.resource, Endpoint) else None
-        owner = self._registry.find(ref) if ref else None
+        owner = self._owner(endpoint)
         if owner is None or owner.deleting or not isinstance(owner.resource, VpnConnection):
             return []
         return self._put_vpn(owner)
@@ -183,9 +195,9 @@ class Desired:
         found = self._registry.children(endpoint)
         return [item for item in found if isinstance(item.resource, VpnConnection) and not item.deleting]
 
-    def _put_networks(self, vpn: VpnConnection) -> list[Change]:
-        """The tables of a VPC's subnets follow from its connections."""
-        vpc = self._registry.find(Ref("VPC", vpn.tenant, vpn.spec.vpc))
+    def _put_networks(self, ref: Ref) -> list[Change]:
+        """The tables of a VPC's subnets follow from its VPN connections and NAT gateways."""
+        vpc = self._registry.find(ref)
         changes: list[Change] = []
         for item in list(self._registry.children(vpc)) if vpc else ():
             if isinstance(item.resource, Network) and not item.resource.is_group and not item.deleting:
@@ -198,11 +210,23 @@ class Desired:
         if fact.bypass and (answers := self.services.answers(item)):
             own = {RouteEntry(address, len(address) * 8, _ALLOWED) for address in answers}
             fact = replace(fact, forwarding=True, sources=tuple(sorted({*fact.sources, *own})))
-        ref = owner_of(item.resource) if isinstance(item.resource, Endpoint) else None
-        owner = self._registry.find(ref) if ref else None
+        owner = self._owner(item)
+        if owner is not None and isinstance(owner.resource, NatGateway):
+            return replace(fact, engine=nat_entry(self._registry, owner, item))
         if owner is None or not isinstance(owner.resource, HttpLoadBalancer):
             return fact
         return replace(fact, engine=self.balancers.entry(owner, item))
+
+    def _owner(self, item: Item) -> Item | None:
+        """The function that has brought an endpoint."""
+        ref = owner_of(item.resource) if isinstance(item.resource, Endpoint) else None
+        return self._registry.find(ref) if ref else None
+
+    def _vpc_of(self, gateway: Item) -> Ref:
+        network = self._registry.find(Ref("Network", gateway.resource.tenant, gateway.resource.spec.network))
+        assert network is not None
+        assert isinstance(network.resource, Network)
+        return vpc_of(network.resource)
 
     def _follow(self, moved: Moved | None, but: Item | None = None) -> list[Change]:
         """What policies ask for: sets are there before endpoints are bound to them. `but`: one that is put anyway."""
@@ -252,6 +276,19 @@ class Desired:
                 changes += self.topology.put_endpoint(self._complete(fact, item))
         return changes
 
+    def _put_refused(self, item: Item) -> list[Change]:
+        """A droplet comes: nobody behind a NAT gateway may speak with it."""
+        droplet = item.resource
+        assert isinstance(droplet, Droplet)
+        gateways = [one for one in self._registry.of_kind("NatGateway") if not one.deleting]
+        if not gateways or not any(may_reach(self._registry, one, droplet) for one in gateways):
+            return []
+        return [change for one in gateways for change in self._put_instances(one)]
+
+    def _put_forwards(self, item: Item) -> list[Change]:
+        """The NAT gateways with forwards to an endpoint."""
+        return [change for one in forwarding_to(self._registry, item) for change in self._put_instances(one)]
+
     def _put_routes(self, item: Item) -> list[Change]:
         """The networks whose routes lead to an endpoint, where it is now."""
         changes: list[Change] = []
@@ -284,6 +321,10 @@ class Desired:
             return changes + (self.topology.remove_service(fact.vni, fact.uid) if fact else [])
         except NotFoundError:
             return []
+
+
+def _vpc_ref(vpn: VpnConnection) -> Ref:
+    return Ref("VPC", vpn.tenant, vpn.spec.vpc)
 
 
 def _is_scaled(item: Item) -> bool:

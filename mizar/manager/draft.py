@@ -28,6 +28,7 @@ from mizar.model.resources import (
     EndpointSpec,
     Identity,
     Metadata,
+    NatGateway,
     Network,
     NetworkAcl,
     Policy,
@@ -250,7 +251,7 @@ class Draft:
     def parent(self, resource: Resource) -> tuple[Network | None, VPC | None]:
         """The network and the VPC that a resource is in, as far as it is in any."""
         network = resource if isinstance(resource, Network) else None
-        if isinstance(resource, Endpoint | HttpLoadBalancer):
+        if isinstance(resource, Endpoint | HttpLoadBalancer | NatGateway):
             found = self.find(Ref("Network", resource.tenant, resource.spec.network))
             network = found if isinstance(found, Network) else None
         vpc = self.find(Ref("VPC", network.tenant, network.spec.vpc)) if network else None

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mizar.manager.appliances import appliance_of
+from mizar.manager.function_routes import routed as routed_by_functions
 from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry, target_of
 from mizar.manager.substrate import allowance
-from mizar.manager.vpns import with_vpns
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.planner.facts import (
@@ -37,7 +37,7 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
         case Network() if resource.is_group:
             return None  # what endpoints bear tells of it
         case Network():
-            routed = with_vpns(registry, resource)
+            routed = routed_by_functions(registry, resource)
             return network_fact(
                 routed, _vpc(registry, resource), allowance(registry, resource), appliance_of(registry, resource)
             )

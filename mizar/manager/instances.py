@@ -22,7 +22,7 @@ from mizar.model.scaled import HealthSpec, MemberSpec
 from mizar.model.workloads import WorkloadSpec
 from mizar.planner.instances import seats
 
-OWNERS = frozenset({"HttpLoadBalancer", "LoadBalancer", "VpnConnection"})
+OWNERS = frozenset({"HttpLoadBalancer", "LoadBalancer", "NatGateway", "VpnConnection"})
 """Kinds whose objects bring endpoints."""
 
 

@@ -16,6 +16,7 @@ from mizar.manager import (
     groups,
     load_balancers,
     marking,
+    nat_gateways,
     network_acls,
     protections,
     substrate,
@@ -29,10 +30,12 @@ from mizar.manager.peering import check_peering
 from mizar.manager.proxied import problems_of
 from mizar.manager.registry import Registry, parent_refs, target_of
 from mizar.manager.scaled import problems_of as problems_of_members
+from mizar.model.address_pool import AddressPool
 from mizar.model.checks import check_endpoint, check_immutable, check_network
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError, Problem
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.load_balancer import LoadBalancer
+from mizar.model.nat_gateway import NatGateway, NatGatewayStatus
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import (
     KINDS,
@@ -58,6 +61,7 @@ _FIELDS = {
     "Endpoint": "spec.endpoint",
     "HttpLoadBalancer": "spec.instanceOf",
     "VpnConnection": "spec.instanceOf",
+    "NatGateway": "spec.instanceOf",
     "AddressPool": "spec.pool",
     "LoadBalancer": "spec.instanceOf",
 }
@@ -116,7 +120,7 @@ def _rank(submission: Submission) -> tuple[int, int]:
     """Objects after those that they refer to: scaled endpoints name others, and load balancers both."""
     resource = submission.resource
     scaled = isinstance(resource, Endpoint) and resource.spec.type == "scaled"
-    if isinstance(resource, HttpLoadBalancer | LoadBalancer):
+    if isinstance(resource, HttpLoadBalancer | LoadBalancer | NatGateway):
         return _ORDER["Endpoint"], 2
     return _ORDER[resource.kind], int(scaled)
 
@@ -214,6 +218,13 @@ class _Intake:
             settle(self.draft, self._registry, found, balancers.wish_of(found), self._droplets)
         if isinstance(found, LoadBalancer):
             load_balancers.settle(self.draft, self._registry, found)
+        if isinstance(found, AddressPool):
+            for one in self.draft.of_kind(NatGateway):
+                if one.spec.pool == found.name:
+                    settle(self.draft, self._registry, one, nat_gateways.wish_of(one, found), self._droplets)
+        if isinstance(found, NatGateway):
+            pool = address_pools.pool_of(self.draft, found)
+            settle(self.draft, self._registry, found, nat_gateways.wish_of(found, pool), self._droplets)
 
     def _change(self, old: Resource, new: Resource) -> str:
         problems = check_immutable(old, new)
@@ -233,6 +244,8 @@ class _Intake:
             balancers.refuse_excess(new, self.draft.of_kind(HttpLoadBalancer))
         if isinstance(new, LoadBalancer) and network is not None:
             problems += load_balancers.problems_of(self.draft.find, new, network)
+        if isinstance(new, NatGateway):
+            problems += nat_gateways.problems(new.model_copy(update={"status": old.status}), self.draft)
         problems += network_acls.problems(new, self.draft)
         if problems := problems or [*groups.problems(new, self.draft), *marking.problems(new, self.draft)]:
             raise InvalidError(problems)
@@ -284,6 +297,8 @@ class _Intake:
         if isinstance(resource, LoadBalancer) and network is not None:
             found = load_balancers.problems_of(self.draft.find, resource, network)
             return found or self._shared_address(resource, network)
+        if isinstance(resource, NatGateway):
+            return nat_gateways.problems(resource.model_copy(update={"status": NatGatewayStatus()}), self.draft)
         if isinstance(resource, VpnConnection):
             return vpns.problems(resource, self.draft)
         if isinstance(resource, DdosProtection):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import address_pools, appliances, engines, load_balancers, moves, vpns
+from mizar.manager import address_pools, appliances, engines, load_balancers, moves, nat_gateways, vpns
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
@@ -51,6 +51,7 @@ from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFound
 from mizar.model.function import Function
 from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.load_balancer import LoadBalancer
+from mizar.model.nat_gateway import NatGateway
 from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
@@ -190,6 +191,8 @@ class Manager:
         if isinstance(item.resource, LoadBalancer):
             rows = lambda service: self._fleet.services.told(service, self._fleet.down_by)  # noqa: E731
             found["status"] |= load_balancers.told(self._registry, item, rows)
+        if isinstance(item.resource, NatGateway):
+            found["status"] |= nat_gateways.told(self._registry, self._fleet.engines, item)
         if isinstance(item.resource, Function):
             found["status"] |= self._functions.told(item)
         if isinstance(item.resource, DdosProtection):
@@ -398,6 +401,11 @@ class Manager:
         for item in list(self._registry.of_kind("VpnConnection")):
             if isinstance(one := item.resource, VpnConnection) and one.spec.network and not item.deleting:
                 settle(draft, self._registry, one, vpns.wish_of(one, draft), self._fleeting())
+        for item in list(self._registry.of_kind("NatGateway")):
+            if isinstance(item.resource, NatGateway) and not item.deleting:
+                pool = draft.find(Ref("AddressPool", "", item.resource.spec.pool))
+                wish = nat_gateways.wish_of(item.resource, pool if isinstance(pool, AddressPool) else None)
+                settle(draft, self._registry, item.resource, wish, self._fleeting())
         if not draft.planned and not draft.dooms:
             return
         for endpoint in list(self._groups.regrouped(draft, {doom.ref for doom in draft.dooms})):

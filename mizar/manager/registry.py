@@ -290,6 +290,9 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
             yield Ref("VPC", tenant, spec.vpc)
         case "HttpLoadBalancer" | "LoadBalancer":
             yield Ref("Network", tenant, spec.network)
+        case "NatGateway":
+            yield Ref("Network", tenant, spec.network)
+            yield Ref("AddressPool", "", spec.pool)
         case "VpnConnection":
             yield Ref("VPC", tenant, spec.vpc)
             yield Ref("Endpoint", tenant, spec.endpoint) if spec.endpoint else Ref("Network", tenant, spec.network)

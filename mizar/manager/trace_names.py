@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from mizar.manager.droplet_link import Link
+from mizar.manager.nat_gateways import way_out
 from mizar.manager.policies import Policies
 from mizar.manager.policy_names import PolicyNames, sentence
 from mizar.manager.registry import Item, Registry
@@ -75,7 +76,10 @@ class RegistryNames:
         return frozenset(self.address_of(name) for name in (*names, *(item.former if item else ())))
 
     def carrier(self, number: int, address: bytes) -> str:
-        """Which endpoint carries the VPN connection to an address outside: of several that with the longest prefix."""
+        """Which endpoint carries the VPN connection to an address outside: of several that with the longest prefix.
+
+        Where there is none: that of the NAT gateway into the world.
+        """
         vpc, registry = self.vpc_item(number), self._registry
         if vpc is None or len(address) not in (4, 16):
             return ""
@@ -85,7 +89,7 @@ class RegistryNames:
             for text in one.spec.remote_prefixes
             if ip_address(address) in parse_prefix(text)
         ]
-        return max(found)[1] if found else ""
+        return max(found)[1] if found else way_out(self._registry, vpc.ref, ip_address(address))
 
     def mtu(self, one: bytes, other: bytes) -> int:
         """What both interfaces have room for; 0 where either has not told."""

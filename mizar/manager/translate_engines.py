@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from mizar._built import transit_pb2 as pb
-from mizar.planner.engines import EngineEntry, HttpBackendEntry, HttpBalancerEntry
+from mizar.planner.engines import EngineEntry, HttpBackendEntry, HttpBalancerEntry, NatGatewayEntry, Subnet
 
 
 def engine_message(entry: EngineEntry) -> pb.Engine:
     """With all that is needed to run it."""
     if entry.content is None:
         return pb.Engine(digest=entry.digest)
+    if isinstance(entry.content, NatGatewayEntry):
+        return pb.Engine(digest=entry.digest, nat=_nat(entry.content))
     return pb.Engine(digest=entry.digest, http=_http(entry.content))
 
 
@@ -55,3 +57,27 @@ def _backend(entry: HttpBackendEntry) -> pb.HttpBackend:
         ),
         server_connections=entry.server_connections,
     )
+
+
+def _nat(entry: NatGatewayEntry) -> pb.NatGateway:
+    return pb.NatGateway(
+        tenant=entry.tenant,
+        name=entry.name,
+        instance=entry.instance,
+        public=entry.public,
+        inside=_subnets(entry.inside),
+        forwards=[
+            pb.NatForward(
+                protocol=one.protocol, public=one.public, port=one.port, address=one.address,
+                target_port=one.target_port,
+            )
+            for one in entry.forwards
+        ],
+        connections=entry.connections,
+        never=_subnets(entry.never),
+        reach=_subnets(entry.reach),
+    )  # fmt: skip
+
+
+def _subnets(found: tuple[Subnet, ...]) -> list[pb.Subnet]:
+    return [pb.Subnet(address=address, length=length) for address, length in found]

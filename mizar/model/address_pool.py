@@ -20,6 +20,17 @@ from mizar.model.fields import Value
 EVERYBODY = "all"
 ANY = {"ipv4": 4, "ipv6": 6}
 """Words that ask for any free address of a family."""
+SPECIAL = tuple(
+    map(
+        parse_prefix,
+        (
+            "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+            "192.0.0.0/24", "192.168.0.0/16", "224.0.0.0/3",
+            "::/127", "::ffff:0:0/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+        ),
+    )
+)  # fmt: skip
+"""What is nobody's on the Internet (RFC 6890), so may be the operator's own."""
 MOST_HOST_BITS = 16
 """Of a prefix: free addresses are looked for one by one."""
 MOST_WANTED = 16
@@ -35,6 +46,10 @@ def _pool_prefix(text: str) -> str:
     if prefix[0].is_link_local:
         raise ValueError(f"expected unicast addresses that are routed, found {text!r}")
     return str(prefix)
+
+
+def _any_prefix(text: str) -> str:
+    return str(parse_prefix(text))
 
 
 def _apart(texts: Sequence[str]) -> Sequence[str]:
@@ -78,7 +93,11 @@ Wanted = Annotated[
 
 
 class AddressPoolSpec(Value):
-    """Addresses that the droplets attract on the substrate. `tenants`: who may have some; `all` is kept as [all]."""
+    """Addresses that the droplets attract on the substrate. `tenants`: who may have some; `all` is kept as [all].
+
+    `reach`: of the ranges that are nobody's on the Internet (as 10.0.0.0/8), those that tenants may speak with from
+    these addresses. Never are it addresses of droplets.
+    """
 
     prefixes: Annotated[
         tuple[Annotated[str, AfterValidator(_pool_prefix)], ...],
@@ -88,6 +107,7 @@ class AddressPoolSpec(Value):
     tenants: Annotated[
         tuple[fields.Name, ...], Field(max_length=1024), AfterValidator(_once), BeforeValidator(_tenants)
     ] = ()
+    reach: Annotated[tuple[Annotated[str, AfterValidator(_any_prefix)], ...], Field(max_length=64)] = ()
     droplets: Annotated[tuple[fields.Name, ...], Field(min_length=1, max_length=64), AfterValidator(_once)]
 
 

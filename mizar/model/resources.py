@@ -38,6 +38,7 @@ from mizar.model.groups import GeneveOptions, Selector
 from mizar.model.http_balancer import HttpLoadBalancer as HttpLoadBalancer
 from mizar.model.instances import InstanceSpec
 from mizar.model.load_balancer import LoadBalancer as LoadBalancer
+from mizar.model.nat_gateway import NatGateway as NatGateway
 from mizar.model.network_acl import NetworkAcl as NetworkAcl
 from mizar.model.peering import VPCPeering as VPCPeering
 from mizar.model.policy import Policy as Policy
@@ -470,6 +471,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("Network", "networks", "network", ("net",), Network),
         Kind("HttpLoadBalancer", "httploadbalancers", "httploadbalancer", ("hlb",), HttpLoadBalancer),
         Kind("LoadBalancer", "loadbalancers", "loadbalancer", ("lb",), LoadBalancer),
+        Kind("NatGateway", "natgateways", "natgateway", ("nat",), NatGateway),
         Kind("Endpoint", "endpoints", "endpoint", ("ep",), Endpoint),
         Kind("Policy", "policies", "policy", ("pol",), Policy),
         Kind("Function", "functions", "function", ("fn",), Function),

@@ -99,7 +99,37 @@ class HttpBalancerEntry:
     threads: int
 
 
-Content = HttpBalancerEntry
+Subnet = tuple[bytes, int]
+"""Address and length of a prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class NatForwardEntry:
+    """A port of a public address, and whose it is inside."""
+
+    protocol: int
+    public: bytes
+    port: int
+    address: bytes
+    target_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class NatGatewayEntry:
+    """An instance of a NAT gateway."""
+
+    tenant: str
+    name: str
+    instance: str
+    public: tuple[bytes, ...]
+    inside: tuple[Subnet, ...]
+    forwards: tuple[NatForwardEntry, ...]
+    connections: int
+    never: tuple[Subnet, ...]
+    reach: tuple[Subnet, ...]
+
+
+Content = HttpBalancerEntry | NatGatewayEntry
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class Names(Protocol):
         ...
 
     def carrier(self, number: int, address: bytes) -> str:
-        """Which endpoint of a VPC carries the VPN connection to an address outside; empty where none does."""
+        """Which endpoint of a VPC carries the VPN connection, or the NAT gateway, to an address outside; or empty."""
         ...
 
     def mtu(self, one: bytes, other: bytes) -> int:

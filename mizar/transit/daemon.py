@@ -36,6 +36,7 @@ from mizar.transit.direct import Direct
 from mizar.transit.drops import Describer
 from mizar.transit.engines import host
 from mizar.transit.engines.kinds import KINDS
+from mizar.transit.engines.nat_left import forget_all, let_go_of_all
 from mizar.transit.events import Hub
 from mizar.transit.flows import FlowAger
 from mizar.transit.function_audit import FunctionAudit
@@ -71,9 +72,15 @@ def cleanup(options: Options) -> None:
     Pins.of(options.instance)  # refuses a name that cannot be one
     with server.locked(options):
         programs.remove(options)
-        told.remove_all(options.engines_folder)
+        _remove_engines(options)
         remove_tunnels(options.vpn_folder, options.interface)
         server.remove_socket(options)
+
+
+def _remove_engines(options: Options) -> None:
+    let_go_of_all(options.engines_folder)
+    forget_all(options.engines_folder)
+    told.remove_all(options.engines_folder)
 
 
 def run(options: Options) -> None:
@@ -95,7 +102,7 @@ def run(options: Options) -> None:
             raise
         if options.detach_on_exit:
             programs.remove(options)
-            told.remove_all(options.engines_folder)
+            _remove_engines(options)
             remove_tunnels(options.vpn_folder, options.interface)
             event(_log, logging.INFO, "detached", instance=options.instance)
 
@@ -170,7 +177,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     hub = Hub(drops)
     ledger = Ledger(loaded.tables, own[0], loaded.limits, lambda: attachments.interfaces(), second)
     room = Room(uplink.mtu, lambda: ledger.state)
-    engines = host.Engines(options.engines_folder, options.logs_folder, KINDS, hub.engine)
+    engines = host.Engines(options.engines_folder, options.logs_folder, KINDS, hub.engine, lambda: uplink.facts.name)
     attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, room, engines)
     neighbours = Neighbours()
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)

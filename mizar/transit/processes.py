@@ -62,7 +62,7 @@ class Program:
 
     `namespace`: as `Namespace.open_spec` takes it. `user`: user and group id, without any other group. `capabilities`:
     what it may keep, such as `net_admin`. `memory_bytes` limits data, `files` open files; 0: as the daemon's.
-    `pretended`: see mizar.transit.confine.
+    `pretended`: see mizar.transit.confine. `confined`: by that; a process of Mizar's own, which loads programs, is not.
     """
 
     argv: tuple[str, ...]
@@ -74,6 +74,7 @@ class Program:
     folder: str = ""
     """Where it works; empty: in the folder that it is recorded in."""
     pretended: tuple[int, ...] = ()
+    confined: bool = True
 
     @property
     def limits(self) -> dict[int, int]:
@@ -98,7 +99,8 @@ class Program:
         enter = ["nsenter", f"--net={path_of(self.namespace)}", "--"]
         confined = [sys.executable, "-I", "-S", str(_CONFINE)]
         confined += [word for one in self.pretended for word in ("--pretend", str(one))]
-        return [*enter, *confined, "--", "prlimit", *limits, "--", "setpriv", *drop, "--", *self.argv]
+        confined = [*confined, "--"] if self.confined else []
+        return [*enter, *confined, "prlimit", *limits, "--", "setpriv", *drop, "--", *self.argv]
 
 
 @dataclass(frozen=True, slots=True)

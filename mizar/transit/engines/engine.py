@@ -17,7 +17,7 @@ class Place:
     """Where an instance lives. `folder`: its own, for processes and their files; it goes with the instance.
 
     `logs`: where logs of functions are kept. `namespace`: as `Namespace.open_spec` takes it. `changed`: to be called
-    when its report is another.
+    when its report is another. `uplink`: the name of the droplet's interface.
     """
 
     uid: str
@@ -25,6 +25,7 @@ class Place:
     logs: Path
     namespace: str
     changed: Callable[[], None]
+    uplink: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)

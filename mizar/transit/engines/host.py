@@ -29,12 +29,18 @@ class Engines:
     """Runs functions. `kinds` by the name of the engine in contracts/transit.proto; `tell` publishes reports."""
 
     def __init__(
-        self, folder: Path, logs: Path, kinds: Mapping[str, Kind], tell: Callable[[pb.EngineReport], None]
+        self,
+        folder: Path,
+        logs: Path,
+        kinds: Mapping[str, Kind],
+        tell: Callable[[pb.EngineReport], None],
+        uplink: Callable[[], str] = str,
     ) -> None:
         self._folder = folder
         self._logs = logs
         self._kinds = kinds
         self._tell = tell
+        self._uplink = uplink
         self._instances: dict[str, _Instance] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
 
@@ -112,7 +118,7 @@ class Engines:
 
     def _make(self, uid: str, namespace: str, function: pb.Engine) -> "_Instance":
         before = self._ending.get(uid)
-        place = Place(uid, self._folder / uid, self._logs, namespace, lambda: self._changed(uid))
+        place = Place(uid, self._folder / uid, self._logs, namespace, lambda: self._changed(uid), self._uplink)
         engine = self._kind(function).make(place)
         instance = _Instance(uid, function, engine, before, lambda: self._changed(uid))
         self._instances[uid] = instance

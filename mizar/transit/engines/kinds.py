@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from mizar.transit.engines.engine import Kind
 from mizar.transit.engines.http_balancer import HTTP
+from mizar.transit.engines.nat_gateway import NAT
 
-KINDS: Mapping[str, Kind] = {"http": HTTP}
+KINDS: Mapping[str, Kind] = {"http": HTTP, "nat": NAT}
 """By the name of the engine in contracts/transit.proto."""

@@ -39,5 +39,5 @@ def families(samples: Iterable[tuple[pb.Engine, Sample]]) -> Iterator[Metric]:
 
 
 def _names(engine: pb.Engine) -> tuple[str, str, str]:
-    http = engine.http
-    return http.tenant, http.name, http.instance
+    own = engine.nat if engine.HasField("nat") else engine.http
+    return own.tenant, own.name, own.instance

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps tenants behind a NAT gateway away from the droplets and their network, and the droplet from forwarding
+anything else on its account.
+
+Called by mizar.transit.engines.nat_gateway, on any thread. In the gateway's namespace rules of nftables refuse what is
+not for tenants; in the droplet's, nothing from a gateway reaches the host itself. A host that does not forward is made
+to, for gateways alone. It must never touch a table that it did not make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from mizar.kernel import interfaces, nftables, tunnel_outer
+from mizar.kernel.namespaces import Namespace
+from mizar.kernel.nat_way import INNER, NEAR, OUTER, PREFIX, Prefix
+from mizar.kernel.netlink import Netlink
+from mizar.model.errors import InvalidError
+
+_TABLE, _GUARD = "mizar_nat", "mizar_nat_guard"
+_SYSCTL = Path("/proc/sys/net")
+_ALL6 = "ipv6/conf/all/forwarding"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where packets of tenants may not go. `never`: in no case; `reach`: although it is in `refused`."""
+
+    never: tuple[Prefix, ...]
+    refused: tuple[Prefix, ...]
+    reach: tuple[Prefix, ...]
+
+
+def own_prefixes(own: Iterable[Prefix] = ()) -> tuple[tuple[Prefix, ...], tuple[Prefix, ...]]:
+    """Addresses of this host, as prefixes, and the networks that it is in. Called in the droplet's namespace."""
+    hosts, networks = set(own), set[Prefix]()
+    with Netlink() as here:
+        for link in interfaces.listed(here):
+            for address in interfaces.addresses(here, link.index):
+                hosts.add(ip_network(address.ip))
+                if address.network.prefixlen:
+                    networks.add(address.network)
+    return tuple(sorted(hosts, key=str)), tuple(sorted(networks, key=str))
+
+
+def rules(interface: str, inside: Iterable[Prefix], limits: Limits) -> str:
+    """For the gateway's namespace, whole, in one transaction."""
+    found = list(inside)
+    sets = [("inside", found), ("never", limits.never), ("reach", limits.reach), ("refused", limits.refused)]
+    text = f"add table inet {_TABLE}\nadd counter inet {_TABLE} refused\n"
+    text += "".join(f"add chain inet {_TABLE} {one}\nflush chain inet {_TABLE} {one}\n" for one in ("out4", "out6"))
+    hooks = (("through", "type filter hook forward priority 0; policy drop;"),
+             ("own", "type filter hook input priority 0; policy accept;"))  # fmt: skip
+    for chain, hook in hooks:
+        text += f"add chain inet {_TABLE} {chain} {{ {hook} }}\nflush chain inet {_TABLE} {chain}\n"
+    for name, prefixes in sets:
+        for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
+            text += f"add set inet {_TABLE} {name}{version} {{ type {kind}; flags interval; auto-merge; }}\n"
+            text += f"flush set inet {_TABLE} {name}{version}\n"
+            if mine := [str(one) for one in prefixes if one.version == version]:
+                text += f"add element inet {_TABLE} {name}{version} {{ {', '.join(sorted(set(mine)))} }}\n"
+    refuse = "counter name refused reject with icmpx type admin-prohibited"
+    for version, ip in ((4, "ip"), (6, "ip6")):
+        add = f"add rule inet {_TABLE}"
+        text += f"{add} through iifname {NEAR} oifname {interface} {ip} daddr @inside{version} accept\n"
+        text += f"{add} through iifname {interface} oifname {NEAR} {ip} saddr @inside{version} goto out{version}\n"
+        text += f"{add} out{version} {ip} daddr @never{version} {refuse}\n"
+        text += f"{add} out{version} {ip} daddr @reach{version} accept\n"
+        text += f"{add} out{version} {ip} daddr @refused{version} {refuse}\n"
+        text += f"{add} out{version} accept\n"
+    return text + f"add rule inet {_TABLE} own iifname {{ {NEAR}, {INNER}, {OUTER} }} drop\n"
+
+
+def keep(namespace: Namespace, text: str) -> None:
+    """The rules of a gateway's namespace; packets go on meanwhile."""
+    nftables.apply(text, namespace)
+
+
+def open_host(uplink: str, end: str) -> None:
+    """The droplet's stack forwards between its uplink and a gateway's end, and nothing from there reaches the host."""
+    with Namespace.current() as here:
+        host = f'chain host {{ type filter hook input priority 0; iifname "{PREFIX}*" drop; }}'
+        if not _has(here, "inet", _TABLE):
+            nftables.apply(f"table inet {_TABLE} {{\n{host}\n}}\n", here)
+        _write(f"ipv6/conf/{end}/disable_ipv6", "0")
+        for switch in (f"ipv4/conf/{end}/forwarding", f"ipv6/conf/{uplink}/proxy_ndp"):
+            _write(switch, "1")
+        others = f'oifname != "{PREFIX}*" oifname != "{tunnel_outer.PREFIX}*"'
+        own = f"iifname {uplink} {others} drop;"
+        _forward(here, "ip", (f"ipv4/conf/{uplink}/forwarding",), own)
+        accept = f"ipv6/conf/{uplink}/accept_ra"
+        if _read(accept) == "1":  # a router hears advertisements only so
+            _write(accept, "2")
+        if _read(_ALL6) == "1" and not _has(here, "ip6", _GUARD):
+            return
+        _write(f"ipv6/conf/{end}/force_forwarding", "1")
+        alone = _alone6(uplink)
+        _forward(here, "ip6", alone or (_ALL6,), own if alone else f'iifname != "{PREFIX}*" {others} drop;')
+
+
+def close_host(uplink: str) -> None:
+    """With the last gateway the host is as it was."""
+    with Namespace.current() as here, Netlink() as netlink:
+        if any(one.name.startswith(PREFIX) for one in interfaces.listed(netlink)):
+            return
+        shared = tunnel_outer.in_use(netlink)
+        switches = ("ip", (f"ipv4/conf/{uplink}/forwarding",)), ("ip6", _alone6(uplink) or (_ALL6,))
+        for family, ours in switches:
+            if _has(here, family, _GUARD):
+                for switch in () if shared else ours:
+                    _write(switch, "0")
+                nftables.apply(f"delete table {family} {_GUARD}\n", here)
+        if _has(here, "inet", _TABLE):
+            nftables.apply(f"delete table inet {_TABLE}\n", here)
+
+
+def _alone6(uplink: str) -> tuple[str, ...]:
+    """The switches of one interface for IPv6; none where the kernel (before 6.17) has but one for all."""
+    found = (f"ipv6/conf/{uplink}/force_forwarding", f"ipv6/conf/{uplink}/forwarding")
+    return found if _read(found[0]) else ()
+
+
+def _forward(here: Namespace, family: str, switches: tuple[str, ...], others: str) -> None:
+    """Forwards; what did not before lets nothing else pass now."""
+    if all(_read(switch) == "1" for switch in switches):
+        return
+    chain = f"chain through {{ type filter hook forward priority 0; {others} }}"
+    table = f"{family} {_GUARD}"
+    nftables.apply(f"add table {table}\ndelete table {table}\ntable {table} {{\n{chain}\n}}\n", here)
+    for switch in switches:
+        _write(switch, "1")
+
+
+def _has(here: Namespace, family: str, table: str) -> bool:
+    with contextlib.suppress(InvalidError):
+        nftables.apply(f"list table {family} {table}\n", here)
+        return True
+    return False
+
+
+def _read(switch: str) -> str:
+    with contextlib.suppress(OSError):
+        return (_SYSCTL / switch).read_text().strip()
+    return ""
+
+
+def _write(switch: str, value: str) -> None:
+    with contextlib.suppress(OSError):
+        if _read(switch) != value:
+            (_SYSCTL / switch).write_text(value)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An instance of a NAT gateway: `mizar gateway run` in the namespace of its endpoint, and the ways to it.
+
+A kind of function. Frames are translated by the gateway's program, in maps of its own, so that no gateway takes room
+from another; program and connections stay when its process or the daemon ends. The droplet attracts addresses only
+once the program is there, and with them what keeps tenants from droplets (mizar.kernel.nat_guard).
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+from mizar._built import transit_pb2 as pb
+from mizar.gateway import control
+from mizar.kernel import interfaces, nat_guard, nat_way
+from mizar.kernel.announce import announce
+from mizar.kernel.namespaces import Namespace
+from mizar.kernel.nat_guard import Limits
+from mizar.kernel.nat_way import Way
+from mizar.kernel.netlink import Netlink
+from mizar.model.address_pool import SPECIAL
+from mizar.model.errors import MizarError, NotFoundError, TemporaryError
+from mizar.transit.engines.bounded_log import BoundedLog
+from mizar.transit.engines.engine import Kind, Place, Sample
+from mizar.transit.engines.nat_left import HOME, RECORD, forget, let_go, name_of
+from mizar.transit.engines.nat_pipeline import checked, description, prefix_of
+from mizar.transit.processes import Process, Program
+
+INTERFACE = "eth0"
+"""Of an instance's endpoint (mizar.manager.instances)."""
+READY_S, LOOK_S = 60.0, 5.0
+_POLL_S = 0.05
+_CAPABILITIES = ("bpf", "perfmon", "net_admin", "net_raw", "sys_admin", "ipc_lock")
+_RUN = (sys.executable, "-c", "from mizar.cli.main import main; main()", "gateway", "run")
+_LOADED = "loaded"
+
+
+class NatGateway:
+    """One instance."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._name = name_of(place.uid)
+        self._home = place.folder / HOME
+        self._process = Process(place.folder / "process", self._say, place.changed)
+        self._log: BoundedLog | None = None
+        self._told = pb.NatReport()
+        self._nat = pb.NatGateway()
+        self._rules = ""
+        self._ready = False
+        self._looking: asyncio.Task[None] | None = None
+
+    async def put(self, function: pb.Engine) -> None:
+        """Starts it, or changes it while connections go on. Raises MizarError; then what ran runs on."""
+        nat = self._nat = checked(function.nat)
+        if self._log is None:
+            self._log = BoundedLog(self._place.logs / nat.tenant / nat.name / f"{nat.instance}.log", 1 << 20)
+        text = description(nat)
+        await asyncio.to_thread(self._write, text)
+        await asyncio.to_thread(self._build)
+        kept = await self._process.run(self._program(nat))
+        await self._until_ready()
+        if kept and self._loaded() != text:
+            await asyncio.to_thread(control.ask, self._name, "apply", text=text, file="nat.json")
+        (self._home / _LOADED).write_text(text)
+        await asyncio.to_thread(self._attract)
+        self._ready = True
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name=f"look at {self._place.uid}")
+        await self._ask()
+
+    async def end(self) -> None:
+        """Ends it with its connections, and attracts nothing for it any more."""
+        self._stop_looking()
+        await asyncio.to_thread(let_go, self._home, self._place.uid)
+        await self._process.stop()
+        self._process.close()
+        await asyncio.to_thread(self._forget)
+        if self._log is not None:
+            self._log.remove()
+
+    def close(self) -> None:
+        """It goes on without this daemon."""
+        self._stop_looking()
+        self._process.close()
+        if self._log is not None:
+            self._log.close()
+
+    def report(self) -> pb.EngineReport:
+        """How it fares."""
+        standing = self._process.standing
+        if standing.running:
+            state = pb.EngineReport.RUNNING if self._ready else pb.EngineReport.STARTING
+        else:
+            state = pb.EngineReport.FAILED if standing.reason else pb.EngineReport.STARTING
+        return pb.EngineReport(state=state, reason=standing.reason, restarts=standing.restarts, nat=self._told)
+
+    def samples(self) -> Iterator[Sample]:
+        """Connections, and those that were refused."""
+        yield Sample("nat_gateway_restarts", self._process.standing.restarts, counter=True)
+        yield Sample("nat_gateway_connections", self._told.connections)
+        yield Sample("nat_gateway_quota", self._nat.connections)
+        yield Sample("nat_gateway_begun", self._told.begun, counter=True)
+        for reason in ("refused", "exhausted"):
+            value = getattr(self._told, reason)
+            yield Sample("nat_gateway_refused", value, (("reason", reason),), counter=True)
+
+    def _program(self, nat: pb.NatGateway) -> Program:
+        own = ("-f", str(self._home / "nat.json"), "--name", self._name, "--max-connections", str(nat.connections))
+        argv = (*_RUN, *own, "--interface", nat_way.INNER, "--egress", nat_way.OUTER)
+        return Program(argv, self._place.namespace, capabilities=_CAPABILITIES, confined=False)
+
+    def _loaded(self) -> str:
+        """What the process has read last: a daemon may end in between."""
+        with contextlib.suppress(OSError):
+            return (self._home / _LOADED).read_text()
+        return ""
+
+    def _write(self, text: str) -> None:
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = self._home / "nat.json.new"
+        fresh.write_text(text)
+        fresh.replace(self._home / "nat.json")
+
+    @contextlib.contextmanager
+    def _way(self) -> Iterator[Way]:
+        with Namespace.open_spec(self._place.namespace) as namespace:
+            inside = tuple(map(prefix_of, self._nat.inside))
+            public = tuple(map(ip_address, self._nat.public))
+            yield Way(self._place.uid, namespace, INTERFACE, self._place.uplink(), inside, public)
+
+    def _build(self) -> None:
+        with self._way() as way:
+            self._guard(way)
+            nat_way.build(way)
+            nat_guard.open_host(way.uplink, nat_way.name_of(way.uid))
+
+    def _guard(self, way: Way) -> None:
+        """What tenants may not reach: other droplets, this host, its networks, and what is nobody's."""
+        hosts, networks = nat_guard.own_prefixes()
+        never = (*hosts, *map(prefix_of, self._nat.never))
+        limits = Limits(never, (*SPECIAL, *networks), tuple(map(prefix_of, self._nat.reach)))
+        text = nat_guard.rules(way.interface, way.inside, limits)
+        if text != self._rules:
+            nat_guard.keep(way.namespace, text)
+            self._rules = text
+
+    def _attract(self) -> None:
+        """What is recorded is at least what is attracted."""
+        with self._way() as way:
+            record = {"uplink": way.uplink, "public": [str(one) for one in way.public]}
+            (self._home / RECORD).write_text(json.dumps(record))
+            if new := nat_way.attract(way):
+                with Netlink() as here:
+                    uplink = interfaces.get(here, way.uplink)
+                announce(uplink, new)
+
+    async def _until_ready(self) -> None:
+        deadline = asyncio.get_running_loop().time() + READY_S
+        while not await self._ask():
+            if asyncio.get_running_loop().time() > deadline:
+                reason = self._process.standing.reason or "it did not answer in time"
+                raise TemporaryError(f"the gateway's process is not ready: {reason}")
+            await asyncio.sleep(_POLL_S)
+
+    async def _ask(self) -> bool:
+        try:
+            shown: dict[str, Any] = await asyncio.to_thread(control.ask, self._name, "show", 10.0)
+        except (NotFoundError, TemporaryError, OSError):
+            return False
+        found = pb.NatReport(connections=shown["connections"])
+        for tenant in shown["tenants"]:
+            found.begun += tenant["begun"]
+            found.refused += tenant["refused"]
+            found.exhausted += tenant["exhausted"]
+        if found != self._told:
+            self._told = found
+            if self._ready:
+                self._place.changed()
+        return True
+
+    async def _look(self) -> None:
+        """What somebody else has undone is made again."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(MizarError, OSError):
+                await asyncio.to_thread(self._build)
+                await asyncio.to_thread(self._attract)
+            await self._ask()
+
+    def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def _forget(self) -> None:
+        forget(self._name)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _say(self, line: str) -> None:
+        if self._log is not None:
+            self._log.write(line)
+
+
+def _check(function: pb.Engine) -> None:
+    checked(function.nat)
+
+
+NAT = Kind(NatGateway, _check)
+"""For the list of kinds."""

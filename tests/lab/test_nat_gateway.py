@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NAT gateways with real daemons, the gateway's program, and clients and servers inside and outside."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mizar.api.client import Client
+from mizar.kernel.namespaces import Namespace
+from mizar.lab import lab as labs
+from mizar.lab.names import LabName
+from mizar.model.manifest import parse_manifests
+from mizar.model.resources import Ref, Resource
+from tests.gateway.rig import UdpEcho, heard_from
+from tests.gateway.talk import REFUSED, bulk, ping, stream, told
+from tests.lab.conftest import wait_until
+from tests.lab.world import WORLD4, WORLD6, world
+from tests.peers.foreign import command
+
+pytestmark = pytest.mark.root
+EXAMPLE = (Path(__file__).parents[2] / "examples" / "nat-gateway.yaml").read_text()
+TENANTS = ("blue", "green")
+PUBLIC4, PUBLIC6 = "203.0.113.1", "2001:db8:1::1"
+"""Of blue's gateway."""
+PORT, FORWARDED, TARGET = 7000, 80, 8080
+BLOCKED = ("172.31.0.3", "172.31.0.4", "172.31.0.99", "169.254.169.254", "fd00:ac1f::4")
+"""The droplet that carries the gateway, another, one that is none (yet), and what hosts keep for themselves."""
+
+
+@dataclass
+class Rig:
+    """The example's lab, its tenants' servers and the world."""
+
+    lab: LabName
+    world: Namespace
+    ends: dict[str, Namespace] = field(default_factory=dict)
+
+    def status(self, tenant: str = "blue") -> dict[str, Any]:
+        """Of a tenant's gateway."""
+        with Client(self.lab.server_url) as client:
+            found: dict[str, Any] = client.get("NatGateway", "out", tenant)["status"]
+        return found
+
+    def runs(self, droplet: str = "", tenant: str = "blue") -> bool:
+        """Whether a gateway is well, on this droplet."""
+        status = self.status(tenant)
+        return bool(status["state"] == "running" and droplet in ("", status["droplet"]))
+
+    def change(self, change: Callable[[dict[str, Any]], None], name: str = "out", tenant: str = "blue") -> None:
+        """Another manifest of blue's gateway."""
+        documents = [one for one in yaml.safe_load_all(EXAMPLE) if one]
+        (found,) = [one for one in documents if one["metadata"] == {"name": name, "tenant": tenant}
+                    and one["kind"] == "NatGateway"]  # fmt: skip
+        change(found["spec"])
+        with Client(self.lab.server_url) as client:
+            client.apply(parse_manifests(yaml.safe_dump(found), "test"))
+
+
+def manifests(lab: LabName) -> list[Resource]:
+    return parse_manifests(EXAMPLE.replace("name: nat-gateway", f"name: {lab.name}"), "test")
+
+
+@contextmanager
+def running(lab: LabName) -> Iterator[Rig]:
+    """The example, until both gateways are well."""
+    labs.up(manifests(lab))
+    with ExitStack() as stack:
+        rig = Rig(lab, stack.enter_context(world(lab, ("d1", "d2", "d3"))))
+        for tenant in TENANTS:
+            name = lab.endpoint_namespace(tenant, "web")
+            rig.ends[tenant] = stack.enter_context(Namespace.by_name(name))
+        wait_until(lambda: all(rig.runs(tenant=one) for one in TENANTS))
+        yield rig
+
+
+def no_answer(client: Namespace, address: str) -> bool:
+    """Whether nobody answers a connection: not even with a reset, which would be the host's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with client.run(lambda: socket.socket(family, socket.SOCK_STREAM)) as asking:
+        asking.settimeout(1.0)
+        try:
+            asking.connect((address, 22))
+        except ConnectionRefusedError:
+            return False
+        except OSError:  # "no route to host": it is prohibited, as the gateway says
+            return True
+    return False
+
+
+def test_tenants_speak_with_the_world(lab: LabName) -> None:
+    """Both families, UDP, TCP and ping, two tenants with equal addresses, each from its own public address; the world
+    comes in at a forwarded port alone; no droplet is reached, be it known or not. Without gateways nobody is heard
+    (the last assertions), and nothing is left of them."""
+    with running(lab) as rig:
+        for number, far in enumerate((WORLD4, WORLD6)):
+            public = {tenant: rig.status(tenant)["addresses"][number] for tenant in TENANTS}
+            assert public["blue"] == (PUBLIC4, PUBLIC6)[number] != public["green"]
+            with UdpEcho(rig.world, far):
+                for tenant, end in rig.ends.items():
+                    assert heard_from(end, far, source_port=4000)[0] == public[tenant]
+            with (
+                stream(rig.ends["blue"], rig.world, far, PORT) as one,
+                stream(rig.ends["green"], rig.world, far, PORT + 1) as two,
+            ):
+                bulk(*one)
+                bulk(*two)
+            ping(rig.ends["blue"], far)
+            assert told(rig.ends["blue"], far) == (REFUSED, far)
+            with forwarded(rig.world, rig.ends["blue"], public["blue"]) as both:
+                bulk(*both)
+        for address in BLOCKED:
+            assert no_answer(rig.ends["blue"], address)
+        wait_until(lambda: rig.status()["connections"])
+        with Client(lab.server_url) as client:
+            found = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": WORLD4})
+            assert f"NatGateway blue/out sends it into the world as {PUBLIC4}" in found["ending"]
+        with Client(lab.server_url) as client:
+            client.delete("NatGateway", "out", "blue")
+            client.wait([Ref("NatGateway", "blue", "out")], 30, until="gone")
+            pool = client.get("AddressPool", "edge")["status"]
+            assert PUBLIC4 not in [one["address"] for one in pool["claims"]]
+        host = lab.droplet_namespace("d2")
+        wait_until(lambda: PUBLIC4 not in command("ip", "neigh", "show", "proxy", namespace=host))
+        assert PUBLIC4 not in command("ip", "route", namespace=host)
+        assert no_answer(rig.ends["blue"], WORLD4)
+        assert not no_answer(rig.ends["green"], WORLD4)
+
+
+@contextmanager
+def forwarded(
+    client: Namespace, server: Namespace, public: str, port: int = FORWARDED, target: int = TARGET
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection of the world to a forwarded port: both ends."""
+    family = socket.AF_INET6 if ":" in public else socket.AF_INET
+    with server.run(lambda: socket.create_server(("", target), family=family)) as listening:
+        listening.settimeout(30)
+        with client.run(lambda: socket.create_connection((public, port), 30)) as near:
+            far, who = listening.accept()
+            assert who[0] in (WORLD4, WORLD6)
+            with far:
+                for end in (near, far):
+                    end.settimeout(30)
+                yield near, far
