@@ -255,6 +255,7 @@ struct service {
 enum service_flag {
 	SERVICE_LISTENED = 1,	/* a load balancer: it takes what `listeners` has, and nothing else */
 	SERVICE_BY_CLIENT = 2,	/* a new flow's place follows from the client's address alone */
+	SERVICE_ATTRACTED = 4,	/* in service_notes: this droplet attracts its public addresses */
 };
 
 /* ---- listeners: HASH, listener_key -> listener. What a load balancer takes, and at which port its members do. Every droplet
@@ -270,6 +271,17 @@ struct listener_key {
 struct listener {
 	uint16_t target_be;	/* the members' port */
 	uint16_t pad;
+};
+
+/* ---- public_addresses: HASH, droplet_key -> public_address. Of load balancers, and this droplet attracts them: what comes
+ * for them from the substrate is taken. Such addresses are the substrate's own, and unique: hence no VPC in the key.
+ * public_switch: ARRAY of one: not 0 where there are any. public_inside: LPM_TRIE, route_key -> 1, the table being the slot of
+ * the service: addresses that nobody outside can have, because the VPC has them. */
+struct public_address {
+	uint32_t vni;
+	uint32_t wire_vni;
+	uint32_t service;	/* slot in services */
+	uint32_t vpc_slot;	/* slot in vpc_counters */
 };
 
 /* ---- members: ARRAY, slot -> endpoint: a member of one service, as an endpoint. `slot` counts where it lives here.
@@ -290,6 +302,8 @@ struct service_note {
 	uint32_t near;		/* slot of the table for members here, 0 = none */
 	uint32_t colocated;	/* 1: agents prefer members on their droplet */
 	uint32_t flags;		/* enum service_flag */
+	uint8_t public4[16];	/* its address on the substrate; zero: it has none */
+	uint8_t public6[16];
 };
 
 struct member_note {
@@ -333,7 +347,7 @@ struct flow {
 	uint32_t stamp;		/* of the last packet: as in struct proxy_flow */
 	uint8_t mac[6];		/* FLOW_CHOICE: of the member, because a slot may be given to another */
 	uint8_t state;		/* enum flow_state */
-	uint8_t pad;
+	uint8_t outside;	/* FLOW_SERVICE: 1: the client is on the substrate */
 };
 
 /* ---- flow_budgets, flow_counts: ARRAY, slot in vpc_counters -> how many flows of the VPC may have been inserted since
@@ -597,6 +611,7 @@ struct handover {
 
 enum handover_flag {
 	HANDOVER_SERVICE = 1,	/* sent to a service: `deliver` writes the member's address over the service's */
+	HANDOVER_PUBLIC = 4,	/* from a client on the substrate, who is answered there */
 	HANDOVER_LISTENED = 2,	/* and its member's port over the listener's */
 	HANDOVER_TRACE = 0xff00,	/* the packet's trace mark */
 };

@@ -129,7 +129,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 	router = is_router_link_local(packet->to.addr);
 	if (is_zero(agent->addr6) || !(router || same_prefix(packet->to.addr, agent->gateway6, agent->prefix6)))
 		return REASON_ND_UNANSWERED;
-	respond_solicitation(inner, &asked, router || same_address(agent->gateway6, packet->to.addr));
+	respond_solicitation(inner, &asked, router || same_address(agent->gateway6, packet->to.addr), false);
 	return REASON_NONE;
 }
 
@@ -389,7 +389,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 /* A member's answer to what was sent to its service: from here on it is the service's. */
 static __always_inline __must_check enum drop_reason answer_for_service(struct __sk_buff *skb, struct cursor *cursor,
 									struct packet *packet, struct inner *inner,
-									bool *translated)
+									struct route *route)
 {
 	struct service_work *work = begin_work(0, cursor, packet, inner);
 	int reason;
@@ -405,7 +405,8 @@ static __always_inline __must_check enum drop_reason answer_for_service(struct _
 	cursor->at = (void *)inner->eth + (work->behind & 0x7f);
 	copy_address(packet->src, work->packet.src);
 	copy_address(packet->to.addr, work->packet.to.addr);
-	*translated = work->translated;
+	route->from_service = work->translated;
+	route->to_client = work->translated && work->outside;
 	return REASON_NONE;
 }
 
@@ -486,6 +487,23 @@ static __always_inline __must_check enum drop_reason keep_limits(struct __sk_buf
 	return who ? (enum drop_reason)limit_skb(skb, packet, who) : REASON_NONE;
 }
 
+/* A load balancer's answer to who is on the substrate: there, by the kernel's own routes, and past the droplet that chose. */
+static __always_inline __must_check enum drop_reason answer_client(struct __sk_buff *skb, struct packet *packet,
+								   const struct inner *inner,
+								   const struct agent *agent, int *verdict)
+{
+	const struct route route = { .step = STEP_SUBSTRATE };
+	enum drop_reason reason = keep_limits(skb, packet, agent, &route);
+
+	if (!reason)
+		reason = decrement_ttl(inner);
+	if (reason)
+		return reason;
+	count_sent(packet, agent->slot, 0);
+	*verdict = bpf_redirect_neigh(config.ifindex, NULL, 0, 0);
+	return REASON_NONE;
+}
+
 static __always_inline __must_check enum drop_reason route_packet(struct __sk_buff *skb, struct cursor *cursor,
 								  struct refusal *seen, struct inner *inner,
 								  struct agent *agent, int *verdict)
@@ -496,10 +514,12 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 	enum drop_reason reason;
 
 	if (agent->flags & ENDPOINT_MEMBER) {
-		reason = answer_for_service(skb, cursor, packet, inner, &route.from_service);
+		reason = answer_for_service(skb, cursor, packet, inner, &route);
 		if (reason)
 			return reason;
 	}
+	if (route.to_client)
+		return answer_client(skb, packet, inner, agent, verdict);
 	source_port = flow_source_port(*cursor, packet, inner);
 	seen->source_port = source_port;
 	reason = locate(seen, agent, &route);

@@ -29,9 +29,9 @@ int deliver(struct __sk_buff *skb)
 {
 	struct handover *note = (void *)(long)skb->data_meta;
 	struct packet packet = { .length = skb->len, .packets = skb->gso_segs ? skb->gso_segs : 1 };
-	bool service, listened, answer;
+	bool service, answer;
 	struct agent *agent;
-	uint32_t ifindex, mark;
+	uint32_t ifindex, mark, flags;
 
 	if ((void *)(note + 1) > (void *)(long)skb->data || note->mark != config.mark)
 		return TC_ACT_UNSPEC;
@@ -43,7 +43,7 @@ int deliver(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	packet.to.vni = note->vni;
 	service = note->flags & HANDOVER_SERVICE;
-	listened = note->flags & HANDOVER_LISTENED;
+	flags = note->flags;
 	mark = (note->flags & HANDOVER_TRACE) >> TRACE_NOTE_SHIFT;
 	agent = bpf_map_lookup_elem(&agents, &ifindex);
 	/* The number may have passed to another endpoint's interface since the note was written. */
@@ -56,7 +56,7 @@ int deliver(struct __sk_buff *skb)
 
 		packet.vpc_slot = agent->vpc_slot;
 		pull_headers(skb);
-		reason = translate_delivery(skb, &packet, agent, listened);
+		reason = translate_delivery(skb, &packet, agent, flags);
 		if (reason)
 			return refuse(skb, reason, &packet, mark);
 	}

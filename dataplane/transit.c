@@ -36,6 +36,8 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
 	return config.send_by_tc ? leave_note(ctx, &note) : REASON_NONE;
 }
 
+#include "lib/public.h"
+
 /*
  * Over a veth comes the sender's own skb, and with it the note that a Transit XDP may have left there. One of our own
  * replaces it: `deliver` acts on the notes of this run only.
@@ -97,7 +99,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 		return REASON_DUPLICATE_ADDRESS_PROBE;
 	if (!answers_for(network, packet))
 		return REASON_ND_UNANSWERED;
-	respond_solicitation(inner, &asked, same_address(network->gateway, packet->to.addr));
+	respond_solicitation(inner, &asked, same_address(network->gateway, packet->to.addr), false);
 	return REASON_NONE;
 }
 
@@ -131,7 +133,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 		/* A veth brings the sender's own skb with the mark of its tunnel still on it, and the kernel encapsulates
 		 * no superpacket that bears it: what a proxy sends on must stay single. So must tunnel packets. */
 		.serial = whole || (config.send_by_tc && is_proxy(endpoint->ifindex)) ? bpf_get_prandom_u32() : 0,
-		.flags = (route->to_service && !whole ? service_note(endpoint) : 0) | outer->trace << TRACE_NOTE_SHIFT,
+		.flags = (route->to_service && !whole ? service_note(endpoint, inner->eth) : 0) | outer->trace << TRACE_NOTE_SHIFT,
 	};
 	enum drop_reason reason;
 
@@ -494,6 +496,21 @@ __attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
 	return -1;
 }
 
+/*
+ * What comes from the substrate, and is in no tunnel: XDP's verdict, or -1 as look_at(). For the verifier, and for the stack, a
+ * function of its own.
+ */
+__attribute__((noinline)) int serve_public(struct xdp_md *ctx, struct refusal *seen)
+{
+	int verdict = XDP_PASS;
+
+	if (!seen)
+		return XDP_PASS;
+	seen->packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+	seen->reason = take_public(ctx, &seen->packet, &verdict);
+	return seen->reason ? -1 : verdict;
+}
+
 /* A look at a frame that waits for no functions: none was for it after all, or it is an error that was made here. */
 static __always_inline int pass_functions(struct xdp_md *ctx, struct refusal *seen)
 {
@@ -512,6 +529,8 @@ int transit(struct xdp_md *ctx)
 	struct refusal seen = {};
 	int verdict = look_at(ctx, &seen);
 
+	if (verdict == XDP_PASS && !seen.outer.tunnel && attracts_any())
+		verdict = serve_public(ctx, &seen);
 	if (verdict == VERDICT_MIDWAY) {
 		run_functions(ctx, chain_for(ctx, &seen.packet, &seen.outer, 0, verdict));
 		verdict = pass_functions(ctx, &seen);
@@ -520,7 +539,7 @@ int transit(struct xdp_md *ctx)
 		report_frame(ctx, &seen.packet, seen.outer.trace, seen.reason, verdict);
 	if (verdict < 0) {
 		verdict = refuse_transit(ctx, seen.reason, &seen.packet);
-		if (is_told(seen.reason) && become_tunnelled_error(ctx, seen.reason, &seen.packet, &seen.options)) {
+		if (is_told(seen.reason) && seen.outer.tunnel && become_tunnelled_error(ctx, seen.reason, &seen.packet, &seen.options)) {
 			count_answered(&seen.packet, 0);
 			verdict = has_functions(1 << ON_XDP_SCALED_EP) ? pass_functions(ctx, &seen) : look_at(ctx, &seen);
 			if (verdict < 0)

@@ -143,9 +143,10 @@ __attribute__((noinline)) int choose_for_agent(struct __sk_buff *skb)
 }
 
 /* Of a handover to a member, in enum handover_flag. */
-static __always_inline uint32_t service_note(const struct endpoint *member)
+static __always_inline uint32_t service_note(const struct endpoint *member, const struct ethhdr *eth)
 {
-	return HANDOVER_SERVICE | (member->flags & MEMBER_LISTENED ? HANDOVER_LISTENED : 0);
+	return HANDOVER_SERVICE | (member->flags & MEMBER_LISTENED ? HANDOVER_LISTENED : 0) |
+	       (is_public_mac(eth->h_source) ? HANDOVER_PUBLIC : 0);
 }
 
 /*

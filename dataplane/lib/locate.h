@@ -29,6 +29,7 @@ struct route {
 	struct endpoint *endpoint;	/* of STEP_DELIVER and STEP_BOUNCE, else NULL */
 	bool to_service;		/* `endpoint` is a service at first, then a member: the packet is addressed to the service */
 	bool from_service;		/* the packet is a member's and bears the address of its service */
+	bool to_client;			/* and that client is on the substrate */
 };
 
 /* Of the networks that hold the address, the one with the longest prefix. */

@@ -155,6 +155,23 @@ static __always_inline void untold_mac(void *to)
 	words[2] = bpf_htons(0x0005);
 }
 
+/* 02:4d:5a:00:00:06, as a source: a client on the substrate sent it to a load balancer's public address. */
+static __always_inline void public_mac(void *to)
+{
+	word16 *words = to;
+
+	words[0] = bpf_htons(0x024d);
+	words[1] = bpf_htons(0x5a00);
+	words[2] = bpf_htons(0x0006);
+}
+
+static __always_inline bool is_public_mac(const void *mac)
+{
+	const word16 *words = mac;
+
+	return words[2] == bpf_htons(0x0006) && words[0] == bpf_htons(0x024d) && words[1] == bpf_htons(0x5a00);
+}
+
 static __always_inline bool is_service_mac(const void *mac)
 {
 	const word16 *words = mac;

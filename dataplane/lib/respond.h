@@ -42,7 +42,8 @@ static __always_inline void respond_arp(const struct inner *inner)
  * option. Options beyond it remain as padding behind the end of the IPv6 packet. A request without any option was
  * sent to the router's MAC, so its sender knows it, and the answer needs none.
  */
-static __always_inline void respond_solicitation(const struct inner *inner, const struct solicitation *asked, bool router)
+static __always_inline void respond_solicitation(const struct inner *inner, const struct solicitation *asked, bool router,
+						 bool own)
 {
 	struct ipv6hdr *ip = inner->ip6;
 	uint8_t *icmp = asked->icmp, *option = icmp + ND_MESSAGE_BYTES;
@@ -52,6 +53,8 @@ static __always_inline void respond_solicitation(const struct inner *inner, cons
 	uint64_t sum = bpf_htonl(IPPROTO_ICMPV6) + (uint64_t)bpf_htonl(bytes);
 
 	turn_frame(inner->eth);
+	if (own)
+		own_mac(inner->eth->h_source);
 	copy_address(&ip->daddr, &ip->saddr);
 	copy_address(&ip->saddr, icmp + 8);
 	ip->payload_len = bpf_htons(bytes);
@@ -64,7 +67,10 @@ static __always_inline void respond_solicitation(const struct inner *inner, cons
 	if (with_option) {
 		option[0] = ND_TARGET_MAC;
 		option[1] = 1;
-		router_mac(option + 2);
+		if (own)
+			own_mac(option + 2);
+		else
+			router_mac(option + 2);
 		sum += (uint64_t)((word32 *)option)[0] + ((word32 *)option)[1];
 	}
 	sum = (sum & 0xffffffff) + (sum >> 32);

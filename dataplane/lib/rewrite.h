@@ -49,7 +49,8 @@ static __always_inline void address_to_host(struct ethhdr *eth, const struct end
  * the router. */
 static __always_inline bool is_final(const struct ethhdr *eth)
 {
-	return is_router_mac(eth->h_source) || (is_service_mac(eth->h_source) && !is_router_mac(eth->h_dest));
+	return is_router_mac(eth->h_source) || is_public_mac(eth->h_source) ||
+	       (is_service_mac(eth->h_source) && !is_router_mac(eth->h_dest));
 }
 
 /* RFC 1624 eqn. 3 for one 16-bit word of a header, all in the order of the wire. */

@@ -68,11 +68,14 @@ static __always_inline __must_check enum drop_reason remember_service(struct ser
 			copy_address(flow->addr, service);
 		if (flow->member != work->service_port_be)
 			flow->member = work->service_port_be;
+		if (flow->outside != work->outside)
+			flow->outside = work->outside;
 		if (!touch_flow(flow, t) || t->protocol != IPPROTO_UDP || !key->ports_be)
 			return REASON_NONE;
 	} else {
 		copy_address(new->addr, service);
 		new->member = work->service_port_be;
+		new->outside = work->outside;
 		if (!insert_flow(key, new, work->packet.vpc_slot, t))
 			return REASON_FLOW_TABLE_FULL;
 		if (t->protocol != IPPROTO_UDP || !key->ports_be)
@@ -86,6 +89,7 @@ static __always_inline __must_check enum drop_reason remember_service(struct ser
 	}
 	copy_address(new->addr, service);
 	new->member = work->service_port_be;
+	new->outside = work->outside;
 	return insert_flow(key, new, work->packet.vpc_slot, t) ? REASON_NONE : REASON_FLOW_TABLE_FULL;
 }
 
@@ -149,6 +153,7 @@ static __always_inline __must_check enum drop_reason translate_from_member(struc
 	}
 	copy_address(work->flow.addr, flow->addr);
 	work->service_port_be = work->other_port_be = flow->member;
+	work->outside = flow->outside;
 	itself = same_address(packet->to.addr, service);
 	if (t->error && itself)
 		return REASON_SERVICE_PROTOCOL;
@@ -202,7 +207,7 @@ __attribute__((noinline)) int restore_answer(struct __sk_buff *skb)
 
 /* deliver: a frame for a member comes from the tunnel addressed to the service, `packet` knowing its VPC alone. */
 static __always_inline __must_check enum drop_reason translate_delivery(struct __sk_buff *skb, struct packet *packet,
-									const struct agent *agent, bool listened)
+									const struct agent *agent, uint32_t note)
 {
 	struct cursor cursor = {
 		.at = (void *)(long)skb->data,
@@ -225,7 +230,8 @@ static __always_inline __must_check enum drop_reason translate_delivery(struct _
 	if (!parse_transport(cursor, packet, &inner, true, &work->transport))
 		return REASON_SERVICE_PROTOCOL;
 	copy_address(work->address, v4 ? agent->addr4 : agent->addr6);
-	work->listened = listened;
+	work->listened = note & HANDOVER_LISTENED ? 1 : 0;
+	work->outside = note & HANDOVER_PUBLIC ? 1 : 0;
 	return translate_to_member(skb, v4, work);
 }
 

@@ -26,7 +26,8 @@ struct service_work {
 	uint16_t service_port_be;	/* 0: the member's is the same */
 	uint16_t other_port_be;	/* to be written in place of the one that is in the packet */
 	uint8_t listened;	/* its service has listeners */
-	uint8_t pad[3];
+	uint8_t outside;	/* the client is on the substrate */
+	uint8_t pad[2];
 };
 
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, service_works, uint32_t, struct service_work, 1, 0);
@@ -58,6 +59,7 @@ static __always_inline struct service_work *begin_work(uint32_t inner_at, const 
 	work->fragment = inner->fragment;
 	work->translated = 0;
 	work->listened = 0;
+	work->outside = 0;
 	return work;
 }
 

@@ -43,6 +43,9 @@ class Tables:
     members: Table[int, Fields]
     member_slots: Table[Fields, int]
     listeners: Table[Fields, Fields]
+    public_addresses: Table[Fields, Fields]
+    public_inside: Table[Fields, int]
+    public_switch: Table[int, int]
     service_notes: Table[int, Fields]
     member_notes: Table[int, Fields]
     flows: Table[Fields, Fields]
@@ -107,6 +110,9 @@ class Tables:
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             services=numbered("services", "service"),
             members=numbered("members", "endpoint"),
+            public_addresses=keyed("public_addresses", "droplet_key", "public_address"),
+            public_inside=Table("public_inside", maps["public_inside"], struct_codec("route_key"), U32),
+            public_switch=Table("public_switch", maps["public_switch"], U32, U32),
             listeners=keyed("listeners", "listener_key", "listener"),
             member_slots=Table("member_slots", maps["member_slots"], struct_codec("member_key"), U32),
             service_notes=numbered("service_notes", "service_note"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mizar.manager.registry import Item, Registry
 from mizar.model.address_pool import ANY, EVERYBODY, AddressPool, AddressPoolStatus, ClaimStatus
@@ -30,38 +30,42 @@ USERS = frozenset({"NatGateway"})
 """Kinds whose objects have public addresses."""
 
 
-def claim(draft: Draft, user: Resource) -> tuple[dict[str, object], tuple[Allocation, ...]]:
-    """The addresses that a new user of a pool gets, as its status, and what it then holds.
+def claim(
+    draft: Draft, user: Resource, asked: Any = None, at: str = "spec"
+) -> tuple[dict[str, object], tuple[Allocation, ...]]:
+    """The addresses that a new user of a pool gets, as its status, and what it then holds. `asked`: the part of its
+    spec, called `at`, that says `pool` and `addresses`; without, all of it.
 
     Raises InvalidError for what it may not have, ConflictError for what another has, ExhaustedError when none is left.
     """
-    pool = pool_of(draft, user)
-    wanted = user.spec.addresses or tuple(word for word, version in ANY.items() if _has(pool, version))
+    asked = asked or user.spec
+    pool = pool_of(draft, user, asked.pool, f"{at}.pool")
+    wanted = asked.addresses or tuple(word for word, version in ANY.items() if _has(pool, version))
     found = {text for text in wanted if text not in ANY}
     for place, text in enumerate(wanted):
         if text in ANY:
             continue
-        field = f"spec.addresses[{place}]"
+        field = f"{at}.addresses[{place}]"
         if not pool.holds(parse_address(text)):
             prefixes = ", ".join(pool.spec.prefixes)
             raise InvalidError(Problem(f"expected an address of {pool.ref} ({prefixes}), found {text}", field))
         draft.refuse_taken(Allocation(SCOPE, text), f"the address {text}", field)
     addresses = []
     for place, text in enumerate(wanted):
-        address = _free(draft, pool, ANY[text], found, place) if text in ANY else text
+        address = _free(draft, pool, ANY[text], found, f"{at}.addresses[{place}]") if text in ANY else text
         found.add(address)
         addresses.append(address)
     return {"addresses": tuple(addresses)}, tuple(Allocation(SCOPE, text) for text in addresses)
 
 
-def pool_of(draft: Draft, user: Resource) -> AddressPool:
+def pool_of(draft: Draft, user: Resource, name: str = "", field: str = "spec.pool") -> AddressPool:
     """The pool that an object names. One that is not for its tenant is none: tenants learn nothing of it."""
-    ref = Ref("AddressPool", "", user.spec.pool)
+    ref = Ref("AddressPool", "", name or user.spec.pool)
     pool = draft.find(ref)
     if not isinstance(pool, AddressPool) or not pool.serves(user.tenant):
         known = pool is not None and draft.sees(ref)
         message = f"{ref} is not for tenant {user.tenant}" if known else f"there is no {ref}"
-        raise InvalidError(Problem(message, "spec.pool"))
+        raise InvalidError(Problem(message, field))
     return pool
 
 
@@ -69,14 +73,14 @@ def _has(pool: AddressPool, version: int) -> bool:
     return any(prefix.version == version for prefix in pool.prefixes)
 
 
-def _free(draft: Draft, pool: AddressPool, version: int, taken: set[str], place: int) -> str:
+def _free(draft: Draft, pool: AddressPool, version: int, taken: set[str], field: str) -> str:
     prefixes = [prefix for prefix in pool.prefixes if prefix.version == version]
     edges = [end for prefix in prefixes for end in (prefix[0], prefix[-1])]  # not everybody takes them for a host's
     inner = (address for prefix in prefixes for address in prefix if address not in edges)
     for text in map(str, chain(inner, edges)):
         if text not in taken and draft.holder(Allocation(SCOPE, text)) is None:
             return text
-    raise ExhaustedError(Problem(f"{pool.ref} has no free IPv{version} address", f"spec.addresses[{place}]"))
+    raise ExhaustedError(Problem(f"{pool.ref} has no free IPv{version} address", field))
 
 
 def problems(new: Resource, draft: Draft, registry: Registry, visible: Callable[[Ref], bool]) -> list[Problem]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from mizar.manager.appliances import Appliances
 from mizar.manager.balancers import Balancers
 from mizar.manager.facts import fact_of
 from mizar.manager.instances import instances_of, owner_of
+from mizar.manager.load_balancers import public_of
 from mizar.manager.nat_gateways import entry_of as nat_entry
 from mizar.manager.nat_gateways import forwarding_to, may_reach
 from mizar.manager.network_acls import NetworkAcls
@@ -53,7 +55,7 @@ class Desired:
         self._mtu_of = mtu_of
         self._changed = changed
         self.topology = Topology()
-        self.services = Services(registry)
+        self.services = Services(registry, partial(public_of, registry))
         self.appliances = Appliances(registry)
         self.policies = Policies(registry)
         self.balancers = Balancers(registry)
@@ -69,7 +71,7 @@ class Desired:
         for child in inside:
             changes += self._put(child)
         self._let_go()
-        return changes
+        return changes + (self._put_public() if item.resource.kind in _PUBLIC else [])
 
     def remove(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
         """Takes an object out of what is desired; `inside` are objects whose tables follow from it."""
@@ -112,7 +114,7 @@ class Desired:
         for child in inside:
             changes += self._put(child)
         self._let_go()
-        return changes
+        return changes + (self._put_public() if item.resource.kind in _PUBLIC else [])
 
     def settle(self) -> Iterator[tuple[list[Change], list[Item]]]:
         """What follows from all that was put and removed since the last time, together; and for which objects."""
@@ -259,6 +261,14 @@ class Desired:
             self._changed(service)
         return changes
 
+    def _put_public(self) -> list[Change]:
+        """A pool, peering, VPC or droplet changed: who attracts public addresses, and from whom nothing is taken."""
+        changes: list[Change] = []
+        for item in self.services.all():
+            if not item.deleting and isinstance(item.resource, Endpoint) and public_of(self._registry, item.resource):
+                changes += self.refresh(item)
+        return changes
+
     def _put_balancers(self, item: Item) -> list[Change]:
         """The instances of load balancers whose servers change with an endpoint."""
         changes: list[Change] = []
@@ -325,6 +335,10 @@ class Desired:
 
 def _vpc_ref(vpn: VpnConnection) -> Ref:
     return Ref("VPC", vpn.tenant, vpn.spec.vpc)
+
+
+_PUBLIC = frozenset({"AddressPool", "VPCPeering", "VPC", "Droplet"})
+"""Kinds on which it depends where public addresses are taken."""
 
 
 def _is_scaled(item: Item) -> bool:

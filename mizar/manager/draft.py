@@ -19,6 +19,7 @@ from mizar.manager.registry import Item, Registry, half_of, vpc_of
 from mizar.model.addresses import Address, Prefix, gateway_of, mac_text, parse_address, parse_mac, parse_prefix
 from mizar.model.errors import ConflictError, Problem
 from mizar.model.http_balancer import HttpLoadBalancer
+from mizar.model.load_balancer import LoadBalancer
 from mizar.model.peering import VPCPeering
 from mizar.model.prefixes import PrefixTable
 from mizar.model.proxied import ClientsSpec
@@ -251,7 +252,7 @@ class Draft:
     def parent(self, resource: Resource) -> tuple[Network | None, VPC | None]:
         """The network and the VPC that a resource is in, as far as it is in any."""
         network = resource if isinstance(resource, Network) else None
-        if isinstance(resource, Endpoint | HttpLoadBalancer | NatGateway):
+        if isinstance(resource, Endpoint | HttpLoadBalancer | LoadBalancer | NatGateway):
             found = self.find(Ref("Network", resource.tenant, resource.spec.network))
             network = found if isinstance(found, Network) else None
         vpc = self.find(Ref("VPC", network.tenant, network.spec.vpc)) if network else None
@@ -301,6 +302,10 @@ class Draft:
             scope = f"policy/{own.metadata.uid}"
             number = vni.allocate_policy_id(lambda number: self.holder(Allocation(scope, str(number))) is not None)
             status, found = {"id": number}, (Allocation(scope, str(number)),)
+        elif isinstance(resource, LoadBalancer):
+            if resource.spec.public is not None:
+                given, found = address_pools.claim(self, resource, resource.spec.public, "spec.public")
+                status = {"public_addresses": given["addresses"]}
         elif resource.kind in address_pools.USERS:
             status, found = address_pools.claim(self, resource)
         elif resource.kind == "Droplet":

@@ -12,12 +12,16 @@ from typing import Any
 
 from mizar.manager.draft import Draft
 from mizar.manager.instances import put_shared
-from mizar.manager.registry import Item, Registry
+from mizar.manager.registry import Item, Registry, vpc_of
+from mizar.manager.scaled import BYPASSES, families
 from mizar.manager.scaled import problems_of as problems_of_members
-from mizar.model.errors import Problem
+from mizar.model.addresses import parse_address, parse_prefix
+from mizar.model.errors import InvalidError, Problem
 from mizar.model.instances import InstanceSpec
 from mizar.model.load_balancer import LoadBalancer
-from mizar.model.resources import Endpoint, EndpointSpec, Metadata, Network, Ref, Resource
+from mizar.model.peering import VPCPeering
+from mizar.model.resources import VPC, Endpoint, EndpointSpec, Metadata, Network, Ref, Resource
+from mizar.planner.facts import PublicFact
 
 Find = Callable[[Ref], Resource | None]
 
@@ -38,12 +42,55 @@ def problems_of(find: Find, balancer: LoadBalancer, network: Network) -> list[Pr
     """What speaks against the objects that it names."""
     if network.is_group:
         return [Problem(f"{network.ref} is a group, and has no addresses", "spec.network", str(balancer.ref))]
-    return problems_of_members(find, shared_endpoint(balancer), network)
+    vpc = find(Ref("VPC", network.tenant, network.spec.vpc))
+    if balancer.spec.public is not None and isinstance(vpc, VPC) and vpc.shares_vni:
+        message = f"{vpc.ref} shares its VNI with others, which packets from the substrate could not tell"
+        return [Problem(message, "spec.public", str(balancer.ref))]
+    found = problems_of_members(find, shared_endpoint(balancer), network)
+    for place, one in enumerate(balancer.spec.members):
+        ref = Ref("Endpoint", balancer.tenant, one.endpoint)
+        member = find(ref)
+        if isinstance(member, Endpoint) and member.spec.bypass_decapsulation:
+            message = f"{ref} cannot be a member: {BYPASSES}"
+            found.append(Problem(message, f"spec.members[{place}].endpoint", str(balancer.ref)))
+    return found
 
 
 def settle(draft: Draft, registry: Registry, balancer: LoadBalancer) -> None:
     """Puts its scaled endpoint into the draft. Raises ConflictError where another has the name, ExhaustedError."""
     put_shared(draft, registry, balancer, shared_endpoint(balancer).spec)
+    made = draft.find(Ref("Endpoint", balancer.tenant, balancer.name))
+    if isinstance(made, Endpoint):
+        for text in balancer.status.public_addresses:
+            if families((text,)) - families(made.status.addresses):
+                message = f"{text} is of a family of which its members have no address"
+                raise InvalidError(Problem(message, "spec.public.addresses", str(balancer.ref)))
+
+
+def public_of(registry: Registry, service: Endpoint) -> PublicFact | None:
+    """What a scaled endpoint has of public addresses, because it is a load balancer's."""
+    made = service.spec.instance_of
+    owner = registry.find(Ref(made.kind, service.tenant, made.name)) if made and made.kind == "LoadBalancer" else None
+    balancer = owner.resource if owner else None
+    if not isinstance(balancer, LoadBalancer) or balancer.spec.public is None:
+        return None
+    pool = registry.find(Ref("AddressPool", "", balancer.spec.public.pool))
+    droplets = pool.resource.spec.droplets if pool and not pool.deleting else ()
+    network = registry.find(Ref("Network", balancer.tenant, balancer.spec.network))
+    vpc = registry.find(vpc_of(network.resource)) if network and isinstance(network.resource, Network) else None
+    inside: list[str] = []
+    if vpc is not None and isinstance(vpc.resource, VPC):
+        inside += vpc.resource.spec.cidrs
+        for half in registry.children(vpc):
+            other = registry.find(half.resource.other) if isinstance(half.resource, VPCPeering) else None
+            if other is not None and isinstance(other.resource, VPC):
+                inside += other.resource.spec.cidrs
+    prefixes = sorted({parse_prefix(text) for text in inside}, key=lambda one: (one.version, one))
+    return PublicFact(
+        tuple(sorted((parse_address(one).packed for one in balancer.status.public_addresses), key=len)),
+        frozenset(droplets),
+        tuple((one.network_address.packed, one.prefixlen) for one in prefixes),
+    )
 
 
 def told(registry: Registry, owner: Item, members: Callable[[Item], dict[str, Any]]) -> dict[str, Any]:

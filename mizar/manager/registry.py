@@ -288,11 +288,15 @@ def parent_refs(resource: Resource) -> Iterator[Ref]:
             yield Ref("Tenant", "", tenant)
         case "Network" | "VPCPeering" | "Policy" | "NetworkAcl" | "DdosProtection":
             yield Ref("VPC", tenant, spec.vpc)
-        case "HttpLoadBalancer" | "LoadBalancer":
+        case "HttpLoadBalancer":
             yield Ref("Network", tenant, spec.network)
         case "NatGateway":
             yield Ref("Network", tenant, spec.network)
             yield Ref("AddressPool", "", spec.pool)
+        case "LoadBalancer":
+            yield Ref("Network", tenant, spec.network)
+            if spec.public is not None:
+                yield Ref("AddressPool", "", spec.public.pool)
         case "VpnConnection":
             yield Ref("VPC", tenant, spec.vpc)
             yield Ref("Endpoint", tenant, spec.endpoint) if spec.endpoint else Ref("Network", tenant, spec.network)

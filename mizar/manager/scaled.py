@@ -17,16 +17,18 @@ from mizar.model.errors import Problem
 from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
 from mizar.model.scaled import MOST_MEMBERS, Affinity, HealthSpec, HealthType, MemberSpec, matches
 from mizar.planner.entries import HealthEntry, ListenerEntry
-from mizar.planner.facts import MemberFact, ServiceFact, endpoint_fact
+from mizar.planner.facts import MemberFact, PublicFact, ServiceFact, endpoint_fact
 
 if TYPE_CHECKING:  # a rehearsal does without what is generated
     from mizar._built import transit_pb2 as pb
 
 Find = Callable[[Ref], Resource | None]
+PublicOf = Callable[[Endpoint], PublicFact | None]
 
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _HEALTHY, _DOWN = 1, 4
 """enum State of Member in contracts/transit.proto."""
+BYPASSES = "it bypasses decapsulation, and so its droplet cannot write the port of the load balancer's members for it"
 _NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
 
 
@@ -51,8 +53,10 @@ class _Standing:
 class Services:
     """The scaled endpoints of all VPCs, and the endpoints that their selectors match."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, public_of: PublicOf = lambda _: None) -> None:
+        """`public_of`: the public addresses of a scaled endpoint."""
         self._registry = registry
+        self._public_of = public_of
         self._of_vpc: dict[Ref, dict[str, Item]] = {}
         self._matched: dict[str, dict[str, Item]] = {}
         self._verdicts: dict[str, dict[str, Verdict]] = {}
@@ -117,7 +121,7 @@ class Services:
         colocated = endpoint.spec.selection.value == "colocated"
         return ServiceFact(
             own.uid, own.vni, own.network_id, own.addresses, colocated, members, health_of(endpoint),
-            listeners_of(endpoint), endpoint.spec.affinity is Affinity.CLIENT,
+            listeners_of(endpoint), endpoint.spec.affinity is Affinity.CLIENT, self._public_of(endpoint),
         )  # fmt: skip
 
     def members(self, item: Item) -> Iterator[tuple[MemberSpec, Item | None]]:
@@ -152,6 +156,10 @@ class Services:
                 found.update(fact.addresses)
         return found
 
+    def all(self) -> list[Item]:
+        """Every one of them."""
+        return [item for items in self._of_vpc.values() for item in items.values()]
+
     def checked(self, droplet: str, row: pb.MemberHealth) -> Item | None:
         """Keeps what a droplet found out about a member; the scaled endpoint, where it is the droplet's to say."""
         service = self._at.get((row.vni, row.service))
@@ -173,6 +181,8 @@ class Services:
 
     def _standing(self, service: Item, spec: MemberSpec, found: Item) -> _Standing:
         """What a member may get. Whoever was not heard of leaves the tables as they are."""
+        if _endpoint(service).spec.listeners and _endpoint(found).spec.bypass_decapsulation:
+            return _Standing(3, "unknown", BYPASSES)
         well = _Standing(2, "draining") if spec.drain else _Standing(1, "healthy")
         if not _endpoint(service).spec.health.checks:
             return well

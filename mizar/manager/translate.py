@@ -275,6 +275,9 @@ def _service(entry: ServiceEntry) -> pb.Service:
         health=_health(entry.health) if entry.health else None,
         listeners=[pb.Listener(protocol=one.protocol, port=one.port, target=one.target) for one in entry.listeners],
         by_client=entry.by_client,
+        public=entry.public,
+        attracted=entry.attracted,
+        inside=[pb.Prefix(address=address, length=length) for address, length in entry.inside],
     )
 
 
@@ -347,8 +350,9 @@ def _service_entry(service: pb.Service) -> ServiceEntry:
     listeners = tuple(ListenerEntry(one.protocol, one.port, one.target) for one in service.listeners)
     addresses, colocated = tuple(service.addresses), service.colocated
     return ServiceEntry(
-        service.vni, service.network_id, addresses, members, colocated, health, listeners, service.by_client
-    )
+        service.vni, service.network_id, addresses, members, colocated, health, listeners, service.by_client,
+        tuple(service.public), service.attracted, tuple((one.address, one.length) for one in service.inside),
+    )  # fmt: skip
 
 
 def _endpoint(entry: EndpointEntry) -> pb.Endpoint:

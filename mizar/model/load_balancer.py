@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
+from mizar.model.address_pool import ANY, Wanted
 from mizar.model.base import Resource, Scope, Status
 from mizar.model.fields import Value
 from mizar.model.scaled import (
@@ -25,6 +26,20 @@ from mizar.model.scaled import (
 )
 
 
+class PublicSpec(Value):
+    """Addresses of an operator's pool, at which clients on the substrate reach it: at most one of each family."""
+
+    pool: fields.Name
+    addresses: Wanted = ()
+
+    @model_validator(mode="after")
+    def _one_of_each_family(self) -> Self:
+        families = [ANY.get(text) or (6 if ":" in text else 4) for text in self.addresses]
+        if len(set(families)) != len(families):
+            _refuse("expected at most one of each family", "addresses")
+        return self
+
+
 class LoadBalancerSpec(Value):
     """Listeners, and the endpoints of the VPC that share what comes to them: by name, and by labels."""
 
@@ -36,6 +51,7 @@ class LoadBalancerSpec(Value):
     selector: dict[fields.LabelKey, fields.LabelValue] = Field(default_factory=dict)
     selection: Selection = Selection.HASH
     health: HealthSpec = HealthSpec()
+    public: PublicSpec | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -55,14 +71,16 @@ def _refuse(message: str, field: str) -> None:
 
 
 class LoadBalancerStatus(Status):
-    """What is kept of it is nothing: addresses are those of its scaled endpoint."""
+    """`publicAddresses` are of a pool; its others are those of its scaled endpoint."""
+
+    public_addresses: tuple[str, ...] = ()
 
 
 class LoadBalancer(Resource):
     """A scaled endpoint of the same name that takes what its listeners say, and nothing else."""
 
     scope = Scope.TENANT
-    IMMUTABLE = ("network", "addresses")
+    IMMUTABLE = ("network", "addresses", "public")
     kind: Literal["LoadBalancer"] = "LoadBalancer"
     spec: LoadBalancerSpec
     status: LoadBalancerStatus = LoadBalancerStatus()

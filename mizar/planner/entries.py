@@ -487,6 +487,10 @@ class ServiceEntry:
     health: HealthEntry | None = None
     listeners: tuple[ListenerEntry, ...] = ()
     by_client: bool = False
+    public: tuple[bytes, ...] = ()
+    attracted: bool = False
+    """The droplet takes what comes for the public addresses from the substrate, but not from `inside`."""
+    inside: tuple[tuple[bytes, int], ...] = ()
 
     @property
     def key(self) -> tuple[int, int, tuple[bytes, ...]]:

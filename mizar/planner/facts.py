@@ -183,6 +183,16 @@ class MemberFact:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicFact:
+    """What a load balancer has of public addresses: they, the names of the droplets that attract them, and prefixes
+    that clients out there cannot have."""
+
+    addresses: tuple[bytes, ...]
+    droplets: frozenset[str]
+    inside: tuple[tuple[bytes, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFact:
     """A scaled endpoint by uid, and its members in order."""
 
@@ -195,6 +205,7 @@ class ServiceFact:
     health: HealthEntry | None = None
     listeners: tuple[ListenerEntry, ...] = ()
     by_client: bool = False
+    public: PublicFact | None = None
 
 
 Fact = ServiceFact | DropletFact | VpcFact | NetworkFact | EndpointFact | PeeringFact

@@ -8,7 +8,7 @@ and host only.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mizar.model.prefixes import PrefixTable
 from mizar.planner.entries import (
@@ -63,6 +63,8 @@ class VpcRecord:
     users: Counter[str] = field(default_factory=Counter)
     peers: dict[int, tuple[VpcRecord, PeeringEntry]] = field(default_factory=dict)
     services: dict[str, ServiceEntry] = field(default_factory=dict)
+    attracting: dict[str, frozenset[str]] = field(default_factory=dict)
+    """By service: the droplets that attract its public addresses."""
     group_sets: GroupSets = field(default_factory=GroupSets)
     policies: PolicyPlaces = field(default_factory=PolicyPlaces)
     acls: dict[Key, AclEntry] = field(default_factory=dict)
@@ -72,12 +74,19 @@ class VpcRecord:
         return (
             droplet in self.fact.dividers
             or droplet in self.users
+            or any(droplet in names for names in self.attracting.values())
             or any(droplet in peer.fact.dividers for peer, _ in self.peers.values())
         )
 
     def holders(self) -> set[str]:
         """All droplets that must know the VPC."""
-        return {*self.users, *self.fact.dividers, *(n for peer, _ in self.peers.values() for n in peer.fact.dividers)}
+        peers = (n for peer, _ in self.peers.values() for n in peer.fact.dividers)
+        return {*self.users, *self.fact.dividers, *peers, *(n for names in self.attracting.values() for n in names)}
+
+    def service_at(self, uid: str, droplet: str) -> ServiceEntry:
+        """What a droplet holds of a service."""
+        entry = self.services[uid]
+        return replace(entry, attracted=True) if droplet in self.attracting.get(uid, ()) else replace(entry, inside=())
 
     def use(self, droplet: str) -> None:
         """One more network makes the droplet know the VPC."""

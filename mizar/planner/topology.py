@@ -107,7 +107,13 @@ class Topology:
         """A droplet goes, that is no member of anything and hosts nothing: it and all others forget each other."""
         record = self._droplet(name)
         _refuse_in_use(record)
-        changes = [self._change(other, record.entry, None) for other in self._droplets if other != name]
+        changes = []
+        for vpc in self._vpcs.values():
+            if any(name in names for names in vpc.attracting.values()):
+                before = vpc.holders()
+                vpc.attracting = {uid: names - {name} for uid, names in vpc.attracting.items()}
+                changes += self._shift(vpc.entry, before, vpc.entry, vpc.holders())
+        changes += [self._change(other, record.entry, None) for other in self._droplets if other != name]
         changes.extend(self._change(name, other.entry, None) for other in self._droplets.values())
         changes = self._told(changes)
         del self._droplets[name]
@@ -384,29 +390,37 @@ class Topology:
             for member, record in found
             if record is not None
         )
-        old = vpc.services.get(fact.uid)
+        public = fact.public
         new = ServiceEntry(
-            fact.vni,
-            fact.network_id,
-            fact.addresses,
-            members,
-            fact.colocated,
-            fact.health,
-            fact.listeners,
-            fact.by_client,
-        )
-        if old == new:
+            fact.vni, fact.network_id, fact.addresses, members, fact.colocated, fact.health,
+            fact.listeners, fact.by_client,
+            public.addresses if public else (), False, public.inside if public else (),
+        )  # fmt: skip
+        names = frozenset(name for name in (public.droplets if public else ()) if name in self._droplets)
+        if vpc.services.get(fact.uid) == new and vpc.attracting.get(fact.uid, frozenset()) == names:
             return []
+        before = vpc.holders()
+        held = {name: vpc.service_at(fact.uid, name) for name in before if fact.uid in vpc.services}
         vpc.services[fact.uid] = new
-        return self._told(self._change(name, old, new) for name in vpc.holders())
+        if names or fact.uid in vpc.attracting:
+            vpc.attracting[fact.uid] = names
+        after = vpc.holders()
+        changes = self._shift(vpc.entry, before, vpc.entry, after)
+        for name in before & after:
+            was, is_now = held.get(name), vpc.service_at(fact.uid, name)
+            changes += [self._change(name, was, is_now)] if was != is_now else []
+        return self._told(changes)
 
     def remove_service(self, vni: int, uid: str) -> list[Change]:
         """A scaled endpoint goes."""
         vpc = self._vpc(vni)
-        old = vpc.services.pop(uid, None)
-        if old is None:
+        if uid not in vpc.services:
             raise NotFoundError(f"no scaled endpoint {uid}")
-        return self._told(self._change(name, old, None) for name in vpc.holders())
+        before = vpc.holders()
+        changes = [self._change(name, vpc.service_at(uid, name), None) for name in before]
+        del vpc.services[uid]
+        vpc.attracting.pop(uid, None)
+        return self._told(changes + self._shift(vpc.entry, before, vpc.entry, vpc.holders()))
 
     # ---- VPN connections
 
@@ -437,6 +451,7 @@ class Topology:
         vpcs = me.divides | {vni: network.vpc for (vni, _), network in networks.items()}
         for vpc in me.divides.values():
             vpcs |= {vni: peer for vni, (peer, _) in vpc.peers.items()}
+        vpcs |= {vni: vpc for vni, vpc in self._vpcs.items() if any(droplet in n for n in vpc.attracting.values())}
         yield from (vpc.entry for vpc in vpcs.values())
         yield from (crossing for vpc in me.divides.values() for _, crossing in vpc.peers.values())
         yield from (network.entry for network in networks.values())
@@ -447,7 +462,7 @@ class Topology:
         for network in me.bounces.values():
             yield from (e.entry for e in network.endpoints.values() if e.fact.host != droplet)
         yield from (local for e in me.hosts.values() if (local := e.at(droplet)))
-        yield from (service for vpc in vpcs.values() for service in vpc.services.values())
+        yield from (vpc.service_at(uid, droplet) for vpc in vpcs.values() for uid in vpc.services)
         yield from (entry for name, entry in self._vpns.values() if name == droplet)
 
     def local(self, droplet: str, uid: str) -> LocalEntry | None:
@@ -520,9 +535,10 @@ class Topology:
             for acl in self._vpcs[new.vni].acls.values():
                 changes.extend(self._change(name, acl, None) for name in before if name not in after)
                 changes.extend(self._change(name, None, acl) for name in after if name not in before)
-            for service in self._vpcs[new.vni].services.values():
-                changes.extend(self._change(name, service, None) for name in before if name not in after)
-                changes.extend(self._change(name, None, service) for name in after if name not in before)
+            vpc = self._vpcs[new.vni]
+            for uid in vpc.services:
+                changes.extend(self._change(n, vpc.service_at(uid, n), None) for n in before if n not in after)
+                changes.extend(self._change(n, None, vpc.service_at(uid, n)) for n in after if n not in before)
         return changes
 
     def _told(self, changes: Iterable[Change]) -> list[Change]:

@@ -27,9 +27,9 @@ from mizar.transit.state import State
 
 HASHES = (
     "droplet_slots", "vpcs", "identities", "group_sets", "endpoints", "agents", "agent_options", "member_slots",
-    "listeners", "substrate_endpoints", "policy_sets",
+    "listeners", "public_addresses", "substrate_endpoints", "policy_sets",
 )  # fmt: skip
-TRIES = ("networks", "routes", "network_acls")
+TRIES = ("networks", "routes", "network_acls", "public_inside")
 """Asked for a key, these answer with the longest prefix that holds it: they are always read whole."""
 ARRAYS = (
     "droplets",
@@ -43,6 +43,7 @@ ARRAYS = (
     "endpoint_limits",
     "limiters",
     "acl_vpcs",
+    "public_switch",
 )
 FOLLOWS_S = 0.5
 """Within which the stack's side follows the state; it has no part in the lock."""
@@ -185,7 +186,7 @@ class Audit:
 
 def nothing(table: str, key: Any) -> Op:
     """The end of an entry."""
-    return Op(table, key, 0 if table == "acl_vpcs" else {} if table in ARRAYS else None)
+    return Op(table, key, 0 if table in ("acl_vpcs", "public_switch") else {} if table in ARRAYS else None)
 
 
 def read(maps: Maps, keys: dict[Place, Any]) -> dict[Place, Any]:

@@ -117,6 +117,10 @@ class Owners:
                 return self._service(self._services.get(key))
             case "members" | "member_notes":
                 return self._service(self._members.get(key))
+            case "public_addresses":
+                return Owner(value["vni"], 0, from_mapped(key["addr"]))
+            case "public_inside":
+                return self._service(self._services.get(_swapped(key["table_be"])))
             case "listeners":
                 return Owner(key["vni"], 0, from_mapped(key["addr"]))
             case "member_slots":

@@ -47,7 +47,7 @@ _ARRAYS = frozenset({"endpoint_policies", "proxies", "services", "service_notes"
     "endpoint_limits",
     "limiters",
 }
-_NOTHING: dict[str, Any] = {table: {} for table in _ARRAYS} | {"acl_vpcs": 0}
+_NOTHING: dict[str, Any] = {table: {} for table in _ARRAYS} | {"acl_vpcs": 0, "public_switch": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,12 +367,14 @@ class _Reader:
             for slot, value in getattr(self.maps, table).items():
                 if any(any(_bits(part)) for part in value.values()):
                     self.raw[table, slot] = (slot, value)
-        for table in ("member_slots", "listeners"):
+        for table in ("member_slots", "listeners", "public_addresses", "public_inside"):
             for key, value in self.items(table):
                 self.raw[table, hashable(key)] = (key, value)
+        if self.maps.public_switch.get(0):
+            self.raw["public_switch", 0] = (0, 1)
         for service in services.read_services(self.maps, state):
             state.services[service.key] = service
-            for address in service.addresses:
+            for address in service.all_addresses:
                 state.serving[service.vni, address] = service.key
             for member in service.members:
                 state.uses[member.host] += 1

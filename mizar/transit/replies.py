@@ -128,6 +128,9 @@ def service(value: Service) -> pb.Service:
         health=health_check(value.health) if value.health else None,
         listeners=[pb.Listener(protocol=one.protocol, port=one.port, target=one.target) for one in value.listeners],
         by_client=value.by_client,
+        public=value.public,
+        attracted=value.attracted,
+        inside=[pb.Prefix(address=address, length=length) for address, length in value.inside],
     )
 
 

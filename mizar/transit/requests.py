@@ -31,6 +31,7 @@ from mizar.transit.service_values import (
 )
 from mizar.transit.service_values import (
     MAX_WEIGHT,
+    MOST_INSIDE,
     MOST_LISTENERS,
     DeleteService,
     HealthCheck,
@@ -386,7 +387,18 @@ def service(message: pb.Service) -> Service:
         health=health_check(message.health) if message.HasField("health") else None,
         listeners=listeners(message.listeners),
         by_client=message.by_client,
+        public=addresses(message.public) if message.public else (),
+        attracted=message.attracted,
+        inside=inside(message.inside),
     )
+
+
+def inside(found: Iterable[pb.Prefix]) -> tuple[tuple[bytes, int], ...]:
+    """From where nobody outside can come, in order."""
+    read = tuple(sorted(map(bare_prefix, found)))
+    if len(read) > MOST_INSIDE:
+        raise InvalidError(f"there are {len(read)} prefixes inside; at most {MOST_INSIDE} are possible")
+    return read
 
 
 def listeners(found: Iterable[pb.Listener]) -> tuple[Listener, ...]:

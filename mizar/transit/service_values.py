@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 128
 MAX_WEIGHT = 1000
+MOST_INSIDE = 256
 MOST_LISTENERS = 16
 """Of a load balancer; each has an entry for each of its addresses."""
 
@@ -90,11 +91,21 @@ class Service:
     """In order; none: it takes all that members take."""
     by_client: bool = False
     """Members are chosen by the client's address alone."""
+    public: tuple[bytes, ...] = ()
+    """Its addresses on the substrate, IPv4 first."""
+    attracted: bool = False
+    """This droplet takes what comes for them, but not from `inside`: prefixes, in order."""
+    inside: tuple[tuple[bytes, int], ...] = ()
 
     @property
     def key(self) -> ServiceKey:
         """What names it on a droplet."""
         return self.vni, self.addresses[0]
+
+    @property
+    def all_addresses(self) -> tuple[bytes, ...]:
+        """Those of the VPC and those of the substrate."""
+        return self.addresses + self.public
 
     def same(self, asked: Service) -> bool:
         """Whether this is what a request asks for."""

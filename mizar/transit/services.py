@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from mizar.kernel.layout import constant
-from mizar.model.addresses import from_mapped, mac_text, text_of, to_mapped
+from mizar.model.addresses import from_mapped, mac_text, mapped_length, text_of, to_mapped
 from mizar.model.errors import ConflictError, NotFoundError
 from mizar.transit import maglev
 from mizar.transit.entries import Op, agent_put, endpoint_delete
@@ -43,7 +43,7 @@ class ServicePlan(ProxyPlan):
             raise NotFoundError(f"VPC {new.vni} is not known; put it first")
         for member in new.members:
             self.slot_of(member.host, "a member's host")
-        for address in new.addresses:
+        for address in new.all_addresses:
             holder = state.at.get((new.vni, address))
             other = state.serving.get((new.vni, address), new.key)
             if holder is not None or other != new.key:
@@ -61,7 +61,7 @@ class ServicePlan(ProxyPlan):
         self._count_members(old, -1)
         journal.put(state.services, service.key, service)
         self._count_members(service, 1)
-        for address in service.addresses:
+        for address in service.all_addresses:
             journal.put(state.serving, (service.vni, address), service.key)
         # Who answers for the service knows it before anybody is sent there.
         self._refresh_agents_of(service.members, service.vni)
@@ -77,7 +77,7 @@ class ServicePlan(ProxyPlan):
         if key is None:
             return False
         service = state.services[key]
-        for one in service.addresses:
+        for one in service.all_addresses:
             journal.drop(state.serving, (vni, one))
             self.ops.append(endpoint_delete(vni, one))
         self._count_members(service, -1)
@@ -103,6 +103,12 @@ class ServicePlan(ProxyPlan):
         for one, address in _listening(old):
             if listener_key(old, one, address) not in wanted:
                 self.ops.append(Op("listeners", _listener_entry(old, one, address), None))
+        kept_public = {str(op.key) for op in public_entries(self.state, new)} if new else set()
+        for op in public_entries(self.state, old):
+            if op.table != "public_switch" and str(op.key) not in kept_public:
+                self.ops.append(Op(op.table, op.key, None))
+        if old.attracted and not any(one.attracted for one in self.state.services.values()):
+            self.ops.append(Op("public_switch", 0, 0))
         self._refresh_agents_of(tuple(gone), old.vni)
         if new is not None and old.near and not new.near:
             self.ops.append(Op("services", old.near, {}))
@@ -203,7 +209,8 @@ def implied(state: State, service: Service) -> list[Op]:
         "network": network.hops if network else 0,
         "flags": constant("ENDPOINT_SCALED"),
     }
-    keys = [{"vni": service.vni, "addr": to_mapped(address)} for address in service.addresses]
+    keys = [{"vni": service.vni, "addr": to_mapped(address)} for address in service.all_addresses]
+    ops += public_entries(state, service)
     return ops + [Op("endpoints", key, entry) for key in keys]
 
 
@@ -214,9 +221,25 @@ def service_flags(service: Service) -> int:
 
 
 def _listening(service: Service) -> Iterator[tuple[Listener, bytes]]:
-    for address in service.addresses:
+    for address in service.all_addresses:
         for one in service.listeners:
             yield one, address
+
+
+def public_entries(state: State, service: Service) -> list[Op]:
+    """What makes this droplet attract public addresses: from whom nothing is taken, then from everybody else."""
+    if not service.attracted:
+        return []
+    vpc = state.vpcs[service.vni]
+    table_be = int.from_bytes(service.slot.to_bytes(4, "big"), sys.byteorder)
+    ops = [
+        Op("public_inside",
+           {"prefix_bits": 32 + mapped_length(address, length), "table_be": table_be, "addr": to_mapped(address)}, 1)
+        for address, length in service.inside
+    ]  # fmt: skip
+    value = {"vni": vpc.vni, "wire_vni": vpc.wire_vni or vpc.vni, "service": service.slot, "vpc_slot": vpc.slot}
+    ops += [Op("public_addresses", {"addr": to_mapped(address)}, value) for address in service.public]
+    return [*ops, Op("public_switch", 0, 1)]
 
 
 def listener_key(service: Service, one: Listener, address: bytes) -> tuple[int, bytes, int, int]:
@@ -261,8 +284,10 @@ def _places(members: list[Member]) -> tuple[int, ...]:
 
 def _service_note(service: Service) -> dict[str, Any]:
     note: dict[str, Any] = {"vni": service.vni, "network_id": service.network_id, "near": service.near}
+    attracted = constant("SERVICE_ATTRACTED") if service.attracted else 0
+    public = {f"public{4 if len(one) == 4 else 6}": to_mapped(one) for one in service.public}
     note |= {f"addr{4 if len(one) == 4 else 6}": to_mapped(one) for one in service.addresses}
-    return note | {"colocated": int(service.colocated), "flags": service_flags(service)}
+    return note | {"colocated": int(service.colocated), "flags": service_flags(service) | attracted} | public
 
 
 def _member_note(service: Service, rank: int, member: Member) -> dict[str, Any]:
@@ -297,6 +322,10 @@ def read_services(maps: Any, state: State) -> Iterator[Service]:
                 slot=slot,
             )
             members.setdefault(note["service"], []).append((note["rank"], member))
+    inside: dict[int, list[tuple[bytes, int]]] = {}
+    for key, _ in maps.public_inside.items():
+        table, address = int.from_bytes(key["table_be"].to_bytes(4, sys.byteorder), "big"), from_mapped(key["addr"])
+        inside.setdefault(table, []).append((address, key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)))
     for slot, note in maps.service_notes.items():
         if note["vni"] not in state.vpcs:
             continue
@@ -311,12 +340,14 @@ def read_services(maps: Any, state: State) -> Iterator[Service]:
                 continue  # without them it would take everything: whoever planned it puts it again
             yield Service(
                 note["vni"], note["network_id"], addresses, known, colocated, slot, note["near"],
-                listeners=listeners, by_client=by_client,
+                listeners=listeners, by_client=by_client, public=_addresses(note, "public"),
+                attracted=bool(note["flags"] & constant("SERVICE_ATTRACTED")),
+                inside=tuple(sorted(inside.get(slot, ()))),
             )  # fmt: skip
 
 
-def _addresses(note: Mapping[str, Any]) -> tuple[bytes, ...]:
-    return tuple(from_mapped(note[name]) for name in ("addr4", "addr6") if any(note[name]))
+def _addresses(note: Mapping[str, Any], name: str = "addr") -> tuple[bytes, ...]:
+    return tuple(from_mapped(note[f"{name}{family}"]) for family in (4, 6) if any(note[f"{name}{family}"]))
 
 
 def described(key: ServiceKey, member: Member) -> str:

@@ -156,6 +156,8 @@ class Testbed:
             tables.proxy_flows,
             tables.member_slots,
             tables.listeners,
+            tables.public_addresses,
+            tables.public_inside,
             tables.flows,
             tables.policy_peers,
             tables.policy_groups,
@@ -169,6 +171,7 @@ class Testbed:
         tables.proxy_ended.put(PROXY_SLOT, 0)
         tables.substrate_link.put(0, 0)
         tables.shaper.put(0, 0)
+        tables.public_switch.put(0, 0)
         for vpc in (RED, BLUE):
             tables.acl_vpcs.put(vpc.slot, 0)
         arrays = (

@@ -28,7 +28,7 @@ from tests.lab.conftest import leftovers, wait_until
 from tests.lab.test_scaled import accept, family_of, reply, said
 
 pytestmark = pytest.mark.root
-EXAMPLE = (Path(__file__).parents[2] / "examples" / "load-balancer.yaml").read_text()
+EXAMPLE = Path(__file__).parents[2] / "examples" / "load-balancer.yaml"
 ADDRESSES = ("10.0.1.100", "fd00:10:0:1::100")
 SERVERS, TARGET, LIMIT_S = ("web-1", "web-2"), 8080, 1.0
 
@@ -36,8 +36,9 @@ SERVERS, TARGET, LIMIT_S = ("web-1", "web-2"), 8080, 1.0
 class Balanced:
     """The lab, with a server in each member that says its name to everybody."""
 
-    def __init__(self, name: LabName) -> None:
+    def __init__(self, name: LabName, example: Path = EXAMPLE, called: str = "load-balancer") -> None:
         self.name = name
+        self.text = example.read_text().replace(f"{{name: {called}}}", f"{{name: {name.name}}}")
         self.ended = contextlib.ExitStack()
         self.up()
         with Client(name.server_url) as client:
@@ -48,7 +49,7 @@ class Balanced:
 
     def up(self) -> None:
         """Makes what is not there."""
-        labs.up(parse_manifests(EXAMPLE.replace("{name: load-balancer}", f"{{name: {self.name.name}}}"), "test"))
+        labs.up(parse_manifests(self.text, "test"))
 
     def restart(self, *names: str) -> None:
         """Kills daemons, or the server, and starts them again."""

@@ -27,6 +27,9 @@ SCHEMA = {
     "members": (None, "endpoint"),
     "member_notes": (None, "member_note"),
     "member_slots": ("member_key", None),
+    "public_addresses": ("droplet_key", "public_address"),
+    "public_inside": ("route_key", None),
+    "public_switch": (None, None),
     "listeners": ("listener_key", "listener"),
     "flows": ("flow_key", "flow"),
     "flow_budgets": (None, "flow_budget"),
@@ -61,6 +64,7 @@ ARRAYS = {"services", "service_notes", "members", "member_notes", "flow_budgets"
     "policy_budgets",
     "policy_counts",
     "acl_vpcs",
+    "public_switch",
 }
 
 

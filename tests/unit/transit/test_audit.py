@@ -20,7 +20,7 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.limit_values import UNLIMITED, Qos, Rate
 from mizar.transit.policy_audit import RowsAudit
 from mizar.transit.policy_values import TABLES, Binding, NetworkAcl, PolicySet, PutNetworkAcl, PutPolicySet
-from mizar.transit.service_values import Member, MemberState, PutService, Service
+from mizar.transit.service_values import Listener, Member, MemberState, PutService, Service
 from mizar.transit.values import (
     Change,
     Droplet,
@@ -51,6 +51,7 @@ STAMPS = ("used", "heard", "answered")
 """Fields of entries that the data plane writes."""
 
 
+PUBLIC = bytes((203, 0, 113, 10))
 PEERS = PEER.pack(bytes(10) + b"\xff\xff\n\0\0\0", 104, 5) + PEER.pack(b"\xfd" + bytes(15), 8, 6)
 GROUPS = GROUP.pack(7, 6)
 VERDICTS = VERDICT.pack(5, 6, 80, 24, 0, 1, 65536) + VERDICT.pack(6, 0, 0, 0, 1, 2, 65537)
@@ -81,6 +82,8 @@ def whole() -> list[Change]:
         PutPeering(Peering(1, 2, ((address(9, 0), 24),))), PutEndpoint(end(21)), PutEndpoint(end(22)),
         PutProxy(Proxy(end(41, OWN), source, (address(1, 42),))),
         PutService(Service(1, 1, (address(1, 31),), members, colocated=True)),
+        PutService(Service(1, 1, (address(1, 33),), members, listeners=(Listener(6, 80, 8080),), public=(PUBLIC,),
+                           attracted=True, inside=((address(0, 0), 16),))),
     ]  # fmt: skip
 
 

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Owns what clients on the substrate send to a load balancer's public address, where it comes first: a droplet that attracts the
+ * address chooses the member, as the droplet of a client in the VPC would, and sends the frame to the member's host as it is. That
+ * one's agent answers the client straight. Included by transit.c alone.
+ */
+#ifndef MIZAR_PUBLIC_H
+#define MIZAR_PUBLIC_H
+#include "choose.h"
+#include "counters.h"
+#include "extensions.h"
+#include "limit.h"
+#include "policy.h"
+#include "respond.h"
+#include "rewrite.h"
+#include "tunnel.h"
+
+static __always_inline bool attracts_any(void)
+{
+	uint32_t zero = 0, *any = bpf_map_lookup_elem(&public_switch, &zero);
+
+	return any && *any;
+}
+
+/* Whether the VPC has the address itself: nobody outside can be it, and policies would take him for whoever has it. */
+static __always_inline bool is_inside(const void *address, uint32_t service)
+{
+	struct route_key key = { .prefix_bits = 32 + 128, .table_be = bpf_htonl(service) };
+
+	copy_address(key.addr, address);
+	return bpf_map_lookup_elem(&public_inside, &key);
+}
+
+/* "The address is mine": for who is on the same link. */
+static __always_inline void respond_public_arp(const struct inner *inner)
+{
+	respond_arp(inner);
+	own_mac(inner->eth->h_source);
+	own_mac(inner->arp->sender_mac);
+}
+
+/* The member lives here: as any frame for it that comes from a tunnel. */
+static __always_inline __must_check enum drop_reason deliver_public(struct xdp_md *ctx, struct packet *packet,
+								    const struct inner *inner, struct service_work *work,
+								    const struct endpoint *member, int *verdict)
+{
+	struct handover note = {
+		.magic = HANDOVER_MAGIC,
+		.mark = config.mark,
+		.ifindex = member->ifindex,
+		.vni = packet->to.vni,
+		.slot = member->slot,
+	};
+	enum drop_reason reason;
+
+	if (is_policed(member, true)) {
+		packet->own_port_be = member->flags & MEMBER_LISTENED ? target_of(work) : 0;
+		reason = police_frame(ctx, packet, policy_who(member->slot, POLICY_INGRESS, 0, HOOK_TRANSIT));
+		if (reason)
+			return reason;
+	}
+	if (is_limited(member, true)) {
+		reason = limit_frame(packet, member->slot);
+		if (reason)
+			return reason;
+	}
+	public_mac(inner->eth->h_source);
+	note.flags = service_note(member, inner->eth);
+	address_from_router(inner->eth, member);
+	reason = leave_note(ctx, &note);
+	if (reason)
+		return reason;
+	count_delivered(packet, member->slot);
+	*verdict = XDP_PASS;
+	return REASON_NONE;
+}
+
+static __always_inline __must_check enum drop_reason send_public(struct xdp_md *ctx, struct packet *packet,
+								 const struct inner *inner, const struct route *route,
+								 uint16_t source_port, uint32_t wire_vni, int *verdict)
+{
+	struct tunnel tunnel = {
+		.protocol = TUNNEL_GENEVE,	/* droplets take both */
+		.vni = wire_vni,
+		.source_port = source_port,
+		.bytes = packet->bytes,
+	};
+	const struct endpoint *member = route->endpoint;
+	struct droplet *next;
+	bool ipv6;
+	enum drop_reason reason = locate_next_hop(route, &next);
+	void *frame;
+
+	if (reason)
+		return reason;
+	packet->mtu = room_to(next, 0);
+	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
+		return REASON_PACKET_TOO_BIG;
+	address_from_router(inner->eth, member);
+	public_mac(inner->eth->h_source);
+	ipv6 = is_ipv6(next->addr);
+	if (bpf_xdp_adjust_head(ctx, -(int)overhead_bytes(ipv6)))
+		return REASON_REWRITE_FAILED;
+	frame = (void *)(long)ctx->data;
+	if (frame + overhead_bytes(ipv6) > (void *)(long)ctx->data_end)
+		return REASON_REWRITE_FAILED;
+	if (ipv6)
+		write_outer(frame, true, next, &tunnel);
+	else
+		write_outer(frame, false, next, &tunnel);
+	reason = send_back(ctx, verdict);
+	if (!reason)
+		count_bounced(packet);
+	return reason;
+}
+
+/* Of what is for none of the addresses nothing is said: it is the host's own. */
+static __always_inline __must_check enum drop_reason take_public(struct xdp_md *ctx, struct packet *packet, int *verdict)
+{
+	struct cursor cursor = {
+		.at = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.left = packet->length,
+	};
+	struct route route = {};
+	struct inner inner;
+	struct solicitation asked;
+	const struct public_address *found;
+	struct service_work *work;
+	uint16_t source_port;
+	uint32_t wire_vni;
+	enum drop_reason reason;
+	int failed;
+
+	if (parse_tunnelled(ctx, &cursor, packet, &inner))
+		return REASON_NONE;
+	if (inner.kind == INNER_ND) {
+		if (parse_solicitation(&cursor, &inner, &asked))
+			return REASON_NONE;
+		copy_address(packet->to.addr, asked.target);
+	}
+	found = bpf_map_lookup_elem(&public_addresses, packet->to.addr);
+	if (!found)
+		return REASON_NONE;
+	if (inner.kind == INNER_ARP || inner.kind == INNER_ND) {
+		if (inner.kind == INNER_ARP)
+			respond_public_arp(&inner);
+		else
+			respond_solicitation(&inner, &asked, false, true);
+		return send_back(ctx, verdict);
+	}
+	packet->to.vni = found->vni;
+	packet->vpc_slot = found->vpc_slot;
+	wire_vni = found->wire_vni;
+	if (is_inside(packet->src, found->service))
+		return REASON_PUBLIC_SOURCE;
+	work = begin_work(0, &cursor, packet, &inner);
+	if (!work)
+		return REASON_SERVICE_WITHOUT_MEMBER;
+	work->service = found->service;
+	failed = choose_for_transit(ctx);
+	if (failed)
+		return (enum drop_reason)failed;
+	reason = route_to_member(work->member, &route);
+	if (!reason)
+		reason = decrement_ttl(&inner);
+	if (reason)
+		return reason;
+	source_port = flow_source_port(cursor, packet, &inner);
+	if (route.step == STEP_DELIVER)
+		return deliver_public(ctx, packet, &inner, work, route.endpoint, verdict);
+	return send_public(ctx, packet, &inner, &route, source_port, wire_vni, verdict);
+}
+#endif

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public addresses of a load balancer in the programs: what comes for them without a tunnel, and how members answer.
+
+The load balancer is that of test_load_balancer.py; its public addresses are 203.0.113.10 and 2001:db8:1::a, clients are
+198.51.100.7 and 2001:db8:2::7.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
+
+from mizar.kernel import layout
+
+from .frames import PAYLOAD, ip, tunnel
+from .plan import FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, A, B, EndpointPlan, R, mapped
+from .policies import ALLOW, OF_UDP, Row, police, rules
+from .test_load_balancer import PORT, TARGET, TCP_NUMBER, UDP_NUMBER, balanced
+from .test_services import LISTENED, SCALED, SLOT, rebuilt, replace_member, service
+from .testbed import TC_REDIRECT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
+
+PUBLIC = {4: "203.0.113.10", 6: "2001:db8:1::a"}
+CLIENT = {4: "198.51.100.7", 6: "2001:db8:2::7"}
+CLIENT_MAC, PUBLIC_MAC = "02:00:00:00:77:07", "02:4d:5a:00:00:06"
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def attracted(droplet: Testbed, *members: EndpointPlan, switch: int = 1) -> None:
+    """ME attracts the addresses; what FRONT has, nobody outside can have."""
+    balanced(droplet, *members)
+    tables = droplet.tables
+    value = {"vni": RED.vni, "wire_vni": RED.vni, "service": SLOT, "vpc_slot": RED.slot}
+    entry = {"slot": SLOT, "vpc_slot": RED.slot, "network": FRONT.slot, "flags": SCALED}
+    table_be = int.from_bytes(SLOT.to_bytes(4, "big"), sys.byteorder)
+    tables.public_switch.put(0, switch)
+    for family, length in ((4, 120), (6, 64)):
+        tables.public_addresses.put({"addr": mapped(PUBLIC[family])}, value)
+        tables.endpoints.put({"vni": RED.vni, "addr": mapped(PUBLIC[family])}, entry)
+        inside = {"prefix_bits": 32 + length, "table_be": table_be, "addr": mapped(FRONT.address(family, 0))}
+        tables.public_inside.put(inside, 1)
+        for protocol in (TCP_NUMBER, UDP_NUMBER):
+            key = {"vni": RED.vni, "addr": mapped(PUBLIC[family]), "port_be": socket.htons(PORT), "protocol": protocol}
+            tables.listeners.put(key, {"target_be": socket.htons(TARGET)})
+
+
+def request(family: int, src: str = "", *, tcp: bool = False, ttl: int = 64, macs: tuple[str, str] = ("", "")) -> Any:
+    """From the client, as it is on the substrate."""
+    upper = TCP(sport=4001, dport=PORT, flags="S") if tcp else UDP(sport=4001, dport=PORT)
+    ether = Ether(src=macs[0] or CLIENT_MAC, dst=macs[1] or ME.mac)
+    return ether / ip(family, src or CLIENT[family], PUBLIC[family], ttl) / upper / Raw(PAYLOAD)
+
+
+@every_family
+@pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "udp"])
+def test_it_goes_to_the_members_host_as_it_is(droplet: Testbed, family: int, tcp: bool) -> None:
+    """One hop, in Geneve; the source MAC says that a client on the substrate sent it."""
+    attracted(droplet, R)
+    result = droplet.transit(bytes(request(family, tcp=tcp)))
+    inner = request(family, tcp=tcp, ttl=63, macs=(PUBLIC_MAC, R.mac))
+    port = int.from_bytes(result.frame[34:36], "big")
+    assert (result.retval, result.frame) == (XDP_TX, tunnel("geneve", inner, src=ME, dst=HOST, sport=port))
+    again = droplet.transit(bytes(request(family, tcp=tcp)))
+    assert again.frame == result.frame
+
+
+@every_family
+def test_a_member_on_the_droplet_itself_gets_it(droplet: Testbed, family: int) -> None:
+    """With the note that it is from outside."""
+    attracted(droplet, B)
+    result = droplet.transit(bytes(request(family)))
+    note = layout.parse("handover", result.metadata)
+    assert (result.retval, note["ifindex"], note["flags"]) == (XDP_PASS, B.ifindex, 7)
+    assert result.frame == bytes(request(family, ttl=63, macs=(ROUTER_MAC, B.mac)))
+
+
+@every_family
+def test_the_members_host_is_told_that_it_is_from_outside(droplet: Testbed, family: int) -> None:
+    """The droplet that took it has chosen; a frame from any other than a known droplet is left to the host."""
+    attracted(droplet, B)
+    inner = request(family, macs=(PUBLIC_MAC, B.mac))
+    result = droplet.transit(tunnel("geneve", inner, src=HOST))
+    note = layout.parse("handover", result.metadata)
+    assert (result.retval, note["ifindex"], note["flags"]) == (XDP_PASS, B.ifindex, 7)
+    stranger = tunnel("geneve", inner, src=HOST)
+    stranger = stranger[:26] + socket.inet_aton("198.51.100.99") + stranger[30:]
+    assert droplet.transit(stranger).metadata == b""
+
+
+@every_family
+@pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "udp"])
+def test_the_answer_leaves_without_a_tunnel(droplet: Testbed, family: int, tcp: bool) -> None:
+    """From the public address and the listener's port, one hop less, all checksums right."""
+    attracted(droplet, A)
+    key = {
+        "vni": RED.vni, "client": mapped(CLIENT[family]), "server": mapped(A.address(family)),
+        "ports_be": int.from_bytes((4001).to_bytes(2, "big") + TARGET.to_bytes(2, "big"), sys.byteorder),
+        "protocol": TCP_NUMBER if tcp else UDP_NUMBER, "kind": 2,
+    }  # fmt: skip
+    droplet.tables.flows.put(key, {"addr": mapped(PUBLIC[family]), "member": socket.htons(PORT), "outside": 1})
+
+    def answer(src: str, sport: int, mac: str, ttl: int) -> Any:
+        upper = TCP(sport=sport, dport=4001, flags="SA") if tcp else UDP(sport=sport, dport=4001)
+        return Ether(src=mac, dst=ROUTER_MAC) / ip(family, src, CLIENT[family], ttl) / upper / Raw(PAYLOAD)
+
+    result = droplet.send(answer(A.address(family), TARGET, A.mac, 64))
+    assert (result.retval, result.frame) == (TC_REDIRECT, bytes(answer(PUBLIC[family], PORT, A.mac, 63)))
+
+
+@every_family
+def test_what_the_vpc_has_nobody_outside_can_be(droplet: Testbed, family: int) -> None:
+    """Or policies would take him for who has the address."""
+    attracted(droplet, R)
+    assert droplet.transit(bytes(request(family, FRONT.address(family, 77)))).retval == XDP_DROP
+    assert droplet.counted()["drop", "PUBLIC_SOURCE"]["packets"] == 1
+    assert list(droplet.tables.flows.items()) == []
+
+
+@every_family
+def test_what_no_listener_takes_goes_no_further(droplet: Testbed, family: int) -> None:
+    """Another port: dropped and counted, not left to the host."""
+    attracted(droplet, R)
+    frame = request(family)
+    frame[UDP].dport = 9
+    assert droplet.transit(rebuilt(frame)).retval == XDP_DROP
+    assert droplet.counted()["drop", "NO_LISTENER"]["packets"] == 1
+
+
+@every_family
+def test_policies_of_the_member_are_asked(droplet: Testbed, family: int) -> None:
+    """For who is outside, and for the member's port."""
+    for port, verdict in ((TARGET, XDP_PASS), (PORT, XDP_DROP)):
+        attracted(droplet, B)
+        police(droplet, B, ingress=rules(droplet, 1, Row(ALLOW, OF_UDP, port, 16)))
+        replace_member(droplet, 1, flags=LISTENED | 2)
+        assert droplet.transit(bytes(request(family))).retval == verdict
+        droplet.reset()
+        droplet.tables.policy_flows.delete_many([key for key, _ in droplet.tables.policy_flows.items()])
+
+
+@every_family
+def test_without_public_addresses_nothing_is_taken(droplet: Testbed, family: int) -> None:
+    """The switch alone keeps it, and what is for any other address is the host's."""
+    attracted(droplet, R, switch=0)
+    frame = bytes(request(family))
+    assert (droplet.transit(frame).retval, droplet.transit(frame).frame) == (XDP_PASS, frame)
+    attracted(droplet, R)
+    other = request(family)
+    other[IP if family == 4 else IPv6].dst = service(family)
+    assert droplet.transit(rebuilt(other)).retval == XDP_PASS
+
+
+def test_who_is_on_the_link_is_answered() -> None:
+    """ARP and neighbour discovery: the MAC of the droplet's interface. Requests for others are the host's."""
+    droplet = Testbed()
+    try:
+        attracted(droplet, R)
+        asked = Ether(src=CLIENT_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(
+            op=1, hwsrc=CLIENT_MAC, psrc=CLIENT[4], hwdst="00:00:00:00:00:00", pdst=PUBLIC[4]
+        )
+        result = droplet.transit(bytes(asked))
+        expected = Ether(src=ME.mac, dst=CLIENT_MAC) / ARP(
+            op=2, hwsrc=ME.mac, psrc=PUBLIC[4], hwdst=CLIENT_MAC, pdst=CLIENT[4]
+        )
+        assert (result.retval, result.frame) == (XDP_TX, bytes(expected))
+        asked[ARP].pdst = "203.0.113.11"
+        assert droplet.transit(bytes(asked)).retval == XDP_PASS
+        solicitation = (
+            Ether(src=CLIENT_MAC, dst="33:33:ff:00:00:0a")
+            / IPv6(src=CLIENT[6], dst="ff02::1:ff00:a", hlim=255)
+            / ICMPv6ND_NS(tgt=PUBLIC[6])
+            / ICMPv6NDOptSrcLLAddr(lladdr=CLIENT_MAC)
+        )
+        answer = Ether(droplet.transit(bytes(solicitation)).frame)
+        assert (answer.src, answer.dst, answer[IPv6].src, answer[IPv6].dst) == (
+            ME.mac,
+            CLIENT_MAC,
+            PUBLIC[6],
+            CLIENT[6],
+        )
+        assert answer.lastlayer().lladdr == ME.mac
+        sent = bytes(answer)
+        del answer[IPv6].payload.cksum
+        assert bytes(answer) == sent
+    finally:
+        droplet.close()
+
+
+@every_family
+def test_an_error_about_an_answer_reaches_its_member(droplet: Testbed, family: int) -> None:
+    """`Packet too big` of a router out there: it goes where the flow is."""
+    attracted(droplet, B, R)
+    chosen = droplet.transit(bytes(request(family))).frame
+    if family == 6:
+        from scapy.layers.inet6 import ICMPv6PacketTooBig as Message
+
+        message = Message(mtu=1300)
+    else:
+        message = ICMP(type=3, code=4, nexthopmtu=1300)
+    about = ip(family, PUBLIC[family], CLIENT[family]) / UDP(sport=PORT, dport=4001) / Raw(PAYLOAD)
+    error = Ether(src=CLIENT_MAC, dst=ME.mac) / ip(family, CLIENT[family], PUBLIC[family]) / message / about
+    result = droplet.transit(bytes(error))
+    assert len(result.frame) > 0
+    local, error_local = chosen[:6] == bytes.fromhex(B.mac.replace(":", "")), result.retval == XDP_PASS
+    assert local == error_local

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public addresses of a load balancer in a lab: the client is the host of droplet d5, which has no part in any VPC. The
+objects are those of examples/load-balancer-public.yaml: d3 and d4 attract the addresses, members are on d1 and d2."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mizar.api.client import Client
+from mizar.kernel.namespaces import Namespace
+from mizar.lab import lab as labs
+from mizar.lab.names import LabName
+from tests.lab.conftest import leftovers, wait_until
+from tests.lab.test_load_balancer import LIMIT_S, SERVERS, Balanced
+from tests.lab.test_scaled import family_of, said
+
+pytestmark = pytest.mark.root
+EXAMPLE = Path(__file__).parents[2] / "examples" / "load-balancer-public.yaml"
+PUBLIC = ("203.0.113.10", "2001:db8:1::a")
+OVER = {"d3": ("172.31.0.4", "fd31::4"), "d4": ("172.31.0.5", "fd31::5")}
+INSIDE = "10.0.1.77"
+
+
+class Public(Balanced):
+    """The client's way to the addresses is a route, so that a test says which droplet takes them."""
+
+    def run(self, droplet: str, *words: str) -> None:
+        """A command on the host of a droplet."""
+        with Namespace.by_name(self.name.droplet_namespace(droplet)) as namespace:
+            namespace.run(partial(subprocess.check_call, words))
+
+    def go_over(self, droplet: str) -> None:
+        """From now on, the client's packets come to this droplet."""
+        for address, via in zip(PUBLIC, OVER[droplet], strict=True):
+            self.run("d5", "ip", "route", "replace", address, "via", via)
+
+    def open(self, name: str, family: int, kind: int) -> socket.socket:
+        """As of an endpoint; `outside` is the client's host."""
+        if name != "outside":
+            return super().open(name, family, kind)
+        with Namespace.by_name(self.name.droplet_namespace("d5")) as namespace:
+            made = namespace.run(lambda: socket.socket(family, kind))
+        made.settimeout(LIMIT_S)
+        return made
+
+    def crossing(self, droplet: str) -> socket.socket:
+        """All that comes to and leaves a droplet, from now on."""
+        with Namespace.by_name(self.name.droplet_namespace(droplet)) as namespace:
+            found = namespace.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        found.setblocking(False)
+        return self.ended.enter_context(found)
+
+
+@pytest.fixture
+def public(lab: LabName) -> Iterator[Public]:
+    """The example's lab, up, with the client's way over d3."""
+    found = Public(lab, EXAMPLE, "load-balancer-public")
+    found.go_over("d3")
+    yield found
+    found.ended.close()
+    labs.down(lab)
+    assert leftovers(lab) == []
+
+
+def test_clients_outside_reach_members_and_are_answered_straight(public: Public) -> None:
+    """TCP and UDP of both families, also from inside of the VPC; no answer crosses the droplet that took the request.
+    Without public addresses the first assertion fails: nobody takes what comes for them."""
+    seen = public.crossing("d3")
+    for address in PUBLIC:
+        assert {public.who("outside", address) for _ in range(30)} == set(SERVERS)
+        assert {public.who_by_udp("outside", address) for _ in range(30)} == set(SERVERS)
+        assert {public.who("client", address) for _ in range(30)} == set(SERVERS)
+    sources = {socket.inet_aton(PUBLIC[0]), socket.inet_pton(socket.AF_INET6, PUBLIC[1])}
+    frames = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            frames.append(seen.recv(2048))
+    assert [frame for frame in frames if frame[36:38] == (6081).to_bytes(2, "big")]  # requests, which go on from there
+    assert not [frame for frame in frames if frame[26:30] in sources or frame[22:38] in sources]
+
+
+@pytest.mark.long
+def test_a_connection_outlives_the_droplet_that_took_it(public: Public) -> None:
+    """Its packets come to another droplet that attracts the address: that one chooses the same member."""
+    held = [public.connect("outside", PUBLIC[number % 2]) for number in range(16)]
+    before = [said(one) for one in held]
+    assert set(before) == set(SERVERS)
+    public.run("d3", "ip", "link", "set", "eth0", "down")
+    public.go_over("d4")
+    assert [said(one) for one in held] == before
+    for one in held:
+        one.close()
+
+
+@pytest.mark.long
+def test_nobody_outside_is_somebody_inside(public: Public) -> None:
+    """What bears an address of the VPC is refused where it comes in."""
+    public.run("d5", "ip", "addr", "add", f"{INSIDE}/32", "dev", "lo")
+    with public.open("outside", family_of(INSIDE), socket.SOCK_DGRAM) as made:
+        made.bind((INSIDE, 0))
+        made.connect((PUBLIC[0], 53))
+
+        def refused() -> bool:
+            made.send(b"?")
+            with Client(public.name.server_url) as client:
+                return "PUBLIC_SOURCE" in str(client.counters("d3"))
+
+        wait_until(refused)
+
+
+@pytest.mark.long
+def test_the_link_is_answered_and_deletion_ends_all(public: Public) -> None:
+    """Who is on the same link asks by ARP and neighbour discovery; a deleted load balancer's addresses are nobody's."""
+    for address in PUBLIC:
+        public.run("d5", "ip", "route", "replace", address, "dev", "eth0")
+        assert public.reached("outside", address) == set(SERVERS)
+    with Client(public.name.server_url) as client:
+        client.delete("LoadBalancer", "shop", "blue")
+        wait_until(lambda: not client.get("AddressPool", "edge")["status"]["claims"])
+    public.go_over("d4")
+    with public.open("outside", socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.connect((PUBLIC[0], 53))
+        made.send(b"?")
+        with pytest.raises(OSError, match=r"timed out|refused|unreachable|No route"):
+            made.recv(8)

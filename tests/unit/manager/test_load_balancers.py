@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load balancers: the scaled endpoint that one makes, what speaks against it, and who is told of public addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mizar.model.errors import ConflictError, InvalidError
+from mizar.model.resources import Ref
+from tests.unit.manager.world import World, endpoint, manifest
+
+
+def balancer(name: str, owner: str = "red", **spec: Any) -> dict[str, Any]:
+    found = {"network": "front", "listeners": [{"port": 80}], "members": [{"endpoint": "e"}]}
+    return manifest("LoadBalancer", name, owner, **{**found, **spec})
+
+
+def pool(name: str = "edge", **spec: Any) -> dict[str, Any]:
+    found = {"prefixes": ["203.0.113.0/30"], "tenants": ["red"], "droplets": ["d2"]}
+    return manifest("AddressPool", name, "", **{**found, **spec})
+
+
+def shown(world: World, name: str) -> Any:
+    """An endpoint of red as people see it."""
+    return world.manager.get(Ref("Endpoint", "red", name))
+
+
+async def test_it_makes_a_scaled_endpoint_that_ends_with_it(world: World) -> None:
+    """Nobody changes or deletes that one by itself."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), balancer("shop"))
+    made = shown(world, "shop")
+    assert made["spec"]["instanceOf"] == {"kind": "LoadBalancer", "name": "shop"}
+    assert world.status("LoadBalancer", "shop", "red")["addresses"] == made["status"]["addresses"]
+    with pytest.raises(InvalidError, match="change that instead"):
+        world.apply(manifest("Endpoint", "shop", "red", network="front", type="scaled"))
+    world.apply(balancer("shop", listeners=[{"port": 81, "targetPort": 8080}]))
+    assert shown(world, "shop")["spec"]["listeners"][0]["port"] == 81
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"members": [{"endpoint": "nobody"}]}, "there is no Endpoint red/nobody"),
+        ({"members": [{"endpoint": "e"}, {"endpoint": "e"}]}, "e is a member already"),
+        ({"addresses": ["192.0.2.1"]}, "192.0.2.1"),
+        ({"public": {"pool": "other"}}, "there is no AddressPool other"),
+        ({"public": {"pool": "edge", "addresses": ["198.51.100.1"]}}, "expected an address of AddressPool edge"),
+    ],
+)
+async def test_what_is_refused(world: World, spec: dict[str, Any], message: str) -> None:
+    """With the object that it names, and nothing is left of it."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), pool())
+    with pytest.raises(InvalidError, match=message):
+        world.apply(balancer("shop", **spec))
+    assert not world.exists("LoadBalancer", "shop", "red")
+    assert not world.exists("Endpoint", "shop", "red")
+
+
+async def test_a_public_address_is_had_by_one(world: World) -> None:
+    """Another tenant never gets it, nor does the same one twice; the pool tells whose it is."""
+    world.apply(*world.base("red", "blue"), endpoint("red", "e", "d1"), endpoint("blue", "e", "d1"), pool())
+    wanted = {"pool": "edge", "addresses": ["203.0.113.1"]}
+    world.apply(balancer("shop", public=wanted))
+    assert world.status("LoadBalancer", "shop", "red")["publicAddresses"] == ["203.0.113.1"]
+    claims = world.status("AddressPool", "edge")["claims"]
+    assert claims == [{"address": "203.0.113.1", "by": "LoadBalancer red/shop"}]
+    with pytest.raises(ConflictError, match=r"203\.0\.113\.1"):
+        world.apply(balancer("other", public=wanted))
+    with pytest.raises(InvalidError, match="AddressPool"):
+        world.apply(balancer("shop", "blue", public=wanted))
+    with pytest.raises(InvalidError, match="public"):
+        world.apply(balancer("shop", public={"pool": "edge", "addresses": ["203.0.113.2"]}))
