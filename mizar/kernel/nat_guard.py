@@ -66,6 +66,7 @@ def rules(interface: str, inside: Iterable[Prefix], limits: Limits) -> str:
     refuse = "counter name refused reject with icmpx type admin-prohibited"
     for version, ip in ((4, "ip"), (6, "ip6")):
         add = f"add rule inet {_TABLE}"
+        text += f"{add} through iifname {NEAR} {ip} saddr @inside{version} drop\n"  # nobody outside is inside
         text += f"{add} through iifname {NEAR} oifname {interface} {ip} daddr @inside{version} accept\n"
         text += f"{add} through iifname {interface} oifname {NEAR} {ip} saddr @inside{version} goto out{version}\n"
         text += f"{add} out{version} {ip} daddr @never{version} {refuse}\n"

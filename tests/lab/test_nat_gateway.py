@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from scapy.all import IP, UDP
 
 from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
@@ -19,9 +22,12 @@ from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.model.manifest import parse_manifests
 from mizar.model.resources import Ref, Resource
+from mizar.transit.options import RUN_FOLDER
+from mizar.transit.processes import running as process_in
 from tests.gateway.rig import UdpEcho, heard_from
 from tests.gateway.talk import REFUSED, bulk, ping, stream, told
 from tests.lab.conftest import wait_until
+from tests.lab.test_lab import kill
 from tests.lab.world import WORLD4, WORLD6, world
 from tests.peers.foreign import command
 
@@ -116,6 +122,7 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
             assert told(rig.ends["blue"], far) == (REFUSED, far)
             with forwarded(rig.world, rig.ends["blue"], public["blue"]) as both:
                 bulk(*both)
+        nobody_poses_as_inside(rig)
         for address in BLOCKED:
             assert no_answer(rig.ends["blue"], address)
         wait_until(lambda: rig.status()["connections"])
@@ -134,6 +141,25 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
         assert not no_answer(rig.ends["green"], WORLD4)
 
 
+def nobody_poses_as_inside(rig: Rig) -> None:
+    """A datagram from the world with an address of the VPC does not arrive, where one from its own does."""
+    payload = bytes(IP(src="10.0.1.77", dst=PUBLIC4) / UDP(sport=5000, dport=53) / b"posing")
+    with (
+        rig.ends["blue"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server,
+        rig.world.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)) as posing,
+        rig.world.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as honest,
+    ):
+        server.bind(("", 5353))
+        server.settimeout(0.5)
+        for _ in range(60):
+            posing.sendto(payload, (PUBLIC4, 0))
+            honest.sendto(b"honest", (PUBLIC4, 53))
+            with suppress(TimeoutError):
+                assert server.recvfrom(100)[1][0] == WORLD4
+                return
+    raise AssertionError("nothing arrived at all")
+
+
 @contextmanager
 def forwarded(
     client: Namespace, server: Namespace, public: str, port: int = FORWARDED, target: int = TARGET
@@ -149,3 +175,108 @@ def forwarded(
                 for end in (near, far):
                     end.settimeout(30)
                 yield near, far
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_connections_go_on_whatever_else_happens(lab: LabName) -> None:
+    """A stream out and one in: past forwards that come and go, the end of the gateway's process, that of the daemon and
+    that of the server. The forward that is gone lets nobody in."""
+    with (
+        running(lab) as rig,
+        stream(rig.ends["blue"], rig.world, WORLD4, PORT) as out,
+        forwarded(rig.world, rig.ends["blue"], PUBLIC6) as into,
+    ):
+
+        def both() -> None:
+            bulk(*out)
+            bulk(*into)
+
+        both()
+        rig.change(lambda spec: spec["portForwards"].append({"port": 81, "endpoint": "web", "targetPort": TARGET + 1}))
+
+        def is_open(port: int) -> bool:
+            try:
+                with forwarded(rig.world, rig.ends["blue"], PUBLIC4, port, TARGET + 1):
+                    return True
+            except OSError:
+                return False
+
+        wait_until(lambda: is_open(81))
+        both()
+        rig.change(lambda spec: spec["portForwards"].append({"port": 82, "endpoint": "web", "targetPort": TARGET + 1}))
+        wait_until(lambda: is_open(82))
+        assert no_answer(rig.world, PUBLIC4)
+        both()
+        process = one_process(lab, "d2")
+        os.kill(process, signal.SIGKILL)
+        both()
+        wait_until(lambda: one_process(lab, "d2") not in (0, process))
+        wait_until(rig.runs)
+        both()
+        for name in ("d2", "server"):
+            kill(lab, name)
+            both()
+            labs.up(manifests(lab))
+            wait_until(rig.runs)
+            both()
+
+
+def one_process(lab: LabName, droplet: str) -> int:
+    """The number of the process of a gateway of blue on a droplet; 0 while there is none."""
+    folders = (RUN_FOLDER / f"{lab.instance(droplet)}.engines").glob("*")
+    for own in folders:
+        if '"203.0.113.1"' in (own / "nat" / "nat.json").read_text():
+            return process_in(own / "process")
+    return 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_another_droplet_takes_over(lab: LabName) -> None:
+    """When its droplet is dead, the pool's next one has the addresses, and whoever had known them hears of it; when the
+    first one comes back, it attracts them no more."""
+    with running(lab) as rig:
+        ping(rig.ends["blue"], WORLD4)
+        first = rig.status()["droplet"]
+        (second,) = {"d2", "d3"} - {first}
+        host = lab.droplet_namespace(first)
+        command("ip", "link", "set", "eth0", "down", namespace=host)
+        kill(lab, first)
+        wait_until(lambda: rig.runs(second), 60)
+        for far in (WORLD4, WORLD6):
+            ping(rig.ends["blue"], far)
+        with forwarded(rig.world, rig.ends["blue"], PUBLIC4) as both:
+            bulk(*both)
+        command("ip", "link", "set", "eth0", "up", namespace=host)
+        labs.up(manifests(lab))
+        wait_until(lambda: PUBLIC4 not in command("ip", "neigh", "show", "proxy", namespace=host), 60)
+        assert rig.status()["droplet"] == second
+        wait_until(lambda: rig.runs(second))
+        ping(rig.ends["blue"], WORLD4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_one_tenant_uses_up_its_own_connections_alone(lab: LabName) -> None:
+    """What is beyond them is refused and told; the neighbour on the same droplet begins as many as it wants."""
+    text = EXAMPLE.replace("{network: front, pool: edge}", "{network: front, pool: edge, connections: 16}")
+    labs.up(parse_manifests(text.replace("name: nat-gateway", f"name: {lab.name}"), "test"))
+    with world(lab, ("d1", "d2", "d3")) as outside, ExitStack() as stack:
+        rig = Rig(lab, outside)
+        for tenant in TENANTS:
+            opened = Namespace.by_name(lab.endpoint_namespace(tenant, "web"))
+            rig.ends[tenant] = stack.enter_context(opened)
+        wait_until(lambda: all(rig.runs(tenant=one) for one in TENANTS))
+        sending = stack.enter_context(rig.ends["green"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+
+        def refused() -> bool:
+            for port in range(20000, 20100):
+                sending.sendto(b"one", (WORLD4, port))
+            return bool(rig.status("green")["refused"])
+
+        wait_until(refused)
+        assert rig.status("green")["connections"] <= 16
+        with UdpEcho(outside, WORLD4):
+            for port in range(4000, 4040):
+                assert heard_from(rig.ends["blue"], WORLD4, source_port=port)[0] == PUBLIC4
