@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bench.suite.figures import control, end_to_end, gateways, memory, policies, programs
+from bench.suite.figures import control, end_to_end, gateways, memory, policies, programs, scale
 
 FIGURES = (
     *programs.FIGURES,
@@ -12,4 +12,5 @@ FIGURES = (
     *memory.FIGURES,
     *end_to_end.FIGURES,
     *control.FIGURES,
+    *scale.FIGURES,
 )

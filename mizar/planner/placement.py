@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
 from mizar.model.errors import NotFoundError
 
@@ -186,22 +187,25 @@ class Placement:
             del placed.members[placed.count :]
             missing = placed.count - len(placed.members)
             if missing > 0:
-                for name in self._candidates(group, placed)[:missing]:
+                for name in self._candidates(group, placed, missing):
                     self._join(group, placed, name)
             if placed.names() != before:
                 changed[group] = placed.names()
         return changed
 
-    def _candidates(self, group: str, placed: _Group) -> list[str]:
-        """Droplets that are no members: the highest scores first, but those with their share already come last."""
+    def _candidates(self, group: str, placed: _Group, most: int = 0) -> list[str]:
+        """Droplets that are no members: the highest scores first, but those with their share already come last.
+
+        `most`: how many are wanted, 0 for all of them.
+        """
         if not self._of_droplet:
             return []
         limit = self._limit()
         free = [name for name in self._of_droplet if not placed.has(name) and name not in self._away]
         if not free and not placed.members:
             free = list(self._of_droplet)
-        scores = {name: _score(group, name) for name in free}
-        return sorted(free, key=lambda name: (max(0, len(self._of_droplet[name]) + 1 - limit), -scores[name]))
+        ranked = ((max(0, len(self._of_droplet[name]) + 1 - limit), -_score(group, name), name) for name in free)
+        return [name for _, _, name in nsmallest(most or len(free), ranked)]
 
     def _join(self, group: str, placed: _Group, name: str) -> None:
         placed.members.append((_score(group, name), name))

@@ -89,12 +89,16 @@ class Topology:
             _refuse_in_use(present)
             present.fact = fact
             return self._told(self._change(fact.name, None, other.entry) for other in self._droplets.values())
-        self._names |= dict.fromkeys(addresses, fact.name)
-        entry = DropletEntry(fact.address, fact.name, fact.mtu, fact.second)
-        record = self._droplets[fact.name] = DropletRecord(fact, entry)
+        record = self._welcome(fact)
         changes = [self._change(name, None, record.entry) for name in self._droplets if name != fact.name]
         changes.extend(self._change(fact.name, None, other.entry) for other in self._droplets.values())
         return self._told(changes)
+
+    def _welcome(self, fact: DropletFact) -> DropletRecord:
+        self._names |= dict.fromkeys((address for address in (fact.address, fact.second) if address), fact.name)
+        entry = DropletEntry(fact.address, fact.name, fact.mtu, fact.second)
+        record = self._droplets[fact.name] = DropletRecord(fact, entry)
+        return record
 
     def _put_mtu(self, present: DropletRecord, fact: DropletFact) -> list[Change]:
         if fact.mtu in (0, present.fact.mtu):
@@ -483,10 +487,13 @@ class Topology:
         return {name for name in network.holders() if self._droplets[name].fact.daemon} if network else set()
 
     def load(self, facts: Iterable[Fact]) -> None:
-        """Takes facts in the order of dependence without giving changes: for the start of a manager."""
+        """Takes facts in the order of dependence without giving changes: for the start of a manager.
+
+        A new droplet would change all others: that is not worked out here, or the time would grow with their square.
+        """
         for fact in facts:
             if isinstance(fact, DropletFact):
-                self.put_droplet(fact)
+                self._load_droplet(fact)
             elif isinstance(fact, VpcFact):
                 self.put_vpc(fact)
             elif isinstance(fact, NetworkFact):
@@ -497,6 +504,13 @@ class Topology:
                 self.put_service(fact)
             else:
                 self.put_endpoint(fact)
+
+    def _load_droplet(self, fact: DropletFact) -> None:
+        addresses = [address for address in (fact.address, fact.second) if address]
+        if fact.name in self._droplets or any(address in self._names for address in addresses):
+            self.put_droplet(fact)
+        else:
+            self._welcome(fact)
 
     def _droplet(self, name: str) -> DropletRecord:
         if name not in self._droplets:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the planner grows with the fleet. See bench/suite/fleet_plan.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from bench.suite.figure import Figure, Plan, Turn
+
+SIZES = {
+    "1,000 droplets, 50,000 endpoints": (1_000, 50_000),
+    "10,000 droplets, 500,000 endpoints": (10_000, 500_000),
+    "100,000 droplets, 1,000,000 endpoints": (100_000, 1_000_000),
+}
+UNITS = {
+    "memory": "MB", "memory, each endpoint": "bytes", "whole fleet": "s", "placing a network": "ms",
+    "an endpoint": "µs", "changes, an endpoint": "changes", "a droplet joins": "ms",
+    "changes, a droplet joins": "changes", "bouncers that move to one that joins": "%",
+    "bouncers that move when the busiest leaves": "%",
+}  # fmt: skip
+
+
+def planned(droplets: int, endpoints: int) -> dict[str, float]:
+    """A fleet in a process of its own."""
+    command = [sys.executable, "-m", "bench.suite.fleet_plan", str(droplets), str(endpoints)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-300:])
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
+    """The sizes, one process after the other."""
+    turns: dict[str, Turn | str] = {}
+    for place, (name, size) in enumerate(SIZES.items()):
+        if plan.quick and place:
+            turns[name] = "left out of a quick run"
+        else:
+            turns[name] = lambda size=size: planned(*size)  # type: ignore[misc]
+    yield turns
+
+
+FIGURES = (
+    Figure(
+        "scale",
+        "Fleets planned by the real planner, with simulated daemons",
+        "places",
+        opened,
+        "sending what is planned. Ten million endpoints are left out: they take the planner ten times what a million "
+        "take, in time and in memory. Every droplet is told of every other, so what changes when one joins grows with "
+        "the fleet.",
+        units=UNITS,
+        rounds=1,
+    ),
+)
