@@ -291,10 +291,8 @@ static __always_inline uint32_t read_packet(void *frame, void *end, const struct
 	return read_policed(frame, end, packet, is_mapped(packet->src), ingress, work);
 }
 
-/*
- * What the packet is, with the key of its flow in this CPU's policy_work: the first of three steps. Functions of their own, called one
- * after the other: within one another, their stacks would be too much for one.
- */
+/* What the packet is, with the key of its flow in this CPU's policy_work: the first of three steps. Functions of their own for those
+ * who go on otherwise than by the endpoint's policy, see network_acl.h. */
 __noinline int read_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
 {
 	return read_packet((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who);
@@ -340,17 +338,17 @@ static __always_inline bool selects(const struct endpoint_policy *policy, uint64
 
 enum policed_verdict {
 	POLICED_ASK = -1,	/* the rules have to say */
+	POLICED_ADMIT = -2,	/* it may pass, and so may the fragments that follow */
 };
 
-/* The second step, what can be said without rules: NONE, a reason, or ASK. `found`: what the first returned. */
-__noinline int judge_known(const struct packet *packet, uint64_t who, uint32_t found)
+/* The second step, what can be said without rules: NONE, a reason, ASK or ADMIT. work->found: what the first returned. */
+static __always_inline int judge_known(const struct packet *packet, uint64_t who, struct policy_work *work)
 {
-	const uint32_t slot = who;
+	const uint32_t slot = who, found = work->found;
 	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
-	struct policy_work *work = policy_work();
 	bool ended = false;
 
-	if (!packet || !policy || !work || !(policy->ingress | policy->egress))
+	if (!policy || !(policy->ingress | policy->egress))
 		return REASON_NONE;
 	if (packet->own_port_be)
 		work->key.own_port_be = packet->own_port_be;
@@ -359,17 +357,36 @@ __noinline int judge_known(const struct packet *packet, uint64_t who, uint32_t f
 		work->policed_slot = slot;
 		return selects(policy, who) ? REASON_POLICY_UNREADABLE : REASON_NONE;
 	}
-	if ((found & POLICED_KIND) == POLICED_ALONE || !is_known(work, policy, who, found, &ended)) {
-		work->found = found;
+	if ((found & POLICED_KIND) == POLICED_ALONE || !is_known(work, policy, who, found, &ended))
 		return POLICED_ASK;
-	}
 	if (ended) {
 		work->policed_slot = slot;
 		return REASON_POLICY_FLOW_ENDED;
 	}
-	if (found & POLICED_FIRST && (found & POLICED_KIND) == POLICED_FLOW)
-		admit_fragments(packet, slot, who >> WHO_DIRECTION, work);
-	return REASON_NONE;
+	return found & POLICED_FIRST && (found & POLICED_KIND) == POLICED_FLOW ? POLICED_ADMIT : REASON_NONE;
+}
+
+/* The first two steps in one: each call costs more than what it does. What is found meets in memory, and is judged once. The third is
+ * called behind it: within it, the stacks of both would be too much for one. */
+static __always_inline int judge_headers(void *frame, void *end, const struct packet *packet, uint64_t who)
+{
+	struct policy_work *work = policy_work();
+
+	if (!packet || !work)
+		return REASON_POLICY_UNREADABLE;
+	work->found = read_packet(frame, end, packet, who);
+	meet();
+	return judge_known(packet, who, work);
+}
+
+__noinline int judge_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
+{
+	return judge_headers((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who);
+}
+
+__noinline int judge_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
+{
+	return judge_headers((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who);
 }
 
 /* By the rules, where no flow says more. */
@@ -428,11 +445,23 @@ __noinline int ask_for_frame(struct xdp_md *ctx, const struct packet *packet, ui
 	return reason;
 }
 
+/* Behind a verdict of ADMIT, for the stack's sake. */
+static __always_inline int admit(const struct packet *packet, uint64_t who)
+{
+	struct policy_work *work = policy_work();
+
+	if (work)
+		admit_fragments(packet, who, who >> WHO_DIRECTION, work);
+	return REASON_NONE;
+}
+
 /* Whether the packet may leave its endpoint, or come to it: NONE, or why not. */
 __noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, uint64_t who)
 {
-	int reason = judge_known(packet, who, read_skb(skb, packet, who));
+	int reason = judge_skb(skb, packet, who);
 
+	if (reason == POLICED_ADMIT)
+		return admit(packet, who);
 	return reason == POLICED_ASK ? ask_for_skb(skb, packet, who) : reason;
 }
 
@@ -440,8 +469,10 @@ __noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, ui
 static __always_inline __must_check enum drop_reason police_frame(struct xdp_md *ctx, const struct packet *packet,
 								  uint64_t who)
 {
-	int reason = judge_known(packet, who, read_frame(ctx, packet, who));
+	int reason = judge_frame(ctx, packet, who);
 
+	if (reason == POLICED_ADMIT)
+		reason = admit(packet, who);
 	return (enum drop_reason)(reason == POLICED_ASK ? ask_for_frame(ctx, packet, who) : reason);
 }
 #endif
