@@ -22,6 +22,7 @@ import grpc.aio
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
 from mizar.manager.protection_messages import Protections, function_of
+from mizar.manager.protection_trace import ProtectionTrace
 from mizar.manager.protections import FUNCTION
 from mizar.manager.registry import Item, Registry, Trouble
 from mizar.model.ddos import DdosProtection
@@ -98,6 +99,7 @@ class Functions:
         protections: Protections,
     ) -> None:
         self._protections = protections
+        self._trace = ProtectionTrace(registry)
         self._registry, self._places = registry, places
         self._links, self._link, self._note = links, link, note
         self._held: dict[str, _Held] = {}
@@ -181,6 +183,11 @@ class Functions:
             if there and any(self._means(one, droplet, vpc, ends) for one in function.spec.attach):
                 found.append((function.spec.order, function.name))
         return [name for _, name in sorted(found)]
+
+    def judged(self, droplet: str, vpc: VPC, frame: bytes) -> list[str]:
+        """What the protection of the endpoint that an inner frame is for makes of it, before delivery on a droplet."""
+        held = self._held.get(droplet)
+        return self._trace.told(vpc, frame) if held is not None and FUNCTION in held.names else []
 
     def _means(self, attached: Attachment, droplet: str, vpc: VPC, ends: frozenset[Ref]) -> bool:
         if attached.droplet is not None:

@@ -126,7 +126,7 @@ class Manager:
         self._auditing: asyncio.Task[None] | None = None
         names = PolicyNames(self._registry, self._fleet.policies)
         self.monitor = Monitor(self._registry, self._fleet.link, names)
-        self.tracing = Tracing(self._registry, self._fleet.link, names, self._functions.seeing)
+        self.tracing = Tracing(self._registry, self._fleet.link, names, self._functions.seeing, self._functions.judged)
         health = lambda name: health_of(self._fleet.link(name), self._fleet.down_by(name))  # noqa: E731
         self.traffic = Traffic(self._registry, self._fleet.link, health)
         self.metrics = ManagerMetrics(self._registry, self._fleet.missing, lambda: self.monitor.watchers, health)

@@ -77,9 +77,11 @@ class Tracing:
         link: Callable[[str], Link | None],
         policies: PolicyNames,
         functions: Callable[[str, str, VPC, frozenset[Ref]], Sequence[str]] = lambda *_: (),
+        judged: Callable[[str, VPC, bytes], Sequence[str]] = lambda *_: (),
     ) -> None:
-        """`functions`: those that at a droplet and a stage see packets of a VPC from or to these endpoints."""
-        self._functions = functions
+        """`functions`: those that at a droplet and a stage see packets of a VPC from or to these endpoints.
+        `judged`: what the protection of an endpoint makes of an inner frame on a droplet."""
+        self._functions, self._judged = functions, judged
         self._registry = registry
         self._link = link
         self._names = RegistryNames(registry, link, policies)
@@ -115,6 +117,8 @@ class Tracing:
             shorter = self._shorter(question, endpoint, to)
             found = await self._live(live, prediction, asked, found, shorter, operator=operator)
         found = _meant(found, wanted)
+        hops = map(partial(self._with_protection, vpc), found.hops, prediction.way.hops)
+        found = replace(found, hops=tuple(hops))
         if operator:
             ends = frozenset({source.ref, *(one.ref for one in self._registry_at(number, to))})
             found = replace(
@@ -141,6 +145,12 @@ class Tracing:
         stages = _STAGES.get((hop.program, hop.outcome.verdict), ("ENDPOINT_EGRESS",) if hop.program == "agent" else ())
         found = [f"{name} at {stage}" for stage in stages for name in self._functions(report.droplet, stage, vpc, ends)]
         return replace(report, functions=tuple(found))
+
+    def _with_protection(self, vpc: VPC, report: HopReport, hop: Hop) -> HopReport:
+        """With what the protection of its endpoint makes of the packet, where it is delivered."""
+        if hop.outcome.verdict is not Verdict.DELIVER:
+            return report
+        return replace(report, notes=(*report.notes, *self._judged(report.droplet, vpc, hop.outcome.frame)))
 
     # ---- a packet is sent
 

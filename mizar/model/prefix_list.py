@@ -13,7 +13,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from mizar.model.errors import InvalidError, Problem
@@ -33,7 +33,6 @@ class PrefixList:
 
     ipv4: Sequence[tuple[int, int]] = ()
     ipv6: Sequence[tuple[int, int]] = ()
-    _: object = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ipv4) + len(self.ipv6)
@@ -45,6 +44,15 @@ class PrefixList:
         parts += [address.to_bytes(4, "big") for address, _ in self.ipv4] + [bytes(one for _, one in self.ipv4)]
         parts += [address.to_bytes(16, "big") for address, _ in self.ipv6] + [bytes(one for _, one in self.ipv6)]
         return zlib.compress(b"".join(parts), 1)
+
+    def holds(self, family: int, address: int) -> bool:
+        """Whether one of them has an address."""
+        rows = self.ipv4 if family == 4 else self.ipv6
+        place = bisect_right(rows, (address, _BITS[family])) - 1
+        if place < 0:
+            return False
+        first, length = rows[place]
+        return address - first < 1 << _BITS[family] - length
 
     def ranges(self, family: int) -> list[tuple[int, int]]:
         """First and last addresses, ascending, with a gap between each two."""

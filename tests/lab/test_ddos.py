@@ -20,7 +20,8 @@ from mizar.lab.names import LabName
 from mizar.lab.probes import readable
 from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref
-from tests.lab.conftest import manifests, wait_until
+from tests.lab.conftest import SMALL, manifests, wait_until
+from tests.lab.test_network_functions import restart
 
 pytestmark = pytest.mark.root
 
@@ -164,8 +165,8 @@ def segment(source: str, target: str, port: int, number: int, flags: int) -> byt
 
 
 @contextlib.contextmanager
-def bench(lab: LabName) -> Iterator[Bench]:
-    labs.up(manifests(lab))
+def bench(lab: LabName, text: str = SMALL) -> Iterator[Bench]:
+    labs.up(manifests(lab, text))
     with Client(lab.server_url) as client:
         made = Bench(lab, client)
         try:
@@ -200,3 +201,121 @@ def test_a_flood_of_syns_does_not_reach_the_server_and_a_client_does(lab: LabNam
         with here.connect("db") as made:
             assert here.says_back(made, b"without")
         assert here.syns() > 0
+
+
+MORE = f"""{SMALL}
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {{name: near, tenant: blue}}
+spec: {{network: front, droplet: d1}}
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {{name: over, tenant: blue}}
+spec: {{network: front, droplet: d2, tunnelProtocol: vxlan}}
+"""
+
+
+def datagram(here: Bench, sender: str, source_port: int, port: int, payload: bytes = b"reflected") -> None:
+    """From a port of an endpoint to one of the server's."""
+    with here.inside(sender, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", source_port))
+        sock.sendto(payload, (here.address("blue-web"), port))
+
+
+@pytest.mark.long
+def test_cookies_engage_by_themselves_and_for_clients_of_the_same_droplet(lab: LabName) -> None:
+    """Quiet, SYNs pass; behind the threshold they do not, whichever droplet and tunnel they come by; then they pass
+    again. Without the protection SYNs of the second flood reach the server."""
+    with bench(lab, MORE) as here:
+        here.apply(synCookies={"mode": "auto", "synsPerS": 200}, holdS=3)
+        wait_until(lambda: here.told().get("cookieEndpoints") == 1)
+        here.frames()
+        with here.connect("db") as made:
+            assert here.says_back(made, b"quiet")
+        assert here.syns() > 0
+        assert here.told()["engaged"] == []
+        held = {name: here.connect(name) for name in ("db", "near", "over")}
+        for name in ("db", "near", "over"):
+            here.flood(name, 1500)
+            here.frames()
+            here.flood(name, 200)
+            with here.connect(name) as made:
+                assert here.says_back(made, b"y" * 50_000)
+            assert here.syns() == 0
+        wait_until(lambda: here.told()["engaged"] == ["synCookies"])
+        assert here.client.get("DdosProtection", "shield", "blue")["status"]["state"] == "engaged"
+        for connection in held.values():
+            assert here.says_back(connection, b"held")
+            connection.close()
+        wait_until(lambda: here.told()["engaged"] == [])
+        assert "withdrawnAt" in here.told()["synCookies"]
+        with here.connect("near") as made:
+            assert here.says_back(made, b"quiet again")
+        assert here.syns() > 0
+        restart(lab, "d1")
+        here.client.wait([REF], LIMIT_S)
+        here.flood("db", 1500)
+        wait_until(lambda: here.told().get("engaged") == ["synCookies"])
+        with here.connect("db") as made:
+            assert here.says_back(made, b"after a restart")
+
+
+def traced(here: Bench) -> str:
+    """What a trace says of the protection, of a datagram that nobody sends."""
+    ends = {"source": {"tenant": "blue", "name": "db"}, "destination": {"tenant": "blue", "name": "blue-web"}}
+    return " ".join(note for hop in here.client.trace(ends)["hops"] for note in hop["notes"])
+
+
+@pytest.mark.long
+def test_lists_limits_and_reflected_datagrams(lab: LabName) -> None:
+    """What a list blocks, what it allows in spite of that, what is over a limit, what nobody asked for: dropped, each
+    for its reason; and an answer to a question is not. Without the protection the first `stops` fails."""
+    with bench(lab) as here:
+        source = here.address("db")
+        ears = here.inside("blue-web", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        ears.bind(("", 5300))
+
+        def heard() -> bool:
+            got = bool(readable([ears.fileno()], 2 * TRY_S))
+            while readable([ears.fileno()], 0):
+                ears.recv(65536)
+            return got
+
+        def arrives(port: int = 4000) -> bool:
+            for _ in range(50):
+                datagram(here, "db", port, 5300)
+                if heard():
+                    return True
+            return False
+
+        def stops(kind: str, port: int = 4000) -> None:
+            before = here.counted(kind)
+            for _ in range(3):
+                datagram(here, "db", port, 5300)
+            assert not heard()
+            wait_until(lambda: here.counted(kind) >= before + 3)
+
+        with ears:
+            assert arrives()
+            here.apply(block=[f"{source.rpartition('.')[0]}.0/24"])
+            stops("blocked")
+            assert f"SOURCE_BLOCKED, {source} is on its block list" in traced(here)
+            here.apply(block=[f"{source.rpartition('.')[0]}.0/24"], allow=[source])
+            assert arrives()
+            here.apply(reflection={"mode": "always", "ports": [123]})
+            stops("reflected", 123)
+            assert arrives()
+            ears.sendto(b"question", (source, 123))
+            datagram(here, "db", 123, 5300)
+            assert heard()
+            here.apply(perSource={"packetsPerS": 1}, burstMs=2000)
+            for _ in range(50):
+                datagram(here, "db", 4000, 5300)
+            wait_until(lambda: here.counted("sourceOverLimit") > 20)
+            here.apply(perTarget={"packetsPerS": 1}, burstMs=2000)
+            for _ in range(50):
+                datagram(here, "db", 4000, 5300)
+            wait_until(lambda: here.counted("targetOverLimit") > 20)

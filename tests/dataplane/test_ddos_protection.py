@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The function ddos-protection alone in the kernel: its lists as the oracle has them, its limits, and its answers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from hashlib import sha256
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mizar._built import transit_pb2 as pb
+from mizar.kernel import libbpf
+from mizar.kernel.function_maps import replace_table
+from mizar.kernel.function_trial import Hook, Trial
+from mizar.kernel.libbpf import lib
+from mizar.model.addresses import to_mapped
+from mizar.model.errors import InvalidError
+from mizar.model.function_object import STAGES
+from mizar.model.prefix_list import PrefixList, listed, read_lines, unpacked
+from mizar.oracle.functions import Seen
+from mizar.oracle.protection import of_lists
+from mizar.transit import ddos_values as values
+
+pytestmark = pytest.mark.root
+OBJECT = Path(values.__file__).parents[1] / "_built" / "objects" / "ddos_protection.o"
+ENDPOINT, NUMBER, DROP, CONTINUE = 3, 1, 1, 0
+TARGETS = {4: "10.0.1.2", 6: "fd00:10:0:1::2"}
+
+
+class Loaded:
+    """One program of it, with one protection for one endpoint."""
+
+    def __init__(self, hook: Hook) -> None:
+        self.trial = Trial(OBJECT.read_bytes(), values.FUNCTION, STAGES.index("ENDPOINT_INGRESS"), hook, {})
+        self._put("endpoint_values", ENDPOINT, NUMBER.to_bytes(4, "little"))
+
+    def _put(self, name: str, key: int, value: bytes) -> None:
+        done = lib().bpf_map_update_elem(self.trial.maps[name], key.to_bytes(4, "little"), value, 0)
+        libbpf.check(done, f"write {name}")
+
+    def rule(self, block: PrefixList | None = None, allow: PrefixList | None = None, **fields: Any) -> None:
+        message = pb.DdosProtection(number=NUMBER, burst_ms=200, hold_s=30, **fields)
+        for name, found in (("block", block), ("allow", allow)):
+            if found is not None and len(found):
+                setattr(message, name, found.packed)
+                setattr(message, f"{name}_digest", sha256(found.packed).digest())
+        values.check(message)
+        tables = values.tables(message)
+        for name in ("prefixes4", "prefixes6"):
+            replace_table(self.trial.maps[name], NUMBER, tables.get(name))
+        for word, bits in values.port_words(message.ports).items():
+            self._put("reflectors", NUMBER * 1024 + word, bits.to_bytes(8, "little"))
+        self._put("protections", NUMBER, values.rule(message, 12345))
+
+    def run(self, source: str, protocol: int = 17, body: bytes = bytes(8)) -> tuple[int, int]:
+        """Verdict and the function's own reason."""
+        frame = packet(source, protocol, body)
+        family = ip_address(source).version
+        at = 34 if family == 4 else 54
+        fields = {
+            "verdict": 2, "vni": 7, "endpoint": ENDPOINT, "ifindex": 1, "network_at": 14, "transport_at": at,
+            "family": family, "protocol": protocol, "length": len(frame), "packets": 1,
+            "src": to_mapped(ip_address(source).packed), "dst": to_mapped(ip_address(TARGETS[family]).packed),
+        }  # fmt: skip
+        found = self.trial.run(frame, fields)
+        return found.verdict, found.reason
+
+
+def packet(source: str, protocol: int, body: bytes) -> bytes:
+    one, other = ip_address(source), ip_address(TARGETS[ip_address(source).version])
+    if one.version == 4:
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0, one.packed, other.packed)
+        return bytes(12) + b"\x08\x00" + head + body
+    head = struct.pack("!IHBB16s16s", 6 << 28, len(body), protocol, 64, one.packed, other.packed)
+    return bytes(12) + b"\x86\xdd" + head + body
+
+
+@pytest.fixture(scope="module", params=["xdp", "tc"])
+def loaded(request: pytest.FixtureRequest) -> Iterator[Loaded]:
+    made = Loaded(request.param)
+    yield made
+    made.trial.close()
+
+
+def rows(bits: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """Prefixes that lie near one another, so that they meet and hold one another."""
+    lengths = st.sampled_from([0, 1, 2, 3, 8, 16, 24, bits - 2, bits - 1, bits])
+    address = st.sampled_from([0, (1 << bits) - 1, 1 << bits - 1]) | st.integers(0, (1 << bits) - 1)
+    return st.lists(st.builds(lambda a, n: (a >> bits - n << bits - n, n), address, lengths), max_size=6)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(block4=rows(32), block6=rows(128), allow4=rows(32), allow6=rows(128), data=st.data())
+def test_lists_are_the_oracles(
+    loaded: Loaded, block4: Any, block6: Any, allow4: Any, allow6: Any, data: st.DataObject
+) -> None:
+    """Whatever is on them: the kernel's program drops what the twin drops, at the edges of all prefixes."""
+    block, allow = unpacked(listed(block4, block6).packed), unpacked(listed(allow4, allow6).packed)
+    loaded.rule(block, allow)
+    twin = of_lists(block, allow)
+    for bits, found in ((32, [*block4, *allow4]), (128, [*block6, *allow6])):
+        edges = {0, (1 << bits) - 1}
+        for first, length in found:
+            edges |= {max(first - 1, 0), first, first + (1 << bits - length) - 1, min(first + (1 << bits - length), (1 << bits) - 1)}  # fmt: skip # noqa: E501
+        for number in data.draw(st.permutations(sorted(edges)))[:4]:
+            source = str(ip_address(number.to_bytes(bits // 8, "big")))
+            if bits == 128 and number >> 32 == 0xFFFF:  # a mapped address is IPv4's
+                continue
+            drops = twin(Seen("ENDPOINT_INGRESS", b"", packet(source, 17, bytes(8)), 7))
+            assert (loaded.run(source)[0] == DROP) == drops, source
+
+
+def test_limits_of_sources_are_each_ones_own(loaded: Loaded) -> None:
+    """One source is over, another one is not; without a limit nobody is."""
+    loaded.rule(source_packets=5)
+    found = [loaded.run("10.0.2.2")[0] for _ in range(20)]
+    assert found[0] == CONTINUE
+    assert found[-1] == DROP
+    assert loaded.run("10.0.2.3") == (CONTINUE, 0)
+    loaded.rule(target_packets=5)
+    found = [loaded.run(f"10.0.3.{number}")[0] for number in range(1, 21)]
+    assert found[0] == CONTINUE
+    assert loaded.run("10.0.3.99") == (DROP, 3)
+    loaded.rule()
+    assert loaded.run("10.0.2.2") == (CONTINUE, 0)
+
+
+def test_datagrams_from_listed_ports(loaded: Loaded) -> None:
+    """From NTP's port and for no question of the endpoint: dropped, behind headers of IPv6 too; of another port not."""
+    loaded.rule(flags=values.REFLECTED | values.REFLECTED_ALWAYS, ports=[123])
+    ntp, other = struct.pack("!HHHH", 123, 9, 8, 0), struct.pack("!HHHH", 124, 9, 8, 0)
+    for source in ("10.0.2.2", "fd00::2"):
+        assert loaded.run(source, 17, ntp) == (DROP, 5)
+        assert loaded.run(source, 17, other) == (CONTINUE, 0)
+    behind = bytes((17, 0, 0, 0, 0, 0, 0, 0))
+    assert loaded.run("fd00::2", 60, behind + ntp) == (DROP, 5)
+    assert loaded.run("fd00::2", 60, behind + other) == (CONTINUE, 0)
+
+
+def test_a_list_says_which_lines_are_wrong() -> None:
+    """Each with its number, and nothing of the list is taken."""
+    with pytest.raises(InvalidError) as caught:
+        read_lines(["198.51.100.0/24", "198.51.100.1/24", "# all right", "nonsense", "::/129"], "list.txt")
+    assert [one.line for one in caught.value.problems] == [2, 4, 5]
+    assert len(read_lines(["10.0.0.0/8", "10.1.0.0/16  # inside", "", "10.0.0.0/8", "::1"])) == 2
