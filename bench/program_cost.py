@@ -31,6 +31,8 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scapy.packet import Raw  # noqa: E402
+
 from mizar.kernel import layout, test_run  # noqa: E402
 from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
@@ -39,6 +41,7 @@ from tests.dataplane.frames import datagram, option, tunnel  # noqa: E402
 from tests.dataplane.plan import BACK, BOUNCER, DIVIDER, FAMILIES, FRONT, HANDOVER_MAGIC, HOST, MARK, RED, A, B, P, R, S  # noqa: E402
 from tests.dataplane.policies import Row, rules  # noqa: E402
 from tests.dataplane.test_network_acl import acl  # noqa: E402
+from tests.dataplane.test_public import attracted, request  # noqa: E402
 from tests.dataplane.test_services import scaled, service  # noqa: E402
 from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
@@ -84,6 +87,17 @@ def as_bouncer_of_service(testbed: Testbed) -> None:
     """ME bounces FRONT, and chooses r as the member of the service there."""
     testbed.as_bouncer()
     scaled(testbed, R)
+
+
+def attracting(testbed: Testbed) -> None:
+    """ME attracts the public addresses of a load balancer whose member is r, on HOST."""
+    attracted(testbed, R)
+
+
+def attracting_strangers(testbed: Testbed) -> None:
+    """The same, where no flow is remembered: each packet is looked at as the first of one, but for keeping it."""
+    attracted(testbed, R)
+    testbed.tables.flow_budgets.put(RED.slot, {"until": 0})
 
 
 def carrying(testbed: Testbed) -> None:
@@ -134,6 +148,10 @@ WORK = (
          lambda family: tunnel("vxlan", datagram(family, A, R.address(family)), src=HOST), XDP_TX),
     Work("scaled", "transit", 200, as_bouncer_of_service,
          lambda family: tunnel("geneve", datagram(family, A, service(family)), src=DIVIDER, options=ORIGIN), XDP_TX),
+    Work("public address", "transit", 250, attracting,
+         lambda family: bytes(request(family) / Raw(bytes(100))), XDP_TX, -OVERHEAD),
+    Work("public address, unknown flow", "transit", 350, attracting_strangers,
+         lambda family: bytes(request(family) / Raw(bytes(100))), XDP_TX, -OVERHEAD),
     Work("divide", "transit", 150, Testbed.as_divider,
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST, options=ORIGIN), XDP_TX),
     Work("divide, first hop", "transit", 200, Testbed.as_divider,

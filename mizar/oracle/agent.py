@@ -27,7 +27,14 @@ from mizar.oracle.proxy import is_proxy, proxy
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.rewrite import decrement_ttl, from_router
 from mizar.oracle.routes import SUBSTRATE, follow_routes
-from mizar.oracle.service import choose_member, policed_port, restore_answer, translate_from_member, translate_to_member
+from mizar.oracle.service import (
+    choose_member,
+    is_outside,
+    policed_port,
+    restore_answer,
+    translate_from_member,
+    translate_to_member,
+)
 from mizar.oracle.stack import enter_stack
 from mizar.oracle.tables import Agent, Droplet, Tunnel, in_prefix
 from mizar.oracle.trap import ROUTER, asks_for_configuration, check_asker, is_link_local
@@ -186,7 +193,10 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
     """To where `locate` says. Into another network without a divider, the hop is here."""
     answer = translate_from_member(here, packet.vni, inner) if sender.member else None
     if answer is not None:
+        outside = is_outside(here, packet.vni, inner)
         packet.own, inner = inner.source, answer
+        if outside:
+            return answer_client(here, packet, inner, sender)
     source_port = flow_source_port(inner)
     vni, route = packet.vni, locate(here, packet, inner, source_port, sender)
     if route.step is Step.ROUTER:
@@ -214,6 +224,15 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
             inner = hand_to_member(here, packet, inner, route)
         return deliver_here(here, packet, inner, sender, route)
     return send_tunnel(here, packet, inner, source_port, sender, route, from_service=answer is not None)
+
+
+def answer_client(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> Outcome:
+    """To who is on the substrate, without a tunnel, by the routes of the droplet's host."""
+    inner = limit_sender(here, packet, inner, sender.uid)
+    packet.inner = inner.frame
+    frame = decrement_ttl(inner)
+    packet.count("endpoint", sender.uid, "sent", len(frame))
+    return packet.served(Verdict.STACK, frame)
 
 
 def hand_to_member(here: Droplet, packet: Packet, inner: Inner, route: Route) -> Inner:

@@ -54,6 +54,8 @@ class Handover:
     """The frame is addressed to a service: `deliver` writes the member's address."""
     listened: bool = False
     """And that is a load balancer: the member's port, too."""
+    public: bool = False
+    """From a client on the substrate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,13 +65,13 @@ def is_solicited_group(address: bytes) -> bool:
     return address.startswith(bytes.fromhex("ff02 0000 0000 0000 0000 0001 ff"))
 
 
-def respond_solicitation(inner: Inner, target: bytes, *, router: bool) -> bytes:
-    """An advertisement (RFC 4861 4.4), solicited and overriding, with the router's MAC in place of the first option.
+def respond_solicitation(inner: Inner, target: bytes, *, router: bool, mac: bytes = ROUTER_MAC) -> bytes:
+    """An advertisement (RFC 4861 4.4), solicited and overriding, with `mac` in place of the first option.
 
     A request without options gets an answer without. What else stood in the request is padding behind the answer.
     """
     flags = 0xE0000000 if router else 0x60000000
-    option = bytes([TARGET_MAC, 1]) + ROUTER_MAC if len(inner.payload) > MESSAGE else b""
+    option = bytes([TARGET_MAC, 1]) + mac if len(inner.payload) > MESSAGE else b""
     source, destination = target, inner.source
     message = struct.pack("!BBHI", ADVERTISEMENT, 0, 0, flags) + target + option
     summed = checksum(pseudo_header(source, destination, len(message), ICMPV6) + message)

@@ -10,6 +10,8 @@ from mizar.oracle.checksum import updated
 from mizar.oracle.frames import ETHERNET, Inner, Kind
 from mizar.oracle.outcome import RefusedError
 
+PUBLIC_MAC = bytes.fromhex("024d5a000006")
+"""As a source: a client on the substrate sent it to a load balancer's public address."""
 IPV4_TTL, IPV4_CHECKSUM, IPV6_HOP_LIMIT = ETHERNET + 8, ETHERNET + 10, ETHERNET + 7
 
 
@@ -48,4 +50,4 @@ def to_host(frame: bytes, to: bytes) -> bytes:
 
 def is_final(frame: bytes) -> bool:
     """Whether it was sent to what its sender took for the host of the endpoint (contracts/wire.md, "No circles")."""
-    return frame[6:12] == ROUTER_MAC or (frame[6:12] == SERVICE_MAC and frame[:6] != ROUTER_MAC)
+    return frame[6:12] in (ROUTER_MAC, PUBLIC_MAC) or (frame[6:12] == SERVICE_MAC and frame[:6] != ROUTER_MAC)

@@ -115,7 +115,9 @@ def policed_port(here: Droplet, vni: int, inner: Inner, route: Route) -> bytes:
     return target
 
 
-def translate_to_member(here: Droplet, vni: int, inner: Inner, own: bytes, *, listened: bool) -> Inner:
+def translate_to_member(
+    here: Droplet, vni: int, inner: Inner, own: bytes, *, listened: bool, outside: bool = False
+) -> Inner:
     """At the member's host: its address for the service's. A member that reaches itself sees the service."""
     transport = parse_transport(inner, to_service=True)
     if transport is None:
@@ -133,7 +135,7 @@ def translate_to_member(here: Droplet, vni: int, inner: Inner, own: bytes, *, li
     else:
         client = service if itself else transport.other
         key = FlowKey(FlowKind.SERVICE, vni, client, own, transport.ports[:2] + target, transport.protocol)
-        remember_service(here, key, AnsweredAs(service, port if port != target else b""))
+        remember_service(here, key, AnsweredAs(service, port if port != target else b"", outside))
         if itself:
             frame = _outermost(frame, inner, transport, source=True, after=service)
     if target != port:
@@ -178,6 +180,16 @@ def translate_from_member(here: Droplet, vni: int, inner: Inner) -> Inner | None
     if answers.port:
         frame = _with_port(frame, inner, transport, source=not transport.error, after=answers.port)
     return _reread(inner, frame, service, own if itself else inner.destination)
+
+
+def is_outside(here: Droplet, vni: int, inner: Inner) -> bool:
+    """Whether it is the answer of a member to who is on the substrate."""
+    transport = parse_transport(inner, to_service=False)
+    if transport is None:
+        return False
+    key = FlowKey(FlowKind.SERVICE, vni, transport.other, inner.source, transport.ports, transport.protocol)
+    answers = here.flows.get(key)
+    return isinstance(answers, AnsweredAs) and answers.outside
 
 
 def restore_answer(frame: bytes, own: bytes, sent: bytes) -> bytes:

@@ -90,6 +90,18 @@ class AnsweredAs:
 
     address: bytes
     port: bytes = b""
+    outside: bool = False
+    """The client is on the substrate."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicAddress:
+    """Of a load balancer, on a droplet that attracts it. `inside`: prefixes that nobody outside has."""
+
+    vni: int
+    service: Service
+    inside: tuple[tuple[bytes, int], ...] = ()
+    wire_vni: int = 0
 
 
 class FlowKind(Enum):
@@ -267,6 +279,9 @@ class Droplet:
 
     listeners: Mapping[tuple[int, bytes, int, bytes], bytes] = field(default_factory=dict)
     """Number of a VPC, address of a load balancer, protocol and port → the port of its members."""
+
+    public: Mapping[bytes, PublicAddress] = field(default_factory=dict)
+    """Those that it attracts."""
 
     proxies: Mapping[int, Proxy] = field(default_factory=dict)
     """By slot."""

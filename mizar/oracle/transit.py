@@ -19,9 +19,10 @@ from mizar.oracle.origin import tell_origin, untold
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
 from mizar.oracle.policies import Direction
 from mizar.oracle.policy import police
+from mizar.oracle.public import take_public
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_echo, respond_solicitation
 from mizar.oracle.returned import give_back, take_back
-from mizar.oracle.rewrite import decrement_ttl, from_router, is_final, to_host
+from mizar.oracle.rewrite import PUBLIC_MAC, decrement_ttl, from_router, is_final, to_host
 from mizar.oracle.service import choose_member, find_member, policed_port
 from mizar.oracle.substrate import sender_of
 from mizar.oracle.tables import Droplet, Network, Tunnel
@@ -48,6 +49,8 @@ def look_at(here: Droplet, frame: bytes) -> Outcome:
     try:
         outer = parse_outer(frame, here)
         if outer is None:
+            if (taken := take_public(here, packet)) is not None:
+                return taken
             return packet.served(Verdict.PASS, frame)
         if sender_of(here, outer.source) is None:
             raise RefusedError("UNKNOWN_SENDER")
@@ -185,7 +188,10 @@ def deliver_here(here: Droplet, packet: Packet, outer: Outer, inner: Inner, rout
     if endpoint.bypass:
         headers = packet.frame[: len(packet.frame) - len(outer.trailer) - len(inner.frame)]
         return hand_over_whole(here, packet, headers, inner.frame, outer.trailer, endpoint)
-    handover = Handover(endpoint.ifindex, packet.vni, endpoint.uid, route.to_service, route.listened)
+    is_public = inner.ether_source == PUBLIC_MAC
+    handover = Handover(
+        endpoint.ifindex, packet.vni, endpoint.uid, route.to_service, route.listened, route.to_service and is_public
+    )
     frame = from_router(inner.frame, endpoint.mac) + outer.trailer
     return packet.served(Verdict.DELIVER, frame, handover=handover)
 

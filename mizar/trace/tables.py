@@ -186,7 +186,8 @@ class _Droplet:
 
     def flow(self, value: Fields) -> Member | AnsweredAs:
         if any(bytes.fromhex(value["addr"])):
-            return AnsweredAs(address_of(value["addr"]), _port(value["member"]) if value["member"] else b"")
+            port = _port(value["member"]) if value["member"] else b""
+            return AnsweredAs(address_of(value["addr"]), port, bool(value["outside"]))
         entry = self.rows.get("members", value["member"])
         if entry is None or entry["mac"] != value["mac"]:  # the slot is another's now
             return AnsweredAs(b"")

@@ -207,6 +207,7 @@ class RealDroplet:
         self.fill_agents(here)
         self.services.write_flows(here.flows)
         self.services.write_listeners(here.listeners)
+        self.services.write_public(here.public)
         self.proxies.fill(here)
         self.policies.fill(here)
 
@@ -332,10 +333,10 @@ class RealDroplet:
             assert (note["ifindex"], note["vni"], note["slot"]) == (UPLINK, 0, 0)
             return Verdict.SEND, None
         assert note["magic"] == MAGIC
-        assert note["flags"] & ~0xFF00 in (0, 1, 3)  # above: the mark of a traced packet
+        assert note["flags"] & ~0xFF00 in (0, 1, 3, 7)  # above: the mark of a traced packet
         uid = self.uid_slots.name(note["slot"])
         return Verdict.DELIVER, Handover(
-            note["ifindex"], note["vni"], uid, bool(note["flags"] & 1), bool(note["flags"] & 2)
+            note["ifindex"], note["vni"], uid, *(bool(note["flags"] & bit) for bit in (1, 2, 4))
         )
 
     def agent(self, ifindex: int, frame: bytes, segments: int = 1, *, counting: bool = True) -> Outcome:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mizar.kernel.tables import network_key
 from mizar.model.addresses import to_mapped
-from mizar.oracle.tables import AnsweredAs, FlowKey, Flows, Member, Service
+from mizar.oracle.tables import AnsweredAs, FlowKey, Flows, Member, PublicAddress, Service
 from tests.oracle.real_policies import MEMBER_POLICED
 
 MEMBER_LIMITED = 32
@@ -76,9 +77,27 @@ class RealServices:
             key = {"vni": vni, "addr": to_mapped(address), "port_be": _port(port), "protocol": protocol}
             self.droplet.write(self.droplet.tables.listeners, key, {"target_be": _port(target)})
 
+    def write_public(self, public: Mapping[bytes, PublicAddress]) -> None:
+        """Addresses that the droplet attracts."""
+        tables = self.droplet.tables
+        tables.public_switch.put(0, int(bool(public)))
+        for address, found in public.items():
+            slot = self.write(found.vni, found.service)
+            value = {"vni": found.vni, "wire_vni": found.wire_vni or found.vni, "service": slot}
+            value["vpc_slot"] = self.droplet.vpc_slots.of(found.vni)
+            self.droplet.write(tables.public_addresses, {"addr": to_mapped(address)}, value)
+            for prefix, length in found.inside:
+                key = network_key(slot, to_mapped(prefix), length)
+                key = {"prefix_bits": key["prefix_bits"], "table_be": key["vni_be"], "addr": key["addr"]}
+                self.droplet.write(tables.public_inside, key, 1)
+
     def _flow(self, value: Member | AnsweredAs) -> dict[str, Any]:
         if isinstance(value, AnsweredAs):
-            return {"addr": to_mapped(value.address), "member": int.from_bytes(value.port, sys.byteorder)}
+            return {
+                "addr": to_mapped(value.address),
+                "member": int.from_bytes(value.port, sys.byteorder),
+                "outside": int(value.outside),
+            }
         return {"member": self.members[id(value)], "mac": value.endpoint.mac}
 
 

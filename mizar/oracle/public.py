@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public addresses of load balancers (docs/load-balancer.md): what the substrate sends there, where it comes first.
+
+Called by transit for frames that are in no tunnel. What members answer is agent's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace as changed
+
+from mizar.oracle.flow import flow_source_port
+from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
+from mizar.oracle.icmp import refuse_too_big, room_to
+from mizar.oracle.limits import limit_receiver
+from mizar.oracle.locate import Route, locate_next_hop
+from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
+from mizar.oracle.policies import Direction
+from mizar.oracle.policy import police
+from mizar.oracle.respond import parse_solicitation, respond_arp, respond_solicitation
+from mizar.oracle.rewrite import PUBLIC_MAC, decrement_ttl, from_router, replace
+from mizar.oracle.service import choose_member, policed_port
+from mizar.oracle.tables import Droplet, Endpoint, PublicAddress, Tunnel, in_prefix
+from mizar.oracle.tunnel import write_outer
+
+
+def take_public(here: Droplet, packet: Packet) -> Outcome | None:
+    """What becomes of a frame that is for a public address; None: it is the host's own."""
+    if not here.public:
+        return None
+    try:
+        inner = parse_inner(packet.frame)
+        asked = parse_solicitation(inner)[0] if inner.kind is Kind.ND else inner.destination
+    except RefusedError:
+        return None
+    found = here.public.get(asked)
+    if found is None:
+        return None
+    if inner.kind in (Kind.ARP, Kind.ND):
+        return packet.served(Verdict.SEND, _answer(here, inner, asked))
+    packet.vni, packet.vpc_known = found.vni, True
+    try:
+        return _hand_on(here, packet, inner, found)
+    except RefusedError as refused:
+        return packet.refused(refused.reason)
+
+
+def _answer(here: Droplet, inner: Inner, asked: bytes) -> bytes:
+    """The droplet has the address, as far as the link is concerned."""
+    if inner.kind is Kind.ARP:
+        frame = replace(respond_arp(inner), ETHERNET + 8, here.mac)
+    else:
+        frame = respond_solicitation(inner, asked, router=False, mac=here.mac)
+    return replace(frame, 6, here.mac)
+
+
+def _hand_on(here: Droplet, packet: Packet, inner: Inner, found: PublicAddress) -> Outcome:
+    if any(in_prefix(inner.source, prefix, length) for prefix, length in found.inside):
+        raise RefusedError("PUBLIC_SOURCE")
+    service = Endpoint(0, bytes(6), b"", service=found.service)
+    route = choose_member(here, packet, inner, Route(Step.BOUNCE, endpoint=service), near=False)
+    assert route.endpoint is not None
+    inner = changed(inner, frame=decrement_ttl(inner))
+    member = route.endpoint
+    if route.step is not Step.DELIVER:
+        droplet, mac = locate_next_hop(here, route)
+        refuse_too_big(inner.frame, room_to(here, droplet, 0))
+        frame = member.mac + PUBLIC_MAC + inner.frame[12:]
+        packet.count("vpc", packet.vni, "bounced", len(frame))
+        wire_vni = found.wire_vni or found.vni
+        sent = write_outer(here, droplet, mac, Tunnel.GENEVE, wire_vni, flow_source_port(inner), frame)
+        return packet.served(Verdict.SEND, sent, next_hop=droplet)
+    port = policed_port(here, packet.vni, inner, route)
+    police(here, packet, inner, member.uid, Direction.INGRESS, 0, port)
+    limit_receiver(here, packet, inner, member.uid)
+    packet.count("vpc", packet.vni, "delivered", len(inner.frame))
+    packet.count("endpoint", member.uid, "delivered", len(inner.frame))
+    note = Handover(member.ifindex, packet.vni, member.uid, True, route.listened, public=True)
+    return packet.served(Verdict.DELIVER, from_router(inner.frame, member.mac), handover=note)

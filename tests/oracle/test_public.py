@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public addresses of a load balancer in the oracle and in the programs: both agree on whatever comes for them from the
+substrate, and on what members answer."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import replace
+
+import pytest
+
+from mizar.oracle.tables import (
+    AnsweredAs,
+    Droplet,
+    Endpoint,
+    FlowKey,
+    FlowKind,
+    Flows,
+    Member,
+    PublicAddress,
+    Service,
+    Tunnel,
+)
+from tests.oracle import build
+from tests.oracle.differential import Arrival, check
+from tests.oracle.droplets import HOST, ME, MY_MAC, RED, address, mac_of
+from tests.oracle.real import RealDroplet
+from tests.oracle.services import spread
+from tests.oracle.test_golden import droplet
+
+FAMILIES = (4, 6)
+PUBLIC = {4: bytes((203, 0, 113, 10)), 6: bytes.fromhex("20010db8000100000000000000" + "00000a")}
+CLIENT = {4: bytes((198, 51, 100, 7)), 6: bytes.fromhex("20010db8000200000000000000" + "000007")}
+CLIENT_MAC, PUBLIC_MAC = bytes.fromhex("020000007707"), bytes.fromhex("024d5a000006")
+PORT, TARGET = 80, 8080
+
+
+def attracting(*, here_alone: bool = False, by_client: bool = False, room: int = 100) -> Droplet:
+    """ME attracts the addresses of a load balancer whose members are its own endpoint a, and r on HOST over VXLAN."""
+    own = Member(Endpoint(1, mac_of(1, 11), ME, Tunnel.GENEVE, 1, "a"), listened=True)
+    far = Member(Endpoint(1, mac_of(1, 21), HOST, Tunnel.VXLAN), listened=True)
+    members = (own,) if here_alone else (own, far)
+    service = Service(members, spread(len(members), 7), (), True, by_client)
+    before = droplet()
+    listeners = {
+        (RED, PUBLIC[family], protocol, struct.pack("!H", PORT)): struct.pack("!H", TARGET)
+        for family, protocol in itertools.product(FAMILIES, (6, 17))
+    }
+    inside = ((address(4, 1, 0), 24), (address(6, 1, 0), 64))
+    flows = Flows({RED: room})
+    for family, protocol in itertools.product(FAMILIES, (6, 17)):
+        key = FlowKey(FlowKind.SERVICE, RED, CLIENT[family], address(family, 1, 11),
+                      struct.pack("!HH", 4001, TARGET), protocol)  # fmt: skip
+        flows[key] = AnsweredAs(PUBLIC[family], struct.pack("!H", PORT), outside=True)
+    agents = {number: replace(one, member=True) for number, one in before.agents.items()}
+    ends = dict(before.endpoints) | {(RED, one): Endpoint(1, bytes(6), b"", service=service) for one in PUBLIC.values()}
+    public = {one: PublicAddress(RED, service, inside) for one in PUBLIC.values()}
+    return replace(before, listeners=listeners, flows=flows, endpoints=ends, public=public, agents=agents)
+
+
+def frame(family: int, source: bytes, to: bytes, upper: tuple[int, bytes], ttl: int = 64, macs: bytes = b"") -> bytes:
+    make = build.ipv4 if family == 4 else build.ipv6
+    packet = make(source, to, *upper, ttl=ttl)
+    macs = macs or MY_MAC + CLIENT_MAC
+    return build.ethernet(macs[:6], macs[6:], 0x0800 if family == 4 else 0x86DD, packet)
+
+
+def upper(protocol: int, sport: int, dport: int) -> tuple[int, bytes]:
+    udp = build.udp(sport, dport, b"hello")
+    tcp = struct.pack("!HHIIBBHHH", sport, dport, 1, 2, 5 << 4, 2, 1000, 0, 0) + b"hello"
+    return protocol, udp if protocol == 17 else tcp
+
+
+def arrivals(family: int) -> list[Arrival]:
+    """Requests from several ports and clients, some of which are nobody's or somebody's inside; answers; noise."""
+    found = []
+    other = PUBLIC[family][:-1] + b"\x63"
+    for protocol, sport in itertools.product((6, 17, 47), range(4001, 4009)):
+        for source, to, dport, ttl in (
+            (CLIENT[family], PUBLIC[family], PORT, 64),
+            (CLIENT[family], PUBLIC[family], TARGET, 64),
+            (CLIENT[family], PUBLIC[family], PORT, 1),
+            (CLIENT[family], other, PORT, 64),
+            (address(family, 1, 77), PUBLIC[family], PORT, 64),
+        ):
+            found.append(Arrival("transit", frame(family, source, to, upper(protocol, sport, dport), ttl)))
+        inner = frame(
+            family, CLIENT[family], PUBLIC[family], upper(protocol, sport, PORT), 63, mac_of(1, 11) + PUBLIC_MAC
+        )
+        found.append(
+            Arrival("transit", build.tunnel("geneve", inner, src=HOST, dst=ME, src_mac=MY_MAC, dst_mac=MY_MAC, vni=RED))
+        )
+        answer = upper(protocol, TARGET, sport)
+        for ttl in (64, 1):
+            sent = frame(family, address(family, 1, 11), CLIENT[family], answer, ttl, build.ROUTER + mac_of(1, 11))
+            found.append(Arrival("agent", sent))
+    whole = found[0].frame
+    for asked in (PUBLIC[family], other):
+        if family == 4:
+            ask = build.arp(CLIENT_MAC, CLIENT[4], asked)
+            found.append(Arrival("transit", build.ethernet(b"\xff" * 6, CLIENT_MAC, 0x0806, ask)))
+        else:
+            solicitation = bytes([135, 0, 0, 0, 0, 0, 0, 0]) + asked + bytes([1, 1]) + CLIENT_MAC
+            group = bytes.fromhex("ff0200000000000000000001ff") + asked[13:]
+            message = build.icmpv6(CLIENT[6], group, solicitation)
+            packet = bytearray(build.ipv6(CLIENT[6], group, 58, message))
+            packet[7] = 255
+            found.append(
+                Arrival("transit", build.ethernet(b"\x33\x33" + group[12:], CLIENT_MAC, 0x86DD, bytes(packet)))
+            )
+    found += [Arrival("transit", whole[:length]) for length in range(14, len(whole))]
+    found += [
+        Arrival("transit", whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]) for at in range(12, len(whole))
+    ]
+    return found
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "how", [{}, {"here_alone": True}, {"by_client": True}, {"room": 0}], ids=["both", "here", "by client", "no room"]
+)
+def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, how: dict[str, bool]) -> None:
+    """Byte for byte, with all counters, whatever comes."""
+    here = attracting(**how)
+    real.fill(here)
+    outcomes = check(real, here, arrivals(family))
+    seen = {one.reason for one in outcomes}
+    assert {"NO_LISTENER", "PUBLIC_SOURCE", "TTL_EXPIRED"} <= seen
