@@ -10,8 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from mizar.kernel import namespaces
+from mizar.lab import lab as labs
+from mizar.lab.names import LabName
 
 PREFIX = "mzbench"
+LAB = "bench"
+LABS = Path("/run/mizar-lab")
 NAMESPACES = Path("/run/netns")
 
 
@@ -20,8 +24,17 @@ def prefix() -> str:
     return f"{PREFIX}{os.getpid()}"
 
 
+def lab_name() -> str:
+    """Of this run's lab."""
+    return f"{LAB}{os.getpid()}"
+
+
 def clear() -> None:
     """Ends what no living run owns."""
+    for path in LABS.glob(f"{LAB}*"):
+        owner = path.name.removeprefix(LAB)
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            labs.down(LabName(path.name))
     if not NAMESPACES.is_dir():
         return
     for path in NAMESPACES.glob(f"{PREFIX}*"):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bench.suite.figures import control, end_to_end, gateways, memory, policies, programs, scale
+from bench.suite.figures import control, end_to_end, first_packet, gateways, memory, policies, programs, scale
 
 FIGURES = (
     *programs.FIGURES,
@@ -11,6 +11,7 @@ FIGURES = (
     *gateways.FIGURES,
     *memory.FIGURES,
     *end_to_end.FIGURES,
+    *first_packet.FIGURES,
     *control.FIGURES,
     *scale.FIGURES,
 )
