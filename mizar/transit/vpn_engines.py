@@ -18,8 +18,8 @@ from mizar.functions.ipsec.values import IpsecTunnel
 from mizar.functions.ipsec.values import judge as judge_ipsec
 from mizar.functions.wireguard import program as wireguard
 from mizar.functions.wireguard import uapi
-from mizar.functions.wireguard.values import Judge, Tunnel
-from mizar.kernel import tunnel_link, tunnel_outer
+from mizar.functions.wireguard.values import Judge, Seen, Tunnel
+from mizar.kernel import tunnel_kernel, tunnel_link, tunnel_outer
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.tun import SIOCSIFMTU
@@ -58,8 +58,8 @@ class Engine(Protocol):
 
     name: str
 
-    def program(self, place: InNamespace) -> Program:
-        """What to run. Raises TemporaryError where it cannot be run."""
+    def program(self, place: InNamespace) -> Program | None:
+        """What to run; None: the kernel does all. Raises TemporaryError where it cannot be run."""
 
     def hand(self) -> Mapping[str, int]:
         """What the program is given as it starts."""
@@ -68,7 +68,7 @@ class Engine(Protocol):
         """All around the process is as it should be; False while its device is not there."""
 
     def configure(self) -> None:
-        """Tell the process. Raises TemporaryError while it does not answer."""
+        """Tell what carries it. Raises TemporaryError while that does not answer."""
 
     def look(self) -> Found:
         """Ask it."""
@@ -86,7 +86,69 @@ def engine_of(droplet: Droplet, folder: Path, vpn: Vpn) -> Engine:
     """That of a tunnel."""
     if isinstance(vpn.tunnel, IpsecTunnel):
         return IpsecEngine(droplet, folder, vpn, vpn.tunnel)
-    return WireguardEngine(droplet, vpn, vpn.tunnel)
+    engine = KernelWireguard if tunnel_kernel.has_wireguard() else WireguardEngine
+    return engine(droplet, vpn, vpn.tunnel)
+
+
+def _remove_device(device: str, spec: str) -> None:
+    """Wherever it is."""
+    with contextlib.ExitStack() as stack:
+        namespace = None
+        with contextlib.suppress(MizarError):
+            namespace = stack.enter_context(Namespace.open_spec(spec)) if spec else None
+        tunnel_link.remove(device, namespace)
+
+
+class KernelWireguard:
+    """The kernel's own: its socket is in the droplet's namespace, where the device is made, and its device is moved."""
+
+    name = "wireguard (kernel)"
+
+    def __init__(self, droplet: Droplet, vpn: Vpn, tunnel: Tunnel) -> None:
+        self._droplet = droplet
+        self._tunnel = tunnel
+        self._device = device_of(vpn.uid)
+        self._judge = Judge(tunnel, vpn.down_after_s, time.monotonic())
+        self._spec = ""
+
+    def program(self, place: InNamespace) -> Program | None:
+        """None."""
+        self._spec = place.spec
+        return None
+
+    def hand(self) -> Mapping[str, int]:
+        """Nothing."""
+        return {}
+
+    def settle(self, place: InNamespace, namespace: Namespace) -> bool:
+        """Device, keys and routes."""
+        mtu = max(LEAST_MTU, self._droplet.uplink().mtu - self._tunnel.overhead)
+        wanted = (self._device, namespace, mtu, self._tunnel.remote, place.interface)
+        if not tunnel_link.settle(*wanted):
+            tunnel_kernel.make_wireguard(self._device)
+            tunnel_link.settle(*wanted)
+            self.configure()
+        return True
+
+    def configure(self) -> None:
+        """Over netlink."""
+        one = self._tunnel
+        with Namespace.open_spec(self._spec) as namespace:
+            tunnel_kernel.set_wireguard(
+                namespace, self._device, one.private_key, one.port, one.peer_public_key, one.preshared_key,
+                one.keepalive_s, one.remote, one.peer,
+            )  # fmt: skip
+
+    def look(self) -> Found:
+        """The same."""
+        with Namespace.open_spec(self._spec) as namespace:
+            seen = Seen(*tunnel_kernel.look_wireguard(namespace, self._device))
+        state, detail = self._judge.take(seen, time.monotonic())
+        return Found(state, detail, seen.handshake_unix_s, seen.sent_bytes, seen.received_bytes)
+
+    def clear(self) -> None:
+        """The device."""
+        _remove_device(self._device, self._spec)
 
 
 class WireguardEngine:
@@ -133,18 +195,15 @@ class WireguardEngine:
 
     def clear(self) -> None:
         """Device and socket."""
-        with contextlib.ExitStack() as stack:
-            namespace = None
-            with contextlib.suppress(MizarError):
-                namespace = stack.enter_context(Namespace.open_spec(self._spec)) if self._spec else None
-            tunnel_link.remove(self._device, namespace)
+        _remove_device(self._device, self._spec)
         uapi.path_of(self._device).unlink(missing_ok=True)
 
 
 class IpsecEngine:
-    """charon in the endpoint's namespace, with ESP in user space; a pair of interfaces leads out for its one port."""
+    """charon in the endpoint's namespace, with the kernel's ESP where it has any, and its own elsewhere.
 
-    name = "strongswan (user-space ESP)"
+    A pair of interfaces leads out for its one port.
+    """
 
     def __init__(self, droplet: Droplet, folder: Path, vpn: Vpn, tunnel: IpsecTunnel) -> None:
         self._droplet = droplet
@@ -153,18 +212,20 @@ class IpsecEngine:
         self._vpn = vpn
         self._tunnel = tunnel
         self._up_s = time.monotonic()
+        self._kernel = tunnel_kernel.has_esp()
+        self.name = "strongswan (kernel ESP)" if self._kernel else "strongswan (user-space ESP)"
         self._own = ""
         self._made_for: object = None
 
     def program(self, place: InNamespace) -> Program:
         """With its own configuration, which names no key. Another port is another process."""
         path = program_at(charon.PROGRAM, charon.PACKAGE)
-        if not charon.PLUGIN.exists():
+        if not self._kernel and not charon.PLUGIN.exists():
             raise TemporaryError(f"{charon.PLUGIN.name} is not there: install the package {charon.PLUGIN_PACKAGE}")
         own = self._folder
         own_folder(own, 0o700, self._user, self._user)
         file = own / f"strongswan-{self._tunnel.port}.conf"
-        content = charon.configuration(own, self._tunnel, self._vpn.uid)
+        content = charon.configuration(own, self._tunnel, self._vpn.uid, self._kernel)
         if not file.exists() or file.read_text() != content:
             own_file(file, content, self._user)
         argv = (program_at("env", "coreutils"), f"STRONGSWAN_CONF={file}", path)

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from mizar._built import transit_pb2 as pb
 from mizar.functions.wireguard import uapi
-from mizar.kernel import tunnel_outer
+from mizar.kernel import tunnel_kernel, tunnel_outer
 from mizar.kernel.interfaces import Interface
 from mizar.kernel.namespaces import Namespace
 from mizar.model.errors import MizarError, TemporaryError
@@ -82,6 +82,7 @@ class Vpns:
     async def apply(self, changes: Sequence[pb.Vpn | str]) -> int:
         """Keep tunnels as told, or no more; returns how many changes were not there already."""
         changed = 0
+        await asyncio.to_thread(tunnel_kernel.probe)
         for one in changes:
             if isinstance(one, str):
                 keeper = self._kept.pop(one, None)
@@ -185,7 +186,7 @@ class _Tunnel:
 
     def _failed(self, trouble: str) -> None:
         if trouble:
-            beginning = self._process.standing.running and self.status is None
+            beginning = self.status is None and self._process.standing.running
             self._tell(Found("connecting" if beginning else "down", trouble))
 
     async def _settled(self) -> Found:
@@ -196,8 +197,11 @@ class _Tunnel:
             raise TemporaryError(f"UDP port {port} of the droplet is not for tunnels; those are {self._owner.ports}")
         engine, place = self._engine, self._owner.place_of(self.vpn.endpoint)
         program = await asyncio.to_thread(engine.program, place)
-        await self._process.run(program)
-        if not self._process.standing.running:
+        if program is None:
+            await self._process.stop()
+        else:
+            await self._process.run(program)
+        if program is not None and not self._process.standing.running:
             raise TemporaryError(f"{engine.name}: {self._process.standing.reason or 'it does not run'}")
         return await asyncio.to_thread(self._settle_now, engine, place, self._process.standing.pid)
 

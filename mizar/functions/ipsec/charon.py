@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """strongSwan's charon-systemd: how it is started, told and asked, over vici.
 
-One process for each tunnel, in the namespace of the endpoint that carries it, with ESP in user space (kernel-libipsec).
+One process for each tunnel, in the namespace of the endpoint that carries it; ESP is the kernel's, or libipsec's.
 Blocking; called on a thread by mizar.transit.vpns. The key goes over vici's socket, which only root and the process's
 own user may open, and is in no file of the engine's.
 """
@@ -29,7 +29,7 @@ _LIMIT_S = 5.0
 _FIRST_TABLE, _TABLES = 1 << 24, 1 << 24
 _PLUGINS = (
     "random nonce aes sha1 sha2 hmac kdf gcm gmp openssl pem pkcs1 pkcs8 x509 pubkey constraints socket-default "
-    "kernel-libipsec kernel-netlink vici"
+    "kernel-netlink vici"
 )
 
 
@@ -38,13 +38,14 @@ def socket_of(folder: Path) -> Path:
     return folder / "vici.sock"
 
 
-def configuration(folder: Path, tunnel: IpsecTunnel, uid: str) -> str:
+def configuration(folder: Path, tunnel: IpsecTunnel, uid: str, kernel: bool = False) -> str:
     """The file that it starts with; no key is in it. One port for IKE and ESP, and none for anything else.
 
-    Its routes are in a table of its own, beside those of others in the same namespace.
+    Its routes are in a table of its own, beside those of others in the same namespace. `kernel`: ESP is the kernel's.
     """
+    plugins = _PLUGINS if kernel else f"{_PLUGINS} kernel-libipsec"
     return (
-        f"charon-systemd {{\n  load_modular = no\n  load = {_PLUGINS}\n  port = 0\n  port_nat_t = {tunnel.port}\n"
+        f"charon-systemd {{\n  load_modular = no\n  load = {plugins}\n  port = 0\n  port_nat_t = {tunnel.port}\n"
         f"  routing_table = {_FIRST_TABLE + zlib.crc32(uid.encode()) % _TABLES}\n"
         f"  retransmit_tries = 3\n  retransmit_timeout = 2\n  keep_alive = 20s\n"
         f"  plugins {{ vici {{ socket = unix://{socket_of(folder)} }} }}\n"
