@@ -413,6 +413,9 @@ class FakeDaemon(TransitServicer):
             drops=[pb.DropCounter(reason=62, name="SPOOFED_ADDRESS", packets=2, bytes=120)],
         )
 
+    async def ReadLog(self, request: pb.ReadLogRequest, context: Any) -> pb.LogLines:
+        return pb.LogLines(lines=[f"{request.uid} {request.after} {request.most}"], next="1-2:3")
+
     async def SetFunctions(self, request: pb.SetFunctionsRequest, context: Any) -> pb.SetFunctionsReply:
         """A fake loads nothing: it keeps what it is told."""
         self.calls.append("SetFunctions")

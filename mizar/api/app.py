@@ -79,6 +79,7 @@ def make_app(manager: Manager) -> FastAPI:
     _add_preview(app, manager)
     _add_watch(app, manager)
     _add_droplet_questions(app, manager)
+    _add_logs(app, manager)
     _add_audit(app, manager)
     _add_move(app, manager)
     add_events(app, manager)
@@ -225,6 +226,28 @@ def _add_droplet_questions(app: FastAPI, manager: Manager) -> None:
     async def functions(caller: Asking, name: str) -> dict[str, Any]:
         known(caller, name)
         return as_json(await manager.functions(name))
+
+
+def _add_logs(app: FastAPI, manager: Manager) -> None:
+    @app.get(
+        "/v1/tenants/{tenant}/httploadbalancers/{name}/logs",
+        summary="What clients asked an HTTP load balancer for, as its instances logged it",
+        responses=_only(404, 422),
+    )
+    async def logs(
+        caller: Asking,
+        tenant: str,
+        name: str,
+        after: Annotated[
+            list[str], Query(max_length=128, description="INSTANCE=PLACE, as `next` of the answer before has it.")
+        ] = [],  # noqa: B006 - FastAPI copies it
+        most: Annotated[int, Query(ge=1, le=1000, description="Lines of each instance.")] = 100,
+    ) -> dict[str, Any]:
+        ref = Ref("HttpLoadBalancer", tenant, name)
+        if not caller.sees(ref):
+            raise NotFoundError(Problem("there is no such object", resource=str(ref)))
+        places = dict(one.partition("=")[::2] for one in after)
+        return {"instances": await manager.logs(ref, places, most)}
 
 
 def _add_audit(app: FastAPI, manager: Manager) -> None:

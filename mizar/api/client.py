@@ -174,6 +174,13 @@ class Client:
         """The droplet's counters as its daemon tells them: {"endpoints": [...], "vpcs": [...], "drops": [...]}."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/counters")
 
+    def logs(self, tenant: str, name: str, after: Mapping[str, str], most: int) -> Manifest:
+        """What instances of an HTTP load balancer logged: {"instances": [{"instance", "lines", "next", "reason"}]}."""
+        query: dict[str, int | list[str]] = {"most": most}
+        query["after"] = [f"{instance}={place}" for instance, place in after.items()]
+        path = object_path(kind_named("HttpLoadBalancer"), tenant, name)
+        return self._call("GET", f"{path}/logs?{httpx.QueryParams(query)}")
+
     def functions(self, droplet: str) -> Manifest:
         """What functions the droplet has, as its daemon tells: {"functions": [...], "room": ...}."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/functions")

@@ -29,6 +29,7 @@ COMMANDS = {
     "delete": "mizar.cli.objects:delete",
     "endpoint": "mizar.cli.endpoint:app",
     "counters": "mizar.cli.counters:counters",
+    "logs": "mizar.cli.logs:logs",
     "top": "mizar.cli.top:top",
     "audit": "mizar.cli.audit:audit",
     "monitor": "mizar.cli.monitor:monitor",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from mizar.manager.droplet_link import Timing
 from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.functions import Functions, unknown
 from mizar.manager.groups import Groups
-from mizar.manager.instances import OWNERS, Fleeting, owner_of, settle
+from mizar.manager.instances import OWNERS, Fleeting, instances_of, owner_of, settle
 from mizar.manager.intake import Result, Submission, draft_apply
 from mizar.manager.members import Members, Moved
 from mizar.manager.metrics import ManagerMetrics
@@ -219,6 +219,25 @@ class Manager:
             return await stub.GetCounters(pb.GetCountersRequest(), timeout=_CALL_S)
         except grpc.aio.AioRpcError as error:
             raise TemporaryError(f"droplet {droplet} did not tell its counters: {error.details()}") from error
+
+    async def logs(self, ref: Ref, after: Mapping[str, str], most: int) -> list[dict[str, Any]]:
+        """What the instances of a function have logged, each behind a place that it gave before. Raises NotFoundError.
+
+        An instance that cannot be asked says why.
+        """
+        found = instances_of(self._registry, self._item(ref))
+        return list(await asyncio.gather(*(self._log(item, after.get(item.resource.name, ""), most) for item in found)))
+
+    async def _log(self, item: Item, after: str, most: int) -> dict[str, Any]:
+        lines, reason = pb.LogLines(next=after), ""
+        try:
+            stub = self._stub(item.resource.spec.droplet or "")
+            lines = await stub.ReadLog(pb.ReadLogRequest(uid=item.uid, after=after, most=most), timeout=_CALL_S)
+        except MizarError as error:
+            reason = str(error)
+        except grpc.aio.AioRpcError as error:
+            reason = f"droplet {item.resource.spec.droplet} did not tell: {error.details()}"
+        return {"instance": item.resource.name, "lines": list(lines.lines), "next": lines.next, "reason": reason}
 
     async def functions(self, droplet: str) -> pb.Functions:
         """What functions a droplet has, and what they have done. Raises NotFoundError or TemporaryError."""

@@ -246,6 +246,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             vpns,
             functions,
             ddos,
+            engines.log,
         )
         aging = FlowAger(ledger)
         served, policed = ServiceFlows(ledger), PolicyFlows(ledger)

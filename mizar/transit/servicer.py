@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar._built import transit_pb2_grpc
-from mizar.model.errors import InvalidError, MizarError
+from mizar.model.errors import InvalidError, MizarError, NotFoundError
 from mizar.transit import counters, replies, requests
 from mizar.transit.access import check_peer
 from mizar.transit.attachments import Attachments, Outcome
@@ -101,9 +101,11 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         vpns: Vpns | None = None,
         functions: Functions | None = None,
         ddos: Ddos | None = None,
+        read_log: Callable[[str, str, int], tuple[list[str], str]] | None = None,
     ) -> None:
         self._ddos = ddos
         self._functions = functions
+        self._read_log = read_log
         self._engines = engines
         self._audit = audit
         self._identity = identity
@@ -231,6 +233,15 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         """Counters, summed over CPUs."""
         async with self._ledger.rest:
             return await asyncio.to_thread(counters.read, self._ledger.maps, self._ledger.state)
+
+    @_answering
+    async def ReadLog(self, request: pb.ReadLogRequest, _context: Context) -> pb.LogLines:  # noqa: N802
+        """What a function has logged for its clients."""
+        if self._read_log is None:
+            raise NotFoundError("this daemon runs no functions that log")
+        lines, after = await asyncio.to_thread(self._read_log, request.uid, request.after, request.most)
+        clean = [line.encode(errors="replace").decode() for line in lines]
+        return pb.LogLines(lines=clean, next=after)
 
     @_answering
     async def SetFunctions(  # noqa: N802

@@ -40,15 +40,15 @@ SERVERS = ("web-1", "api-1", "api-2")
 PORT, LIMIT_S = 8080, 10.0
 
 
-def certificate(*hosts: str) -> tuple[str, str]:
-    """Signed by its own key: chain and key in PEM."""
+def certificate(*hosts: str, days: int = 1) -> tuple[str, str]:
+    """Signed by its own key, good for so many days more: chain and key in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(days=9)).not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), False)
         .sign(key, hashes.SHA256())
     )  # fmt: skip

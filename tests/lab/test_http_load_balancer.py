@@ -4,10 +4,13 @@ client sees of changes and failures."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -21,7 +24,7 @@ from mizar.api.client import Client
 from mizar.kernel import namespaces
 from mizar.lab import processes
 from mizar.lab.names import LabName
-from mizar.model.errors import ConflictError, InvalidError
+from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
 from tests.lab.balancer import ADDRESSES, Balancer, Load, ask, certificate
 from tests.lab.conftest import leftovers, wait_until
@@ -177,7 +180,17 @@ def _told(balancer: Balancer) -> None:
     wait_until(lambda: {one["server"] for one in balancer.logged()} >= {"web-1", "api-1", "api-2"})
     line = next(one for one in balancer.logged() if one["path"] == "/api/special")
     assert (line["host"], line["status"], line["backend"]) == ("Shop.Example.COM:80", 200, "to-web")
+    argv = [sys.executable, "-m", "mizar.cli.main", "logs", "httploadbalancer", "blue/shop", "-n", "1000"]
+    argv += ["-o", "json", "--server", balancer.name.server_url]
+    said = subprocess.run(argv, capture_output=True, check=True, text=True).stdout
+    known = [json.loads(one) for one in said.splitlines()]
+    assert {one["instance"] for one in known} >= {"shop-1", "shop-2"}
+    assert "Shop.Example.COM:80" in {one["host"] for one in known}
+    assert [one["time"] for one in known] == sorted(one["time"] for one in known)
+    assert "PRIVATE KEY" not in said
     with Client(balancer.name.server_url) as client:
+        with pytest.raises(NotFoundError):
+            client.logs("green", "shop", {}, 10)
         shown = str(client.get("HttpLoadBalancer", "shop", "blue"))
         assert "PRIVATE KEY" not in shown
         assert "BEGIN CERTIFICATE" in shown

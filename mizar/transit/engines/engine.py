@@ -56,6 +56,9 @@ class Engine(Protocol):
     def report(self) -> pb.EngineReport:
         """How it fares, without its uid."""
 
+    def log(self) -> Path | None:
+        """Where it logs what it does for its clients; None: nowhere."""
+
     def samples(self) -> Iterator[Sample]:
         """What it has counted; may block for a moment."""
 

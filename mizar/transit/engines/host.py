@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mizar._built import transit_pb2 as pb
-from mizar.model.errors import InvalidError
+from mizar.model.errors import InvalidError, NotFoundError
 from mizar.transit import told
+from mizar.transit.engines import log_reading
 from mizar.transit.engines.engine import Engine, Kind, Place, Sample
 from mizar.transit.keeping import Keeper
 from mizar.transit.logs import event
@@ -98,6 +99,14 @@ class Engines:
     def reports(self) -> list[pb.EngineReport]:
         """How each fares."""
         return [instance.report() for instance in self._instances.values()]
+
+    def log(self, uid: str, after: str, most: int) -> tuple[list[str], str]:
+        """What an instance has logged behind a place, and the next one. Blocks. Raises NotFoundError."""
+        instance = self._instances.get(uid)
+        path = instance.engine.log() if instance is not None else None
+        if path is None:
+            raise NotFoundError(f"no function of endpoint {uid} logs here")
+        return log_reading.read(path, after, most)
 
     def samples(self) -> Iterator[tuple[pb.Engine, Sample]]:
         """What each has counted. Blocks; of those that do not answer there is nothing."""

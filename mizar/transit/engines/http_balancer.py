@@ -91,6 +91,10 @@ class HttpBalancer:
             state = pb.EngineReport.FAILED if standing.reason else pb.EngineReport.STARTING
         return pb.EngineReport(state=state, reason=standing.reason, restarts=standing.restarts, servers=self._servers)
 
+    def log(self) -> Path | None:
+        """One line of JSON for each request."""
+        return self._logs[0].path if self._logs else None
+
     def samples(self) -> Iterator[Sample]:
         """Requests, responses and connections."""
         yield Sample("http_balancer_restarts", self._process.standing.restarts, counter=True)

@@ -63,3 +63,11 @@ def test_a_certificate_that_ends_is_warned_of() -> None:
     assert ("warning" in shown) == (end - datetime.now(UTC) < timedelta(days=14))
     assert shown["expires"].endswith("Z")
     assert "key" not in shown
+
+
+@pytest.mark.parametrize(("days", "warning"), [(-2, "it has expired"), (3, "it expires in 2 days"), (40, None)])
+def test_how_soon_a_certificate_ends_is_said(days: int, warning: str | None) -> None:
+    """Clients refuse one that has ended, and nothing else tells."""
+    chain, _ = certificate("shop.example.com", days=days)
+    shown = _certificate(CertificateSpec(name="shop", chain=chain, key=SecretText(MASK)))
+    assert shown.get("warning") == warning
