@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from mizar._built import transit_pb2 as pb
@@ -99,6 +100,10 @@ class NatGateway:
         else:
             state = pb.EngineReport.FAILED if standing.reason else pb.EngineReport.STARTING
         return pb.EngineReport(state=state, reason=standing.reason, restarts=standing.restarts, nat=self._told)
+
+    def log(self) -> Path | None:
+        """Nowhere."""
+        return None
 
     def samples(self) -> Iterator[Sample]:
         """Connections, and those that were refused."""
