@@ -334,6 +334,11 @@ class Functions:
         held = sorted(self.held.values(), key=lambda one: (one.message.order, one.name))
         return pb.Functions(functions=[self._state(one) for one in held], room=room_of(held))
 
+    async def read(self) -> pb.Functions:
+        """states(), for who holds no lock."""
+        async with self.lock:
+            return await asyncio.to_thread(self.states)
+
     def _state(self, one: Function) -> pb.FunctionState:
         reasons = constant("FUNCTION_REASONS")
         drops = []

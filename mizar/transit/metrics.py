@@ -7,7 +7,7 @@ unless a reader asks. It only reads.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import Counter, Histogram, Metric
@@ -19,7 +19,7 @@ from mizar.metrics.process import Process, gauge
 from mizar.model import drop_reasons
 from mizar.model.addresses import text_of
 from mizar.model.policy_rows import PEER, VERDICT
-from mizar.transit import counters
+from mizar.transit import counters, function_metrics
 from mizar.transit.engines.engine import Sample
 from mizar.transit.engines.metrics import families
 from mizar.transit.events import Hub
@@ -51,7 +51,9 @@ class DaemonMetrics:
         hub: Hub,
         mtu: Callable[[], int],
         samples: Callable[[], Iterable[tuple[pb.Engine, Sample]]] = tuple,
+        functions: Callable[[], Awaitable[pb.Functions]] | None = None,
     ) -> None:
+        self._functions = functions
         self._samples = samples
         self._identity = identity
         self._ledger = ledger
@@ -77,6 +79,8 @@ class DaemonMetrics:
     async def read(self, endpoints: int) -> Iterable[Metric]:
         """All metrics, with those of the so many endpoints that have the most packets."""
         functions = await asyncio.to_thread(lambda: list(families(self._samples())))
+        if self._functions is not None:
+            functions += function_metrics.families(await self._functions())
         async with self._ledger.rest:
             counted, maps = await asyncio.to_thread(self._look)
             state = self._ledger.state

@@ -276,8 +276,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         """What is loaded, and what it has done."""
         if self._functions is None:
             return pb.Functions()
-        async with self._functions.lock:
-            return await asyncio.to_thread(self._functions.states)
+        return await self._functions.read()
 
     async def Audit(  # noqa: N802
         self, request: pb.AuditRequest, context: Context

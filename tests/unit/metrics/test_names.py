@@ -74,12 +74,38 @@ class _NoDrops:
         raise AssertionError
 
 
+async def _of_network_functions() -> pb.Functions:
+    stage = pb.FunctionStage(stage=5, packets=512, dropped=3, sampled=2, sampled_ns=3_000)
+    drop = pb.FunctionDrops(reason=1, name="SOURCE_BLOCKED", packets=3, bytes=180)
+    one = pb.FunctionState(function=pb.Function(name="blocklist"), stages=[stage], drops=[drop])
+    return pb.Functions(functions=[one])
+
+
+async def test_network_functions_tell_what_they_did() -> None:
+    """Packets, verdicts and time by stage, drops by their own reasons."""
+    found = {
+        (sample.name.removeprefix("mizar_network_function_"), *sample.labels.values()): sample.value
+        for metric in await (await daemon()).read(5)
+        for sample in metric.samples
+        if sample.name.startswith("mizar_network_function_") and sample.value
+    }
+    at = "blocklist", "ENDPOINT_INGRESS"
+    assert found == {
+        ("packets_total", *at): 512,
+        ("verdicts_total", *at, "dropped"): 3,
+        ("timed_packets_total", *at): 2,
+        ("timed_seconds_total", *at): 3e-6,
+        ("dropped_packets_total", "blocklist", "SOURCE_BLOCKED"): 3,
+        ("dropped_bytes_total", "blocklist", "SOURCE_BLOCKED"): 180,
+    }
+
+
 async def daemon(vpcs: int = 1) -> DaemonMetrics:
     ledger = Ledger(Maps(), OWN, Limits(), list)
     await ledger.apply([PutDroplet(Droplet(OWN)), PutDroplet(Droplet(OTHER))])
     await ledger.apply([PutVpc(Vpc(number, (OWN,))) for number in range(1, vpcs + 1)])
     identity = Identity(OWN, b"", "eth0", "1", "i", "driver", "tcx")
-    metrics = DaemonMetrics(identity, ledger, Hub(_NoDrops()), lambda: 1500, _of_functions)
+    metrics = DaemonMetrics(identity, ledger, Hub(_NoDrops()), lambda: 1500, _of_functions, _of_network_functions)
     metrics.observe("Apply", 0.1, "")
     metrics.observe("Apply", 0.1, "INVALID_ARGUMENT")
     return metrics
