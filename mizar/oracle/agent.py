@@ -13,7 +13,7 @@ from mizar.oracle.appliance import check_foreign_source, find_appliance, is_from
 from mizar.oracle.bypass import hand_over_wrapped
 from mizar.oracle.flow import Hop, flow_source_port, pick
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
-from mizar.oracle.functions import at_delivery, at_egress
+from mizar.oracle.functions import at_delivery, at_egress, at_scaled, of_sender
 from mizar.oracle.icmp import answer_agent, refuse_too_big, room_to
 from mizar.oracle.limits import limit_receiver, limit_sender, limit_uplink
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
@@ -70,7 +70,7 @@ def send(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
             at_egress(here, packet, sender)
         return at_delivery(here, came, handle_frame(here, packet, sender))
     except RefusedError as refused:
-        outcome = packet.refused(refused.reason, uid=sender.uid, always_drop=True)
+        outcome = packet.refused(refused.reason, uid=of_sender(packet, sender.uid), always_drop=True)
         if packet.own and packet.inner:
             packet.inner = restore_answer(packet.inner, packet.own, packet.frame)
         message = answer_agent(here, packet, sender, refused)
@@ -205,6 +205,8 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
         return send_answer(here, packet, sender, respond_echo(inner))
     packet.inner = inner.frame
     if route.endpoint and route.endpoint.service:
+        if here.functions and not packet.side and not packet.own:
+            at_scaled(here, packet, sender.uid)
         route = choose_member(here, packet, inner, route, near=True)
     cross(here, packet, inner, vni, route.step)
     if route.step is Step.DELIVER and route.endpoint and route.endpoint.uid != sender.uid:

@@ -3,8 +3,8 @@
 
 A function is a program of somebody else: the oracle knows what one does only where it has a twin in Python, by the
 function's name. One without a twin continues here, and whoever asks is told by `Outcome.met` that it was there. Called
-by the entry functions of transit.py and agent.py. Twins judge; one that would rewrite frames is none. Not here: the
-stage before a member of a scaled endpoint is chosen, and frames of networks and groups while they are in tunnels.
+by the entry functions of transit.py and agent.py. Twins judge; one that would rewrite frames is none. Not here:
+frames of networks and groups while they are in tunnels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from mizar.oracle.outcome import Met, Outcome, Packet, RefusedError, Verdict
 from mizar.oracle.tables import Agent, Droplet
+from mizar.oracle.tunnel import parse_outer
 
-REFUSED = "FUNCTION_REFUSED"
+REFUSED, SCALED = "FUNCTION_REFUSED", "ON_XDP_SCALED_EP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,10 @@ def at_transit(here: Droplet, came: bytes, outcome: Outcome) -> Outcome:
         return outcome
     vni = outcome.handover.vni if outcome.handover else _vni(outcome.counted)
     uid = outcome.handover.uid if outcome.handover else ""
-    tunnelled = outcome.verdict is Verdict.SEND or (outcome.verdict is Verdict.DROP and vni != 0)
+    if outcome.verdict is Verdict.DELIVER:  # whole, where its endpoint wants it so
+        tunnelled = len(outcome.frame) == len(came)
+    else:
+        tunnelled = outcome.verdict is Verdict.SEND or _is_tunnelled(here, came)
     inner = behind_tunnel(outcome.frame) if tunnelled else outcome.frame
     return _ask(here, outcome, Seen(stage, outcome.frame, inner, vni), uid, came)
 
@@ -56,6 +60,24 @@ def at_egress(here: Droplet, packet: Packet, sender: Agent) -> None:
             raise RefusedError(REFUSED)
 
 
+def at_scaled(here: Droplet, packet: Packet, uid: str = "") -> None:
+    """What is for a scaled endpoint, before a member is chosen: of an endpoint of this droplet (`uid`), or in its
+    tunnel. Raises RefusedError."""
+    inner = packet.frame if uid else behind_tunnel(packet.frame)
+    seen = Seen(SCALED, packet.frame, inner, packet.vni)
+    for name in _chain(here, seen, uid):
+        drops = _drops(name, seen)
+        packet.met.append(Met(name, seen.stage, drops))
+        if drops:
+            raise RefusedError(REFUSED)
+
+
+def of_sender(packet: Packet, uid: str) -> str:
+    """Whose counters tell of a refusal at an agent: of its sender, but where a function has seen that it is for a
+    scaled endpoint."""
+    return "" if packet.met and packet.met[-1].stage == SCALED and packet.met[-1].dropped else uid
+
+
 def at_delivery(here: Droplet, came: bytes, outcome: Outcome) -> Outcome:
     """What stays on the droplet, before it is handed over."""
     if not here.functions or outcome.verdict is not Verdict.DELIVER or outcome.handover is None:
@@ -67,8 +89,17 @@ def at_delivery(here: Droplet, came: bytes, outcome: Outcome) -> Outcome:
 def behind_tunnel(frame: bytes) -> bytes:
     """The inner frame of a tunnel packet."""
     at = 54 if frame[12:14] == b"\x86\xdd" else 34
+    if len(frame) < at + 16:
+        return frame
     options = (frame[at + 8] & 0x3F) * 4 if frame[at + 2 : at + 4] == (6081).to_bytes(2, "big") else 0
     return frame[at + 16 + options :]
+
+
+def _is_tunnelled(here: Droplet, frame: bytes) -> bool:
+    try:
+        return parse_outer(frame, here) is not None
+    except RefusedError:
+        return False
 
 
 def _stage(outcome: Outcome) -> str:
@@ -80,7 +111,8 @@ def _stage(outcome: Outcome) -> str:
         case Verdict.DELIVER:
             return "ENDPOINT_INGRESS"
         case Verdict.DROP:
-            return "ON_XDP_DROP" if outcome.reason else ""  # without: a control packet that has said what it had to
+            # Without a reason: a control packet that has said what it had to. What a function refuses is at its end.
+            return "ON_XDP_DROP" if outcome.reason not in ("", REFUSED) else ""
         case _:
             return ""
 

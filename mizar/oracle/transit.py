@@ -9,7 +9,7 @@ from mizar.oracle.appliance import find_appliance, is_by_mac
 from mizar.oracle.bypass import hand_over_whole
 from mizar.oracle.control import obey
 from mizar.oracle.frames import Inner, Kind, parse_inner
-from mizar.oracle.functions import at_transit
+from mizar.oracle.functions import at_scaled, at_transit
 from mizar.oracle.icmp import answer_tunnel, refuse_too_big, room_to
 from mizar.oracle.limits import limit_receiver
 from mizar.oracle.locate import Route, locate_endpoint, locate_network, locate_next_hop
@@ -164,6 +164,8 @@ def route_packet(
                 raise
             return give_back(here, packet, outer, overlay)
     if route.endpoint and route.endpoint.service:
+        if here.functions and not final:
+            at_scaled(here, packet)
         route = find_member(packet, inner, route) if final else choose_member(here, packet, inner, route, near=False)
     if route.step is Step.ROUTER and overlay.control:
         raise RefusedError("ENDPOINT_UNKNOWN")

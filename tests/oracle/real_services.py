@@ -17,7 +17,7 @@ MEMBER_LIMITED = 32
 if TYPE_CHECKING:
     from tests.oracle.real import RealDroplet
 
-DRAINING, DOWN, LISTENED = 64, 128, 16
+DRAINING, DOWN, LISTENED, BYPASS = 64, 128, 16, 4
 
 
 class RealServices:
@@ -53,6 +53,7 @@ class RealServices:
         slot = self.members[id(member)] = len(self.members) + 1
         flags = (DRAINING if member.draining else 0) | (DOWN if member.down else 0)
         flags |= LISTENED if member.listened else 0
+        flags |= BYPASS if member.endpoint.bypass else 0
         flags |= MEMBER_POLICED if member.endpoint.uid in self.droplet.policies.policed else 0
         flags |= MEMBER_LIMITED if member.endpoint.uid in self.droplet.limited else 0
         value = self.droplet.endpoint_value(vni, member.endpoint) | {"flags": flags}

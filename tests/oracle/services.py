@@ -46,8 +46,8 @@ def services(draw: Draw, known: Mapping[int, Endpoint], here: bytes, sender: Age
     states: st.SearchStrategy[tuple[bool, bool]] = st.sampled_from(
         [(False, False)] * 4 + [(True, False), (False, True)]
     )
-    # What the direct path has learned is in `endpoints` alone, and who bypasses is no member: manager/scaled.py.
-    members = [Member(replace(known[row], learned=False, gone=False, bypass=False), *draw(states)) for row in rows]
+    # What the direct path has learned is in `endpoints` alone.
+    members = [Member(replace(known[row], learned=False, gone=False), *draw(states)) for row in rows]
     if sender is not None and draw(st.booleans()):
         own = Endpoint(sender.network, sender.mac, here, Tunnel.GENEVE, 1, sender.uid)
         members = [member for member in members if member.endpoint.mac != own.mac][:2]

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 
 from mizar.oracle import functions
 from mizar.oracle.agent import agent
@@ -16,6 +18,7 @@ from mizar.oracle.tables import Function
 from mizar.oracle.transit import transit
 from tests.dataplane.chained import Chained, from_text, member
 from tests.oracle import golden
+from tests.oracle.differential import Case, cases, check_case
 from tests.oracle.golden import Golden
 from tests.oracle.real import RealDroplet
 from tests.oracle.test_golden import droplet
@@ -23,12 +26,12 @@ from tests.oracle.test_golden import droplet
 STAGES = ("ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_DROP", "ENDPOINT_INGRESS", "ENDPOINT_EGRESS")
 FRAMES = [one for one in vars(golden).values() if isinstance(one, Golden)]
 TEXT = """
-    return call->frame->family == FAMILY_IPV4 && call->frame->src[15] & 2 ? mizar_drop(call, 1) : FUNCTION_CONTINUE;"""
+    return call->frame->family == FAMILY_IPV4 && call->frame->src[15] & 1 ? mizar_drop(call, 1) : FUNCTION_CONTINUE;"""
 
 
 def twin(seen: Seen) -> bool:
     """Drops IPv4 packets whose sender's address has that bit."""
-    return seen.inner[12:14] == b"\x08\x00" and len(seen.inner) >= 34 and bool(seen.inner[29] & 2)
+    return seen.inner[12:14] == b"\x08\x00" and len(seen.inner) >= 34 and bool(seen.inner[29] & 1)
 
 
 @pytest.fixture
@@ -60,6 +63,34 @@ def test_a_twin_says_what_the_function_does(real: RealDroplet, attached: Chained
         assert said(by_oracle) == said(by_kernel), one.name
         met += len(by_oracle.met)
     assert met or stage in ("ON_XDP_PASS", "ON_XDP_DROP")
+
+
+@pytest.mark.root
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [*STAGES, "ON_XDP_SCALED_EP"])
+def test_a_twin_in_any_droplet(real: RealDroplet, attached: Chained, stage: str) -> None:
+    """Of generated droplets and packets: frames, verdicts and counters of the kernel, with a function that judges at a
+    stage; and it does judge there."""
+    attached.put({stage: [member(from_text(TEXT, 'MIZAR_REASONS({ 1, "ODD", "Odd." });', name="picky"))]}, droplet=1)
+    judged: Counter[bool | None] = Counter()
+
+    @settings(
+        max_examples=400 if stage == "ON_XDP_SCALED_EP" else 60,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate,),
+    )
+    @given(cases())
+    def each(case: Case) -> None:
+        here = replace(case.here, functions=(Function("picky", (stage,), droplet=True),))
+        outcomes = check_case(real, replace(case, here=here), count=2)
+        judged.update(one.dropped for outcome in outcomes for one in outcome.met if one.stage == stage)
+
+    each()
+    assert judged[False], judged
+    assert judged[True] or stage == "ON_XDP_PASS", judged
 
 
 def test_a_function_without_a_twin_continues_and_is_named() -> None:
