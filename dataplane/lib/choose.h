@@ -36,6 +36,15 @@ static __always_inline bool keeps(const struct endpoint *member, const struct fl
 	return t->protocol == IPPROTO_TCP || !(member->flags & MEMBER_DOWN);
 }
 
+/* Whether the VPC has the address itself: nobody outside can be it, and policies would take him for whoever has it. */
+static __always_inline bool is_inside(const void *address, uint32_t service)
+{
+	struct route_key key = { .prefix_bits = 32 + 128, .table_be = bpf_htonl(service) };
+
+	copy_address(key.addr, address);
+	return bpf_map_lookup_elem(&public_inside, &key);
+}
+
 /* By the table. The hash is mixed anew for each try, so that the flows of a member that is down spread over all others. */
 static __always_inline struct endpoint *choose_by_hash(const struct service *service, uint64_t hash, uint32_t *slot)
 {
@@ -78,6 +87,9 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		}
 	}
 	member = NULL;
+	/* Who sends a flow that is known was asked for with its first packet. An agent's packets are from inside. */
+	if (!here && work->outside && is_inside(packet->src, service_slot))
+		return REASON_PUBLIC_SOURCE;
 	service = bpf_map_lookup_elem(&services, &service_slot);
 	if (service && here && service->near) {
 		service_slot = service->near;

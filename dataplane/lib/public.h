@@ -22,15 +22,6 @@ static __always_inline bool attracts_any(void)
 	return any && *any;
 }
 
-/* Whether the VPC has the address itself: nobody outside can be it, and policies would take him for whoever has it. */
-static __always_inline bool is_inside(const void *address, uint32_t service)
-{
-	struct route_key key = { .prefix_bits = 32 + 128, .table_be = bpf_htonl(service) };
-
-	copy_address(key.addr, address);
-	return bpf_map_lookup_elem(&public_inside, &key);
-}
-
 /* "The address is mine": for who is on the same link. */
 static __always_inline void respond_public_arp(const struct inner *inner)
 {
@@ -152,12 +143,11 @@ static __always_inline __must_check enum drop_reason take_public(struct xdp_md *
 	packet->to.vni = found->vni;
 	packet->vpc_slot = found->vpc_slot;
 	wire_vni = found->wire_vni;
-	if (is_inside(packet->src, found->service))
-		return REASON_PUBLIC_SOURCE;
 	work = begin_work(0, &cursor, packet, &inner);
 	if (!work)
 		return REASON_SERVICE_WITHOUT_MEMBER;
 	work->service = found->service;
+	work->outside = 1;
 	failed = choose_for_transit(ctx);
 	if (failed)
 		return (enum drop_reason)failed;

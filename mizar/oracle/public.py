@@ -19,7 +19,7 @@ from mizar.oracle.policy import police
 from mizar.oracle.respond import parse_solicitation, respond_arp, respond_solicitation
 from mizar.oracle.rewrite import PUBLIC_MAC, decrement_ttl, from_router, replace
 from mizar.oracle.service import choose_member, policed_port
-from mizar.oracle.tables import Droplet, Endpoint, PublicAddress, Tunnel, in_prefix
+from mizar.oracle.tables import Droplet, Endpoint, PublicAddress, Tunnel
 from mizar.oracle.tunnel import write_outer
 
 
@@ -54,10 +54,8 @@ def _answer(here: Droplet, inner: Inner, asked: bytes) -> bytes:
 
 
 def _hand_on(here: Droplet, packet: Packet, inner: Inner, found: PublicAddress) -> Outcome:
-    if any(in_prefix(inner.source, prefix, length) for prefix, length in found.inside):
-        raise RefusedError("PUBLIC_SOURCE")
     service = Endpoint(0, bytes(6), b"", service=found.service)
-    route = choose_member(here, packet, inner, Route(Step.BOUNCE, endpoint=service), near=False)
+    route = choose_member(here, packet, inner, Route(Step.BOUNCE, endpoint=service), near=False, inside=found.inside)
     assert route.endpoint is not None
     inner = changed(inner, frame=decrement_ttl(inner))
     member = route.endpoint

@@ -7,6 +7,7 @@ Called by agent, transit and deliver. What changes from packet to packet are the
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import replace as changed
 
 from mizar.oracle.checksum import updated
@@ -16,7 +17,7 @@ from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.locate import Route
 from mizar.oracle.outcome import Packet, RefusedError, Step
 from mizar.oracle.rewrite import IPV4_CHECKSUM, replace
-from mizar.oracle.tables import AnsweredAs, Droplet, FlowKey, FlowKind, Member, Service
+from mizar.oracle.tables import AnsweredAs, Droplet, FlowKey, FlowKind, Member, Service, in_prefix
 
 _MOST = (1 << 64) - 1
 TRIES = 8
@@ -25,8 +26,11 @@ TRIES = 8
 # ---- the choice
 
 
-def choose_member(here: Droplet, packet: Packet, inner: Inner, route: Route, *, near: bool) -> Route:
-    """The member that takes the packet; `near`: asked by an agent, for which members here may come first."""
+def choose_member(
+    here: Droplet, packet: Packet, inner: Inner, route: Route, *, near: bool, inside: Sequence[tuple[bytes, int]] = ()
+) -> Route:
+    """The member that takes the packet; `near`: asked by an agent, for which members here come first. `inside`: from
+    where no new flow may come."""
     assert route.endpoint is not None
     service = route.endpoint.service
     assert service is not None
@@ -37,6 +41,8 @@ def choose_member(here: Droplet, packet: Packet, inner: Inner, route: Route, *, 
     stays = here.flows.get(key)
     if isinstance(stays, Member) and _keeps(here, stays, transport):
         return to_member(packet, route, stays)
+    if any(in_prefix(inner.source, prefix, length) for prefix, length in inside):
+        raise RefusedError("PUBLIC_SOURCE")
     if service.listened and target_of(here, packet.vni, inner.destination, transport) is None:
         raise RefusedError("NO_LISTENER")
     value = flow_hash(key, by_client=service.by_client)
