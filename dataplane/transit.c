@@ -554,7 +554,7 @@ int transit(struct xdp_md *ctx)
 			verdict = refuse_transit(ctx, reason, &seen.packet);
 		}
 	}
-	if (has_functions(~0) && !leaves_alone(&seen.packet, verdict))
+	if (has_functions(~0) && !leaves_alone(ctx, &seen.packet, verdict))
 		run_functions(ctx, chain_for(ctx, &seen.packet, &seen.outer, seen.reason, verdict));
 	return verdict;
 }

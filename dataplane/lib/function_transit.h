@@ -142,17 +142,29 @@ __noinline int chain_for(struct xdp_md *ctx, const struct packet *packet, const 
 		       (uint32_t)FUNCTION_STAGES;
 }
 
-/* Whether the frame is one of most: it is sent, and no function is for those of its VPC, nor for some in particular. In line, where
- * chain_for() is a call. */
-static __always_inline bool leaves_alone(const struct packet *packet, int verdict)
+/* Whether the frame is one of most: it is sent or delivered, and no function is for those of its VPC or its endpoint, nor for some in
+ * particular. In line, where chain_for() is a call. */
+static __always_inline bool leaves_alone(struct xdp_md *ctx, const struct packet *packet, int verdict)
 {
+	const struct handover *note = (void *)(long)ctx->data_meta;
 	const uint64_t *bits;
-	uint32_t slot = packet->vpc_slot;
+	uint32_t slot;
 
-	if (verdict != XDP_TX || has_functions(1 << ON_XDP_SCALED_EP) || function_switches.finer & 1 << ON_XDP_TX)
+	if (has_functions(1 << ON_XDP_SCALED_EP))
 		return false;
-	bits = bpf_map_lookup_elem(&vpc_functions, &slot);
-	return bits && !((*bits | function_switches.droplet) & function_switches.chains[ON_XDP_TX]);
+	if (verdict == XDP_TX) {
+		slot = packet->vpc_slot;
+		bits = bpf_map_lookup_elem(&vpc_functions, &slot);
+		return bits && !(function_switches.finer & 1 << ON_XDP_TX) &&
+		       !((*bits | function_switches.droplet) & function_switches.chains[ON_XDP_TX]);
+	}
+	if ((const void *)(note + 1) > (void *)(long)ctx->data || note->mark != config.mark ||
+	    note->magic != HANDOVER_MAGIC || verdict != XDP_PASS)
+		return false;
+	slot = note->slot;
+	bits = bpf_map_lookup_elem(&endpoint_functions, &slot);
+	return bits && !(function_switches.finer & 1 << ENDPOINT_INGRESS_STAGE) &&
+	       !((*bits | function_switches.droplet) & function_switches.chains[ENDPOINT_INGRESS_STAGE]);
 }
 
 /* Into the chain. Each way in is a constant, which the kernel makes a jump. Returns only where nobody is there (any more). */
