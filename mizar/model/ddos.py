@@ -204,6 +204,8 @@ class DdosProtectionSpec(Value):
 def _together(short: Sequence[str], long: LongList | None) -> PrefixList:
     found = unpacked(long.data) if long is not None and long.data else PrefixList()
     if not short:
+        if long is not None and long.data:
+            found.__dict__["packed"] = long.data  # what it was unpacked from
         return found
     rows = [parse(text) for text in short]
     ipv4 = [(address, length) for family, address, length in rows if family == 4]

@@ -97,10 +97,20 @@ def read_lines(lines: Iterable[str], file: str = "") -> PrefixList:
     """One prefix or address in each line; what is behind # is not looked at. Raises InvalidError with the lines."""
     rows: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     problems: list[Problem] = []
+    ipv4, lengths, packed = rows[0], {str(length): length for length in range(33)}, socket.inet_pton
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
+        address_text, slash, length_text = text.partition("/")
+        try:  # as parse() does, for what is by far the most
+            first = int.from_bytes(packed(socket.AF_INET, address_text), "big")
+            many = lengths[length_text] if slash else 32
+            if not first & ((1 << 32 - many) - 1):
+                ipv4.append((first, many))
+                continue
+        except (OSError, KeyError):
+            pass
         try:
             family, address, length = parse(text)
         except ValueError as error:
