@@ -294,3 +294,24 @@ async def test_functions_are_the_operators(site: Site) -> None:
                     attempt()
 
     await aside(look)
+
+
+async def test_an_access_log_is_its_tenants(site: Site) -> None:
+    """Each instance's lines behind the place that was given; what is another's is not there, nor is what never was."""
+    backends = [{"name": "web", "port": 80, "endpoints": ["e1"]}]
+    spec = {"network": "front", "instances": 1, "listeners": [{"port": 80}], "routes": [{"backend": "web"}]}
+    balancer = {"apiVersion": "mizar/v1", "kind": "HttpLoadBalancer", "metadata": {"name": "shop", "tenant": "blue"}}
+
+    def look() -> None:
+        with site.client() as admin:
+            admin.apply([*two_tenants(site), {**balancer, "spec": {**spec, "backends": backends}}])
+        with site.certified("tenant-blue") as blue:
+            (told,) = blue.logs("blue", "shop", {"shop-1": "1-2:3"}, 7)["instances"]
+            assert (told["instance"], told["next"], told["reason"]) == ("shop-1", "1-2:3", "")
+            assert told["lines"][0].endswith(" 1-2:3 7")
+        with site.certified("tenant-red") as red:
+            for name in ("shop", "nothing"):
+                with pytest.raises(NotFoundError, match="no such object"):
+                    red.logs("blue", name, {}, 7)
+
+    await aside(look)
