@@ -22,9 +22,9 @@ Contenders take turns, round after round. A value is the median of the rounds, w
 
 def page(document: Document, figures: Iterable[Figure]) -> str:
     """The whole page."""
-    every = [figure for figure in figures if figure.name in document["figures"]]
+    every = list(figures)
     lines = [HEAD, "## The goals", *_goals(document, every)]
-    for figure in every:
+    for figure in (each for each in every if each.name in document["figures"]):
         lines += ["", *_section(figure, document["figures"][figure.name])]
     lines += ["", "## Machines", *(f"- {one}" for one in machines(document))]
     return "\n".join(lines) + "\n"
@@ -35,10 +35,12 @@ def _goals(document: Document, figures: list[Figure]) -> list[str]:
     for figure in figures:
         for goal in figure.goals:
             value, reached = judged(document, figure.name, goal)
-            told = "not measured" if value is None else _with_unit(figure, goal, value)
+            told = f"not measured: `./run bench --only {figure.name}`"
+            if value is not None:
+                told = f"[{_with_unit(figure, goal, value)}](#{figure.name})"
             verdict = "yes" if reached else "no" if value is not None else ""
             limit = f"{'≤' if goal.most else '≥'} {_with_unit(figure, goal, goal.limit)}"
-            lines.append(f"| {goal.work} | {goal.reference} | {limit} | [{told}](#{figure.name}) | {verdict} |")
+            lines.append(f"| {goal.work} | {goal.reference} | {limit} | {told} | {verdict} |")
     return lines
 
 
