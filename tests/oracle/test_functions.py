@@ -75,7 +75,7 @@ def test_a_twin_in_any_droplet(real: RealDroplet, attached: Chained, stage: str)
     judged: Counter[bool | None] = Counter()
 
     @settings(
-        max_examples=400 if stage == "ON_XDP_SCALED_EP" else 60,
+        max_examples=200 if stage == "ON_XDP_SCALED_EP" else 60,
         derandomize=True,
         database=None,
         deadline=None,
