@@ -43,7 +43,8 @@ def configuration(folder: Path, tunnel: IpsecTunnel, uid: str, kernel: bool = Fa
 
     Its routes are in a table of its own, beside those of others in the same namespace. `kernel`: ESP is the kernel's.
     """
-    plugins = _PLUGINS if kernel else f"{_PLUGINS} kernel-libipsec"
+    # Of two that could do ESP the first one does it.
+    plugins = _PLUGINS if kernel else f"kernel-libipsec {_PLUGINS}"
     return (
         f"charon-systemd {{\n  load_modular = no\n  load = {plugins}\n  port = 0\n  port_nat_t = {tunnel.port}\n"
         f"  routing_table = {_FIRST_TABLE + zlib.crc32(uid.encode()) % _TABLES}\n"

@@ -48,3 +48,10 @@ def test_what_is_said_of_it() -> None:
     assert "has not answered for 20 s" in judge(TUNNEL, IpsecSeen(asked=True), 20, 15)[1]
     assert "refused" in judge(TUNNEL, IpsecSeen(), 20, 15)[1]
     assert "none of the prefixes" in judge(TUNNEL, IpsecSeen(established_s=9), 20, 15)[1]
+
+
+def test_esp_in_user_space_comes_before_the_kernels() -> None:
+    """Of two that could do it the first one does; where the kernel can, the other one is not there."""
+    own = charon.configuration(Path("/run/x"), TUNNEL, "u")
+    assert 0 < own.index("kernel-libipsec") < own.index("kernel-netlink")
+    assert "kernel-libipsec" not in charon.configuration(Path("/run/x"), TUNNEL, "u", kernel=True)
