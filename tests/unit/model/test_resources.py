@@ -80,6 +80,8 @@ def test_a_dump_is_camel_case_and_omits_what_is_not_set() -> None:
         "members": [],
         "selector": {},
         "selection": "hash",
+        "listeners": [],
+        "affinity": "flow",
         "health": {"type": "none", "intervalMs": 1000, "timeoutMs": 500, "healthyAfter": 2, "unhealthyAfter": 3},
         "mac": "02:ab:00:00:00:01",
         "tunnelProtocol": "vxlan",
