@@ -368,6 +368,8 @@ class RealDroplet:
             return Outcome(verdict, frame, handover=handover)
         counted = self.counted()
         reasons = [str(key) for kind, key in counted if kind == "drop"]
+        if "FUNCTION_REFUSED" in reasons:  # at ON_XDP_DROP it comes behind the pipeline's own
+            return Outcome(verdict, frame, "FUNCTION_REFUSED", counted, handover=handover)
         told = [reason for reason in reasons if reason in TOLD]  # and the message may have been refused for another
         assert len(reasons) <= 1 + len(told) == 1 + bool(told), f"counted twice: {reasons}"
         return Outcome(verdict, frame, (told or reasons or [""])[0], counted, handover=handover)
