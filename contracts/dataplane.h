@@ -176,7 +176,7 @@ struct droplet {
 	uint8_t addr[16];		/* the one that this droplet writes to: of a family that both speak */
 	uint8_t next_hop_mac[6];	/* on the substrate; zero until the daemon has resolved it */
 	uint8_t down;		/* 1: it answers no probe; passed over wherever another droplet will do */
-	uint8_t pad;
+	uint8_t foreign;	/* 1: a tunnel end without a daemon; nobody there has judged what it sends */
 	uint16_t mtu;		/* bytes of the longest IP packet on the way there; 0: not known, so not looked at */
 	uint16_t interface_mtu;	/* for the daemon: that of its interface, as it was told; 0: not told */
 };

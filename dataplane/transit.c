@@ -278,7 +278,8 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 			return reason;
 	}
 	if (may_cross(packet)) {
-		reason = (enum drop_reason)cross_frame(ctx, packet, acl_who(vni, &route, HOOK_TRANSIT));
+		reason = (enum drop_reason)cross_frame(ctx, packet,
+							acl_who(vni, &route, HOOK_TRANSIT) | acl_foreign(outer->from));
 		if (reason)
 			return reason;
 	}

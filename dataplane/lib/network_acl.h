@@ -23,13 +23,26 @@ static __always_inline uint64_t acl_who(uint32_t vni, const struct route *route,
 	return policy_who(vni, POLICY_INGRESS, route->step, hook);
 }
 
+enum acl_who {
+	ACL_STEP = 0xff,	/* of the 16 bits that are a set of groups elsewhere */
+	ACL_FOREIGN = WHO_GROUP_SET + 8,
+};
+
+/* Beside acl_who(), in Transit XDP: a tunnel end without a daemon has sent it, so nobody has judged it. */
+static __always_inline uint64_t acl_foreign(uint32_t from)
+{
+	const struct droplet *sender = bpf_map_lookup_elem(&droplets, &from);
+
+	return (uint64_t)(sender && sender->foreign) << ACL_FOREIGN;
+}
+
 /*
  * Whether this droplet is where the packet crosses: it knows the destination's network, or has brought it into another VPC. What is
  * on its way to who knows more is judged there.
  */
 static __always_inline bool is_crossing(const struct packet *packet, uint64_t who)
 {
-	const uint16_t step = who >> WHO_GROUP_SET;
+	const uint16_t step = who >> WHO_GROUP_SET & ACL_STEP;
 
 	return step <= STEP_DIVIDE || step == STEP_SUBSTRATE || packet->ruled;
 }
@@ -124,7 +137,8 @@ __noinline int cross_skb(struct __sk_buff *skb, const struct packet *packet, uin
 	return reason;
 }
 
-/* The same in XDP. What its sender took for the host of its endpoint that sender has judged. */
+/* The same in XDP. What its sender took for the host of its endpoint that sender has judged, unless it is no droplet
+ * of ours. */
 __noinline int cross_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
 {
 	struct policy_work *work = policy_work();
@@ -136,7 +150,7 @@ __noinline int cross_frame(struct xdp_md *ctx, const struct packet *packet, uint
 	if (!is_crossing(packet, who))
 		return REASON_NONE;
 	eth = (void *)(long)ctx->data + (packet->inner_at & POLICED_AT_MASK);
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end || is_final(eth))
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end || (is_final(eth) && !(who >> ACL_FOREIGN & 1)))
 		return REASON_NONE;
 	reason = judge_crossing(packet, who, read_frame(ctx, packet, who));
 	if (is_told_of(work, packet))

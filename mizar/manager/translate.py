@@ -48,6 +48,7 @@ def put_change(entry: Entry) -> pb.Change:
     match entry:
         case DropletEntry():
             droplet = pb.Droplet(address=entry.address, name=entry.name, mtu=entry.mtu, second_address=entry.second)
+            droplet.foreign = entry.foreign
             return pb.Change(put_droplet=droplet)
         case VpcEntry():
             return pb.Change(put_vpc=_vpc(entry))
@@ -172,7 +173,7 @@ def _workload_entry(workload: pb.Workload) -> WorkloadEntry:
 def entries(state: pb.State) -> Iterator[Entry]:
     """What a chunk of a droplet's state holds."""
     for droplet in state.droplets:
-        yield DropletEntry(droplet.address, droplet.name, droplet.mtu, droplet.second_address)
+        yield DropletEntry(droplet.address, droplet.name, droplet.mtu, droplet.second_address, droplet.foreign)
     for vpc in state.vpcs:
         yield VpcEntry(vpc.vni, tuple(vpc.dividers), vpc.wire_vni, vpc.identity)
     for network in state.networks:

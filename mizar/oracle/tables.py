@@ -255,6 +255,8 @@ class Droplet:
     """By interface: the host side of the endpoint's veth."""
     down: frozenset[bytes] = frozenset()
     """Droplets that answer no probe: passed over wherever another will do."""
+    foreign: frozenset[bytes] = frozenset()
+    """Droplets without a daemon: nobody there has judged what they send."""
     identities: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
     """VNI, tenant and VPC as the wire has them → number of the VPC, for those that share a VNI."""
     address6: bytes = b""

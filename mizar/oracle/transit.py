@@ -169,7 +169,8 @@ def route_packet(
         route = find_member(packet, inner, route) if final else choose_member(here, packet, inner, route, near=False)
     if route.step is Step.ROUTER and overlay.control:
         raise RefusedError("ENDPOINT_UNKNOWN")
-    cross(here, packet, inner, vni, route.step, final=final)
+    judged = final and sender_of(here, outer.source) not in here.foreign
+    cross(here, packet, inner, vni, route.step, final=judged)
     if route.step is Step.DELIVER and route.endpoint:
         group_set = 0 if route.peered else options.group_set or overlay.group_set
         port = policed_port(here, packet.vni, inner, route)

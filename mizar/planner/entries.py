@@ -29,6 +29,8 @@ class DropletEntry:
     mtu: int = 0
     second: bytes = b""
     """Its IPv6 address, when it has one of each family: `address` is IPv4 then."""
+    foreign: bool = False
+    """It has no daemon."""
 
     @property
     def key(self) -> tuple[int, bytes]:
@@ -39,7 +41,7 @@ class DropletEntry:
         """Whether a droplet that holds `other` needs no change to hold this."""
         return (
             isinstance(other, DropletEntry)
-            and (self.address, self.second) == (other.address, other.second)
+            and (self.address, self.second, self.foreign) == (other.address, other.second, other.foreign)
             and self.mtu in (0, other.mtu)
         )
 

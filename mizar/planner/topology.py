@@ -87,8 +87,11 @@ class Topology:
             if present.fact.daemon == fact.daemon:
                 return self._put_mtu(present, fact)
             _refuse_in_use(present)
+            old, present.entry = present.entry, replace(present.entry, foreign=not fact.daemon)
             present.fact = fact
-            return self._told(self._change(fact.name, None, other.entry) for other in self._droplets.values())
+            changes = [self._change(name, old, present.entry) for name in self._droplets if name != fact.name]
+            changes.extend(self._change(fact.name, None, other.entry) for other in self._droplets.values())
+            return self._told(changes)
         record = self._welcome(fact)
         changes = [self._change(name, None, record.entry) for name in self._droplets if name != fact.name]
         changes.extend(self._change(fact.name, None, other.entry) for other in self._droplets.values())
@@ -96,7 +99,7 @@ class Topology:
 
     def _welcome(self, fact: DropletFact) -> DropletRecord:
         self._names |= dict.fromkeys((address for address in (fact.address, fact.second) if address), fact.name)
-        entry = DropletEntry(fact.address, fact.name, fact.mtu, fact.second)
+        entry = DropletEntry(fact.address, fact.name, fact.mtu, fact.second, not fact.daemon)
         record = self._droplets[fact.name] = DropletRecord(fact, entry)
         return record
 

@@ -223,6 +223,7 @@ class _Held:
             address6=own.second,
             addresses6={one: other.second for one, other in self._droplets.items() if other.second},
             mtus={one: min(own.mtu, other.mtu) for one, other in self._droplets.items() if own.mtu and other.mtu},
+            foreign=frozenset(one for one, other in self._droplets.items() if other.foreign),
             stack_link=bool(stack := self._stack()),
             stack=stack,
             flows=Flows(dict.fromkeys(self.vpcs, room)),

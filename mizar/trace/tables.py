@@ -90,6 +90,7 @@ class _Droplet:
             appliances=Asked(rows, own, appliance_point, lambda _, value: self.endpoint(value)),
             agents={ifindex: self.agent(ifindex, value) for ifindex, value in rows.items("agents")},
             down=frozenset(names[slot] for slot, entry in entries.items() if entry.get("down")),
+            foreign=frozenset(names[slot] for slot, entry in entries.items() if entry.get("foreign")),
             identities={(key["vni"], key["tenant"], key["vpc"]): number for key, number in rows.items("identities")},
             address6=bytes.fromhex(itself["address6"]),
             addresses6={found[0]: found[1] for found in pairs.values() if len(found) > 1},

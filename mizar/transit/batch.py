@@ -101,16 +101,16 @@ class Plan(LimitPlan, PolicyPlan, AppliancePlan, PeeringPlan):
         state = self.state
         old = state.droplets.get(new.address)
         if old and old.second == new.second:
-            known = replace(old, name=new.name, mtu=new.mtu or old.mtu)
+            known = replace(old, name=new.name, mtu=new.mtu or old.mtu, foreign=new.foreign)
             self.journal.put(state.droplets, new.address, known)
-            if known.mtu == old.mtu:
+            if (known.mtu, known.foreign) == (old.mtu, old.foreign):
                 return False
             self.ops += entries.droplet_put(known, state.own_mtu)[:1]
             return True
         self._check_addresses(new)
         slot = old.slot if old else self.journal.take(state.droplet_slots)
         mtu = new.mtu or (old.mtu if old else 0)
-        droplet = replace(old or new, name=new.name, second=new.second, slot=slot, mtu=mtu)
+        droplet = replace(old or new, name=new.name, second=new.second, slot=slot, mtu=mtu, foreign=new.foreign)
         droplet = replace(droplet, reached=state.reached(droplet))
         if old:
             self._forget_second(old)

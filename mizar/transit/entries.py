@@ -69,6 +69,7 @@ def droplet_put(droplet: Droplet, own_mtu: int) -> list[Op]:
         "addr": addr,
         "next_hop_mac": droplet.mac,
         "down": int(droplet.down),
+        "foreign": int(droplet.foreign),
         "mtu": min((mtu for mtu in (own_mtu, droplet.mtu) if mtu), default=0),
         "interface_mtu": droplet.mtu,
     }

@@ -102,7 +102,7 @@ class _Reader:
                 continue
             name, second = addresses[0], addresses[1] if len(addresses) > 1 else b""
             droplet = Droplet(name, slot=slot, mac=entry["next_hop_mac"], down=bool(entry["down"]), second=second)
-            droplet = replace(droplet, mtu=entry["interface_mtu"])
+            droplet = replace(droplet, mtu=entry["interface_mtu"], foreign=bool(entry["foreign"]))
             droplet = replace(droplet, reached=state.reached(droplet))
             if from_mapped(entry["addr"]) != (droplet.reached or name):  # this droplet speaks other families now
                 droplet = replace(droplet, mac=bytes(6))

@@ -28,7 +28,12 @@ CHUNK = 1000
 def droplet(value: Droplet) -> pb.Droplet:
     """A droplet."""
     return pb.Droplet(
-        address=value.address, name=value.name, down=value.down, mtu=value.mtu, second_address=value.second
+        address=value.address,
+        name=value.name,
+        down=value.down,
+        mtu=value.mtu,
+        second_address=value.second,
+        foreign=value.foreign,
     )
 
 

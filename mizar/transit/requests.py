@@ -176,6 +176,7 @@ def droplet(message: pb.Droplet) -> Droplet:
     if message.mtu > _MAX_MTU:
         raise InvalidError(f"the droplet's MTU {message.mtu} is more than {_MAX_MTU}")
     found = Droplet(substrate_address(message.address, "the droplet's address"), message.name, mtu=message.mtu)
+    found = replace(found, foreign=message.foreign)
     if not message.second_address:
         return found
     second = substrate_address(message.second_address, "the droplet's second address")

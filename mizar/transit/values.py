@@ -93,6 +93,8 @@ class Droplet:
     """Of its interface, 0 while nobody has told."""
     reached: bytes = b""
     """The one of its addresses that this droplet writes to; empty when they share no family."""
+    foreign: bool = False
+    """It has no daemon."""
 
     @property
     def addresses(self) -> tuple[bytes, ...]:

@@ -147,6 +147,20 @@ def test_a_bouncer_judges_and_who_gets_it_from_a_bouncer_does_not(droplet: Testb
 
 
 @every_family
+def test_what_a_foreign_end_takes_for_its_hosts_is_judged(droplet: Testbed, family: int) -> None:
+    """It bridges frames with the router's MAC to the host itself, and nobody of ours has asked the ACL before."""
+    droplet.as_host()
+    acl(droplet, FRONT, ingress=rules(droplet, 1, CLOSED))
+    last = datagram(family, S, A.address(family), dst_mac=A.mac)
+    last.src = ROUTER_MAC
+    assert droplet.transit(from_front(last)).retval == XDP_PASS
+    droplet.next_hop(HOST, foreign=True)
+    assert droplet.transit(from_front(last)).retval == XDP_DROP
+    acl(droplet, FRONT, ingress=rules(droplet, 2, OPEN))
+    assert droplet.transit(from_front(last)).retval == XDP_PASS
+
+
+@every_family
 def test_what_crosses_into_a_peer_is_judged_on_both_sides(droplet: Testbed, family: int) -> None:
     droplet.as_crossing(DIVIDER)
     sent = from_front(datagram(family, A, V.address(family)))

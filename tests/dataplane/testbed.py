@@ -196,10 +196,10 @@ class Testbed:
             for family in self.substrates:
                 self.tables.droplet_slots.put({"addr": mapped(droplet.on(family).address)}, {"slot": droplet.slot})
 
-    def next_hop(self, droplet: DropletPlan, *, down: bool = False) -> None:
+    def next_hop(self, droplet: DropletPlan, *, down: bool = False, foreign: bool = False) -> None:
         """From now on ME writes to this address of the droplet."""
         value = {"addr": mapped(droplet.address), "next_hop_mac": mac_bytes(droplet.mac), "down": int(down)}
-        self.tables.droplets.put(droplet.slot, value)
+        self.tables.droplets.put(droplet.slot, value | {"foreign": int(foreign)})
 
     def narrow(self, mtu: int, *droplets: DropletPlan) -> None:
         """Lets the way to droplets have room for IP packets of so many bytes only."""

@@ -203,8 +203,10 @@ def droplets(draw: Draw) -> Droplet:
     vni_of |= {row.uid: row.vni for row in sender.values()}
     policed, ruled = draw(policies(vni_of, PEERS)), draw(network_acls(ACL_PLACES, PEERS))
     return Droplet(
-        ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities, mtus=mtus, stack_link=link, flows=flows,
+        ME, MY_MAC, KNOWN, known, nets, ends, sender, down, identities=identities, mtus=mtus, stack_link=link,
+        flows=flows,
         listeners=listeners,
+        foreign=down,
         group_sets=draw(group_sets),
         appliances=draw(appliances),
         policies=policed,

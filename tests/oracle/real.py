@@ -175,6 +175,7 @@ class RealDroplet:
             to, down = address_to(here, address) or address, int(address in here.down)
             value = {"addr": to_mapped(to), "next_hop_mac": mac or bytes(6), "down": down}
             value["mtu"] = here.mtus.get(address, 0)
+            value["foreign"] = int(address in here.foreign)
             self.write(tables.droplets, slot, value)
             for one in (address, here.addresses6.get(address)):
                 if one:

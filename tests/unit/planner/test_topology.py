@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError
-from mizar.planner.entries import EndpointEntry, LocalEntry, WorkloadEntry
+from mizar.planner.entries import DropletEntry, EndpointEntry, LocalEntry, WorkloadEntry
 from mizar.planner.facts import ServiceFact, VpcFact
 from mizar.planner.plan import Change, Plan
 from tests.unit.planner.budget import examples
@@ -327,6 +327,18 @@ def test_a_droplet_gives_up_its_daemon_only_when_it_has_nothing_to_do() -> None:
         world.topology.put_droplet(replace(droplet("d1"), daemon=False))
     world.topology.put_vpc(VpcFact(1, ()))
     assert world.topology.put_droplet(replace(droplet("d1"), daemon=False)) == []
+
+
+def test_all_droplets_know_who_has_no_daemon() -> None:
+    """They judge what it sends themselves; and no more, once it has one."""
+    world = World()
+    for name in ("d1", "d2", "f1"):
+        world.topology.put_droplet(droplet(name))
+    changes = world.topology.put_droplet(replace(droplet("f1"), daemon=True))
+    told, address = [change for change in changes if change.droplet != "f1"], droplet("f1").address
+    assert [(one.droplet, one.before, one.after) for one in told] == [
+        (name, DropletEntry(address, "f1", foreign=True), DropletEntry(address, "f1")) for name in ("d1", "d2")
+    ]
 
 
 def test_what_raises_changes_nothing() -> None:

@@ -111,7 +111,7 @@ class World:
         entries: list[Entry] = []
         if not here.daemon:
             return {}
-        entries.extend(DropletEntry(d.address, d.name) for d in self.droplets.values())
+        entries.extend(DropletEntry(d.address, d.name, foreign=not d.daemon) for d in self.droplets.values())
         knows = []
         for vni, vpc in self.vpcs.items():
             bounced = any(name in n.bouncers for n in self.networks.values() if n.vni == vni)
