@@ -338,8 +338,9 @@ class VpnStates:
         if carrier is None and not item.deleting:
             message = f"no droplet can carry it: each has UDP port {one.spec.own_port} in use, or enough connections"
             return told | {"state": "down", "detail": message}
-        if (known := self._last.get(item.uid)) is None:
-            return told
+        known = self._last.get(item.uid)
+        if known is None or carrier is None or known[0] != carrier.resource.spec.droplet:
+            return told  # what a droplet said that carries it no more is of no use
         droplet, found = known
         told |= {"droplet": droplet, "state": _STATES.get(found.state, ""), "detail": found.detail}
         told |= {"engine": found.engine, "sentBytes": found.sent_bytes, "receivedBytes": found.received_bytes}
