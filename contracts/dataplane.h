@@ -455,6 +455,7 @@ enum policy_flow_begun {	/* in one byte with the direction of the flow's first p
 enum policy_flow_state {	/* what packets write */
 	POLICY_FLOW_ANSWERED = 1,	/* the other end than the one that began it has sent, too */
 	POLICY_FLOW_CLOSING = 2,	/* TCP: FIN or RST was seen */
+	POLICY_FLOW_ONE_ANSWER = 4,	/* a function answered in the endpoint's stead: ends with that answer */
 };
 
 struct policy_flow {

@@ -29,7 +29,7 @@ enum function_stage {
 	ENDPOINT_INGRESS_STAGE = 5,	/* before delivery: the inner frame, at Transit XDP, or at the agent for what stays on the droplet (tc) */
 	ENDPOINT_EGRESS_STAGE = 6,	/* what an endpoint sends, before it is looked at (tc) */
 	FUNCTION_STAGES = 7,
-	FUNCTION_END = 7,	/* in function_xdp and function_tc: drops, or transmits */
+	FUNCTION_END = 7,	/* in function_xdp and function_tc: drops, transmits, or sends an endpoint's answer */
 	FUNCTION_ONWARD = 8,	/* in the same: back into the pipeline, from stages in the middle of it */
 	FUNCTION_PLACES = 9,
 };

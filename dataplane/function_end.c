@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * function_end: where a chain of functions at Transit XDP ends that drops a frame, or sends it back out of the interface. Once, so that
- * functions stay small. The frame's facts are those that the chain was entered with.
+ * function_end: where a chain of functions at Transit XDP ends that drops a frame, answers it, or sends it back out of the interface.
+ * Once, so that functions stay small. The frame's facts are those that the chain was entered with.
  */
 #include "lib/function_end.h"
 #include "lib/tunnel.h"
@@ -24,6 +24,17 @@ static __always_inline int send_out(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+/* What `deliver` finds in front of the frame says that it is to go back the way its endpoint sends. */
+static __always_inline int send_answer(struct xdp_md *ctx)
+{
+	struct handover *note = (void *)(long)ctx->data_meta;
+
+	if ((void *)(note + 1) > (void *)(long)ctx->data)
+		return XDP_DROP;
+	note->magic = HANDOVER_ANSWER;
+	return XDP_PASS;
+}
+
 SEC("xdp")
 int function_end(struct xdp_md *ctx)
 {
@@ -32,7 +43,10 @@ int function_end(struct xdp_md *ctx)
 
 	if (!frame)
 		return XDP_DROP;
+	take_back_flow(frame, frame->decided == FUNCTION_REDIRECT);
 	frame->stage = FUNCTION_STAGES;
+	if (frame->decided == FUNCTION_REDIRECT)
+		return send_answer(ctx);
 	if (frame->decided == FUNCTION_TRANSMIT)
 		return send_out(ctx);
 	count_function_drop(frame, &packet);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * function_end_tc: where a chain of functions at an agent ends that drops a frame. As function_end.c.
+ * function_end_tc: where a chain of functions at an agent ends that drops a frame, or answers it. As function_end.c.
  */
 #include "lib/function_end.h"
 
@@ -14,7 +14,10 @@ int function_end_tc(struct __sk_buff *skb)
 	if (!frame)
 		return TC_ACT_SHOT;
 	sender = sender_slot(frame);
+	take_back_flow(frame, frame->decided == FUNCTION_REDIRECT);
 	frame->stage = FUNCTION_STAGES;
+	if (frame->decided == FUNCTION_REDIRECT)
+		return bpf_redirect(frame->redirect_ifindex, BPF_F_INGRESS);
 	count_function_drop(frame, &packet);
 	if (frame->trace)
 		report_skb(skb, &packet, HOOK_AGENT << TRACE_NOTE_SHIFT | frame->trace, function_reason(frame), 0);

@@ -245,20 +245,6 @@ static __always_inline int mizar_go_on(const struct mizar_call *call)
 	return mizar_refusal(call);
 }
 
-/* What `deliver` finds in front of a frame says that it is to go back the way its endpoint sends; on tc that way is open. */
-static __always_inline int mizar_sent_back(const struct mizar_call *call)
-{
-	struct handover *note = call->xdp ? (void *)(long)((struct xdp_md *)call->ctx)->data_meta : NULL;
-
-	call->frame->stage = FUNCTION_STAGES;
-	if (!call->xdp)
-		return bpf_redirect(call->frame->redirect_ifindex, BPF_F_INGRESS);
-	if ((void *)(note + 1) > mizar_data(call))
-		return XDP_DROP;
-	note->magic = HANDOVER_ANSWER;
-	return XDP_PASS;
-}
-
 /* The end of a chain before its end. */
 static __always_inline int mizar_decide(const struct mizar_call *call, int verdict)
 {
@@ -271,9 +257,7 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 			return XDP_PASS;
 		return mizar_go_on(call);
 	}
-	if (verdict == FUNCTION_REDIRECT && frame->answers && call->stage == ENDPOINT_INGRESS_STAGE)
-		return mizar_sent_back(call);
-	if (verdict == FUNCTION_REDIRECT) {
+	if (verdict == FUNCTION_REDIRECT && !(frame->answers && call->stage == ENDPOINT_INGRESS_STAGE)) {
 		frame->stage = ON_XDP_REDIRECT;
 		if (frame->redirect_ifindex)
 			bpf_redirect(frame->redirect_ifindex, 0);

@@ -6,6 +6,7 @@
 #ifndef MIZAR_FUNCTION_END_H
 #define MIZAR_FUNCTION_END_H
 #include "function_frame.h"
+#include "policy_begun.h"
 #include "trace.h"
 #include "verdict.h"
 

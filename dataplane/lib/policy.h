@@ -7,6 +7,7 @@
 #define MIZAR_POLICY_H
 #include "counters.h"
 #include "event.h"
+#include "policy_begun.h"
 #include "policy_read.h"
 
 _Static_assert((int)POLICY_AUDIT_INGRESS == (int)POLICY_INGRESS && (int)POLICY_AUDIT_EGRESS == (int)POLICY_EGRESS,
@@ -121,6 +122,7 @@ static __always_inline bool insert_policy_flow(struct policy_work *work, uint32_
 	if (bpf_map_update_elem(&policy_flows, &work->key, &work->flow, BPF_NOEXIST))
 		return bpf_map_lookup_elem(&policy_flows, &work->key);	/* another CPU was faster, or the map is full */
 	__sync_fetch_and_add(&count->inserted, 1);
+	work->found |= POLICED_BEGUN;
 	return true;
 }
 
@@ -165,7 +167,8 @@ static __always_inline enum drop_reason judge_again(struct policy_work *work, st
 }
 
 /* Nothing is written where nothing changed. `answer`: it goes the other way than the flow's first packet. */
-static __always_inline void touch_policy_flow(struct policy_flow *flow, uint32_t found, bool answer)
+static __always_inline void touch_policy_flow(const struct policy_work *work, struct policy_flow *flow, uint32_t found,
+					      bool answer)
 {
 	uint32_t jiffies = bpf_jiffies64() >> 8;
 	uint8_t state = flow->state;
@@ -176,8 +179,13 @@ static __always_inline void touch_policy_flow(struct policy_flow *flow, uint32_t
 		state |= POLICY_FLOW_ANSWERED;
 	if (found & POLICED_CLOSES)
 		state |= POLICY_FLOW_CLOSING;
-	if (state != flow->state)
+	if (state != flow->state) {
 		flow->state = state;
+		if (state & POLICY_FLOW_ONE_ANSWER) {	/* this is the one */
+			forget_policy_flow(&work->key, flow->vpc_slot);
+			return;
+		}
+	}
 	if (flow->jiffies != jiffies) {	/* a load; the clock is a call */
 		flow->jiffies = jiffies;
 		flow->stamp = flow_tick();
@@ -235,7 +243,7 @@ __noinline int judge_packet(const struct packet *packet, uint32_t slot, struct p
 	if (flow && again) {
 		ask_for(work, flow->begun & POLICY_FLOW_DIRECTION, true);
 		reason = judge_again(work, flow, policy);
-		touch_policy_flow(flow, work->found, (flow->begun & POLICY_FLOW_DIRECTION) != work->direction);
+		touch_policy_flow(work, flow, work->found, (flow->begun & POLICY_FLOW_DIRECTION) != work->direction);
 		return reason;
 	}
 	ask_for(work, work->direction, false);
@@ -264,6 +272,7 @@ __noinline int admit_fragments(const struct packet *packet, uint32_t slot, uint3
 	generation = policy->generation;
 	work->key.later = 1;
 	write_identifier(&work->key, 0);
+	work->found &= ~POLICED_BEGUN;	/* whose key that is not */
 	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
 	if (flow) {
 		flow->generation = generation;
@@ -271,7 +280,10 @@ __noinline int admit_fragments(const struct packet *packet, uint32_t slot, uint3
 		return 0;
 	}
 	work->flow = (struct policy_flow){ .generation = generation, .begun = direction & POLICY_FLOW_DIRECTION };
-	return !insert_policy_flow(work, packet->vpc_slot);
+	if (!insert_policy_flow(work, packet->vpc_slot))
+		return 1;
+	work->found &= ~POLICED_BEGUN;	/* of all fragments, not of this one */
+	return 0;
 }
 
 static __always_inline uint32_t read_packet(void *frame, void *end, const struct packet *packet, uint64_t who)
@@ -325,7 +337,7 @@ static __always_inline bool is_known(struct policy_work *work, const struct endp
 		if (begun == direction && begun == POLICY_INGRESS && flow->group_set != (uint16_t)(who >> WHO_GROUP_SET))
 			return false;
 	}
-	touch_policy_flow(flow, found, begun != direction);
+	touch_policy_flow(work, flow, found, begun != direction);
 	if (*ended)
 		work->rule = flow->rule;
 	return true;

@@ -20,6 +20,7 @@ enum policed_kind {
 	POLICED_PORTS = 32,	/* the protocol has some */
 	POLICED_MESSAGE = 64,	/* ICMP: message_be is set */
 	POLICED_FIRST = 128,	/* the first of several fragments */
+	POLICED_BEGUN = 256,	/* a flow with that key was inserted for this very packet */
 };
 
 struct policy_work {

@@ -123,6 +123,8 @@ def _ask(here: Droplet, outcome: Outcome, seen: Seen, uid: str, came: bytes) -> 
         drops = _drops(name, seen)
         met.append(Met(name, seen.stage, drops))
         if drops:
+            if seen.stage == "ENDPOINT_INGRESS":
+                here.policy_flows.take_back(seen.vni, uid)
             counted = {key: dict(fields) for key, fields in outcome.counted.items()}
             counted["drop", REFUSED] = {"packets": 1, "bytes": len(came)}
             if seen.vni:

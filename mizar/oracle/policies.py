@@ -135,6 +135,8 @@ class PolicyFlows(dict[PolicyFlowKey, PolicyFlow]):
     def __init__(self, room: Mapping[int, int] | None = None) -> None:
         super().__init__()
         self.room = dict(room or {})
+        self.begun: PolicyFlowKey | None = None
+        """The flow that the packet in hand has begun."""
 
     def insert(self, key: PolicyFlowKey, flow: PolicyFlow) -> bool:
         """A new flow; False when the VPC has no room left."""
@@ -143,4 +145,12 @@ class PolicyFlows(dict[PolicyFlowKey, PolicyFlow]):
             return False
         self.room[key.vni] = left - 1
         self[key] = flow
+        self.begun = None if key.later else key
         return True
+
+    def take_back(self, vni: int, endpoint: str) -> None:
+        """A function of that endpoint refuses the packet in hand: what it has begun has not been."""
+        if self.begun and (self.begun.vni, self.begun.endpoint) == (vni, endpoint):
+            del self[self.begun]
+            self.room[vni] += 1
+        self.begun = None

@@ -53,6 +53,7 @@ def police(
     policy = here.policies.get(uid)
     if policy is None or not (policy.ingress or policy.egress):
         return
+    here.policy_flows.begun = None
     seen = read_policed(inner, direction)
     if seen is None:
         if _set_of(policy, direction):
@@ -148,6 +149,7 @@ def _touch(flow: PolicyFlow, case: _Case) -> None:
 
 def _admit_fragments(here: Droplet, case: _Case) -> None:
     """Fragments behind an allowed first one may pass, too: one entry without ports stands for all of them."""
+    here.policy_flows.begun = None
     key = replace(case.key, own_port=bytes(2), peer_port=bytes(2), later=True)
     flow = here.policy_flows.get(key)
     if flow:

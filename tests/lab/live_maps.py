@@ -37,6 +37,13 @@ def open_policy_verdicts(lab: LabName, droplet: str) -> Iterator[Table[Fields, F
         yield Table("policy_verdicts", fd, struct_codec("policy_verdict_key"), struct_codec("policy_verdict"))
 
 
+@contextlib.contextmanager
+def open_policy_flows(lab: LabName, droplet: str) -> Iterator[Table[Fields, Fields]]:
+    """`policy_flows` of a droplet."""
+    with _pinned(lab, droplet, "policy_flows") as fd:
+        yield Table("policy_flows", fd, struct_codec("policy_flow_key"), struct_codec("policy_flow"))
+
+
 def endpoint_key(vni: int, address: str) -> Fields:
     """The key of an endpoint."""
     return {"vni": vni, "addr": to_mapped(ip_address(address).packed)}
