@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,13 +57,26 @@ def _when(line: str) -> float:
 
 
 def _print(instance: str, line: str, output: Format) -> None:
-    try:
-        said = json.loads(line)
-    except ValueError:
-        said = {"line": line}
+    said = _said(line)
     if output is not Format.TABLE:
-        typer.echo(json.dumps({"instance": instance} | said))
+        typer.echo(json.dumps({"instance": instance} | (said if said is not None else {"line": line})))
         return
-    when = time.strftime("%H:%M:%S", time.gmtime(float(said.get("time", 0))))
+    if said is None:  # cut off, or not of an instance's making: nobody's request goes unseen
+        typer.echo(_shown(f"{instance} {line}"))
+        return
+    when = time.strftime("%H:%M:%S", time.gmtime(_when(line)))
     words = (when, instance, *(said.get(key, "") for key in ("client", "method", "host", "path", "status", "server")))
-    typer.echo(" ".join(str(word) or "-" for word in (*words, f"{said.get('totalMs', '')}ms")))
+    typer.echo(_shown(" ".join(str(word) or "-" for word in (*words, f"{said.get('totalMs', '')}ms"))))
+
+
+def _said(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _shown(text: str) -> str:
+    """Hosts and paths are of clients' making: nothing of them may speak to the terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

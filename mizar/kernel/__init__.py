@@ -21,6 +21,7 @@ netlink        the socket behind the following
 interfaces     facts, addresses, GRO and checksum offload, watch()
 endpoint_link  EndpointLink (the wish), OwnedLink (what an alias tells)
 links          Links(): ensure_endpoint, delete, owned
+host_forwarding  allow(), release(): the droplet forwards for NAT gateways and tunnels alone
 workload       the inner end of a link, behind links
 neighbours     Neighbours(): next_hop, install, read, remove, watch
 features       probe() -> list[Feature]

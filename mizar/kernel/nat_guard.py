@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from mizar.kernel import interfaces, nftables, tunnel_outer
+from mizar.kernel import host_forwarding, interfaces, nftables
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.nat_way import INNER, NEAR, OUTER, PREFIX, Prefix
 from mizar.kernel.netlink import Netlink
 from mizar.model.errors import InvalidError
 
-_TABLE, _GUARD = "mizar_nat", "mizar_nat_guard"
+_TABLE = "mizar_nat"
 _SYSCTL = Path("/proc/sys/net")
-_ALL6 = "ipv6/conf/all/forwarding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,57 +82,34 @@ def keep(namespace: Namespace, text: str) -> None:
 
 def open_host(uplink: str, end: str) -> None:
     """The droplet's stack forwards between its uplink and a gateway's end, and nothing from there reaches the host."""
-    with Namespace.current() as here:
+    with Namespace.current() as here, Netlink() as outside:
         host = f'chain host {{ type filter hook input priority 0; iifname "{PREFIX}*" drop; }}'
         if not _has(here, "inet", _TABLE):
             nftables.apply(f"table inet {_TABLE} {{\n{host}\n}}\n", here)
         _write(f"ipv6/conf/{end}/disable_ipv6", "0")
         for switch in (f"ipv4/conf/{end}/forwarding", f"ipv6/conf/{uplink}/proxy_ndp"):
             _write(switch, "1")
-        others = f'oifname != "{PREFIX}*" oifname != "{tunnel_outer.PREFIX}*"'
-        own = f"iifname {uplink} {others} drop;"
-        _forward(here, "ip", (f"ipv4/conf/{uplink}/forwarding",), own)
+        host_forwarding.allow(outside, here, end, uplink, 4)
         accept = f"ipv6/conf/{uplink}/accept_ra"
         if _read(accept) == "1":  # a router hears advertisements only so
             _write(accept, "2")
-        if _read(_ALL6) == "1" and not _has(here, "ip6", _GUARD):
-            return
         _write(f"ipv6/conf/{end}/force_forwarding", "1")
-        alone = _alone6(uplink)
-        _forward(here, "ip6", alone or (_ALL6,), own if alone else f'iifname != "{PREFIX}*" {others} drop;')
+        host_forwarding.allow(outside, here, end, uplink, 6, router=True)
 
 
-def close_host(uplink: str) -> None:
-    """With the last gateway the host is as it was."""
+def release_host(uplink: str, end: str) -> None:
+    """The host forwards nothing for a gateway any more, whose end is about to go."""
+    with Namespace.current() as here, Netlink() as outside:
+        host_forwarding.release(outside, here, end, uplink)
+
+
+def close_host() -> None:
+    """What kept the last gateway from the host, once its end is gone."""
     with Namespace.current() as here, Netlink() as netlink:
         if any(one.name.startswith(PREFIX) for one in interfaces.listed(netlink)):
             return
-        shared = tunnel_outer.in_use(netlink)
-        switches = ("ip", (f"ipv4/conf/{uplink}/forwarding",)), ("ip6", _alone6(uplink) or (_ALL6,))
-        for family, ours in switches:
-            if _has(here, family, _GUARD):
-                for switch in () if shared else ours:
-                    _write(switch, "0")
-                nftables.apply(f"delete table {family} {_GUARD}\n", here)
         if _has(here, "inet", _TABLE):
             nftables.apply(f"delete table inet {_TABLE}\n", here)
-
-
-def _alone6(uplink: str) -> tuple[str, ...]:
-    """The switches of one interface for IPv6; none where the kernel (before 6.17) has but one for all."""
-    found = (f"ipv6/conf/{uplink}/force_forwarding", f"ipv6/conf/{uplink}/forwarding")
-    return found if _read(found[0]) else ()
-
-
-def _forward(here: Namespace, family: str, switches: tuple[str, ...], others: str) -> None:
-    """Forwards; what did not before lets nothing else pass now."""
-    if all(_read(switch) == "1" for switch in switches):
-        return
-    chain = f"chain through {{ type filter hook forward priority 0; {others} }}"
-    table = f"{family} {_GUARD}"
-    nftables.apply(f"add table {table}\ndelete table {table}\ntable {table} {{\n{chain}\n}}\n", here)
-    for switch in switches:
-        _write(switch, "1")
 
 
 def _has(here: Namespace, family: str, table: str) -> bool:

@@ -24,6 +24,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from mizar.kernel import interfaces, tunnel_link
+from mizar.kernel.host_forwarding import GATEWAYS
 from mizar.kernel.interfaces import RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK, no_link_local, set_link
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Message, Netlink, Order
@@ -34,7 +35,7 @@ Prefix = IPv4Network | IPv6Network
 
 NEAR, INNER, OUTER = "mznat0", "mznat1", "mzout1"
 """In the endpoint's namespace: the stack's end, and the two interfaces of the program."""
-PREFIX = "mznt"
+PREFIX = GATEWAYS
 """Of the droplet's ends."""
 INSIDE_MAC, OUTSIDE_MAC = bytes.fromhex("024d5a000011"), bytes.fromhex("024d5a000012")
 """Of NEAR and of the droplet's end: what is for the second comes from inside, what is for the first from outside."""

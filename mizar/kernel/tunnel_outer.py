@@ -17,7 +17,8 @@ from pathlib import Path
 
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from mizar.kernel import interfaces, nftables
+from mizar.kernel import host_forwarding, interfaces, nftables
+from mizar.kernel.host_forwarding import TUNNELS
 from mizar.kernel.interfaces import RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK, set_link
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, REPLACE, Netlink
@@ -25,11 +26,7 @@ from mizar.model.errors import InvalidError, MizarError, TemporaryError
 
 INNER = "mzouter"
 """How the names of ends in namespaces begin."""
-PREFIX, _GUARD = "mzvo", "mzvo_guard"
-_NAT = "mznt"
-"""Of the ends of NAT gateways (mizar.kernel.nat_way), for which the host may forward too."""
-_MARK = {4: "made to forward: ", 6: "made to forward IPv6: "}
-"""On the droplet's end, with the interface that was."""
+PREFIX = TUNNELS
 _FIRST = {4: ip_address("169.254.0.1"), 6: ip_address("fd6d:697a:6172::1")}
 _SHORT = {4: 30, 6: 126}
 _TABLE, _WORD = {4: "ip", 6: "ip6"}, {4: "ipv4", 6: "ipv6"}
@@ -83,24 +80,15 @@ def is_there(uid: str, namespace: Namespace, version: int) -> bool:
         near, far = interfaces.find(outside, name_of(uid)), interfaces.find(inside, inner_of(uid))
         if near is None or far is None or not near.up or not far.up:
             return False
-        guarded = not _switched(outside, version) or _has_table(here, _GUARD, version)
-        return _has_table(here, near.name, version) and guarded
-
-
-def in_use(netlink: Netlink) -> bool:
-    """Whether there is a pair."""
-    return any(one.name.startswith(PREFIX) for one in interfaces.listed(netlink))
+        return _has_table(here, near.name, version) and host_forwarding.is_guarded(outside, here, version)
 
 
 def remove(uid: str, uplink: str) -> None:
     """The way ends; with the last one the host is as it was."""
     name = name_of(uid)
     with Namespace.current() as here, Netlink() as netlink:
-        pairs = [one.name for one in interfaces.listed(netlink) if one.name.startswith(PREFIX)]
-        for version in _TABLE if set(pairs) <= {name} else ():
-            if (switched := _switched(netlink, version)) or _has_table(here, _GUARD, version):
-                _unguard(here, switched or uplink, version)
-        if name in pairs:  # before its rules: without them it would lead to the host
+        host_forwarding.release(netlink, here, name, uplink)
+        if interfaces.find(netlink, name) is not None:  # before its rules: without them it would lead to the host
             netlink.tell([(set_link(name), RTM_DELLINK, 0, f"remove {name}")])
         for table in _TABLE.values():
             with contextlib.suppress(MizarError):
@@ -183,27 +171,8 @@ def _forward(outside: Netlink, here: Namespace, name: str, uplink: str, version:
         elif (path := conf / name / switch).exists():
             path.write_text("1")
 
-    def on(path: Path) -> bool:
-        return path.exists() and path.read_text().strip() != "0"
-
     here.run(open_own)
-    off = not here.run(lambda: on(conf / uplink / switch) or (version == 6 and on(conf / "all/forwarding")))
-    if not off and not _switched(outside, version) and not _has_table(here, _GUARD, version):
-        return  # the host forwards of its own accord
-    # Before all else each pair says whose doing it is: rules can be taken away by whoever restarts a firewall.
-    outside.tell([(set_link(name, alias=_MARK[version] + uplink), RTM_SETLINK, 0, f"mark {name}")])
-    table = f"{_TABLE[version]} {_GUARD}"
-    guard = f'iifname {uplink} oifname != "{PREFIX}*" oifname != "{_NAT}*" drop;'
-    chain = f"chain through {{ type filter hook forward priority 0; {guard} }}"
-    nftables.apply(f"add table {table}\ndelete table {table}\ntable {table} {{\n{chain}\n}}\n", here)
-    if off:
-        here.run(lambda: (conf / uplink / switch).write_text("1"))
-
-
-def _switched(outside: Netlink, version: int) -> str:
-    """The interface that was made to forward for pairs; empty for none."""
-    marks = (one.alias for one in interfaces.listed(outside) if one.name.startswith(PREFIX))
-    return next((mark.removeprefix(_MARK[version]) for mark in marks if mark.startswith(_MARK[version])), "")
+    host_forwarding.allow(outside, here, name, uplink, version)
 
 
 def _has_table(here: Namespace, name: str, version: int) -> bool:
@@ -211,15 +180,3 @@ def _has_table(here: Namespace, name: str, version: int) -> bool:
         nftables.apply(f"list table {_TABLE[version]} {name}\n", here)
         return True
     return False
-
-
-def _unguard(here: Namespace, uplink: str, version: int) -> None:
-    """The host forwards no more, and then the guard goes: never the one without the other."""
-
-    def close() -> None:
-        with contextlib.suppress(FileNotFoundError):  # the interface has gone
-            Path("/proc/sys/net", _WORD[version], "conf", uplink, _SWITCH[version]).write_text("0")
-
-    here.run(close)
-    table = f"{_TABLE[version]} {_GUARD}"
-    nftables.apply(f"add table {table}\ndelete table {table}\n", here)

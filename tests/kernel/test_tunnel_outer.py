@@ -54,12 +54,12 @@ def test_rules_that_somebody_took_away_are_missed_and_made_anew(host: Namespace,
     def there() -> bool:
         return host.run(lambda: tunnel_outer.is_there("u1", workload, 4))
 
-    assert (there(), forwards(host), has(host, "mzvo_guard")) == (True, True, True)
+    assert (there(), forwards(host), has(host, "mizar_forward")) == (True, True, True)
     nftables.apply("flush ruleset\n", host)
     assert not there()
     ensure(host, "u1", workload)
-    assert (there(), has(host, "mzvo_guard"), has(host, tunnel_outer.name_of("u1"))) == (True, True, True)
-    nftables.apply("delete table ip mzvo_guard\n", host)
+    assert (there(), has(host, "mizar_forward"), has(host, tunnel_outer.name_of("u1"))) == (True, True, True)
+    nftables.apply("delete table ip mizar_forward\n", host)
     assert not there()
     nftables.apply("flush ruleset\n", host)
     host.run(lambda: tunnel_outer.remove("u1", UPLINK))
@@ -72,12 +72,12 @@ def test_the_last_one_leaves_the_host_as_it_was(host: Namespace, workload: Names
         ensure(host, "u1", workload)
         ensure(host, "u2", second, port=4501)
         host.run(lambda: tunnel_outer.remove("u1", UPLINK))
-        assert (forwards(host), has(host, "mzvo_guard")) == (True, True)
+        assert (forwards(host), has(host, "mizar_forward")) == (True, True)
         host.run(lambda: tunnel_outer.remove("u2", UPLINK))
-        assert (forwards(host), has(host, "mzvo_guard")) == (False, False)
+        assert (forwards(host), has(host, "mizar_forward")) == (False, False)
         host.run(lambda: Path(f"/proc/sys/net/ipv4/conf/{UPLINK}/forwarding").write_text("1"))
         ensure(host, "u1", workload)
-        assert not has(host, "mzvo_guard")
+        assert not has(host, "mizar_forward")
         host.run(lambda: tunnel_outer.remove("u1", UPLINK))
         assert forwards(host)
 
@@ -98,12 +98,12 @@ def test_the_same_by_ipv6(host: Namespace, workload: Namespace) -> None:
     assert host.run(lambda: tunnel_outer.is_there("u6", workload, 6))
     assert host.run(lambda: tunnel_outer.is_there("u1", workload, 4))
     assert host.run(lambda: switch.read_text().strip()) == "1"
-    nftables.apply("list table ip6 mzvo_guard\n", host)
+    nftables.apply("list table ip6 mizar_forward\n", host)
     for uid in ("u1", "u6"):
         host.run(lambda uid=uid: tunnel_outer.remove(uid, UPLINK))  # type: ignore[misc]
     assert host.run(lambda: switch.read_text().strip()) == "0"
     with pytest.raises(InvalidError):
-        nftables.apply("list table ip6 mzvo_guard\n", host)
+        nftables.apply("list table ip6 mizar_forward\n", host)
     assert not forwards(host)
 
 

@@ -141,6 +141,7 @@ class NatGateway:
 
     def _build(self) -> None:
         with self._way() as way:
+            self._record(way)
             self._guard(way)
             nat_way.build(way)
             nat_guard.open_host(way.uplink, nat_way.name_of(way.uid))
@@ -155,11 +156,15 @@ class NatGateway:
             nat_guard.keep(way.namespace, text)
             self._rules = text
 
+    def _record(self, way: Way) -> None:
+        """What is recorded is at least what the droplet does for it, however far it came."""
+        record = json.dumps({"uplink": way.uplink, "public": [str(one) for one in way.public]})
+        file = self._home / RECORD
+        if not file.exists() or file.read_text() != record:
+            file.write_text(record)
+
     def _attract(self) -> None:
-        """What is recorded is at least what is attracted."""
         with self._way() as way:
-            record = {"uplink": way.uplink, "public": [str(one) for one in way.public]}
-            (self._home / RECORD).write_text(json.dumps(record))
             if new := nat_way.attract(way):
                 with Netlink() as here:
                     uplink = interfaces.get(here, way.uplink)

@@ -28,8 +28,9 @@ def let_go(home: Path, uid: str) -> None:
     """The droplet attracts nothing for an instance any more. Called in the droplet's namespace."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         record = json.loads((home / RECORD).read_text())
+        nat_guard.release_host(record["uplink"], nat_way.name_of(uid))
         nat_way.remove(uid, record["uplink"], [ip_address(text) for text in record["public"]])
-        nat_guard.close_host(record["uplink"])
+        nat_guard.close_host()
         (home / RECORD).unlink()
 
 
