@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from mizar.model import drop_reasons
 from mizar.oracle.outcome import Step
 from mizar.oracle.tables import Droplet, Vpc
 from tests.oracle import build, golden
@@ -24,13 +23,28 @@ from tests.oracle.substrates import SUBSTRATES, in_ipv6, move
 from tests.oracle.test_golden import droplet
 
 pytestmark = pytest.mark.root
-SUBSTRATE = {"SUBSTRATE_SOURCE", "SUBSTRATE_DESTINATION", "FOREIGN_SUBSTRATE"}
-PROXY = {f"PROXY_{name}" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")}
-"""Of a program that these two doors do not lead into."""
-NOT_IN_A_TEST_RUN = {"DELIVERY_FAILED", "REWRITE_FAILED", "BYPASS_SUBSTRATE"} | PROXY | SUBSTRATE
-"""The kernel's own refusals, and a frame whose endpoint leaves between two programs."""
-OF_FUNCTIONS = {"FUNCTION_REFUSED", "FUNCTION_MISSING"}
-"""None is attached here: test_functions.py."""
+SWEPT: set[str] = {
+    "ARP_MALFORMED", "ARP_UNANSWERED", "DUPLICATE_ADDRESS_PROBE", "ENDPOINT_UNKNOWN", "GENEVE_CONTROL",
+    "GENEVE_CRITICAL_OPTION", "GENEVE_OPTIONS_TRUNCATED", "GENEVE_OPTION_LENGTH", "GENEVE_PROTOCOL", "GENEVE_VERSION",
+    "INNER_ETHERTYPE", "INNER_IP_HEADER", "INNER_IP_LENGTH", "INNER_MULTICAST", "INNER_TRUNCATED", "ND_MALFORMED",
+    "ND_UNANSWERED", "OUTER_IP_HEADER", "OUTER_TRUNCATED", "OUTER_UDP_LENGTH", "RETURNED_STRANGE", "SPOOFED_ADDRESS",
+    "SPOOFED_ARP", "SPOOFED_MAC", "SPOOFED_ND", "TUNNEL_TRUNCATED", "UNKNOWN_SENDER", "UNKNOWN_VNI",
+}  # fmt: skip
+"""Why each droplet here refuses frames that differ a little from good ones. Other reasons: test_reached.py."""
+SWEPT_STEPS = {Step.BOUNCE, Step.TO_BOUNCER, Step.DIVIDE, Step.TO_DIVIDER, Step.DELIVER, Step.ROUTER}
+BESIDE: dict[str, set[object]] = {
+    "droplet": {Step.BOUNCE, Step.TO_DIVIDER},
+    "hosting": {Step.TO_BOUNCER, Step.TO_DIVIDER},
+    "dividing": {Step.DIVIDE, "NETWORK_UNKNOWN"},
+}
+"""What one of them does beside that."""
+OFTEN = {
+    "AGENT_UNCONFIGURED", "ARP_MALFORMED", "ENDPOINT_UNKNOWN", "INNER_IP_HEADER", "INNER_IP_LENGTH", "INNER_MULTICAST",
+    "INNER_TRUNCATED", "NETWORK_UNKNOWN", "OUTER_IP_HEADER", "PEERING_NOT_TRANSITIVE", "SPOOFED_ADDRESS", "SPOOFED_MAC",
+    "UNKNOWN_SENDER", "UNKNOWN_VNI", Step.BOUNCE, Step.DELIVER, Step.TO_DIVIDER,
+}  # fmt: skip
+"""What hundreds of any generated packets come to, whichever they are: their draws follow from more than this file, so
+what is rare among them is asked for elsewhere."""
 
 
 def hosting() -> Droplet:
@@ -82,12 +96,14 @@ def test_every_octet_and_every_length_of_a_golden_frame(
 
 @pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
 def test_everything_that_a_droplet_does_or_refuses(real: RealDroplet, here: Callable[[], Droplet]) -> None:
-    """Every octet a little different, and every length."""
-    tables = here()
+    """Every octet a little different, and every length. All that SWEPT names is seen."""
+    tables, seen = here(), set[object]()
     real.fill(tables)
     for each in seeds():
-        check(real, tables, [each])
-        check(real, tables, octet_by_octet(each, frozenset()))
+        for outcome in (*check(real, tables, [each]), *check(real, tables, octet_by_octet(each, frozenset()))):
+            seen |= {outcome.reason, outcome.step}
+    missed = (SWEPT | BESIDE[here.__name__] | {Step.DELIVER, Step.ROUTER}) - seen
+    assert not missed, f"the frames miss {missed}"
 
 
 @pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
@@ -139,9 +155,8 @@ def try_cases(programs: RealDroplet, substrate: str) -> Counter[object]:
 
 
 def test_the_programs_do_what_the_oracle_says(real: RealDroplet, real6: RealDroplet, real46: RealDroplet) -> None:
-    """Any droplets and packets on each substrate; they reach nearly every step and reason."""
+    """Any droplets and packets on each substrate. What they have to reach is little: test_reached.py has the rest."""
     seen: Counter[object] = Counter()
     for substrate, programs in zip(SUBSTRATES, (real, real6, real46), strict=True):
         seen += try_cases(programs, substrate)
-    missed = {*drop_reasons.by_name(), *Step} - NOT_IN_A_TEST_RUN - OF_FUNCTIONS - seen.keys()
-    assert len(missed) <= len(drop_reasons.by_name()) // 5, f"the cases miss {missed}"
+    assert not OFTEN - seen.keys(), f"the cases miss {OFTEN - seen.keys()}"
