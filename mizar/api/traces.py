@@ -32,7 +32,9 @@ class EndpointName(Shape):
 class TraceRequest(Shape):
     """Which packet."""
 
-    source: EndpointName
+    source: EndpointName | str = Field(
+        description="An endpoint; or as text an address outside of all VPCs: the destination is a public address."
+    )
     destination: EndpointName | str | None = Field(
         default=None, description="An endpoint, or an address as text. Left out: as the frame says."
     )
@@ -41,16 +43,19 @@ class TraceRequest(Shape):
     destination_port: int = Field(default=80, ge=0, le=65535)
     size: int = Field(default=0, ge=0, le=MOST_BYTES, description="Bytes of the IP packet; 0: a short one.")
     frame: str = Field(default="", max_length=2 * 65550, description="Hex: a whole frame that the source is to send.")
+    droplet: str = Field(default="", max_length=63, description="From outside: the droplet that takes the packet.")
     live: bool = Field(default=False, description="Send it, and compare what happens with what was predicted.")
 
 
 def question_of(request: TraceRequest) -> Question:
     """The question that a request asks. Raises InvalidError."""
+    if request.droplet and not isinstance(request.source, str):
+        raise InvalidError(Problem("only what comes from outside is asked of a droplet", field="droplet"))
     to: Ref | bytes | None
     if isinstance(request.destination, EndpointName):
         to = Ref("Endpoint", request.destination.tenant, request.destination.name)
     else:
-        to = _address(request.destination) if request.destination else None
+        to = _address(request.destination, "destination") if request.destination else None
     try:
         frame = bytes.fromhex(request.frame)
     except ValueError as error:
@@ -60,14 +65,18 @@ def question_of(request: TraceRequest) -> Question:
     if frame and len(frame) < 14:
         raise InvalidError(Problem("a frame has at least 14 bytes", field="frame"))
     asked = Asked(request.protocol, request.source_port, request.destination_port, request.size)
-    return Question(Ref("Endpoint", request.source.tenant, request.source.name), to, asked, frame, request.live)
+    if isinstance(request.source, str):
+        source: Ref | bytes = _address(request.source, "source")
+    else:
+        source = Ref("Endpoint", request.source.tenant, request.source.name)
+    return Question(source, to, asked, frame, request.live, request.droplet)
 
 
-def _address(text: str) -> bytes:
+def _address(text: str, field: str) -> bytes:
     try:
         return ip_address(text).packed
     except ValueError as error:
-        raise InvalidError(Problem(f"{text!r} is no address", field="destination")) from error
+        raise InvalidError(Problem(f"{text!r} is no address", field=field)) from error
 
 
 def answer(manager: Manager) -> Callable[[TraceRequest, Caller], Any]:

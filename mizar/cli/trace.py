@@ -39,14 +39,23 @@ def _complete_endpoint(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def trace(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(help="Endpoint that sends: tenant/name, or name with -t.", autocompletion=_complete_endpoint),
-    ],
+    ] = None,
     destination: Annotated[
         str | None,
         typer.Argument(help="Endpoint, or an address in the source's VPC.", autocompletion=_complete_endpoint),
     ] = None,
-    protocol: Annotated[Protocol, typer.Option("--proto", help="What is sent.")] = Protocol.ICMP,
+    outside: Annotated[
+        str | None, typer.Option("--from", help="In place of SOURCE: an address of a client outside of all VPCs.")
+    ] = None,
+    public: Annotated[
+        str | None, typer.Option("--to", help="In place of DESTINATION: an address, or address:port, [address]:port.")
+    ] = None,
+    droplet: Annotated[
+        str, typer.Option("--droplet", help="With --from: where the packet comes in; else at any that it may.")
+    ] = "",
+    protocol: Annotated[Protocol, typer.Option("--proto", "--protocol", help="What is sent.")] = Protocol.ICMP,
     sport: Annotated[int, typer.Option("--sport", min=0, max=65535, help="Source port; of an echo, its id.")] = 40000,
     dport: Annotated[int, typer.Option("--dport", min=0, max=65535, help="Destination port.")] = 80,
     size: Annotated[int, typer.Option("--size", min=0, help="Bytes of the IP packet; 0: a short one.")] = 0,
@@ -63,9 +72,24 @@ def trace(
     output: Output = Format.TABLE,
 ) -> None:
     """Show which way a packet takes, as the droplets' tables are now: each hop, what it does, and why it ends."""
-    ref = named(kind_named("Endpoint"), source, tenant)
+    if (source is None) == (outside is None):
+        raise typer.BadParameter("give an endpoint, or an address outside with --from", param_hint="SOURCE")
+    if public is not None and destination is not None:
+        raise typer.BadParameter("give one destination", param_hint="--to")
+    if public is not None:
+        destination, dport = _end(public, dport)
+    owner = ""
+    sender: str | dict[str, str]
+    if source is None:
+        sender = _address(outside or "", "--from")
+        if destination is not None:
+            _address(destination, "--to")
+    else:
+        ref = named(kind_named("Endpoint"), source, tenant)
+        sender, owner = {"tenant": ref.tenant, "name": ref.name}, ref.tenant
     question: dict[str, Any] = {
-        "source": {"tenant": ref.tenant, "name": ref.name},
+        "source": sender,
+        "droplet": droplet,
         "protocol": protocol.value,
         "sourcePort": sport,
         "destinationPort": dport,
@@ -73,7 +97,7 @@ def trace(
         "live": live,
     }
     if destination is not None:
-        question["destination"] = _destination(destination, ref.tenant)
+        question["destination"] = _destination(destination, owner)
     if from_file is not None:
         question["frame"] = _frame(from_file, frame).hex()
     elif destination is None:
@@ -85,6 +109,24 @@ def trace(
         _write(svg, draw(found))
     if not found["ok"]:
         raise typer.Exit(FAILED)
+
+
+def _address(text: str, option: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no address", param_hint=option) from error
+
+
+def _end(text: str, port: int) -> tuple[str, int]:
+    """`address`, `address:port` or `[address]:port`, and the port that is meant where none is said."""
+    address, _, said = text.rpartition(":")
+    if text.startswith("[") or text.count(":") == 1:
+        address, said = (text, "") if text.endswith("]") else (address, said)
+        if said and not (said.isdecimal() and int(said) <= 65535):
+            raise typer.BadParameter(f"{said!r} is no port", param_hint="--to")
+        return address.strip("[]"), int(said) if said else port
+    return text, port
 
 
 def _destination(text: str, tenant: str) -> str | dict[str, str]:

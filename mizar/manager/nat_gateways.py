@@ -207,6 +207,23 @@ def _forwards(registry: Registry, gateway: NatGateway) -> Iterator[NatForwardEnt
                 yield NatForwardEntry(_PROTOCOLS[one.protocol], public, one.port, address, port)
 
 
+def forward_of(
+    registry: Registry, gateway: NatGateway, protocol: str, public: bytes, port: int
+) -> tuple[PortForwardSpec, bytes] | None:
+    """The forward that takes what comes for a public address, and the address of its endpoint that is there now."""
+    for one in gateway.spec.port_forwards:
+        mine = [one.address] if one.address else gateway.status.addresses
+        item = registry.find(Ref("Endpoint", gateway.tenant, one.endpoint))
+        if (one.protocol, one.port) != (protocol, port) or public not in [ip_address(text).packed for text in mine]:
+            continue
+        if item is None or item.deleting or not isinstance(item.resource, Endpoint):
+            continue
+        found = (ip_address(text).packed for text in item.resource.status.addresses)
+        if to := next((address for address in found if len(address) == len(public)), None):
+            return one, to
+    return None
+
+
 def forwarding_to(registry: Registry, endpoint: Item) -> list[Item]:
     """The gateways with forwards to an endpoint."""
     return [

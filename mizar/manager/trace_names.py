@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
+from mizar.manager import address_pools
 from mizar.manager.droplet_link import Link
 from mizar.manager.nat_gateways import way_out
 from mizar.manager.policies import Policies
 from mizar.manager.policy_names import PolicyNames, sentence
-from mizar.manager.registry import Item, Registry
+from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.vpns import carrier_name, connections
-from mizar.model.addresses import parse_mac, parse_prefix, text_of
-from mizar.model.resources import VPC, Droplet, Endpoint, Network
+from mizar.model.address_pool import AddressPool
+from mizar.model.addresses import mac_text, parse_mac, parse_prefix, text_of
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref, Resource
 from mizar.trace.names import Known
 
 
@@ -58,6 +60,8 @@ class RegistryNames:
         item = (
             self._registry.holder(f"address/{vpc.uid}", text_of(address)) if vpc and len(address) in (4, 16) else None
         )
+        if item is None and vpc and len(address) in (4, 16):
+            item = self._balanced(vpc, text_of(address))
         if item is None or not isinstance(item.resource, Endpoint):
             return None
         status = item.resource.status
@@ -90,6 +94,36 @@ class RegistryNames:
             if ip_address(address) in parse_prefix(text)
         ]
         return max(found)[1] if found else way_out(self._registry, vpc.ref, ip_address(address))
+
+    def _balanced(self, vpc: Item, address: str) -> Item | None:
+        """The scaled endpoint of the load balancer of a VPC that has a public address."""
+        owner = self._registry.holder(address_pools.SCOPE, address)
+        if owner is None or owner.resource.kind != "LoadBalancer":
+            return None
+        found = self._registry.find(Ref("Endpoint", owner.resource.tenant, owner.resource.name))
+        network = self._network_of(found.resource) if found else None
+        return found if network and vpc_of(network) == vpc.ref else None
+
+    def _network_of(self, resource: Resource) -> Network | None:
+        item = (
+            self._registry.find(Ref("Network", resource.tenant, resource.spec.network))
+            if isinstance(resource, Endpoint)
+            else None
+        )
+        return item.resource if item and isinstance(item.resource, Network) else None
+
+    def member(self, number: int, mac: bytes) -> str:
+        """`tenant/name` of the endpoint of a VPC that has a MAC."""
+        vpc = self.vpc_item(number)
+        return _name(self._registry.holder(f"mac/{vpc.uid}", mac_text(mac))) if vpc else ""
+
+    def attracting(self, address: bytes) -> tuple[str, ...]:
+        """Names of the droplets of the pool that a public address is of."""
+        for item in self._registry.of_kind("AddressPool"):
+            pool = item.resource
+            if isinstance(pool, AddressPool) and pool.holds(ip_address(address)):
+                return tuple(pool.spec.droplets)
+        return ()
 
     def mtu(self, one: bytes, other: bytes) -> int:
         """What both interfaces have room for; 0 where either has not told."""

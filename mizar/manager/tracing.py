@@ -18,6 +18,7 @@ import grpc
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
 from mizar.manager.live_trace import Listeners
+from mizar.manager.outside_trace import entrance
 from mizar.manager.policy_names import PolicyNames
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.trace_names import RegistryNames
@@ -25,6 +26,7 @@ from mizar.model.addresses import parse_mac, text_of
 from mizar.model.errors import InvalidError, NotFoundError, Problem, TemporaryError
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.oracle.fleet import Hop
+from mizar.oracle.frames import parse_inner
 from mizar.oracle.outcome import Verdict
 from mizar.trace.compare import compare
 from mizar.trace.explain import Explainer
@@ -89,8 +91,10 @@ class Tracing:
     async def trace(self, question: Question, visible: Visible) -> Trace:
         """The packet's way. Raises NotFoundError, InvalidError or TemporaryError with one sentence."""
         operator = visible(Ref("Droplet", "", ""))
+        if isinstance(question.source, bytes):
+            return await self._from_outside(question, question.source, visible)
         source, endpoint = self._endpoint(question.source, visible)
-        vpc = self._vpc(endpoint)
+        vpc = self._vpc(endpoint.tenant, endpoint.spec.network)
         if endpoint.spec.type != "simple" or not endpoint.status.host:
             raise InvalidError(
                 Problem("it sends nothing by itself: trace from a simple endpoint", resource=str(source.ref))
@@ -117,10 +121,42 @@ class Tracing:
             shorter = self._shorter(question, endpoint, to)
             found = await self._live(live, prediction, asked, found, shorter, operator=operator)
         found = _meant(found, wanted)
+        ends = frozenset({source.ref, *(one.ref for one in self._registry_at(number, to))})
+        return self._finished(found, prediction, vpc, ends, visible)
+
+    async def _from_outside(self, question: Question, client: bytes, visible: Visible) -> Trace:
+        """The way of what somebody on the substrate sends to a public address."""
+        way_in = entrance(self._registry, self._link, question, visible)
+        vpc = self._vpc(way_in.owner.resource.tenant, way_in.network)
+        assert isinstance(question.destination, bytes)
+        name, to = text_of(client), text_of(question.destination)
+        shown = packet_text(parse_inner(way_in.frame(bytes(6))))
+        if way_in.ending:
+            ending = Ending(False, way_in.ending)
+            return Trace(name, to, shown, way_in.before(self._names.vpc(vpc.number or 0)), ending)
+        droplet = self._names.address_of(way_in.droplet)
+        live = Live(_Daemons(self._names, self._link, way_in.uid), frozenset({vpc.number or 0}))
+        await live.read(droplet)
+        if droplet in live.silent:
+            problem = "; ".join(one.message for one in live.silent[droplet].problems)
+            raise TemporaryError(Problem(f"droplet {way_in.droplet} cannot be asked: {problem}"))
+        itself = live.rows[droplet].itself
+        ifindex = int(itself["ifindex"])
+        if way_in.uid and not ifindex:
+            raise TemporaryError(Problem(f"{way_in.droplet} has no interface of it (any more)", resource=way_in.uid))
+        prediction = await live.predict(droplet, ifindex, way_in.inside(bytes.fromhex(itself["mac"])))
+        found = Trace(name, to, shown, *self._explained(prediction, ifindex))
+        ends = frozenset({way_in.owner.ref})
+        found = self._finished(found, prediction, vpc, ends, visible)
+        return replace(found, hops=(*way_in.before(self._names.vpc(vpc.number or 0)), *found.hops))
+
+    def _finished(
+        self, found: Trace, prediction: Prediction, vpc: VPC, ends: frozenset[Ref], visible: Visible
+    ) -> Trace:
+        """With what functions and protection do, as far as the caller may hear it."""
         hops = map(partial(self._with_protection, vpc), found.hops, prediction.way.hops)
         found = replace(found, hops=tuple(hops))
-        if operator:
-            ends = frozenset({source.ref, *(one.ref for one in self._registry_at(number, to))})
+        if visible(Ref("Droplet", "", "")):
             found = replace(
                 found, hops=tuple(map(partial(self._with_functions, vpc, ends), found.hops, prediction.way.hops))
             )
@@ -261,13 +297,13 @@ class Tracing:
             raise NotFoundError(Problem("there is no such object", resource=str(ref)))
         return item, item.resource
 
-    def _vpc(self, endpoint: Endpoint) -> VPC:
-        network = self._registry.find(Ref("Network", endpoint.tenant, endpoint.spec.network))
+    def _vpc(self, tenant: str, name: str) -> VPC:
+        network = self._registry.find(Ref("Network", tenant, name))
         found = (
             self._registry.find(vpc_of(network.resource)) if network and isinstance(network.resource, Network) else None
         )
         if found is None or not isinstance(found.resource, VPC):
-            raise NotFoundError(Problem("its VPC is gone", resource=str(endpoint.ref)))
+            raise NotFoundError(Problem("its VPC is gone", resource=str(Ref("Network", tenant, name))))
         return found.resource
 
     def _destination(self, question: Question, source: Endpoint, visible: Visible) -> tuple[tuple[bytes, ...], str]:

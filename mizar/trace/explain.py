@@ -27,6 +27,7 @@ from mizar.oracle.transit import transit
 from mizar.trace.judged import said
 from mizar.trace.names import Names
 from mizar.trace.predict import Prediction
+from mizar.trace.public import answered, chosen, public_at
 from mizar.trace.report import Ending, HopReport
 from mizar.trace.sight import Sight, changes, look
 
@@ -130,7 +131,8 @@ class Explainer:
         if one.direction is Direction.EGRESS:
             return vni, inner.source
         number = self._crossed(here, vni, inner.destination)
-        found = here.endpoints.get((number, inner.destination))
+        public = inner.destination in here.public  # nobody has asked for its entry in `endpoints`
+        found = None if public else here.endpoints.get((number, inner.destination))
         if found is not None and found.service is None:
             return number, inner.destination
         agents = (agent for agent in here.agents.values() if agent.uid == one.uid)  # a member, or an appliance
@@ -139,11 +141,13 @@ class Explainer:
 
     def _number(self, number: int, hop: Hop, before: Sight) -> int:
         """The VPC in which a packet comes to a hop."""
+        here = self.prediction.droplets[hop.droplet]
         if hop.program == "agent":
             sender = self.prediction.droplets[hop.droplet].agents.get(self.ifindex)
             return sender.vni if sender else 0
         if hop.program == "transit":
-            return before.vni
+            public = public_at(here, hop.arrived)
+            return public.vni if public else before.vni
         handover = self.prediction.way.hops[number - 1].outcome.handover
         return handover.vni if handover else 0
 
@@ -158,9 +162,12 @@ class Explainer:
         """Which entry decided."""
         outcome, step = hop.outcome, hop.outcome.step
         if hop.program == "deliver":
-            return "agents: the interface is still this endpoint's" if not outcome.reason else ""
+            said = "agents: the interface is still this endpoint's"
+            return "" if outcome.reason else said + answered(hop, self._name(hop.droplet))
         if hop.program == "proxy":
             return "proxy_flows: the flow's other side"
+        if hop.program == "transit" and (public := public_at(here, hop.arrived)):
+            return chosen(here, public, hop, self.prediction.rows.get(here.address), self.names)
         if before.inner is None or step is None:
             return ""
         to, number = before.inner.destination, self._crossed(here, vni, before.inner.destination)

@@ -56,6 +56,14 @@ class Names(Protocol):
         """Which endpoint of a VPC carries the VPN connection, or the NAT gateway, to an address outside; or empty."""
         ...
 
+    def member(self, number: int, mac: bytes) -> str:
+        """`tenant/name` of the endpoint of a VPC that has a MAC."""
+        ...
+
+    def attracting(self, address: bytes) -> tuple[str, ...]:
+        """Names of the droplets that should attract a public address."""
+        ...
+
     def mtu(self, one: bytes, other: bytes) -> int:
         """Bytes of the longest IP packet that the interfaces of two droplets have room for; 0: not known."""
         ...

@@ -71,13 +71,16 @@ class Live:
         self.rows[droplet] = rows
 
     async def predict(self, droplet: bytes, ifindex: int, frame: bytes) -> Prediction:
-        """The way of a frame that an endpoint of a droplet sends. The droplet must have been read."""
+        """The way of a frame that an endpoint of a droplet sends; for interface 0: somebody on the substrate, to it.
+
+        The droplet must have been read.
+        """
         for _ in range(MOST_ROUNDS):
             known = {address: droplet_of(rows) for address, rows in self.rows.items()}
             fleet = Fleet(())
             fleet.droplets = _Droplets(self, known)
             try:
-                way = fleet.send(droplet, ifindex, frame)
+                way = fleet.send(droplet, ifindex, frame) if ifindex else fleet.inject(droplet, frame)
             except NeedError as need:
                 await self.read(need.droplet, need.point)
                 continue

@@ -23,6 +23,7 @@ from mizar.oracle.tables import (
     Member,
     Network,
     Proxy,
+    PublicAddress,
     Service,
     Tunnel,
     Vpc,
@@ -104,6 +105,7 @@ class _Droplet:
                 (key["vni"], address_of(key["addr"]), key["protocol"], _port(key["port_be"])): _port(value["target_be"])
                 for key, value in rows.items("listeners")
             },
+            public=self.public(),
             policies=policies_of(rows, own),
             policy_flows=AskedPolicyFlows(self.room("policy"), rows, own),
             network_acls=network_acls_of(rows, own),
@@ -184,6 +186,22 @@ class _Droplet:
         members = tuple(self.member(place) for place in slots)
         near_places = tuple(numbers[place] for place in near["place"]) if near else ()
         return Service(members, tuple(numbers[place] for place in value["place"]), near_places, *_ways(value["flags"]))
+
+    def public(self) -> dict[bytes, PublicAddress]:
+        inside: dict[int, list[tuple[bytes, int]]] = {}
+        for key, _ in self.rows.items("public_inside"):
+            address = address_of(key["addr"])
+            length = key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)
+            inside.setdefault(_vni_of(key["table_be"]), []).append((address, length))
+        return {
+            address_of(key["addr"]): PublicAddress(
+                value["vni"],
+                self.service(value["service"]),
+                tuple(inside.get(value["service"], ())),
+                value["wire_vni"] if value["wire_vni"] != value["vni"] else 0,
+            )
+            for key, value in self.rows.items("public_addresses")
+        }
 
     def flow(self, value: Fields) -> Member | AnsweredAs:
         if any(bytes.fromhex(value["addr"])):

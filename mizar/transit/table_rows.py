@@ -75,6 +75,9 @@ class _Reader:
         yield from self.substrate()
         yield from self.listeners()
         services: set[int] = set()
+        for row in self.public():
+            services |= {row[2]["service"]} if row[0] == "public_addresses" else set()
+            yield row
         for key in keys:
             value = getattr(self.tables, key.table).get(key.key)
             yield key.table, key.key, value
@@ -169,6 +172,18 @@ class _Reader:
         for key, value in self.tables.listeners.items():
             if key["vni"] in self.vnis:
                 yield "listeners", key, value
+
+    def public(self) -> Iterator[Row]:
+        """What this droplet attracts for load balancers of the VPCs, and prefixes that nobody outside has."""
+        if not self.tables.public_switch.get(0):
+            return
+        found = [(key, value) for key, value in self.tables.public_addresses.items() if value["vni"] in self.vnis]
+        services = {value["service"] for _, value in found}
+        for key, value in found:
+            yield "public_addresses", key, value
+        for prefix, one in self.tables.public_inside.items() if found else ():
+            if int.from_bytes(prefix["table_be"].to_bytes(4, sys.byteorder), "big") in services:
+                yield "public_inside", prefix, one
 
     def services(self, slots: set[int]) -> Iterator[Row]:
         members: set[int] = set()

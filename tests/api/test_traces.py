@@ -66,6 +66,34 @@ async def test_a_question_is_answered_or_refused_in_a_sentence(site: Site) -> No
 
 
 @pytest.mark.asyncio
+async def test_who_asks_from_outside_asks_about_a_public_address_of_its_own(site: Site) -> None:
+    """A stranger's public address is nobody's; what cannot be asked from outside is refused in a sentence."""
+    public = "203.0.113.10"
+    pool = _object("AddressPool", "edge", prefixes=["203.0.113.0/28"], tenants=["blue"], droplets=["d1"])
+    shop = _object(
+        "LoadBalancer", "shop", "blue", network="net", listeners=[{"port": 80}], members=[{"endpoint": "a"}],
+        public={"pool": "edge", "addresses": [public]},
+    )  # fmt: skip
+
+    def work() -> None:
+        with site.client() as admin, site.certified("tenant-red") as red, site.certified("tenant-blue") as blue:
+            admin.apply([*objects(site), pool, shop])
+            admin.wait([Ref("Endpoint", "blue", "a"), Ref("LoadBalancer", "blue", "shop")], 20.0)
+            stranger, nobody = (refused(red, source="192.0.2.1", destination=f"203.0.113.1{end}") for end in (0, 1))
+            assert str(stranger) == str(nobody).replace("203.0.113.11", public)
+            assert type(stranger) is type(nobody) is NotFoundError
+            for client in (admin, blue):
+                asked = {"source": "192.0.2.1", "destination": public}
+                for more in ({"live": True}, {"droplet": "d9"}, {"frame": "00" * 60}, {"source": "fd00::1"}):
+                    assert isinstance(refused(client, **(asked | more)), InvalidError), more
+                assert isinstance(refused(client, source="192.0.2.1", destination=A), InvalidError)
+                assert isinstance(refused(client, source="nobody", destination=public), InvalidError)
+                assert isinstance(refused(client, destination="10.0.1.2", droplet="d1"), InvalidError)
+
+    await aside(work)
+
+
+@pytest.mark.asyncio
 async def test_a_droplet_that_is_silent_is_named(site: Site) -> None:
     """The source's own droplet is gone: a sentence that says which."""
 

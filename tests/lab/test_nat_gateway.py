@@ -129,6 +129,14 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
         with Client(lab.server_url) as client:
             found = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": WORLD4})
             assert f"NatGateway blue/out sends it into the world as {PUBLIC4}" in found["ending"]
+            for far, address in ((WORLD4, PUBLIC4), (WORLD6, PUBLIC6)):
+                asked = {"source": far, "destination": address, "protocol": "tcp", "destinationPort": 80}
+                way = client.trace(asked)
+                assert way["ok"], way
+                assert "portForwards of blue/out: tcp 80 → blue/web" in way["hops"][0]["table"]
+                assert way["ending"].startswith("delivered to blue/web on")
+            ending = client.trace(asked | {"protocol": "udp"})["ending"]
+            assert "NAT gateway blue/out has no forward of udp 80" in ending
         with Client(lab.server_url) as client:
             client.delete("NatGateway", "out", "blue")
             client.wait([Ref("NatGateway", "blue", "out")], 30, until="gone")

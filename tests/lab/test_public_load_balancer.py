@@ -5,8 +5,11 @@ objects are those of examples/load-balancer-public.yaml: d3 and d4 attract the a
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +20,7 @@ from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
+from mizar.model.errors import NotFoundError
 from tests.lab.conftest import leftovers, wait_until
 from tests.lab.test_load_balancer import LIMIT_S, SERVERS, Balanced
 from tests.lab.test_scaled import family_of, said
@@ -84,6 +88,39 @@ def test_clients_outside_reach_members_and_are_answered_straight(public: Public)
             frames.append(seen.recv(2048))
     assert [frame for frame in frames if frame[36:38] == (6081).to_bytes(2, "big")]  # requests, which go on from there
     assert not [frame for frame in frames if frame[26:30] in sources or frame[22:38] in sources]
+    the_way_in_is_explained(public)
+
+
+def the_way_in_is_explained(public: Public) -> None:
+    """`mizar trace` from outside: by each droplet of the pool, of both families, and of what is refused."""
+    with Client(public.name.server_url) as client:
+        ways = zip(("172.31.0.6", "fd31::6"), PUBLIC, strict=True)
+        for droplet, (outside, address) in itertools.product(("d3", "d4"), ways):
+            question = {"source": outside, "destination": address, "protocol": "tcp", "droplet": droplet}
+            found = client.trace(question)
+            assert found["ok"], found
+            assert found["hops"][0]["droplet"] == droplet
+            assert f"{address} is blue/shop's, attracted by d3, d4" in found["hops"][0]["table"]
+            assert "listeners: tcp 80 → members' port 8080" in found["hops"][0]["table"]
+            last = found["hops"][-1]
+            member = {"d1": "blue/web-1", "d2": "blue/web-2"}[last["droplet"]]
+            assert f"services: {member} on {last['droplet']} takes it" in found["hops"][0]["table"]
+            assert found["ending"] == f"delivered to {member} on {last['droplet']}"
+            assert f"the answer leaves {last['droplet']} straight" in last["table"]
+        for protocol, source, reason in (("icmp", "172.31.0.6", "NO_LISTENER"), ("udp", INSIDE, "PUBLIC_SOURCE")):
+            found = client.trace(
+                {"source": source, "destination": PUBLIC[0], "protocol": protocol, "destinationPort": 53}
+            )
+            assert not found["ok"]
+            assert reason in found["ending"], found
+        with pytest.raises(NotFoundError):
+            client.trace({"source": "172.31.0.6", "destination": "203.0.113.9"})
+    told = ["trace", "--from", "172.31.0.6", "--to", f"{PUBLIC[0]}:80", "--protocol", "tcp", "--droplet", "d4"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "mizar.cli.main", *told, "--server", public.name.server_url, "-o", "json"],
+        capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(shown.stdout)["ok"]
 
 
 @pytest.mark.long

@@ -53,6 +53,12 @@ class World:
     def verdict(self, number: int, address: bytes, rule: int, *, egress: bool) -> str:
         return f"policy p {'egress' if egress else 'ingress'} rule {rule}" if rule else "no rule of policy p"
 
+    def member(self, number: int, mac: bytes) -> str:
+        return {WEB_MAC: "red/web", DB_MAC: "red/db"}.get(mac, "")
+
+    def attracting(self, address: bytes) -> tuple[str, ...]:
+        return ("d2", "d4")
+
     def carrier(self, number: int, address: bytes) -> str:
         return ""
 
