@@ -545,6 +545,10 @@ int transit(struct xdp_md *ctx)
 			verdict = has_functions(1 << ON_XDP_SCALED_EP) ? pass_functions(ctx, &seen) : look_at(ctx, &seen);
 			if (verdict < 0)
 				verdict = refuse_transit(ctx, seen.reason, &seen.packet);
+		} else if (is_told(seen.reason) && !seen.outer.tunnel) {	/* for a public address */
+			int told = tell_client(ctx, seen.reason, &seen.packet);
+
+			verdict = told < 0 ? verdict : told;
 		}
 	}
 	if (config.send_by_tc && verdict == XDP_PASS && ctx->data_meta == ctx->data) {

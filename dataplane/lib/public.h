@@ -9,6 +9,7 @@
 #include "choose.h"
 #include "counters.h"
 #include "extensions.h"
+#include "icmp.h"
 #include "limit.h"
 #include "policy.h"
 #include "respond.h"
@@ -160,5 +161,31 @@ static __always_inline __must_check enum drop_reason take_public(struct xdp_md *
 	if (route.step == STEP_DELIVER)
 		return deliver_public(ctx, packet, &inner, work, route.endpoint, verdict);
 	return send_public(ctx, packet, &inner, &route, source_port, wire_vni, verdict);
+}
+
+/*
+ * What was refused becomes the message that tells its sender so: from the public address, back to the station that it came
+ * from. XDP's verdict, or -1 where none is due. A function of its own for the verifier.
+ */
+__attribute__((noinline)) int tell_client(struct xdp_md *ctx, enum drop_reason reason, struct packet *packet)
+{
+	struct icmp_scratch *scratch = icmp_scratch_of();
+	int more, verdict = XDP_DROP;
+	uint32_t bytes;
+
+	if (!scratch || !packet)
+		return -1;
+	bytes = write_message(ctx, true, scratch, 0, reason, packet, packet->to.addr);
+	if (!bytes || bytes > sizeof(scratch->eth) + sizeof(scratch->packet))
+		return -1;
+	more = bytes - packet->length;
+	if (more > 0 ? bpf_xdp_adjust_head(ctx, -more) : more < 0 && bpf_xdp_adjust_tail(ctx, more))
+		return -1;
+	copy_mac(scratch->eth, scratch->eth + 6);
+	own_mac(scratch->eth + 6);
+	if (!store_bytes(ctx, true, 0, scratch->eth, bytes) || send_back(ctx, &verdict))
+		return -1;
+	count_answered(packet, 0);
+	return verdict;
 }
 #endif

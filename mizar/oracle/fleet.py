@@ -109,6 +109,8 @@ class Fleet:
         here = self.droplets[droplet]
         outcome = transit(here, frame)
         hops.append(Hop(droplet, "transit", frame, outcome))
+        if outcome.verdict is Verdict.SEND and outcome.next_hop is None:  # to who sent it, and is no droplet
+            return Way(tuple(hops), End.ANSWERED)
         if outcome.verdict is Verdict.SEND:
             return self.follow(outcome, hops)
         if outcome.verdict is Verdict.DELIVER:

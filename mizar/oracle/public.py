@@ -10,7 +10,7 @@ from dataclasses import replace as changed
 
 from mizar.oracle.flow import flow_source_port
 from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
-from mizar.oracle.icmp import refuse_too_big, room_to
+from mizar.oracle.icmp import TOLD, error_about, refuse_too_big, room_to
 from mizar.oracle.limits import limit_receiver
 from mizar.oracle.locate import Route, locate_next_hop
 from mizar.oracle.outcome import Handover, Outcome, Packet, RefusedError, Step, Verdict
@@ -37,11 +37,24 @@ def take_public(here: Droplet, packet: Packet) -> Outcome | None:
         return None
     if inner.kind in (Kind.ARP, Kind.ND):
         return packet.served(Verdict.SEND, _answer(here, inner, asked))
-    packet.vni, packet.vpc_known = found.vni, True
+    packet.vni, packet.vpc_known, packet.inner = found.vni, True, inner.frame
     try:
         return _hand_on(here, packet, inner, found)
     except RefusedError as refused:
-        return packet.refused(refused.reason)
+        return _tell_client(here, packet, inner, refused)
+
+
+def _tell_client(here: Droplet, packet: Packet, inner: Inner, refused: RefusedError) -> Outcome:
+    """The sender is told from the public address, where it is told at all."""
+    outcome = packet.refused(refused.reason)
+    if refused.reason not in TOLD or not here.icmp_errors:
+        return outcome
+    message = error_about(packet.inner, inner.destination, refused.reason, refused.mtu)
+    if not message:
+        return outcome
+    packet.count("vpc", packet.vni, "answered")
+    frame = inner.frame[6:12] + here.mac + inner.frame[12:14] + message
+    return packet.told(outcome, Outcome(Verdict.SEND, frame))
 
 
 def _answer(here: Droplet, inner: Inner, asked: bytes) -> bytes:
@@ -58,6 +71,7 @@ def _hand_on(here: Droplet, packet: Packet, inner: Inner, found: PublicAddress) 
     route = choose_member(here, packet, inner, Route(Step.BOUNCE, endpoint=service), near=False, inside=found.inside)
     assert route.endpoint is not None
     inner = changed(inner, frame=decrement_ttl(inner))
+    packet.inner = inner.frame
     member = route.endpoint
     if route.step is not Step.DELIVER:
         droplet, mac = locate_next_hop(here, route)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
     ICMPv6EchoRequest,
     ICMPv6PacketTooBig,
     ICMPv6TimeExceeded,
@@ -35,6 +36,7 @@ from .plan import (
     R,
     S,
 )
+from .test_public import CLIENT_MAC, PUBLIC, attracted, request
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
 SERVICE_MAC = "02:4d:5a:00:00:02"
@@ -342,3 +344,46 @@ def test_options_that_lie_end_the_walk(droplet: Testbed) -> None:
         sent[16:18] = (40 + len(raw)).to_bytes(2, "big")
         sent[46] = (5 + len(raw) // 4) << 4
         assert inner_of(droplet.send(bytes(sent)).frame)[24:] == bytes(sent)[24:]
+
+
+@families
+@pytest.mark.parametrize("size", [0, 3000])
+def test_a_client_outside_is_told_that_no_member_is_left(droplet: Testbed, family: int, size: int) -> None:
+    """From the public address, back to the station that the packet came from; longer than that one or shorter."""
+    attracted(droplet)
+    frame = request(family)
+    frame = frame if not size else frame / Raw(bytes(size))
+    result = droplet.transit(bytes(frame))
+    about = bytes(frame)[14:]
+    ether = Ether(src=ME.mac, dst=CLIENT_MAC)
+    if family == 4:
+        outer = IP(src=PUBLIC[4], dst=frame[IP].src, tos=0xC0, id=0, flags="DF", ttl=64)
+        wanted = ether / outer / ICMP(type=3, code=1) / Raw(about[: 576 - 28])
+    else:
+        outer = IPv6(src=PUBLIC[6], dst=frame[IPv6].src, hlim=64)
+        wanted = ether / outer / ICMPv6DestUnreach(code=3) / Raw(about[: 1280 - 48])
+    assert (result.retval, result.frame) == (XDP_TX, bytes(wanted))
+    counted = droplet.counted()
+    assert counted["drop", "SERVICE_WITHOUT_MEMBER"]["packets"] == 1
+    assert counted["vpc", RED.slot]["answered_packets"] == 1
+
+
+@families
+def test_a_client_outside_is_told_how_long_packets_may_be(droplet: Testbed, family: int) -> None:
+    """The packet in the message has made a hop already."""
+    attracted(droplet, R)
+    droplet.tables.droplets.put(HOST.slot, (droplet.tables.droplets.get(HOST.slot) or {}) | {"mtu": 1000})
+    long = Raw(LONG[:1200])
+    result = droplet.transit(bytes(request(family) / long))
+    about = bytes(request(family, ttl=63) / long)[14:]
+    sent = request(family)
+    mac, to = CLIENT_MAC, sent[IP].src if family == 4 else sent[IPv6].src
+
+    class Client:
+        @staticmethod
+        def address(_: int) -> str:
+            return str(to)
+
+    wanted = error(family, about, PUBLIC[family], Client, ME.mac, mac, mtu=1000 - OVERHEAD)
+    assert (result.retval, result.frame) == (XDP_TX, bytes(wanted))
+    assert droplet.counted()["drop", "PACKET_TOO_BIG"]["packets"] == 1

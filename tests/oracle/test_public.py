@@ -7,9 +7,11 @@ from __future__ import annotations
 import itertools
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from mizar.oracle.outcome import Verdict
 from mizar.oracle.tables import (
     AnsweredAs,
     Droplet,
@@ -36,13 +38,16 @@ CLIENT_MAC, PUBLIC_MAC = bytes.fromhex("020000007707"), bytes.fromhex("024d5a000
 PORT, TARGET = 80, 8080
 
 
-def attracting(*, here_alone: bool = False, by_client: bool = False, room: int = 100) -> Droplet:
-    """ME attracts the addresses of a load balancer whose members are its own endpoint a, and r on HOST over VXLAN."""
+def attracting(
+    *, here_alone: bool = False, by_client: bool = False, room: int = 100, down: bool = False, mtu: int = 0
+) -> Droplet:
+    """ME attracts the addresses of a load balancer whose members are its own endpoint a, and r on HOST over VXLAN, to
+    which packets may have `mtu` bytes."""
     own = Member(Endpoint(1, mac_of(1, 11), ME, Tunnel.GENEVE, 1, "a"), listened=True)
     far = Member(Endpoint(1, mac_of(1, 21), HOST, Tunnel.VXLAN), listened=True)
-    members = (own,) if here_alone else (own, far)
+    members = tuple(replace(one, down=down) for one in ((own,) if here_alone else (own, far)))
     service = Service(members, spread(len(members), 7), (), True, by_client)
-    before = droplet()
+    before = replace(droplet(), mtus={HOST: mtu} if mtu else {}, icmp_errors=True)
     listeners = {
         (RED, PUBLIC[family], protocol, struct.pack("!H", PORT)): struct.pack("!H", TARGET)
         for family, protocol in itertools.product(FAMILIES, (6, 17))
@@ -85,6 +90,9 @@ def arrivals(family: int) -> list[Arrival]:
             (address(family, 1, 77), PUBLIC[family], PORT, 64),
         ):
             found.append(Arrival("transit", frame(family, source, to, upper(protocol, sport, dport), ttl)))
+        for size, ttl in itertools.product((0, 30, 31, 100, 600, 1400), (64, 1)):
+            long = (protocol, upper(protocol, sport, PORT)[1] + bytes(size))
+            found.append(Arrival("transit", frame(family, CLIENT[family], PUBLIC[family], long, ttl)))
         inner = frame(
             family, CLIENT[family], PUBLIC[family], upper(protocol, sport, PORT), 63, mac_of(1, 11) + PUBLIC_MAC
         )
@@ -119,12 +127,18 @@ def arrivals(family: int) -> list[Arrival]:
 @pytest.mark.root
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "how", [{}, {"here_alone": True}, {"by_client": True}, {"room": 0}], ids=["both", "here", "by client", "no room"]
+    "how",
+    [{}, {"here_alone": True}, {"by_client": True}, {"room": 0}, {"down": True}, {"mtu": 100}],
+    ids=["both", "here", "by client", "no room", "all down", "tight"],
 )
-def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, how: dict[str, bool]) -> None:
+def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, how: dict[str, Any]) -> None:
     """Byte for byte, with all counters, whatever comes."""
     here = attracting(**how)
     real.fill(here)
     outcomes = check(real, here, arrivals(family))
     seen = {one.reason for one in outcomes}
-    assert {"NO_LISTENER", "PUBLIC_SOURCE", "TTL_EXPIRED"} <= seen
+    assert {"NO_LISTENER", "PUBLIC_SOURCE"} <= seen
+    told = {"down": "SERVICE_WITHOUT_MEMBER", "mtu": "PACKET_TOO_BIG"}
+    assert {told[each] for each in how if each in told} <= seen
+    said = {one.reason for one in outcomes if one.verdict is Verdict.SEND}  # to the client
+    assert said >= {*({"TTL_EXPIRED"} if "down" not in how else ()), *(set(told.values()) & seen)}
