@@ -80,7 +80,8 @@ def is_there(uid: str, namespace: Namespace, version: int) -> bool:
         near, far = interfaces.find(outside, name_of(uid)), interfaces.find(inside, inner_of(uid))
         if near is None or far is None or not near.up or not far.up:
             return False
-        return _has_table(here, near.name, version) and host_forwarding.is_guarded(outside, here, version)
+        own = all(_has_table(here, near.name, one) for one in _TABLE)
+        return own and host_forwarding.is_guarded(outside, here, version)
 
 
 def remove(uid: str, uplink: str) -> None:
@@ -145,7 +146,7 @@ def _route(netlink: Netlink, inner: str, peer: Address, via: Address) -> None:
 
 def _rules(name: str, far: Address, own: Address, peer: Address, port: int) -> str:
     """Whole, in one transaction: flows that are there keep their translation."""
-    ip = _TABLE[peer.version]
+    ip, other = _TABLE[peer.version], _TABLE[10 - peer.version]
     outside = f"{own}:{port}" if ip == "ip" else f"[{own}]:{port}"
     solicited = f"iifname {name} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept; "
     neighbours = solicited if ip == "ip6" else ""
@@ -158,6 +159,10 @@ def _rules(name: str, far: Address, own: Address, peer: Address, port: int) -> s
         f"  chain through {{ type filter hook forward priority 0; iifname {name} {ip} saddr {far} {ip} daddr {peer} "
         f"udp sport {port} accept; iifname {name} drop; oifname {name} {ip} saddr != {peer} drop; }}\n"
         f"  chain host {{ type filter hook input priority 0; {neighbours}iifname {name} drop; }}\n}}\n"
+        # Whoever is in the namespace may speak the other family there as well.
+        f"add table {other} {name}\ndelete table {other} {name}\ntable {other} {name} {{\n"
+        f"  chain through {{ type filter hook forward priority 0; iifname {name} drop; oifname {name} drop; }}\n"
+        f"  chain host {{ type filter hook input priority 0; iifname {name} drop; }}\n}}\n"
     )
 
 
@@ -165,7 +170,7 @@ def _forward(outside: Netlink, here: Namespace, name: str, uplink: str, version:
     conf, switch = Path("/proc/sys/net", _WORD[version], "conf"), _SWITCH[version]
 
     def open_own() -> None:
-        Path("/proc/sys/net/ipv4/conf", name, "forwarding").write_text("1")
+        Path("/proc/sys/net/ipv4/conf", name, "forwarding").write_text(str(int(version == 4)))
         if version == 4:
             Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6").write_text("1")
         elif (path := conf / name / switch).exists():

@@ -124,3 +124,30 @@ def test_one_way_out_is_no_way_into_another(host: Namespace, workload: Namespace
                 sending.sendto(b"hello", (str(inner), 4500))
             with pytest.raises(TimeoutError):
                 hearing.recv(64)
+
+
+def test_a_way_out_by_ipv6_is_none_by_ipv4(host: Namespace, workload: Namespace) -> None:
+    """Whoever is in the namespace gives its end an address, and reaches neither the host nor anybody behind it."""
+    own, peer = IPv6Address("fd31::1"), IPv6Address("fd31::9")
+    if not host.run(Path(f"/proc/sys/net/ipv6/conf/{UPLINK}/force_forwarding").exists):
+        pytest.skip("the kernel (before 6.17) has no force_forwarding")
+    with Netlink(host) as netlink:
+        netlink.tell([interfaces.address_order(interfaces.get(netlink, UPLINK), IPv6Interface((own, 64)))])
+    host.run(lambda: tunnel_outer.ensure("u6", workload, UPLINK, own, peer, 4501))
+    with Netlink(workload) as netlink:
+        end = interfaces.get(netlink, tunnel_outer.inner_of("u6"))
+        netlink.tell([interfaces.address_order(end, IPv4Interface("192.0.2.77/24"))])
+
+    def bound(address: str) -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind((address, 9999))
+        made.settimeout(0.5)
+        return made
+
+    with host.run(lambda: bound(str(OWN))) as hearing, workload.run(lambda: bound("192.0.2.77")) as sending:
+        for _ in range(3):
+            sending.sendto(b"hello", (str(OWN), 9999))
+        with pytest.raises(TimeoutError):
+            hearing.recv(64)
+    switch = Path("/proc/sys/net/ipv4/conf", tunnel_outer.name_of("u6"), "forwarding")
+    assert host.run(switch.read_text).strip() == "0"
