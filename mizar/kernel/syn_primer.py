@@ -4,21 +4,26 @@
 The kernel believes a cookie only for about two minutes after it has made one itself for that listener
 (tcp_synq_no_recent_overflow(), net/ipv4/syncookies.c). So it is made to: for an instant, every SYN in the namespace is
 answered with a cookie (net.ipv4.tcp_syncookies = 2), and each listener gets one SYN from its own address, of which no
-connection comes and of which its program learns nothing. Called by the daemon, on any thread.
+connection comes and of which its program learns nothing. Called by the daemon, on any thread. What a namespace holds is
+its tenant's to fill: no more of it is read than is asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Collection, Sequence
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 
 from mizar.kernel.namespaces import Namespace
 
 Listener = tuple[int, int]
 """Family (4 or 6) and port."""
+MOST = 512
+"""Listeners of a namespace, of each family of sockets: those beyond are not prepared."""
 _SETTING = Path("/proc/sys/net/ipv4/tcp_syncookies")
 _LISTENS = "0A"
 _SOURCE_PORT, _SYN = 9, 2
@@ -50,9 +55,13 @@ def _listeners() -> set[Listener]:
     found: set[Listener] = set()
     for name, families in (("tcp", (4,)), ("tcp6", (4, 6))):  # one of IPv6 may take IPv4 as well
         path = Path(f"/proc/thread-self/net/{name}")
-        for line in path.read_text().splitlines()[1:] if path.exists() else ():
-            fields = line.split()
-            if fields[3] == _LISTENS:
+        with contextlib.ExitStack() as stack:
+            for line in islice(stack.enter_context(path.open()), 1, MOST + 1) if path.exists() else ():
+                fields = line.split()
+                if (
+                    fields[3] != _LISTENS
+                ):  # the kernel lists those that listen first (tcp_seq_next(), net/ipv4/tcp_ipv4.c)
+                    break
                 found |= {(family, int(fields[1].rpartition(":")[2], 16)) for family in families}
     return found
 
