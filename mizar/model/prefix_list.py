@@ -24,6 +24,8 @@ UNLISTED, BLOCKED, ALLOWED = 0, 1, 2
 _HEAD = struct.Struct("=II")
 _SHOWN = 10
 _BITS = {4: 32, 6: 128}
+_LENGTHS = {family: {str(length): length for length in range(bits + 1)} for family, bits in _BITS.items()}
+_packed, _IPV4, _IPV6 = socket.inet_pton, int(socket.AF_INET), int(socket.AF_INET6)  # looked up a million times
 _MOST_PACKED = 17 * MOST + _HEAD.size
 
 
@@ -97,20 +99,10 @@ def read_lines(lines: Iterable[str], file: str = "") -> PrefixList:
     """One prefix or address in each line; what is behind # is not looked at. Raises InvalidError with the lines."""
     rows: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     problems: list[Problem] = []
-    ipv4, lengths, packed = rows[0], {str(length): length for length in range(33)}, socket.inet_pton
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
-        address_text, slash, length_text = text.partition("/")
-        try:  # as parse() does, for what is by far the most
-            first = int.from_bytes(packed(socket.AF_INET, address_text), "big")
-            many = lengths[length_text] if slash else 32
-            if not first & ((1 << 32 - many) - 1):
-                ipv4.append((first, many))
-                continue
-        except (OSError, KeyError):
-            pass
         try:
             family, address, length = parse(text)
         except ValueError as error:
@@ -127,15 +119,17 @@ def read_lines(lines: Iterable[str], file: str = "") -> PrefixList:
 def parse(text: str) -> tuple[int, int, int]:
     """Family, first address, length. Raises ValueError in words."""
     address, slash, length = text.partition("/")
-    family, kind = (6, socket.AF_INET6) if ":" in address else (4, socket.AF_INET)
-    bits = _BITS[family]
     try:
-        first = int.from_bytes(socket.inet_pton(kind, address), "big")
+        if ":" in address:
+            family, lengths, first = 6, _LENGTHS[6], int.from_bytes(_packed(_IPV6, address), "big")
+        else:
+            family, lengths, first = 4, _LENGTHS[4], int.from_bytes(_packed(_IPV4, address), "big")
     except OSError:
         raise ValueError(f"expected a prefix such as 198.51.100.0/24, found {text!r}") from None
-    if slash and not (length.isascii() and length.isdecimal() and int(length) <= bits):
+    bits = _BITS[family]
+    many = lengths.get(length) if slash else bits
+    if many is None:
         raise ValueError(f"expected a length of 0 to {bits} behind the /, found {text!r}")
-    many = int(length) if slash else bits
     if first & ((1 << bits - many) - 1):
         raise ValueError(f"expected the first address of the prefix, found {text}: it has bits behind its length")
     return family, first, many
