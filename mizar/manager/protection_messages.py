@@ -24,6 +24,8 @@ from mizar.model.function import Attachment, Named
 ORDER = -1000
 """Before the functions of the operator's, unless these say otherwise: what is dropped first costs least."""
 MOST = 63
+_FULL = f"the droplet has {MOST} protections, and takes no more: nothing is kept from its endpoints by this one"
+_NO_COOKIES = "not in a namespace that the daemon has found on the droplet, so their SYNs pass; other measures hold"
 _MODES: dict[Mode, int] = {"off": 0, "auto": 1, "always": 3}
 _REFLECTED = 4
 _EGRESS, _INGRESS = 6, 5  # enum function_stage
@@ -47,6 +49,7 @@ class Protections:
         self._messages: dict[str, tuple[int, pb.DdosProtection]] = {}
         self._lists: dict[bytes, bytes] = {}
         self._last: dict[str, dict[str, pb.DdosStatus]] = {}
+        self._left_out: dict[str, set[str]] = {}
 
     def wanted(
         self, registry: Registry, droplets: Callable[[Attachment], set[str]], scope_of: ScopeOf
@@ -62,8 +65,12 @@ class Protections:
                     if not rows or rows[-1][0] is not item:
                         rows.append((item, []))
                     rows[-1][1].append(attached)
+        self._left_out.clear()
         for droplet, rows in found.items():
             numbers = self._number(droplet, [item.uid for item, _ in rows])
+            for item, _ in rows:
+                if item.uid not in numbers:
+                    self._left_out.setdefault(item.uid, set()).add(droplet)
             messages: dict[str, pb.DdosProtection] = {}
             scopes = []
             for item, attachments in rows:
@@ -135,7 +142,18 @@ class Protections:
         known = self._last.get(item.uid, {})
         rows = [_row(registry, name, known.get(name)) for name in sorted(droplets)]
         state = "" if not rows else "engaged" if any(row["engaged"] for row in rows) else "quiet"
-        return {"state": state, "droplets": rows, "refused": refused}
+        full = [{"droplet": name, "reason": _FULL} for name in sorted(self._left_out.get(item.uid, ()))]
+        protection = item.resource
+        if (
+            isinstance(protection, DdosProtection)
+            and (cookies := protection.spec.syn_cookies)
+            and cookies.mode != "off"
+        ):
+            for row in rows:
+                if row.get("cookieEndpoints", 0) < row.get("endpoints", 0):
+                    lacking = row["endpoints"] - row["cookieEndpoints"]
+                    row["withoutCookies"] = f"{lacking} of {row['endpoints']} endpoints: {_NO_COOKIES}"
+        return {"state": state, "droplets": rows, "refused": [*refused, *full]}
 
 
 def _row(registry: Registry, droplet: str, found: pb.DdosStatus | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from mizar._built import transit_pb2 as pb
 from mizar.functions.build import build
+from mizar.manager import protection_messages
 from mizar.model import function_object
 from mizar.model.errors import InvalidError
 from mizar.model.resources import Ref
@@ -195,3 +196,33 @@ async def test_a_digest_stands_for_the_object_that_the_server_has(world: World, 
     for code, words in (("sha256:" + "0" * 64, "no object with that digest"), ("f.o", "reads no file")):
         with pytest.raises(InvalidError, match=words):
             world.apply({**shown, "spec": {"object": code}})
+
+
+async def test_a_droplet_that_is_full_of_protections_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the status of the one that is left out, as long as it is."""
+    monkeypatch.setattr(protection_messages, "MOST", 1)
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    await world.settled()
+    for name in ("first", "second"):
+        world.apply(manifest("DdosProtection", name, "red", vpc="main", endpoints=["e1"], block=["198.51.100.0/24"]))
+        await world.settled()
+    assert world.status("DdosProtection", "first", "red")["refused"] == []
+    (refused,) = world.status("DdosProtection", "second", "red")["refused"]
+    assert refused["droplet"] == "d2"
+    assert "takes no more" in refused["reason"]
+    world.manager.delete(Ref("DdosProtection", "red", "first"))
+    await until(lambda: world.status("DdosProtection", "second", "red")["refused"] == [])
+
+
+async def test_a_protection_says_for_whom_it_makes_no_cookies(world: World) -> None:
+    """And why, where it was asked for them."""
+    protections = world.manager._functions._protections
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    for name, spec in (("with", {"synCookies": {}}), ("without", {"block": ["198.51.100.0/24"]})):
+        world.apply(manifest("DdosProtection", name, "red", vpc="main", endpoints=["e1"], **spec))
+        await world.settled()
+        item = world.manager._registry.find(Ref("DdosProtection", "red", name))
+        assert item is not None
+        protections.take("d2", pb.DdosStatus(uid=item.uid, endpoints=3, cookie_endpoints=1))
+        found = protections.view(world.manager._registry, item, ["d2"], [])["droplets"][0].get("withoutCookies", "")
+        assert found.startswith("2 of 3 endpoints: ") == (name == "with")
