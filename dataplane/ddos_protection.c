@@ -88,6 +88,12 @@ struct ddos_counters {
 	uint64_t bytes[12];
 };
 
+/* `ifindex`: whose slot it was when this was written; another one's packets do not go by it. */
+struct ddos_kernel {
+	uint32_t namespace;	/* its number as the droplet's namespace knows it, plus one; 0: it cannot be asked */
+	uint32_t ifindex;
+};
+
 /* A source or a prefix: who it is takes its place when others have outvoted the one before. */
 struct ddos_top {
 	uint8_t addr[16];
@@ -99,6 +105,7 @@ struct ddos_top {
 _Static_assert(sizeof(struct ddos_protection) == 80, "ddos_protection");
 _Static_assert(sizeof(struct ddos_state) == 48, "ddos_state");
 _Static_assert(sizeof(struct ddos_counters) == 192, "ddos_counters");
+_Static_assert(sizeof(struct ddos_kernel) == 8, "ddos_kernel");
 _Static_assert(sizeof(struct ddos_top) == 32, "ddos_top");
 
 MIZAR_ENDPOINT_VALUES;	/* number of the protection; 0: none */
@@ -111,8 +118,8 @@ MIZAR_MAP(BPF_MAP_TYPE_ARRAY, verified, uint32_t, uint64_t, PROTECTIONS * VERIFI
 MIZAR_MAP(BPF_MAP_TYPE_ARRAY, questions, uint32_t, uint64_t, PROTECTIONS * QUESTIONS, 0);
 MIZAR_MAP(BPF_MAP_TYPE_ARRAY, reflectors, uint32_t, uint64_t, PROTECTIONS * 1024, 0);
 MIZAR_MAP(BPF_MAP_TYPE_ARRAY, top, uint32_t, struct ddos_top, PROTECTIONS * TOP * 2, 0);
-/* Slot of an endpoint -> number of its namespace as the droplet's knows it, plus one; 0: its kernel cannot be asked. */
-MIZAR_MAP(BPF_MAP_TYPE_ARRAY, namespaces, uint32_t, uint32_t, 16384, 0);
+/* Slot of an endpoint -> whom to ask about its connections. */
+MIZAR_MAP(BPF_MAP_TYPE_ARRAY, kernels, uint32_t, struct ddos_kernel, 16384, 0);
 /*
  * Number of a protection -> its prefixes as boundaries: from here on until the next one, this verdict. IPv4: first the shift of the
  * index and its places, then the index, then (address << 8 | verdict). IPv6: first the number of boundaries,
@@ -596,31 +603,36 @@ static __always_inline uint64_t flow_of(const struct function_frame *frame, cons
 	return mixed(mixed(hash, (uint32_t)tcp->source << 16 | tcp->dest), frame->vni) | 1;
 }
 
+/* Number of the endpoint's namespace plus one; 0: there is none that could be asked. */
+static __always_inline uint32_t namespace_of(const struct function_frame *frame)
+{
+	uint32_t slot = frame->endpoint;
+	struct ddos_kernel *kernel = bpf_map_lookup_elem(&kernels, &slot);
+
+	return kernel && kernel->ifindex == frame->ifindex ? kernel->namespace : 0;
+}
+
 /* Whether the endpoint's kernel has a connection, or the beginning of one, that this belongs to. */
-static __always_inline bool has_connection(const struct mizar_call *call, const struct tcphdr *tcp)
+static __always_inline bool has_connection(const struct mizar_call *call, const struct tcphdr *tcp, uint32_t namespace)
 {
 	struct function_frame *frame = call->frame;
 	const uint32_t *src = (const void *)frame->src, *dst = (const void *)frame->dst;
-	uint32_t slot = frame->endpoint;
-	uint32_t *known = bpf_map_lookup_elem(&namespaces, &slot);
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *found;
 	bool listens;
 
-	if (!known || !*known)
-		return true;
 	if (frame->family == FAMILY_IPV4) {
 		tuple.ipv4.saddr = src[3];
 		tuple.ipv4.daddr = dst[3];
 		tuple.ipv4.sport = tcp->source;
 		tuple.ipv4.dport = tcp->dest;
-		found = bpf_skc_lookup_tcp(call->ctx, &tuple, sizeof(tuple.ipv4), *known - 1, 0);
+		found = bpf_skc_lookup_tcp(call->ctx, &tuple, sizeof(tuple.ipv4), namespace - 1, 0);
 	} else {
 		__builtin_memcpy(tuple.ipv6.saddr, src, 16);
 		__builtin_memcpy(tuple.ipv6.daddr, dst, 16);
 		tuple.ipv6.sport = tcp->source;
 		tuple.ipv6.dport = tcp->dest;
-		found = bpf_skc_lookup_tcp(call->ctx, &tuple, sizeof(tuple.ipv6), *known - 1, 0);
+		found = bpf_skc_lookup_tcp(call->ctx, &tuple, sizeof(tuple.ipv6), namespace - 1, 0);
 	}
 	if (!found)
 		return false;
@@ -654,13 +666,13 @@ static __always_inline int check_segment(const struct mizar_call *call, const st
 	struct function_frame *frame = call->frame;
 	struct ddos_state *state = bpf_map_lookup_elem(&states, &seen->number);
 	struct tcphdr *packet = seen->at ? mizar_bytes(call, seen->at, sizeof(*packet)) : NULL;
-	uint32_t slot = frame->endpoint, at, length;
-	uint32_t *asked = bpf_map_lookup_elem(&namespaces, &slot);
+	uint32_t namespace = namespace_of(frame), at, length;
 	struct tcphdr tcp;
 	uint64_t *known, flow;
 	bool opens, engaged;
 
-	if (!state || !packet || !asked || !*asked)
+	/* What a member of a scaled endpoint gets bears the scaled endpoint's address yet, by which no kernel knows it. */
+	if (!state || !packet || !namespace || !mizar_answerable(call))
 		return FUNCTION_CONTINUE;
 	tcp = *packet;
 	opens = tcp.syn && !tcp.ack && !tcp.rst && !tcp.fin;
@@ -674,8 +686,6 @@ static __always_inline int check_segment(const struct mizar_call *call, const st
 	if (!engaged && !(rule->flags & DDOS_COOKIES_ALWAYS))
 		return FUNCTION_CONTINUE;
 	if (opens) {
-		if (!mizar_answerable(call))
-			return FUNCTION_CONTINUE;
 		length = tcp.doff * 4;
 		if (!make_answer(call, seen, length))
 			return refuse(call, seen, rule->seed, KIND_MALFORMED);
@@ -688,7 +698,7 @@ static __always_inline int check_segment(const struct mizar_call *call, const st
 	known = bpf_map_lookup_elem(&verified, &at);
 	if (!known || *known == flow)
 		return FUNCTION_CONTINUE;
-	if (has_connection(call, &tcp)) {
+	if (has_connection(call, &tcp, namespace)) {
 		*known = flow;
 		return FUNCTION_CONTINUE;
 	}

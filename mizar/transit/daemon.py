@@ -256,7 +256,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         watches.append(vpns.run)
         watches.append(ddos.run)
         watches.append(shaping.run)
-        async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu, engines, functions):
+        async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu, engines, functions, ddos):
             await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:
         attachments.close()
@@ -287,6 +287,7 @@ async def _metrics(
     mtu: Callable[[], int],
     engines: host.Engines,
     functions: Functions,
+    ddos: Ddos,
 ) -> AsyncIterator[None]:
     """Metrics for the length of the block; what serves them is loaded where they are wanted."""
     if not options.metrics:
@@ -295,7 +296,7 @@ async def _metrics(
     from mizar.metrics.serve import serving
     from mizar.transit.metrics import DaemonMetrics
 
-    metrics = DaemonMetrics(identity, ledger, hub, mtu, engines.samples, functions.read)
+    metrics = DaemonMetrics(identity, ledger, hub, mtu, engines.samples, functions.read, ddos.named)
     servicer.observe = metrics.observe
     certificates = (options.pki, "daemon") if options.pki is not None else None
     async with serving(options.metrics, metrics.read, certificates):

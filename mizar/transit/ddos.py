@@ -51,7 +51,7 @@ class Ddos:
         self._functions, self._ledger, self._hub, self._file = functions, ledger, hub, file
         self._held: dict[str, pb.DdosProtection] = {}
         self._boundaries: dict[str, int] = {}
-        self._namespaces: dict[int, int] = {}
+        self._kernels: dict[int, tuple[int, int]] = {}
         self._primed: dict[str, tuple[float, set[syn_primer.Listener]]] = {}
         self._told: dict[str, tuple[float, pb.DdosStatus]] = {}
         self._warned: set[str] = set()
@@ -218,6 +218,10 @@ class Ddos:
         """What was told last."""
         return [found for _, found in self._told.values()]
 
+    def named(self) -> list[tuple[str, pb.DdosStatus]]:
+        """The same by TENANT/NAME."""
+        return [(one.name, self._told[uid][1]) for uid, one in self._held.items() if uid in self._told]
+
     def _look(self, state: State) -> list[pb.DdosStatus]:
         maps = self._maps
         if not maps:
@@ -243,26 +247,26 @@ class Ddos:
     def _ask_kernels(self, found: list[Local], slots: dict[int, int]) -> None:
         """Which namespace each endpoint is in, and that its listeners believe cookies."""
         flags = {one.number: one.flags for one in self._held.values()}
-        wanted: dict[int, int] = {}
+        wanted: dict[int, tuple[int, int]] = {}
         with Netlink() as netlink:
             for local in found:
                 workload = local.wanted.workload
                 if not flags.get(slots[local.slot], 0) & values.COOKIES or not isinstance(workload, InNamespace):
                     continue
                 try:
-                    nsid = interfaces.get(netlink, local.host_interface).peer_nsid
+                    interface = interfaces.get(netlink, local.host_interface)
                     self._prime(local, workload)
                 except (MizarError, OSError) as error:
                     if local.wanted.uid not in self._warned:
                         self._warned.add(local.wanted.uid)
                         event(_log, logging.WARNING, "listeners_not_prepared", endpoint=local.wanted.uid, error=error)
                     continue
-                if nsid is not None:
-                    wanted[local.slot] = nsid + 1
-        before, self._namespaces = self._namespaces, wanted
-        rows = [(slot, number) for slot, number in wanted.items() if before.get(slot) != number]
-        rows += [(slot, 0) for slot in before.keys() - wanted.keys()]
-        self._raw("namespaces").put_raw([(_place(slot), number.to_bytes(4, "little")) for slot, number in rows])
+                if interface.peer_nsid is not None:
+                    wanted[local.slot] = interface.peer_nsid + 1, interface.index
+        before, self._kernels = self._kernels, wanted
+        rows = [(slot, found) for slot, found in wanted.items() if before.get(slot) != found]
+        rows += [(slot, (0, 0)) for slot in before.keys() - wanted.keys()]
+        self._raw("kernels").put_raw([(_place(slot), values.KERNEL.pack(*found)) for slot, found in rows])
 
     def _prime(self, local: Local, workload: InNamespace) -> None:
         uid = local.wanted.uid
@@ -293,7 +297,7 @@ class Ddos:
             counts=values.told_counts(self._counters.get(number)),
             top=values.voted(rows, uids)[:20],
             endpoints=len(mine),
-            cookie_endpoints=sum(slot in self._namespaces for slot in mine),
+            cookie_endpoints=sum(slot in self._kernels for slot in mine),
             prefixes=self._boundaries.get(one.uid, 0),
         )
 

@@ -23,6 +23,7 @@ COUNTED = {
 """enum ddos_kind, as people read it."""
 RULE = struct.Struct("=9Q2I")
 STATE = struct.Struct("=6Q")
+KERNEL = struct.Struct("=2I")
 _COUNTERS = struct.Struct(f"={2 * KINDS}Q")
 COUNTERS: Codec[Fields] = Codec(
     "struct ddos_counters",

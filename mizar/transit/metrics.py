@@ -19,7 +19,7 @@ from mizar.metrics.process import Process, gauge
 from mizar.model import drop_reasons
 from mizar.model.addresses import text_of
 from mizar.model.policy_rows import PEER, VERDICT
-from mizar.transit import counters, function_metrics
+from mizar.transit import counters, ddos_metrics, function_metrics
 from mizar.transit.engines.engine import Sample
 from mizar.transit.engines.metrics import families
 from mizar.transit.events import Hub
@@ -52,7 +52,9 @@ class DaemonMetrics:
         mtu: Callable[[], int],
         samples: Callable[[], Iterable[tuple[pb.Engine, Sample]]] = tuple,
         functions: Callable[[], Awaitable[pb.Functions]] | None = None,
+        protections: Callable[[], Iterable[tuple[str, pb.DdosStatus]]] = tuple,
     ) -> None:
+        self._protections = protections
         self._functions = functions
         self._samples = samples
         self._identity = identity
@@ -81,6 +83,7 @@ class DaemonMetrics:
         functions = await asyncio.to_thread(lambda: list(families(self._samples())))
         if self._functions is not None:
             functions += function_metrics.families(await self._functions())
+        functions += ddos_metrics.families(self._protections())
         async with self._ledger.rest:
             counted, maps = await asyncio.to_thread(self._look)
             state = self._ledger.state

@@ -143,6 +143,33 @@ def test_datagrams_from_listed_ports(loaded: Loaded) -> None:
     assert loaded.run("fd00::2", 60, behind + other) == (CONTINUE, 0)
 
 
+def test_a_slot_of_another_endpoint_is_not_judged_by_its_kernel() -> None:
+    """What is known of a kernel holds for the interface that it was learned of: a stray ACK to it is dropped.
+    What is for whoever has the slot now is left to that endpoint."""
+    found = Loaded("tc")
+    try:
+        found.rule(flags=values.COOKIES | values.COOKIES_ALWAYS)
+        ack = struct.pack("!HHIIBBHHH", 4001, 80, 1, 1, 5 << 4, 0x10, 1024, 0, 0)
+        for ifindex, verdict in ((1, (DROP, 4)), (2, (CONTINUE, 0)), (1, (DROP, 4))):
+            found._put("kernels", ENDPOINT, values.KERNEL.pack(4000, ifindex))
+            assert found.run("10.0.2.2", 6, ack) == verdict
+    finally:
+        found.trial.close()
+
+
+def test_limits_of_bytes(loaded: Loaded) -> None:
+    """As those of packets: of a source, and of the endpoint, for each its own."""
+    for field, kind in (("source_bytes", 2), ("target_bytes", 3)):
+        limit: dict[str, Any] = {field: 2000}
+        loaded._put("targets", ENDPOINT, bytes(16))  # what another test has left
+        loaded.rule(**limit)
+        found = [loaded.run("10.0.7.7", body=bytes(1000)) for _ in range(10)]
+        assert found[0] == (CONTINUE, 0)
+        assert found[-1] == (DROP, kind)
+        loaded.rule()
+        assert loaded.run("10.0.7.7", body=bytes(1000)) == (CONTINUE, 0)
+
+
 def test_a_list_says_which_lines_are_wrong() -> None:
     """Each with its number, and nothing of the list is taken."""
     with pytest.raises(InvalidError) as caught:

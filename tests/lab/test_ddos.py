@@ -332,3 +332,38 @@ def test_lists_limits_and_reflected_datagrams(lab: LabName) -> None:
             for _ in range(50):
                 datagram(here, "db", 4000, 5300)
             wait_until(lambda: here.counted("targetOverLimit") > 20)
+
+
+SCALED = f"""{SMALL}
+---
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {{name: pool, tenant: blue}}
+spec: {{network: front, type: scaled, addresses: [10.0.1.100], members: [{{endpoint: blue-web}}]}}
+"""
+
+
+@pytest.mark.long
+def test_flows_of_a_scaled_endpoint_go_on_while_its_member_is_protected(lab: LabName) -> None:
+    """Cookies are made for the member's own address alone: what comes by the scaled endpoint's is left alone, in the
+    middle of a flood too. Did the member's kernel have to know that address, the connection would stop."""
+    with bench(lab, SCALED) as here:
+        made: socket.socket | None = None
+
+        def connects() -> bool:
+            nonlocal made
+            made = here.inside("db", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            made.settimeout(1)
+            return made.connect_ex(("10.0.1.100", PORT)) == 0
+
+        wait_until(connects)
+        assert made is not None
+        assert here.says_back(made, b"before")
+        here.apply(synCookies={"mode": "always"})
+        wait_until(lambda: here.told().get("cookieEndpoints") == 1)
+        here.flood("db", 2000)
+        assert here.says_back(made, b"z" * 50_000)
+        made.close()
+        wait_until(connects)
+        assert here.says_back(made, b"anew")
+        made.close()

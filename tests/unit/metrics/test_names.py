@@ -100,12 +100,36 @@ async def test_network_functions_tell_what_they_did() -> None:
     }
 
 
+def _of_protections() -> list[tuple[str, pb.DdosStatus]]:
+    counts = [pb.DdosCount(kind="reflected", packets=4, bytes=400)]
+    return [("red/shield", pb.DdosStatus(filter=True, counts=counts))]
+
+
+async def test_protections_tell_what_they_keep_from_endpoints() -> None:
+    """By tenant and name: packets by kind, and which measure is engaged."""
+    found = {
+        (sample.name.removeprefix("mizar_ddos_"), *sample.labels.values()): sample.value
+        for metric in await (await daemon()).read(5)
+        for sample in metric.samples
+        if sample.name.startswith("mizar_ddos_")
+    }
+    of = "red", "shield"
+    assert found == {
+        ("packets_total", *of, "reflected"): 4,
+        ("bytes_total", *of, "reflected"): 400,
+        ("engaged", *of, "synCookies"): 0,
+        ("engaged", *of, "reflection"): 1,
+    }
+
+
 async def daemon(vpcs: int = 1) -> DaemonMetrics:
     ledger = Ledger(Maps(), OWN, Limits(), list)
     await ledger.apply([PutDroplet(Droplet(OWN)), PutDroplet(Droplet(OTHER))])
     await ledger.apply([PutVpc(Vpc(number, (OWN,))) for number in range(1, vpcs + 1)])
     identity = Identity(OWN, b"", "eth0", "1", "i", "driver", "tcx")
-    metrics = DaemonMetrics(identity, ledger, Hub(_NoDrops()), lambda: 1500, _of_functions, _of_network_functions)
+    metrics = DaemonMetrics(
+        identity, ledger, Hub(_NoDrops()), lambda: 1500, _of_functions, _of_network_functions, _of_protections
+    )
     metrics.observe("Apply", 0.1, "")
     metrics.observe("Apply", 0.1, "INVALID_ARGUMENT")
     return metrics
