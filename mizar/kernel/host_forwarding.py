@@ -104,7 +104,8 @@ def _marks(links: Iterable[interfaces.Interface]) -> set[Switch]:
 def _guard(here: Namespace, word: str, places: Iterable[str]) -> None:
     others = f'oifname != "{GATEWAYS}*" oifname != "{TUNNELS}*" drop;'
     own = f'iifname != "{GATEWAYS}*" iifname != "{TUNNELS}*"'
-    drops = " ".join(f"{own if place == _ALL else f'iifname {place}'} {others}" for place in sorted(places))
+    whose = [own if place == _ALL else f'iifname "{place}"' for place in sorted(places)]
+    drops = " ".join(f"{one} {others}" for one in whose)
     chain = f"chain through {{ type filter hook forward priority 0; {drops} }}"
     table = f"{word} {GUARD}"
     nftables.apply(f"add table {table}\ndelete table {table}\ntable {table} {{\n{chain}\n}}\n", here)
