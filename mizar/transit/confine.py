@@ -28,10 +28,13 @@ _DENIED = {  # each: its number on x86_64, on aarch64
     "clock_settime": (227, 112), "acct": (163, 89), "quotactl": (179, 60), "syslog": (103, 116),
     "io_uring_setup": (425, 425),
 }  # fmt: skip
-_LD, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
+_CLONE, _CLONE3 = {X86_64: 56, AARCH64: 220}, 435
+_NAMESPACES = 0x7E020000
+"""CLONE_NEW* of linux/sched.h: whoever begins a process in a user namespace of its own has all privileges there."""
+_LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050000, 1, 38
-_NUMBER, _ARCH, _REQUEST = 0, 4, 24
-"""Offsets in struct seccomp_data; `_REQUEST` is the lower half of the second argument."""
+_NUMBER, _ARCH, _FLAGS, _REQUEST = 0, 4, 16, 24
+"""Offsets in struct seccomp_data; `_FLAGS` and `_REQUEST` are the lower halves of the first and second argument."""
 _SET_SECCOMP, _FILTER = 22, 2
 
 
@@ -43,6 +46,9 @@ def instructions(arch: int, pretended: list[int]) -> bytes:
         code += [(_JGE, 0, 1, _X32), (_RET, 0, 0, _ERRNO | _ENOSYS)]
     for number in numbers:
         code += [(_JEQ, 0, 1, number), (_RET, 0, 0, _ERRNO | _EPERM)]
+    # What clone3() is asked for is in memory, where no filter looks; whoever misses it takes clone().
+    code += [(_JEQ, 0, 1, _CLONE3), (_RET, 0, 0, _ERRNO | _ENOSYS), (_JEQ, 0, 4, _CLONE[arch]), (_LD, 0, 0, _FLAGS)]
+    code += [(_JSET, 0, 1, _NAMESPACES), (_RET, 0, 0, _ERRNO | _EPERM), (_RET, 0, 0, _ALLOW)]
     if pretended:
         code += [(_JEQ, 1, 0, _IOCTL[arch]), (_RET, 0, 0, _ALLOW), (_LD, 0, 0, _REQUEST)]
         for request in pretended:
