@@ -347,7 +347,7 @@ struct flow {
 	uint32_t stamp;		/* of the last packet: as in struct proxy_flow */
 	uint8_t mac[6];		/* FLOW_CHOICE: of the member, because a slot may be given to another */
 	uint8_t state;		/* enum flow_state */
-	uint8_t outside;	/* FLOW_SERVICE: 1: the client is on the substrate */
+	uint8_t outside;	/* 1: the client is on the substrate; FLOW_CHOICE: it began there, and is none of the VPC's addresses */
 };
 
 /* ---- flow_budgets, flow_counts: ARRAY, slot in vpc_counters -> how many flows of the VPC may have been inserted since

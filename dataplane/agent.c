@@ -495,6 +495,8 @@ static __always_inline __must_check enum drop_reason answer_client(struct __sk_b
 	const struct route route = { .step = STEP_SUBSTRATE };
 	enum drop_reason reason = keep_limits(skb, packet, agent, &route);
 
+	if (!reason && config.uplink)
+		reason = (enum drop_reason)limit_uplink(skb, packet, agent->flags & ENDPOINT_LIMITED ? agent->slot : 0);
 	if (!reason)
 		reason = decrement_ttl(inner);
 	if (reason)

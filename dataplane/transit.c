@@ -276,6 +276,9 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 		reason = final ? find_member(inner, &route) : choose(ctx, cursor, packet, inner, &route);
 		if (reason)
 			return reason;
+		/* That a client is outside is believed of droplets alone: who is behind a tunnel end without a daemon may write any MAC. */
+		if (is_public_mac(inner->eth->h_source) && acl_foreign(outer->from))
+			router_mac(inner->eth->h_source);
 	}
 	if (may_cross(packet)) {
 		reason = (enum drop_reason)cross_frame(ctx, packet,

@@ -37,12 +37,12 @@ static __always_inline bool keeps(const struct endpoint *member, const struct fl
 }
 
 /* Whether the VPC has the address itself: nobody outside can be it, and policies would take him for whoever has it. */
-static __always_inline bool is_inside(const void *address, uint32_t service)
+static __always_inline bool is_inside(struct service_work *work, const void *address)
 {
-	struct route_key key = { .prefix_bits = 32 + 128, .table_be = bpf_htonl(service) };
-
-	copy_address(key.addr, address);
-	return bpf_map_lookup_elem(&public_inside, &key);
+	work->inside.prefix_bits = 32 + 128;
+	work->inside.table_be = bpf_htonl(work->service);
+	copy_address(work->inside.addr, address);
+	return bpf_map_lookup_elem(&public_inside, &work->inside);
 }
 
 /* By the table. The hash is mixed anew for each try, so that the flows of a member that is down spread over all others. */
@@ -77,6 +77,9 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		return REASON_SERVICE_PROTOCOL;
 	make_key(key, packet->to.vni, FLOW_CHOICE, packet->to.addr, t);
 	flow = bpf_map_lookup_elem(&flows, key);
+	/* Of a flow that began outside, its first packet's was asked for. Any other may be that of an endpoint, which goes on here. */
+	if (!here && work->outside && !(flow && flow->outside) && is_inside(work, t->other))
+		return REASON_PUBLIC_SOURCE;
 	if (flow) {
 		member = member_at(flow->member);
 		if (member && keeps(member, flow, t)) {
@@ -87,8 +90,8 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		}
 	}
 	member = NULL;
-	/* Who sends a flow that is known was asked for with its first packet. An agent's packets are from inside. */
-	if (!here && work->outside && is_inside(packet->src, service_slot))
+	/* An error is not from the client, but from a router. */
+	if (!here && work->outside && t->error && is_inside(work, packet->src))
 		return REASON_PUBLIC_SOURCE;
 	service = bpf_map_lookup_elem(&services, &service_slot);
 	if (service && here && service->near) {
@@ -106,7 +109,7 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		copy_mac(flow->mac, member->mac);
 		touch_flow(flow, t);
 	} else if (!t->error) {
-		work->flow = (struct flow){ .member = work->member };
+		work->flow = (struct flow){ .member = work->member, .outside = work->outside };
 		copy_mac(work->flow.mac, member->mac);
 		if (!insert_flow(key, &work->flow, packet->vpc_slot, t))
 			count_unsticky(packet);

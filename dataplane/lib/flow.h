@@ -47,8 +47,8 @@ static __always_inline bool is_error(const struct inner *inner, uint8_t type)
 }
 
 /*
- * The packet that an ICMP error is about: it went from `packet->to` (the error goes to its sender) to t->other. Ports are left
- * as it bore them. False: of no use.
+ * The packet that an ICMP error is about. To a service: what went from there to t->other. From a member: what came from t->other, to
+ * whom the error goes, and to nobody else. Ports are left as it bore them. False: of no use.
  */
 static __always_inline __must_check bool parse_embedded(struct cursor *cursor, const struct packet *packet,
 							const struct inner *inner, bool to_service, struct transport *t)
@@ -75,6 +75,8 @@ static __always_inline __must_check bool parse_embedded(struct cursor *cursor, c
 		t->protocol = ip->nexthdr;
 		copy_address(t->other, to_service ? &ip->daddr : &ip->saddr);
 	}
+	if (!to_service && !same_address(t->other, packet->to.addr))
+		return false;
 	ports = take(cursor, sizeof(*ports));
 	echo = take(cursor, 4);
 	if (!ports || !echo)

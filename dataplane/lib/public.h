@@ -16,6 +16,14 @@
 #include "rewrite.h"
 #include "tunnel.h"
 
+static __always_inline bool is_own_mac(const void *mac)
+{
+	const word16 *words = mac;
+	const volatile word16 *own = (const volatile word16 *)config.mac;
+
+	return words[2] == own[2] && words[1] == own[1] && words[0] == own[0];
+}
+
 static __always_inline bool attracts_any(void)
 {
 	uint32_t zero = 0, *any = bpf_map_lookup_elem(&public_switch, &zero);
@@ -141,6 +149,9 @@ static __always_inline __must_check enum drop_reason take_public(struct xdp_md *
 			respond_solicitation(&inner, &asked, false, true);
 		return send_back(ctx, verdict);
 	}
+	/* A link may bring what is for another station, which has the address as well. */
+	if (!is_own_mac(inner.eth->h_dest))
+		return REASON_NONE;
 	packet->to.vni = found->vni;
 	packet->vpc_slot = found->vpc_slot;
 	wire_vni = found->wire_vni;

@@ -129,6 +129,20 @@ static __always_inline __must_check enum drop_reason translate_to_member(struct 
 	return replace_outermost(skb, v4, t, false, service, member) ? REASON_NONE : REASON_REWRITE_FAILED;
 }
 
+/*
+ * Whether an answer is for a port at which hosts take tunnel packets. Fragments bear the port in the first of them, and need not bear
+ * that of their flow.
+ */
+static __always_inline bool is_for_tunnel(struct __sk_buff *skb, const struct transport *t)
+{
+	uint16_t port;
+
+	if (t->protocol != IPPROTO_UDP || t->error || !t->checksum_at)
+		return false;
+	return bpf_skb_load_bytes(skb, t->checksum_at - 4, &port, sizeof(port)) || port == bpf_htons(GENEVE_PORT) ||
+	       port == bpf_htons(VXLAN_PORT);
+}
+
 /* From a member, if it answers what was sent to a service: then work->translated, and the packet's addresses are the new ones. */
 static __always_inline __must_check enum drop_reason translate_from_member(struct __sk_buff *skb, struct cursor cursor,
 									   const struct inner *inner,
@@ -147,6 +161,8 @@ static __always_inline __must_check enum drop_reason translate_from_member(struc
 	flow = bpf_map_lookup_elem(&flows, &work->key);
 	if (!flow)
 		return REASON_NONE;
+	if (flow->outside && is_for_tunnel(skb, t))
+		return REASON_SUBSTRATE_TUNNEL;
 	if (!t->error) {
 		t->syn = false;
 		touch_flow(flow, t);

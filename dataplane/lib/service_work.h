@@ -13,6 +13,7 @@ struct service_work {
 	struct flow_key key;
 	struct flow flow;	/* to be inserted */
 	struct listener_key listener;
+	struct route_key inside;
 	uint32_t address[4];	/* the member's own */
 	uint32_t service;	/* choose_for_*(): slot in services */
 	uint32_t member;	/* their answer: slot in members */

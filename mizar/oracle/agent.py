@@ -231,6 +231,7 @@ def route_packet(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> 
 def answer_client(here: Droplet, packet: Packet, inner: Inner, sender: Agent) -> Outcome:
     """To who is on the substrate, without a tunnel, by the routes of the droplet's host."""
     inner = limit_sender(here, packet, inner, sender.uid)
+    limit_uplink(here, packet, inner, sender.uid)
     packet.inner = inner.frame
     frame = decrement_ttl(inner)
     packet.count("endpoint", sender.uid, "sent", len(frame))

@@ -97,7 +97,7 @@ def _parse_embedded(inner: Inner, to_service: bool, about: bytes, check: int, at
     else:
         protocol, source, destination = about[6], about[8:24], about[24:40]
     own, other = (source, destination) if to_service else (destination, source)
-    if own != (inner.destination if to_service else inner.source):
+    if own != (inner.destination if to_service else inner.source) or not (to_service or other == inner.destination):
         return None
     rest = about[size:]
     if protocol in (TCP, UDP):

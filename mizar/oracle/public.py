@@ -37,6 +37,8 @@ def take_public(here: Droplet, packet: Packet) -> Outcome | None:
         return None
     if inner.kind in (Kind.ARP, Kind.ND):
         return packet.served(Verdict.SEND, _answer(here, inner, asked))
+    if inner.frame[:6] != here.mac:  # another station's, which has the address as well
+        return None
     packet.vni, packet.vpc_known, packet.inner = found.vni, True, inner.frame
     try:
         return _hand_on(here, packet, inner, found)

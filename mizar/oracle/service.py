@@ -17,6 +17,7 @@ from mizar.oracle.frames import ETHERNET, Inner, Kind, parse_inner
 from mizar.oracle.locate import Route
 from mizar.oracle.outcome import Packet, RefusedError, Step
 from mizar.oracle.rewrite import IPV4_CHECKSUM, replace
+from mizar.oracle.stack import TUNNEL_PORTS
 from mizar.oracle.tables import AnsweredAs, Droplet, FlowKey, FlowKind, Member, Service, in_prefix
 
 _MOST = (1 << 64) - 1
@@ -29,8 +30,8 @@ TRIES = 8
 def choose_member(
     here: Droplet, packet: Packet, inner: Inner, route: Route, *, near: bool, inside: Sequence[tuple[bytes, int]] = ()
 ) -> Route:
-    """The member that takes the packet; `near`: asked by an agent, for which members here come first. `inside`: from
-    where no new flow may come."""
+    """The member that takes the packet; `near`: asked by an agent, for which members here come first. `inside`: where
+    no client may be, and no router that begins a flow with an error."""
     assert route.endpoint is not None
     service = route.endpoint.service
     assert service is not None
@@ -38,6 +39,8 @@ def choose_member(
     if transport is None:
         raise RefusedError("SERVICE_PROTOCOL")
     key = FlowKey(FlowKind.CHOICE, packet.vni, transport.other, inner.destination, transport.ports, transport.protocol)
+    if any(in_prefix(transport.other, prefix, length) for prefix, length in inside):
+        raise RefusedError("PUBLIC_SOURCE")
     stays = here.flows.get(key)
     if isinstance(stays, Member) and _keeps(here, stays, transport):
         return to_member(packet, route, stays)
@@ -173,6 +176,8 @@ def translate_from_member(here: Droplet, vni: int, inner: Inner) -> Inner | None
     answers = here.flows.get(key)
     if not isinstance(answers, AnsweredAs):
         return None
+    if answers.outside and _is_for_tunnel(inner, transport):
+        raise RefusedError("SUBSTRATE_TUNNEL")
     service = answers.address
     itself = inner.destination == service
     frame = inner.frame
@@ -186,6 +191,14 @@ def translate_from_member(here: Droplet, vni: int, inner: Inner) -> Inner | None
     if answers.port:
         frame = _with_port(frame, inner, transport, source=not transport.error, after=answers.port)
     return _reread(inner, frame, service, own if itself else inner.destination)
+
+
+def _is_for_tunnel(inner: Inner, transport: Transport) -> bool:
+    """Whether an answer is for a port at which hosts take tunnel packets."""
+    if transport.protocol != UDP or transport.error or not transport.checksum_at:
+        return False
+    at = transport.checksum_at - 4
+    return int.from_bytes(inner.frame[at : at + 2], "big") in TUNNEL_PORTS
 
 
 def is_outside(here: Droplet, vni: int, inner: Inner) -> bool:

@@ -191,7 +191,7 @@ def deliver_here(here: Droplet, packet: Packet, outer: Outer, inner: Inner, rout
     if endpoint.bypass:
         headers = packet.frame[: len(packet.frame) - len(outer.trailer) - len(inner.frame)]
         return hand_over_whole(here, packet, headers, inner.frame, outer.trailer, endpoint)
-    is_public = inner.ether_source == PUBLIC_MAC
+    is_public = inner.ether_source == PUBLIC_MAC and sender_of(here, outer.source) not in here.foreign
     handover = Handover(
         endpoint.ifindex, packet.vni, endpoint.uid, route.to_service, route.listened, route.to_service and is_public
     )

@@ -22,12 +22,14 @@ from mizar.kernel import layout
 from .frames import PAYLOAD, ip, tunnel
 from .plan import FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, A, B, EndpointPlan, R, mapped
 from .policies import ALLOW, OF_UDP, Row, police, rules
+from .test_limits import UPLINK, full
 from .test_load_balancer import PORT, TARGET, TCP_NUMBER, UDP_NUMBER, balanced
 from .test_services import LISTENED, SCALED, SLOT, rebuilt, replace_member, service
-from .testbed import TC_REDIRECT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
+from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
 PUBLIC = {4: "203.0.113.10", 6: "2001:db8:1::a"}
 CLIENT = {4: "198.51.100.7", 6: "2001:db8:2::7"}
+OTHER = {4: "198.51.100.8", 6: "2001:db8:2::8"}
 CLIENT_MAC, PUBLIC_MAC = "02:00:00:00:77:07", "02:4d:5a:00:00:06"
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -209,3 +211,113 @@ def test_an_error_about_an_answer_reaches_its_member(droplet: Testbed, family: i
     assert len(result.frame) > 0
     local, error_local = chosen[:6] == bytes.fromhex(B.mac.replace(":", "")), result.retval == XDP_PASS
     assert local == error_local
+
+
+def flow_of(family: int, kind: int, client: str, port: int, **value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A flow over UDP: at the member A (kind 2), or as it was chosen (kind 1)."""
+    server, at = (A.address(family), TARGET) if kind == 2 else (PUBLIC[family], PORT)
+    key = {
+        "vni": RED.vni, "client": mapped(client), "server": mapped(server),
+        "ports_be": int.from_bytes(port.to_bytes(2, "big") + at.to_bytes(2, "big"), sys.byteorder),
+        "protocol": UDP_NUMBER, "kind": kind,
+    }  # fmt: skip
+    return key, value
+
+
+def unreachable(family: int, source: str, to: str, about: Any) -> Any:
+    """An ICMP error."""
+    if family == 6:
+        from scapy.layers.inet6 import ICMPv6DestUnreach
+
+        return ip(family, source, to) / ICMPv6DestUnreach(code=4) / about
+    return ip(family, source, to) / ICMP(type=3, code=3) / about
+
+
+@every_family
+def test_nobody_outside_goes_on_with_an_endpoints_flow(droplet: Testbed, family: int) -> None:
+    """Its client is in the VPC, and came to the address from inside, over this same droplet."""
+    attracted(droplet, R)
+    endpoint = FRONT.address(family, 77)
+    key, value = flow_of(family, 1, endpoint, 4001, member=1, mac=bytes.fromhex(R.mac.replace(":", "")))
+    droplet.tables.flows.put(key, value)
+    assert droplet.transit(bytes(request(family, endpoint))).retval == XDP_DROP
+    about = ip(family, PUBLIC[family], endpoint) / UDP(sport=PORT, dport=4001) / Raw(PAYLOAD)
+    error = Ether(src=CLIENT_MAC, dst=ME.mac) / unreachable(family, CLIENT[family], PUBLIC[family], about)
+    assert droplet.transit(bytes(error)).retval == XDP_DROP
+    assert droplet.counted()["drop", "PUBLIC_SOURCE"]["packets"] == 2
+    other = request(family)
+    assert droplet.transit(bytes(other)).retval == XDP_TX
+    assert droplet.transit(bytes(other)).retval == XDP_TX
+
+
+@every_family
+def test_a_members_error_goes_to_its_client_alone(droplet: Testbed, family: int) -> None:
+    """To any other address it is the member's own, and goes to the substrate no more than anything else of it does."""
+    attracted(droplet, A)
+    droplet.tables.flows.put(*flow_of(family, 2, CLIENT[family], 4001, addr=mapped(PUBLIC[family]), outside=1))
+    about = ip(family, CLIENT[family], A.address(family)) / UDP(sport=4001, dport=TARGET) / Raw(PAYLOAD)
+    ether = Ether(src=A.mac, dst=ROUTER_MAC)
+    told = Ether(droplet.send(ether / unreachable(family, A.address(family), CLIENT[family], about)).frame)
+    assert told[IP if family == 4 else IPv6].src == PUBLIC[family]
+    for victim in (ME.on(family).address, OTHER[family], B.address(family)):
+        sent = droplet.send(ether / unreachable(family, A.address(family), victim, about)).frame
+        assert socket.inet_pton(socket.AF_INET if family == 4 else socket.AF_INET6, PUBLIC[family]) not in sent[:62]
+
+
+@every_family
+def test_no_answer_is_a_tunnels_packet(droplet: Testbed, family: int) -> None:
+    """Nor the first fragment of one, which its flow's port does not bind."""
+    attracted(droplet, A)
+    for port in (4001, 6081, 4789, 0):
+        key, value = flow_of(family, 2, CLIENT[family], port, addr=mapped(PUBLIC[family]), outside=1)
+        droplet.tables.flows.put(key if port else key | {"ports_be": 0}, value)
+
+    def answer(port: int, *, part: bool) -> Any:
+        packet = ip(family, A.address(family), CLIENT[family])
+        if part and family == 4:
+            packet.flags = "MF"
+        elif part:
+            from scapy.layers.inet6 import IPv6ExtHdrFragment
+
+            packet /= IPv6ExtHdrFragment(m=1, id=1)
+        return Ether(src=A.mac, dst=ROUTER_MAC) / packet / UDP(sport=TARGET, dport=port) / Raw(PAYLOAD[:16])
+
+    for part in (False, True):
+        assert droplet.send(answer(4001, part=part)).retval == TC_REDIRECT
+        for port in (6081, 4789):
+            assert droplet.send(answer(port, part=part)).retval == TC_SHOT
+    assert droplet.counted()["drop", "SUBSTRATE_TUNNEL"]["packets"] == 4
+
+
+@every_family
+def test_a_foreign_tunnel_end_cannot_say_who_is_outside(droplet: Testbed, family: int) -> None:
+    """Or its endpoints could have members answer whom they like on the substrate."""
+    attracted(droplet, B)
+    found = droplet.tables.droplets.get(HOST.slot)
+    assert found is not None
+    droplet.tables.droplets.put(HOST.slot, found | {"foreign": 1})
+    result = droplet.transit(tunnel("geneve", request(family, macs=(PUBLIC_MAC, B.mac)), src=HOST))
+    assert (result.retval, layout.parse("handover", result.metadata)["flags"]) == (XDP_PASS, 3)
+
+
+@every_family
+def test_what_is_for_another_station_is_left_to_it(droplet: Testbed, family: int) -> None:
+    """Which attracts the address too, and a link may show both what is for one."""
+    attracted(droplet, R)
+    frame = bytes(request(family, macs=("", "02:00:00:00:77:08")))
+    assert (droplet.transit(frame).retval, droplet.transit(frame).frame) == (XDP_PASS, frame)
+
+
+def test_answers_leave_within_what_the_interface_may_send() -> None:
+    """As what is in a tunnel: nobody else's share is used up."""
+    droplet = Testbed(uplink=1)
+    try:
+        attracted(droplet, A)
+        droplet.tables.flows.put(*flow_of(4, 2, CLIENT[4], 4001, addr=mapped(PUBLIC[4]), outside=1))
+        answer = Ether(src=A.mac, dst=ROUTER_MAC) / ip(4, A.address(4), CLIENT[4]) / UDP(sport=TARGET, dport=4001)
+        assert droplet.send(answer).retval == TC_REDIRECT
+        full(droplet, UPLINK)
+        assert droplet.send(answer).retval == TC_SHOT
+        assert droplet.counted()["drop", "UPLINK_FULL"]["packets"] == 1
+    finally:
+        droplet.close()

@@ -34,12 +34,20 @@ from tests.oracle.test_golden import droplet
 FAMILIES = (4, 6)
 PUBLIC = {4: bytes((203, 0, 113, 10)), 6: bytes.fromhex("20010db8000100000000000000" + "00000a")}
 CLIENT = {4: bytes((198, 51, 100, 7)), 6: bytes.fromhex("20010db8000200000000000000" + "000007")}
+GUEST = {4: address(4, 1, 78), 6: address(6, 1, 78)}
+"""Inside: its flows to the address are known."""
 CLIENT_MAC, PUBLIC_MAC = bytes.fromhex("020000007707"), bytes.fromhex("024d5a000006")
 PORT, TARGET = 80, 8080
 
 
 def attracting(
-    *, here_alone: bool = False, by_client: bool = False, room: int = 100, down: bool = False, mtu: int = 0
+    *,
+    here_alone: bool = False,
+    by_client: bool = False,
+    room: int = 100,
+    down: bool = False,
+    mtu: int = 0,
+    foreign: bool = False,
 ) -> Droplet:
     """ME attracts the addresses of a load balancer whose members are its own endpoint a, and r on HOST over VXLAN, to
     which packets may have `mtu` bytes."""
@@ -58,9 +66,15 @@ def attracting(
         key = FlowKey(FlowKind.SERVICE, RED, CLIENT[family], address(family, 1, 11),
                       struct.pack("!HH", 4001, TARGET), protocol)  # fmt: skip
         flows[key] = AnsweredAs(PUBLIC[family], struct.pack("!H", PORT), outside=True)
+        for port in (6081, 4789):
+            ports = struct.pack("!HH", port, TARGET)
+            flows[replace(key, ports=ports)] = AnsweredAs(PUBLIC[family], struct.pack("!H", PORT), outside=True)
+        ports = struct.pack("!HH", 4001, PORT)
+        flows[FlowKey(FlowKind.CHOICE, RED, GUEST[family], PUBLIC[family], ports, protocol)] = members[0]
     agents = {number: replace(one, member=True) for number, one in before.agents.items()}
     ends = dict(before.endpoints) | {(RED, one): Endpoint(1, bytes(6), b"", service=service) for one in PUBLIC.values()}
     public = {one: PublicAddress(RED, service, inside) for one in PUBLIC.values()}
+    before = replace(before, foreign=frozenset({HOST}) if foreign else frozenset())
     return replace(before, listeners=listeners, flows=flows, endpoints=ends, public=public, agents=agents)
 
 
@@ -88,6 +102,7 @@ def arrivals(family: int) -> list[Arrival]:
             (CLIENT[family], PUBLIC[family], PORT, 1),
             (CLIENT[family], other, PORT, 64),
             (address(family, 1, 77), PUBLIC[family], PORT, 64),
+            (GUEST[family], PUBLIC[family], PORT, 64),
         ):
             found.append(Arrival("transit", frame(family, source, to, upper(protocol, sport, dport), ttl)))
         for size, ttl in itertools.product((0, 30, 31, 100, 600, 1400), (64, 1)):
@@ -103,6 +118,21 @@ def arrivals(family: int) -> list[Arrival]:
         for ttl in (64, 1):
             sent = frame(family, address(family, 1, 11), CLIENT[family], answer, ttl, build.ROUTER + mac_of(1, 11))
             found.append(Arrival("agent", sent))
+    found += errors(family)
+    for port, parts in itertools.product((4001, 6081, 4789), (0, 0x2000)):
+        sent = frame(
+            family, address(family, 1, 11), CLIENT[family], upper(17, TARGET, port), 64, build.ROUTER + mac_of(1, 11)
+        )
+        if family == 4 and parts:
+            part = build.ipv4(address(4, 1, 11), CLIENT[4], *upper(17, TARGET, port), fragment=parts)
+            sent = build.ethernet(build.ROUTER, mac_of(1, 11), 0x0800, part)
+        found.append(Arrival("agent", sent))
+    found.append(
+        Arrival(
+            "transit",
+            frame(family, CLIENT[family], PUBLIC[family], upper(6, 4001, PORT), macs=mac_of(9, 9) + CLIENT_MAC),
+        )
+    )
     whole = found[0].frame
     for asked in (PUBLIC[family], other):
         if family == 4:
@@ -124,12 +154,41 @@ def arrivals(family: int) -> list[Arrival]:
     return found
 
 
+def errors(family: int) -> list[Arrival]:
+    """About known flows, from where they may come and may not; and of a member, to its client and to others."""
+    found = []
+    own, number = address(family, 1, 11), 1 if family == 4 else 58
+    for client, source in itertools.product((CLIENT[family], GUEST[family]), (CLIENT[family], GUEST[family])):
+        found.append(
+            Arrival(
+                "transit",
+                frame(family, source, PUBLIC[family], (number, about(family, PUBLIC[family], client, source))),
+            )
+        )
+    for to in (CLIENT[family], GUEST[family], CLIENT[family][:-1] + b"\x08"):
+        message = about(family, CLIENT[family], own, own, to)
+        found.append(Arrival("agent", frame(family, own, to, (number, message), macs=build.ROUTER + mac_of(1, 11))))
+    return found
+
+
+def about(family: int, sender: bytes, receiver: bytes, source: bytes, to: bytes = b"") -> bytes:
+    """`Port unreachable` about what `sender` sent to `receiver`, one of which is at port 4001."""
+    inbound = receiver == source
+    ports = (4001, TARGET) if inbound else (PORT, 4001)
+    make = build.ipv4 if family == 4 else build.ipv6
+    packet = make(sender, receiver, 17, build.udp(*ports, b"hello"))
+    if family == 4:
+        message = bytes((3, 3, 0, 0, 0, 0, 0, 0)) + packet
+        return message[:2] + struct.pack("!H", build.summed(message)) + message[4:]
+    return build.icmpv6(source, to or PUBLIC[6], bytes((1, 4, 0, 0, 0, 0, 0, 0)) + packet)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "how",
-    [{}, {"here_alone": True}, {"by_client": True}, {"room": 0}, {"down": True}, {"mtu": 100}],
-    ids=["both", "here", "by client", "no room", "all down", "tight"],
+    [{}, {"here_alone": True}, {"by_client": True}, {"room": 0}, {"down": True}, {"mtu": 100}, {"foreign": True}],
+    ids=["both", "here", "by client", "no room", "all down", "tight", "foreign"],
 )
 def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, how: dict[str, Any]) -> None:
     """Byte for byte, with all counters, whatever comes."""
@@ -137,7 +196,7 @@ def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, ho
     real.fill(here)
     outcomes = check(real, here, arrivals(family))
     seen = {one.reason for one in outcomes}
-    assert {"NO_LISTENER", "PUBLIC_SOURCE"} <= seen
+    assert {"NO_LISTENER", "PUBLIC_SOURCE", "SUBSTRATE_TUNNEL"} <= seen
     told = {"down": "SERVICE_WITHOUT_MEMBER", "mtu": "PACKET_TOO_BIG"}
     assert {told[each] for each in how if each in told} <= seen
     said = {one.reason for one in outcomes if one.verdict is Verdict.SEND}  # to the client
