@@ -22,6 +22,8 @@ from pyroute2 import IPRoute
 from mizar._built import transit_pb2 as pb
 from tests.transit.rig import FRONT, Droplet, Rig, endpoint, local, put_droplet, put_network, put_vpc, rig, until
 
+KINDS = ("namespace", "pool", "tap")
+
 
 def main() -> None:
     """Attach and detach `count` endpoints of each kind."""
@@ -33,33 +35,44 @@ def main() -> None:
 
 
 def measure(made: Rig, count: int) -> None:
-    """One droplet that is everything."""
+    """All kinds, one after the other."""
+    one, places = droplet(made, count)
+    for kind in KINDS:
+        attached, detached = measured(one, places, kind)
+        show(f"attach, {kind}", attached)
+        show(f"detach, {kind} (as the caller sees it)", detached)
+
+
+def droplet(made: Rig, count: int) -> tuple[Droplet, list[str]]:
+    """One droplet that is everything, and so many namespaces."""
     one = made.add_droplet()
     one.start("--pool", str(min(count, 1024)))
     one.apply(put_droplet(one), put_vpc(one), put_network(FRONT, one))
-    places = [made.make_namespace(f"e{number}") for number in range(count)]
-    for kind in ("namespace", "pool", "tap"):
-        attached, detached = [], []
-        until(lambda: one.links() == [] and len(waiting(one)) == count, "what was before has ended", 120)
-        for number, place in enumerate(places):
-            what = endpoint(number % 89, FRONT, one)
-            what.mac = bytes((2, 0, 0, 0, 2, number))
-            what.addresses[:] = [bytes((10, 0, 1, 2 + number)), what.addresses[1][:15] + bytes((2 + number,))]
-            wanted = local(f"{kind}-{number}", what, name=place)
-            if kind == "pool":
-                wanted.workload.CopyFrom(pb.Workload(pool=f"{place}f"))
-            if kind == "tap":
-                wanted.workload.CopyFrom(pb.Workload(tap=pb.Tap()))
-            (result,) = one.attach(wanted)
-            assert not result.error, result
-            attached.append(result.elapsed_us / 1000)
-            time.sleep(0.005)
-        for number in range(count):
-            begun = time.perf_counter()
-            one.detach(f"{kind}-{number}")
-            detached.append((time.perf_counter() - begun) * 1000)
-        show(f"attach, {kind}", attached)
-        show(f"detach, {kind} (as the caller sees it)", detached)
+    return one, [made.make_namespace(f"e{number}") for number in range(count)]
+
+
+def measured(one: Droplet, places: list[str], kind: str) -> tuple[list[float], list[float]]:
+    """Milliseconds of each Attach, and of each Detach."""
+    attached, detached = [], []
+    until(lambda: one.links() == [] and len(waiting(one)) == len(places), "what was before has ended", 120)
+    for number, place in enumerate(places):
+        what = endpoint(number % 89, FRONT, one)
+        what.mac = bytes((2, 0, 0, 0, 2, number))
+        what.addresses[:] = [bytes((10, 0, 1, 2 + number)), what.addresses[1][:15] + bytes((2 + number,))]
+        wanted = local(f"{kind}-{number}", what, name=place)
+        if kind == "pool":
+            wanted.workload.CopyFrom(pb.Workload(pool=f"{place}f"))
+        if kind == "tap":
+            wanted.workload.CopyFrom(pb.Workload(tap=pb.Tap()))
+        (result,) = one.attach(wanted)
+        assert not result.error, result
+        attached.append(result.elapsed_us / 1000)
+        time.sleep(0.005)
+    for number in range(len(places)):
+        begun = time.perf_counter()
+        one.detach(f"{kind}-{number}")
+        detached.append((time.perf_counter() - begun) * 1000)
+    return attached, detached
 
 
 def waiting(one: Droplet) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ from tests.dataplane.testbed import Testbed
 
 SOURCE = Path(__file__).parents[1] / "examples" / "functions" / "blocklist" / "blocklist.c"
 STEPS = ("prepare", "locked", "finish", "all")
+CHANGES = ("load", "replace", "unload")
 
 
 def variants(folder: Path) -> list[pb.Function]:
@@ -59,13 +61,10 @@ def timed(functions: Functions, state: State, *wanted: pb.Function) -> dict[str,
     return dict(zip(STEPS, [*spans, sum(spans)], strict=True))
 
 
-def main() -> None:
-    """Prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=40)
-    rounds = parser.parse_args().rounds
-    pins = Pins.of("bench-functions")
-    taken: dict[str, list[dict[str, float]]] = {"load": [], "replace": [], "unload": []}
+def measured(rounds: int) -> dict[str, list[dict[str, float]]]:
+    """By change, what each round took."""
+    pins = Pins.of(f"bench-functions-{os.getpid()}")
+    taken: dict[str, list[dict[str, float]]] = {change: [] for change in CHANGES}
     with tempfile.TemporaryDirectory(prefix="mizar-bench-") as name, closing(Testbed()) as droplet:
         folder = Path(name)
         first, second = variants(folder)
@@ -75,14 +74,21 @@ def main() -> None:
         try:
             functions.restore(state)
             for _ in range(rounds):
-                taken["load"].append(timed(functions, state, first))
-                taken["replace"].append(timed(functions, state, second))
-                taken["unload"].append(timed(functions, state))
+                for change, wanted in zip(CHANGES, ((first,), (second,), ()), strict=True):
+                    taken[change].append(timed(functions, state, *wanted))
         finally:
             functions.close()
             pins.remove()
+    return taken
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=40)
+    rounds = parser.parse_args().rounds
     print(f"{'ms, median / worst of ' + str(rounds):<28}" + "".join(f"{step:>18}" for step in STEPS))
-    for what, rows in taken.items():
+    for what, rows in measured(rounds).items():
         cells = (f"{median(row[step] for row in rows):.1f} / {max(row[step] for row in rows):.1f}" for step in STEPS)
         print(f"{what:<28}" + "".join(f"{cell:>18}" for cell in cells))
 

@@ -3,7 +3,17 @@
 
 from __future__ import annotations
 
-from bench.suite.figures import control, end_to_end, first_packet, gateways, memory, policies, programs, scale
+from bench.suite.figures import (
+    control,
+    end_to_end,
+    first_packet,
+    gateways,
+    memory,
+    operations,
+    policies,
+    programs,
+    scale,
+)
 
 FIGURES = (
     *programs.FIGURES,
@@ -12,6 +22,7 @@ FIGURES = (
     *memory.FIGURES,
     *end_to_end.FIGURES,
     *first_packet.FIGURES,
+    *operations.FIGURES,
     *control.FIGURES,
     *scale.FIGURES,
 )
