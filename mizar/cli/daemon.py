@@ -108,6 +108,13 @@ def daemon(
     uplink_rate: Annotated[
         str, typer.Option(help="Bits a second that endpoints may send by the interface together, such as 10G.")
     ] = "",
+    uplink_offloads: Annotated[
+        bool,
+        typer.Option(
+            "--uplink-offloads",
+            help="Over a veth, leave checksums and superpackets to the wire: no XDP on it may rewrite what they cover.",
+        ),
+    ] = False,
     vpn_ports: Annotated[
         str, typer.Option(help="UDP ports of this host that tenants' tunnels may have, or none.")
     ] = _VPN_PORTS,
@@ -146,6 +153,7 @@ def daemon(
         ),
         xdp=_XDP[xdp],
         tc=_TC[tc],
+        uplink_offloads=uplink_offloads,
         probes=ProbeTiming(probe_interval / 1000, probe_count),
         detach_on_exit=detach_on_exit,
         pool=pool,

@@ -34,7 +34,8 @@ class Options:
     IPv6. `pool`: how many namespaces are prepared for workloads that want one from there. `ovsdb` is where the database
     of an Open vSwitch on this host answers, should there be one. `metrics` is where
     Prometheus reads; empty: nowhere. `xdp` and `tc` are the modes that programs must run
-    in; None: the best that the interface and the kernel have.
+    in; None: the best that the interface and the kernel have. `uplink_offloads`: over a veth, checksums and
+    superpackets are left to the other ends of the wire.
     """
 
     interface: str
@@ -45,6 +46,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     xdp: XdpMode | None = None
     tc: TcMode | None = None
+    uplink_offloads: bool = False
     probes: ProbeTiming = field(default_factory=ProbeTiming)
     detach_on_exit: bool = False
     pool: int = 8

@@ -162,7 +162,9 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
     """Attach `deliver`, then `transit`, or put the new programs where the old ones run."""
     interfaces.set_gro(uplink.name, on=True)  # without it, delivered packets stay single
     if uplink.kind == "veth":
-        interfaces.set_tx_checksum(uplink.name, on=False)  # XDP at the other end loses partial checksums
+        # XDP at the other end loses partial checksums, or spoils them where it rewrites what they cover. Without them,
+        # the kernel cuts superpackets here.
+        interfaces.set_tx_checksum(uplink.name, on=options.uplink_offloads)
     links = loaded.pins.links
     deliver = attach.attach_tc(loaded.programs.deliver.fd, uplink.index, links / "deliver", force=options.tc)
     try:
