@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref
 from tests.lab.conftest import SMALL, manifests, wait_until
 from tests.lab.live_maps import open_policy_flows
+from tests.lab.test_monitor import watching
 from tests.lab.test_network_functions import restart
 
 pytestmark = pytest.mark.root
@@ -131,6 +136,13 @@ class Bench:
         rows = self.client.get("DdosProtection", "shield", "blue")["status"]["droplets"]
         return next((row for row in rows if row["droplet"] == "d1"), {})
 
+    def mizar(self, *words: str) -> Any:
+        """What a command says."""
+        command = [sys.executable, "-m", "mizar.cli.main", *words, "--server", self.lab.server_url, "-o", "json"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
     def counted(self, kind: str) -> int:
         return int(self.told().get("counts", {}).get(kind, {"packets": 0})["packets"])
 
@@ -207,6 +219,14 @@ def test_a_flood_of_syns_does_not_reach_the_server_and_a_client_does(lab: LabNam
         assert here.syns() == 0
         wait_until(lambda: here.counted("synsAnswered") >= 2000 and here.counted("noSuchConnection") >= 500)
         assert here.counted("verified") >= 2
+        wait_until(lambda: here.told()["top"])
+        (said,) = here.mizar("ddos", "report", "-t", "blue")
+        source = here.address("db")
+        assert said["state"] == "engaged"
+        assert said["totals"]["synsAnswered"]["packets"] >= 2000
+        named = {(one["source"], one["target"], one["droplet"]) for one in said["top"]}
+        assert {(source, "blue-web", "d1"), (f"{source.rpartition('.')[0]}.0/24", "blue-web", "d1")} <= named
+        assert {one["kind"] for one in said["top"]} <= {"synsAnswered", "noSuchConnection"}
         before.close()
         here.client.delete("DdosProtection", "shield", "blue")
         here.client.wait([REF], LIMIT_S, until="gone")
@@ -314,7 +334,9 @@ def test_lists_limits_and_reflected_datagrams(lab: LabName) -> None:
         with ears:
             assert arrives()
             here.apply(block=[f"{source.rpartition('.')[0]}.0/24"])
-            stops("blocked")
+            with watching(lab, "--vpc", "blue/main") as watcher:
+                stops("blocked")
+                watcher.until(lambda seen: any(one.get("functionReason") == "SOURCE_BLOCKED" for one in seen))
             assert f"SOURCE_BLOCKED, {source} is on its block list" in traced(here)
             here.apply(block=[f"{source.rpartition('.')[0]}.0/24"], allow=[source])
             assert arrives()
@@ -367,3 +389,31 @@ def test_flows_of_a_scaled_endpoint_go_on_while_its_member_is_protected(lab: Lab
         wait_until(connects)
         assert here.says_back(made, b"anew")
         made.close()
+
+
+@pytest.mark.long
+def test_a_list_of_a_million_prefixes(lab: LabName, tmp_path: Path) -> None:
+    """From its file to the droplet: who is on it is blocked, who is not on it is heard, and it is kept when something
+    else of the protection changes. Without the list, the datagram of the one that is on it would arrive."""
+    with bench(lab, MORE) as here:
+        blocked = here.address("near")
+        file = tmp_path / "list.txt"
+        # Every other address of 20.0.0.0 on, so that none of them joins another.
+        lines = [f"{20 + (at >> 23)}.{at >> 15 & 255}.{at >> 7 & 255}.{at << 1 & 255}" for at in range(999_999)]
+        file.write_text("\n".join([*lines, blocked]))
+        here.apply(perSource={"packetsPerS": 10**6})
+        said = here.mizar("ddos", "load", "shield", str(file), "-t", "blue", "--timeout", "300")
+        assert (said["prefixes"], said["change"]) == (1_000_000, "changed")
+        ears = here.inside("blue-web", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        with ears:
+            ears.bind(("", 5300))
+
+            def hears() -> bool:
+                datagram(here, "near", 4000, 5300, b"blocked")
+                datagram(here, "db", 4001, 5300, b"allowed")
+                heard = [ears.recv(65536)] if readable([ears.fileno()], TRY_S) else []
+                assert b"blocked" not in heard
+                return bool(heard)
+
+            wait_until(hears)
+            wait_until(lambda: here.counted("blocked") > 0)
