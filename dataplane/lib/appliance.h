@@ -35,9 +35,9 @@ static __always_inline bool is_from_itself(const struct packet *packet, const st
 }
 
 /* What no router forwards from: 0/8, 127/8, multicast and above; :: and ::1, link-local and multicast. */
-static __always_inline bool is_martian(const struct packet *packet)
+static __always_inline bool is_martian(const void *address)
 {
-	const word32 *words = packet->src;
+	const word32 *words = address;
 	uint32_t first = bpf_ntohl(words[0]), last = bpf_ntohl(words[3]);
 
 	if (is_mapped(words))
@@ -50,7 +50,7 @@ static __always_inline bool is_martian(const struct packet *packet)
  * is none. A function of its own for the verifier. */
 __attribute__((noinline)) int check_foreign_source(struct packet *packet, uint32_t slot)
 {
-	if (!packet || is_martian(packet) || action_for(packet->src, TABLE_SOURCES | slot) != ROUTE_VPC)
+	if (!packet || is_martian(packet->src) || action_for(packet->src, TABLE_SOURCES | slot) != ROUTE_VPC)
 		return REASON_FOREIGN_SOURCE;
 	return REASON_NONE;
 }

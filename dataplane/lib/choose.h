@@ -5,6 +5,7 @@
  */
 #ifndef MIZAR_CHOOSE_H
 #define MIZAR_CHOOSE_H
+#include "appliance.h"
 #include "flow.h"
 #include "health.h"
 #include "listener.h"
@@ -78,7 +79,7 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 	make_key(key, packet->to.vni, FLOW_CHOICE, packet->to.addr, t);
 	flow = bpf_map_lookup_elem(&flows, key);
 	/* Of a flow that began outside, its first packet's was asked for. Any other may be that of an endpoint, which goes on here. */
-	if (!here && work->outside && !(flow && flow->outside) && is_inside(work, t->other))
+	if (!here && work->outside && !(flow && flow->outside) && (is_martian(t->other) || is_inside(work, t->other)))
 		return REASON_PUBLIC_SOURCE;
 	if (flow) {
 		member = member_at(flow->member);

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from mizar.model.addresses import APPLIANCE_MAC
-from mizar.oracle.frames import Inner, Kind
+from mizar.oracle.frames import Inner
 from mizar.oracle.locate import Route
 from mizar.oracle.outcome import Packet, RefusedError, Step
 from mizar.oracle.routes import action_for
@@ -34,13 +34,12 @@ def is_from_itself(inner: Inner, sender: Agent) -> bool:
 
 def check_foreign_source(inner: Inner, sender: Agent) -> None:
     """What an appliance sends from another's address: its table of sources has to say that it may."""
-    if is_martian(inner) or action_for(sender.sources, inner.source) != "vpc":
+    if is_martian(inner.source) or action_for(sender.sources, inner.source) != "vpc":
         raise RefusedError("FOREIGN_SOURCE")
 
 
-def is_martian(inner: Inner) -> bool:
+def is_martian(source: bytes) -> bool:
     """What no router forwards from."""
-    source = inner.source
-    if inner.kind is Kind.IPV4:
+    if len(source) == 4:
         return source[0] in (0, 127) or source[0] >= 224
     return source[0] == 0xFF or is_link_local(source) or in_prefix(source, bytes(16), 127)

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace as changed
 
+from mizar.oracle.appliance import is_martian
 from mizar.oracle.checksum import updated
 from mizar.oracle.flow import TCP, UDP, mix
 from mizar.oracle.flow_table import Transport, flow_hash, parse_transport, place_of
@@ -20,6 +21,7 @@ from mizar.oracle.rewrite import IPV4_CHECKSUM, replace
 from mizar.oracle.stack import TUNNEL_PORTS
 from mizar.oracle.tables import AnsweredAs, Droplet, FlowKey, FlowKind, Member, Service, in_prefix
 
+Prefixes = Sequence[tuple[bytes, int]]
 _MOST = (1 << 64) - 1
 TRIES = 8
 
@@ -28,10 +30,10 @@ TRIES = 8
 
 
 def choose_member(
-    here: Droplet, packet: Packet, inner: Inner, route: Route, *, near: bool, inside: Sequence[tuple[bytes, int]] = ()
+    here: Droplet, packet: Packet, inner: Inner, route: Route, *, near: bool, inside: Prefixes | None = None
 ) -> Route:
-    """The member that takes the packet; `near`: asked by an agent, for which members here come first. `inside`: where
-    no client may be, and no router that begins a flow with an error."""
+    """The member that takes the packet; `near`: asked by an agent, for which members here come first. `inside`, of
+    what comes from outside: where no client may be, and no router that begins a flow with an error."""
     assert route.endpoint is not None
     service = route.endpoint.service
     assert service is not None
@@ -39,12 +41,13 @@ def choose_member(
     if transport is None:
         raise RefusedError("SERVICE_PROTOCOL")
     key = FlowKey(FlowKind.CHOICE, packet.vni, transport.other, inner.destination, transport.ports, transport.protocol)
-    if any(in_prefix(transport.other, prefix, length) for prefix, length in inside):
+    other = transport.other
+    if inside is not None and (is_martian(other) or any(in_prefix(other, *one) for one in inside)):
         raise RefusedError("PUBLIC_SOURCE")
     stays = here.flows.get(key)
     if isinstance(stays, Member) and _keeps(here, stays, transport):
         return to_member(packet, route, stays)
-    if any(in_prefix(inner.source, prefix, length) for prefix, length in inside):
+    if any(in_prefix(inner.source, prefix, length) for prefix, length in inside or ()):
         raise RefusedError("PUBLIC_SOURCE")
     if service.listened and target_of(here, packet.vni, inner.destination, transport) is None:
         raise RefusedError("NO_LISTENER")

@@ -124,6 +124,16 @@ def test_what_the_vpc_has_nobody_outside_can_be(droplet: Testbed, family: int) -
     assert list(droplet.tables.flows.items()) == []
 
 
+@pytest.mark.parametrize(
+    "source", ["127.0.0.1", "0.1.2.3", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::7", "ff02::1"]
+)
+def test_who_cannot_be_answered_is_nobody(droplet: Testbed, source: str) -> None:
+    """A member's answer would go to all stations of the link, or to the droplet itself."""
+    attracted(droplet, R)
+    assert droplet.transit(bytes(request(6 if ":" in source else 4, source))).retval == XDP_DROP
+    assert droplet.counted()["drop", "PUBLIC_SOURCE"]["packets"] == 1
+
+
 @every_family
 def test_what_no_listener_takes_goes_no_further(droplet: Testbed, family: int) -> None:
     """Another port: dropped and counted, not left to the host."""

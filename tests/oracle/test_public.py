@@ -36,6 +36,7 @@ PUBLIC = {4: bytes((203, 0, 113, 10)), 6: bytes.fromhex("20010db8000100000000000
 CLIENT = {4: bytes((198, 51, 100, 7)), 6: bytes.fromhex("20010db8000200000000000000" + "000007")}
 GUEST = {4: address(4, 1, 78), 6: address(6, 1, 78)}
 """Inside: its flows to the address are known."""
+MARTIAN = {4: bytes((127, 0, 0, 1)), 6: bytes.fromhex("ff02") + bytes(13) + b"\x01"}
 CLIENT_MAC, PUBLIC_MAC = bytes.fromhex("020000007707"), bytes.fromhex("024d5a000006")
 PORT, TARGET = 80, 8080
 
@@ -103,6 +104,7 @@ def arrivals(family: int) -> list[Arrival]:
             (CLIENT[family], other, PORT, 64),
             (address(family, 1, 77), PUBLIC[family], PORT, 64),
             (GUEST[family], PUBLIC[family], PORT, 64),
+            (MARTIAN[family], PUBLIC[family], PORT, 64),
         ):
             found.append(Arrival("transit", frame(family, source, to, upper(protocol, sport, dport), ttl)))
         for size, ttl in itertools.product((0, 30, 31, 100, 600, 1400), (64, 1)):
