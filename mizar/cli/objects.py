@@ -82,6 +82,8 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("NETWORK", "spec.network"),
         ("READY", "status.ready"),
         ("ADDRESSES", "status.addresses"),
+        ("PUBLIC", "status.publicAddresses"),
+        ("MODE", "status.mode"),
     ),
     "NatGateway": (
         ("NETWORK", "spec.network"),

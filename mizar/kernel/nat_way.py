@@ -81,14 +81,35 @@ def build(way: Way) -> None:
         way.namespace.run(_offloads)
         _raise(here, [name], mtu)
         _raise(inside, [NEAR, INNER, OUTER], mtu)
-        inside.tell([_neighbour(inside, NEAR, one, OUTSIDE_MAC) for one in _NEXT_OUT.values()])
-        for version, via in _NEXT_OUT.items():
-            inside.tell([_route(inside, NEAR, None, version, via, _OUT)])
-        numbered = enumerate(way.inside, _FIRST_RULE)
-        orders = [_rule(prefix.version, number, _MAIN, prefix) for number, prefix in numbered]
-        for order in (*orders, *(_rule(version, _LAST_RULE, _OUT) for version in _FAMILY)):
-            with contextlib.suppress(ConflictError):  # it is there
-                inside.tell([order])
+        _lead(inside, way)
+
+
+def _lead(inside: Netlink, way: Way) -> None:
+    """What is for the VPC goes to its interface, all else out."""
+    inside.tell([_neighbour(inside, NEAR, one, OUTSIDE_MAC) for one in _NEXT_OUT.values()])
+    for version, via in _NEXT_OUT.items():
+        inside.tell([_route(inside, NEAR, None, version, via, _OUT)])
+    numbered = enumerate(way.inside, _FIRST_RULE)
+    orders = [_rule(prefix.version, number, _MAIN, prefix) for number, prefix in numbered]
+    for order in (*orders, *(_rule(version, _LAST_RULE, _OUT) for version in _FAMILY)):
+        with contextlib.suppress(ConflictError):  # it is there
+            inside.tell([order])
+
+
+def build_plain(way: Way) -> None:
+    """As `build`, without a program between: the namespace's own stack translates (mizar.kernel.nat_balance)."""
+    tunnel_link.prepare(way.namespace, way.interface)
+    name = name_of(way.uid)
+    with Netlink() as here, Netlink(way.namespace) as inside:
+        mtu = interfaces.get(here, way.uplink).mtu
+        if interfaces.find(inside, NEAR) is None or interfaces.find(here, name) is None:
+            _delete(here, name)
+            here.tell(_pair(name, OUTSIDE_MAC, NEAR, mtu, way.namespace))
+            inside.tell([(set_link(NEAR, mac=INSIDE_MAC), RTM_SETLINK, 0, f"name {NEAR}")])
+        way.namespace.run(_from_anywhere)
+        _raise(here, [name], mtu)
+        _raise(inside, [NEAR], mtu)
+        _lead(inside, way)
 
 
 def attract(way: Way) -> list[Address]:
@@ -123,6 +144,10 @@ def is_whole(way: Way) -> bool:
 def _offloads() -> None:
     interfaces.set_gro(NEAR, on=True)
     interfaces.set_tx_checksum(NEAR, on=False)
+    _from_anywhere()
+
+
+def _from_anywhere() -> None:
     Path(f"/proc/sys/net/ipv4/conf/{NEAR}/rp_filter").write_text("0")
 
 

@@ -8,6 +8,7 @@ ruleset is one transaction: the kernel takes all of it, or nothing changes.
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 import cffi
@@ -21,34 +22,50 @@ struct nft_ctx;
 struct nft_ctx *nft_ctx_new(uint32_t flags);
 void nft_ctx_free(struct nft_ctx *ctx);
 int nft_ctx_buffer_error(struct nft_ctx *ctx);
+void nft_ctx_output_set_flags(struct nft_ctx *ctx, unsigned int flags);
 int nft_ctx_buffer_output(struct nft_ctx *ctx);
 const char *nft_ctx_get_error_buffer(struct nft_ctx *ctx);
 const char *nft_ctx_get_output_buffer(struct nft_ctx *ctx);
 int nft_run_cmd_from_buffer(struct nft_ctx *ctx, const char *buf);
 """)
 _LIBRARY = "libnftables.so.1"
+_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON
 
 
 def apply(ruleset: str, namespace: Namespace) -> None:
     """Carries out commands in nft's language in a namespace, in one transaction. Raises InvalidError with nft's words
     when it refuses them, MizarError when the library is missing."""
+    _run(ruleset, namespace)
+
+
+def packets(family: str, table: str, namespace: Namespace) -> dict[str, int]:
+    """What the named counters of a table have counted. Raises as apply does."""
+    said = json.loads(_run(f"list counters table {family} {table}", namespace, _JSON))
+    found = (row["counter"] for row in said["nftables"] if "counter" in row)
+    return {one["name"]: int(one["packets"]) for one in found}
+
+
+def _run(commands: str, namespace: Namespace, flags: int = 0) -> str:
+    """What they print."""
     library = _library()
 
-    def run() -> str:
+    def run() -> tuple[str, str]:
         context = library.nft_ctx_new(0)
         try:
             library.nft_ctx_buffer_error(context)
             library.nft_ctx_buffer_output(context)
-            if library.nft_run_cmd_from_buffer(context, ruleset.encode()) == 0:
-                return ""
+            library.nft_ctx_output_set_flags(context, flags)
+            if library.nft_run_cmd_from_buffer(context, commands.encode()) == 0:
+                return "", _ffi.string(library.nft_ctx_get_output_buffer(context)).decode(errors="replace")
             said = _ffi.string(library.nft_ctx_get_error_buffer(context)).decode(errors="replace").strip()
-            return said or "nftables gave no reason"
+            return said or "nftables gave no reason", ""
         finally:
             library.nft_ctx_free(context)
 
-    refused = namespace.run(run)
+    refused, printed = namespace.run(run)
     if refused:
         raise InvalidError(f"nftables refused the rules for the namespace {namespace.spec}: {refused}")
+    return printed
 
 
 @functools.cache

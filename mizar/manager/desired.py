@@ -21,6 +21,8 @@ from mizar.manager.nat_gateways import entry_of as nat_entry
 from mizar.manager.nat_gateways import forwarding_to, may_reach
 from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.policies import Moved, Policies
+from mizar.manager.public_nat import entry_of as public_entry
+from mizar.manager.public_nat import is_nat
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.scaled import Services
 from mizar.manager.vpns import entry_of
@@ -126,6 +128,8 @@ class Desired:
         """Something is known of a scaled endpoint's members that was not."""
         fact = self.services.fact(service)
         changes = self.topology.put_service(fact) if fact else []
+        if (owner := self._owner(service)) is not None and is_nat(owner.resource) and not owner.deleting:
+            changes += self._put_instances(owner)
         return changes + self._put_answering(service)
 
     def _put_answering(self, service: Item) -> list[Change]:
@@ -142,7 +146,7 @@ class Desired:
             self.balancers.put(item)
             return self._put_instances(item)
         if isinstance(item.resource, LoadBalancer):
-            return []
+            return self._put_instances(item)
         if isinstance(item.resource, NatGateway):
             return self._put_instances(item) + self._put_networks(self._vpc_of(item))
         if isinstance(item.resource, AddressPool):
@@ -215,6 +219,8 @@ class Desired:
         owner = self._owner(item)
         if owner is not None and isinstance(owner.resource, NatGateway):
             return replace(fact, engine=nat_entry(self._registry, owner, item))
+        if owner is not None and is_nat(owner.resource):
+            return replace(fact, engine=public_entry(self._registry, self.services, owner, item))
         if owner is None or not isinstance(owner.resource, HttpLoadBalancer):
             return fact
         return replace(fact, engine=self.balancers.entry(owner, item))

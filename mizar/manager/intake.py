@@ -19,6 +19,7 @@ from mizar.manager import (
     nat_gateways,
     network_acls,
     protections,
+    public_nat,
     substrate,
     vpns,
 )
@@ -218,10 +219,16 @@ class _Intake:
             settle(self.draft, self._registry, found, balancers.wish_of(found), self._droplets)
         if isinstance(found, LoadBalancer):
             load_balancers.settle(self.draft, self._registry, found)
+            if public_nat.is_nat(found):
+                wish = public_nat.wish_of(found, public_nat.pool_of(self.draft, found))
+                settle(self.draft, self._registry, found, wish, self._droplets)
         if isinstance(found, AddressPool):
             for one in self.draft.of_kind(NatGateway):
                 if one.spec.pool == found.name:
                     settle(self.draft, self._registry, one, nat_gateways.wish_of(one, found), self._droplets)
+            for balancer in self.draft.of_kind(LoadBalancer):
+                if public_nat.is_nat(balancer) and public_nat.pool_of(self.draft, balancer) == found:
+                    settle(self.draft, self._registry, balancer, public_nat.wish_of(balancer, found), self._droplets)
         if isinstance(found, NatGateway):
             pool = address_pools.pool_of(self.draft, found)
             settle(self.draft, self._registry, found, nat_gateways.wish_of(found, pool), self._droplets)
@@ -244,6 +251,7 @@ class _Intake:
             balancers.refuse_excess(new, self.draft.of_kind(HttpLoadBalancer))
         if isinstance(new, LoadBalancer) and network is not None:
             problems += load_balancers.problems_of(self.draft.find, new, network)
+            problems += public_nat.problems(new, self.draft.of_kind(LoadBalancer))
         if isinstance(new, NatGateway):
             problems += nat_gateways.problems(new.model_copy(update={"status": old.status}), self.draft)
         problems += network_acls.problems(new, self.draft)
@@ -296,6 +304,7 @@ class _Intake:
             return found or self._shared_address(resource, network)
         if isinstance(resource, LoadBalancer) and network is not None:
             found = load_balancers.problems_of(self.draft.find, resource, network)
+            found += public_nat.problems(resource, self.draft.of_kind(LoadBalancer))
             return found or self._shared_address(resource, network)
         if isinstance(resource, NatGateway):
             return nat_gateways.problems(resource.model_copy(update={"status": NatGatewayStatus()}), self.draft)

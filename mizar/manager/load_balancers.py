@@ -13,14 +13,14 @@ from typing import Any
 from mizar.manager.draft import Draft
 from mizar.manager.instances import put_shared
 from mizar.manager.registry import Item, Registry, vpc_of
-from mizar.manager.scaled import BYPASSES, families
+from mizar.manager.scaled import BYPASSES, CANNOT_ANSWER, families
 from mizar.manager.scaled import problems_of as problems_of_members
 from mizar.model.addresses import parse_address, parse_prefix
 from mizar.model.errors import InvalidError, Problem
 from mizar.model.instances import InstanceSpec
 from mizar.model.load_balancer import LoadBalancer
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import VPC, Endpoint, EndpointSpec, Metadata, Network, Ref, Resource
+from mizar.model.resources import VPC, Droplet, Endpoint, EndpointSpec, Metadata, Network, Ref, Resource
 from mizar.planner.facts import PublicFact
 
 Find = Callable[[Ref], Resource | None]
@@ -53,7 +53,19 @@ def problems_of(find: Find, balancer: LoadBalancer, network: Network) -> list[Pr
         if isinstance(member, Endpoint) and member.spec.bypass_decapsulation:
             message = f"{ref} cannot be a member: {BYPASSES}"
             found.append(Problem(message, f"spec.members[{place}].endpoint", str(balancer.ref)))
+        elif isinstance(member, Endpoint) and _is_direct(balancer) and _has_no_daemon(find, member):
+            message = f"{ref} cannot be a member: {CANNOT_ANSWER}"
+            found.append(Problem(message, f"spec.members[{place}].endpoint", str(balancer.ref)))
     return found
+
+
+def _is_direct(balancer: LoadBalancer) -> bool:
+    return balancer.spec.public is not None and balancer.spec.public.mode == "direct"
+
+
+def _has_no_daemon(find: Find, member: Endpoint) -> bool:
+    droplet = find(Ref("Droplet", "", member.spec.droplet)) if member.spec.droplet else None
+    return isinstance(droplet, Droplet) and not droplet.spec.has_daemon
 
 
 def settle(draft: Draft, registry: Registry, balancer: LoadBalancer) -> None:
@@ -88,14 +100,16 @@ def public_of(registry: Registry, service: Endpoint) -> PublicFact | None:
     prefixes = sorted({parse_prefix(text) for text in inside}, key=lambda one: (one.version, one))
     return PublicFact(
         tuple(sorted((parse_address(one).packed for one in balancer.status.public_addresses), key=len)),
-        frozenset(droplets),
+        frozenset(droplets if _is_direct(balancer) else ()),
         tuple((one.network_address.packed, one.prefixlen) for one in prefixes),
+        not _is_direct(balancer),
     )
 
 
 def told(registry: Registry, owner: Item, members: Callable[[Item], dict[str, Any]]) -> dict[str, Any]:
     """What its status says. `members`: what a scaled endpoint says of its members."""
-    service = next((one for one in registry.children(owner) if isinstance(one.resource, Endpoint)), None)
+    endpoints = (one for one in registry.children(owner) if isinstance(one.resource, Endpoint))
+    service = next((one for one in endpoints if one.resource.spec.type == "scaled"), None)
     if service is None or not isinstance(service.resource, Endpoint):
         return {"addresses": [], "members": [], "ready": "0/0"}
     rows = members(service)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import address_pools, appliances, engines, load_balancers, moves, nat_gateways, vpns
+from mizar.manager import address_pools, appliances, engines, load_balancers, moves, nat_gateways, public_nat, vpns
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
@@ -191,6 +191,7 @@ class Manager:
         if isinstance(item.resource, LoadBalancer):
             rows = lambda service: self._fleet.services.told(service, self._fleet.down_by)  # noqa: E731
             found["status"] |= load_balancers.told(self._registry, item, rows)
+            found["status"] |= public_nat.told(self._registry, self._fleet.engines, item)
         if isinstance(item.resource, NatGateway):
             found["status"] |= nat_gateways.told(self._registry, self._fleet.engines, item)
         if isinstance(item.resource, Function):
@@ -425,6 +426,10 @@ class Manager:
                 pool = draft.find(Ref("AddressPool", "", item.resource.spec.pool))
                 wish = nat_gateways.wish_of(item.resource, pool if isinstance(pool, AddressPool) else None)
                 settle(draft, self._registry, item.resource, wish, self._fleeting())
+        for item in list(self._registry.of_kind("LoadBalancer")):
+            if isinstance(one := item.resource, LoadBalancer) and public_nat.is_nat(one) and not item.deleting:
+                wish = public_nat.wish_of(one, public_nat.pool_of(draft, one))
+                settle(draft, self._registry, one, wish, self._fleeting())
         if not draft.planned and not draft.dooms:
             return
         for endpoint in list(self._groups.regrouped(draft, {doom.ref for doom in draft.dooms})):

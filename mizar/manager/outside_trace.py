@@ -14,6 +14,7 @@ from mizar.manager import address_pools
 from mizar.manager.droplet_link import Link
 from mizar.manager.instances import instances_of
 from mizar.manager.nat_gateways import forward_of
+from mizar.manager.public_nat import is_nat
 from mizar.manager.registry import Item, Registry
 from mizar.model.address_pool import AddressPool
 from mizar.model.addresses import ROUTER_MAC, parse_mac, text_of
@@ -94,6 +95,13 @@ def entrance(
         message = f"{address} is no public address of a load balancer or NAT gateway"
         raise NotFoundError(Problem(message, field="destination"))
     match owner.resource:
+        case LoadBalancer() if is_nat(owner.resource):
+            carriers = [f"{one.resource.tenant}/{one.resource.name}" for one in instances_of(registry, owner)]
+            message = (
+                f"{owner.ref} is in mode nat, where the kernel of its namespace chooses the member of a connection; "
+                f"the way from there can be traced: from {', '.join(carriers) or 'its endpoint'} to a member"
+            )
+            raise InvalidError(Problem(message, field="destination"))
         case LoadBalancer():
             return _balanced(registry, link, question, owner, owner.resource)
         case NatGateway():

@@ -17,6 +17,7 @@ from mizar.manager.peering import other_half
 from mizar.manager.registry import Item, Registry
 from mizar.manager.vpns import carrier_of
 from mizar.model.http_balancer import HttpLoadBalancer
+from mizar.model.load_balancer import LoadBalancer
 from mizar.model.nat_gateway import NatGateway
 from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
@@ -75,7 +76,7 @@ def _needed_by(registry: Registry, item: Item, fleet: Fleet) -> Iterator[str]:
         case Policy():
             for endpoint in fleet.policies.endpoints(item):
                 yield from _needed_by(registry, endpoint, fleet)
-        case HttpLoadBalancer() | NatGateway():
+        case HttpLoadBalancer() | LoadBalancer() | NatGateway():
             yield from (one.resource.spec.droplet or "" for one in instances_of(registry, item))
         case VpnConnection():
             found = carrier_of(registry, item.resource)

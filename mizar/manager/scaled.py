@@ -29,6 +29,7 @@ _PROTOCOLS = {"tcp": 6, "udp": 17}
 _HEALTHY, _DOWN = 1, 4
 """enum State of Member in contracts/transit.proto."""
 BYPASSES = "it bypasses decapsulation, and so its droplet cannot write the port of the load balancer's members for it"
+CANNOT_ANSWER = "its droplet has no daemon, which would answer clients of a public address straight; use mode nat"
 _NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
 
 
@@ -179,14 +180,17 @@ class Services:
         """Takes what another one knew."""
         self._verdicts = {service: dict(found) for service, found in verdicts.items()}
 
-    def _standing(self, service: Item, spec: MemberSpec, found: Item) -> _Standing:
-        """What a member may get. Whoever was not heard of leaves the tables as they are."""
+    def _standing(self, service: Item, spec: MemberSpec, found: Item, *, straight: bool = True) -> _Standing:
+        """What a member may get, if it has to answer `straight`. Whoever was not heard of leaves the tables as they
+        are."""
         if _endpoint(service).spec.listeners and _endpoint(found).spec.bypass_decapsulation:
             return _Standing(3, "unknown", BYPASSES)
         well = _Standing(2, "draining") if spec.drain else _Standing(1, "healthy")
+        member = _endpoint(found)
+        if straight and member.spec.workload is None and self._public_of(_endpoint(service)) is not None:
+            return _Standing(3, "unknown", CANNOT_ANSWER)
         if not _endpoint(service).spec.health.checks:
             return well
-        member = _endpoint(found)
         if not can_be_checked(member):
             return _Standing(3, "unknown", _NO_NAMESPACE)
         verdict = self._verdicts.get(service.uid, {}).get(found.uid)
@@ -200,9 +204,10 @@ class Services:
 
     def told(self, item: Item, down_by: Callable[[str], list[str]]) -> dict[str, Any]:
         """What the status of a scaled endpoint says of its members; `down_by`: who calls a droplet down."""
-        rows = []
+        rows, endpoint = [], _endpoint(item)
         for spec, found in self.members(item):
-            standing = self._standing(item, spec, found) if found else _Standing(0, "absent")
+            straight = not self._is_translated(endpoint)
+            standing = self._standing(item, spec, found, straight=straight) if found else _Standing(0, "absent")
             host = _endpoint(found).spec.droplet if found else None
             if host and down_by(host):
                 standing = _Standing(0, "down", f"droplet {host} is down")
@@ -212,11 +217,19 @@ class Services:
         ready = sum(row["state"] == "healthy" for row in rows)
         return {"members": rows, "ready": f"{ready}/{len(rows)}"}
 
+    def standings(self, item: Item) -> Iterator[tuple[int, int, Endpoint]]:
+        """Its members that are there, for one who translates their answers: weight, state in the tables (0: as they
+        are), and who it is."""
+        for spec, found in self.members(item):
+            if found is not None:
+                yield spec.weight, self._standing(item, spec, found, straight=False).number, _endpoint(found)
+
     def _selects(self, service: Endpoint, item: Item) -> bool:
         endpoint = _endpoint(item)
         return (
             endpoint.spec.type == "simple"
             and endpoint.tenant == service.tenant
+            and (endpoint.spec.instance_of is None or endpoint.spec.instance_of != service.spec.instance_of)
             and matches(service.spec.selector, endpoint.metadata.labels)
             and families(service.status.addresses) <= families(endpoint.status.addresses)
         )
@@ -227,6 +240,11 @@ class Services:
             for endpoint in self._registry.children(network):
                 if isinstance(endpoint.resource, Endpoint) and not endpoint.deleting:
                     yield endpoint
+
+    def _is_translated(self, service: Endpoint) -> bool:
+        """Whether what comes to its public addresses is translated both ways."""
+        public = self._public_of(service)
+        return public is not None and public.translated
 
     def _registry_find(self, ref: Ref) -> Resource | None:
         item = self._registry.find(ref)

@@ -4,7 +4,14 @@
 from __future__ import annotations
 
 from mizar._built import transit_pb2 as pb
-from mizar.planner.engines import EngineEntry, HttpBackendEntry, HttpBalancerEntry, NatGatewayEntry, Subnet
+from mizar.planner.engines import (
+    EngineEntry,
+    HttpBackendEntry,
+    HttpBalancerEntry,
+    NatGatewayEntry,
+    PublicBalancerEntry,
+    Subnet,
+)
 
 
 def engine_message(entry: EngineEntry) -> pb.Engine:
@@ -13,6 +20,8 @@ def engine_message(entry: EngineEntry) -> pb.Engine:
         return pb.Engine(digest=entry.digest)
     if isinstance(entry.content, NatGatewayEntry):
         return pb.Engine(digest=entry.digest, nat=_nat(entry.content))
+    if isinstance(entry.content, PublicBalancerEntry):
+        return pb.Engine(digest=entry.digest, public=_public(entry.content))
     return pb.Engine(digest=entry.digest, http=_http(entry.content))
 
 
@@ -77,6 +86,24 @@ def _nat(entry: NatGatewayEntry) -> pb.NatGateway:
         never=_subnets(entry.never),
         reach=_subnets(entry.reach),
     )  # fmt: skip
+
+
+def _public(entry: PublicBalancerEntry) -> pb.PublicBalancer:
+    return pb.PublicBalancer(
+        tenant=entry.tenant,
+        name=entry.name,
+        instance=entry.instance,
+        public=entry.public,
+        inside=_subnets(entry.inside),
+        listeners=[
+            pb.PublicListener(protocol=protocol, port=port, target_port=target)
+            for protocol, port, target in entry.listeners
+        ],
+        members=[pb.PublicMember(addresses=one.addresses, weight=one.weight, state=one.state) for one in entry.members],
+        by_client=entry.by_client,
+        connections=entry.connections,
+        refused=_subnets(entry.refused),
+    )
 
 
 def _subnets(found: tuple[Subnet, ...]) -> list[pb.Subnet]:

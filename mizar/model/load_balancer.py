@@ -25,19 +25,33 @@ from mizar.model.scaled import (
     Selection,
 )
 
+CONNECTIONS, MOST_CONNECTIONS = 32768, 1 << 17
+
 
 class PublicSpec(Value):
-    """Addresses of an operator's pool, at which clients on the substrate reach it: at most one of each family."""
+    """Addresses of an operator's pool, at which clients on the substrate reach it: at most one of each family.
+
+    `mode`: members answer straight (`direct`), or one droplet translates both ways (`nat`). `connections`: of `nat`.
+    """
 
     pool: fields.Name
     addresses: Wanted = ()
+    mode: Literal["direct", "nat"] = "direct"
+    connections: Annotated[int, Field(strict=True, ge=16, le=MOST_CONNECTIONS)] | None = None
 
     @model_validator(mode="after")
     def _one_of_each_family(self) -> Self:
         families = [ANY.get(text) or (6 if ":" in text else 4) for text in self.addresses]
         if len(set(families)) != len(families):
             _refuse("expected at most one of each family", "addresses")
+        if self.connections is not None and self.mode == "direct":
+            _refuse("unexpected: it is for mode nat", "connections")
         return self
+
+    @property
+    def quota(self) -> int:
+        """Connections at once, in mode nat."""
+        return self.connections or CONNECTIONS
 
 
 class LoadBalancerSpec(Value):
@@ -71,9 +85,20 @@ def _refuse(message: str, field: str) -> None:
 
 
 class LoadBalancerStatus(Status):
-    """`publicAddresses` are of a pool; its others are those of its scaled endpoint."""
+    """`publicAddresses` are of a pool; its others are those of its scaled endpoint.
+
+    In mode nat: the droplet that translates, how it fares (`state`, `detail`), `connections` now, and how many were
+    `refused` beyond `quota` since it is there.
+    """
 
     public_addresses: tuple[str, ...] = ()
+    mode: str = ""
+    droplet: str = ""
+    state: str = ""
+    detail: str = ""
+    quota: int | None = None
+    connections: int | None = None
+    refused: int | None = None
 
 
 class LoadBalancer(Resource):

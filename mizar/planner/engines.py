@@ -129,7 +129,32 @@ class NatGatewayEntry:
     reach: tuple[Subnet, ...]
 
 
-Content = HttpBalancerEntry | NatGatewayEntry
+@dataclass(frozen=True, slots=True)
+class PublicMemberEntry:
+    """An endpoint that takes connections; `state` as of a Member in contracts/transit.proto, 0: as it was."""
+
+    addresses: tuple[bytes, ...]
+    weight: int
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublicBalancerEntry:
+    """The public addresses of a load balancer; `listeners`: protocol, port and the members' port."""
+
+    tenant: str
+    name: str
+    instance: str
+    public: tuple[bytes, ...]
+    inside: tuple[Subnet, ...]
+    listeners: tuple[tuple[int, int, int], ...]
+    members: tuple[PublicMemberEntry, ...]
+    by_client: bool
+    connections: int
+    refused: tuple[Subnet, ...]
+
+
+Content = HttpBalancerEntry | NatGatewayEntry | PublicBalancerEntry
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,11 +185,12 @@ class MemberFact:
 @dataclass(frozen=True, slots=True)
 class PublicFact:
     """What a load balancer has of public addresses: they, the names of the droplets that attract them, and prefixes
-    that clients out there cannot have."""
+    that clients out there cannot have. `translated`: an instance takes what comes there, and no droplet by itself."""
 
     addresses: tuple[bytes, ...]
     droplets: frozenset[str]
     inside: tuple[tuple[bytes, int], ...]
+    translated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

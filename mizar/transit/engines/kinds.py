@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from mizar.transit.engines.engine import Kind
 from mizar.transit.engines.http_balancer import HTTP
 from mizar.transit.engines.nat_gateway import NAT
+from mizar.transit.engines.public_balancer import PUBLIC
 
-KINDS: Mapping[str, Kind] = {"http": HTTP, "nat": NAT}
+KINDS: Mapping[str, Kind] = {"http": HTTP, "nat": NAT, "public": PUBLIC}
 """By the name of the engine in contracts/transit.proto."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mizar.model.errors import ConflictError, InvalidError
+from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.model.resources import Ref
 from tests.unit.manager.world import World, endpoint, manifest
 
@@ -56,6 +56,39 @@ async def test_what_is_refused(world: World, spec: dict[str, Any], message: str)
         world.apply(balancer("shop", **spec))
     assert not world.exists("LoadBalancer", "shop", "red")
     assert not world.exists("Endpoint", "shop", "red")
+
+
+async def test_members_that_cannot_answer_straight(world: World) -> None:
+    """One behind a droplet without a daemon is refused by name, and takes nothing by a selector; in mode nat it is a
+    member like others, and the load balancer has an instance on a droplet of the pool."""
+    far = manifest("Droplet", "far", "", address="192.0.2.99", daemon="none")
+    legacy = endpoint("red", "legacy", "far", workload=None)
+    legacy["spec"].pop("workload")
+    legacy["metadata"]["labels"] = {"app": "web"}
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), pool(), far, legacy)
+    named = [{"endpoint": "e"}, {"endpoint": "legacy"}]
+    with pytest.raises(InvalidError, match="no daemon, which would answer"):
+        world.apply(balancer("shop", members=named, public={"pool": "edge"}))
+    world.apply(balancer("shop", selector={"app": "web"}, public={"pool": "edge"}))
+    rows = world.status("LoadBalancer", "shop", "red")["members"]
+    assert [(row["endpoint"], row["state"]) for row in rows] == [("e", "healthy"), ("legacy", "unknown")]
+    assert "no daemon" in rows[1]["reason"]
+    world.apply(balancer("both", members=named, public={"pool": "edge", "mode": "nat"}))
+    status = world.status("LoadBalancer", "both", "red")
+    assert (status["mode"], status["droplet"], status["ready"]) == ("nat", "d2", "2/2")
+    made = shown(world, "both-1")
+    assert made["spec"]["instanceOf"] == {"kind": "LoadBalancer", "name": "both"}
+
+
+async def test_a_tenant_has_so_many_connections_at_most(world: World) -> None:
+    """Of all its load balancers in mode nat; in mode direct there is nothing to count."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), pool(prefixes=["203.0.113.0/28"]))
+    for number in range(4):
+        world.apply(balancer(f"b{number}", public={"pool": "edge", "mode": "nat", "connections": 1 << 17}))
+    with pytest.raises(ExhaustedError, match="524288"):
+        world.apply(balancer("more", public={"pool": "edge", "mode": "nat"}))
+    with pytest.raises(InvalidError, match="mode nat"):
+        world.apply(balancer("more", public={"pool": "edge", "connections": 100}))
 
 
 async def test_a_public_address_is_had_by_one(world: World) -> None:
