@@ -378,6 +378,7 @@ struct endpoint_policy {
 	uint32_t since;		/* the generation of its first record: flows of earlier ones are another endpoint's */
 	uint32_t generation;	/* higher with every change of its sets or of what they hold; never the same again, not 0 */
 	uint32_t vni;		/* its VPC */
+	uint32_t grace_until;	/* as a stamp of policy_flow: until then, answers take up older flows; 0: never */
 };
 
 /* ---- policy_sets: HASH, number of a set -> policy_set. For the daemon alone: by what the manager knows the set. */

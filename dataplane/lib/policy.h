@@ -126,16 +126,18 @@ static __always_inline bool insert_policy_flow(struct policy_work *work, uint32_
 	return true;
 }
 
+/* `state`: what is known of it beside what its first packet says. */
 static __always_inline enum drop_reason begin_policy_flow(struct policy_work *work, struct policy_flow *stale,
-							  const struct packet *packet)
+							  const struct packet *packet, uint8_t state)
 {
+	state |= work->found & POLICED_CLOSES ? POLICY_FLOW_CLOSING : 0;
 	if (stale) {
-		stale->state = work->found & POLICED_CLOSES ? POLICY_FLOW_CLOSING : 0;
+		stale->state = state;
 		stale->stamp = flow_tick();
 		write_begun(stale, work, work->direction);
 		return REASON_NONE;
 	}
-	work->flow = (struct policy_flow){ .state = work->found & POLICED_CLOSES ? POLICY_FLOW_CLOSING : 0 };
+	work->flow = (struct policy_flow){ .state = state };
 	write_begun(&work->flow, work, work->direction);
 	return insert_policy_flow(work, packet->vpc_slot) ? REASON_NONE : REASON_POLICY_FLOWS_FULL;
 }
@@ -215,6 +217,19 @@ static __always_inline void ask_for(struct policy_work *work, uint32_t direction
 	work->asked.port_be[1] = bpf_ntohs(port_be);
 }
 
+static __always_inline bool is_from_lower_port(const struct policy_work *work)
+{
+	const struct policy_flow_key *key = &work->key;
+	uint16_t own = bpf_ntohs(key->own_port_be), peer = bpf_ntohs(key->peer_port_be);
+
+	return work->direction == POLICY_INGRESS ? peer < own : own < peer;
+}
+
+static __always_inline bool is_refused_by_rules(int reason)
+{
+	return reason >= REASON_POLICY_INGRESS_DENIED && reason <= REASON_POLICY_EGRESS_DEFAULT;
+}
+
 /*
  * A packet of no flow that is known as it is, by the rules. A function of its own for the verifier, which then looks at it
  * once and not once for each way that leads here.
@@ -253,10 +268,48 @@ __noinline int judge_packet(const struct packet *packet, uint32_t slot, struct p
 	reason = enforce(work, reason);
 	if (reason || (work->found & POLICED_KIND) != POLICED_FLOW)
 		return reason;
-	reason = begin_policy_flow(work, flow, packet);
+	reason = begin_policy_flow(work, flow, packet, 0);
 	if (!reason || work->told == EVENT_AUDITED)	/* the latter passes all the same */
 		return REASON_NONE;
 	work->told = 0;
+	return reason;
+}
+
+/*
+ * A packet of no flow that the rules refuse, soon after the endpoint's first policy: it may be an answer within a flow that is older.
+ * It begins that flow the other way round where rules allow that by name. Where no policy selects that direction, only a segment of TCP
+ * does, from the lower of both ports, which is taken for the server's: or else whoever is refused now could go on as it did.
+ * NONE, or `reason`, with what the refusing rule has left in `work`.
+ */
+__noinline int judge_as_answer(const struct packet *packet, uint32_t slot, struct policy_work *work, uint32_t reason)
+{
+	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
+	uint32_t begun, set, rule, action;
+	struct policy_flow *flow;
+
+	if (!packet || !policy || !work || (int32_t)(policy->grace_until - flow_tick()) <= 0)
+		return reason;
+	begun = work->direction == POLICY_INGRESS ? POLICY_EGRESS : POLICY_INGRESS;
+	set = begun == POLICY_INGRESS ? policy->ingress : policy->egress;
+	if (!set && (work->key.protocol != IPPROTO_TCP || !is_from_lower_port(work)))
+		return reason;
+	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
+	if (flow && is_current(flow, policy))
+		return reason;
+	rule = work->rule;
+	action = work->action;
+	work->group_set = 0;	/* of a peer that has sent nothing yet */
+	ask_for(work, begun, true);
+	if (ask_rules(work, policy, begun)) {
+		work->rule = rule;
+		work->action = action;
+		return reason;
+	}
+	work->told = work->action & POLICY_LOG ? EVENT_ALLOWED : 0;
+	work->direction = begun;
+	reason = begin_policy_flow(work, flow, packet, POLICY_FLOW_ANSWERED);
+	if (reason)
+		work->told = 0;
 	return reason;
 }
 
@@ -415,6 +468,8 @@ static __always_inline int ask(struct policy_work *work, const struct packet *pa
 		work->found = (work->found & ~POLICED_KIND) | POLICED_ALONE;
 	}
 	reason = judge_packet(packet, who, work);
+	if (is_refused_by_rules(reason) && (work->found & (POLICED_KIND | POLICED_BEGINS)) == POLICED_FLOW)
+		reason = judge_as_answer(packet, who, work, reason);
 	if (!reason && work->found & POLICED_FIRST && (work->found & POLICED_KIND) == POLICED_FLOW)
 		admit_fragments(packet, who, who >> WHO_DIRECTION, work);
 	return reason;

@@ -89,6 +89,8 @@ class EndpointPolicy:
     """Flows of earlier generations are another endpoint's."""
     audit: frozenset[Direction] = frozenset()
     """Where what no rule allows is told, and passes."""
+    grace: bool = False
+    """It is young: what goes on from before may be an answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

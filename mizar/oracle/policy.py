@@ -21,6 +21,7 @@ from mizar.oracle.policies import (
 from mizar.oracle.policy_read import WITH_PORTS, Policed, Seen, read_policed
 from mizar.oracle.tables import Droplet
 
+TCP = 6
 ECHO_REQUEST, ECHO_REQUEST6 = 8 << 8, 128 << 8
 _ALL = RuleVerdict(0, allow=True)
 
@@ -101,6 +102,9 @@ def _judge(here: Droplet, packet: Packet, case: _Case) -> None:
         _judge_again(packet, case, flow)
         return
     verdict = _ask_rules(case, case.direction, case.group_set, again=False)
+    if not goes_on and not _is_let_pass(case, verdict, case.direction) and _answers_older(case):
+        _begin_older(here, packet, case, flow)
+        return
     audited = _enforce(packet, case, verdict, case.direction)
     if case.seen.kind is not Policed.FLOW:
         return
@@ -111,6 +115,37 @@ def _judge(here: Droplet, packet: Packet, case: _Case) -> None:
         here.policy_flows[case.key] = new
     elif not here.policy_flows.insert(case.key, new) and not audited:
         _refuse(packet, case.key.endpoint, case.direction, "POLICY_FLOWS_FULL", verdict.rule if verdict else 0)
+
+
+def _answers_older(case: _Case) -> bool:
+    """Whether it may be an answer in a flow that is older than the endpoint's first policy, and is allowed."""
+    if not case.policy.grace or case.seen.kind is not Policed.FLOW or case.seen.begins:
+        return False
+    begun = _other(case.direction)
+    if _set_of(case.policy, begun) is None:
+        server, client = case.key.own_port, case.key.peer_port
+        if begun is Direction.EGRESS:
+            server, client = client, server
+        return case.seen.protocol == TCP and server < client
+    verdict = _ask_rules(case, begun, 0, again=True)
+    return bool(verdict and verdict.allow)
+
+
+def _begin_older(here: Droplet, packet: Packet, case: _Case, stale: PolicyFlow | None) -> None:
+    """That flow, the other way round than the packet goes."""
+    begun = _other(case.direction)
+    verdict = _ask_rules(case, begun, 0, again=True)
+    new = PolicyFlow(case.policy.generation, begun, answered=True, closing=case.seen.closing)
+    _begin(new, verdict, 0)
+    _enforce(packet, case, verdict, begun)
+    if stale:
+        here.policy_flows[case.key] = new
+    elif not here.policy_flows.insert(case.key, new):
+        _refuse(packet, case.key.endpoint, begun, "POLICY_FLOWS_FULL", new.rule)
+
+
+def _other(direction: Direction) -> Direction:
+    return Direction.EGRESS if direction is Direction.INGRESS else Direction.INGRESS
 
 
 def _judge_again(packet: Packet, case: _Case, flow: PolicyFlow) -> None:

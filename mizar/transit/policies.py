@@ -3,9 +3,10 @@
 
 A base of `batch.Plan`. Readers in the data plane never meet half of a set: what cannot change row by row gets another
 number, is written whole, and takes the place of the old one in the records. A record's generation is raised last, so
-that nothing judged by old rows bears it. It must never do I/O.
+that nothing judged by old rows bears it. It must never do I/O, but asks for the time.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from mizar.transit.entries import Op, Rows
 from mizar.transit.errors import InUseError
 from mizar.transit.network_acls import NetworkAclPlan
 from mizar.transit.policy_values import (
+    GRACE_TICKS,
     NOT_BOUND,
     TABLES,
     Judged,
@@ -100,7 +102,7 @@ class PolicyPlan(NetworkAclPlan):
         del self.ops[at:]
         bound, was_bound = wanted.policy != NOT_BOUND, before is not None and before.wanted.policy != NOT_BOUND
         if bound and (before is None or before.wanted.policy != wanted.policy):
-            self._raise(local)
+            self._raise(local, young=before is not None and not was_bound)
         self.ops += rest
         if was_bound and not bound:
             self.journal.drop(self.state.judged, wanted.uid)
@@ -117,14 +119,16 @@ class PolicyPlan(NetworkAclPlan):
             self.ops.append(Op("endpoint_policies", local.slot, {}))
         return local
 
-    def _raise(self, local: Local) -> None:
-        """The record of an endpoint whose sets, or what they hold, have changed: sets first, then the generation."""
+    def _raise(self, local: Local, *, young: bool = False) -> None:
+        """The record of an endpoint whose sets, or what they hold, have changed: sets first, then the generation.
+        `young`: it was there without one, so that some of its connections have no flow."""
         state, uid = self.state, local.wanted.uid
         old = state.judged.get(uid)
         generation = state.next_generation()
         if old is not None:
             self.ops.append(record_put(state, local, old))
-        judged = Judged(old.since if old else generation, generation)
+        until = old.grace_until if old else (now_tick() + GRACE_TICKS if young else 0)
+        judged = Judged(old.since if old else generation, generation, until)
         self.journal.put(state.judged, uid, judged)
         self.ops.append(record_put(state, local, judged))
 
@@ -146,6 +150,11 @@ class PolicyPlan(NetworkAclPlan):
                     f"the {what} of all sets of rules, {asked}, are more than {limit}; use fewer rules, "
                     "or start the daemon with a larger --max-policy-rows"
                 )
+
+
+def now_tick() -> int:
+    """As flows are stamped."""
+    return (time.monotonic_ns() >> constant("FLOW_STAMP_SHIFT")) & 0xFFFFFFFF
 
 
 def users(state: State, key: PolicySetId) -> Iterator[str]:
@@ -181,6 +190,7 @@ def record_put(state: State, local: Local, judged: Judged) -> Op:
         "flags": flags,
         "since": judged.since,
         "generation": judged.generation,
+        "grace_until": judged.grace_until,
         "vni": vni,
     }
     return Op("endpoint_policies", local.slot, value)

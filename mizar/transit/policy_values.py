@@ -16,6 +16,8 @@ from mizar.model.errors import InvalidError
 from mizar.model.policy_rows import GROUP, PEER, VERDICT
 
 MAX_ACTION = 15
+GRACE_TICKS = 60
+"""For how long, in ticks of a flow's stamp, an endpoint's first policy takes up connections by what answers in them."""
 _NATIVE = struct.Struct("=I")
 _VALUE = struct.Struct("=III")  # struct policy_verdict
 _SET, _CLASS_PORT = struct.Struct(">I"), struct.Struct(">IIBHx")
@@ -41,6 +43,8 @@ class Judged(NamedTuple):
 
     since: int
     generation: int
+    grace_until: int = 0
+    """0 where it was policed before anybody could send to it."""
 
 
 @dataclass(frozen=True, slots=True)

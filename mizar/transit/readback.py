@@ -329,7 +329,7 @@ class _Reader:
             bool(flags & constant("POLICY_AUDIT_EGRESS")) and record["egress"] in ids,
         )
         if binding != NOT_BOUND:
-            self.state.judged[wanted.uid] = Judged(record["since"], record["generation"])
+            self.state.judged[wanted.uid] = Judged(record["since"], record["generation"], record["grace_until"])
         return replace(wanted, policy=binding)
 
     def limiters(self) -> None:

@@ -7,10 +7,13 @@ Numbers are written out, as in plan.py: a test that takes both sides from one pl
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
+
+from mizar.kernel.layout import constant
 
 from .plan import FAMILIES, ME, RED, EndpointPlan, mapped
 from .testbed import Testbed
@@ -65,10 +68,11 @@ def rules(
 
 def police(
     droplet: Testbed, endpoint: EndpointPlan, *, ingress: int = 0, egress: int = 0, generation: int = 1, since: int = 1,
-    flags: int = 0, room: int = 100, **fields: Any,
+    flags: int = 0, room: int = 100, grace_s: int = 0, **fields: Any,
 ) -> None:  # fmt: skip
     """Makes an endpoint of ME policed, or changes its record. `fields`: of its entry and its agent."""
     record = {"ingress": ingress, "egress": egress, "generation": generation, "since": since, "flags": flags}
+    record["grace_until"] = (time.monotonic_ns() >> constant("FLOW_STAMP_SHIFT")) + grace_s if grace_s else 0
     droplet.tables.endpoint_policies.put(endpoint.slot, record | {"vni": RED.vni})
     droplet.tables.policy_budgets.put(RED.slot, {"until": room})
     assert endpoint.droplet is ME

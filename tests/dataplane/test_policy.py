@@ -240,6 +240,70 @@ def test_the_first_packet_after_the_change_may_be_the_endpoints_own(droplet: Tes
     assert why(droplet) == {"POLICY_INGRESS_DEFAULT"}
 
 
+# ---- connections that are older than the first policy
+
+
+def passive(droplet: Testbed, grace_s: int, **more: Any) -> None:
+    """A serves port 80 to anybody, and may begin nothing."""
+    droplet.as_host()
+    ingress, egress = rules(droplet, 1, Row(ALLOW, OF_TCP, 80, 16, rule=5)), rules(droplet, 2)
+    police(droplet, A, ingress=ingress, egress=egress, grace_s=grace_s, **more)
+
+
+@every_family
+def test_what_a_server_says_in_an_older_connection_is_an_answer(droplet: Testbed, family: int) -> None:
+    """While the policy is young. It begins the flow from the client's side, by the rule about that."""
+    passive(droplet, grace_s=60)
+    assert goes(droplet, answer(family, "PA"))
+    (flow,) = flows(droplet)
+    assert (flow["begun"], flow["state"], flow["rule"], flow["group_set"]) == (INGRESS, ANSWERED, 5, 0)
+    assert comes(droplet, segment(family, R, A.address(family), ACK))
+    for refused in (answer(family, SYN), segment(family, A, R.address(family), "PA", sport=81, dport=4001)):
+        assert not goes(droplet, refused)
+    assert not goes(droplet, datagram(family, A, R.address(family)))
+    assert why(droplet) == {"POLICY_EGRESS_DEFAULT"}
+    assert len(flows(droplet)) == 1
+
+
+@every_family
+@pytest.mark.parametrize("grace_s", [0, -2])
+def test_afterwards_it_is_refused(droplet: Testbed, family: int, grace_s: int) -> None:
+    """An endpoint that was never without a policy has no such time."""
+    passive(droplet, grace_s)
+    assert not goes(droplet, answer(family, "PA"))
+    assert why(droplet) == {"POLICY_EGRESS_DEFAULT"}
+    assert flows(droplet) == []
+
+
+@every_family
+def test_a_client_that_only_listens_goes_on(droplet: Testbed, family: int) -> None:
+    """Nothing may come in, and what goes out is nobody's business: what comes from a server's port is an answer, and
+    nothing else. Who had connected to a does not go on."""
+    droplet.as_host()
+    police(droplet, A, ingress=rules(droplet, 1), grace_s=60)
+    assert comes(droplet, segment(family, R, A.address(family), "PA", sport=80, dport=4001))
+    for refused in (
+        segment(family, R, A.address(family), "PA", sport=4001, dport=22),
+        segment(family, R, A.address(family), SYN, sport=81, dport=4001),
+        datagram(family, R, A.address(family)),
+    ):
+        assert not comes(droplet, refused)
+    assert why(droplet) == {"POLICY_INGRESS_DEFAULT"}
+    assert len(flows(droplet)) == 1
+
+
+@every_family
+def test_what_a_policy_has_ended_does_not_begin_again_as_an_answer(droplet: Testbed, family: int) -> None:
+    """A known flow is judged by how it began, however young the policy."""
+    passive(droplet, grace_s=60)
+    assert comes(droplet, segment(family, R, A.address(family), SYN))
+    police(droplet, A, ingress=rules(droplet, 3), egress=2, generation=2, grace_s=60)
+    assert not goes(droplet, answer(family, "PA"))
+    police(droplet, A, ingress=1, egress=2, generation=2, grace_s=60)
+    assert not goes(droplet, answer(family, "PA"))
+    assert why(droplet) == {"POLICY_INGRESS_DEFAULT", "POLICY_FLOW_ENDED"}
+
+
 @every_family
 def test_a_rule_may_keep_what_it_began(droplet: Testbed, family: int) -> None:
     """New connections are refused."""

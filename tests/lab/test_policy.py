@@ -181,6 +181,12 @@ def _echoes(connection: socket.socket) -> bool:
         return False
 
 
+def _reads(connection: socket.socket) -> bytes:
+    """What the other end says by itself."""
+    connection.settimeout(30.0)
+    return connection.recv(64)
+
+
 @contextlib.contextmanager
 def bench(lab: LabName, tunnel: str = "geneve", other: str = "geneve") -> Iterator[Bench]:
     text = MANIFESTS.replace("TUNNEL", tunnel).replace("OTHER", other)
@@ -194,10 +200,34 @@ def bench(lab: LabName, tunnel: str = "geneve", other: str = "geneve") -> Iterat
             made.close()
 
 
+def passive(here: Bench) -> list[tuple[socket.socket, socket.socket]]:
+    """Connections of far to web, by both families, in which only the server speaks: its end and the client's."""
+    made = []
+    for address in here.addresses("web"):
+        with here.inside("web", _family(address)) as listener:
+            listener.bind((address, 8080))
+            listener.listen()
+            client = here.inside("far", _family(address))
+            client.settimeout(30.0)
+            client.connect((address, 8080))
+            made.append((listener.accept()[0], client))
+    return made
+
+
 def test_a_policy_that_shadows_another_is_told_named_and_seen(lab: LabName) -> None:
-    """At apply, in status, by trace and in the monitor; what it leaves is still allowed. Removed, all is as before."""
+    """At apply, in status, by trace and in the monitor; what it leaves is still allowed. Removed, all is as before.
+
+    And who only listens in a connection that is older than his first policy still hears (the first `_reads`)."""
     both = [{"peers": [{"endpoints": PEER}], "ports": [{"protocol": "tcp", "port": port}]} for port in (443, 80)]
     with bench(lab) as here:
+        older = passive(here)
+        here.apply("listens", subjects={"names": ["far"]}, ingress=[])
+        for server, reader in older:
+            server.sendall(b"older")
+            assert _reads(reader) == b"older"
+            server.close()
+            reader.close()
+        here.drop("listens")
         assert here.apply("allow-web", subjects={"endpoints": WEB}, ingress=both) == []
         for client in ("near", "far"):
             here.wait(client, 80, reached=True)

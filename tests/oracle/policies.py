@@ -60,7 +60,7 @@ def endpoint_policies(draw: Draw, prefixes: Iterable[tuple[bytes, int]]) -> Endp
     """One record; now and then it selects the endpoint for nothing."""
     maybe = st.one_of(policy_sets(prefixes), policy_sets(prefixes), st.none())
     audit = draw(st.sampled_from([(), (), (), (Direction.INGRESS,), tuple(Direction)]))
-    return EndpointPolicy(draw(maybe), draw(maybe), GENERATION, SINCE, frozenset(audit))
+    return EndpointPolicy(draw(maybe), draw(maybe), GENERATION, SINCE, frozenset(audit), draw(st.booleans()))
 
 
 @st.composite

@@ -382,6 +382,26 @@ def test_a_policed_endpoint_is_judged_by_the_newest_rules_or_by_those_before(
             assert bench.state.locals[uid].wanted.policy != Binding()
 
 
+def test_only_an_endpoint_that_was_there_before_its_first_policy_has_a_time_of_grace() -> None:
+    """It ends at a fixed time, whatever changes of the rules follow, and begins anew with the next first policy."""
+    bench, policed = Bench(START), replace(LOCAL, policy=Binding(1, 0))
+    bench.do(PutPolicySet(PolicySet(1, 1, b"", b"", b"")))
+
+    def grace() -> int:
+        ((_, record),) = bench.maps.endpoint_policies.used()
+        return int(record["grace_until"])
+
+    bench.attach(policed, 77)
+    assert grace() == 0
+    bench.attach(LOCAL, 77)
+    bench.attach(policed, 77)
+    first = grace()
+    assert first > 0
+    bench.do(PutPolicySet(PolicySet(1, 1, b"", b"", VERDICT.pack(0, 0, 0, 0, 0, 1, 7))))
+    assert grace() == first
+    bench.check()
+
+
 def test_a_set_that_changes_row_by_row_keeps_its_number_and_another_does_not() -> None:
     """One more peer of a rule is written beside the others; another order of rules takes the place of the old as a
     whole."""
