@@ -40,6 +40,7 @@ _XDP_MODES: dict[str | None, str] = {
 }  # as pyroute2 calls them
 _SIOCETHTOOL = 0x8946
 _GET_GRO, _SET_GRO, _GET_TX_CHECKSUM, _SET_TX_CHECKSUM = 0x2B, 0x2C, 0x16, 0x17  # ETHTOOL_[GS]GRO, [GS]TXCSUM
+_GET_LINK = 0x0A  # ETHTOOL_GLINK
 _GET_STRINGS, _GET_FEATURES, _SET_FEATURES, _COUNT_STRINGS = 0x1B, 0x3A, 0x3B, 0x37
 _FEATURE_STRINGS, _STRING_BYTES = 4, 32  # ETH_SS_FEATURES, ETH_GSTRING_LEN
 _ENCAPSULATED = ("tx-gre-", "tx-ipxip", "tx-udp_tnl-", "tx-esp-")
@@ -187,6 +188,16 @@ def set_tx_checksum(name: str, on: bool) -> None:
 def tx_checksum(name: str) -> bool:
     """Whether checksum offload of sent packets is on."""
     return bool(_ethtool(name, _GET_TX_CHECKSUM, 0, "read TX checksum offload"))
+
+
+def carries(name: str) -> bool:
+    """Whether there is a carrier; when it is told to be there, the interface sends from then on.
+
+    An interface that gets its carrier while it is up drops what it is given to send until a worker of the kernel has
+    come to it, milliseconds later (net/core/link_watch.c). To be asked makes it catch up, from Linux 6.8 on
+    (net/ethtool/ioctl.c, ethtool_op_get_link).
+    """
+    return bool(_ethtool(name, _GET_LINK, 0, "read the carrier"))
 
 
 def encapsulated_segmentation(name: str) -> set[str]:

@@ -117,6 +117,7 @@ class Links:
             self.run(lambda: interfaces.set_tx_checksum(link.host_name, False))
         inner = replace(host, index=host.peer_index, name=link.name_inside, mac=b"", up=False)
         workload.configure(link, namespace, inside, inner, fresh=True)
+        self.run(lambda: interfaces.carries(link.host_name))  # or the answer to the workload's first ARP may be lost
         return replace(host, mtu=link.mtu, alias=alias, up=True)
 
     def held(self, host_name: str, instance: str, uid: str) -> OwnedLink | None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
@@ -34,6 +36,8 @@ LINK = EndpointLink(
     queues=2,
 )
 
+LINKS = 30
+
 
 @pytest.fixture
 def inside(workload: Namespace) -> Iterator[Netlink]:
@@ -60,6 +64,27 @@ def test_a_link_is_made_whole(links: Links, host: Namespace, workload: Namespace
     assert workload.run(lambda: interfaces.gro("eth0"))
     assert workload.run(lambda: interfaces.encapsulated_segmentation("eth0")) == set()
     assert "tx-udp_tnl-segmentation" in host.run(lambda: interfaces.encapsulated_segmentation("mz1"))
+
+
+def test_a_new_link_carries_from_the_first_frame(links: Links, host: Namespace, workload: Namespace) -> None:
+    """What is sent towards the workload when its link has just been made arrives: it may be the answer to its first
+    ARP, which is asked for again only after a second. Of links that wait for the kernel's worker, one in ten loses it.
+    """
+    kind = 0x88B5  # for experiments
+    frame = LINK.mac + bytes(6) + kind.to_bytes(2, "big") + bytes(46)
+    sending = host.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    inside = workload.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)))
+    arrived = 0
+    with sending, inside:
+        inside.settimeout(1)
+        for _ in range(LINKS):
+            links.ensure_endpoint(LINK, workload)
+            sending.sendto(frame, (LINK.host_name, kind))
+            with suppress(TimeoutError):
+                inside.recv(64)
+                arrived += 1
+            links.delete(LINK.host_name)
+    assert arrived == LINKS
 
 
 def test_the_guard_stands_before_the_link_is_up(links: Links, workload: Namespace) -> None:
