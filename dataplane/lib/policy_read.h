@@ -69,7 +69,8 @@ static __always_inline uint32_t read_error(struct cursor *cursor, const struct p
 			copy_address(key->peer, &ip->saddr);
 	}
 	words = take(cursor, PORTS_BYTES);
-	if (!words || is_extension(protocol))
+	/* What the endpoint says of a packet it says to who sent that, and to nobody else. */
+	if (!words || is_extension(protocol) || (!ingress && !same_address(key->peer, packet->to.addr)))
 		return POLICED_ALONE;
 	write_protocol(key, protocol, false);
 	if (has_ports(protocol))

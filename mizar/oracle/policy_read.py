@@ -115,6 +115,8 @@ def _error(inner: Inner, protocol: int, number: int, about: bytes, direction: Di
     own, other = _ends(direction, destination, source)
     if own != (inner.destination if direction is Direction.INGRESS else inner.source) or of in EXTENSIONS:
         return alone
+    if direction is Direction.EGRESS and other != inner.destination:
+        return alone
     ports = _NONE, _NONE
     if of in WITH_PORTS:
         ports = _ends(direction, rest[2:4], rest[:2])

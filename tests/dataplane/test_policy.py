@@ -371,6 +371,22 @@ def test_an_error_about_a_flow_comes_in(droplet: Testbed, family: int) -> None:
     assert why(droplet) == {"POLICY_INGRESS_DEFAULT"}
 
 
+@every_family
+def test_an_error_goes_out_to_whom_it_is_about(droplet: Testbed, family: int) -> None:
+    """To anybody else it is judged as what it is: a flow with one opens no way to all."""
+    droplet.as_host()
+    rows = (Row(ALLOW, OF_UDP, 4002, 16),)
+    police(droplet, A, ingress=rules(droplet, 1, *rows), egress=rules(droplet, 2))
+    frame = datagram(family, R, A.address(family))
+    assert comes(droplet, frame)
+    message = ICMP(type=3, code=3) if family == 4 else ICMPv6DestUnreach(code=4)
+    for to, passes in ((R, True), (B, False)):
+        ether = Ether(src=A.mac, dst=ROUTER_MAC)
+        error = ether / ip(family, A.address(family), to.address(family)) / message / Raw(bytes(frame)[14:])
+        assert goes(droplet, error) == passes
+    assert why(droplet) == {"POLICY_EGRESS_DEFAULT"}
+
+
 def fragments_of(family: int, frame: Any) -> list[bytes]:
     if family == 4:
         return [bytes(Ether(bytes(frame)[:14]) / piece) for piece in fragment(frame[IP], fragsize=800)]
