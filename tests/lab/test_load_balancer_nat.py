@@ -209,7 +209,8 @@ def test_one_address_one_member_and_another_droplet(translated: Translated) -> N
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_quota_is_one_load_balancers_alone(translated: Translated) -> None:
-    """Beyond its quota one takes nothing new and says so; what it has goes on, and another's is untouched."""
+    """Beyond its quota one takes nothing new and says so; what it has goes on, and another's is untouched. Whoever in
+    the VPC sends to the instance itself uses nothing of it up."""
     with Client(translated.name.server_url) as client:
         shop = client.get("LoadBalancer", "shop", "blue")
         small = {key: shop[key] for key in ("apiVersion", "kind")} | {"metadata": {"name": "small", "tenant": "blue"}}
@@ -223,6 +224,10 @@ def test_a_quota_is_one_load_balancers_alone(translated: Translated) -> None:
 
         wait_until(lambda: status()["state"] == "running")
         translated.run(CLIENT, "ip", "route", "replace", "203.0.113.11", "via", OVER[status()["droplet"]][0])
+        (own, _) = client.get("Endpoint", "small-1", "blue")["status"]["addresses"]
+        for _ in range(64):
+            with translated.open("client", socket.AF_INET, socket.SOCK_DGRAM) as made:
+                made.sendto(b"?", (own, 53))
         held: list[socket.socket] = []
 
         def full() -> bool:
