@@ -588,6 +588,18 @@ struct vpc_counters {
 	uint64_t audited_packets;	/* that a policy in audit mode would have refused here */
 };
 
+/* ---- public_counters: PERCPU_ARRAY, 2 * slot in services (+ 1 for the address of IPv6) -> public_counters: what came for a public
+ * address from the substrate, where this droplet attracts it. Bytes as above. */
+struct public_counters {
+	uint64_t came_packets;
+	uint64_t came_bytes;
+	uint64_t no_listener_packets;	/* of these refused, by reason */
+	uint64_t inside_packets;	/* PUBLIC_SOURCE */
+	uint64_t no_member_packets;
+	uint64_t too_big_packets;
+	uint64_t other_packets;
+};
+
 struct drop_counter {
 	uint64_t packets;
 	uint64_t bytes;		/* of the whole frame as it arrived */

@@ -512,7 +512,10 @@ __attribute__((noinline)) int serve_public(struct xdp_md *ctx, struct refusal *s
 		return XDP_PASS;
 	seen->packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
 	seen->reason = take_public(ctx, &seen->packet, &verdict);
-	return seen->reason ? -1 : verdict;
+	if (!seen->reason)
+		return verdict;
+	count_public_refusal(&seen->packet, seen->reason);
+	return -1;
 }
 
 /* A look at a frame that waits for no functions: none was for it after all, or it is an error that was made here. */

@@ -25,6 +25,7 @@ _Static_assert(sizeof(struct agent_options) == 4 + OPTION_BYTES, "agent_options"
 _Static_assert(sizeof(struct group_set_key) == 8, "group_set_key");
 _Static_assert(sizeof(struct group_set) == 4 + 4 * GROUPS, "group_set");
 _Static_assert(sizeof(struct endpoint_counters) == 6 * 8, "endpoint_counters");
+_Static_assert(sizeof(struct public_counters) == 7 * 8, "public_counters");
 _Static_assert(sizeof(struct vpc_counters) == 19 * 8, "vpc_counters");
 _Static_assert(sizeof(struct drop_counter) == 2 * 8, "drop_counter");
 _Static_assert(sizeof(struct trap) == 8 + TRAP_BYTES, "trap");

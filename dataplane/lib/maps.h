@@ -66,6 +66,7 @@ MAP(BPF_MAP_TYPE_LPM_TRIE, network_acls, struct network_key, struct network_acl,
 MAP(BPF_MAP_TYPE_ARRAY, acl_vpcs, uint32_t, uint32_t, 65536, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, endpoint_counters, uint32_t, struct endpoint_counters, 16384, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, vpc_counters, uint32_t, struct vpc_counters, 65536, 0);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, public_counters, uint32_t, struct public_counters, 1024, 0);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, drop_counters, uint32_t, struct drop_counter, EVENT_REASONS, 0);
 MAP(BPF_MAP_TYPE_PROG_ARRAY, stages, uint32_t, uint32_t, STAGES, 0);
 MAP(BPF_MAP_TYPE_ARRAY, proxies, uint32_t, struct proxy, 64, 0);

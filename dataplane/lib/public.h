@@ -31,6 +31,43 @@ static __always_inline bool attracts_any(void)
 	return any && *any;
 }
 
+static __always_inline struct public_counters *public_counters_of(const struct public_address *found, const struct packet *packet)
+{
+	uint32_t key = 2 * found->service + !is_mapped(packet->to.addr);
+
+	return bpf_map_lookup_elem(&public_counters, &key);
+}
+
+static __always_inline void count_public(const struct public_address *found, const struct packet *packet)
+{
+	struct public_counters *counters = public_counters_of(found, packet);
+
+	if (!counters)
+		return;
+	counters->came_packets += packet->packets;
+	counters->came_bytes += packet->bytes;
+}
+
+/* Looked for once more: packets that are served bear nothing of it. */
+static __noinline void count_public_refusal(const struct packet *packet, enum drop_reason reason)
+{
+	const struct public_address *found = bpf_map_lookup_elem(&public_addresses, packet->to.addr);
+	struct public_counters *counters = found ? public_counters_of(found, packet) : NULL;
+
+	if (!counters)
+		return;
+	if (reason == REASON_NO_LISTENER)
+		counters->no_listener_packets += packet->packets;
+	else if (reason == REASON_PUBLIC_SOURCE)
+		counters->inside_packets += packet->packets;
+	else if (reason == REASON_SERVICE_WITHOUT_MEMBER)
+		counters->no_member_packets += packet->packets;
+	else if (reason == REASON_PACKET_TOO_BIG)
+		counters->too_big_packets += packet->packets;
+	else
+		counters->other_packets += packet->packets;
+}
+
 /* "The address is mine": for who is on the same link. */
 static __always_inline void respond_public_arp(const struct inner *inner)
 {
@@ -152,6 +189,7 @@ static __always_inline __must_check enum drop_reason take_public(struct xdp_md *
 	/* A link may bring what is for another station, which has the address as well. */
 	if (!is_own_mac(inner.eth->h_dest))
 		return REASON_NONE;
+	count_public(found, packet);
 	packet->to.vni = found->vni;
 	packet->vpc_slot = found->vpc_slot;
 	wire_vni = found->wire_vni;

@@ -67,6 +67,7 @@ class Tables:
     acl_vpcs: Table[int, int]
     endpoint_counters: CounterTable
     vpc_counters: CounterTable
+    public_counters: CounterTable
     drop_counters: CounterTable
     event_limits: PerCpuTable
 
@@ -136,6 +137,7 @@ class Tables:
             acl_vpcs=Table("acl_vpcs", maps["acl_vpcs"], U32, U32),
             endpoint_counters=counting("endpoint_counters", "endpoint_counters"),
             vpc_counters=counting("vpc_counters", "vpc_counters"),
+            public_counters=counting("public_counters", "public_counters"),
             drop_counters=counting("drop_counters", "drop_counter"),
             event_limits=PerCpuTable("event_limits", maps["event_limits"], struct_codec("event_limit")),
         )

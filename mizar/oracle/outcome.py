@@ -16,7 +16,7 @@ from mizar.oracle.policies import Direction
 from mizar.oracle.proxy_flows import ProxyFlows
 
 Counted = dict[tuple[str, str | int], dict[str, int]]
-"""Counters that moved: ("vpc", VNI), ("endpoint", uid) or ("drop", reason) → field of dataplane.h → value."""
+"""Counters that moved: ("vpc", VNI), ("endpoint", uid), ("public", address) or ("drop", reason) → field → value."""
 
 
 class Verdict(Enum):

@@ -22,6 +22,14 @@ from mizar.oracle.service import choose_member, policed_port
 from mizar.oracle.tables import Droplet, Endpoint, PublicAddress, Tunnel
 from mizar.oracle.tunnel import write_outer
 
+REFUSALS = {
+    "NO_LISTENER": "no_listener",
+    "PUBLIC_SOURCE": "inside",
+    "SERVICE_WITHOUT_MEMBER": "no_member",
+    "PACKET_TOO_BIG": "too_big",
+}
+"""Drop reason → how it is counted for the address."""
+
 
 def take_public(here: Droplet, packet: Packet) -> Outcome | None:
     """What becomes of a frame that is for a public address; None: it is the host's own."""
@@ -39,6 +47,7 @@ def take_public(here: Droplet, packet: Packet) -> Outcome | None:
         return packet.served(Verdict.SEND, _answer(here, inner, asked))
     if inner.frame[:6] != here.mac:  # another station's, which has the address as well
         return None
+    packet.count("public", asked.hex(), "came", len(inner.frame))
     packet.vni, packet.vpc_known, packet.inner = found.vni, True, inner.frame
     try:
         return _hand_on(here, packet, inner, found)
@@ -48,6 +57,7 @@ def take_public(here: Droplet, packet: Packet) -> Outcome | None:
 
 def _tell_client(here: Droplet, packet: Packet, inner: Inner, refused: RefusedError) -> Outcome:
     """The sender is told from the public address, where it is told at all."""
+    packet.count("public", inner.destination.hex(), REFUSALS.get(refused.reason, "other"))
     outcome = packet.refused(refused.reason)
     if refused.reason not in TOLD or not here.icmp_errors:
         return outcome

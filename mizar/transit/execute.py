@@ -13,7 +13,7 @@ from mizar.model.errors import MizarError
 from mizar.transit.entries import Op, Rows, Step
 from mizar.transit.errors import DamagedError
 
-COUNTERS = frozenset({"endpoint_counters", "vpc_counters", "drop_counters"})
+COUNTERS = frozenset({"endpoint_counters", "vpc_counters", "public_counters", "drop_counters"})
 
 
 class Maps(Protocol):

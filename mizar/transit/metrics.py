@@ -33,6 +33,13 @@ VPCS = 100
 """That have series of their own."""
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _U32 = 0xFFFF_FFFF
+REFUSALS = {
+    "no_listener_packets": "NO_LISTENER",
+    "inside_packets": "PUBLIC_SOURCE",
+    "no_member_packets": "SERVICE_WITHOUT_MEMBER",
+    "too_big_packets": "PACKET_TOO_BIG",
+}
+"""Counters of public addresses → the drop reason that they are of."""
 
 
 def ways(message: Any, unit: str) -> tuple[str, ...]:
@@ -93,6 +100,7 @@ class DaemonMetrics:
                 *_drops(counted),
                 *self._traffic(counted),
                 *_maps(state, maps),
+                *_public(self._ledger.maps, state),
                 *functions,
                 *(_endpoints(counted, state, endpoints) if endpoints else ()),
             ]
@@ -125,6 +133,24 @@ class DaemonMetrics:
                 for way in ways(pb.VpcCounters, unit):
                     family.add_metric((vpc, way), counts.get(f"{way}_{unit}", 0))
             yield family
+
+
+def _public(maps: Maps, state: State) -> Iterator[Metric]:
+    """Of the operator's addresses, so that their number does not follow from what tenants do."""
+    names = ("address", "vpc")
+    came = CounterMetricFamily("mizar_public_packets", "Packets that came for a public address here.", labels=names)
+    octets = CounterMetricFamily("mizar_public_bytes", "The same in bytes of whole frames.", labels=names)
+    text = "Of these refused, by reason; other: any that has no series of its own."
+    refused = CounterMetricFamily("mizar_public_refused_packets", text, labels=(*names, "reason"))
+    for service in state.services.values():
+        for address in service.public if service.attracted else ():
+            sums = dict(maps.public_counters.get(2 * service.slot + (len(address) == 16)) or {})
+            labels = (text_of(address), str(service.vni))
+            came.add_metric(labels, sums.pop("came_packets", 0))
+            octets.add_metric(labels, sums.pop("came_bytes", 0))
+            for name, value in sums.items():
+                refused.add_metric((*labels, REFUSALS.get(name, "other")), value)
+    yield from (came, octets, refused)
 
 
 def _drops(counted: pb.Counters) -> Iterator[Metric]:

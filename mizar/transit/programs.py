@@ -127,6 +127,7 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "trap_budgets": limits.local_endpoints,
         "services": limits.services,
         "service_notes": limits.services,
+        "public_counters": 2 * limits.services,
         "members": limits.members,
         "member_notes": limits.members,
         "member_slots": limits.members,

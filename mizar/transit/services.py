@@ -65,6 +65,8 @@ class ServicePlan(ProxyPlan):
             journal.put(state.serving, (service.vni, address), service.key)
         # Who answers for the service knows it before anybody is sent there.
         self._refresh_agents_of(service.members, service.vni)
+        if old is None:
+            self.ops += [Op("public_counters", 2 * service.slot + family, None) for family in (0, 1)]
         self.ops += implied(state, service)
         if old is not None:
             self._clear(old, service)

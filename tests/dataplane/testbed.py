@@ -184,7 +184,7 @@ class Testbed:
             for slot, value in list(array.items()):
                 if any(any(v) if isinstance(v, (bytes, tuple)) else v for v in value.values()):
                     array.put(slot, {})
-        for counters in (tables.endpoint_counters, tables.vpc_counters, tables.drop_counters):
+        for counters in (tables.endpoint_counters, tables.vpc_counters, tables.public_counters, tables.drop_counters):
             counters.zero([slot for slot, _ in counters.items()])
 
     # ---- tables
@@ -413,6 +413,8 @@ class Testbed:
         for kind, table in (("vpc", self.tables.vpc_counters), ("endpoint", self.tables.endpoint_counters)):
             for slot, fields in table.items():
                 found[kind, slot] = {name: value for name, value in fields.items() if value}
+        for slot, fields in self.tables.public_counters.items():
+            found["public", slot] = {name: value for name, value in fields.items() if value}
         for number, fields in self.tables.drop_counters.items():
             found["drop", drop_reasons.by_number()[number].name] = fields
         return found

@@ -23,6 +23,7 @@ from mizar.lab.names import LabName
 from mizar.model.errors import NotFoundError
 from tests.lab.conftest import leftovers, wait_until
 from tests.lab.test_load_balancer import LIMIT_S, SERVERS, Balanced
+from tests.lab.test_monitor import scraped, series
 from tests.lab.test_scaled import family_of, said
 
 pytestmark = pytest.mark.root
@@ -89,6 +90,25 @@ def test_clients_outside_reach_members_and_are_answered_straight(public: Public)
     assert [frame for frame in frames if frame[36:38] == (6081).to_bytes(2, "big")]  # requests, which go on from there
     assert not [frame for frame in frames if frame[26:30] in sources or frame[22:38] in sources]
     the_way_in_is_explained(public)
+    what_came_is_counted(public)
+
+
+def what_came_is_counted(public: Public) -> None:
+    """By the droplet that took it: all requests, and those to a port that none listens at."""
+    with public.open("outside", socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.connect((PUBLIC[0], 9))
+        wait_until(lambda: made.send(b"?") and _counted(public, "d3", 0, "refused_packets", reason="NO_LISTENER"))
+    for number in range(len(PUBLIC)):
+        assert _counted(public, "d3", number, "packets") > 60
+        assert _counted(public, "d3", number, "bytes") > 60 * 42
+        assert _counted(public, "d4", number, "packets") == 0
+
+
+def _counted(public: Public, droplet: str, number: int, what: str, **labels: str) -> float:
+    with Client(public.name.server_url) as client:
+        vpc = str(client.get("VPC", "main", "blue")["status"]["number"])
+    named = series(f"mizar_public_{what}_total", address=PUBLIC[number], vpc=vpc, **labels)
+    return scraped(public.name, droplet)[named]
 
 
 def the_way_in_is_explained(public: Public) -> None:

@@ -85,7 +85,7 @@ FORWARDING, TABLE_SOURCES = 16, 0x40000000
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
 XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
 TC_SHOT, TC_REDIRECT = 2, 7
-COUNTERS = ("endpoint_counters", "vpc_counters", "drop_counters")
+COUNTERS = ("endpoint_counters", "vpc_counters", "public_counters", "drop_counters")
 
 
 class Slots:
@@ -386,6 +386,8 @@ class RealDroplet:
                     found["vpc", self.vpc_slots.name(slot)] = moved
                 elif name == "endpoint_counters":
                     found["endpoint", self.uid_slots.name(slot)] = moved
+                elif name == "public_counters":
+                    found["public", self.services.public[slot]] = moved
                 else:
                     found["drop", drop_reasons.by_number()[slot].name] = moved
                 table.zero([slot])

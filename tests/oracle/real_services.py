@@ -28,6 +28,7 @@ class RealServices:
         self.services: dict[Service, int] = {}
         self.members: dict[int, int] = {}
         self.used = 0
+        self.public: dict[int, str] = {}
 
     def write(self, vni: int, service: Service) -> int:
         """The slot of a service, after writing it and its members."""
@@ -86,6 +87,7 @@ class RealServices:
             slot = self.write(found.vni, found.service)
             value = {"vni": found.vni, "wire_vni": found.wire_vni or found.vni, "service": slot}
             value["vpc_slot"] = self.droplet.vpc_slots.of(found.vni)
+            self.public[2 * slot + (len(address) == 16)] = address.hex()
             self.droplet.write(tables.public_addresses, {"addr": to_mapped(address)}, value)
             for prefix, length in found.inside:
                 key = network_key(slot, to_mapped(prefix), length)

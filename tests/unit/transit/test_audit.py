@@ -196,7 +196,7 @@ NOT_LOOKED_AT = {
     "proxy_flows", "proxy_usage", "proxy_ended", "flows", "flow_budgets", "flow_counts",  # the data plane's own
     "policy_peers", "policy_groups", "policy_verdicts",  # as bytes, by RowsAudit
     "policy_flows", "policy_budgets", "policy_counts", "limiter_states", "shaper",
-    "endpoint_counters", "vpc_counters", "drop_counters",
+    "endpoint_counters", "vpc_counters", "public_counters", "drop_counters",
 }  # fmt: skip
 
 
