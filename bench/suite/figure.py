@@ -42,6 +42,8 @@ class Goal:
     """Whether it shall be at most `limit`; else at least."""
     contender: str = "mizar"
     over: str = ""
+    worst: bool = False
+    """Whether the worst round counts, and not the median."""
 
 
 @dataclass(frozen=True)

@@ -40,17 +40,18 @@ def told(figure: Figure, samples: Mapping[str, Mapping[str, list[float]]], **mor
     return {"title": figure.title, "unit": figure.unit, "units": dict(figure.units), **more, "values": values}
 
 
-def median(document: Document, figure: str, metric: str, contender: str) -> float | None:
-    """One value, if it is there."""
+def one(document: Document, figure: str, metric: str, contender: str, which: str = "median") -> float | None:
+    """One value, if it is there: the median, the least (low) or the most (high)."""
     found = document["figures"].get(figure, {}).get("values", {}).get(metric, {}).get(contender)
-    return None if found is None else float(found["median"])
+    return None if found is None else float(found[which])
 
 
 def judged(document: Document, figure: str, goal: Goal) -> tuple[float | None, bool]:
     """What a goal looks at (a ratio, where it is over another contender), and whether the goal is reached."""
-    value = median(document, figure, goal.metric, goal.contender)
+    which = ("high" if goal.most else "low") if goal.worst else "median"
+    value = one(document, figure, goal.metric, goal.contender, which)
     if goal.over and value is not None:
-        below = median(document, figure, goal.metric, goal.over)
+        below = one(document, figure, goal.metric, goal.over)
         value = None if not below else value / below
     if value is None:
         return None, False
