@@ -228,7 +228,9 @@ def test_a_quota_is_one_load_balancers_alone(translated: Translated) -> None:
         for _ in range(64):
             with translated.open("client", socket.AF_INET, socket.SOCK_DGRAM) as made:
                 made.sendto(b"?", (own, 53))
-        held: list[socket.socket] = []
+        held = [translated.ended.enter_context(translated.connect("outside", "203.0.113.11"))]
+        wait_until(lambda: status()["connections"])
+        assert status()["connections"] < 16
 
         def full() -> bool:
             with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
