@@ -71,6 +71,7 @@ SIZES = {
     "agents": 32,
     "endpoint_counters": 16,
     "vpc_counters": 16,
+    "public_counters": 32,
     "proxies": 32,
     "proxy_flows": 64,
     "proxy_usage": 32,

@@ -44,6 +44,7 @@ SIZES = {
     "trap_budgets": 64,
     "endpoint_counters": 64,
     "vpc_counters": 16,
+    "public_counters": 32,
     "proxies": 8,
     "proxy_flows": 1024,
     "proxy_usage": 8,
