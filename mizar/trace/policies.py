@@ -60,8 +60,14 @@ def policies_of(rows: Rows, own: bytes) -> dict[str, EndpointPolicy]:
             record["generation"],
             record["since"],
             audit,
+            _later(record["grace_until"], rows.itself["tick"]),
         )
     return found
+
+
+def _later(tick: int, now: int) -> bool:
+    """As the data plane compares the record's time of grace with its clock: 32 bits, that turn over. 0 is never."""
+    return 0 < (tick - now) & 0xFFFFFFFF < 1 << 31
 
 
 def network_acls_of(rows: Rows, own: bytes) -> dict[tuple[int, bytes, int], NetworkAcl]:

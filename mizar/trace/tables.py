@@ -39,6 +39,8 @@ _LISTENED, _SERVICE_LISTENED, _SERVICE_BY_CLIENT = 16, 1, 2
 _FORWARDING, _SOURCES, _BY_MAC = 16, 0x40000000, "ff024d5a000000000000"
 _ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
 _ENDPOINT = 4
+_UNLISTED = bytes(16)
+"""For a droplet that a set of hops names, and that is not known here: nobody's address."""
 _FIN, _RESET = 1, 2
 
 
@@ -132,7 +134,7 @@ class _Droplet:
         found = self.rows.get("hop_sets", slot) if slot else None
         if found is None or not any(found["droplet"]):
             return ()
-        cache = {place: self.address_at(place) if place else None for place in set(found["droplet"])}
+        cache = {place: self.address_at(place) or _UNLISTED if place else None for place in set(found["droplet"])}
         return tuple(cache[place] for place in found["droplet"])
 
     def network_id(self, slot: int) -> int:

@@ -30,6 +30,7 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.limits import LIMITED, limit_text, used_up, waits
 from mizar.transit.logs import event
 from mizar.transit.marking import destination_of, marked
+from mizar.transit.policies import now_tick
 from mizar.transit.programs import ICMP_ERRORS, TRAPS, Loaded
 from mizar.transit.state import State
 from mizar.transit.values import Local
@@ -94,6 +95,7 @@ class Tracer:
             "ifindex": local.ifindex if local else 0,
             "icmp_errors": bool(ICMP_ERRORS),
             "traps": bool(TRAPS),
+            "tick": now_tick(),
         }
 
     # ---- marked packets

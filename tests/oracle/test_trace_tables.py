@@ -16,6 +16,7 @@ from mizar.oracle.tables import Droplet
 from mizar.trace.rows import NeedError, Point, Rows
 from mizar.trace.tables import droplet_of
 from mizar.transit import table_rows
+from mizar.transit.policies import now_tick
 from tests.oracle.differential import Case, cases, predict
 from tests.oracle.droplets import ME, MY_MAC, VNIS
 from tests.oracle.real import RealDroplet
@@ -32,7 +33,7 @@ def real() -> Iterator[RealDroplet]:
 def told(real: RealDroplet, here: Droplet, points: frozenset[Point]) -> Rows:
     """What a daemon would tell of the droplet."""
     rows = Rows(asked=points)
-    itself = {"address": here.address.hex(), "address6": "", "mac": here.mac.hex(), "ifindex": 1}
+    itself = {"address": here.address.hex(), "address6": "", "mac": here.mac.hex(), "ifindex": 1, "tick": now_tick()}
     rows.take("self", [json.dumps(["", itself | {"icmp_errors": here.icmp_errors, "traps": here.traps}])])
     keys = [table_rows.parse_key(point.table, point.key) for point in points]
     for table, found in table_rows.chunks(table_rows.read(real.tables, VNIS, keys)):
