@@ -81,8 +81,11 @@ class _Reader:
         for key in keys:
             value = getattr(self.tables, key.table).get(key.key)
             yield key.table, key.key, value
-            if key.table == "endpoints" and value is not None and value["flags"] & constant("ENDPOINT_SCALED"):
+            flags = value["flags"] if key.table == "endpoints" and value is not None else 0
+            if flags & constant("ENDPOINT_SCALED"):
                 services.add(value["slot"])
+            elif flags & constant("ENDPOINT_POLICED"):
+                yield "endpoint_policies", value["slot"], self.tables.endpoint_policies.get(value["slot"])
         yield from self.services(services)
         for slot in sorted(self.sets):
             yield "hop_sets", slot, self.tables.hop_sets.get(slot)

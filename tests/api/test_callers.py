@@ -305,6 +305,9 @@ async def test_an_access_log_is_its_tenants(site: Site) -> None:
     def look() -> None:
         with site.client() as admin:
             admin.apply([*two_tenants(site), {**balancer, "spec": {**spec, "backends": backends}}])
+            for _ in admin.watch(10.0):
+                if all(droplet["status"]["connected"] for droplet in admin.list("Droplet")):
+                    break
         with site.certified("tenant-blue") as blue:
             (told,) = blue.logs("blue", "shop", {"shop-1": "1-2:3"}, 7)["instances"]
             assert (told["instance"], told["next"], told["reason"]) == ("shop-1", "1-2:3", "")

@@ -138,7 +138,7 @@ def try_cases(programs: RealDroplet, substrate: str) -> Counter[object]:
     seen: Counter[object] = Counter()
 
     @settings(
-        max_examples=200,
+        max_examples=100,
         derandomize=True,
         database=None,
         deadline=None,
