@@ -228,4 +228,4 @@ def test_what_makes_no_connection(gateway: Gateway) -> None:
         "full": 0,
     }
     assert ended["strange"] >= 2
-    assert ended["too often"] > 0
+    assert ended["known"] + ended["too often"] > 0  # which of the two follows from how quickly they were sent
