@@ -385,7 +385,8 @@ async def _listening(gateway: Gateway) -> None:
         try:
             while (plane, slow, workers) == (gateway.plane, gateway.slow, gateway.workers):
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), 0.1)
+                    async with asyncio.timeout(0.1):
+                        await woken.wait()
         finally:
             for number, _ in heard:
                 loop.remove_reader(number)

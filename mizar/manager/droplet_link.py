@@ -373,7 +373,8 @@ class Link:
             dues = [attempt.due for attempt in self._troubled.values() if attempt.due is not None]
             timeout_s = max(0.0, min(dues) - loop.time()) if dues else None
             try:
-                await asyncio.wait_for(self._new_trouble.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._new_trouble.wait()
             except TimeoutError:
                 async with self._lane:
                     ripe = [a.step for a in self._troubled.values() if a.due is not None and a.due <= loop.time()]

@@ -77,7 +77,8 @@ class Listeners:
             waiting or way.end is End.LEFT
         ):  # what a droplet that cannot be asked does may be heard of behind it
             try:
-                seen = await asyncio.wait_for(self._heard.get(), QUIET_S)
+                async with asyncio.timeout(QUIET_S):
+                    seen = await self._heard.get()
             except TimeoutError:
                 break
             found.append(seen)
@@ -90,7 +91,8 @@ class Listeners:
         call = stub.ListenTrace(pb.ListenTraceRequest(mark=self.mark))
         self._calls.append(call)
         try:
-            await asyncio.wait_for(call.initial_metadata(), CALL_S)
+            async with asyncio.timeout(CALL_S):
+                await call.initial_metadata()
             if call.done():  # refused: the status is all that there is
                 self.deaf[droplet] = await call.details() or "it does not report"
                 return await call.code() is grpc.StatusCode.ALREADY_EXISTS

@@ -197,13 +197,15 @@ class _Stream:
     async def ready(self) -> dict[str, list[str]]:
         """Which droplets are watched, as soon as each has answered, failed or taken long."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._begun.wait(), READY_S)
+            async with asyncio.timeout(READY_S):
+                await self._begun.wait()
         return {"droplets": sorted(self._reached), "away": sorted({*self._away, *self._pending})}
 
     async def next(self, timeout_s: float) -> Sighting | None:
         """The next sighting; None when there is none in time."""
         try:
-            return await asyncio.wait_for(self._queue.get(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await self._queue.get()
         except TimeoutError:
             return None
 

@@ -32,7 +32,8 @@ class Watcher:
     async def take(self, timeout_s: float) -> list[tuple[Item, bool]]:
         """What is new, (object, gone); empty when nothing happened in time."""
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
         except TimeoutError:
             return []
         self._wake.clear()

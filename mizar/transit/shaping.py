@@ -71,7 +71,8 @@ class Shaping:
         again, first = False, True
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), RECHECK_S if again else None)
+                async with asyncio.timeout(RECHECK_S if again else None):
+                    await wake.wait()
             woken = wake.is_set()
             wake.clear()
             async with self._ledger.lock:

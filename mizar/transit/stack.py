@@ -78,7 +78,8 @@ class Stack:
         active = False
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), RECHECK_S if active else None)
+                async with asyncio.timeout(RECHECK_S if active else None):
+                    await wake.wait()
             wake.clear()
             async with self._ledger.lock:
                 wanted = stack_endpoints(self._ledger.state)

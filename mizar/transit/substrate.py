@@ -195,7 +195,8 @@ class Substrate:
         while True:
             await self._refresh()
             try:
-                await asyncio.wait_for(self._changed.wait(), REFRESH_S)
+                async with asyncio.timeout(REFRESH_S):
+                    await self._changed.wait()
             except TimeoutError:
                 self._hops.clear()
             self._changed.clear()

@@ -212,7 +212,8 @@ async def test_a_socket_left_behind_is_taken_over(tmp_path: Path) -> None:
         dead.bind(str(tmp_path / "server.sock"))
     ready, stop = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(serve(tmp_path / "db", [f"unix://{tmp_path}/server.sock"], ready=ready, stop=stop))
-    await asyncio.wait_for(ready.wait(), 10)
+    async with asyncio.timeout(10):
+        await ready.wait()
     stop.set()
     await task
     assert not (tmp_path / "server.sock").exists()

@@ -9,6 +9,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -126,6 +127,22 @@ async def test_a_slow_follower_is_told_all_again(pki: Path, monkeypatch: pytest.
         for key in keys:
             tells.changed(4, key)
         await until(lambda: other.maps[4].keys() >= set(keys))
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_is_to_end_ends_while_there_is_news(turns: int) -> None:
+    """Fails where a cancellation is lost that comes with the event that was waited for."""
+    one = Memory(now=100)
+    writer = Mock(drain=AsyncMock())
+    follower = leader._Follower(one, writer)
+    task = asyncio.create_task(follower.tell())
+    await until(lambda: frames.frame(frames.Kind.WHOLE) in [call.args[0] for call in writer.write.call_args_list])
+    await asyncio.sleep(0.01)  # it waits for news
+    follower.note(4, one.put(1))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await until(task.done)
 
 
 async def test_the_newer_of_two_stays_and_nothing_goes_round(pki: Path) -> None:

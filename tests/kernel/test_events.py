@@ -50,7 +50,8 @@ async def test_a_waiting_reader_wakes(programs: Programs) -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     provoke(programs)
-    event = await asyncio.wait_for(waiting, 5)
+    async with asyncio.timeout(5):
+        event = await waiting
     assert event["reason"] == 60
     reader.close()
 

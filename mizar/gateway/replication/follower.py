@@ -59,19 +59,24 @@ class Follower:
         self.state.problem = problem
 
     async def _follow(self) -> None:
-        opened = asyncio.open_connection(self._host, self._port, ssl=self._tls, ssl_handshake_timeout=HELLO_S)
-        reader, writer = await asyncio.wait_for(opened, 2 * HELLO_S)
+        async with asyncio.timeout(2 * HELLO_S):
+            reader, writer = await asyncio.open_connection(
+                self._host, self._port, ssl=self._tls, ssl_handshake_timeout=HELLO_S
+            )
         try:
             trust.check_peer(writer.get_extra_info("ssl_object"))
             writer.write(frames.hello())
-            kind, body = await asyncio.wait_for(frames.read_frame(reader), HELLO_S)
+            async with asyncio.timeout(HELLO_S):
+                kind, body = await frames.read_frame(reader)
             if kind != Kind.HELLO:
                 raise InvalidError(f"its first frame is {kind}")
             frames.check_hello(body)
             self.state.connected, self.state.problem = True, ""
             _log.info("leader=%s:%s event=following", self._host, self._port)
             while True:
-                self._take(*await asyncio.wait_for(frames.read_frame(reader), SILENT_S))
+                async with asyncio.timeout(SILENT_S):
+                    kind, body = await frames.read_frame(reader)
+                self._take(kind, body)
         finally:
             writer.transport.abort()
 

@@ -81,7 +81,8 @@ class Leader:
                 raise MizarError(f"{MAX_FOLLOWERS} gateways follow this one already")
             trust.check_peer(writer.get_extra_info("ssl_object"))
             writer.write(frames.hello())
-            kind, body = await asyncio.wait_for(frames.read_frame(reader), HELLO_S)
+            async with asyncio.timeout(HELLO_S):
+                kind, body = await frames.read_frame(reader)
             if kind != Kind.HELLO:
                 raise MizarError(f"its first frame is {kind}")
             frames.check_hello(body)
@@ -129,7 +130,8 @@ class _Follower:
             while (rest := refresh - asyncio.get_running_loop().time()) > 0 and not self._missed:
                 await self._tell_changes()
                 try:
-                    await asyncio.wait_for(self._something.wait(), min(rest, ALIVE_S))
+                    async with asyncio.timeout(min(rest, ALIVE_S)):
+                        await self._something.wait()
                 except TimeoutError:
                     self._writer.write(frames.frame(Kind.ALIVE))
                     await self._writer.drain()

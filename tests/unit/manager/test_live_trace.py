@@ -56,7 +56,8 @@ async def test_a_flood_of_reports_ends_nevertheless() -> None:
     stub: Any = Stub()
     async with Listeners({HERE: stub}, {}) as listeners:
         sent = listeners.send(HERE, "uid", bytes(60), Way((), End.LEFT), option=False)
-        assert len(await asyncio.wait_for(sent, 30)) == MOST_REPORTS
+        async with asyncio.timeout(30):
+            assert len(await sent) == MOST_REPORTS
         for _ in range(3 * MOST_REPORTS):
             await asyncio.sleep(0)
         assert listeners._heard.qsize() == MOST_REPORTS

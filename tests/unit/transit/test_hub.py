@@ -64,7 +64,8 @@ async def test_what_was_left_out_follows(monkeypatch: pytest.MonkeyPatch) -> Non
     source = Source()
     source.left_out.append([pb.Suppressed(reason=62, vni=7, packets=4)])
     with Hub(source).subscribed(drops=True) as drops:
-        assert (await asyncio.wait_for(drops.next(), 30)).suppressed == pb.Suppressed(reason=62, vni=7, packets=4)
+        async with asyncio.timeout(30):
+            assert (await drops.next()).suppressed == pb.Suppressed(reason=62, vni=7, packets=4)
 
 
 async def test_a_slow_watcher_is_told_what_it_lost() -> None:

@@ -61,9 +61,10 @@ async def test_others_go_on_while_rules_are_written() -> None:
     writing = asyncio.create_task(ledger.apply([PutPolicySet(ROWS)]))
     assert await asyncio.to_thread(slow.begun.wait, LIMIT_S)
     mac = bytes((2, 0, 0, 0, 0, 9))
-    await asyncio.wait_for(ledger.set_macs({FAR: mac}), LIMIT_S)
-    await asyncio.wait_for(ledger.set_down({FAR: True}), LIMIT_S)
-    assert await asyncio.wait_for(ledger.apply([PutEndpoint(AWAY)]), LIMIT_S) == 1
+    async with asyncio.timeout(LIMIT_S):
+        await ledger.set_macs({FAR: mac})
+        await ledger.set_down({FAR: True})
+        assert await ledger.apply([PutEndpoint(AWAY)]) == 1
     async with ledger.lock_of("uid-1", LOCAL):
         ledger.put_local(LOCAL, "mz7", 7)
     whole = asyncio.create_task(ledger.snapshot())
@@ -71,8 +72,9 @@ async def test_others_go_on_while_rules_are_written() -> None:
     assert not writing.done()
     assert not whole.done()
     slow.go_on.set()
-    assert await asyncio.wait_for(writing, LIMIT_S) == 1
-    held = await asyncio.wait_for(whole, LIMIT_S)
+    async with asyncio.timeout(LIMIT_S):
+        assert await writing == 1
+        held = await whole
     assert (held.droplets[FAR].mac, held.droplets[FAR].down, (1, 7) in held.policy_sets) == (mac, True, True)
     assert AWAY.addresses[0] in {address for _, address in held.at}
 
