@@ -123,7 +123,8 @@ class Build:
         source, output = self.dataplane / f"{name}.c", self.built / "objects" / f"{name}.o"
         folder = "gateway" if name.startswith("gateway") else "lib"
         headers = {*self.dataplane.glob(f"{folder}/*.h"), self.reasons_header, *self.contracts.glob("*.h")}
-        headers |= {self.dataplane / "mizar_function.h"} if name == "ddos_protection" else set()
+        if name == "ddos_protection":
+            headers |= {self.dataplane / "mizar_function.h", *self.dataplane.glob("ddos/*.h")}
         headers |= {self.gateway_reasons_header} if folder == "gateway" else set()
         # A generated header's own source stands for it: it may not exist yet.
         lists = {

@@ -20,7 +20,7 @@ from mizar.model.errors import InvalidError, Problem
 
 MOST = 1_000_000
 UNLISTED, BLOCKED, ALLOWED = 0, 1, 2
-"""enum prefix_verdict of dataplane/ddos_protection.c."""
+"""enum prefix_verdict of dataplane/ddos/lists.h."""
 _HEAD = struct.Struct("=II")
 _SHOWN = 10
 _BITS = {4: 32, 6: 128}
