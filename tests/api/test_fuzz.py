@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -111,23 +113,33 @@ class _Trusted:
         await self._app({**scope, "state": {"caller": ADMINISTRATOR, "hosts": None}}, receive, send)
 
 
+class _Current:
+    """Whichever manager serves now, for one app: to make all routes takes longer than an example."""
+
+    manager: Manager
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.manager, name)
+
+
 class Asked:
     """A server in this process, and how it is asked; one event loop for both."""
 
-    def __init__(self, runner: asyncio.Runner, http: httpx.AsyncClient) -> None:
+    def __init__(self, runner: asyncio.Runner, http: httpx.AsyncClient, manager: Manager) -> None:
         self._runner = runner
         self._http = http
+        self._manager = manager
 
     def __call__(self, method: str, path: str, **more: Any) -> httpx.Response:
         return self._runner.run(self._http.request(method, path, **more))
 
     def stored(self) -> list[Any]:
         """Names of everything that is stored."""
-        kinds = [kind for kind in KINDS.values() if kind.served]
+        kinds = [kind.name for kind in KINDS.values() if kind.served]
         return [
             (item["kind"], item["metadata"].get("tenant"), item["metadata"]["name"], item["metadata"]["generation"])
             for kind in kinds
-            for item in self("GET", f"/v1/{kind.plural}").json()["items"]
+            for item in self._manager.all(kind, None)
         ]
 
 
@@ -140,22 +152,30 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @contextmanager
 def server(runner: asyncio.Runner) -> Iterator[Asked]:
-    """An empty server."""
+    """An empty server, one at a time."""
+    current, app = _app()
     with tempfile.TemporaryDirectory() as directory:
         store = SqliteStore(Path(directory) / "db")
 
         async def make() -> tuple[Manager, httpx.AsyncClient]:
             manager = Manager(store)
             await manager.start()
-            transport = httpx.ASGITransport(_Trusted(make_app(manager)), raise_app_exceptions=True)
+            transport = httpx.ASGITransport(_Trusted(app), raise_app_exceptions=True)
             return manager, httpx.AsyncClient(transport=transport, base_url="http://mizar")
 
-        manager, http = runner.run(make())
+        current.manager, http = runner.run(make())
         try:
-            yield Asked(runner, http)
+            yield Asked(runner, http, current.manager)
         finally:
-            runner.run(manager.stop())
+            runner.run(current.manager.stop())
             store.close()
+
+
+@functools.cache
+def _app() -> tuple[_Current, FastAPI]:
+    """What answers, and for whom."""
+    current = _Current()
+    return current, make_app(cast(Manager, current))
 
 
 def told(reply: httpx.Response) -> list[dict[str, Any]]:
