@@ -6,12 +6,8 @@
 #ifndef MIZAR_POLICY_H
 #define MIZAR_POLICY_H
 #include "counters.h"
-#include "event.h"
-#include "policy_begun.h"
+#include "policy_grace.h"
 #include "policy_read.h"
-
-_Static_assert((int)POLICY_AUDIT_INGRESS == (int)POLICY_INGRESS && (int)POLICY_AUDIT_EGRESS == (int)POLICY_EGRESS,
-	       "flags of a record are asked for by direction");
 
 /* Whose policy, and what of the packet only the caller knows, in a word. */
 enum policy_who {		/* bits of: */
@@ -31,115 +27,6 @@ static __always_inline uint64_t policy_who(uint32_t slot, enum policy_direction 
 static __always_inline bool is_policed(const struct endpoint *endpoint, bool member)
 {
 	return endpoint->flags & (member ? MEMBER_POLICED : ENDPOINT_POLICED);
-}
-
-enum verdict_bits {		/* prefix_bits of what is asked */
-	VERDICT_PROTOCOL_BITS = 72,
-	VERDICT_PORT_BITS = 88,
-};
-
-static __always_inline const struct policy_verdict *verdict_of(struct policy_work *work, uint32_t class)
-{
-	work->asked.class_be = bpf_htonl(class);
-	return bpf_map_lookup_elem(&policy_verdicts, &work->asked);
-}
-
-/* Of the peer's two classes, the verdict with the lower rank. work->peer has the address. */
-static __always_inline const struct policy_verdict *find_verdict(struct policy_work *work, uint32_t set,
-								 uint16_t group_set)
-{
-	const struct policy_verdict *first, *second;
-	const uint32_t *class;
-
-	work->peer.prefix_bits = 32 + 128;
-	work->peer.set_be = work->asked.set_be = bpf_htonl(set);
-	class = bpf_map_lookup_elem(&policy_peers, &work->peer);
-	first = verdict_of(work, class ? *class : 0);
-	if (!group_set)
-		return first;
-	work->group = (struct policy_group_key){ .set = set, .group_set = group_set };
-	class = bpf_map_lookup_elem(&policy_groups, &work->group);
-	if (!class)
-		return first;
-	second = verdict_of(work, *class);
-	if (!second || (first && first->rank <= second->rank))
-		return first;
-	return second;
-}
-
-/* What the rules of one direction say: NONE, or why not, which audit mode turns into a telling. */
-static __always_inline enum drop_reason ask_rules(struct policy_work *work, const struct endpoint_policy *policy,
-						  uint32_t direction)
-{
-	uint32_t set = direction == POLICY_INGRESS ? policy->ingress : policy->egress;
-	const struct policy_verdict *verdict;
-
-	work->rule = 0;
-	work->action = POLICY_ALLOW;
-	if (!set)
-		return REASON_NONE;
-	verdict = find_verdict(work, set, direction == POLICY_INGRESS ? work->group_set : 0);
-	if (!verdict) {
-		work->action = policy->flags & direction ? POLICY_AUDIT : 0;
-		return direction == POLICY_INGRESS ? REASON_POLICY_INGRESS_DEFAULT : REASON_POLICY_EGRESS_DEFAULT;
-	}
-	work->rule = verdict->rule;
-	work->action = verdict->action;
-	if (verdict->action & POLICY_ALLOW)
-		return REASON_NONE;
-	return direction == POLICY_INGRESS ? REASON_POLICY_INGRESS_DENIED : REASON_POLICY_EGRESS_DENIED;
-}
-
-/* Of a packet that the rules refuse: in audit mode it passes, and is told of. */
-static __always_inline enum drop_reason enforce(struct policy_work *work, enum drop_reason reason)
-{
-	if (!(reason && work->action & POLICY_AUDIT))
-		return reason;
-	work->told = EVENT_AUDITED;
-	work->audited = reason;
-	return REASON_NONE;
-}
-
-static __always_inline void write_begun(struct policy_flow *flow, const struct policy_work *work, uint32_t direction)
-{
-	flow->rule = work->rule;
-	flow->group_set = direction == POLICY_INGRESS ? work->group_set : 0;
-	flow->begun = direction | (work->action & POLICY_KEEP ? POLICY_FLOW_KEPT : 0);
-	meet();	/* who sees the generation sees the rest */
-	flow->generation = work->generation;
-}
-
-/* Whether the VPC had room for work->flow. */
-static __always_inline bool insert_policy_flow(struct policy_work *work, uint32_t vpc_slot)
-{
-	struct flow_budget *budget = bpf_map_lookup_elem(&policy_budgets, &vpc_slot);
-	struct flow_count *count = bpf_map_lookup_elem(&policy_counts, &vpc_slot);
-
-	if (!budget || !count || count->inserted >= budget->until)
-		return false;
-	work->flow.vpc_slot = vpc_slot;
-	work->flow.stamp = flow_tick();
-	if (bpf_map_update_elem(&policy_flows, &work->key, &work->flow, BPF_NOEXIST))
-		return bpf_map_lookup_elem(&policy_flows, &work->key);	/* another CPU was faster, or the map is full */
-	__sync_fetch_and_add(&count->inserted, 1);
-	work->found |= POLICED_BEGUN;
-	return true;
-}
-
-/* `state`: what is known of it beside what its first packet says. */
-static __always_inline enum drop_reason begin_policy_flow(struct policy_work *work, struct policy_flow *stale,
-							  const struct packet *packet, uint8_t state)
-{
-	state |= work->found & POLICED_CLOSES ? POLICY_FLOW_CLOSING : 0;
-	if (stale) {
-		stale->state = state;
-		stale->stamp = flow_tick();
-		write_begun(stale, work, work->direction);
-		return REASON_NONE;
-	}
-	work->flow = (struct policy_flow){ .state = state };
-	write_begun(&work->flow, work, work->direction);
-	return insert_policy_flow(work, packet->vpc_slot) ? REASON_NONE : REASON_POLICY_FLOWS_FULL;
 }
 
 /* A flow that was judged by another generation, or whose peer has other groups now. */
@@ -166,68 +53,6 @@ static __always_inline enum drop_reason judge_again(struct policy_work *work, st
 	meet();
 	flow->generation = work->generation;
 	return reason;
-}
-
-/* Nothing is written where nothing changed. `answer`: it goes the other way than the flow's first packet. */
-static __always_inline void touch_policy_flow(const struct policy_work *work, struct policy_flow *flow, uint32_t found,
-					      bool answer)
-{
-	uint32_t jiffies = bpf_jiffies64() >> 8;
-	uint8_t state = flow->state;
-
-	if (found & POLICED_BEGINS)
-		state = 0;
-	if (answer)
-		state |= POLICY_FLOW_ANSWERED;
-	if (found & POLICED_CLOSES)
-		state |= POLICY_FLOW_CLOSING;
-	if (state != flow->state) {
-		flow->state = state;
-		if (state & POLICY_FLOW_ONE_ANSWER) {	/* this is the one */
-			forget_policy_flow(&work->key, flow->vpc_slot);
-			return;
-		}
-	}
-	if (flow->jiffies != jiffies) {	/* a load; the clock is a call */
-		flow->jiffies = jiffies;
-		flow->stamp = flow_tick();
-	}
-}
-
-/* Of the endpoint that has the slot now. */
-static __always_inline bool is_current(const struct policy_flow *flow, const struct endpoint_policy *policy)
-{
-	return (int32_t)(flow->generation - policy->since) >= 0;
-}
-
-static __always_inline void ask_for(struct policy_work *work, uint32_t direction, bool again)
-{
-	const struct policy_flow_key *key = &work->key;
-	uint16_t port_be = direction == POLICY_INGRESS ? key->own_port_be : key->peer_port_be;
-
-	/* What an answer is an answer to. */
-	if (work->found & POLICED_MESSAGE && again)
-		port_be = key->protocol == IPPROTO_ICMP ? bpf_htons(ECHO4_REQUEST << 8) : bpf_htons(ICMPV6_ECHO_REQUEST << 8);
-	else if (work->found & POLICED_MESSAGE)
-		port_be = work->message_be;
-	work->asked.prefix_bits = work->found & (POLICED_PORTS | POLICED_MESSAGE) ? VERDICT_PORT_BITS :
-									    VERDICT_PROTOCOL_BITS;
-	work->asked.protocol = key->protocol;
-	work->asked.port_be[0] = bpf_ntohs(port_be) >> 8;
-	work->asked.port_be[1] = bpf_ntohs(port_be);
-}
-
-static __always_inline bool is_from_lower_port(const struct policy_work *work)
-{
-	const struct policy_flow_key *key = &work->key;
-	uint16_t own = bpf_ntohs(key->own_port_be), peer = bpf_ntohs(key->peer_port_be);
-
-	return work->direction == POLICY_INGRESS ? peer < own : own < peer;
-}
-
-static __always_inline bool is_refused_by_rules(int reason)
-{
-	return reason >= REASON_POLICY_INGRESS_DENIED && reason <= REASON_POLICY_EGRESS_DEFAULT;
 }
 
 /*
@@ -273,70 +98,6 @@ __noinline int judge_packet(const struct packet *packet, uint32_t slot, struct p
 		return REASON_NONE;
 	work->told = 0;
 	return reason;
-}
-
-/*
- * A packet of no flow that the rules refuse, soon after the endpoint's first policy: it may be an answer within a flow that is older.
- * It begins that flow the other way round where rules allow that by name. Where no policy selects that direction, only a segment of TCP
- * does, from the lower of both ports, which is taken for the server's: or else whoever is refused now could go on as it did.
- * NONE, or `reason`, with what the refusing rule has left in `work`.
- */
-__noinline int judge_as_answer(const struct packet *packet, uint32_t slot, struct policy_work *work, uint32_t reason)
-{
-	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
-	uint32_t begun, set, rule, action;
-	struct policy_flow *flow;
-
-	if (!packet || !policy || !work || (int32_t)(policy->grace_until - flow_tick()) <= 0)
-		return reason;
-	begun = work->direction == POLICY_INGRESS ? POLICY_EGRESS : POLICY_INGRESS;
-	set = begun == POLICY_INGRESS ? policy->ingress : policy->egress;
-	if (!set && (work->key.protocol != IPPROTO_TCP || !is_from_lower_port(work)))
-		return reason;
-	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
-	if (flow && is_current(flow, policy))
-		return reason;
-	rule = work->rule;
-	action = work->action;
-	work->group_set = 0;	/* of a peer that has sent nothing yet */
-	ask_for(work, begun, true);
-	if (ask_rules(work, policy, begun)) {
-		work->rule = rule;
-		work->action = action;
-		return reason;
-	}
-	work->told = work->action & POLICY_LOG ? EVENT_ALLOWED : 0;
-	work->direction = begun;
-	reason = begin_policy_flow(work, flow, packet, POLICY_FLOW_ANSWERED);
-	if (reason)
-		work->told = 0;
-	return reason;
-}
-
-/* Lets fragments pass that follow an allowed first one: an entry without ports stands for all of them. */
-__noinline int admit_fragments(const struct packet *packet, uint32_t slot, uint32_t direction, struct policy_work *work)
-{
-	struct endpoint_policy *policy = bpf_map_lookup_elem(&endpoint_policies, &slot);
-	struct policy_flow *flow;
-	uint32_t generation;
-
-	if (!packet || !policy || !work)
-		return 0;
-	generation = policy->generation;
-	work->key.later = 1;
-	write_identifier(&work->key, 0);
-	work->found &= ~POLICED_BEGUN;	/* whose key that is not */
-	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
-	if (flow) {
-		flow->generation = generation;
-		flow->stamp = flow_tick();
-		return 0;
-	}
-	work->flow = (struct policy_flow){ .generation = generation, .begun = direction & POLICY_FLOW_DIRECTION };
-	if (!insert_policy_flow(work, packet->vpc_slot))
-		return 1;
-	work->found &= ~POLICED_BEGUN;	/* of all fragments, not of this one */
-	return 0;
 }
 
 static __always_inline uint32_t read_packet(void *frame, void *end, const struct packet *packet, uint64_t who)

@@ -126,6 +126,8 @@ class PolicyFlow:
     rule: int = 0
     group_set: int = 0
     answered: bool = False
+    confirmed: bool = False
+    """Who began it has sent again after the answer."""
     closing: bool = False
     ended: bool = False
     kept: bool = False

@@ -177,8 +177,11 @@ def _begin(flow: PolicyFlow, verdict: RuleVerdict | None, group_set: int) -> Non
 def _touch(flow: PolicyFlow, case: _Case) -> None:
     """What a packet tells of its flow."""
     if case.seen.begins:
-        flow.answered = flow.closing = False
-    flow.answered |= flow.direction is not case.direction
+        flow.answered = flow.confirmed = flow.closing = False
+    if flow.direction is case.direction:
+        flow.confirmed |= flow.answered
+    else:
+        flow.answered = True
     flow.closing |= case.seen.closing
 
 

@@ -23,7 +23,7 @@ from mizar.trace.rows import Asked, Fields, Point, Rows, address_of, text_of
 
 _ALLOW, _LOG, _AUDIT, _KEEP = 1, 2, 4, 8  # enum policy_action
 _DIRECTION, _ENDED, _KEPT = 3, 4, 8  # enum policy_flow_begun
-_ANSWERED, _CLOSING = 1, 2  # enum policy_flow_state
+_ANSWERED, _CLOSING, _CONFIRMED = 1, 2, 8  # enum policy_flow_state
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,6 +161,7 @@ def _flow(value: Fields) -> PolicyFlow:
         value["rule"],
         value["group_set"],
         bool(state & _ANSWERED),
+        bool(state & _CONFIRMED),
         bool(state & _CLOSING),
         bool(begun & _ENDED),
         bool(begun & _KEPT),

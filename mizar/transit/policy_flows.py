@@ -3,9 +3,10 @@
 
 Runs beside the server, as `service_flows` does for scaled endpoints. The table is shared evenly by the VPCs that have
 policed endpoints on this droplet. What is idle longer than its kind may be ends, as does what an endpoint that is gone
-has left. What nobody has answered ends soon; where the share is nearly used up, sooner, and sweeps come more often: so
-a flood of beginnings holds no place for long. No established flow gives way for another: only a VPC that has more than
-its share, as others came, loses its oldest, first of those without an answer.
+has left. What is not confirmed (answered, and taken up again by who began it) ends soon, for a forged source can have
+beginnings answered, too; where the share is nearly used up, sooner, and sweeps come more often: so a flood of them
+holds no place for long. No established flow gives way for another: only a VPC that has more than
+its share, as others came, loses its oldest, first of those that are not confirmed.
 """
 
 import asyncio
@@ -22,9 +23,9 @@ from mizar.transit.logs import event
 from mizar.transit.service_flows import CLOSING, OPEN, SWEEP_S, idle_limit_s
 from mizar.transit.state import State
 
-UNANSWERED_S, PRESSED_S = 60, 4
+UNCONFIRMED_S, PRESSED_S = 60, 4
 PRESSED_SWEEP_S = 1.0
-_ANSWERED, _CLOSING = 1, 2  # enum policy_flow_state
+_CLOSING, _CONFIRMED = 2, 8  # enum policy_flow_state
 _ENDED = 4  # enum policy_flow_begun
 _KEY = struct.Struct("=4xI20xB3x")  # struct policy_flow_key: slot, protocol
 _VALUE = struct.Struct("=4xI4xI2xBB4x")  # struct policy_flow: stamp, vpc_slot, begun, state
@@ -34,9 +35,10 @@ _log = logging.getLogger(__name__)
 def limit_s(protocol: int, begun: int, state: int, *, pressed: bool = False) -> int:
     """How long a flow may be without a packet. One that a policy has ended is kept as long as if it went on, so that
     its ends do not begin it again while they try. `pressed`: the VPC has little room left."""
-    if not (state & _ANSWERED or begun & _ENDED):
-        return PRESSED_S if pressed else UNANSWERED_S
-    return idle_limit_s(protocol, OPEN | (CLOSING if state & _CLOSING else 0))
+    limit = idle_limit_s(protocol, OPEN | (CLOSING if state & _CLOSING else 0))
+    if state & _CONFIRMED or begun & _ENDED:
+        return limit
+    return PRESSED_S if pressed else min(UNCONFIRMED_S, limit)
 
 
 def share(state: State) -> int:
@@ -88,7 +90,7 @@ class PolicyFlows:
                 gone.append(key)
                 continue
             live[vpc_slot] += 1
-            oldest[vpc_slot].append((bool(flags & _ANSWERED), stamp, key))
+            oldest[vpc_slot].append((bool(flags & _CONFIRMED), stamp, key))
         self._pressed = {slot for slot, count in live.items() if 4 * count >= 3 * most}
         for slot, count in live.items():
             if count > most:

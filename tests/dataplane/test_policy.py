@@ -22,6 +22,7 @@ from .policies import (
     ANSWERED,
     AUDIT,
     AUDIT_INGRESS,
+    CONFIRMED,
     DENY,
     ENDED,
     INGRESS,
@@ -183,6 +184,18 @@ def test_a_connection_is_begun_from_one_side(droplet: Testbed, kind: str, family
     (flow,) = flows(droplet)
     assert (flow["begun"], flow["state"], flow["rule"], flow["generation"]) == (INGRESS, ANSWERED, 5, 1)
     assert flow["own_port_be"].to_bytes(2, "little") == (80).to_bytes(2, "big")
+
+
+@every_family
+def test_who_began_a_flow_confirms_it(droplet: Testbed, family: int) -> None:
+    """By what it sends behind the answer, and not by another SYN, as a flood's: then it waits for the answer again."""
+    closed(droplet, Row(ALLOW))
+    states = []
+    for mine, flags in ((False, SYN), (True, SYN_ACK), (False, SYN), (True, SYN_ACK), (True, ACK), (False, ACK)):
+        inner = segment(family, R, A.address(family), flags)
+        assert goes(droplet, answer(family, flags)) if mine else comes(droplet, inner)
+        states.append(flows(droplet)[0]["state"])
+    assert states == [0, ANSWERED, 0, ANSWERED, ANSWERED, ANSWERED | CONFIRMED]
 
 
 @every_family

@@ -99,6 +99,7 @@ def policy_flows(draw: Draw, policed: Mapping[str, int], peers: Iterable[bytes])
             flows[PolicyFlowKey(vni, uid, peer, *ports, protocol, later)] = PolicyFlow(
                 draw(st.sampled_from([GENERATION, GENERATION, GENERATION - 1, SINCE - 1])), direction, 7,
                 draw(st.sampled_from([0, 7])) if direction is Direction.INGRESS else 0,
+                answered=not later and draw(st.booleans()),
                 ended=not later and draw(st.sampled_from([False, False, True])), kept=draw(st.booleans()),
             )  # fmt: skip
     return flows

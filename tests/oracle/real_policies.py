@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 POLICED, MEMBER_POLICED = 64, 2
 ALLOW, LOG, AUDIT, KEEP = 1, 2, 4, 8
 DIRECTION, ENDED, KEPT = 3, 4, 8
-ANSWERED, CLOSING = 1, 2
+ANSWERED, CLOSING, CONFIRMED = 1, 2, 8
 
 
 class RealPolicies:
@@ -67,7 +67,7 @@ class RealPolicies:
         for key, flow in here.policy_flows.items():
             begun = flow.direction.value + flow.ended * ENDED + flow.kept * KEPT
             value = {"generation": flow.generation, "rule": flow.rule, "group_set": flow.group_set, "begun": begun}
-            state = flow.answered * ANSWERED + flow.closing * CLOSING
+            state = flow.answered * ANSWERED + flow.confirmed * CONFIRMED + flow.closing * CLOSING
             tables.policy_flows.put(self.flow_key(key), value | {"state": state})
 
     def set_number(self, rules: PolicySet | None) -> int:
@@ -111,7 +111,8 @@ class RealPolicies:
             begun, state = value["begun"], value["state"]
             found[name] = PolicyFlow(
                 value["generation"], Direction(begun & DIRECTION), value["rule"], value["group_set"],
-                bool(state & ANSWERED), bool(state & CLOSING), bool(begun & ENDED), bool(begun & KEPT),
+                bool(state & ANSWERED), bool(state & CONFIRMED), bool(state & CLOSING),
+                bool(begun & ENDED), bool(begun & KEPT),
             )  # fmt: skip
         return found
 

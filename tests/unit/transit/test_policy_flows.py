@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from mizar.kernel.layout import constant
-from mizar.transit.policy_flows import PRESSED_S, UNANSWERED_S, PolicyFlows
+from mizar.transit.policy_flows import PRESSED_S, UNCONFIRMED_S, PolicyFlows
 from tests.unit.transit.fakes import FakeMaps
 
 NOW, SLOT, VPC, VNI = 100_000, 3, 2, 7
 TCP, UDP = 6, 17
-ANSWERED, CLOSING, INGRESS, ENDED = 1, 2, 1, 4
+ANSWERED, CLOSING, CONFIRMED, INGRESS, ENDED = 1, 2, 9, 1, 4
 
 
 class Bench:
@@ -45,11 +45,14 @@ class Bench:
 @pytest.mark.parametrize(
     ("protocol", "fields", "limit"),
     [
-        (TCP, {}, UNANSWERED_S),
-        (UDP, {}, UNANSWERED_S),
-        (TCP, {"state": ANSWERED}, 7440),
+        (TCP, {}, UNCONFIRMED_S),
+        (UDP, {}, UNCONFIRMED_S),
+        (TCP, {"state": ANSWERED}, UNCONFIRMED_S),
+        (UDP, {"state": ANSWERED}, UNCONFIRMED_S),
+        (TCP, {"state": CONFIRMED}, 7440),
         (TCP, {"state": ANSWERED | CLOSING}, 30),
-        (UDP, {"state": ANSWERED}, 300),
+        (TCP, {"state": CONFIRMED | CLOSING}, 30),
+        (UDP, {"state": CONFIRMED}, 300),
         (TCP, {"begun": INGRESS | ENDED}, 7440),
     ],
 )
@@ -79,9 +82,29 @@ def test_beginnings_go_first_and_sooner_where_room_is_short() -> None:
     """Established flows stay, however old."""
     bench = Bench(share=4)
     for port in (1, 2):
-        bench.put(port, 1000, state=ANSWERED)
+        bench.put(port, 1000, state=CONFIRMED)
     for port, idle_s in ((3, PRESSED_S + 1), (4, 1), (5, 0)):
         bench.put(port, idle_s)
     assert bench.sweep() == {1, 2, 4, 5}, "the oldest beginning goes for the share"
     bench.put(3, PRESSED_S + 1)
     assert bench.sweep() == {1, 2, 4, 5}, "and is too old from now on"
+
+
+def test_a_flood_takes_nothing_from_another_vpc() -> None:
+    """With forged sources whom the server answers, more than the whole table has room for: the other VPC keeps each of
+    its flows, older ones too, and all of its budget; in the flooded one what is confirmed stays."""
+    bench = Bench(share=8)
+    bench.state.vpcs[8] = SimpleNamespace(slot=5, vni=8)
+    bench.state.locals["b"] = SimpleNamespace(slot=4, endpoint=SimpleNamespace(vni=8))
+    bench.state.judged["b"] = None
+    for port in (1, 2):
+        bench.put(port, 1000, slot=4, vpc_slot=5, state=CONFIRMED)
+    bench.put(3, 50, slot=4, vpc_slot=5)
+    bench.put(10, 1000, state=CONFIRMED)
+    for port in range(11, 21):
+        bench.put(port, 0, state=ANSWERED)
+    left = bench.sweep()
+    assert left >= {1, 2, 3, 10}
+    assert len(left) == 3 + 4
+    assert bench.maps.policy_budgets.get(5) == {"until": 1}
+    assert bench.maps.policy_budgets.get(VPC) == {"until": 0}
