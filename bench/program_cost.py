@@ -38,11 +38,29 @@ from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
 from tests.dataplane.chained import Chained, from_text, member  # noqa: E402
 from tests.dataplane.frames import datagram, option, tunnel  # noqa: E402
-from tests.dataplane.plan import BACK, BOUNCER, DIVIDER, FAMILIES, FRONT, HANDOVER_MAGIC, HOST, MARK, RED, A, B, P, R, S  # noqa: E402
+from tests.dataplane.plan import (  # noqa: E402
+    BACK,
+    BOUNCER,
+    DIVIDER,
+    FAMILIES,
+    FRONT,
+    HANDOVER_MAGIC,
+    HOST,
+    MARK,
+    RED,
+    A,
+    B,
+    P,
+    R,
+    S,
+    V,
+)
 from tests.dataplane.policies import Row, rules  # noqa: E402
 from tests.dataplane.test_network_acl import acl  # noqa: E402
 from tests.dataplane.test_public import attracted, request  # noqa: E402
 from tests.dataplane.test_services import scaled, service  # noqa: E402
+from tests.dataplane.test_substrate import OUTSIDE, from_stack  # noqa: E402
+from tests.dataplane.test_substrate import ready as beside_the_stack  # noqa: E402
 from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
 SOURCES = ROOT / "bench" / "program_cost"
@@ -50,7 +68,7 @@ TEMPLATE_BYTES = 112
 OVERHEAD, HANDOVER_BYTES = 50, 28
 ORIGIN = option(0xFF01, 1, bytes((192, 0, 2, 4)))
 """What the first hop adds."""
-TC = ("agent", "deliver", "proxy")
+TC = ("agent", "deliver", "proxy", "substrate")
 LEARNED, LIMITED, NETWORK_ELSEWHERE = 8, 128, 0xFFFFFFFF  # written out, as in tests/dataplane/plan.py
 
 
@@ -158,6 +176,9 @@ WORK = (
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST), XDP_TX, -len(ORIGIN)),
     Work("divide, network ACLs", "transit", 450, judging_edges,
          lambda family: tunnel("geneve", datagram(family, A, S.address(family)), src=HOST, options=ORIGIN), XDP_TX),
+    Work("divide into a peered VPC", "transit", 250, lambda testbed: testbed.as_crossing(DIVIDER),
+         lambda family: tunnel("geneve", datagram(family, A, V.address(family)), src=HOST, options=ORIGIN), XDP_TX,
+         -len(ORIGIN)),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD, stage="ENDPOINT_EGRESS"),
     Work("agent, limited", "agent", 250, limited,
@@ -171,6 +192,10 @@ WORK = (
          lambda family: bytes(datagram(family, A, S.address(family))), TC_REDIRECT, OVERHEAD),
     Work("agent, same droplet", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, B.address(family))), TC_REDIRECT, stage="ENDPOINT_INGRESS"),
+    Work("agent, into the substrate", "agent", 250, beside_the_stack,
+         lambda family: bytes(datagram(family, A, OUTSIDE[family])), TC_REDIRECT),
+    Work("from the substrate", "substrate", 250, beside_the_stack,
+         lambda family: bytes(from_stack(family, OUTSIDE[family], A.address(family)) / Raw(bytes(100))), TC_REDIRECT),
     Work("proxy and agent: a flow", "proxy", 300, carrying,
          lambda family: bytes(datagram(family, R, P.address(family), dst_mac=P.mac)), TC_REDIRECT, OVERHEAD),
 )  # fmt: skip
