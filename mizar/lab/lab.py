@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from mizar.api.client import Client
-from mizar.kernel import features
+from mizar.kernel import features, namespaces
 from mizar.kernel.bpffs import Pins, instances
 from mizar.kernel.namespaces import Namespace, enter
 from mizar.lab import processes, substrate
@@ -32,6 +32,7 @@ from mizar.model.manifest import parse_resource
 from mizar.model.resources import Ref, Resource, Scope, dump, kind_named
 from mizar.transit.engines.nat_left import forget_all
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
+from mizar.transit.pool import retire_all
 from mizar.transit.told import remove_all
 from mizar.transit.vpns import remove_all as remove_tunnels
 
@@ -75,6 +76,7 @@ def down(lab: LabName) -> bool:
     _require_root()
     with _locked(lab, gone=True):
         found = processes.stop(lab.name) > 0
+        found |= _retire_brought(lab) > 0
         found |= substrate.remove(lab.namespace_prefix) > 0
         for instance in instances():
             if instance.startswith(lab.instance_prefix):
@@ -174,6 +176,16 @@ def execute(lab: LabName, endpoint: str, command: Sequence[str]) -> NoReturn:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so across exec
         enter(namespace.fd)  # this thread's only; it is the one that survives exec
         os.execvpe(command[0], list(command), processes.environment(lab.name, "exec"))  # noqa: S606
+
+
+def _retire_brought(lab: LabName) -> int:
+    """Takes away the namespaces that daemons brought for functions: their names tell of no lab, their links do."""
+    brought = 0
+    for name in namespaces.names():
+        if name.startswith(lab.droplet_namespace("")):
+            with contextlib.suppress(MizarError), Namespace.by_name(name) as host:  # half made: nothing begins in it
+                brought += retire_all(host)
+    return brought
 
 
 def _require_root() -> None:

@@ -114,10 +114,25 @@ def hand_out(links: Links, prepared: Prepared, name: str, link: EndpointLink, pi
     return host
 
 
-def retire(links: Links, link: OwnedLink) -> None:
+def retire(links: Links, link: OwnedLink) -> bool:
     """Take away the name of a namespace that the daemon brought, if it is still the one that the link leads to."""
     if not link.spec.startswith(POOL):
-        return
+        return False
     with contextlib.suppress(MizarError), Namespace.open_spec(link.spec) as namespace:
         if links.holds(link.interface, namespace):
             namespaces.remove(link.spec.removeprefix(POOL))
+            return True
+    return False
+
+
+def retire_all(host: Namespace) -> int:
+    """Take away the names of all namespaces that daemons brought whose links begin in this one; returns how many.
+
+    For a host that ends without its daemons: afterwards nobody would know whose they were.
+    """
+    links = Links(host)
+    try:
+        brought = [link for link in links.owned() if link.spec.startswith(POOL)]
+        return sum(retire(links, link) for link in brought)
+    finally:
+        links.close()

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from mizar.api.client import Client
 from mizar.kernel import bpffs, namespaces
 from mizar.lab import lab as labs
 from mizar.lab import processes
 from mizar.lab.demo import traffic
 from mizar.lab.names import LabName
 from mizar.model.errors import ConflictError, MizarError, NotFoundError
+from mizar.model.manifest import parse_manifests
 from tests.lab.conftest import SMALL, leftovers, manifests, wait_until
 from tests.lab.screen import Recorder
 from tests.marks import first_of
@@ -32,6 +34,13 @@ apiVersion: mizar/v1
 kind: Endpoint
 metadata: {name: late, tenant: blue}
 spec: {network: back, droplet: d1}
+"""
+
+FUNCTION = """
+apiVersion: mizar/v1
+kind: Endpoint
+metadata: {name: function, tenant: blue}
+spec: {network: back, droplet: d1, workload: {namespace: NAME, pool: true}}
 """
 
 
@@ -191,14 +200,23 @@ def test_a_lab_gains_droplets(up: LabName) -> None:
     assert traffic(up, Recorder()).ok
 
 
-def test_what_exec_started_goes_with_the_lab(up: LabName) -> None:
-    """`down` ends a command that still runs inside of an endpoint."""
+def test_what_was_started_and_brought_in_a_lab_goes_with_it(up: LabName) -> None:
+    """`down` ends a command that still runs inside of an endpoint, and takes away the namespace that a daemon brought
+    for a function, though its name tells of no lab and the daemon was killed."""
+    brought = f"fn-{up.name}"
+    with Client(up.server_url) as client:
+        (function,) = parse_manifests(FUNCTION.replace("NAME", brought), "test")
+        client.apply([function])
+        client.wait([function.ref], 30.0)
+    assert brought in namespaces.names()
     command = [*MIZAR, "lab", "exec", "-n", up.name, "blue/db", "--", "sleep", "1000"]
     with subprocess.Popen(command) as process:
         wait_until(lambda: "exec" in names(up))
+        kill(up, "d1")
         labs.down(up)
         assert process.wait(timeout=30) != 0
     assert leftovers(up) == []
+    assert brought not in namespaces.names()
 
 
 @contextmanager
