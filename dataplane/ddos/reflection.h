@@ -32,10 +32,10 @@ static __always_inline void remember(const struct function_frame *frame, const s
 	const uint64_t hash = question(frame, seed, frame->dst, ports);
 	uint32_t at = seen->number * QUESTIONS + (hash & (QUESTIONS - 1));
 	uint64_t *found = bpf_map_lookup_elem(&questions, &at);
-	const uint64_t tag = hash & ~0xffffull << 32 & ~0xffull;
+	const uint64_t tag = hash & ~0xffull;
 
 	if (found)
-		*found = (tag & ~0xffull) | (seen->now >> 30 & 0xff);
+		*found = tag | (seen->now >> 30 & 0xff);
 }
 
 static __always_inline bool was_asked(const struct function_frame *frame, const struct seen *seen, uint64_t seed, uint32_t ports)
@@ -43,7 +43,7 @@ static __always_inline bool was_asked(const struct function_frame *frame, const 
 	const uint64_t hash = question(frame, seed, frame->src, ports);
 	uint32_t at = seen->number * QUESTIONS + (hash & (QUESTIONS - 1));
 	uint64_t *found = bpf_map_lookup_elem(&questions, &at);
-	const uint64_t tag = hash & ~0xffffull << 32 & ~0xffull;
+	const uint64_t tag = hash & ~0xffull;
 
 	return found && (*found & ~0xffull) == tag && ((seen->now >> 30) - *found & 0xff) < 8;
 }

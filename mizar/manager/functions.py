@@ -99,7 +99,7 @@ class Functions:
         protections: Protections,
     ) -> None:
         self._protections = protections
-        self._trace = ProtectionTrace(registry)
+        self._trace = ProtectionTrace(registry, protections.said)
         self._registry, self._places = registry, places
         self._links, self._link, self._note = links, link, note
         self._held: dict[str, _Held] = {}
@@ -187,7 +187,7 @@ class Functions:
     def judged(self, droplet: str, vpc: VPC, frame: bytes) -> list[str]:
         """What the protection of the endpoint that an inner frame is for makes of it, before delivery on a droplet."""
         held = self._held.get(droplet)
-        return self._trace.told(vpc, frame) if held is not None and FUNCTION in held.names else []
+        return self._trace.told(droplet, vpc, frame) if held is not None and FUNCTION in held.names else []
 
     def _means(self, attached: Attachment, droplet: str, vpc: VPC, ends: frozenset[Ref]) -> bool:
         if attached.droplet is not None:

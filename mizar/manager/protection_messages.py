@@ -135,6 +135,10 @@ class Protections:
         self._last[found.uid][droplet] = found
         return before is None or (before.cookies, before.filter) != (found.cookies, found.filter)
 
+    def said(self, uid: str, droplet: str) -> pb.DdosStatus | None:
+        """What a droplet said last of a protection."""
+        return self._last.get(uid, {}).get(droplet)
+
     def view(
         self, registry: Registry, item: Item, droplets: Collection[str], refused: list[dict[str, str]]
     ) -> dict[str, Any]:

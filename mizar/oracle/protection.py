@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The twin of the function ddos-protection, as far as frames alone decide: its lists.
+"""The twin of the function ddos-protection: what it makes of a packet to or from an endpoint, by told state and clock.
 
-What depends on rates, on cookies and on what an endpoint has asked is the data plane's own at that instant; a frame of
-which only that decides is taken for one that passes. Pure; for mizar.oracle.functions.TWINS, by whoever knows lists.
+Lists alone are a twin for mizar.oracle.functions.TWINS (`of_lists`); a whole protection (`of_protection`) is one that
+remembers. Called by tests, and by traces in the manager, which know the state that droplets told. Pure.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mizar.model.addresses import to_mapped
 from mizar.model.prefix_list import ALLOWED, BLOCKED, UNLISTED, PrefixList
 from mizar.oracle.functions import Seen, Twin
+from mizar.oracle.protection_cookies import ACK, RST, SYN, Connection, Kernel, answer, opens
+from mizar.oracle.protection_state import VERIFIED, Rule, State, hash_of, mixed, words
 
 NAME = "ddos-protection"
 _PLACES = {b"\x08\x00": (4, 26, 4), b"\x86\xdd": (6, 22, 16)}
 """By Ethernet type: the family, and where the source's address is, with its bytes."""
+_NETWORK, _TCP, _UDP, _FRAGMENT = 14, 6, 17, 44
+_EXTENSIONS, _MOST_EXTENSIONS = (0, 43, _FRAGMENT, 60), 4
 
 
 def verdict(block: PrefixList, allow: PrefixList, frame: bytes) -> int:
@@ -34,3 +43,162 @@ def of_lists(block: PrefixList, allow: PrefixList) -> Twin:
         return seen.stage == "ENDPOINT_INGRESS" and verdict(block, allow, seen.inner) == BLOCKED
 
     return drops
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What becomes of a packet: it goes on, is dropped for a reason, or the endpoint's `answer` goes back."""
+
+    reason: str = ""
+    answer: bytes | None = None
+
+
+PASSES = Judged()
+
+
+@dataclass(slots=True)
+class Protection:
+    """Of one endpoint (its slot on its droplet). `kernel`: None where it cannot be asked, or is known by another
+    address."""
+
+    rule: Rule
+    endpoint: int = 0
+    kernel: Kernel | None = None
+    state: State = field(default_factory=State)
+    counted: Counter[str] = field(default_factory=Counter)
+
+    def sent(self, frame: bytes, now: int) -> None:
+        """The endpoint has sent a frame: a question, perhaps."""
+        place = _Place.of(frame)
+        if place is None or self.rule.reflection == "off" or place.protocol != _UDP or not place.at:
+            return
+        ports = frame[place.at : place.at + 4]
+        if len(frame) < place.at + 8 or int.from_bytes(ports[2:], "big") not in self.rule.ports:
+            return
+        for asked in (ports[2:] + ports[:2], bytes(4)):
+            self.state.ask(self.rule, self.endpoint, place.destination, asked, now)
+
+    def judge(self, frame: bytes, now: int, vni: int = 0, packets: int = 1, size: int = 0) -> Judged:
+        """What is for the endpoint. `size`: bytes of the frame as it arrived, where that was another one."""
+        place, rule, size = _Place.of(frame), self.rule, size or len(frame)
+        if place is None:
+            return PASSES
+        listed = verdict(rule.block, rule.allow, frame)
+        found = PASSES
+        if listed == ALLOWED:
+            found = PASSES
+        elif listed == BLOCKED:
+            found = Judged("SOURCE_BLOCKED")
+        else:
+            if rule.cookies != "off" and place.protocol == _TCP:
+                found = self._segment(frame, place, now, vni, packets)
+            if rule.reflection != "off" and place.protocol == _UDP:
+                found = self._datagram(frame, place, now)
+            if found == PASSES:
+                found = self._limited(place, now, packets, size)
+        self._count("seen", packets)
+        self._count(found.reason or ("synsAnswered" if found.answer else ""), packets)
+        return found
+
+    def _limited(self, place: _Place, now: int, packets: int, size: int) -> Judged:
+        rule, state = self.rule, self.state
+        limited = rule.source_packet_ns or rule.source_kib_ns
+        if limited and state.source_over(rule, place.source, now, packets, size):
+            return Judged("SOURCE_OVER_LIMIT")
+        limited = rule.target_packet_ns or rule.target_kib_ns
+        if limited and state.target_over(rule, self.endpoint, now, packets, size):
+            return Judged("TARGET_OVER_LIMIT")
+        return PASSES
+
+    def _datagram(self, frame: bytes, place: _Place, now: int) -> Judged:
+        rule, state = self.rule, self.state
+        ports = frame[place.at : place.at + 4] if place.at else bytes(4)
+        if place.at and (len(frame) < place.at + 8 or int.from_bytes(ports[:2], "big") not in rule.ports):
+            return PASSES
+        if state.was_asked(rule, self.endpoint, place.source, ports, now):
+            return PASSES
+        if rule.reflection != "always" and not state.reflected.engages(now, rule.reflected_ns, rule.hold_ns):
+            return PASSES
+        return Judged("REFLECTED")
+
+    def _segment(self, frame: bytes, place: _Place, now: int, vni: int, packets: int) -> Judged:
+        rule, state, kernel = self.rule, self.state, self.kernel
+        segment = frame[place.at : place.at + 20]
+        if not place.at or len(segment) < 20 or kernel is None:
+            return PASSES
+        begins = opens(segment)
+        if begins:
+            self._count("syns", packets)
+            engaged = state.syns.engages(now, rule.syn_ns, rule.hold_ns)
+        else:
+            engaged = state.syns.until > now
+        if not engaged and rule.cookies != "always":
+            return PASSES
+        if begins:
+            made = answer(frame, _NETWORK, place.at, kernel)
+            return Judged(answer=made) if made is not None else Judged("SYN_MALFORMED")
+        flow = mixed(mixed(hash_of(hash_of(rule.seed, place.source), place.destination), words(segment)), vni) | 1
+        at = (flow >> 32) % VERIFIED
+        if state.verified.get(at) == flow:
+            return PASSES
+        ports = int.from_bytes(segment[:2], "big"), int.from_bytes(segment[2:4], "big")
+        connection = Connection(place.source, place.destination, *ports)
+        bears = segment[13] & (SYN | ACK | RST) == ACK
+        if kernel.has(connection):
+            state.verified[at] = flow
+        elif bears and kernel.made(connection, int.from_bytes(segment[8:12], "big")):
+            self._count("verified", packets)
+            state.verified[at] = flow
+        else:
+            return Judged("NO_SUCH_CONNECTION")
+        return PASSES
+
+    def _count(self, what: str, packets: int) -> None:
+        if what:
+            self.counted[what] += packets
+
+
+def of_protection(found: Protection, clock: Callable[[], int]) -> Twin:
+    """Whether a protection, one that answers nothing itself, drops a frame; it learns from what it sees."""
+
+    def drops(seen: Seen) -> bool:
+        if seen.stage == "ENDPOINT_EGRESS":
+            found.sent(seen.inner, clock())
+            return False
+        return seen.stage == "ENDPOINT_INGRESS" and bool(found.judge(seen.inner, clock(), seen.vni).reason)
+
+    return drops
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Mapped addresses of a frame, and its transport: which, and where, behind extension headers (0: not in it)."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    at: int
+
+    @classmethod
+    def of(cls, frame: bytes) -> _Place | None:
+        ip = frame[_NETWORK:]
+        if frame[12:14] == b"\x08\x00" and len(ip) >= 20:
+            behind = int.from_bytes(ip[6:8], "big") & 0x1FFF
+            at = 0 if behind else _NETWORK + (ip[0] & 15) * 4
+            return cls(to_mapped(ip[12:16]), to_mapped(ip[16:20]), ip[9], at)
+        if frame[12:14] == b"\x86\xdd" and len(ip) >= 40:
+            return cls(ip[8:24], ip[24:40], *_behind(frame, ip[6], _NETWORK + 40))
+        return None
+
+
+def _behind(frame: bytes, protocol: int, at: int) -> tuple[int, int]:
+    for _ in range(_MOST_EXTENSIONS):
+        if protocol not in _EXTENSIONS:
+            return protocol, at
+        head = frame[at : at + 8]
+        if len(head) < 8:
+            break
+        if protocol == _FRAGMENT:
+            return head[0], 0 if head[2] | head[3] & 0xF8 else at + 8
+        protocol, at = head[0], at + 8 + head[1] * 8
+    return protocol, 0

@@ -5,80 +5,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from hashlib import sha256
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mizar._built import transit_pb2 as pb
-from mizar.kernel import libbpf
-from mizar.kernel.function_maps import replace_table
-from mizar.kernel.function_trial import Hook, Trial
-from mizar.kernel.libbpf import lib
-from mizar.model.addresses import to_mapped
 from mizar.model.errors import InvalidError
-from mizar.model.function_object import STAGES
-from mizar.model.prefix_list import PrefixList, listed, read_lines, unpacked
+from mizar.model.prefix_list import listed, read_lines, unpacked
 from mizar.oracle.functions import Seen
 from mizar.oracle.protection import of_lists
 from mizar.transit import ddos_values as values
+from tests.dataplane.ddos_loaded import CONTINUE, DROP, ENDPOINT, Loaded, packet
 
 pytestmark = pytest.mark.root
-OBJECT = Path(values.__file__).parents[1] / "_built" / "objects" / "ddos_protection.o"
-ENDPOINT, NUMBER, DROP, CONTINUE = 3, 1, 1, 0
-TARGETS = {4: "10.0.1.2", 6: "fd00:10:0:1::2"}
-
-
-class Loaded:
-    """One program of it, with one protection for one endpoint."""
-
-    def __init__(self, hook: Hook) -> None:
-        self.trial = Trial(OBJECT.read_bytes(), values.FUNCTION, STAGES.index("ENDPOINT_INGRESS"), hook, {})
-        self._put("endpoint_values", ENDPOINT, NUMBER.to_bytes(4, "little"))
-
-    def _put(self, name: str, key: int, value: bytes) -> None:
-        done = lib().bpf_map_update_elem(self.trial.maps[name], key.to_bytes(4, "little"), value, 0)
-        libbpf.check(done, f"write {name}")
-
-    def rule(self, block: PrefixList | None = None, allow: PrefixList | None = None, **fields: Any) -> None:
-        message = pb.DdosProtection(number=NUMBER, burst_ms=200, hold_s=30, **fields)
-        for name, found in (("block", block), ("allow", allow)):
-            if found is not None and len(found):
-                setattr(message, name, found.packed)
-                setattr(message, f"{name}_digest", sha256(found.packed).digest())
-        values.check(message)
-        tables = values.tables(message)
-        for name in ("prefixes4", "prefixes6"):
-            replace_table(self.trial.maps[name], NUMBER, tables.get(name))
-        for word, bits in values.port_words(message.ports).items():
-            self._put("reflectors", NUMBER * 1024 + word, bits.to_bytes(8, "little"))
-        self._put("protections", NUMBER, values.rule(message, 12345))
-
-    def run(self, source: str, protocol: int = 17, body: bytes = bytes(8)) -> tuple[int, int]:
-        """Verdict and the function's own reason."""
-        frame = packet(source, protocol, body)
-        family = ip_address(source).version
-        at = 34 if family == 4 else 54
-        fields = {
-            "verdict": 2, "vni": 7, "endpoint": ENDPOINT, "ifindex": 1, "network_at": 14, "transport_at": at,
-            "family": family, "protocol": protocol, "length": len(frame), "packets": 1,
-            "src": to_mapped(ip_address(source).packed), "dst": to_mapped(ip_address(TARGETS[family]).packed),
-        }  # fmt: skip
-        found = self.trial.run(frame, fields)
-        return found.verdict, found.reason
-
-
-def packet(source: str, protocol: int, body: bytes) -> bytes:
-    one, other = ip_address(source), ip_address(TARGETS[ip_address(source).version])
-    if one.version == 4:
-        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0, one.packed, other.packed)
-        return bytes(12) + b"\x08\x00" + head + body
-    head = struct.pack("!IHBB16s16s", 6 << 28, len(body), protocol, 64, one.packed, other.packed)
-    return bytes(12) + b"\x86\xdd" + head + body
 
 
 @pytest.fixture(scope="module", params=["xdp", "tc"])
@@ -151,7 +92,7 @@ def test_a_slot_of_another_endpoint_is_not_judged_by_its_kernel() -> None:
         found.rule(flags=values.COOKIES | values.COOKIES_ALWAYS)
         ack = struct.pack("!HHIIBBHHH", 4001, 80, 1, 1, 5 << 4, 0x10, 1024, 0, 0)
         for ifindex, verdict in ((1, (DROP, 4)), (2, (CONTINUE, 0)), (1, (DROP, 4))):
-            found._put("kernels", ENDPOINT, values.KERNEL.pack(4000, ifindex))
+            found.put("kernels", ENDPOINT, values.KERNEL.pack(4000, ifindex))
             assert found.run("10.0.2.2", 6, ack) == verdict
     finally:
         found.trial.close()
@@ -161,7 +102,7 @@ def test_limits_of_bytes(loaded: Loaded) -> None:
     """As those of packets: of a source, and of the endpoint, for each its own."""
     for field, kind in (("source_bytes", 2), ("target_bytes", 3)):
         limit: dict[str, Any] = {field: 2000}
-        loaded._put("targets", ENDPOINT, bytes(16))  # what another test has left
+        loaded.put("targets", ENDPOINT, bytes(16))  # what another test has left
         loaded.rule(**limit)
         found = [loaded.run("10.0.7.7", body=bytes(1000)) for _ in range(10)]
         assert found[0] == (CONTINUE, 0)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import base64
+import struct
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from mizar.functions.build import build
 from mizar.manager import protection_messages
 from mizar.model import function_object
 from mizar.model.errors import InvalidError
-from mizar.model.resources import Ref
+from mizar.model.resources import VPC, Ref
+from mizar.oracle.checksum import checksum
 from tests.unit.manager.test_groups import WEB, group
 from tests.unit.manager.world import World, endpoint, manifest, until
 
@@ -226,3 +229,48 @@ async def test_a_protection_says_for_whom_it_makes_no_cookies(world: World) -> N
         protections.take("d2", pb.DdosStatus(uid=item.uid, endpoints=3, cookie_endpoints=1))
         found = protections.view(world.manager._registry, item, ["d2"], [])["droplets"][0].get("withoutCookies", "")
         assert found.startswith("2 of 3 endpoints: ") == (name == "with")
+
+
+async def test_a_trace_says_what_a_protection_does_with_a_packet(world: World) -> None:
+    """By the oracle, with what the droplet has told of its measures; what it cannot know it says as a condition."""
+    functions = world.manager._functions
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    spec = {
+        "block": ["198.51.100.0/24"],
+        "synCookies": {},
+        "reflection": {"ports": [53]},
+        "perSource": {"packetsPerS": 9},
+    }
+    world.apply(manifest("DdosProtection", "shield", "red", vpc="main", endpoints=["e1"], **spec))
+    await world.settled()
+    item = world.manager._registry.find(Ref("DdosProtection", "red", "shield"))
+    found = world.manager._registry.find(Ref("VPC", "red", "main"))
+    assert item is not None
+    assert found is not None
+    vpc = found.resource
+    assert isinstance(vpc, VPC)
+    target = world.status("Endpoint", "e1", "red")["addresses"][0]
+
+    def said(source: str, protocol: int, body: bytes) -> str:
+        addresses = ip_address(source).packed + ip_address(target).packed
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+        (sentence,) = functions.judged("d2", vpc, bytes(12) + b"\x08\x00" + head + body)
+        return sentence
+
+    pseudo = ip_address("10.9.9.9").packed + ip_address(target).packed + struct.pack("!II", 20, 6)
+    syn = struct.pack("!HHIIBBHHH", 4000, 80, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    syn = syn[:16] + struct.pack("!H", checksum(syn + pseudo)) + syn[18:]
+    ack = syn[:13] + b"\x10" + syn[14:]
+    datagram = struct.pack("!4H", 53, 9, 8, 0)
+    assert "drops it: SOURCE_BLOCKED" in said("198.51.100.1", 17, datagram)
+    quiet = said("10.9.9.9", 6, syn)
+    assert "lets it pass" in quiet
+    assert "synCookies engages at 1000 SYNs/s" in quiet
+    assert "a source is limited to 9 packets/s" in quiet
+    functions._protections.take(
+        "d2", pb.DdosStatus(uid=item.uid, cookies=True, filter=True, endpoints=1, cookie_endpoints=1)
+    )
+    assert "answers it in the endpoint's stead" in said("10.9.9.9", 6, syn)
+    assert "drops it: NO_SUCH_CONNECTION, unless" in said("10.9.9.9", 6, ack)
+    assert "drops it: SYN_MALFORMED" in said("10.9.9.8", 6, syn)
+    assert "drops it: REFLECTED, unless" in said("10.9.9.9", 17, datagram)
