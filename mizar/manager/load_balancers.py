@@ -20,7 +20,7 @@ from mizar.model.errors import InvalidError, Problem
 from mizar.model.instances import InstanceSpec
 from mizar.model.load_balancer import LoadBalancer
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import VPC, Droplet, Endpoint, EndpointSpec, Metadata, Network, Ref, Resource
+from mizar.model.resources import VPC, Endpoint, EndpointSpec, Metadata, Network, Ref, Resource
 from mizar.planner.facts import PublicFact
 
 Find = Callable[[Ref], Resource | None]
@@ -46,26 +46,20 @@ def problems_of(find: Find, balancer: LoadBalancer, network: Network) -> list[Pr
     if balancer.spec.public is not None and isinstance(vpc, VPC) and vpc.shares_vni:
         message = f"{vpc.ref} shares its VNI with others, which packets from the substrate could not tell"
         return [Problem(message, "spec.public", str(balancer.ref))]
-    found = problems_of_members(find, shared_endpoint(balancer), network)
+    public = balancer.spec.public
+    foreign = {} if public is None else {"foreign": CANNOT_ANSWER if _is_direct(balancer) else ""}
+    found = problems_of_members(find, shared_endpoint(balancer), network, **foreign)
     for place, one in enumerate(balancer.spec.members):
         ref = Ref("Endpoint", balancer.tenant, one.endpoint)
         member = find(ref)
         if isinstance(member, Endpoint) and member.spec.bypass_decapsulation:
             message = f"{ref} cannot be a member: {BYPASSES}"
             found.append(Problem(message, f"spec.members[{place}].endpoint", str(balancer.ref)))
-        elif isinstance(member, Endpoint) and _is_direct(balancer) and _has_no_daemon(find, member):
-            message = f"{ref} cannot be a member: {CANNOT_ANSWER}"
-            found.append(Problem(message, f"spec.members[{place}].endpoint", str(balancer.ref)))
     return found
 
 
 def _is_direct(balancer: LoadBalancer) -> bool:
     return balancer.spec.public is not None and balancer.spec.public.mode == "direct"
-
-
-def _has_no_daemon(find: Find, member: Endpoint) -> bool:
-    droplet = find(Ref("Droplet", "", member.spec.droplet)) if member.spec.droplet else None
-    return isinstance(droplet, Droplet) and not droplet.spec.has_daemon
 
 
 def settle(draft: Draft, registry: Registry, balancer: LoadBalancer) -> None:

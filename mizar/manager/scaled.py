@@ -30,6 +30,7 @@ _HEALTHY, _DOWN = 1, 4
 """enum State of Member in contracts/transit.proto."""
 BYPASSES = "it bypasses decapsulation, and so its droplet cannot write the port of the load balancer's members for it"
 CANNOT_ANSWER = "its droplet has no daemon, which would answer clients of a public address straight; use mode nat"
+_UNTRANSLATED = "its droplet has no daemon, which would write the member's address in place of the scaled endpoint's"
 _NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
 
 
@@ -187,8 +188,9 @@ class Services:
             return _Standing(3, "unknown", BYPASSES)
         well = _Standing(2, "draining") if spec.drain else _Standing(1, "healthy")
         member = _endpoint(found)
-        if straight and member.spec.workload is None and self._public_of(_endpoint(service)) is not None:
-            return _Standing(3, "unknown", CANNOT_ANSWER)
+        if straight and member.spec.workload is None:
+            public = self._public_of(_endpoint(service)) is not None
+            return _Standing(3, "unknown", CANNOT_ANSWER if public else _UNTRANSLATED)
         if not _endpoint(service).spec.health.checks:
             return well
         if not can_be_checked(member):
@@ -286,8 +288,9 @@ def families(addresses: tuple[str, ...]) -> set[bool]:
     return {":" in text for text in addresses}
 
 
-def problems_of(find: Find, service: Endpoint, network: Network) -> list[Problem]:
-    """What speaks against the members that a scaled endpoint names."""
+def problems_of(find: Find, service: Endpoint, network: Network, foreign: str = _UNTRANSLATED) -> list[Problem]:
+    """What speaks against the members that a scaled endpoint names. `foreign`: against those behind tunnel ends without
+    a daemon; empty: nothing."""
     found = []
     vpc = vpc_of(find, service)
     needed = families(service.spec.addresses or network.spec.cidrs)
@@ -306,6 +309,8 @@ def problems_of(find: Find, service: Endpoint, network: Network) -> list[Problem
             message = f"{ref} is of type {other.spec.type}; expected a simple endpoint"
         elif vpc is None or vpc_of(find, other) != vpc:
             message = f"{ref} is in another VPC"
+        elif foreign and other.spec.workload is None:
+            message = f"{ref} cannot be a member: {foreign}"
         elif service.spec.health.checks and not can_be_checked(other):
             message = f"{ref} cannot be checked: {_NO_NAMESPACE}; leave health out, or type none"
         elif not needed <= families(other.status.addresses):

@@ -60,6 +60,8 @@ async def test_members_that_are_refused(world: World) -> None:
     world.apply(
         endpoint("blue", "vm", "d1", workload={"tap": {}}), endpoint("blue", "v4", "d1", addresses=["10.0.1.9"])
     )
+    legacy = manifest("Endpoint", "legacy", "blue", network="front", droplet="far")
+    world.apply(manifest("Droplet", "far", "", address="192.0.2.99", daemon="none"), legacy)
     world.apply(manifest("Endpoint", "other", "blue", type="scaled", network="front", members=[{"endpoint": "a"}]))
     for member, why in {
         "nobody": "there is no",
@@ -67,6 +69,7 @@ async def test_members_that_are_refused(world: World) -> None:
         "other": "of type scaled",
         "abroad": "in another VPC",
         "vm": "cannot be checked",
+        "legacy": "no daemon, which would write the member's address",
         "v4": "lacks an address of a family",
     }.items():
         with pytest.raises(InvalidError, match=why):
@@ -74,7 +77,21 @@ async def test_members_that_are_refused(world: World) -> None:
     with pytest.raises(InvalidError, match="a member already"):
         world.apply(scaled("a", "a"))
     assert not world.exists("Endpoint", "web", "blue")
+    with pytest.raises(InvalidError, match="no daemon, which would write"):
+        world.apply(scaled("a", "legacy"))
     world.apply(scaled("a", "vm"))  # nobody has to ask it
+
+
+async def test_a_selected_member_for_which_nobody_translates_takes_nothing(world: World) -> None:
+    """It may be there before the scaled endpoint, and the others serve."""
+    world.apply(*world.base("blue"), manifest("Droplet", "far", "", address="192.0.2.99", daemon="none"))
+    legacy = manifest("Endpoint", "legacy", "blue", network="front", droplet="far")
+    legacy["metadata"]["labels"] = {"app": "web"}
+    world.apply(endpoint("blue", "a", "d1"), legacy, scaled("a", selector={"app": "web"}))
+    await world.settled()
+    rows = world.status("Endpoint", "web", "blue")["members"]
+    assert [(row["endpoint"], row["state"]) for row in rows] == [("a", "healthy"), ("legacy", "unknown")]
+    assert "no daemon" in rows[1]["reason"]
 
 
 async def test_a_member_that_bypasses_decapsulation_may_answer_for_it(world: World) -> None:
