@@ -37,6 +37,7 @@ _DIVIDED_HERE, _BOUNCED_HERE, _ROUTED_HERE, _PEERED = 1, 1, 2, 0x100
 _BYPASS, _GONE, _LEARNED, _SCALED, _MEMBER, _DRAINING, _DOWN = 4, 4, 8, 16, 32, 64, 128
 _LISTENED, _SERVICE_LISTENED, _SERVICE_BY_CLIENT = 16, 1, 2
 _FORWARDING, _SOURCES, _BY_MAC = 16, 0x40000000, "ff024d5a000000000000"
+_THROUGH_DIVIDER = 0x400
 _ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
 _ENDPOINT = 4
 _UNLISTED = bytes(16)
@@ -175,10 +176,9 @@ class _Droplet:
 
     def member(self, slot: int) -> Member:
         value = self.rows.get("members", slot)
-        return Member(
-            self.endpoint(value | {"flags": 0}), bool(value["flags"] & _DRAINING), bool(value["flags"] & _DOWN),
-            bool(value["flags"] & _LISTENED),
-        )  # fmt: skip
+        flags = value["flags"]
+        endpoint = self.endpoint(value | {"flags": flags & _BYPASS})
+        return Member(endpoint, bool(flags & _DRAINING), bool(flags & _DOWN), bool(flags & _LISTENED))
 
     def service(self, slot: int) -> Service:
         value = self.rows.get("services", slot)
@@ -240,7 +240,8 @@ class _Droplet:
             self.routes(table),
             bool(value["flags"] & _FORWARDING),
             self.routes(_SOURCES | value["slot"]) if value["flags"] & _FORWARDING else {},
-            bool(value["flags"] & _MEMBER),
+            through_divider=bool(value["network_flags"] & _THROUGH_DIVIDER),
+            member=bool(value["flags"] & _MEMBER),
         )
 
     def routes(self, table: int) -> dict[tuple[bytes, int], str | bytes]:
