@@ -464,9 +464,11 @@ static __always_inline __must_check enum drop_reason police_receiver(struct __sk
 	if (route->to_service && route->endpoint->flags & MEMBER_LISTENED) {
 		struct service_work *work = service_work();
 
-		packet->own_port_be = work ? target_of(work) : 0;
-		if (!packet->own_port_be)
+		int target = work ? target_of(work) : TARGET_NONE;
+
+		if (target < 0)
 			return REASON_NO_LISTENER;
+		packet->own_port_be = target;
 	}
 	return (enum drop_reason)police_skb(
 		skb, packet, policy_who(route->endpoint->slot, POLICY_INGRESS, group_set, HOOK_AGENT));

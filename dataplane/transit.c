@@ -290,9 +290,11 @@ static __always_inline __must_check enum drop_reason route_packet(struct xdp_md 
 		uint16_t group_set = route.peered ? 0 : outer->group_set;
 
 		if (route.to_service && route.endpoint->flags & MEMBER_LISTENED) {
-			packet->own_port_be = begin_work(packet->inner_at, cursor, packet, inner) ? target_for_transit(ctx) : 0;
-			if (!packet->own_port_be)
+			int target = begin_work(packet->inner_at, cursor, packet, inner) ? target_for_transit(ctx) : TARGET_NONE;
+
+			if (target < 0)
 				return REASON_NO_LISTENER;
+			packet->own_port_be = target;
 		}
 		reason = police_frame(
 			ctx, packet, policy_who(route.endpoint->slot, POLICY_INGRESS, group_set, HOOK_TRANSIT));

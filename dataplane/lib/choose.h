@@ -77,6 +77,8 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 	if (!parse_transport(cursor, packet, inner, true, t))
 		return REASON_SERVICE_PROTOCOL;
 	make_key(key, packet->to.vni, FLOW_CHOICE, packet->to.addr, t);
+	if (t->fragment)	/* all of a datagram have one member: that of the pair of addresses */
+		key->ports_be = 0;
 	flow = bpf_map_lookup_elem(&flows, key);
 	/* Of a flow that began outside, its first packet's was asked for. Any other may be that of an endpoint, which goes on here. */
 	if (!here && work->outside && !(flow && flow->outside) && (is_martian(t->other) || is_inside(work, t->other)))
@@ -84,6 +86,9 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 	if (flow) {
 		member = member_at(flow->member);
 		if (member && keeps(member, flow, t)) {
+			/* Others follow one that was asked for. The flow stands for all ports, so each first one is asked for. */
+			if (t->fragment == FRAGMENT_FIRST && member->flags & MEMBER_LISTENED && !find_listener(work))
+				return REASON_NO_LISTENER;
 			if (!t->error)
 				touch_flow(flow, t);
 			work->member = flow->member;
@@ -165,15 +170,23 @@ static __always_inline uint32_t service_note(const struct endpoint *member, cons
 	       (is_public_mac(eth->h_source) ? HANDOVER_PUBLIC : 0);
 }
 
-/*
- * The port of the member that a packet to its load balancer is for, network order, once it was read what it is part of; 0 where no
- * listener takes it (any more). Policies are about members, and name their ports.
- */
-static __always_inline uint16_t target_of(struct service_work *work)
-{
-	const struct listener *listener = find_listener(work);
+enum target {
+	TARGET_NONE = -1,	/* no listener takes it (any more) */
+	TARGET_HIDDEN = 0,	/* a later fragment: it shows no port */
+};
 
-	return listener ? listener->target_be : 0;
+/*
+ * The port of the member that a packet to its load balancer is for, network order, once it was read what it is part of; else enum
+ * target. Policies are about members, and name their ports.
+ */
+static __always_inline int target_of(struct service_work *work)
+{
+	const struct listener *listener;
+
+	if (work->transport.fragment == FRAGMENT_LATER)
+		return TARGET_HIDDEN;
+	listener = find_listener(work);
+	return listener ? listener->target_be : TARGET_NONE;
 }
 
 /* Transit's, of what another droplet has read. A function of its own for the verifier. */
@@ -185,7 +198,7 @@ __attribute__((noinline)) int target_for_transit(struct xdp_md *ctx)
 
 	if (!work || !resume(work, (void *)(long)ctx->data, (void *)(long)ctx->data_end, &cursor, &inner) ||
 	    !parse_transport(cursor, &work->packet, &inner, true, &work->transport))
-		return 0;
+		return TARGET_NONE;
 	return target_of(work);
 }
 

@@ -22,14 +22,20 @@ enum icmp_error {	/* RFC 792, RFC 4443: those that carry the packet that they ar
 	TCP_BYTES = 20,
 };
 
+enum fragment_place {
+	FRAGMENT_FIRST = 1,	/* shows ports, as a whole packet does */
+	FRAGMENT_LATER,
+};
+
 /* What of a packet matters to a service. */
 struct transport {
-	uint32_t ports_be;	/* as sent by the client: its own, the service's */
+	uint32_t ports_be;	/* as sent by the client: its own, the service's. 0 in FRAGMENT_LATER, and in fragments of ICMP */
 	uint32_t other[4];	/* the address at the other end than the service's */
 	uint8_t protocol;	/* of the flow */
 	bool error;		/* an ICMP error about a packet that went the other way */
 	bool syn;		/* TCP: begins a connection */
 	bool closing;		/* TCP: FIN or RST */
+	uint8_t fragment;	/* of TCP and UDP: enum fragment_place, or 0 */
 	uint16_t checksum_at;	/* in the frame; 0: nothing to follow a change of address */
 	uint16_t embedded_at;	/* of an error: where the IP header of the packet that it is about is, in the frame */
 };
@@ -124,7 +130,9 @@ static __always_inline __must_check bool parse_transport(struct cursor cursor, c
 
 		t->checksum_at = first ? at + (tcp ? 16 : 6) : 0;
 		if (fragment)
-			return !first || take(&cursor, tcp ? TCP_BYTES : sizeof(struct udphdr));
+			t->fragment = first ? FRAGMENT_FIRST : FRAGMENT_LATER;
+		if (!first)
+			return true;
 		ports = take(&cursor, sizeof(struct udphdr));
 		if (!ports)
 			return false;
@@ -134,8 +142,8 @@ static __always_inline __must_check bool parse_transport(struct cursor cursor, c
 
 			if (!rest)
 				return false;
-			t->closing = rest[5] & 5;	/* RFC 9293 3.1: FIN, RST */
-			t->syn = (rest[5] & 0x12) == 2;	/* SYN without ACK */
+			t->closing = !fragment && rest[5] & 5;	/* RFC 9293 3.1: FIN, RST */
+			t->syn = !fragment && (rest[5] & 0x12) == 2;	/* SYN without ACK */
 		}
 		return true;
 	}

@@ -13,7 +13,7 @@ static __always_inline uint16_t *service_port_of(uint32_t *ports_be)
 	return (uint16_t *)ports_be + 1;
 }
 
-/* Of the service at work->packet.to, for what was read of a packet. What shows no port (a fragment, a ping) has none. */
+/* Of the service at work->packet.to, for what was read of a packet. What shows no port (a later fragment, a ping) has none. */
 static __always_inline struct listener *find_listener(struct service_work *work)
 {
 	struct listener_key *key = &work->listener;
@@ -34,7 +34,7 @@ static __always_inline __must_check enum drop_reason aim_at_target(struct servic
 	struct listener *listener;
 
 	work->service_port_be = 0;
-	if (!work->listened)
+	if (!work->listened || work->transport.fragment == FRAGMENT_LATER)
 		return REASON_NONE;
 	listener = find_listener(work);
 	if (!listener)

@@ -91,7 +91,11 @@ static __always_inline __must_check enum drop_reason deliver_public(struct xdp_m
 	enum drop_reason reason;
 
 	if (is_policed(member, true)) {
-		packet->own_port_be = member->flags & MEMBER_LISTENED ? target_of(work) : 0;
+		int target = member->flags & MEMBER_LISTENED ? target_of(work) : TARGET_HIDDEN;
+
+		if (target == TARGET_NONE)
+			return REASON_NO_LISTENER;
+		packet->own_port_be = target;
 		reason = police_frame(ctx, packet, policy_who(member->slot, POLICY_INGRESS, 0, HOOK_TRANSIT));
 		if (reason)
 			return reason;

@@ -49,47 +49,58 @@ static __always_inline __must_check bool replace_embedded(struct __sk_buff *skb,
 	return replace_address(skb, v4, t->embedded_at, source, before, after, t->checksum_at, 0);
 }
 
+/* As whom a member answers, written where it is another than before. */
+static __always_inline void answer_as(struct flow *flow, const struct service_work *work, const void *service)
+{
+	if (!same_address(flow->addr, service))
+		copy_address(flow->addr, service);
+	if (flow->member != work->service_port_be)
+		flow->member = work->service_port_be;
+	if (flow->outside != work->outside)
+		flow->outside = work->outside;
+}
+
 /*
  * Remembers that answers have to bear the service's address. Answers of UDP may be fragments, which show no ports: there is
- * a flow without ports beside those with.
+ * a flow without ports beside those with. So there is beside that of a first fragment, for those that follow it: they change nothing,
+ * and of a load balancer are nothing without it.
  */
 static __always_inline __must_check enum drop_reason remember_service(struct service_work *work, const void *service)
 {
 	const struct transport *t = &work->transport;
+	const bool later = t->fragment == FRAGMENT_LATER;
 	struct flow_key *key = &work->key;
 	struct flow *flow = bpf_map_lookup_elem(&flows, key), *new = &work->flow;
 
-	*new = (struct flow){};
-
 	if (flow) {
-		bool same = same_address(flow->addr, service);
+		bool stamped = touch_flow(flow, t);
 
-		if (!same)
-			copy_address(flow->addr, service);
-		if (flow->member != work->service_port_be)
-			flow->member = work->service_port_be;
-		if (flow->outside != work->outside)
-			flow->outside = work->outside;
-		if (!touch_flow(flow, t) || t->protocol != IPPROTO_UDP || !key->ports_be)
+		if (!later)
+			answer_as(flow, work, service);
+		if (!t->fragment && (!stamped || t->protocol != IPPROTO_UDP))
 			return REASON_NONE;
 	} else {
-		copy_address(new->addr, service);
-		new->member = work->service_port_be;
-		new->outside = work->outside;
+		if (later && work->listened)
+			return REASON_NO_LISTENER;
+		*new = (struct flow){};
+		answer_as(new, work, service);
 		if (!insert_flow(key, new, work->packet.vpc_slot, t))
 			return REASON_FLOW_TABLE_FULL;
-		if (t->protocol != IPPROTO_UDP || !key->ports_be)
+		if (!t->fragment && t->protocol != IPPROTO_UDP)
 			return REASON_NONE;
 	}
+	if (!key->ports_be)
+		return REASON_NONE;
 	key->ports_be = 0;
 	flow = bpf_map_lookup_elem(&flows, key);
 	if (flow) {
 		touch_flow(flow, t);
+		if (t->fragment)
+			answer_as(flow, work, service);
 		return REASON_NONE;
 	}
-	copy_address(new->addr, service);
-	new->member = work->service_port_be;
-	new->outside = work->outside;
+	*new = (struct flow){};
+	answer_as(new, work, service);
 	return insert_flow(key, new, work->packet.vpc_slot, t) ? REASON_NONE : REASON_FLOW_TABLE_FULL;
 }
 

@@ -28,12 +28,20 @@ class Transport:
     """The address at the other end than the service's."""
     protocol: int
     ports: bytes = bytes(4)
-    """The client's, the service's; an echo's identifier twice; zero for fragments."""
+    """The client's, the service's; an echo's identifier twice; zero for later fragments, and for all of ICMP."""
     checksum_at: int = 0
     """Of what the addresses are part of."""
     embedded_at: int = 0
     """Of an ICMP error: the IP header of the packet that it is about."""
     syn: bool = False
+    first: bool = False
+    """Of the fragments of a datagram of TCP or UDP."""
+    later: bool = False
+
+    @property
+    def shared(self) -> bytes:
+        """The ports by which a member is chosen: all fragments of a datagram have one."""
+        return bytes(4) if self.first or self.later else self.ports
 
     @property
     def error(self) -> bool:
@@ -57,10 +65,11 @@ def parse_transport(inner: Inner, *, to_service: bool) -> Transport | None:
         if first and len(payload) < least:
             return None
         check = at + (16 if protocol == TCP else 6) if first else 0
-        if fragment:
-            return Transport(other, protocol, checksum_at=check)
+        if not first:
+            return Transport(other, protocol, checksum_at=check, later=True)
         ports = payload[:4] if to_service else payload[2:4] + payload[:2]
-        return Transport(other, protocol, ports, check, syn=protocol == TCP and payload[13] & 0x12 == 2)
+        begins = protocol == TCP and not fragment and payload[13] & 0x12 == 2
+        return Transport(other, protocol, ports, check, syn=begins, first=fragment)
     if protocol == (ICMP if inner.kind is Kind.IPV4 else ICMPV6):
         return _parse_icmp(inner, to_service, Transport(other, protocol), payload, at, fragment, first)
     return None

@@ -40,12 +40,14 @@ def choose_member(
     transport = parse_transport(inner, to_service=True)
     if transport is None:
         raise RefusedError("SERVICE_PROTOCOL")
-    key = FlowKey(FlowKind.CHOICE, packet.vni, transport.other, inner.destination, transport.ports, transport.protocol)
+    key = FlowKey(FlowKind.CHOICE, packet.vni, transport.other, inner.destination, transport.shared, transport.protocol)
     other = transport.other
     if inside is not None and (is_martian(other) or any(in_prefix(other, *one) for one in inside)):
         raise RefusedError("PUBLIC_SOURCE")
     stays = here.flows.get(key)
     if isinstance(stays, Member) and _keeps(here, stays, transport):
+        if transport.first and stays.listened and target_of(here, packet.vni, inner.destination, transport) is None:
+            raise RefusedError("NO_LISTENER")
         return to_member(packet, route, stays)
     if any(in_prefix(inner.source, prefix, length) for prefix, length in inside or ()):
         raise RefusedError("PUBLIC_SOURCE")
@@ -121,6 +123,8 @@ def policed_port(here: Droplet, vni: int, inner: Inner, route: Route) -> bytes:
     if route.endpoint is None or not route.listened or route.endpoint.uid not in here.policies:
         return b""
     transport = parse_transport(inner, to_service=True)
+    if transport and transport.later:
+        return b""
     target = target_of(here, vni, inner.destination, transport) if transport else None
     if target is None:
         raise RefusedError("NO_LISTENER")
@@ -137,7 +141,7 @@ def translate_to_member(
     service, itself = inner.destination, transport.other == own
     frame = inner.frame
     port = transport.ports[2:]
-    target = target_of(here, vni, service, transport) if listened else port
+    target = target_of(here, vni, service, transport) if listened and not transport.later else port
     if target is None:
         raise RefusedError("NO_LISTENER")
     if transport.error:
@@ -147,7 +151,8 @@ def translate_to_member(
     else:
         client = service if itself else transport.other
         key = FlowKey(FlowKind.SERVICE, vni, client, own, transport.ports[:2] + target, transport.protocol)
-        remember_service(here, key, AnsweredAs(service, port if port != target else b"", outside))
+        answers = AnsweredAs(service, port if port != target else b"", outside)
+        _remember_service(here, key, answers, transport, listened=listened)
         if itself:
             frame = _outermost(frame, inner, transport, source=True, after=service)
     if target != port:
@@ -156,15 +161,20 @@ def translate_to_member(
     return _reread(inner, frame, service if itself else inner.source, own)
 
 
-def remember_service(here: Droplet, key: FlowKey, service: AnsweredAs) -> None:
-    """Answers have to bear the service's address; those of UDP also when they are fragments, which show no ports."""
+def _remember_service(
+    here: Droplet, key: FlowKey, service: AnsweredAs, transport: Transport, *, listened: bool
+) -> None:
+    """Answers have to bear the service's address; those of UDP also when they are fragments, which show no ports. Later
+    fragments change nothing, and of a load balancer are nothing without a first one."""
     keys = [key]
-    if key.protocol == UDP and any(key.ports):
+    if (key.protocol == UDP or transport.first) and any(key.ports):
         keys.append(changed(key, ports=bytes(4)))
     for each in keys:
         if each in here.flows:
-            if each is key:
+            if transport.first or (each is key and not transport.later):
                 here.flows[each] = service
+        elif transport.later and listened:
+            raise RefusedError("NO_LISTENER")
         elif not here.flows.insert(each, service):
             raise RefusedError("FLOW_TABLE_FULL")
 

@@ -73,7 +73,7 @@ def _choice(
     member = _went_to(here, public, hop)
     if member is None:
         return
-    ports = transport.ports
+    ports = transport.shared
     key = FlowKey(FlowKind.CHOICE, public.vni, transport.other, inner.destination, ports, transport.protocol)
     entry = rows.tables.get("flows", {}).get(flow_point(key).key) if rows else None
     known = entry is not None and bytes.fromhex(entry["mac"]) == member.endpoint.mac

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -79,18 +79,74 @@ def test_what_no_listener_takes_is_refused(droplet: Testbed, family: int, what: 
     assert list(droplet.tables.flows.items()) == []
 
 
-def test_a_fragment_shows_no_port(droplet: Testbed) -> None:
-    """Neither the first nor a later one is taken."""
+def parts(family: int, sport: int, dport: int, source: str, to: str) -> list[Any]:
+    """The fragments of a datagram, as its sender makes them, without Ethernet."""
+    whole = ip(family, source, to) / UDP(sport=sport, dport=dport) / Raw(b"m" * 3000)
+    if family == 4:
+        return list(IP(bytes(whole)).fragment(1000))
+    whole[UDP].chksum = None
+    datagram_ = bytes(IPv6(bytes(whole))[UDP])
+    cuts = [datagram_[at : at + 1000] for at in range(0, len(datagram_), 1000)]
+    head = {"nh": 17, "id": 7}
+    return [
+        IPv6(src=source, dst=to) / IPv6ExtHdrFragment(offset=125 * n, m=n < len(cuts) - 1, **head) / Raw(cut)
+        for n, cut in enumerate(cuts)
+    ]
+
+
+def joined(family: int, frames: list[bytes]) -> Any:
+    """What the receiver makes of fragments: addresses, ports, and whether UDP's checksum is right."""
+    heads = [IP(frame[14:]) if family == 4 else IPv6(frame[14:]) for frame in frames]
+    skip = 20 if family == 4 else 48
+    body = b"".join(frame[14 + skip :] for frame in frames)
+    whole = ip(family, heads[0].src, heads[0].dst) / UDP(body)
+    found = bytes(whole[UDP])
+    whole[UDP].chksum = None
+    fresh = (IP if family == 4 else IPv6)(bytes(whole))[UDP]
+    same = {(head.src, head.dst) for head in heads} == {(heads[0].src, heads[0].dst)}
+    return heads[0].src, heads[0].dst, fresh.sport, fresh.dport, same and bytes(fresh) == found
+
+
+@every_family
+def test_fragments_follow_the_first_one(droplet: Testbed, family: int) -> None:
+    """To one member, whose port the first bears; the answer may be whole or in fragments. Without a first one that a
+    listener takes, the others are refused, whatever came before."""
     balanced(droplet, B)
-    whole = datagram(4, A, service(4))
-    whole[IP].flags = "MF"
-    assert droplet.send(rebuilt_ip(whole)).retval == TC_SHOT
-    assert refused(droplet)
+    out = Ether(src=A.mac, dst=ROUTER_MAC)
+    first, *later = (out / part for part in parts(family, 4001, PORT, A.address(family), service(family)))
+    assert droplet.send(bytes(later[0])).retval == TC_SHOT
+    sent = [droplet.send(bytes(part)) for part in (first, *later)]
+    assert {one.retval for one in sent} == {TC_REDIRECT}
+    expected = (A.address(family), B.address(family), 4001, TARGET, True)
+    assert joined(family, [one.frame for one in sent]) == expected
+    other = out / parts(family, 4001, PORT + 1, A.address(family), service(family))[0]
+    assert droplet.send(bytes(other)).retval == TC_SHOT
+    assert droplet.counted()["drop", "NO_LISTENER"]["packets"] == 2
+    droplet.agent(B, flags=32)
+    droplet.tables.agents.put(1, droplet.tables.agents.get(B.ifindex) or {})
+    answer = droplet.send(datagram(family, B, A.address(family), sport=TARGET, dport=4001))
+    assert Ether(answer.frame)[UDP].sport == PORT
+    back = [
+        droplet.send(bytes(Ether(src=B.mac, dst=ROUTER_MAC) / part))
+        for part in parts(family, TARGET, 4001, B.address(family), A.address(family))
+    ]
+    expected = (service(family), A.address(family), PORT, 4001, True)
+    assert joined(family, [one.frame for one in back]) == expected
 
 
-def rebuilt_ip(frame: Any) -> bytes:
-    del frame[IP].chksum
-    return bytes(frame)
+@every_family
+def test_fragments_from_a_tunnel_follow_the_first_one(droplet: Testbed, family: int) -> None:
+    """At the member's host, where its policy judges by the member's port."""
+    balanced(droplet, B)
+    police(droplet, B, ingress=rules(droplet, 1, Row(ALLOW, OF_UDP, TARGET, 16)))
+    replace_member(droplet, 1, flags=LISTENED | 2)
+    inner = Ether(src=ROUTER_MAC, dst=B.mac)
+    first, later, *_ = (inner / part for part in parts(family, 4001, PORT, R.address(family), service(family)))
+    verdicts = [droplet.transit(tunnel("geneve", one, src=HOST)).retval for one in (later, first, later)]
+    assert verdicts == [XDP_DROP, XDP_PASS, XDP_PASS]
+    other = inner / parts(family, 4001, PORT + 1, R.address(family), service(family))[0]
+    assert droplet.transit(tunnel("geneve", other, src=HOST)).retval == XDP_DROP
+    assert droplet.counted()["drop", "NO_LISTENER"]["packets"] == 1
 
 
 @every_family

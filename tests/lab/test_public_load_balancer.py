@@ -22,7 +22,7 @@ from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.model.errors import NotFoundError
 from tests.lab.conftest import leftovers, wait_until
-from tests.lab.test_load_balancer import LIMIT_S, SERVERS, Balanced
+from tests.lab.test_load_balancer import FRAGMENTED, LIMIT_S, SERVERS, Balanced
 from tests.lab.test_monitor import scraped, series
 from tests.lab.test_scaled import family_of, said
 
@@ -82,6 +82,7 @@ def test_clients_outside_reach_members_and_are_answered_straight(public: Public)
         assert {public.who("outside", address) for _ in range(30)} == set(SERVERS)
         assert {public.who_by_udp("outside", address) for _ in range(30)} == set(SERVERS)
         assert {public.who("client", address) for _ in range(30)} == set(SERVERS)
+        assert public.who_by_udp("outside", address, FRAGMENTED) in SERVERS
     sources = {socket.inet_aton(PUBLIC[0]), socket.inet_pton(socket.AF_INET6, PUBLIC[1])}
     frames = []
     with contextlib.suppress(BlockingIOError):

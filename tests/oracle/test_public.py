@@ -149,11 +149,44 @@ def arrivals(family: int) -> list[Arrival]:
             found.append(
                 Arrival("transit", build.ethernet(b"\x33\x33" + group[12:], CLIENT_MAC, 0x86DD, bytes(packet)))
             )
+    found += fragments(family)
     found += [Arrival("transit", whole[:length]) for length in range(14, len(whole))]
     found += [
         Arrival("transit", whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]) for at in range(12, len(whole))
     ]
     return found
+
+
+def fragments(family: int) -> list[Arrival]:
+    """Later ones before and after a first one that a listener takes, and one that none does: from the substrate, as
+    answers of a member, and from an endpoint beside it."""
+    own = address(family, 1, 11)
+    found = []
+    for protocol, port in itertools.product((17, 6), (PORT, PORT + 1)):
+        for offset, more in ((1, 1), (0, 1), (1, 1), (1, 0)):
+            request, answer = (
+                part(family, protocol, one, offset, more) for one in ((CLIENT[family], PUBLIC[family], 4444, port),
+                                                                      (own, CLIENT[family], TARGET, 4001))
+            )  # fmt: skip
+            found.append(Arrival("transit", framed(family, request, MY_MAC + CLIENT_MAC)))
+            inside = part(family, protocol, (own, PUBLIC[family], 4444, port), offset, more)
+            for sent in (answer, inside):
+                found.append(Arrival("agent", framed(family, sent, build.ROUTER + mac_of(1, 11))))
+    return found
+
+
+def part(family: int, protocol: int, way: tuple[bytes, bytes, int, int], offset: int, more: int) -> bytes:
+    """A fragment of a packet; `offset` in units of 8 octets."""
+    source, to, sport, dport = way
+    body = upper(protocol, sport, dport)[1]
+    if family == 4:
+        return build.ipv4(source, to, protocol, body, fragment=more << 13 | offset)
+    header = struct.pack("!BBHI", protocol, 0, offset << 3 | more, 7)
+    return build.ipv6(source, to, 44, header + body)
+
+
+def framed(family: int, packet: bytes, macs: bytes) -> bytes:
+    return macs + (b"\x08\x00" if family == 4 else b"\x86\xdd") + packet
 
 
 def errors(family: int) -> list[Arrival]:
