@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizar.gateway.options import Options
@@ -25,13 +28,30 @@ if TYPE_CHECKING:
     from mizar.gateway.process import Gateway
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where it tells of its connections, and who tells it, as `host:port`, or neither; `pki`: their certificates."""
+
+    lead: str = ""
+    follow: str = ""
+    pki: Path | None = None
+
+    def check(self) -> None:
+        """Raises InvalidError for what makes no pair."""
+        for text in filter(None, (self.lead, self.follow)):
+            _address(text)
+            if self.pki is None:
+                message = "a pair of gateways needs certificates: make them by `mizar pki init DIR`, pass --pki"
+                raise InvalidError(message)
+            trust.leading(self.pki)
+
+
+ALONE = Part()
+
+
 def check(options: Options) -> None:
     """Raises InvalidError for options that make no pair, before anything is done."""
-    for text in filter(None, (options.lead, options.follow)):
-        _address(text)
-        if options.pki is None:
-            raise InvalidError("a pair of gateways needs certificates: make them by `mizar pki init DIR`, pass --pki")
-        trust.leading(options.pki)
+    Part(options.lead, options.follow, options.pki).check()
 
 
 class PairOfGateways:
@@ -41,6 +61,9 @@ class PairOfGateways:
         self._gateway = gateway
         self._leader: Leader | None = None
         self._follower: Follower | None = None
+        self._part = ALONE
+        self._changing = asyncio.Lock()
+        self._let_go = contextlib.AsyncExitStack()
 
     def tick(self) -> int:
         """As of SharedConnections."""
@@ -81,34 +104,52 @@ class PairOfGateways:
         if self._follower is not None:
             state = self._follower.state
             following = "all of it is here" if state.whole else "under way" if state.connected else state.problem
-            found |= {"following": following, "told": state.told, "adopted": state.adopted}
+            found |= {"following": following, "whole": state.whole, "told": state.told, "adopted": state.adopted}
         return found
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Leads and follows for the length of the block, as the options say."""
+        """Leads and follows for the length of the block, at first as the options say."""
         options = self._gateway.options
-        if not options.lead and not options.follow:
+        try:
+            await self.be(Part(options.lead, options.follow, options.pki))
             yield
+        finally:
+            await self._let_go.aclose()
+
+    async def be(self, part: Part) -> None:
+        """Leads and follows so from now on; what is so already goes on. Raises MizarError, and is alone then."""
+        async with self._changing:
+            await self._be(part if part.lead or part.follow else ALONE)
+
+    async def _be(self, part: Part) -> None:
+        if part == self._part:
             return
+        await self._let_go.aclose()
+        self._let_go, self._part, self._leader, self._follower = contextlib.AsyncExitStack(), ALONE, None, None
+        if part == ALONE:
+            return
+        part.check()
         self._shared()
-        assert options.pki is not None  # see check()
-        async with contextlib.AsyncExitStack() as stack:
-            if options.lead:
-                self._leader = Leader(self, self._gateway.set_reports)
-                host, port = _address(options.lead)
-                try:
-                    server = await self._leader.serve(host, port, trust.leading(options.pki))
-                except OSError as error:
-                    raise MizarError(f"cannot listen on {options.lead}: {error.strerror or error}") from error
-                stack.push_async_callback(self._leader.end)
-                stack.callback(server.close)
-            if options.follow:
-                host, port = _address(options.follow)
-                self._follower = Follower(self, host, port, trust.following(options.pki))
-                task = asyncio.create_task(self._follower.run())
-                stack.push_async_callback(_ended, task)
-            yield
+        assert part.pki is not None
+        if part.lead:
+            await self._lead(part.lead, trust.leading(part.pki))
+        if part.follow:
+            host, port = _address(part.follow)
+            self._follower = Follower(self, host, port, trust.following(part.pki))
+            self._let_go.push_async_callback(_ended, asyncio.create_task(self._follower.run()))
+        self._part = part
+
+    async def _lead(self, at: str, tls: ssl.SSLContext) -> None:
+        leader = Leader(self, self._gateway.set_reports)
+        host, port = _address(at)
+        try:
+            server = await leader.serve(host, port, tls)
+        except OSError as error:
+            raise MizarError(f"cannot listen on {at}: {error.strerror or error}") from error
+        self._leader = leader
+        self._let_go.push_async_callback(leader.end)
+        self._let_go.callback(server.close)
 
     def _shared(self) -> SharedConnections:
         if self._gateway.table is None:

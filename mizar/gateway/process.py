@@ -26,7 +26,7 @@ from mizar.gateway.kernel_plan import KernelPlan
 from mizar.gateway.kernel_sync import REFRESH_S, KernelSync
 from mizar.gateway.metrics import GatewayMetrics
 from mizar.gateway.options import Options, pins
-from mizar.gateway.pair import PairOfGateways
+from mizar.gateway.pair import PairOfGateways, Part
 from mizar.gateway.pool_use import PoolUse
 from mizar.gateway.present import reasons, words
 from mizar.gateway.queue_worker import QueueWorker
@@ -304,6 +304,9 @@ async def _run(options: Options) -> None:
         if command == "show":
             found[0].observe()
             return summary(found[0])
+        if command == "pair":
+            await found[0].pair.be(Part(asked["lead"], asked["follow"], Path(asked["pki"]) if asked["pki"] else None))
+            return found[0].pair.summary()
         if command == "stop":
             stop.set()
             return {"stopped": options.gateway}

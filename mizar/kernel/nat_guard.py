@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mizar.kernel import host_forwarding, interfaces, nftables
 from mizar.kernel.namespaces import Namespace
-from mizar.kernel.nat_way import INNER, NEAR, OUTER, PREFIX, Prefix
+from mizar.kernel.nat_way import INNER, NEAR, OUTER, PREFIX, Address, Prefix
 from mizar.kernel.netlink import Netlink
 from mizar.model.errors import InvalidError
 
@@ -46,8 +46,9 @@ def own_prefixes(own: Iterable[Prefix] = ()) -> tuple[tuple[Prefix, ...], tuple[
     return tuple(sorted(hosts, key=str)), tuple(sorted(networks, key=str))
 
 
-def rules(interface: str, inside: Iterable[Prefix], limits: Limits) -> str:
-    """For the gateway's namespace, whole, in one transaction."""
+def rules(interface: str, inside: Iterable[Prefix], limits: Limits, peer: tuple[int, Address] | None = None) -> str:
+    """For the gateway's namespace, whole, in one transaction. `peer`: the port that nobody in the VPC but the other
+    instance of its pair may speak with."""
     found = list(inside)
     sets = [("inside", found), ("never", limits.never), ("reach", limits.reach), ("refused", limits.refused)]
     text = f"add table inet {_TABLE}\nadd counter inet {_TABLE} refused\n"
@@ -72,7 +73,12 @@ def rules(interface: str, inside: Iterable[Prefix], limits: Limits) -> str:
         text += f"{add} out{version} {ip} daddr @reach{version} accept\n"
         text += f"{add} out{version} {ip} daddr @refused{version} {refuse}\n"
         text += f"{add} out{version} accept\n"
-    return text + f"add rule inet {_TABLE} own iifname {{ {NEAR}, {INNER}, {OUTER} }} drop\n"
+    text += f"add rule inet {_TABLE} own iifname {{ {NEAR}, {INNER}, {OUTER} }} drop\n"
+    if peer is not None:
+        ip = "ip" if peer[1].version == 4 else "ip6"
+        text += f"add rule inet {_TABLE} own tcp dport {peer[0]} {ip} saddr {peer[1]} accept\n"
+        text += f"add rule inet {_TABLE} own tcp dport {peer[0]} drop\n"
+    return text
 
 
 def keep(namespace: Namespace, text: str) -> None:

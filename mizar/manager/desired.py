@@ -98,7 +98,7 @@ class Desired:
                 case EndpointFact():
                     gone = self.policies.remove(item)
                     changes += self.topology.remove_endpoint(fact.uid) + self._put_routes(item) + self._follow(gone)
-                    changes += self._vpn_that_brought(item)
+                    changes += self._vpn_that_brought(item) + self._nat_that_brought(item)
                 case NetworkFact():
                     changes = self.topology.remove_network(fact.vni, fact.id)
                     changes += self._put_sources(self.appliances.put(item))
@@ -165,7 +165,7 @@ class Desired:
                 changes += self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
                 changes += self._put_balancers(item) + self._put_forwards(item) + self._vpn_that_brought(item)
                 if (owner := self._owner(item)) is not None and isinstance(owner.resource, NatGateway):
-                    changes += self._put_networks(self._vpc_of(owner))
+                    changes += self._put_networks(self._vpc_of(owner)) + self._put_instances(owner)
                 return changes + [change for vpn in self._vpns_of(item) for change in self._put_tunnel(vpn)]
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
@@ -196,6 +196,13 @@ class Desired:
         if owner is None or owner.deleting or not isinstance(owner.resource, VpnConnection):
             return []
         return self._put_vpn(owner)
+
+    def _nat_that_brought(self, endpoint: Item) -> list[Change]:
+        """A NAT gateway of which an instance goes: another one attracts its addresses."""
+        owner = self._owner(endpoint)
+        if owner is None or owner.deleting or not isinstance(owner.resource, NatGateway):
+            return []
+        return self._put_networks(self._vpc_of(owner)) + self._put_instances(owner)
 
     def _vpns_of(self, endpoint: Item) -> list[Item]:
         found = self._registry.children(endpoint)

@@ -7,6 +7,7 @@ which it must never change: a refused apply leaves nothing behind but a forgotte
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from mizar.model.resources import (
     Ref,
     Resource,
 )
+from mizar.model.secret import SecretText
 from mizar.planner import ipam, vni
 from mizar.store.protocol import Allocation
 
@@ -308,6 +310,8 @@ class Draft:
                 status = {"public_addresses": given["addresses"]}
         elif resource.kind in address_pools.USERS:
             status, found = address_pools.claim(self, resource)
+            if isinstance(resource, NatGateway):
+                status = {**status, "pair_key": SecretText(secrets.token_hex(32))}
         elif resource.kind == "Droplet":
             status = {"address": resource.spec.address}
             found = tuple(Allocation("droplet", text) for text in resource.spec.addresses)

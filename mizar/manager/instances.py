@@ -31,7 +31,7 @@ class Wish:
     """What a function wants: so many instances in a network, on some droplets (none: on any), sharing `addresses`.
 
     `health`: how the scaled endpoint checks them; None: there is no scaled endpoint. `refused`: droplets that get no
-    new one. `forwarding`: they may send what is not theirs.
+    new one. `forwarding`: they may send what is not theirs. `apart`: no two on one droplet; rather there are fewer.
     """
 
     network: str
@@ -41,6 +41,7 @@ class Wish:
     health: HealthSpec | None = None
     refused: frozenset[str] = frozenset()
     forwarding: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def _seats(
     )
     where = {name: item.resource.spec.droplet or "" for name, item in held.items()}
     gone = {name for name in where.values() if name not in allowed} | set(droplets.gone)
-    return seats(wish.count, where, reachable or usable - set(droplets.gone), gone, load)
+    return seats(wish.count, where, reachable or usable - set(droplets.gone), gone, load, apart=wish.apart)
 
 
 def _relabel(draft: Draft, instance: Resource, owner: Resource) -> None:

@@ -22,7 +22,7 @@ from mizar.model.errors import ConflictError, ExhaustedError, Problem
 from mizar.model.nat_gateway import NatGateway, PortForwardSpec
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 from mizar.model.routes import Route, ViaEndpoint
-from mizar.planner.engines import EngineEntry, NatForwardEntry, NatGatewayEntry, Subnet
+from mizar.planner.engines import EngineEntry, NatForwardEntry, NatGatewayEntry, NatPairEntry, Subnet
 
 MOST_OF_TENANT, MOST_CONNECTIONS = 16, 1 << 20
 """Gateways, and connections of all of them: each is a process that has memory for its connections all the time."""
@@ -37,7 +37,14 @@ def wish_of(gateway: NatGateway, pool: AddressPool | None) -> Wish:
     """The endpoint that a gateway needs: where the pool's addresses are attracted, and it may be."""
     allowed = pool.spec.droplets if pool else ()
     droplets = tuple(name for name in allowed if not gateway.spec.droplets or name in gateway.spec.droplets)
-    return Wish(gateway.spec.network, 1, droplets, forwarding=True)
+    count = 2 if gateway.spec.standby and gateway.status.pair_key is not None else 1
+    return Wish(gateway.spec.network, count, droplets, forwarding=True, apart=True)
+
+
+def carriers_of(registry: Registry, gateway: Item) -> list[Item]:
+    """Its instances: the first one attracts its addresses, which is the one that has been there the longest; one that
+    stands by is behind it."""
+    return instances_of(registry, gateway)
 
 
 def problems(new: NatGateway, draft: Draft) -> Iterator[Problem]:
@@ -136,10 +143,10 @@ def with_gateways(registry: Registry, network: Network) -> Network:
     for item in gateways_of(registry, vpc_of(network)):
         gateway = item.resource
         assert isinstance(gateway, NatGateway)
-        carriers = instances_of(registry, item)
+        carriers = carriers_of(registry, item)
         if not carriers or (gateway.spec.networks and network.name not in gateway.spec.networks):
             continue
-        via = ViaEndpoint(endpoint=carriers[-1].resource.name)
+        via = ViaEndpoint(endpoint=carriers[0].resource.name)
         versions = sorted({parse_address(text).version for text in gateway.status.addresses})
         more += [Route(to=WORLD[one], via=via) for one in versions if WORLD[one] not in own]
     if not more:
@@ -177,8 +184,26 @@ def entry_of(registry: Registry, owner: Item, instance: Item) -> EngineEntry | N
             gateway.spec.connections,
             tuple(sorted((address, len(address) * 8) for address in hosts)),
             tuple(map(_subnet, reach)),
+            *_pair(gateway, carriers_of(registry, owner), instance),
         )
     )
+
+
+def _pair(gateway: NatGateway, carriers: Sequence[Item], instance: Item) -> tuple[bool, NatPairEntry | None]:
+    """Whether an instance stands by, and with whom it is a pair, once both have addresses."""
+    others = [one for one in carriers if one is not instance]
+    standby = bool(others) and carriers[0] is not instance
+    if not others or gateway.status.pair_key is None:
+        return standby, None
+    own, other = (
+        {len(found): found for text in one.resource.status.addresses if (found := ip_address(text).packed)}
+        for one in (instance, others[0])
+        if isinstance(one.resource, Endpoint)
+    )
+    family = next((length for length in own if length in other), 0)
+    if not family:
+        return standby, None
+    return standby, NatPairEntry(own[family], other[family], gateway.status.pair_key.reveal())
 
 
 def may_reach(registry: Registry, gateway: Item, droplet: Droplet) -> bool:
@@ -237,30 +262,38 @@ def forwarding_to(registry: Registry, endpoint: Item) -> list[Item]:
 
 def told(registry: Registry, reports: EngineReports, owner: Item) -> dict[str, Any]:
     """What the status of a gateway says."""
-    carriers = instances_of(registry, owner)
+    carriers = carriers_of(registry, owner)
     found: dict[str, Any] = {"quota": owner.resource.spec.connections}
     if not carriers:
         return found | {"state": "waiting", "detail": "no droplet of the pool can carry it"}
-    report = reports.of(carriers[-1])
-    found |= {"droplet": carriers[-1].resource.spec.droplet, "state": _STATES[report.state if report else 0]}
+    report = reports.of(carriers[0])
+    found |= {"droplet": carriers[0].resource.spec.droplet, "state": _STATES[report.state if report else 0]}
     if report is not None:
         found["detail"] = report.reason
         if report.HasField("nat"):
             for name in ("connections", "begun", "refused", "exhausted"):
                 found[name] = getattr(report.nat, name)
-    return found
+    return found | (_standby(reports, carriers[1]) if len(carriers) > 1 else {})
+
+
+def _standby(reports: EngineReports, instance: Item) -> dict[str, Any]:
+    report = reports.of(instance)
+    state = _STATES[report.state if report else 0]
+    if report is not None and state == "running":
+        state = "ready" if report.nat.whole else "catching up"
+    return {"standby": instance.resource.spec.droplet, "standbyState": state}
 
 
 def way_out(registry: Registry, vpc: Ref, to: Address) -> str:
     """Who takes packets of a VPC to an address in the world, for traces; empty: nobody does."""
     found = []
     for item in gateways_of(registry, vpc):
-        carriers = instances_of(registry, item)
+        carriers = carriers_of(registry, item)
         gateway = item.resource
         assert isinstance(gateway, NatGateway)
         public = [text for text in gateway.status.addresses if parse_address(text).version == to.version]
         if carriers and public:
-            endpoint = f"{gateway.tenant}/{carriers[-1].resource.name}"
+            endpoint = f"{gateway.tenant}/{carriers[0].resource.name}"
             found.append(f"{endpoint}, where {item.ref} {_fate(registry, item, to, public)},")
     return " or ".join(found)
 

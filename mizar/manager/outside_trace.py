@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from mizar.manager import address_pools
 from mizar.manager.droplet_link import Link
 from mizar.manager.instances import instances_of
-from mizar.manager.nat_gateways import forward_of
+from mizar.manager.nat_gateways import carriers_of, forward_of
 from mizar.manager.public_nat import is_nat
 from mizar.manager.registry import Item, Registry
 from mizar.model.address_pool import AddressPool
@@ -126,8 +126,8 @@ def _balanced(
 
 
 def _translated(registry: Registry, question: Question, owner: Item, gateway: NatGateway) -> Entrance:
-    carriers = instances_of(registry, owner)
-    carrier = carriers[-1] if carriers else None
+    carriers = carriers_of(registry, owner)
+    carrier = carriers[0] if carriers else None
     droplet = carrier.resource.status.host if carrier and isinstance(carrier.resource, Endpoint) else ""
     if question.droplet and question.droplet != droplet:
         message = f"expected the droplet that carries {owner.ref}, {droplet or 'which there is none'}"

@@ -85,6 +85,8 @@ def _nat(entry: NatGatewayEntry) -> pb.NatGateway:
         connections=entry.connections,
         never=_subnets(entry.never),
         reach=_subnets(entry.reach),
+        standby=entry.standby,
+        pair=pb.NatPair(own=entry.pair.own, other=entry.pair.other, key=entry.pair.key) if entry.pair else None,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from mizar.model import fields
 from mizar.model.address_pool import Wanted
 from mizar.model.base import Resource, Scope, Status
 from mizar.model.fields import Value
+from mizar.model.secret import SecretText
 
 FIRST_OWN_PORT = 32768
 """Public ports from here on are for connections from inside; those below for portForwards. So neither disturbs the
@@ -49,7 +50,8 @@ def _apart(forwards: Sequence[PortForwardSpec]) -> Sequence[PortForwardSpec]:
 
 class NatGatewaySpec(Value):
     """`network`: where it stands in the VPC; `networks`: whose packets to the world go through it, all of the VPC's if
-    empty. `droplets`: of the pool's, where it may be. `connections`: at once, of each family.
+    empty. `droplets`: of the pool's, where it may be. `connections`: at once, of each family. `standby`: another
+    droplet of the pool is told of the connections, and goes on with them when the first one dies.
     """
 
     network: fields.Name
@@ -59,6 +61,7 @@ class NatGatewaySpec(Value):
     port_forwards: Annotated[tuple[PortForwardSpec, ...], Field(max_length=128), AfterValidator(_apart)] = ()
     droplets: Annotated[tuple[fields.Name, ...], Field(max_length=64), AfterValidator(_each_once)] = ()
     connections: Annotated[int, Field(strict=True, ge=16, le=MOST_CONNECTIONS)] = 32768
+    standby: bool = True
 
 
 class NatGatewayStatus(Status):
@@ -66,6 +69,8 @@ class NatGatewayStatus(Status):
 
     `state`: of the gateway's process, `running` while it is well; `detail` says why it is not. `connections`: that
     live; `begun`, `refused` (beyond the quota), `exhausted` (no port was left): since it is on this droplet.
+    `standby`: the droplet that would go on with the connections, and `standbyState`: `ready` once it knows them all.
+    `pairKey`: from which both have the certificates by which they know one another.
     """
 
     addresses: tuple[str, ...] = ()
@@ -77,6 +82,9 @@ class NatGatewayStatus(Status):
     begun: int | None = None
     refused: int | None = None
     exhausted: int | None = None
+    standby: str = ""
+    standby_state: str = ""
+    pair_key: SecretText | None = None
 
 
 class NatGateway(Resource):

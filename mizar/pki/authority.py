@@ -11,6 +11,7 @@ alternative names; server and gateway certificates may be used by both ends.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import ipaddress
 import os
 import socket
@@ -27,6 +28,8 @@ from mizar.pki.identity import ORGANISATION, Identity, Role
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""Of the curve's group (FIPS 186-5)."""
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 FIRST_CERTIFICATES = (
     (Identity(Role.SERVER, "server"), "server"),
@@ -57,7 +60,31 @@ def initialise(directory: Path, hosts: Sequence[str] = ()) -> list[Path]:
     return made
 
 
-def issue(directory: Path, identity: Identity, hosts: Sequence[str] = (), stem: str | None = None) -> list[Path]:
+def share(directory: Path, secret: bytes, identity: Identity, hosts: Sequence[str]) -> None:
+    """The authority that all who know a secret have alike, and a certificate of it, as DIRECTORY/ROLE.crt and .key.
+
+    Its own certificate, and so `ca.crt`, differs from one to the other in nothing that matters: the key is the same.
+    `ca.key` is not left. A folder that has them already stays as it is.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if all((directory / name).exists() for name in ("ca.crt", f"{identity.role}.crt", f"{identity.role}.key")):
+        return
+    for file in directory.iterdir():
+        file.unlink()
+    number = int.from_bytes(hashlib.sha512(b"mizar authority" + secret).digest())
+    key = ec.derive_private_key(number % (_P256_ORDER - 1) + 1, ec.SECP256R1())
+    _write_pair(directory, "ca", key, _authority_certificate(key))
+    issue(directory, identity, hosts, stem=identity.role, days=AUTHORITY_DAYS)
+    (directory / "ca.key").unlink()
+
+
+def issue(
+    directory: Path,
+    identity: Identity,
+    hosts: Sequence[str] = (),
+    stem: str | None = None,
+    days: int = CERTIFICATE_DAYS,
+) -> list[Path]:
     """Issues one more certificate as DIRECTORY/STEM.crt and .key (stem: ROLE-NAME); returns the two files.
 
     `hosts` are the names and addresses, next to the identity's own name, at which a server or daemon may be reached.
@@ -73,7 +100,7 @@ def issue(directory: Path, identity: Identity, hosts: Sequence[str] = (), stem: 
     if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
         raise InvalidError(f"{directory / 'ca.key'} is no ECDSA key")
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(identity.subject, authority.subject, key.public_key(), CERTIFICATE_DAYS)
+    builder = _builder(identity.subject, authority.subject, key.public_key(), days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(sign_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage(_purposes(identity.role)), critical=False)

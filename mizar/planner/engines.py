@@ -115,6 +115,15 @@ class NatForwardEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class NatPairEntry:
+    """Two instances that tell one another of their connections: this one's address, the other's, what both know."""
+
+    own: bytes
+    other: bytes
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class NatGatewayEntry:
     """An instance of a NAT gateway."""
 
@@ -127,6 +136,8 @@ class NatGatewayEntry:
     connections: int
     never: tuple[Subnet, ...]
     reach: tuple[Subnet, ...]
+    standby: bool = False
+    pair: NatPairEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
         for address in BLOCKED:
             assert no_answer(rig.ends["blue"], address)
         wait_until(lambda: rig.status()["connections"])
+        wait_until(lambda: rig.status()["standbyState"] == "ready")
         with Client(lab.server_url) as client:
             found = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": WORLD4})
             assert f"NatGateway blue/out sends it into the world as {PUBLIC4}" in found["ending"]
@@ -243,15 +244,26 @@ def one_process(lab: LabName, droplet: str) -> int:
 @pytest.mark.timeout(300)
 def test_another_droplet_takes_over(lab: LabName) -> None:
     """When its droplet is dead, the pool's next one has the addresses, and whoever had known them hears of it; when the
-    first one comes back, it attracts them no more."""
-    with running(lab) as rig:
+    first one comes back, it attracts them no more, but stands by. Connections of both directions go on, which they do
+    not without the standby: then the streams' ends hear nothing any more."""
+    with (
+        running(lab) as rig,
+        stream(rig.ends["blue"], rig.world, WORLD4, PORT) as out,
+        forwarded(rig.world, rig.ends["blue"], PUBLIC6) as into,
+    ):
         ping(rig.ends["blue"], WORLD4)
         first = rig.status()["droplet"]
         (second,) = {"d2", "d3"} - {first}
+        bulk(*out)
+        bulk(*into)
+        wait_until(lambda: rig.status()["standbyState"] == "ready")
+        assert rig.status()["standby"] == second
         host = lab.droplet_namespace(first)
         command("ip", "link", "set", "eth0", "down", namespace=host)
         kill(lab, first)
         wait_until(lambda: rig.runs(second), 60)
+        for both in (out, into):
+            bulk(*both)
         for far in (WORLD4, WORLD6):
             ping(rig.ends["blue"], far)
         with forwarded(rig.world, rig.ends["blue"], PUBLIC4) as both:
@@ -261,14 +273,16 @@ def test_another_droplet_takes_over(lab: LabName) -> None:
         wait_until(lambda: PUBLIC4 not in command("ip", "neigh", "show", "proxy", namespace=host), 60)
         assert rig.status()["droplet"] == second
         wait_until(lambda: rig.runs(second))
-        ping(rig.ends["blue"], WORLD4)
+        for both in (out, into):
+            bulk(*both)
+        wait_until(lambda: (rig.status()["standby"], rig.status()["standbyState"]) == (first, "ready"))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_one_tenant_uses_up_its_own_connections_alone(lab: LabName) -> None:
     """What is beyond them is refused and told; the neighbour on the same droplet begins as many as it wants."""
-    text = EXAMPLE.replace("{network: front, pool: edge}", "{network: front, pool: edge, connections: 16}")
+    text = EXAMPLE.replace("pool: edge, standby: false}", "pool: edge, standby: false, connections: 16}")
     labs.up(parse_manifests(text.replace("name: nat-gateway", f"name: {lab.name}"), "test"))
     with world(lab, ("d1", "d2", "d3")) as outside, ExitStack() as stack:
         rig = Rig(lab, outside)

@@ -22,10 +22,12 @@ from mizar.kernel import interfaces, nat_guard, nat_way
 from mizar.kernel.announce import announce
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.nat_guard import Limits
-from mizar.kernel.nat_way import Way
+from mizar.kernel.nat_way import Address, Way
 from mizar.kernel.netlink import Netlink
 from mizar.model.address_pool import SPECIAL
 from mizar.model.errors import MizarError, NotFoundError, TemporaryError
+from mizar.pki import authority
+from mizar.pki.identity import Identity, Role
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Kind, Place, Sample
 from mizar.transit.engines.nat_left import HOME, RECORD, forget, let_go, name_of
@@ -34,6 +36,8 @@ from mizar.transit.processes import Process, Program
 
 INTERFACE = "eth0"
 """Of an instance's endpoint (mizar.manager.instances)."""
+PAIR_PORT = 7799
+"""Of an instance's endpoint, for the other one of its pair alone."""
 READY_S, LOOK_S = 60.0, 5.0
 _POLL_S = 0.05
 _CAPABILITIES = ("bpf", "perfmon", "net_admin", "net_raw", "sys_admin", "ipc_lock")
@@ -64,12 +68,15 @@ class NatGateway:
         text = description(nat)
         await asyncio.to_thread(self._write, text)
         await asyncio.to_thread(self._build)
+        if self._ready:  # one that stood by goes on at once: its program is there
+            await asyncio.to_thread(self._attract)
         kept = await self._process.run(self._program(nat))
         await self._until_ready()
         if kept and self._loaded() != text:
             await asyncio.to_thread(control.ask, self._name, "apply", text=text, file="nat.json")
         (self._home / _LOADED).write_text(text)
         await asyncio.to_thread(self._attract)
+        await asyncio.to_thread(self._pair)
         self._ready = True
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name=f"look at {self._place.uid}")
@@ -151,10 +158,13 @@ class NatGateway:
         hosts, networks = nat_guard.own_prefixes()
         never = (*hosts, *map(prefix_of, self._nat.never))
         limits = Limits(never, (*SPECIAL, *networks), tuple(map(prefix_of, self._nat.reach)))
-        text = nat_guard.rules(way.interface, way.inside, limits)
+        text = nat_guard.rules(way.interface, way.inside, limits, self._peer())
         if text != self._rules:
             nat_guard.keep(way.namespace, text)
             self._rules = text
+
+    def _peer(self) -> tuple[int, Address] | None:
+        return (PAIR_PORT, ip_address(self._nat.pair.other)) if self._nat.HasField("pair") else None
 
     def _record(self, way: Way) -> None:
         """What is recorded is at least what the droplet does for it, however far it came."""
@@ -164,11 +174,23 @@ class NatGateway:
             file.write_text(record)
 
     def _attract(self) -> None:
+        if self._nat.standby:
+            return
         with self._way() as way:
             if new := nat_way.attract(way):
                 with Netlink() as here:
                     uplink = interfaces.get(here, way.uplink)
                 announce(uplink, new)
+
+    def _pair(self) -> None:
+        """It tells the other instance of its connections, and is told."""
+        found = {"lead": "", "follow": "", "pki": ""}
+        if self._nat.HasField("pair"):
+            pair, pki = self._nat.pair, self._home / "pair"
+            own, other = ip_address(pair.own), ip_address(pair.other)
+            authority.share(pki, bytes.fromhex(pair.key), Identity(Role.GATEWAY, "nat"), [str(own)])
+            found = {"lead": _at(own), "follow": _at(other), "pki": str(pki)}
+        control.ask(self._name, "pair", 10.0, **found)
 
     async def _until_ready(self) -> None:
         deadline = asyncio.get_running_loop().time() + READY_S
@@ -183,7 +205,7 @@ class NatGateway:
             shown: dict[str, Any] = await asyncio.to_thread(control.ask, self._name, "show", 10.0)
         except (NotFoundError, TemporaryError, OSError):
             return False
-        found = pb.NatReport(connections=shown["connections"])
+        found = pb.NatReport(connections=shown["connections"], whole=shown["pair"].get("whole", False))
         for tenant in shown["tenants"]:
             found.begun += tenant["begun"]
             found.refused += tenant["refused"]
@@ -201,6 +223,7 @@ class NatGateway:
             with contextlib.suppress(MizarError, OSError):
                 await asyncio.to_thread(self._build)
                 await asyncio.to_thread(self._attract)
+                await asyncio.to_thread(self._pair)
             await self._ask()
 
     def _stop_looking(self) -> None:
@@ -215,6 +238,10 @@ class NatGateway:
     def _say(self, line: str) -> None:
         if self._log is not None:
             self._log.write(line)
+
+
+def _at(address: Address) -> str:
+    return f"[{address}]:{PAIR_PORT}" if address.version == 6 else f"{address}:{PAIR_PORT}"
 
 
 def _check(function: pb.Engine) -> None:

@@ -45,7 +45,16 @@ def checked(nat: pb.NatGateway) -> pb.NatGateway:
         if len(forward.address) != len(forward.public):
             raise InvalidError("a forward is to an address of its family")
         seen.add(key)
+    if nat.HasField("pair"):
+        _check_pair(nat.pair)
     return nat
+
+
+def _check_pair(pair: pb.NatPair) -> None:
+    if len(pair.own) not in _LENGTHS or len(pair.other) != len(pair.own) or pair.own == pair.other:
+        raise InvalidError("two instances of a NAT gateway have two addresses of one family")
+    if len(pair.key) != 64 or set(pair.key) - set("0123456789abcdef"):
+        raise InvalidError("the key of two instances of a NAT gateway has 64 hexadecimal digits")
 
 
 def prefix_of(subnet: pb.Subnet) -> IPv4Network | IPv6Network:

@@ -70,6 +70,35 @@ async def test_a_gateway_has_addresses_a_place_and_routes(world: World) -> None:
     assert world.status("AddressPool", "edge")["claims"] == []
 
 
+async def test_another_droplet_stands_by(world: World) -> None:
+    """It attracts nothing and no route leads there; it is the one that has the addresses when the first one is gone,
+    and another stands by then. What both know of one another is nobody else's."""
+    world.apply(*world.base("red"), pool(droplets=["d1", "d2"]), gateway())
+    await until(lambda: len(instances(world)) == 2 and all(one.HasField("pair") for one in instances(world).values()))
+    await world.settled()
+    told = instances(world)
+    (first,) = [name for name, one in told.items() if not one.standby]
+    (second,) = [name for name, one in told.items() if one.standby]
+    assert told[first].pair.own == told[second].pair.other
+    assert told[first].pair.other == told[second].pair.own
+    assert told[first].pair.key == told[second].pair.key
+    assert told[first].pair.key not in str(world.manager.get(RED))
+    status = world.status("NatGateway", "out", "red")
+    assert (status["droplet"], status["standby"]) == (first, second)
+    assert {host for _, host in hops(world)} == {ip_address(world.daemons[first].address).packed}
+    world.apply(pool(droplets=[second]))
+    await until(lambda: list(instances(world)) == [second] and not instances(world)[second].standby)
+    assert not instances(world)[second].HasField("pair")
+    await until(lambda: {host for _, host in hops(world)} == {ip_address(world.daemons[second].address).packed})
+    world.apply(pool(droplets=["d1", "d2"]))
+    await until(lambda: instances(world).get(first, pb.NatGateway()).HasField("pair"))
+    assert instances(world)[first].standby
+    assert instances(world)[second].instance == told[second].instance
+    assert not instances(world)[second].standby
+    world.apply(gateway(standby=False))
+    await until(lambda: list(instances(world)) == [second])
+
+
 async def test_an_address_has_one_owner(world: World) -> None:
     """Whoever is second is refused, and told who has it only if it may see that; a restart changes nothing."""
     world.apply(*world.base("red", "green", "pink"), pool(prefixes=("203.0.113.0/31",)))

@@ -36,6 +36,15 @@ def test_instances_are_as_many_as_wanted_and_only_where_they_can_be(
         assert len(left) == (min(count, len(held)) if len(well) < count else count)
 
 
+def test_those_that_are_apart_are_rather_fewer() -> None:
+    """One on each droplet; what is well lets those go that are gone; the newest one goes first."""
+    assert seats(2, {}, ("d1",), (), {}, apart=True) == ([], ["d1"])
+    assert seats(2, {"a-1": "d1", "a-2": "d2"}, ("d2",), ("d1",), {}, apart=True) == (["a-1"], [])
+    assert seats(2, {"a-1": "d1", "a-2": "d2"}, ("d3",), ("d1", "d2"), {}, apart=True) == (["a-1", "a-2"], ["d3"])
+    assert seats(2, {"a-1": "d1"}, (), ("d1",), {}, apart=True) == ([], [])
+    assert seats(1, {"a-9": "d1", "a-10": "d2"}, DROPLETS, (), {}, apart=True) == (["a-10"], [])
+
+
 def test_they_are_spread() -> None:
     """Each droplet gets one before any gets two; among equals the one with the fewest of others' instances."""
     assert seats(3, {}, DROPLETS, (), {"d1": 2, "d2": 1}) == ([], ["d3", "d4", "d2"])
