@@ -379,6 +379,8 @@ struct endpoint_policy {
 	uint32_t generation;	/* higher with every change of its sets or of what they hold; never the same again, not 0 */
 	uint32_t vni;		/* its VPC */
 	uint32_t grace_until;	/* as a stamp of policy_flow: until then, answers take up older flows; 0: never */
+	uint32_t beside_ingress;	/* what `ingress` allows and this set would not is told, and passes; 0: none only audits */
+	uint32_t beside_egress;
 };
 
 /* ---- policy_sets: HASH, number of a set -> policy_set. For the daemon alone: by what the manager knows the set. */

@@ -209,7 +209,9 @@ def _acl_sets(acl: pb.NetworkAcl) -> set[int]:
 
 def _bound(local: pb.LocalEndpoint) -> set[tuple[int, int]]:
     """The sets of rules that a local endpoint is judged by."""
-    return {(local.endpoint.vni, number) for number in (local.policy.ingress, local.policy.egress) if number}
+    bound = local.policy
+    numbers = (bound.ingress, bound.egress, bound.beside_ingress, bound.beside_egress)
+    return {(local.endpoint.vni, number) for number in numbers if number}
 
 
 class FakeDaemon(TransitServicer):

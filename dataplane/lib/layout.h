@@ -39,7 +39,7 @@ _Static_assert(sizeof(struct service_note) == 84, "service_note");
 _Static_assert(sizeof(struct member_note) == 68, "member_note");
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key");
 _Static_assert(sizeof(struct flow) == 36, "flow");
-_Static_assert(sizeof(struct endpoint_policy) == 28, "endpoint_policy");
+_Static_assert(sizeof(struct endpoint_policy) == 36, "endpoint_policy");
 _Static_assert(sizeof(struct policy_set) == 16, "policy_set");
 _Static_assert(sizeof(struct policy_peer_key) == 24, "policy_peer_key");
 _Static_assert(sizeof(struct policy_group_key) == 8, "policy_group_key");

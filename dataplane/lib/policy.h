@@ -231,6 +231,8 @@ static __always_inline int ask(struct policy_work *work, const struct packet *pa
 	reason = judge_packet(packet, who, work);
 	if (is_refused_by_rules(reason) && (work->found & (POLICED_KIND | POLICED_BEGINS)) == POLICED_FLOW)
 		reason = judge_as_answer(packet, who, work, reason);
+	if (!reason && work->beside)
+		audit_beside(work);
 	if (!reason && work->found & POLICED_FIRST && (work->found & POLICED_KIND) == POLICED_FLOW)
 		admit_fragments(packet, who, who >> WHO_DIRECTION, work);
 	return reason;

@@ -55,6 +55,8 @@ static __always_inline enum drop_reason ask_rules(struct policy_work *work, cons
 
 	work->rule = 0;
 	work->action = POLICY_ALLOW;
+	work->asked_for = direction;
+	work->beside = !set ? 0 : direction == POLICY_INGRESS ? policy->beside_ingress : policy->beside_egress;
 	if (!set)
 		return REASON_NONE;
 	verdict = find_verdict(work, set, direction == POLICY_INGRESS ? work->group_set : 0);
@@ -77,6 +79,23 @@ static __always_inline enum drop_reason enforce(struct policy_work *work, enum d
 	work->told = EVENT_AUDITED;
 	work->audited = reason;
 	return REASON_NONE;
+}
+
+/* Of what the rules let pass: whether it would have, had those that only audit been rules as well. Behind the flow's beginning,
+ * because events name the rule that audits, and the flow the one that allows. */
+__noinline int audit_beside(struct policy_work *work)
+{
+	const struct policy_verdict *verdict;
+
+	if (!work || !(work->action & POLICY_ALLOW))
+		return 0;
+	verdict = find_verdict(work, work->beside, work->asked_for == POLICY_INGRESS ? work->group_set : 0);
+	if (!verdict || verdict->action & POLICY_ALLOW)
+		return 0;
+	work->rule = verdict->rule;
+	work->told = EVENT_AUDITED;
+	work->audited = work->asked_for == POLICY_INGRESS ? REASON_POLICY_INGRESS_DENIED : REASON_POLICY_EGRESS_DENIED;
+	return 0;
 }
 
 static __always_inline void ask_for(struct policy_work *work, uint32_t direction, bool again)

@@ -35,7 +35,9 @@ struct policy_work {
 	uint16_t group_set;	/* what the peer's packet bears; 0: nothing */
 	uint16_t message_be;	/* of ICMP: type and code, as a port */
 	uint8_t direction;	/* enum policy_direction */
-	uint8_t pad[3];
+	uint8_t asked_for;	/* the direction whose rules were asked last */
+	uint8_t pad[2];
+	uint32_t beside;	/* the set that is audited beside those rules; 0: none */
 	struct policy_flow flow;	/* to be inserted */
 	struct policy_peer_key peer;
 	struct policy_verdict_key asked;

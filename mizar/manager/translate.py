@@ -138,6 +138,7 @@ def _binding(entry: PolicyBinding) -> pb.PolicyBinding:
     return pb.PolicyBinding(
         ingress=entry.ingress, egress=entry.egress,
         audit_ingress=entry.audit_ingress, audit_egress=entry.audit_egress,
+        beside_ingress=entry.beside_ingress, beside_egress=entry.beside_egress,
     )  # fmt: skip
 
 
@@ -210,7 +211,12 @@ def local_entry(local: pb.LocalEndpoint) -> LocalEntry:
         local.uid, _endpoint_entry(local.endpoint), workload, local.mtu, local.standby,
         local.options, local.group_set, local.bypass, local.forwarding, tuple(map(_route_entry, local.sources)),
         PolicyBinding(
-            local.policy.ingress, local.policy.egress, local.policy.audit_ingress, local.policy.audit_egress
+            local.policy.ingress,
+            local.policy.egress,
+            local.policy.audit_ingress,
+            local.policy.audit_egress,
+            local.policy.beside_ingress,
+            local.policy.beside_egress,
         ),
         qos_entry(local.qos),
         engine_entry(local),

@@ -91,6 +91,9 @@ class EndpointPolicy:
     """Where what no rule allows is told, and passes."""
     grace: bool = False
     """It is young: what goes on from before may be an answer."""
+    beside_ingress: PolicySet | None = None
+    """What `ingress` allows and this would not is told; None: nothing only audits beside it."""
+    beside_egress: PolicySet | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

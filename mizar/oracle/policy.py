@@ -107,6 +107,7 @@ def _judge(here: Droplet, packet: Packet, case: _Case) -> None:
         return
     audited = _enforce(packet, case, verdict, case.direction)
     if case.seen.kind is not Policed.FLOW:
+        _audit_beside(packet, case, verdict, case.direction, case.group_set, again=False)
         return
     new = PolicyFlow(case.policy.generation, case.direction)
     _begin(new, verdict, case.group_set)
@@ -115,6 +116,7 @@ def _judge(here: Droplet, packet: Packet, case: _Case) -> None:
         here.policy_flows[case.key] = new
     elif not here.policy_flows.insert(case.key, new) and not audited:
         _refuse(packet, case.key.endpoint, case.direction, "POLICY_FLOWS_FULL", verdict.rule if verdict else 0)
+    _audit_beside(packet, case, verdict, case.direction, case.group_set, again=False)
 
 
 def _answers_older(case: _Case) -> bool:
@@ -142,6 +144,7 @@ def _begin_older(here: Droplet, packet: Packet, case: _Case, stale: PolicyFlow |
         here.policy_flows[case.key] = new
     elif not here.policy_flows.insert(case.key, new):
         _refuse(packet, case.key.endpoint, begun, "POLICY_FLOWS_FULL", new.rule)
+    _audit_beside(packet, case, verdict, begun, 0, again=True)
 
 
 def _other(direction: Direction) -> Direction:
@@ -157,6 +160,7 @@ def _judge_again(packet: Packet, case: _Case, flow: PolicyFlow) -> None:
         _begin(flow, verdict, group_set)
         _touch(flow, case)
         _enforce(packet, case, verdict, flow.direction)
+        _audit_beside(packet, case, verdict, flow.direction, group_set, again=True)
         return
     flow.group_set = group_set if flow.direction is Direction.INGRESS else 0
     _touch(flow, case)
@@ -231,6 +235,25 @@ def _ask_rules(case: _Case, direction: Direction, group_set: int, *, again: bool
     rules = _set_of(case.policy, direction)
     if rules is None:
         return _ALL
+    return _ask(rules, case, direction, group_set, again=again)
+
+
+def _audit_beside(
+    packet: Packet, case: _Case, verdict: RuleVerdict | None, direction: Direction, group_set: int, *, again: bool
+) -> None:
+    """Tells of what the rules allow, and would not if those that only audit were rules as well."""
+    policy = case.policy
+    rules = policy.beside_ingress if direction is Direction.INGRESS else policy.beside_egress
+    if rules is None or _set_of(policy, direction) is None or not (verdict and verdict.allow):
+        return
+    told = _ask(rules, case, direction, group_set, again=again)
+    if told and not told.allow:
+        reason = f"POLICY_{direction.name}_DENIED"
+        packet.judged.append(Judgement(case.key.endpoint, direction, told.rule, reason, audited=True))
+        packet.count("vpc", packet.vni, "audited")
+
+
+def _ask(rules: PolicySet, case: _Case, direction: Direction, group_set: int, *, again: bool) -> RuleVerdict | None:
     port: int | None = None
     if case.seen.message is not None:
         port = case.seen.message

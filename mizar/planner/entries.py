@@ -242,11 +242,14 @@ class PolicyBinding:
     egress: int = 0
     audit_ingress: bool = False
     audit_egress: bool = False
+    beside_ingress: int = 0
+    """What `ingress` allows and this set would not is told: that of all policies, those that only audit among them."""
+    beside_egress: int = 0
 
     @property
     def sets(self) -> frozenset[int]:
         """The sets that its droplet must hold."""
-        return frozenset({self.ingress, self.egress} - {0})
+        return frozenset({self.ingress, self.egress, self.beside_ingress, self.beside_egress} - {0})
 
 
 NOT_POLICED = PolicyBinding()

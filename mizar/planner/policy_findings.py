@@ -53,17 +53,6 @@ def _unpoliced(world: World, policy: PolicyView) -> Iterator[Finding]:
     if others:
         message = f"no droplet can judge endpoint {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")
         yield Finding("unpoliced", policy.name, "", (), message)
-    if policy.audits and any(
-        not other.audits and world.means(other, one) and _share(policy, other)
-        for one in meant
-        for other in world.policies.values()
-    ):
-        message = "of endpoints that an enforcing policy selects too audit mode tells nothing: that alone judges them"
-        yield Finding("unpoliced", policy.name, "", (), message)
-
-
-def _share(one: PolicyView, other: PolicyView) -> bool:
-    return any(one.rules(egress) is not None and other.rules(egress) is not None for egress in (False, True))
 
 
 def _of_direction(

@@ -87,7 +87,10 @@ class PolicySets:
         everybody = (one.uid for one in world.policies.values() if one.spec.subjects.everybody)
         for key in keys or {frozenset({*everybody, policy.uid})}:
             others = (world.policies[uid] for uid in key if uid != policy.uid and uid in world.policies)
-            together = world.judging((policy, *others), egress)
+            company = policy, *others
+            together = world.judging(company, egress)
+            if policy.audits and policy not in together:
+                together = world.beside(company, egress)
             if policy in together:
                 yield together
 
@@ -213,9 +216,14 @@ class PolicySets:
         """An endpoint's sets, as its policies are now."""
         old = self.binding(uid)
         policies = [self.world.policies[one] for one in self._selecting.get(uid, ()) if one in self.world.policies]
-        ingress, egress = (self._use(uid, policies, direction, effects) for direction in (False, True))
-        new = PolicyBinding(ingress.id if ingress else 0, egress.id if egress else 0, _audits(ingress), _audits(egress))
-        for gone in {old.ingress, old.egress} - {new.ingress, new.egress, 0}:
+        sets = [
+            self._use(uid, select(policies, direction), direction, effects)
+            for select in (self.world.judging, self.world.beside)
+            for direction in (False, True)
+        ]
+        ids = [one.id if one else 0 for one in sets]
+        new = PolicyBinding(ids[0], ids[1], _audits(sets[0]), _audits(sets[1]), ids[2], ids[3])
+        for gone in old.sets - new.sets:
             self._leave(uid, gone, effects)
         if new == NOT_POLICED:
             self._bindings.pop(uid, None)
@@ -224,8 +232,7 @@ class PolicySets:
         if new != old:
             effects.endpoints[uid] = None
 
-    def _use(self, uid: str, policies: list[PolicyView], egress: bool, effects: Effects) -> _Set | None:
-        judging = self.world.judging(policies, egress)
+    def _use(self, uid: str, judging: tuple[PolicyView, ...], egress: bool, effects: Effects) -> _Set | None:
         if not judging:
             return None
         number = _id(judging, egress)

@@ -104,8 +104,13 @@ class World:
         """Those of an endpoint's policies that decide about a direction, in order. What only audits decides nothing
         beside what enforces."""
         about = [policy for policy in policies if policy.rules(egress) is not None]
-        enforcing = [policy for policy in about if not policy.audits]
-        return tuple(sorted(enforcing or about, key=lambda policy: (policy.spec.priority, policy.name)))
+        return _in_order([policy for policy in about if not policy.audits] or about)
+
+    def beside(self, policies: Iterable[PolicyView], egress: bool) -> tuple[PolicyView, ...]:
+        """All of an endpoint's policies about a direction, in order, where some enforce and others only audit: what
+        would decide if these enforced as well. Else none."""
+        about = [policy for policy in policies if policy.rules(egress) is not None]
+        return _in_order(about) if len({policy.audits for policy in about}) == 2 else ()
 
     def missing(self, policy: PolicyView) -> Iterator[str]:
         """What a policy names that is not there."""
@@ -177,6 +182,10 @@ class World:
         for prefix in self.networks.get(peer.network or "", ()):
             others = (other for name, prefixes in self.networks.items() if name != peer.network for other in prefixes)
             yield area_of(prefix, (other for other in others if within(other, prefix)))
+
+
+def _in_order(policies: Iterable[PolicyView]) -> tuple[PolicyView, ...]:
+    return tuple(sorted(policies, key=lambda policy: (policy.spec.priority, policy.name)))
 
 
 def is_meant(group: str | None, selector: Selector | None, endpoint: EndpointView) -> bool:

@@ -45,6 +45,8 @@ def endpoint_policies(sets: Iterable[PolicySetEntry], locals_: Iterable[LocalEnt
                 known.get((vni, binding.ingress)),
                 known.get((vni, binding.egress)),
                 audit=frozenset(direction for direction, audits in audit.items() if audits),
+                beside_ingress=known.get((vni, binding.beside_ingress)),
+                beside_egress=known.get((vni, binding.beside_egress)),
             )
     return found
 

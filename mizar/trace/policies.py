@@ -61,6 +61,8 @@ def policies_of(rows: Rows, own: bytes) -> dict[str, EndpointPolicy]:
             record["since"],
             audit,
             _later(record["grace_until"], rows.itself["tick"]),
+            _set(rows, own, record["beside_ingress"]),
+            _set(rows, own, record["beside_egress"]),
         )
     return found
 

@@ -20,6 +20,7 @@ from mizar.transit.network_acls import NetworkAclPlan
 from mizar.transit.policy_values import (
     GRACE_TICKS,
     NOT_BOUND,
+    SETS_OF_A_RECORD,
     TABLES,
     Judged,
     PolicySet,
@@ -89,8 +90,8 @@ class PolicyPlan(NetworkAclPlan):
     def check_local(self, wanted: Wanted) -> None:
         """Raises what would keep an endpoint from being put here."""
         super().check_local(wanted)
-        for number in (wanted.policy.ingress, wanted.policy.egress):
-            if number and (wanted.endpoint.vni, number) not in self.state.policy_sets:
+        for number in sorted(wanted.policy.sets):
+            if (wanted.endpoint.vni, number) not in self.state.policy_sets:
                 what = f"the set of rules {number:016x} of VPC {wanted.endpoint.vni}"
                 raise NotFoundError(f"{what} is not known; put it first")
 
@@ -161,7 +162,7 @@ def users(state: State, key: PolicySetId) -> Iterator[str]:
     """The endpoints that are bound to a set, by uid."""
     vni, number = key
     for uid, local in list(state.locals.items()):  # others come and go meanwhile
-        if local.endpoint.vni == vni and number in (local.wanted.policy.ingress, local.wanted.policy.egress):
+        if local.endpoint.vni == vni and number in local.wanted.policy.sets:
             yield uid
 
 
@@ -184,9 +185,9 @@ def record_put(state: State, local: Local, judged: Judged) -> Op:
     binding, vni = local.wanted.policy, local.endpoint.vni
     flags = constant("POLICY_AUDIT_INGRESS") if binding.audit_ingress else 0
     flags |= constant("POLICY_AUDIT_EGRESS") if binding.audit_egress else 0
+    ways = ((way, getattr(binding, way)) for way in SETS_OF_A_RECORD)
     value: dict[str, Any] = {
-        "ingress": state.policy_sets[vni, binding.ingress].number if binding.ingress else 0,
-        "egress": state.policy_sets[vni, binding.egress].number if binding.egress else 0,
+        **{way: state.policy_sets[vni, number].number if number else 0 for way, number in ways},
         "flags": flags,
         "since": judged.since,
         "generation": judged.generation,

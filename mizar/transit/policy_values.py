@@ -33,9 +33,19 @@ class Binding(NamedTuple):
     egress: int = 0
     audit_ingress: bool = False
     audit_egress: bool = False
+    beside_ingress: int = 0
+    """What `ingress` allows and this set would not is told."""
+    beside_egress: int = 0
+
+    @property
+    def sets(self) -> frozenset[int]:
+        """All that are named."""
+        return frozenset({self.ingress, self.egress, self.beside_ingress, self.beside_egress} - {0})
 
 
 NOT_BOUND = Binding()
+SETS_OF_A_RECORD = ("ingress", "egress", "beside_ingress", "beside_egress")
+"""Fields of `Binding`, and of struct endpoint_policy, that name a set."""
 
 
 class Judged(NamedTuple):

@@ -18,7 +18,7 @@ from mizar.transit.entries import Op, Step
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
 from mizar.transit.limit_values import Limiter, LimiterKey, key_of
-from mizar.transit.policy_values import NOT_BOUND, Binding, Judged, PolicySet
+from mizar.transit.policy_values import NOT_BOUND, SETS_OF_A_RECORD, Binding, Judged, PolicySet
 from mizar.transit.proxies import read_proxies
 from mizar.transit.routes import routes_of, routes_put
 from mizar.transit.state import Limits, State
@@ -300,7 +300,7 @@ class _Reader:
         records = {slot: record for slot, record in self.maps.endpoint_policies.items() if any(record.values())}
         for slot, record in records.items():
             self.raw["endpoint_policies", slot] = (slot, record)
-        named = {record[way] for record in records.values() for way in ("ingress", "egress")}
+        named = {record[way] for record in records.values() for way in SETS_OF_A_RECORD}
         named |= network_acls.sets_named(self.maps)
         rows = policy_rows.read_rows(self.maps)
         for number, note in sorted(self.items("policy_sets"), key=lambda one: one[0] in named):
@@ -327,6 +327,8 @@ class _Reader:
             ids.get(record["egress"], 0),
             bool(flags & constant("POLICY_AUDIT_INGRESS")) and record["ingress"] in ids,
             bool(flags & constant("POLICY_AUDIT_EGRESS")) and record["egress"] in ids,
+            ids.get(record["beside_ingress"], 0) if record["ingress"] in ids else 0,
+            ids.get(record["beside_egress"], 0) if record["egress"] in ids else 0,
         )
         if binding != NOT_BOUND:
             self.state.judged[wanted.uid] = Judged(record["since"], record["generation"], record["grace_until"])

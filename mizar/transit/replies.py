@@ -237,8 +237,9 @@ def rate(value: Rate) -> pb.Rate | None:
 def binding(value: Binding) -> pb.PolicyBinding:
     """By which sets an endpoint is judged."""
     return pb.PolicyBinding(
-        ingress=value.ingress, egress=value.egress, audit_ingress=value.audit_ingress, audit_egress=value.audit_egress
-    )
+        ingress=value.ingress, egress=value.egress, audit_ingress=value.audit_ingress, audit_egress=value.audit_egress,
+        beside_ingress=value.beside_ingress, beside_egress=value.beside_egress,
+    )  # fmt: skip
 
 
 def policy_set(value: PolicySet) -> pb.PolicySet:

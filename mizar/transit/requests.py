@@ -545,8 +545,12 @@ def _is_word(text: str, excluded: str) -> bool:
 
 def binding(message: pb.PolicyBinding) -> Binding:
     """By which sets an endpoint is judged."""
-    found = Binding(message.ingress, message.egress, message.audit_ingress, message.audit_egress)
-    if (found.audit_ingress and not found.ingress) or (found.audit_egress and not found.egress):
+    found = Binding(
+        message.ingress, message.egress, message.audit_ingress, message.audit_egress,
+        message.beside_ingress, message.beside_egress,
+    )  # fmt: skip
+    audited = found.audit_ingress or found.beside_ingress, found.audit_egress or found.beside_egress
+    if (audited[0] and not found.ingress) or (audited[1] and not found.egress):
         raise InvalidError("an endpoint is audited in a direction in which it is bound to no set of rules")
     return found
 

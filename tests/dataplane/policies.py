@@ -68,10 +68,11 @@ def rules(
 
 def police(
     droplet: Testbed, endpoint: EndpointPlan, *, ingress: int = 0, egress: int = 0, generation: int = 1, since: int = 1,
-    flags: int = 0, room: int = 100, grace_s: int = 0, **fields: Any,
+    flags: int = 0, room: int = 100, grace_s: int = 0, beside_ingress: int = 0, beside_egress: int = 0, **fields: Any,
 ) -> None:  # fmt: skip
     """Makes an endpoint of ME policed, or changes its record. `fields`: of its entry and its agent."""
     record = {"ingress": ingress, "egress": egress, "generation": generation, "since": since, "flags": flags}
+    record |= {"beside_ingress": beside_ingress, "beside_egress": beside_egress}
     record["grace_until"] = (time.monotonic_ns() >> constant("FLOW_STAMP_SHIFT")) + grace_s if grace_s else 0
     droplet.tables.endpoint_policies.put(endpoint.slot, record | {"vni": RED.vni})
     droplet.tables.policy_budgets.put(RED.slot, {"until": room})

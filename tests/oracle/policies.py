@@ -60,7 +60,10 @@ def endpoint_policies(draw: Draw, prefixes: Iterable[tuple[bytes, int]]) -> Endp
     """One record; now and then it selects the endpoint for nothing."""
     maybe = st.one_of(policy_sets(prefixes), policy_sets(prefixes), st.none())
     audit = draw(st.sampled_from([(), (), (), (Direction.INGRESS,), tuple(Direction)]))
-    return EndpointPolicy(draw(maybe), draw(maybe), GENERATION, SINCE, frozenset(audit), draw(st.booleans()))
+    grace, beside = draw(st.booleans()), st.one_of(st.none(), st.none(), policy_sets(prefixes))
+    return EndpointPolicy(
+        draw(maybe), draw(maybe), GENERATION, SINCE, frozenset(audit), grace, draw(beside), draw(beside)
+    )
 
 
 @st.composite

@@ -50,6 +50,8 @@ class RealPolicies:
                 "since": policy.since,
                 "generation": policy.generation,
                 "grace_until": young_until() if policy.grace else 0,
+                "beside_ingress": self.set_number(policy.beside_ingress),
+                "beside_egress": self.set_number(policy.beside_egress),
             }
             write(tables.endpoint_policies, self.droplet.uid_slots.of(uid), record)
         for vni in here.acl_vpcs:

@@ -111,7 +111,8 @@ async def test_a_set_survives_a_new_server_and_a_forgetful_daemon(world: World) 
 
 
 async def test_audit_tells_and_never_weakens_what_enforces(world: World) -> None:
-    """Where an enforcing policy selects an endpoint too, that alone decides, and the status says so."""
+    """Where an enforcing policy selects an endpoint too, that alone decides; what both would say is told beside it. The
+    set of both goes with the policy that audits."""
     world.apply(*world.base("red"), endpoint("red", "e1", "d1"), policy("look", mode="audit", ingress=[]))
     await world.settled()
     assert bound(world, "e1", "d1").audit_ingress
@@ -120,7 +121,16 @@ async def test_audit_tells_and_never_weakens_what_enforces(world: World) -> None
     binding = bound(world, "e1", "d1")
     assert not binding.audit_ingress
     assert len(rows(world, "d1", binding.ingress)[2]) == 1
-    assert any("audit mode tells nothing" in text for text in world.status("Policy", "look", "red")["warnings"])
+    assert len(rows(world, "d1", binding.beside_ingress)[2]) == 1
+    assert (binding.beside_egress, world.status("Policy", "look", "red")["warnings"]) == (0, [])
+    denies = [{"action": "deny", "ports": [{"protocol": "tcp", "port": 23}]}]
+    world.apply(policy("look", mode="audit", priority=5, ingress=denies))
+    await world.settled()
+    assert (bound(world, "e1", "d1"), len(rows(world, "d1", binding.beside_ingress)[2])) == (binding, 2)
+    assert len(rows(world, "d1", binding.ingress)[2]) == 1
+    world.manager.delete(Ref("Policy", "red", "look"))
+    await world.settled()
+    assert (bound(world, "e1", "d1").beside_ingress, held(world, "d1")) == (0, 1)
 
 
 async def test_who_applies_hears_of_rules_that_never_decide(world: World) -> None:

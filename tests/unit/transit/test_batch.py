@@ -354,7 +354,9 @@ def test_bypass_is_kept_and_can_be_changed(standby: bool) -> None:
 
 
 BINDINGS = st.builds(Binding, st.integers(0, 2), st.integers(0, 2), st.just(False), st.just(False)).flatmap(
-    lambda found: st.sampled_from([found, found._replace(audit_ingress=bool(found.ingress))])
+    lambda found: st.sampled_from(
+        [found, found._replace(audit_ingress=bool(found.ingress)), found._replace(beside_egress=2 * bool(found.egress))]
+    )
 )
 
 
