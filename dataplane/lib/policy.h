@@ -7,6 +7,7 @@
 #define MIZAR_POLICY_H
 #include "counters.h"
 #include "policy_grace.h"
+#include "policy_near.h"
 #include "policy_read.h"
 
 /* Whose policy, and what of the packet only the caller knows, in a word. */
@@ -134,15 +135,26 @@ static __always_inline bool is_known(struct policy_work *work, const struct endp
 				     uint32_t found, bool *ended)
 {
 	const uint32_t kind = found & POLICED_KIND, direction = who >> WHO_DIRECTION & POLICY_FLOW_DIRECTION;
-	struct policy_flow *flow = bpf_map_lookup_elem(&policy_flows, &work->key);
+	const uint32_t generation = *(const volatile uint32_t *)&policy->generation, asked = who >> WHO_GROUP_SET;
+	struct near_policy_flow *near = near_policy_flow(&work->key);
+	struct near_passing *mine, *other;
+	struct policy_flow *flow;
 	uint32_t begun;
+	uint8_t state;
 
+	if (!near)
+		return false;
+	mine = direction == POLICY_INGRESS ? &near->towards : &near->from;
+	other = direction == POLICY_INGRESS ? &near->from : &near->towards;
+	if (has_just_passed(mine, &work->key, found, asked, generation))
+		return true;
+	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
 	if (!flow || !is_current(flow, policy))
 		return false;
 	*ended = flow->begun & POLICY_FLOW_ENDED;
 	if (kind == POLICED_ERROR)
 		return !*ended;
-	if (flow->generation != *(const volatile uint32_t *)&policy->generation)
+	if (flow->generation != generation)
 		return false;
 	begun = flow->begun & POLICY_FLOW_DIRECTION;
 	if (kind == POLICED_FLOW) {
@@ -151,9 +163,14 @@ static __always_inline bool is_known(struct policy_work *work, const struct endp
 		if (begun == direction && begun == POLICY_INGRESS && flow->group_set != (uint16_t)(who >> WHO_GROUP_SET))
 			return false;
 	}
+	state = flow->state;
 	touch_policy_flow(work, flow, found, begun != direction);
 	if (*ended)
 		work->rule = flow->rule;
+	else if (kind == POLICED_FLOW)
+		note_passing(mine, &work->key, state | flow->state, asked, generation);
+	if (state != flow->state)	/* what the other end sends next may be more than it was */
+		other->tick = 0;
 	return true;
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Transit XDP remembers for a tick of the kernel's clock (dataplane/lib/senders.h): tests change tables faster."""
+"""What each CPU remembers for a tick of the kernel's clock (lib/senders.h and others): tests change tables faster."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Mapping
 
 from mizar.kernel.libbpf import check, info, lib, possible_cpus
 
+NEAR = ("near_senders", "near_policy_flows")
 
-def forget_senders(maps: Mapping[str, int]) -> None:
-    """From now on the table of droplets is asked again."""
-    fd = maps["near_senders"]
-    check(lib().bpf_map_update_elem(fd, bytes(4), bytes(info("map", fd).value_size * possible_cpus()), 0), "forget")
+
+def forget_near(maps: Mapping[str, int]) -> None:
+    """From now on the tables are asked again."""
+    for name in NEAR:
+        size = info("map", maps[name]).value_size * possible_cpus()
+        check(lib().bpf_map_update_elem(maps[name], bytes(4), bytes(size), 0), "forget")

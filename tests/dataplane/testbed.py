@@ -53,7 +53,7 @@ from .plan import (
     mac_bytes,
     mapped,
 )
-from .remembered import forget_senders
+from .remembered import forget_near
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 TC_SHOT, TC_REDIRECT, TC_NEXT = 2, 7, 0xFFFFFFFF
@@ -168,7 +168,7 @@ class Testbed:
         )
         for table in hashes:
             table.delete_many([key for key, _ in table.items()])
-        forget_senders(self.programs.maps)
+        forget_near(self.programs.maps)
         tables.proxy_ended.put(PROXY_SLOT, 0)
         tables.substrate_link.put(0, 0)
         tables.shaper.put(0, 0)

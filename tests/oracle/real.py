@@ -23,7 +23,7 @@ from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
 from mizar.oracle.routes import Table
 from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, Endpoint, HopSet, Tunnel
-from tests.dataplane.remembered import forget_senders
+from tests.dataplane.remembered import forget_near
 from tests.oracle.real_policies import POLICED, RealPolicies
 from tests.oracle.real_proxies import RealProxies
 from tests.oracle.real_services import RealServices
@@ -151,7 +151,7 @@ class RealDroplet:
             else:
                 table.delete(key)
         self.written = []
-        forget_senders(self.programs.maps)
+        forget_near(self.programs.maps)
         self.tables.flows.delete_many([key for key, _ in self.tables.flows.items()])
         self.proxies.forget()
         self.policies.forget()
