@@ -7,10 +7,11 @@ pay for the daemon's libraries. Exit codes: 0 done, 1 failed, 2 misused, 130 int
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import typer
@@ -61,7 +62,7 @@ class LazyCommands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")
-        found = getattr(import_module(module), attribute)
+        found = getattr(_imported(module), attribute)
         if not isinstance(found, typer.Typer):
             alone = typer.Typer(add_completion=False)
             alone.command()(found)
@@ -69,6 +70,18 @@ class LazyCommands(TyperGroup):
         command = get_command(found)
         command.name = cmd_name
         return command
+
+
+def _imported(name: str) -> ModuleType:
+    """A module that stays: the collector of garbage need not look through it, while it comes and ever after."""
+    if name not in sys.modules:
+        gc.disable()
+        try:
+            import_module(name)
+        finally:
+            gc.enable()
+        gc.freeze()
+    return sys.modules[name]
 
 
 app = typer.Typer(

@@ -6,6 +6,7 @@ and fd00:10:0:1::/64 ("front", id 1) and 10.0.2.0/24, fd00:10:0:2::/64 ("back", 
 of a network has .1K and ::1K and the MAC 02:00:00:00:NN:KK. The VNI is 7.
 """
 
+import contextlib
 import itertools
 import os
 import signal
@@ -24,6 +25,8 @@ from pyroute2 import IPRoute
 from mizar._built import transit_pb2 as pb
 from mizar._built import transit_pb2_grpc
 from mizar.kernel import namespaces
+from mizar.transit import daemon
+from mizar.transit.options import Options
 
 T = TypeVar("T")
 
@@ -157,12 +160,22 @@ class Droplet:
         """Names of the pinned links of agents."""
         return sorted(pin.name for pin in Path(f"/sys/fs/bpf/mizar/{self.name}/links").glob("agent_*"))
 
-    def cleanup(self) -> subprocess.Popen[bytes]:
-        """End the daemon and remove what it made: the process that does."""
+    def clean(self) -> None:
+        """End the daemon and remove what it made, as `mizar daemon --cleanup` does in a process of its own."""
+        self._kill()
+        options = Options(interface="sub0", name=self.name, listen=f"unix://{self.socket}")
+        with namespaces.Namespace.by_name(self.namespace) as host:
+            host.run(lambda: daemon.cleanup(options))
+
+    def _kill(self) -> None:
         self.close_client()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(30)
+
+    def cleanup(self) -> subprocess.Popen[bytes]:
+        """End the daemon and remove what it made by `mizar daemon --cleanup`: the process."""
+        self._kill()
         return subprocess.Popen(self.command("--cleanup"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -221,11 +234,11 @@ class Rig:
 
     def close(self) -> None:
         """Remove everything."""
-        cleaning = [droplet.cleanup() for droplet in self.droplets]
-        said = [process.communicate()[0].decode() for process in cleaning]
-        for name in self._namespaces:
-            namespaces.remove(name)
-        assert not any(process.returncode for process in cleaning), "\n".join(said)
+        with contextlib.ExitStack() as stack:
+            for name in self._namespaces:
+                stack.callback(namespaces.remove, name)
+            for droplet in self.droplets:
+                stack.callback(droplet.clean)
 
 
 @contextmanager
