@@ -17,7 +17,7 @@ from mizar.cli.connection import Server, TenantOption, connect
 from mizar.cli.output import Format, Output, columns, emit, stderr
 from mizar.cli.prefix_files import list_read
 from mizar.model.ddos import LongList
-from mizar.model.prefix_list import unpacked
+from mizar.model.prefix_list import count_packed
 from mizar.model.resources import Ref
 
 KIND = "DdosProtection"
@@ -51,7 +51,7 @@ def load(
     with stderr().status(f"reading {file} …"):
         found = list_read(file)
     assert found.data is not None
-    count = len(unpacked(found.data))
+    count = count_packed(found.data)
     field = "allowList" if allow else "blockList"
     with connect(server) as client:
         object_ = client.get(KIND, name, tenant)

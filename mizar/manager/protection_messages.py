@@ -102,9 +102,9 @@ class Protections:
         assert isinstance(protection, DdosProtection)
         message = _message(protection)
         message.uid = item.uid
-        block, allow = protection.spec.blocked, protection.spec.allowed
-        message.block_digest = self._keep(block.packed) if len(block) else b""
-        message.allow_digest = self._keep(allow.packed) if len(allow) else b""
+        block, allow = protection.spec.packed
+        message.block_digest = self._keep(block) if block else b""
+        message.allow_digest = self._keep(allow) if allow else b""
         self._messages[item.uid] = protection.metadata.generation, message
         return message
 

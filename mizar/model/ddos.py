@@ -21,7 +21,7 @@ from mizar.model import fields
 from mizar.model.base import Resource, Scope, Status
 from mizar.model.errors import InvalidError
 from mizar.model.fields import Value
-from mizar.model.prefix_list import MOST, PrefixList, listed, parse, unpacked
+from mizar.model.prefix_list import MOST, PrefixList, count_packed, is_empty, listed, parse, unpacked
 
 AMPLIFIERS = (
     17,
@@ -47,7 +47,7 @@ AMPLIFIERS = (
 )
 """Quote of the day, chargen, DNS, TFTP, portmapper, NTP, NetBIOS, SNMP, CLDAP, SLP, RIP, SSDP, Apple's remote desktop,
 WS-Discovery, mDNS, CoAP, Ubiquiti, memcached, Steam, DHDiscover."""
-_PACKED, _DIGEST = "packed:", "sha256:"
+_AS_PACKED, _DIGEST = "packed:", "sha256:"
 _MOST_LISTED = 4096
 _MOST_TEXT = 64 << 20
 
@@ -84,10 +84,10 @@ class LongList:
             return value
         if not isinstance(value, str) or not value or "\0" in value or len(value) > _MOST_TEXT:
             raise ValueError("expected the path of a file with a prefix in each line")
-        if value.startswith(_PACKED):
+        if value.startswith(_AS_PACKED):
             try:
-                data = base64.b64decode(value.removeprefix(_PACKED), validate=True)
-                unpacked(data)
+                data = base64.b64decode(value.removeprefix(_AS_PACKED), validate=True)
+                count_packed(data)
             except (binascii.Error, InvalidError) as error:
                 raise ValueError("expected a packed list of prefixes behind packed:") from error
             return cls(data)
@@ -102,7 +102,7 @@ class LongList:
     @staticmethod
     def _written(held: LongList, info: SerializationInfo) -> str:
         if (info.context or {}).get("secrets") and held.data is not None:
-            return _PACKED + base64.b64encode(held.data).decode()
+            return _AS_PACKED + base64.b64encode(held.data).decode()
         return str(held)
 
 
@@ -191,6 +191,11 @@ class DdosProtectionSpec(Value):
         return self
 
     @property
+    def packed(self) -> tuple[bytes, bytes]:
+        """What is blocked and what is allowed, packed; nothing for an empty list. The long ones must be here."""
+        return _packed(self.block, self.block_list), _packed(self.allow, self.allow_list)
+
+    @property
     def blocked(self) -> PrefixList:
         """Both lists together; the long one must be here."""
         return _together(self.block, self.block_list)
@@ -201,11 +206,16 @@ class DdosProtectionSpec(Value):
         return _together(self.allow, self.allow_list)
 
 
+def _packed(short: Sequence[str], long: LongList | None) -> bytes:
+    if not short and long is not None and long.data:  # as it came: nothing of a million is looked at
+        return long.data if not is_empty(long.data) else b""
+    found = _together(short, long)
+    return found.packed if len(found) else b""
+
+
 def _together(short: Sequence[str], long: LongList | None) -> PrefixList:
     found = unpacked(long.data) if long is not None and long.data else PrefixList()
     if not short:
-        if long is not None and long.data:
-            found.__dict__["packed"] = long.data  # what it was unpacked from
         return found
     rows = [parse(text) for text in short]
     ipv4 = [(address, length) for family, address, length in rows if family == 4]

@@ -11,7 +11,7 @@ import socket
 import struct
 import zlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +43,10 @@ class PrefixList:
     def packed(self) -> bytes:
         """What is stored and sent."""
         parts = [_HEAD.pack(len(self.ipv4), len(self.ipv6))]
-        parts += [address.to_bytes(4, "big") for address, _ in self.ipv4] + [bytes(one for _, one in self.ipv4)]
+        parts += [
+            struct.pack(f"!{len(self.ipv4)}I", *(one for one, _ in self.ipv4)),
+            bytes(one for _, one in self.ipv4),
+        ]
         parts += [address.to_bytes(16, "big") for address, _ in self.ipv6] + [bytes(one for _, one in self.ipv6)]
         return zlib.compress(b"".join(parts), 1)
 
@@ -71,6 +74,21 @@ class PrefixList:
 
 def unpacked(data: bytes) -> PrefixList:
     """Raises InvalidError for what packed() does not make."""
+    return PrefixList(*([*zip(addresses, lengths, strict=True)] for addresses, lengths in _columns(data)))
+
+
+def count_packed(data: bytes) -> int:
+    """How many there are, without unpacking each. Raises InvalidError for what packed() does not make."""
+    return sum(len(lengths) for _, lengths in _columns(data))
+
+
+def is_empty(data: bytes) -> bool:
+    """Whether a packed list has none."""
+    return zlib.decompressobj().decompress(data, _HEAD.size) == bytes(_HEAD.size)
+
+
+def _columns(data: bytes) -> list[tuple[Sequence[int], bytes]]:
+    """Of each family: first addresses and lengths. No tuple for each, which would cost more than all else."""
     try:
         whole = zlib.decompressobj()
         raw = whole.decompress(data, _MOST_PACKED + 1)
@@ -79,20 +97,25 @@ def unpacked(data: bytes) -> PrefixList:
         raise InvalidError("expected a packed list of prefixes") from error
     if len(raw) != _HEAD.size + 5 * count4 + 17 * count6 or count4 + count6 > MOST:
         raise InvalidError("expected a packed list of prefixes")
-    at = _HEAD.size
-    found: list[list[tuple[int, int]]] = []
-    for count, size in ((count4, 4), (count6, 16)):
-        lengths = at + size * count
-        addresses = (int.from_bytes(raw[place : place + size], "big") for place in range(at, lengths, size))
-        found.append(list(zip(addresses, raw[lengths : lengths + count], strict=True)))
-        at = lengths + count
-    for family, rows in zip((4, 6), found, strict=True):
+    lengths4, lengths6 = _HEAD.size + 4 * count4, _HEAD.size + 5 * count4 + 16 * count6
+    addresses4 = struct.unpack_from(f"!{count4}I", raw, _HEAD.size)
+    halves = struct.unpack_from(f"!{2 * count6}Q", raw, lengths4 + count4)
+    addresses6 = [high << 64 | low for high, low in zip(halves[::2], halves[1::2], strict=True)]
+    found: list[tuple[Sequence[int], bytes]] = [
+        (addresses4, raw[lengths4 : lengths4 + count4]),
+        (addresses6, raw[lengths6 : lengths6 + count6]),
+    ]
+    for family, (addresses, lengths) in zip((4, 6), found, strict=True):
         bits, behind = _BITS[family], 0
-        for address, length in rows:
-            if address < behind or length > bits or address & ((1 << bits - length) - 1):
+        sizes = [1 << bits - length for length in range(bits + 1)]
+        if lengths and max(lengths) > bits:
+            raise InvalidError("expected a packed list of prefixes")
+        for address, length in zip(addresses, lengths, strict=True):
+            size = sizes[length]
+            if address < behind or address & (size - 1):
                 raise InvalidError("expected a packed list of prefixes, sorted")
-            behind = address + (1 << bits - length)
-    return PrefixList(found[0], found[1])
+            behind = address + size
+    return found
 
 
 def read_lines(lines: Iterable[str], file: str = "") -> PrefixList:
@@ -100,7 +123,7 @@ def read_lines(lines: Iterable[str], file: str = "") -> PrefixList:
     rows: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     problems: list[Problem] = []
     for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
+        text = (line.partition("#")[0] if "#" in line else line).strip()
         if not text:
             continue
         try:
@@ -161,24 +184,24 @@ def _outermost(rows: list[tuple[int, int]], bits: int) -> list[tuple[int, int]]:
 def boundaries(block: PrefixList, allow: PrefixList, family: int) -> Iterator[tuple[int, int]]:
     """From an address on, a verdict, until the next one; begins with address 0."""
     allowed = allow.ranges(family)
+    if not allowed:
+        yield from _blocked_alone(block.ipv4 if family == 4 else block.ipv6, _BITS[family])
+        return
     events = [(first, last, BLOCKED) for first, last in block.ranges(family)]
     starts = [first for first, _ in allowed]
     pieces: list[tuple[int, int, int]] = [(first, last, ALLOWED) for first, last in allowed]
-    if not allowed:
-        pieces = events
-    else:
-        for first, last, verdict in events:
-            at, place = first, max(bisect_right(starts, first) - 1, 0)
-            while at <= last:
-                while place < len(allowed) and allowed[place][1] < at:
-                    place += 1
-                if place == len(allowed) or allowed[place][0] > last:
-                    pieces.append((at, last, verdict))
-                    break
-                if allowed[place][0] > at:
-                    pieces.append((at, allowed[place][0] - 1, verdict))
-                at = allowed[place][1] + 1
-        pieces.sort()
+    for first, last, verdict in events:
+        at, place = first, max(bisect_right(starts, first) - 1, 0)
+        while at <= last:
+            while place < len(allowed) and allowed[place][1] < at:
+                place += 1
+            if place == len(allowed) or allowed[place][0] > last:
+                pieces.append((at, last, verdict))
+                break
+            if allowed[place][0] > at:
+                pieces.append((at, allowed[place][0] - 1, verdict))
+            at = allowed[place][1] + 1
+    pieces.sort()
     behind, end = 0, 1 << _BITS[family]
     if not pieces or pieces[0][0]:
         yield 0, UNLISTED
@@ -191,6 +214,21 @@ def boundaries(block: PrefixList, allow: PrefixList, family: int) -> Iterator[tu
         yield behind, UNLISTED
 
 
+def _blocked_alone(rows: Sequence[tuple[int, int]], bits: int) -> Iterator[tuple[int, int]]:
+    """The same where nothing is allowed, as most long lists are: each prefix is looked at once."""
+    if not rows or rows[0][0]:
+        yield 0, UNLISTED
+    behind = -1
+    for address, length in rows:
+        if address != behind:
+            if behind >= 0:
+                yield behind, UNLISTED
+            yield address, BLOCKED
+        behind = address + (1 << bits - length)
+    if rows and behind != 1 << bits:
+        yield behind, UNLISTED
+
+
 def table4(found: Iterable[tuple[int, int]]) -> array[int]:
     """prefixes4 of the data plane: shift of the index, the index, then the boundaries."""
     cells = array("Q", ((address << 8) | verdict for address, verdict in found))
@@ -199,9 +237,7 @@ def table4(found: Iterable[tuple[int, int]]) -> array[int]:
     index = array("Q", [shift])
     base, at = 1 + places, 0
     for bucket in range(places):
-        limit = bucket << shift << 8
-        while at < len(cells) and cells[at] < limit:
-            at += 1
+        at = bisect_left(cells, bucket << shift << 8, at)
         index.append(base + at)
     return index + cells
 
