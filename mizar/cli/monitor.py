@@ -22,7 +22,8 @@ from mizar.cli.pcapng import PcapngWriter
 from mizar.model import drop_reasons
 from mizar.model.errors import InvalidError
 
-_TYPES = ("drop", "verdict", "trap", "path", "endpoint", "droplet", "link")
+_TYPES = ("drop", "verdict", "trap", "path", "endpoint", "droplet", "link", "protection")
+_TURNS = (("engage", "engaged"), ("withdraw", "withdrawn"))
 _PASSED_BY = "refused by"
 _INDENT = " " * 14
 _OUTCOMES = {"allowed": "allowed by", "audited": "let pass in audit mode by"}
@@ -167,6 +168,12 @@ def line(event: dict[str, Any]) -> Text:
     if kind == "link":
         state = "up" if event["up"] else "down"
         return head.append(f"interface {event['interface']} is {state}, MTU {event['mtu']}")
+    if kind == "protection":
+        done = [f"{word}s {' and '.join(event[key])}" for word, key in _TURNS if event[key]]
+        most = [f"{one['source']} (about {one['packets']:,} packets)" for one in event["top"]]
+        said = f"protection {event['protection']}{_of(event['vpc'])} {', '.join(done)}"
+        head.append(said, style="bold red" if event["engaged"] else "green")
+        return head.append(f"\n{_INDENT}most of it from {', '.join(most)}") if most else head
     if kind == "away":
         return head.append(f"not watched any more: {event['message']}", style="bold red")
     return head.append("is watched again", style="green") if kind == "back" else head.append(kind)

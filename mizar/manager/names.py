@@ -10,6 +10,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from mizar.manager.registry import Item, Registry, vpc_of
+from mizar.model.ddos import DdosProtection
 from mizar.model.resources import Endpoint, Network, Ref
 
 
@@ -27,6 +28,11 @@ class Names:
         """An endpoint by its uid."""
         item = self._registry.by_uid(uid) if uid else None
         return item if item is not None and isinstance(item.resource, Endpoint) else None
+
+    def protection(self, uid: str) -> Item | None:
+        """A protection by its uid."""
+        item = self._registry.by_uid(uid) if uid else None
+        return item if item is not None and isinstance(item.resource, DdosProtection) else None
 
     def endpoint_at(self, vpc: Item | None, address: bytes) -> Item | None:
         """The endpoint that has an address in a VPC."""

@@ -8,14 +8,14 @@ function ddos-protection does, on each droplet for itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from hashlib import sha256
 from importlib.resources import files
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 from mizar._built import transit_pb2 as pb
+from mizar.manager.protection_events import ProtectionEvents, source_of, time_text
 from mizar.manager.protections import FUNCTION
 from mizar.manager.registry import Item, Registry
 from mizar.model.ddos import DdosProtection, Mode
@@ -24,7 +24,10 @@ from mizar.model.function import Attachment, Named
 ORDER = -1000
 """Before the functions of the operator's, unless these say otherwise: what is dropped first costs least."""
 MOST = 63
-_FULL = f"the droplet has {MOST} protections, and takes no more: nothing is kept from its endpoints by this one"
+_FULL = (
+    f"the droplet takes {MOST} protections, evenly from all tenants, and takes no more: nothing is kept from its "
+    "endpoints by this one"
+)
 _NO_COOKIES = "not in a namespace that the daemon has found on the droplet, so their SYNs pass; other measures hold"
 _MODES: dict[Mode, int] = {"off": 0, "auto": 1, "always": 3}
 _REFLECTED = 4
@@ -50,6 +53,7 @@ class Protections:
         self._lists: dict[bytes, bytes] = {}
         self._last: dict[str, dict[str, pb.DdosStatus]] = {}
         self._left_out: dict[str, set[str]] = {}
+        self._events = ProtectionEvents()
 
     def wanted(
         self, registry: Registry, droplets: Callable[[Attachment], set[str]], scope_of: ScopeOf
@@ -67,7 +71,7 @@ class Protections:
                     rows[-1][1].append(attached)
         self._left_out.clear()
         for droplet, rows in found.items():
-            numbers = self._number(droplet, [item.uid for item, _ in rows])
+            numbers = self._number(droplet, [(item.ref.tenant, item.uid) for item, _ in rows])
             for item, _ in rows:
                 if item.uid not in numbers:
                     self._left_out.setdefault(item.uid, set()).add(droplet)
@@ -86,11 +90,19 @@ class Protections:
             if scopes:
                 yield droplet, messages, scopes
 
-    def _number(self, droplet: str, uids: Collection[str]) -> dict[str, int]:
+    def _number(self, droplet: str, wanted: Sequence[tuple[str, str]]) -> dict[str, int]:
+        """Numbers by uid, of tenants and uids in their order. Where there is no room for all, each tenant has one
+        before any has two, and so on: nobody fills a droplet for others. What is there stays, as far as that goes."""
         before = self._numbers.get(droplet, {})
-        kept = {uid: before[uid] for uid in uids if uid in before}
-        free = [number for number in range(1, MOST + 1) if number not in set(kept.values())]
-        new = [uid for uid in uids if uid not in kept]
+        of_tenant: Counter[str] = Counter()
+        turns = []
+        for tenant, uid in sorted(wanted, key=lambda one: one[1] not in before):
+            of_tenant[tenant] += 1
+            turns.append((of_tenant[tenant], uid not in before, uid))
+        chosen = {uid for _, _, uid in sorted(turns, key=lambda one: one[:2])[:MOST]}
+        kept = {uid: before[uid] for _, uid in wanted if uid in before and uid in chosen}
+        free = (number for number in range(1, MOST + 1) if number not in set(kept.values()))
+        new = [uid for _, uid in wanted if uid in chosen and uid not in kept]
         self._numbers[droplet] = kept | dict(zip(new, free, strict=False))
         return self._numbers[droplet]
 
@@ -123,6 +135,7 @@ class Protections:
     def forget(self, uid: str) -> None:
         """The protection is gone."""
         self._last.pop(uid, None)
+        self._events.forget(uid)
         self._messages.pop(uid, None)
         used = {digest for _, one in self._messages.values() for digest in (one.block_digest, one.allow_digest)}
         self._lists = {digest: packed for digest, packed in self._lists.items() if digest in used}
@@ -133,7 +146,7 @@ class Protections:
         """News of a protection; whether a measure was engaged or withdrawn by them."""
         before = self._last.setdefault(found.uid, {}).get(droplet)
         self._last[found.uid][droplet] = found
-        return before is None or (before.cookies, before.filter) != (found.cookies, found.filter)
+        return self._events.take(droplet, before, found) or before is None
 
     def said(self, uid: str, droplet: str) -> pb.DdosStatus | None:
         """What a droplet said last of a protection."""
@@ -157,7 +170,8 @@ class Protections:
                 if row.get("cookieEndpoints", 0) < row.get("endpoints", 0):
                     lacking = row["endpoints"] - row["cookieEndpoints"]
                     row["withoutCookies"] = f"{lacking} of {row['endpoints']} endpoints: {_NO_COOKIES}"
-        return {"state": state, "droplets": rows, "refused": [*refused, *full]}
+        events = list(self._events.of(item.uid, lambda uid: _endpoint(registry, uid)))
+        return {"state": state, "droplets": rows, "refused": [*refused, *full], "events": events}
 
 
 def _row(registry: Registry, droplet: str, found: pb.DdosStatus | None) -> dict[str, Any]:
@@ -171,12 +185,12 @@ def _row(registry: Registry, droplet: str, found: pb.DdosStatus | None) -> dict[
     ):
         if since:
             end = "until" if name in row["engaged"] else "withdrawnAt"
-            row[name] = {"engagedAt": _time(since), end: _time(until)}
+            row[name] = {"engagedAt": time_text(since), end: time_text(until)}
     row["counts"] = {one.kind: {"packets": one.packets, "bytes": one.bytes} for one in found.counts if one.packets}
     row["endpoints"], row["cookieEndpoints"] = found.endpoints, found.cookie_endpoints
     row["top"] = [
         {
-            "source": _source(one.address, one.length),
+            "source": source_of(one),
             "kind": one.kind,
             "packets": one.packets,
             "target": _endpoint(registry, one.endpoint),
@@ -186,18 +200,9 @@ def _row(registry: Registry, droplet: str, found: pb.DdosStatus | None) -> dict[
     return row
 
 
-def _source(address: bytes, length: int) -> str:
-    whole = length == 8 * len(address)
-    return str(ip_address(address)) if whole else str(ip_network((address, length), strict=False))
-
-
 def _endpoint(registry: Registry, uid: str) -> str:
     item = registry.by_uid(uid) if uid else None
     return item.resource.name if item is not None else ""
-
-
-def _time(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def function_of(

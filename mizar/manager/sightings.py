@@ -17,15 +17,17 @@ from typing import Any
 from mizar._built import transit_pb2 as pb
 from mizar.manager.names import Names
 from mizar.manager.policy_names import PolicyNames, sentence
+from mizar.manager.protection_events import MEASURES, source_of
 from mizar.manager.registry import Item
 from mizar.model import drop_reasons
+from mizar.model.ddos import DdosProtection
 from mizar.model.resources import Ref
 from mizar.planner.policy import rule_of
 
 Sighting = dict[str, Any]
 """What is told, as JSON values."""
 
-TYPES = ("drop", "verdict", "trap", "path", "endpoint", "droplet", "link")
+TYPES = ("drop", "verdict", "trap", "path", "endpoint", "droplet", "link", "protection")
 """What can be watched."""
 
 ALLOWED_PLACE = 191
@@ -88,6 +90,8 @@ class Teller:
                 found = self._droplet(event.droplet_changed)
             case "link_changed":
                 found = self._link(event.link_changed)
+            case "ddos_status":
+                found = self._protection(event.ddos_status)
             case _:
                 found = None
         if found is None:
@@ -250,6 +254,23 @@ class Teller:
         if not self._for_operators("link"):
             return None
         return {"type": "link", "interface": change.interface, "up": change.up, "mtu": change.mtu}
+
+    def _protection(self, status: pb.DdosStatus) -> Sighting | None:
+        item = self._names.protection(status.uid) if status.turned else None
+        if item is None or not isinstance(item.resource, DdosProtection):
+            return None
+        vpc = self._names.find(Ref("VPC", item.resource.tenant, item.resource.spec.vpc))
+        if not self._wanted("protection", vpc, set(), ()):
+            return None
+        turned = {measure: getattr(status, name) for measure, (name, _) in MEASURES.items() if name in status.turned}
+        return {
+            "type": "protection",
+            "vpc": _name(vpc),
+            "protection": self._shown(item),
+            "engaged": [measure for measure, on in turned.items() if on],
+            "withdrawn": [measure for measure, on in turned.items() if not on],
+            "top": [{"source": source_of(one), "kind": one.kind, "packets": one.packets} for one in status.top[:3]],
+        }
 
     # ---- what is wanted
 

@@ -224,11 +224,13 @@ def _together(short: Sequence[str], long: LongList | None) -> PrefixList:
 
 
 class DdosProtectionStatus(Status):
-    """`droplets`: where it is, and for each what it does there and has done. `state`: engaged on any of them."""
+    """`droplets`: where it is, and for each what it does there and has done. `state`: engaged on any of them.
+    `events`: the last measures that were engaged and withdrawn, by whose packets, and how many were kept away."""
 
     state: Literal["", "quiet", "engaged"] = ""
     droplets: tuple[dict[str, Any], ...] = ()
     refused: tuple[dict[str, str], ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
 
 
 class DdosProtection(Resource):

@@ -235,8 +235,7 @@ class Ddos:
             at, before = self._told.get(one.uid, (0.0, None))
             if before is None or _state(before) != _state(found) or (now - at >= TELL_S and before != found):
                 self._told[one.uid] = now, found
-                news.append(found)
-                self._log(one, before, found)
+                news.append(self._turned(one, before, found))
         return news
 
     def _protected(self, maps: dict[str, int]) -> list[tuple[int, int]]:
@@ -302,7 +301,10 @@ class Ddos:
         )
 
     @staticmethod
-    def _log(one: pb.DdosProtection, before: pb.DdosStatus | None, found: pb.DdosStatus) -> None:
+    def _turned(one: pb.DdosProtection, before: pb.DdosStatus | None, found: pb.DdosStatus) -> pb.DdosStatus:
+        """The news, with what was engaged or withdrawn, which is logged."""
+        news = pb.DdosStatus()
+        news.CopyFrom(found)
         for what, was, now in (
             ("cookies", before is not None and before.cookies, found.cookies),
             ("filter", before is not None and before.filter, found.filter),
@@ -311,6 +313,8 @@ class Ddos:
                 level = logging.WARNING if now else logging.INFO
                 name = "protection_engaged" if now else "protection_withdrawn"
                 event(_log, level, name, protection=one.name, measure=what)
+                news.turned.append(what)
+        return news
 
 
 def _place(number: int) -> bytes:

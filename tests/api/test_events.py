@@ -124,6 +124,8 @@ async def test_a_tenant_sees_its_own_alone(site: Site) -> None:
 
     def look() -> None:
         with set_up(site) as (admin, at), site.certified("tenant-red") as red:
+            shields = [manifest("DdosProtection", "shield", o, vpc="main", synCookies={}) for o in ("red", "blue")]
+            admin.apply([parse_resource(one) for one in shields])
             listener = Listener(red)
             first = site.daemons[0]
             vni = number(admin, "red")
@@ -140,6 +142,11 @@ async def test_a_tenant_sees_its_own_alone(site: Site) -> None:
                 path = pb.PathChanged(vni=number(admin, owner), address=bytes((10, 0, 0, 2)))
                 first.say(pb.Event(path_changed=path))
                 first.say(pb.Event(endpoint_changed=pb.EndpointChanged(uid=uid, state="lost", detail="eth7 is gone")))
+                shield = admin.get("DdosProtection", "shield", owner)["metadata"]["uid"]
+                top = [pb.DdosTop(address=bytes((10, 9, 9, 0)), length=24, kind="synsAnswered", packets=80)]
+                for turned in (["cookies"], []):  # what is only counted on is told to nobody
+                    status = pb.DdosStatus(uid=shield, cookies=True, turned=turned, top=top)
+                    first.say(pb.Event(ddos_status=status))
             first.say(drop(admin, "red", at, reason=TOO_BIG, hook="transit", frame=OUTER + INNER, inner_at=50))
             first.say(drop(admin, "red", at, hook="transit", frame=OUTER + INNER, inner_at=50, inner=False, uid=""))
             first.say(pb.Event(suppressed=pb.Suppressed(events=5)))  # of whomever they were
@@ -148,7 +155,14 @@ async def test_a_tenant_sees_its_own_alone(site: Site) -> None:
             seen = listener.end()
             assert seen.pop(-2) == {"type": "missed", "time": seen[-1]["time"], "droplet": "d1", "events": None}
             kinds = [one["type"] for one in seen]
-            assert kinds == ["trap", "path", "endpoint", "drop", "drop", "suppressed"]
+            assert kinds == ["trap", "path", "endpoint", "protection", "drop", "drop", "suppressed"]
+            engaged = seen.pop(3)
+            assert (engaged["protection"], engaged["engaged"], engaged["withdrawn"]) == (
+                "red/shield",
+                ["synCookies"],
+                [],
+            )
+            assert engaged["top"] == [{"source": "10.9.9.0/24", "kind": "synsAnswered", "packets": 80}]
             assert {one["vpc"] for one in seen if "vpc" in one} == {"red/main"}
             assert seen[2]["detail"] == ""
             assert base64.b64decode(seen[3]["frame"]) == INNER

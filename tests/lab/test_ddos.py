@@ -283,8 +283,13 @@ def test_cookies_engage_by_themselves_and_for_clients_of_the_same_droplet(lab: L
         for connection in held.values():
             assert here.says_back(connection, b"held")
             connection.close()
-        wait_until(lambda: here.told()["engaged"] == [])
+        with watching(lab, "--type", "protection") as watcher:
+            wait_until(lambda: here.told()["engaged"] == [])
+            watcher.until(lambda seen: any(one.get("withdrawn") == ["synCookies"] for one in seen))
         assert "withdrawnAt" in here.told()["synCookies"]
+        events = here.client.get("DdosProtection", "shield", "blue")["status"]["events"]
+        assert [one["event"] for one in events[-2:]] == ["engaged", "withdrawn"]
+        assert events[-1]["packets"] > 0
         with here.connect("near") as made:
             assert here.says_back(made, b"quiet again")
         assert here.syns() > 0

@@ -274,3 +274,47 @@ async def test_a_trace_says_what_a_protection_does_with_a_packet(world: World) -
     assert "drops it: NO_SUCH_CONNECTION, unless" in said("10.9.9.9", 6, ack)
     assert "drops it: SYN_MALFORMED" in said("10.9.9.8", 6, syn)
     assert "drops it: REFLECTED, unless" in said("10.9.9.9", 17, datagram)
+
+
+async def test_no_tenant_fills_a_droplet_with_its_protections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room for all, each tenant has one before any has two; who has to go is told."""
+    monkeypatch.setattr(protection_messages, "MOST", 2)
+    for tenant in ("red", "blue"):
+        world.apply(*world.base(tenant), endpoint(tenant, "e1", "d2"))
+    await world.settled()
+    block = {"vpc": "main", "endpoints": ["e1"], "block": ["198.51.100.0/24"]}
+    for tenant, name in (("red", "first"), ("red", "second"), ("red", "third"), ("blue", "only")):
+        world.apply(manifest("DdosProtection", name, tenant, **block))
+        await world.settled()
+
+    def lacking() -> set[str]:
+        rows = {("red", "first"), ("red", "second"), ("red", "third"), ("blue", "only")}
+        return {name for tenant, name in rows if world.status("DdosProtection", name, tenant)["refused"]}
+
+    assert lacking() == {"second", "third"}
+    world.manager.delete(Ref("DdosProtection", "red", "first"))
+    await until(lambda: world.status("DdosProtection", "second", "red")["refused"] == [])
+    assert world.status("DdosProtection", "only", "blue")["refused"] == []
+
+
+async def test_a_protection_tells_when_measures_were_engaged_and_what_they_kept_away(world: World) -> None:
+    """In its status: the source of most, and how much meanwhile; not what was kept away before."""
+    protections = world.manager._functions._protections
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    world.apply(manifest("DdosProtection", "shield", "red", vpc="main", endpoints=["e1"], synCookies={}))
+    await world.settled()
+    item = world.manager._registry.find(Ref("DdosProtection", "red", "shield"))
+    target = world.manager._registry.find(Ref("Endpoint", "red", "e1"))
+    assert item is not None
+    assert target is not None
+    top = [pb.DdosTop(address=bytes((10, 0, 0, 9)), length=32, kind="synsAnswered", packets=90, endpoint=target.uid)]
+    for cookies, packets in ((False, 10), (True, 30), (True, 50), (False, 100)):
+        counts = [pb.DdosCount(kind="synsAnswered", packets=packets), pb.DdosCount(kind="seen", packets=10**6)]
+        told = pb.DdosStatus(uid=item.uid, cookies=cookies, counts=counts, top=top)
+        told.cookies_since_unix_ms, told.cookies_until_unix_ms = 1000, 61_000
+        protections.take("d2", told)
+    who = {"droplet": "d2", "measure": "synCookies", "source": "10.0.0.9", "target": "e1"}
+    assert world.status("DdosProtection", "shield", "red")["events"] == [
+        {**who, "event": "engaged", "time": "1970-01-01T00:00:01.000Z"},
+        {**who, "event": "withdrawn", "time": "1970-01-01T00:01:01.000Z", "packets": 90},
+    ]
