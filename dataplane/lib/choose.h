@@ -46,6 +46,15 @@ static __always_inline bool is_inside(struct service_work *work, const void *add
 	return bpf_map_lookup_elem(&public_inside, &work->inside);
 }
 
+/*
+ * Whether an answer would go to who never asks: a droplet, which is nobody's client, or a load balancer, whose members
+ * would answer the answer.
+ */
+static __always_inline bool is_no_client(const void *address)
+{
+	return bpf_map_lookup_elem(&droplet_slots, address) || bpf_map_lookup_elem(&public_addresses, address);
+}
+
 /* By the table. The hash is mixed anew for each try, so that the flows of a member that is down spread over all others. */
 static __always_inline struct endpoint *choose_by_hash(const struct service *service, uint64_t hash, uint32_t *slot)
 {
@@ -81,7 +90,8 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		key->ports_be = 0;
 	flow = bpf_map_lookup_elem(&flows, key);
 	/* Of a flow that began outside, its first packet's was asked for. Any other may be that of an endpoint, which goes on here. */
-	if (!here && work->outside && !(flow && flow->outside) && (is_martian(t->other) || is_inside(work, t->other)))
+	if (!here && work->outside && !(flow && flow->outside) &&
+	    (is_martian(t->other) || is_inside(work, t->other) || is_no_client(t->other)))
 		return REASON_PUBLIC_SOURCE;
 	if (flow) {
 		member = member_at(flow->member);

@@ -42,7 +42,9 @@ def choose_member(
         raise RefusedError("SERVICE_PROTOCOL")
     key = FlowKey(FlowKind.CHOICE, packet.vni, transport.other, inner.destination, transport.shared, transport.protocol)
     other = transport.other
-    if inside is not None and (is_martian(other) or any(in_prefix(other, *one) for one in inside)):
+    if inside is not None and (
+        is_martian(other) or any(in_prefix(other, *one) for one in inside) or _is_no_client(here, other)
+    ):
         raise RefusedError("PUBLIC_SOURCE")
     stays = here.flows.get(key)
     if isinstance(stays, Member) and _keeps(here, stays, transport):
@@ -62,6 +64,11 @@ def choose_member(
     elif not transport.error and not here.flows.insert(key, chosen):
         packet.count("vpc", packet.vni, "unsticky")
     return to_member(packet, route, chosen)
+
+
+def _is_no_client(here: Droplet, address: bytes) -> bool:
+    """Whether an answer would go to who never asks: a droplet, or a load balancer, whose members would answer it."""
+    return address in here.droplets or address in here.addresses6.values() or address in here.public
 
 
 def to_member(packet: Packet, route: Route, member: Member) -> Route:

@@ -124,6 +124,19 @@ def test_what_the_vpc_has_nobody_outside_can_be(droplet: Testbed, family: int) -
     assert list(droplet.tables.flows.items()) == []
 
 
+@every_family
+@pytest.mark.parametrize("who", ["droplet", "load balancer"])
+def test_who_never_asks_is_not_answered(droplet: Testbed, family: int, who: str) -> None:
+    """Whose address somebody has forged: a droplet, or a load balancer whose members would answer the answer."""
+    attracted(droplet, R)
+    source = CLIENT[family] if who == "droplet" else PUBLIC[family]
+    if who == "droplet":
+        droplet.tables.droplet_slots.put({"addr": mapped(source)}, {"slot": HOST.slot})
+    assert droplet.transit(bytes(request(family, source))).retval == XDP_DROP
+    assert droplet.counted()["drop", "PUBLIC_SOURCE"]["packets"] == 1
+    assert list(droplet.tables.flows.items()) == []
+
+
 @pytest.mark.parametrize(
     "source", ["127.0.0.1", "0.1.2.3", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::7", "ff02::1"]
 )

@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from mizar.api.client import Client
-from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.model.errors import InvalidError
 from tests.lab.conftest import leftovers, wait_until
-from tests.lab.test_load_balancer import _KINDS, LIMIT_S, SERVERS, TARGET, Balanced
+from tests.lab.test_load_balancer import _KINDS, LIMIT_S, SERVERS, TARGET
 from tests.lab.test_public_load_balancer import PUBLIC, Public
 from tests.lab.test_scaled import family_of, said
 from tests.peers.foreign import Foreign, kernel_vxlan
@@ -37,21 +36,9 @@ INSIDE = "10.0.1.77"
 class Translated(Public):
     """The lab, with a server behind the foreign tunnel end too."""
 
+    client = CLIENT
+    over = OVER
     foreign: Foreign
-
-    def go_over(self, droplet: str) -> None:
-        """From now on, the client's packets come to this droplet."""
-        for address, via in zip(PUBLIC, OVER[droplet], strict=True):
-            self.run(CLIENT, "ip", "route", "replace", address, "via", via)
-
-    def open(self, name: str, family: int, kind: int) -> socket.socket:
-        """As of an endpoint; `outside` is the client's host."""
-        if name != "outside":
-            return Balanced.open(self, name, family, kind)
-        with Namespace.by_name(self.name.droplet_namespace(CLIENT)) as namespace:
-            made = namespace.run(lambda: socket.socket(family, kind))
-        made.settimeout(LIMIT_S)
-        return made
 
     def start(self) -> None:
         """The client's way leads over the droplet that translates, and all members answer."""

@@ -29,12 +29,24 @@ from tests.lab.test_scaled import family_of, said
 pytestmark = pytest.mark.root
 EXAMPLE = Path(__file__).parents[2] / "examples" / "load-balancer-public.yaml"
 PUBLIC = ("203.0.113.10", "2001:db8:1::a")
+GUEST = ("172.31.0.200", "fd31::c8")
+"""The client's, on the substrate's link: it is no droplet's."""
 OVER = {"d3": ("172.31.0.4", "fd31::4"), "d4": ("172.31.0.5", "fd31::5")}
 INSIDE = "10.0.1.77"
 
 
 class Public(Balanced):
     """The client's way to the addresses is a route, so that a test says which droplet takes them."""
+
+    client = "d5"
+    over = OVER
+
+    def __init__(self, name: LabName, example: Path = EXAMPLE, called: str = "load-balancer-public") -> None:
+        super().__init__(name, example, called)
+        for own, bits in zip(GUEST, (24, 64), strict=True):
+            self.run(
+                self.client, "ip", "addr", "add", f"{own}/{bits}", "dev", "eth0", *(["nodad"] if bits == 64 else [])
+            )
 
     def run(self, droplet: str, *words: str) -> None:
         """A command on the host of a droplet."""
@@ -43,14 +55,14 @@ class Public(Balanced):
 
     def go_over(self, droplet: str) -> None:
         """From now on, the client's packets come to this droplet."""
-        for address, via in zip(PUBLIC, OVER[droplet], strict=True):
-            self.run("d5", "ip", "route", "replace", address, "via", via)
+        for address, via, own in zip(PUBLIC, self.over[droplet], GUEST, strict=True):
+            self.run(self.client, "ip", "route", "replace", address, "via", via, "src", own)
 
     def open(self, name: str, family: int, kind: int) -> socket.socket:
         """As of an endpoint; `outside` is the client's host."""
         if name != "outside":
             return super().open(name, family, kind)
-        with Namespace.by_name(self.name.droplet_namespace("d5")) as namespace:
+        with Namespace.by_name(self.name.droplet_namespace(self.client)) as namespace:
             made = namespace.run(lambda: socket.socket(family, kind))
         made.settimeout(LIMIT_S)
         return made
@@ -66,7 +78,7 @@ class Public(Balanced):
 @pytest.fixture
 def public(lab: LabName) -> Iterator[Public]:
     """The example's lab, up, with the client's way over d3."""
-    found = Public(lab, EXAMPLE, "load-balancer-public")
+    found = Public(lab)
     found.go_over("d3")
     yield found
     found.ended.close()
@@ -115,7 +127,7 @@ def _counted(public: Public, droplet: str, number: int, what: str, **labels: str
 def the_way_in_is_explained(public: Public) -> None:
     """`mizar trace` from outside: by each droplet of the pool, of both families, and of what is refused."""
     with Client(public.name.server_url) as client:
-        ways = zip(("172.31.0.6", "fd31::6"), PUBLIC, strict=True)
+        ways = zip(GUEST, PUBLIC, strict=True)
         for droplet, (outside, address) in itertools.product(("d3", "d4"), ways):
             question = {"source": outside, "destination": address, "protocol": "tcp", "droplet": droplet}
             found = client.trace(question)
@@ -128,15 +140,19 @@ def the_way_in_is_explained(public: Public) -> None:
             assert f"services: {member} on {last['droplet']} takes it" in found["hops"][0]["table"]
             assert found["ending"] == f"delivered to {member} on {last['droplet']}"
             assert f"the answer leaves {last['droplet']} straight" in last["table"]
-        for protocol, source, reason in (("icmp", "172.31.0.6", "NO_LISTENER"), ("udp", INSIDE, "PUBLIC_SOURCE")):
+        for protocol, source, reason in (
+            ("icmp", GUEST[0], "NO_LISTENER"),
+            ("udp", INSIDE, "PUBLIC_SOURCE"),
+            ("udp", OVER["d3"][0], "PUBLIC_SOURCE"),
+        ):
             found = client.trace(
                 {"source": source, "destination": PUBLIC[0], "protocol": protocol, "destinationPort": 53}
             )
             assert not found["ok"]
             assert reason in found["ending"], found
         with pytest.raises(NotFoundError):
-            client.trace({"source": "172.31.0.6", "destination": "203.0.113.9"})
-    told = ["trace", "--from", "172.31.0.6", "--to", f"{PUBLIC[0]}:80", "--protocol", "tcp", "--droplet", "d4"]
+            client.trace({"source": GUEST[0], "destination": "203.0.113.9"})
+    told = ["trace", "--from", GUEST[0], "--to", f"{PUBLIC[0]}:80", "--protocol", "tcp", "--droplet", "d4"]
     shown = subprocess.run(
         [sys.executable, "-m", "mizar.cli.main", *told, "--server", public.name.server_url, "-o", "json"],
         capture_output=True, check=True, timeout=60,
@@ -176,8 +192,8 @@ def test_nobody_outside_is_somebody_inside(public: Public) -> None:
 @pytest.mark.long
 def test_the_link_is_answered_and_deletion_ends_all(public: Public) -> None:
     """Who is on the same link asks by ARP and neighbour discovery; a deleted load balancer's addresses are nobody's."""
-    for address in PUBLIC:
-        public.run("d5", "ip", "route", "replace", address, "dev", "eth0")
+    for address, own in zip(PUBLIC, GUEST, strict=True):
+        public.run("d5", "ip", "route", "replace", address, "dev", "eth0", "src", own)
         assert public.reached("outside", address) == set(SERVERS)
     with Client(public.name.server_url) as client:
         client.delete("LoadBalancer", "shop", "blue")

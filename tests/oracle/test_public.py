@@ -105,6 +105,7 @@ def arrivals(family: int) -> list[Arrival]:
             (address(family, 1, 77), PUBLIC[family], PORT, 64),
             (GUEST[family], PUBLIC[family], PORT, 64),
             (MARTIAN[family], PUBLIC[family], PORT, 64),
+            (HOST if family == 4 else PUBLIC[family], PUBLIC[family], PORT, 64),
         ):
             found.append(Arrival("transit", frame(family, source, to, upper(protocol, sport, dport), ttl)))
         for size, ttl in itertools.product((0, 30, 31, 100, 600, 1400), (64, 1)):
