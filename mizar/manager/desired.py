@@ -32,7 +32,7 @@ from mizar.model.http_balancer import HttpLoadBalancer
 from mizar.model.load_balancer import LoadBalancer
 from mizar.model.nat_gateway import NatGateway
 from mizar.model.peering import VPCPeering
-from mizar.model.resources import Droplet, Endpoint, Network, Ref, VpnConnection
+from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref, VpnConnection
 from mizar.planner.entries import RouteEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change
@@ -73,7 +73,7 @@ class Desired:
         for child in inside:
             changes += self._put(child)
         self._let_go()
-        return changes + (self._put_public() if item.resource.kind in _PUBLIC else [])
+        return changes + self._put_public(item)
 
     def remove(self, item: Item, inside: Iterable[Item] = ()) -> list[Change]:
         """Takes an object out of what is desired; `inside` are objects whose tables follow from it."""
@@ -116,7 +116,7 @@ class Desired:
         for child in inside:
             changes += self._put(child)
         self._let_go()
-        return changes + (self._put_public() if item.resource.kind in _PUBLIC else [])
+        return changes + self._put_public(item)
 
     def settle(self) -> Iterator[tuple[list[Change], list[Item]]]:
         """What follows from all that was put and removed since the last time, together; and for which objects."""
@@ -274,10 +274,20 @@ class Desired:
             self._changed(service)
         return changes
 
-    def _put_public(self) -> list[Change]:
-        """A pool, peering, VPC or droplet changed: who attracts public addresses, and from whom nothing is taken."""
+    def _put_public(self, cause: Item) -> list[Change]:
+        """A pool, peering, VPC or droplet changed, or routes of a VPC: who attracts public addresses, and from whom
+        nothing is taken."""
         changes: list[Change] = []
-        for item in self.services.all():
+        match cause.resource:
+            case AddressPool() | VPCPeering() | VPC() | Droplet():
+                services = self.services.all()
+            case Network():
+                services = self.services.all(vpc_of(cause.resource))
+            case VpnConnection():
+                services = self.services.all(_vpc_ref(cause.resource))
+            case _:
+                return []
+        for item in services:
             if not item.deleting and isinstance(item.resource, Endpoint) and public_of(self._registry, item.resource):
                 changes += self.refresh(item)
         return changes
@@ -348,10 +358,6 @@ class Desired:
 
 def _vpc_ref(vpn: VpnConnection) -> Ref:
     return Ref("VPC", vpn.tenant, vpn.spec.vpc)
-
-
-_PUBLIC = frozenset({"AddressPool", "VPCPeering", "VPC", "Droplet"})
-"""Kinds on which it depends where public addresses are taken."""
 
 
 def _is_scaled(item: Item) -> bool:

@@ -8,6 +8,7 @@ scaled endpoint (mizar.manager.scaled).
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Any
 
 from mizar.manager.draft import Draft
@@ -15,7 +16,8 @@ from mizar.manager.instances import put_shared
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.scaled import BYPASSES, CANNOT_ANSWER, families
 from mizar.manager.scaled import problems_of as problems_of_members
-from mizar.model.addresses import parse_address, parse_prefix
+from mizar.manager.vpns import with_vpns
+from mizar.model.addresses import Prefix, parse_address, parse_prefix
 from mizar.model.errors import InvalidError, Problem
 from mizar.model.instances import InstanceSpec
 from mizar.model.load_balancer import LoadBalancer
@@ -24,6 +26,11 @@ from mizar.model.resources import VPC, Endpoint, EndpointSpec, Metadata, Network
 from mizar.planner.facts import PublicFact
 
 Find = Callable[[Ref], Resource | None]
+MOST_INSIDE = 1024
+"""Prefixes that a droplet takes for a load balancer."""
+LEAST_BITS = 2
+"""Of a route to an appliance that tells what is behind it. What is shorter, a default route or the halves of one, leads
+to the world, where clients are."""
 
 
 def shared_endpoint(balancer: LoadBalancer) -> Endpoint:
@@ -84,20 +91,32 @@ def public_of(registry: Registry, service: Endpoint) -> PublicFact | None:
     droplets = pool.resource.spec.droplets if pool and not pool.deleting else ()
     network = registry.find(Ref("Network", balancer.tenant, balancer.spec.network))
     vpc = registry.find(vpc_of(network.resource)) if network and isinstance(network.resource, Network) else None
-    inside: list[str] = []
-    if vpc is not None and isinstance(vpc.resource, VPC):
-        inside += vpc.resource.spec.cidrs
-        for half in registry.children(vpc):
-            other = registry.find(half.resource.other) if isinstance(half.resource, VPCPeering) else None
-            if other is not None and isinstance(other.resource, VPC):
-                inside += other.resource.spec.cidrs
-    prefixes = sorted({parse_prefix(text) for text in inside}, key=lambda one: (one.version, one))
     return PublicFact(
         tuple(sorted((parse_address(one).packed for one in balancer.status.public_addresses), key=len)),
         frozenset(droplets if _is_direct(balancer) else ()),
-        tuple((one.network_address.packed, one.prefixlen) for one in prefixes),
+        tuple((one.network_address.packed, one.prefixlen) for one in _inside(registry, vpc)),
         not _is_direct(balancer),
     )
+
+
+def _inside(registry: Registry, vpc: Item | None) -> list[Prefix]:
+    """What nobody outside can be: the VPC's and its peers' addresses, and what is behind its VPN connections and
+    appliances, from where clients come by those and are answered so. The widest, where they are too many."""
+    found: set[Prefix] = set()
+    if vpc is None or not isinstance(vpc.resource, VPC):
+        return []
+    found.update(parse_prefix(text) for text in vpc.resource.spec.cidrs)
+    for child in registry.children(vpc):
+        resource = child.resource
+        if isinstance(resource, VPCPeering) and (other := registry.find(resource.other)) is not None:
+            found.update(parse_prefix(text) for text in other.resource.spec.cidrs)
+        if isinstance(resource, Network) and not child.deleting:
+            routes = (parse_prefix(route.to) for route in with_vpns(registry, resource).spec.routes if route.appliance)
+            found.update(prefix for prefix in routes if prefix.prefixlen >= LEAST_BITS)
+    each: list[Prefix] = [*collapse_addresses(one for one in found if isinstance(one, IPv4Network))]
+    each += collapse_addresses(one for one in found if isinstance(one, IPv6Network))
+    widest = sorted(each, key=lambda one: one.prefixlen)[:MOST_INSIDE]
+    return sorted(widest, key=lambda one: (one.version, one))
 
 
 def told(registry: Registry, owner: Item, members: Callable[[Item], dict[str, Any]]) -> dict[str, Any]:

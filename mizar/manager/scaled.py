@@ -158,8 +158,10 @@ class Services:
                 found.update(fact.addresses)
         return found
 
-    def all(self) -> list[Item]:
-        """Every one of them."""
+    def all(self, vpc: Ref | None = None) -> list[Item]:
+        """Every one of them, or of a VPC."""
+        if vpc is not None:
+            return list(self._of_vpc.get(vpc, {}).values())
         return [item for items in self._of_vpc.values() for item in items.values()]
 
     def checked(self, droplet: str, row: pb.MemberHealth) -> Item | None:
@@ -207,8 +209,8 @@ class Services:
     def told(self, item: Item, down_by: Callable[[str], list[str]]) -> dict[str, Any]:
         """What the status of a scaled endpoint says of its members; `down_by`: who calls a droplet down."""
         rows, endpoint = [], _endpoint(item)
+        straight = not self._is_translated(endpoint)
         for spec, found in self.members(item):
-            straight = not self._is_translated(endpoint)
             standing = self._standing(item, spec, found, straight=straight) if found else _Standing(0, "absent")
             host = _endpoint(found).spec.droplet if found else None
             if host and down_by(host):

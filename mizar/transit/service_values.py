@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 128
 MAX_WEIGHT = 1000
-MOST_INSIDE = 256
+MOST_INSIDE = 1024
 MOST_LISTENERS = 16
 """Of a load balancer; each has an entry for each of its addresses."""
 

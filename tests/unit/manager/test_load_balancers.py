@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.model.resources import Ref
-from tests.unit.manager.world import World, endpoint, manifest
+from tests.unit.manager.test_vpns import start, vpn
+from tests.unit.manager.world import World, endpoint, manifest, network, until
 
 
 def balancer(name: str, owner: str = "red", **spec: Any) -> dict[str, Any]:
@@ -105,3 +107,25 @@ async def test_a_public_address_is_had_by_one(world: World) -> None:
         world.apply(balancer("shop", "blue", public=wanted))
     with pytest.raises(InvalidError, match="public"):
         world.apply(balancer("shop", public={"pool": "edge", "addresses": ["203.0.113.2"]}))
+
+
+async def test_who_is_behind_a_vpn_or_an_appliance_is_inside(world: World) -> None:
+    """And comes from nowhere else; what a default route leads to is the world. Their end takes it away."""
+    start(world, pool(), balancer("shop", public={"pool": "edge", "addresses": ["ipv4"]}))
+
+    def inside() -> list[str]:
+        (service,) = world.daemons["d2"].tables.services.values()
+        return [f"{ip_address(one.address)}/{one.length}" for one in service.inside]
+
+    await world.settled()
+    before = inside()
+    assert "10.0.0.0/16" in before
+    world.apply(vpn(to="192.168.50.0/24"))
+    ways = [{"to": "172.20.0.0/16", "via": {"endpoint": "fw"}}, {"to": "0.0.0.0/0", "via": {"endpoint": "fw"}}]
+    world.apply(network("red", "front", routes=[*ways, {"to": "0.0.0.0/1", "via": {"endpoint": "fw"}}]))
+    await world.settled()
+    assert set(inside()) - set(before) == {"192.168.50.0/24", "172.20.0.0/16"}
+    world.manager.delete(Ref("VpnConnection", "red", "v"))
+    world.apply(network("red", "front"))
+    await world.settled()
+    await until(lambda: inside() == before)
