@@ -66,8 +66,9 @@ def rules(interface: str, inside: Iterable[Prefix], limits: Limits, peer: tuple[
     refuse = "counter name refused reject with icmpx type admin-prohibited"
     for version, ip in ((4, "ip"), (6, "ip6")):
         add = f"add rule inet {_TABLE}"
-        text += f"{add} through iifname {NEAR} {ip} saddr @inside{version} drop\n"  # nobody outside is inside
-        text += f"{add} through iifname {NEAR} oifname {interface} {ip} daddr @inside{version} accept\n"
+        ends = f"{{ {NEAR}, {INNER} }}"  # from the program: what came from outside, and what it gave back
+        text += f"{add} through iifname {ends} {ip} saddr @inside{version} drop\n"  # nobody outside is inside
+        text += f"{add} through iifname {ends} oifname {interface} {ip} daddr @inside{version} accept\n"
         text += f"{add} through iifname {interface} oifname {NEAR} {ip} saddr @inside{version} goto out{version}\n"
         text += f"{add} out{version} {ip} daddr @never{version} {refuse}\n"
         text += f"{add} out{version} {ip} daddr @reach{version} accept\n"

@@ -5,8 +5,8 @@
 
 Called by mizar.transit.engines.nat_gateway, on any thread; the program is attached by `mizar gateway run`. The stack of
 the namespace keeps tenants from what is not for them (`rules`), before the program. MACs are fixed: the program changes
-none, so each side takes the other's end for its router, and the program tells the sides apart by them. It must never
-touch an interface, a route or a neighbour that it did not make.
+none, so each side takes the other's end for its router, and the program tells the sides apart by them. What it gives
+back, a hairpin's, the namespace's stack takes at mznat1, which has the MAC that it was sent to. It must never touch an interface, a route or a neighbour that it did not make.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def build(way: Way) -> None:
             here.tell(_pair(name, OUTSIDE_MAC, OUTER, mtu, way.namespace))
         if interfaces.find(inside, NEAR) is None:
             inside.tell(_pair(NEAR, INSIDE_MAC, INNER, mtu, None))
+            inside.tell([(set_link(INNER, mac=OUTSIDE_MAC), RTM_SETLINK, 0, f"name {INNER}")])
         # NAPI where the program's redirects arrive, and whole checksums where it reads.
         interfaces.set_gro(name, on=True)
         interfaces.set_tx_checksum(name, on=False)
@@ -106,7 +107,7 @@ def build_plain(way: Way) -> None:
             _delete(here, name)
             here.tell(_pair(name, OUTSIDE_MAC, NEAR, mtu, way.namespace))
             inside.tell([(set_link(NEAR, mac=INSIDE_MAC), RTM_SETLINK, 0, f"name {NEAR}")])
-        way.namespace.run(_from_anywhere)
+        way.namespace.run(lambda: _from_anywhere(NEAR))
         _raise(here, [name], mtu)
         _raise(inside, [NEAR], mtu)
         _lead(inside, way)
@@ -144,11 +145,12 @@ def is_whole(way: Way) -> bool:
 def _offloads() -> None:
     interfaces.set_gro(NEAR, on=True)
     interfaces.set_tx_checksum(NEAR, on=False)
-    _from_anywhere()
+    _from_anywhere(NEAR, INNER)
 
 
-def _from_anywhere() -> None:
-    Path(f"/proc/sys/net/ipv4/conf/{NEAR}/rp_filter").write_text("0")
+def _from_anywhere(*names: str) -> None:
+    for name in names:
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
 
 
 def _pair(name: str, mac: bytes, peer_name: str, mtu: int, namespace: Namespace | None) -> list[Order]:

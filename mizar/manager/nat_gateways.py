@@ -301,6 +301,8 @@ def way_out(registry: Registry, vpc: Ref, to: Address) -> str:
 def _fate(registry: Registry, gateway: Item, to: Address, public: Sequence[str]) -> str:
     pool = registry.find(Ref("AddressPool", "", gateway.resource.spec.pool))
     reach = tuple(map(parse_prefix, pool.resource.spec.reach)) if pool else ()
+    if str(to) in public:
+        return "takes it for its portForwards, and leads it back into the VPC as from itself where one has the port"
     holder = registry.holder("droplet", str(to))
     if holder is not None or not _may_reach(reach, to):
         return "refuses it: the operator lets nobody there"

@@ -103,8 +103,8 @@ def no_answer(client: Namespace, address: str) -> bool:
 
 def test_tenants_speak_with_the_world(lab: LabName) -> None:
     """Both families, UDP, TCP and ping, two tenants with equal addresses, each from its own public address; the world
-    comes in at a forwarded port alone; no droplet is reached, be it known or not. Without gateways nobody is heard
-    (the last assertions), and nothing is left of them."""
+    comes in at a forwarded port alone, and so do the endpoints, as the gateway; no droplet is reached, be it known or
+    not. Without gateways nobody is heard (the last assertions), and nothing is left of them."""
     with running(lab) as rig:
         for number, far in enumerate((WORLD4, WORLD6)):
             public = {tenant: rig.status(tenant)["addresses"][number] for tenant in TENANTS}
@@ -122,6 +122,8 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
             assert told(rig.ends["blue"], far) == (REFUSED, far)
             with forwarded(rig.world, rig.ends["blue"], public["blue"]) as both:
                 bulk(*both)
+            with forwarded(rig.ends["blue"], rig.ends["blue"], public["blue"], seen=(public["blue"],)) as both:
+                bulk(*both)  # fails without a hairpin
         nobody_poses_as_inside(rig)
         for address in BLOCKED:
             assert no_answer(rig.ends["blue"], address)
@@ -130,6 +132,8 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
         with Client(lab.server_url) as client:
             found = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": WORLD4})
             assert f"NatGateway blue/out sends it into the world as {PUBLIC4}" in found["ending"]
+            found = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": PUBLIC4})
+            assert "leads it back into the VPC" in found["ending"]
             for far, address in ((WORLD4, PUBLIC4), (WORLD6, PUBLIC6)):
                 asked = {"source": far, "destination": address, "protocol": "tcp", "destinationPort": 80}
                 way = client.trace(asked)
@@ -171,15 +175,20 @@ def nobody_poses_as_inside(rig: Rig) -> None:
 
 @contextmanager
 def forwarded(
-    client: Namespace, server: Namespace, public: str, port: int = FORWARDED, target: int = TARGET
+    client: Namespace,
+    server: Namespace,
+    public: str,
+    port: int = FORWARDED,
+    target: int = TARGET,
+    seen: tuple[str, ...] = (WORLD4, WORLD6),
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection of the world to a forwarded port: both ends."""
+    """A connection to a forwarded port: both ends. `seen`: as whom the client is seen."""
     family = socket.AF_INET6 if ":" in public else socket.AF_INET
     with server.run(lambda: socket.create_server(("", target), family=family)) as listening:
         listening.settimeout(30)
         with client.run(lambda: socket.create_connection((public, port), 30)) as near:
             far, who = listening.accept()
-            assert who[0] in (WORLD4, WORLD6)
+            assert who[0] in seen
             with far:
                 for end in (near, far):
                     end.settimeout(30)

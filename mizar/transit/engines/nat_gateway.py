@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,8 @@ class NatGateway:
         """What tenants may not reach: other droplets, this host, its networks, and what is nobody's."""
         hosts, networks = nat_guard.own_prefixes()
         never = (*hosts, *map(prefix_of, self._nat.never))
-        limits = Limits(never, (*SPECIAL, *networks), tuple(map(prefix_of, self._nat.reach)))
+        reach = (*map(prefix_of, self._nat.reach), *map(ip_network, way.public))
+        limits = Limits(never, (*SPECIAL, *networks), reach)
         text = nat_guard.rules(way.interface, way.inside, limits, self._peer())
         if text != self._rules:
             nat_guard.keep(way.namespace, text)

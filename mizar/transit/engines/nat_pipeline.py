@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gateway's flow pipeline for one NAT gateway (docs/pipeline.md), and what it was told, checked.
 
-Called by `nat_gateway`. Frames come by two interfaces, told apart by their MACs: from inside, from outside. What does
-not change sides after its translation is dropped. Pure.
+Called by `nat_gateway`. Frames come by two interfaces, told apart by their MACs: from inside, from outside. What is from
+inside and for inside still, after its translation, is for a forward of the gateway's own (hairpin): it goes back by the
+namespace's stack. What is from outside and stays there is dropped. Pure.
 """
 
 import json
@@ -99,8 +100,8 @@ def description(nat: pb.NatGateway) -> str:
                     }
                 ],
             },
-            _translation("From inside", OUTSIDE),
-            _translation("From outside", INSIDE),
+            _translation("From inside", {OUTSIDE: [{"goto": "Out"}], INSIDE: [{"trap": "kernel"}]}),
+            _translation("From outside", {INSIDE: [{"goto": "Out"}]}),
             {"name": "Out", "steps": ["stop"]},
         ],
     }
@@ -113,8 +114,9 @@ def _side(mac: bytes, meta: int, group: str) -> dict[str, Any]:
     return {"when": f"eth dst {mac.hex(':')}", "steps": steps}
 
 
-def _translation(name: str, after: int) -> dict[str, Any]:
-    changed = [{"when": str(after), "steps": [{"goto": "Out"}]}, {"when": "otherwise", "steps": _drop("same side")}]
+def _translation(name: str, after: dict[int, list[Any]]) -> dict[str, Any]:
+    changed: list[Any] = [{"when": str(meta), "steps": steps} for meta, steps in after.items()]
+    changed.append({"when": "otherwise", "steps": _drop("same side")})
     translated = ["nat", {"switch": "metadata", "cases": changed}]
     states = [
         {"when": "new", "steps": [{"nat": {"allocate": True}}, translated[1]]},
