@@ -6,7 +6,8 @@
 Called by mizar.transit.engines.nat_gateway, on any thread; the program is attached by `mizar gateway run`. The stack of
 the namespace keeps tenants from what is not for them (`rules`), before the program. MACs are fixed: the program changes
 none, so each side takes the other's end for its router, and the program tells the sides apart by them. What it gives
-back, a hairpin's, the namespace's stack takes at mznat1, which has the MAC that it was sent to. It must never touch an interface, a route or a neighbour that it did not make.
+back, a hairpin's, the namespace's stack takes at mznat1, which has the MAC that it was sent to. It must never touch
+an interface, a route or a neighbour that it did not make.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def wish_of(gateway: NatGateway, pool: AddressPool | None) -> Wish:
     """The endpoint that a gateway needs: where the pool's addresses are attracted, and it may be."""
     allowed = pool.spec.droplets if pool else ()
     droplets = tuple(name for name in allowed if not gateway.spec.droplets or name in gateway.spec.droplets)
-    count = 2 if gateway.spec.standby and gateway.status.pair_key is not None else 1
+    count = 2 if gateway.spec.standby and _pair_key(gateway) else 1
     return Wish(gateway.spec.network, count, droplets, forwarding=True, apart=True)
 
 
@@ -193,7 +193,7 @@ def _pair(gateway: NatGateway, carriers: Sequence[Item], instance: Item) -> tupl
     """Whether an instance stands by, and with whom it is a pair, once both have addresses."""
     others = [one for one in carriers if one is not instance]
     standby = bool(others) and carriers[0] is not instance
-    if not others or gateway.status.pair_key is None:
+    if not others or not _pair_key(gateway):
         return standby, None
     own, other = (
         {len(found): found for text in one.resource.status.addresses if (found := ip_address(text).packed)}
@@ -203,7 +203,13 @@ def _pair(gateway: NatGateway, carriers: Sequence[Item], instance: Item) -> tupl
     family = next((length for length in own if length in other), 0)
     if not family:
         return standby, None
-    return standby, NatPairEntry(own[family], other[family], gateway.status.pair_key.reveal())
+    return standby, NatPairEntry(own[family], other[family], _pair_key(gateway))
+
+
+def _pair_key(gateway: NatGateway) -> str:
+    """Empty where there is none: of one that is older than this."""
+    key = gateway.status.pair_key
+    return key.reveal() if key is not None and key.known else ""
 
 
 def may_reach(registry: Registry, gateway: Item, droplet: Droplet) -> bool:

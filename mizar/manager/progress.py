@@ -121,7 +121,7 @@ class Progress:
             if formers:
                 self._store.commit(Commit(put=tuple(item.record() for item in formers.values())))
             if unwritten:
-                self._store.write_status((item.uid, item.status()) for item in unwritten.values())
+                self._store.write_status((item.uid, item.status(secrets=True)) for item in unwritten.values())
         except MizarError as error:
             log.error("status_not_kept objects=%d reason=%s", len(unwritten), error)
             self._unwritten, self._formers = unwritten | self._unwritten, formers | self._formers

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mizar.model.addresses import parse_prefix
 from mizar.model.prefixes import PrefixTable
 from mizar.model.resources import KINDS, VPC, Endpoint, Network, Phase, Ref, Resource, dump
+from mizar.model.secret import REVEAL
 from mizar.store.protocol import Allocation, Record
 
 
@@ -62,9 +63,10 @@ class Item:
         """Names of the droplets that are its bouncers or dividers."""
         return members_of(self.resource)
 
-    def status(self) -> dict[str, Any]:
-        """Status as JSON values, without the parts that only a fleet knows."""
-        found = self.resource.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    def status(self, *, secrets: bool = False) -> dict[str, Any]:
+        """Status as JSON values, without what only a fleet knows. `secrets`: for the store, with their text."""
+        context = REVEAL if secrets else None
+        found = self.resource.status.model_dump(mode="json", by_alias=True, exclude_none=True, context=context)
         found["phase"], found["observedGeneration"] = self.phase.value, self.observed_generation
         if self.host_interface:
             found["hostInterface"] = self.host_interface
@@ -86,7 +88,7 @@ class Item:
             created_at=_text(metadata.created_at) or "",
             deleted_at=_text(metadata.deleted_at),
             forced=self.forced,
-            status=self.status(),
+            status=self.status(secrets=True),
             allocations=self.allocations,
             placement=self.placement,
             former=self.former,

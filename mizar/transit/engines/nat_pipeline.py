@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gateway's flow pipeline for one NAT gateway (docs/pipeline.md), and what it was told, checked.
 
-Called by `nat_gateway`. Frames come by two interfaces, told apart by their MACs: from inside, from outside. What is from
-inside and for inside still, after its translation, is for a forward of the gateway's own (hairpin): it goes back by the
-namespace's stack. What is from outside and stays there is dropped. Pure.
+Called by `nat_gateway`. Frames come by two interfaces, told apart by their MACs: from inside, from outside. What is
+from inside and for inside still, after its translation, is for a forward of the gateway's own (hairpin): it goes back
+by the namespace's stack. What is from outside and stays there is dropped. Pure.
 """
 
 import json

@@ -95,6 +95,8 @@ async def test_another_droplet_stands_by(world: World) -> None:
     assert instances(world)[first].standby
     assert instances(world)[second].instance == told[second].instance
     assert not instances(world)[second].standby
+    await world.restart()
+    await until(lambda: instances(world).get(first, pb.NatGateway()).pair.key == told[first].pair.key)
     world.apply(gateway(standby=False))
     await until(lambda: list(instances(world)) == [second])
 
