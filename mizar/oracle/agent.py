@@ -68,7 +68,7 @@ def send(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
         came = packet.frame
         if here.functions and not packet.side:
             at_egress(here, packet, sender)
-        return at_delivery(here, came, handle_frame(here, packet, sender))
+        return at_delivery(here, came, handle_frame(here, packet, sender), packet.segments)
     except RefusedError as refused:
         outcome = packet.refused(refused.reason, uid=of_sender(packet, sender.uid), always_drop=True)
         if packet.own and packet.inner:

@@ -78,12 +78,12 @@ def of_sender(packet: Packet, uid: str) -> str:
     return "" if packet.met and packet.met[-1].stage == SCALED and packet.met[-1].dropped else uid
 
 
-def at_delivery(here: Droplet, came: bytes, outcome: Outcome) -> Outcome:
+def at_delivery(here: Droplet, came: bytes, outcome: Outcome, segments: int) -> Outcome:
     """What stays on the droplet, before it is handed over."""
     if not here.functions or outcome.verdict is not Verdict.DELIVER or outcome.handover is None:
         return outcome
     seen = Seen("ENDPOINT_INGRESS", outcome.frame, outcome.frame, outcome.handover.vni)
-    return _ask(here, outcome, seen, outcome.handover.uid, came)
+    return _ask(here, outcome, seen, outcome.handover.uid, came, segments)
 
 
 def behind_tunnel(frame: bytes) -> bytes:
@@ -117,7 +117,7 @@ def _stage(outcome: Outcome) -> str:
             return ""
 
 
-def _ask(here: Droplet, outcome: Outcome, seen: Seen, uid: str, came: bytes) -> Outcome:
+def _ask(here: Droplet, outcome: Outcome, seen: Seen, uid: str, came: bytes, segments: int = 1) -> Outcome:
     met = list(outcome.met)
     for name in _chain(here, seen, uid):
         drops = _drops(name, seen)
@@ -126,10 +126,10 @@ def _ask(here: Droplet, outcome: Outcome, seen: Seen, uid: str, came: bytes) -> 
             if seen.stage == "ENDPOINT_INGRESS":
                 here.policy_flows.take_back(seen.vni, uid)
             counted = {key: dict(fields) for key, fields in outcome.counted.items()}
-            counted["drop", REFUSED] = {"packets": 1, "bytes": len(came)}
+            counted["drop", REFUSED] = {"packets": segments, "bytes": len(came)}
             if seen.vni:
                 fields = counted.setdefault(("vpc", seen.vni), {})
-                fields["dropped_packets"] = fields.get("dropped_packets", 0) + 1
+                fields["dropped_packets"] = fields.get("dropped_packets", 0) + segments
             return replace(
                 outcome, verdict=Verdict.DROP, frame=came, reason=REFUSED, counted=counted, next_hop=None,
                 handover=None, met=tuple(met),
