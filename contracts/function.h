@@ -12,7 +12,7 @@
 
 enum function_limit {
 	FUNCTIONS = 64,		/* loaded on a droplet at a time: one bit each */
-	FUNCTION_CHAIN = 8,	/* at one stage: the kernel lets one packet enter 33 programs */
+	FUNCTION_CHAIN = 16,	/* at one stage, or at two that one packet meets: the kernel lets it enter 33 programs */
 	FUNCTION_REASONS = 32,	/* reasons of its own that a function may have: 1 .. 31; 0: it named none */
 	FUNCTION_ABI = 1,	/* the loader refuses a function that was built for another */
 	FUNCTION_SAMPLE = 256,	/* one packet in so many is timed */

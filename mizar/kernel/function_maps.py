@@ -16,9 +16,8 @@ from mizar.kernel.layout import U32, Codec
 from mizar.kernel.libbpf import lib
 from mizar.kernel.maps import Table
 from mizar.model.errors import InvalidError
+from mizar.model.function import ENDPOINT_VALUES as ENDPOINT_VALUES
 
-ENDPOINT_VALUES = "endpoint_values"
-"""The map of a function that the platform writes: see MIZAR_ENDPOINT_VALUES in mizar_function.h."""
 _ARRAY = 2
 _MMAPABLE, _INNER_MAP = 1 << 10, 1 << 12
 _PLAIN = {1: "HASH", _ARRAY: "ARRAY", 9: "LRU_HASH", 11: "LPM_TRIE"}

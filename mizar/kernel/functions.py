@@ -219,5 +219,5 @@ def choose(obj: Any, wanted: str, named: str) -> Any:
 
 
 def most_at_a_stage() -> int:
-    """How many functions one stage takes."""
+    """How many functions one stage takes, or two that one packet meets."""
     return constant("FUNCTION_CHAIN")

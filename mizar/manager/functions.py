@@ -234,6 +234,12 @@ class Functions:
         return item.resource if item is not None and isinstance(item.resource, VPC) else None
 
     def _scope(self, attached: Attachment) -> pb.FunctionScope | None:
+        found = self._whom(attached)
+        if found is not None and attached.value is not None:
+            found.value = attached.value
+        return found
+
+    def _whom(self, attached: Attachment) -> pb.FunctionScope | None:
         if attached.droplet is not None:
             return pb.FunctionScope(droplet=True)
         item = self._registry.find(attached.ref)

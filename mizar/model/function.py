@@ -27,6 +27,8 @@ from mizar.model.function_object import MOST_BYTES, STAGES, FunctionObject, dige
 PARAMETERS = ".rodata.parameters"
 _BYTES, _DIGEST = "base64:", "sha256:"
 _MOST_ENTRIES = 4096
+ENDPOINT_VALUES = "endpoint_values"
+"""The map of a function that the platform writes: see MIZAR_ENDPOINT_VALUES in mizar_function.h."""
 StageName = Literal[
     "ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_REDIRECT", "ON_XDP_DROP", "ON_XDP_SCALED_EP", "ENDPOINT_INGRESS",
     "ENDPOINT_EGRESS",
@@ -99,17 +101,19 @@ class Named(Value):
 
 
 class Attachment(Value):
-    """For whose packets: one of the five. `droplet: all` is every droplet."""
+    """For whose packets: one of the five. `droplet: all` is every droplet. `value`: what the function's map
+    `endpoint_values` has for endpoints that this is the narrowest scope of."""
 
     droplet: fields.Name | None = None
     vpc: Named | None = None
     network: Named | None = None
     group: Named | None = None
     endpoint: Named | None = None
+    value: Annotated[int, Field(strict=True, ge=1, le=2**32 - 1)] | None = None
 
     @model_validator(mode="after")
     def _one_of_five(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = [name for name in type(self).model_fields if name != "value" and getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"expected one of droplet, vpc, network, group and endpoint, found {found}")
@@ -139,9 +143,11 @@ class Entry(Value):
 
 
 def _once(attached: Sequence[Attachment]) -> None:
-    for place, one in enumerate(attached):
-        if one in attached[:place]:
+    whom: set[str] = set()
+    for one in attached:
+        if one.text in whom:
             raise ValueError(f"expected each scope once, found {one.text} again")
+        whom.add(one.text)
 
 
 def _stored(info: ValidationInfo) -> bool:
@@ -175,7 +181,13 @@ class FunctionSpec(Value):
         except ValueError as error:
             raise PydanticCustomError("fit", str(error).replace("{", "{{"), {"field": "attach"}) from error
         if self.object is not None and self.object.data is not None and not _stored(info):
-            for field, check in (("object", self._read), ("parameters", self._pack), ("maps", self._entries)):
+            checks = (
+                ("object", self._read),
+                ("parameters", self._pack),
+                ("maps", self._entries),
+                ("attach", self._say),
+            )
+            for field, check in checks:
                 try:
                     check()
                 except InvalidError as error:
@@ -216,6 +228,12 @@ class FunctionSpec(Value):
             if stage not in made_for:
                 raise InvalidError(f"it is not made for {stage}, but for {', '.join(made_for)}")
 
+    def _say(self) -> None:
+        if any(one.value is not None for one in self.attach) and ENDPOINT_VALUES not in self.about.maps:
+            raise InvalidError(
+                f"function {self.about.name} takes no values: expected MIZAR_ENDPOINT_VALUES in its source"
+            )
+
     def _pack(self) -> bytes | None:
         return parameters_of(self.about, self.parameters) if self.parameters else None
 
@@ -243,6 +261,8 @@ def entries_of(function: FunctionObject, name: str, entries: Sequence[Entry]) ->
     shape = function.maps.get(name)
     if shape is None:
         raise InvalidError(f"function {function.name} has no map {name}; it has {', '.join(function.maps) or 'none'}")
+    if name == ENDPOINT_VALUES:
+        raise InvalidError(f"map {name} is written by the droplet: expected the values beside scopes of attach")
     if shape.kind not in _LISTED:
         raise InvalidError(f"map {name} is of a type whose entries no manifest can list")
     if len(entries) > shape.entries:

@@ -7,6 +7,7 @@ Called by the daemon's functions. Pure; a function that contradicts itself is an
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,12 @@ def parse(message: pb.Function, number: int) -> Function:
     return Function(message, about, number)
 
 
+_IN_A_ROW = ("ENDPOINT_EGRESS", "ON_XDP_SCALED_EP", "ENDPOINT_INGRESS")
+_AT_THE_END = ("ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_REDIRECT", "ON_XDP_DROP")
+MET_TOGETHER = (*itertools.combinations(_IN_A_ROW, 2), *(("ON_XDP_SCALED_EP", stage) for stage in _AT_THE_END))
+"""Stages of one packet, on one hook. With no more than FUNCTION_CHAIN at any two, all three have 24 at most."""
+
+
 def chains_of(functions: Iterable[Function]) -> dict[Place, Sequence[Member]]:
     """Who stands at each place, in order. Raises ExhaustedError where a stage has too many."""
     ordered = sorted(functions, key=lambda one: (one.message.order, one.name))
@@ -91,6 +98,13 @@ def chains_of(functions: Iterable[Function]) -> dict[Place, Sequence[Member]]:
             raise ExhaustedError(f"stage {stage} has room for {most_at_a_stage()} functions, not for {names}")
         for hook in HOOKS[stage]:
             found[Place(stage, hook)] = members
+    counts = {place.stage: len(members) for place, members in found.items()}
+    for one, other in MET_TOGETHER:
+        if counts[one] + counts[other] > most_at_a_stage():
+            both = f"{counts[one]} at {one} and {counts[other]} at {other}"
+            raise ExhaustedError(
+                f"one packet may meet {most_at_a_stage()} functions at two stages, not {both}; attach fewer"
+            )
     return found
 
 

@@ -261,12 +261,12 @@ class Servicer(transit_pb2_grpc.TransitServicer):
                 protections = self._ddos.whole(request.protections) if not missing else []
             if missing:  # objects that are missing are told of as well, in the same answer
                 return pb.SetFunctionsReply(missing=[*missing, *functions.missing(request)])
-            change = await asyncio.to_thread(functions.prepare, request)
+            change = await functions.aside(lambda: functions.prepare(request))
             if isinstance(change, pb.SetFunctionsReply):
                 return change
             async with self._ledger.lock:
-                await asyncio.to_thread(functions.put, change, self._ledger.state)
-            reply = await asyncio.to_thread(functions.finish, change)
+                await functions.aside(lambda: functions.put(change, self._ledger.state))
+            reply = await functions.aside(lambda: functions.finish(change))
             if self._ddos is not None:
                 reply.changed += await asyncio.to_thread(self._ddos.set, protections)
             return reply

@@ -12,7 +12,7 @@ from mizar.kernel import libbpf, test_run
 from mizar.kernel.function_chains import Chains
 from mizar.kernel.function_tables import U64, FunctionTables
 from mizar.kernel.functions import Place, Room
-from mizar.kernel.layout import U32, parse, struct
+from mizar.kernel.layout import U32, constant, parse, struct
 from mizar.kernel.maps import Table
 from mizar.model.drop_reasons import by_name
 from mizar.model.errors import ExhaustedError, InvalidError, MizarError
@@ -209,6 +209,10 @@ def test_functions_of_a_stage_run_in_their_order(functions: Chained, droplet: Te
     functions.put({"ON_XDP_TX": members}, droplet=0b10110)
     bounced(droplet)
     assert functions.trail("ON_XDP_TX") == 235
+    droplet.reset()
+    functions.put({"ON_XDP_TX": [saying(CONTINUE, number) for number in range(constant("FUNCTION_CHAIN"))]})
+    assert same(bounced(droplet), plain)
+    assert functions.trail("ON_XDP_TX") == 1111111111111111, "each of a full stage is asked"
 
 
 def test_a_function_is_for_frames_of_its_scopes(functions: Chained, droplet: Testbed) -> None:

@@ -24,6 +24,7 @@ from tests.unit.manager.world import World, endpoint, manifest, until
 SOURCE = """
 #include "mizar_function.h"
 MIZAR_MAP(BPF_MAP_TYPE_HASH, ports, uint32_t, uint64_t, 16, 0);
+MIZAR_ENDPOINT_VALUES;
 const volatile uint32_t parameters SEC(".rodata.parameters") = 1;
 MIZAR_FUNCTION(NAME, MIZAR_STAGE(ENDPOINT_INGRESS_STAGE) | MIZAR_STAGE(ON_XDP_TX))
 {
@@ -106,13 +107,14 @@ async def test_it_follows_what_it_is_for(world: World, objects: dict[str, bytes]
 
 
 async def test_order_stages_parameters_and_maps_are_told(world: World, objects: dict[str, bytes]) -> None:
-    """Parameters make another object; a map is told whole."""
-    one = function(objects["first1"], attach=[{"droplet": "d1"}], order=7, stages=["ON_XDP_TX"])
+    """Parameters make another object; a map is told whole, a scope with its value."""
+    one = function(objects["first1"], attach=[{"droplet": "d1", "value": 9}], order=7, stages=["ON_XDP_TX"])
     one["spec"] |= {"maps": {"ports": [{"key": 5, "value": 6}]}}
     world.apply(world.droplet("d1"), one)
     await world.settled()
     told = world.daemons["d1"].functions["first"]
     assert (told.order, list(told.stages), told.maps[0].name) == (7, [0], "ports")
+    assert [(one.droplet, one.value) for one in told.scopes] == [(True, 9)]
     assert told.maps[0].entries[0] == pb.FunctionEntry(key=b"\5\0\0\0", value=b"\6" + bytes(7))
     with pytest.raises(InvalidError, match="parameters"):
         world.apply(function(objects["first1"], parameters={"most": 2}))
