@@ -38,7 +38,7 @@ from .testbed import XDP_PASS, Testbed
 ROOT = Path(__file__).resolve().parents[2]
 COSTS = Path(__file__).parent / "costs.toml"
 RENEW = ".venv/bin/python -m tests.dataplane.counted --write"
-COUNTED = ("agent", "transit", "deliver", "proxy")
+COUNTED = ("agent", "transit", "deliver", "proxy", "substrate")
 MORE = {"deliver": ("-include", str(SOURCES / "note.h"))}  # a test run has no metadata
 PLACES = 512
 RUNS = 12
