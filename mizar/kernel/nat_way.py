@@ -137,10 +137,10 @@ def remove(uid: str, uplink: str, public: Iterable[Address]) -> None:
         _delete(here, name_of(uid))
 
 
-def is_whole(way: Way) -> bool:
-    """Whether the links are there: they end with the namespace."""
+def is_linked(way: Way) -> bool:
+    """Whether the link between the namespace and the droplet is there."""
     with Netlink() as here, Netlink(way.namespace) as inside:
-        return interfaces.find(here, name_of(way.uid)) is not None and interfaces.find(inside, OUTER) is not None
+        return interfaces.find(here, name_of(way.uid)) is not None and interfaces.find(inside, NEAR) is not None
 
 
 def _offloads() -> None:

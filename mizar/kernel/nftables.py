@@ -29,13 +29,29 @@ const char *nft_ctx_get_output_buffer(struct nft_ctx *ctx);
 int nft_run_cmd_from_buffer(struct nft_ctx *ctx, const char *buf);
 """)
 _LIBRARY = "libnftables.so.1"
-_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON
+_STATELESS, _JSON = 1 << 1, 1 << 4  # NFT_CTX_OUTPUT_STATELESS, NFT_CTX_OUTPUT_JSON
 
 
 def apply(ruleset: str, namespace: Namespace) -> None:
     """Carries out commands in nft's language in a namespace, in one transaction. Raises InvalidError with nft's words
     when it refuses them, MizarError when the library is missing."""
     _run(ruleset, namespace)
+
+
+def listing(family: str, table: str, namespace: Namespace) -> dict[str, tuple[str, ...]]:
+    """The lines of each block of a table, without what it has counted; nothing where there is no such table."""
+    tables = _run("list tables", namespace).splitlines()
+    if f"table {family} {table}" not in tables:
+        return {}
+    found: dict[str, list[str]] = {}
+    block: list[str] = []
+    for line in _run(f"list table {family} {table}", namespace, _STATELESS).splitlines()[1:-1]:
+        words = line.strip()
+        if line.startswith("\t") and not line.startswith("\t\t") and words.endswith("{"):
+            block = found[words.removesuffix("{").strip()] = []
+        elif words not in ("", "}"):
+            block.append(words)
+    return {name: tuple(lines) for name, lines in found.items()}
 
 
 def packets(family: str, table: str, namespace: Namespace) -> dict[str, int]:

@@ -7,14 +7,15 @@ Called by mizar.manager.tracing. It only reads. An address of a stranger's is no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from mizar.manager import address_pools
 from mizar.manager.droplet_link import Link
 from mizar.manager.instances import instances_of
+from mizar.manager.load_balancers import public_of
 from mizar.manager.nat_gateways import carriers_of, forward_of
-from mizar.manager.public_nat import is_nat
+from mizar.manager.public_nat import is_nat, service_of
 from mizar.manager.registry import Item, Registry
 from mizar.model.address_pool import AddressPool
 from mizar.model.addresses import ROUTER_MAC, parse_mac, text_of
@@ -22,6 +23,8 @@ from mizar.model.errors import InvalidError, NotFoundError, Problem, TemporaryEr
 from mizar.model.load_balancer import LoadBalancer
 from mizar.model.nat_gateway import NatGateway
 from mizar.model.resources import Endpoint, Ref
+from mizar.model.scaled import Affinity
+from mizar.oracle.tables import in_prefix
 from mizar.trace.packet import Asked, build
 from mizar.trace.question import Question
 from mizar.trace.report import HopReport
@@ -46,6 +49,8 @@ class Entrance:
     table: str = ""
     ending: str = ""
     """Why it comes no further."""
+    arrives: bool = False
+    """Nothing is wrong with that: what follows is not for tables of droplets to say."""
 
     def frame(self, mac: bytes) -> bytes:
         """As the client sends it, to a MAC."""
@@ -65,7 +70,10 @@ class Entrance:
         return ROUTER_MAC + build(there, self.mac, client, self.to)[6:]
 
     def before(self, vpc: str) -> tuple[HopReport, ...]:
-        """What a NAT gateway does with it."""
+        """What a NAT gateway does with it, or the kernel for a load balancer in mode nat."""
+        if is_nat(self.owner.resource):
+            verdict = "translated" if self.arrives else "dropped"
+            return (HopReport(self.droplet, "load balancer", verdict, vpc, table=self.table),)
         if not isinstance(self.owner.resource, NatGateway):
             return ()
         verdict = "dropped" if self.ending else "translated"
@@ -96,12 +104,7 @@ def entrance(
         raise NotFoundError(Problem(message, field="destination"))
     match owner.resource:
         case LoadBalancer() if is_nat(owner.resource):
-            carriers = [f"{one.resource.tenant}/{one.resource.name}" for one in instances_of(registry, owner)]
-            message = (
-                f"{owner.ref} is in mode nat, where the kernel of its namespace chooses the member of a connection; "
-                f"the way from there can be traced: from {', '.join(carriers) or 'its endpoint'} to a member"
-            )
-            raise InvalidError(Problem(message, field="destination"))
+            return _by_kernel(registry, question, owner, owner.resource)
         case LoadBalancer():
             return _balanced(registry, link, question, owner, owner.resource)
         case NatGateway():
@@ -123,6 +126,43 @@ def _balanced(
     if not droplet:
         raise TemporaryError(Problem(f"no droplet that attracts it can be asked: {', '.join(there) or 'none does'}"))
     return Entrance(owner, balancer.spec.network, droplet, question)
+
+
+def _by_kernel(registry: Registry, question: Question, owner: Item, balancer: LoadBalancer) -> Entrance:
+    """Up to the endpoint of a load balancer in mode nat, and the rule of its namespace that is next."""
+    carrier = next(reversed(instances_of(registry, owner)), None)
+    droplet = carrier.resource.status.host if carrier and isinstance(carrier.resource, Endpoint) else ""
+    if question.droplet and question.droplet != droplet:
+        message = f"expected the droplet that carries {owner.ref}, {droplet or 'which there is none'}"
+        raise InvalidError(Problem(message, field="droplet"))
+    there = Entrance(owner, balancer.spec.network, droplet, question)
+    if carrier is None or not droplet:
+        return replace(there, ending=f"no droplet of the pool carries {owner.ref}")
+    asked, client, public = question.asked, question.source, question.destination
+    assert isinstance(client, bytes)
+    assert isinstance(public, bytes)
+    service = service_of(registry, owner)
+    fact = public_of(registry, service.resource) if service and isinstance(service.resource, Endpoint) else None
+    if fact is not None and any(in_prefix(client, *prefix) for prefix in fact.inside):
+        why = f"{text_of(client)} is of the VPC, of a peer or behind its appliances: nobody outside can be it"
+        return replace(there, table="first: refused", ending=why)
+    ports: dict[tuple[str, int], int] = {
+        (one.protocol, one.port): one.target_port or one.port for one in balancer.spec.listeners
+    }
+    target = ports.get((asked.protocol, asked.destination_port))
+    if target is None:
+        listed = ", ".join(f"{protocol} {port}" for protocol, port in sorted(ports))
+        why = f"no listener of {owner.ref} takes {asked.protocol} {asked.destination_port}"
+        return replace(there, table=f"choose: none; there are {listed}", ending=why)
+    by = "the client's address" if balancer.spec.affinity is Affinity.CLIENT else "the client's address and port"
+    name = f"{carrier.resource.tenant}/{carrier.resource.name}"
+    rule = f"{text_of(public)} {asked.protocol} {asked.destination_port} → port {target} of a member, by {by}"
+    table = f"choose: {rule}; leave: from {name}'s own address. A connection that is known keeps its member"
+    why = (
+        f"handed to the kernel of {name} on {droplet}, whose rule (nftables: mizar_balance, chain choose) is next: "
+        f"{rule}; trace from {name} to a member for the rest of the way"
+    )
+    return replace(there, table=table, ending=why, arrives=True)
 
 
 def _translated(registry: Registry, question: Question, owner: Item, gateway: NatGateway) -> Entrance:

@@ -132,7 +132,7 @@ class Tracing:
         name, to = text_of(client), text_of(question.destination)
         shown = packet_text(parse_inner(way_in.frame(bytes(6))))
         if way_in.ending:
-            ending = Ending(False, way_in.ending)
+            ending = Ending(way_in.arrives, way_in.ending)
             return Trace(name, to, shown, way_in.before(self._names.vpc(vpc.number or 0)), ending)
         droplet = self._names.address_of(way_in.droplet)
         live = Live(_Daemons(self._names, self._link, way_in.uid), frozenset({vpc.number or 0}))

@@ -35,6 +35,7 @@ from mizar.transit.ddos import Ddos
 from mizar.transit.direct import Direct
 from mizar.transit.drops import Describer
 from mizar.transit.engines import host
+from mizar.transit.engines.audit import EngineAudit
 from mizar.transit.engines.kinds import KINDS
 from mizar.transit.engines.nat_left import forget_all, let_go_of_all
 from mizar.transit.events import Hub
@@ -231,7 +232,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         attachments.refit_soon()
         attachments.settle_later()
         others = LinkAudit(ledger, attachments), ProgramAudit(loaded, facts, options), RowsAudit(ledger)
-        audit = Audit(ledger, (*others, FunctionAudit(ledger, functions, ddos)))
+        audit = Audit(ledger, (*others, FunctionAudit(ledger, functions, ddos), EngineAudit(engines)))
         servicer = Servicer(
             identity,
             ledger,

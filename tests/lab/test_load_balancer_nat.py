@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from mizar.api.client import Client
+from mizar.kernel import nftables
+from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
-from mizar.model.errors import InvalidError
 from tests.lab.conftest import leftovers, wait_until
 from tests.lab.test_load_balancer import _KINDS, LIMIT_S, SERVERS, TARGET
 from tests.lab.test_public_load_balancer import PUBLIC, Public
@@ -108,6 +109,22 @@ def test_members_that_cannot_answer_straight(translated: Translated) -> None:
         assert {translated.who("outside", address) for _ in range(40)} == EVERYBODY
         assert {translated.who_by_udp("outside", address) for _ in range(40)} == EVERYBODY
         assert {translated.who("client", address) for _ in range(20)} == set(SERVERS)  # inside, by the scaled endpoint
+    the_audit_knows_its_rules(translated)
+
+
+def the_audit_knows_its_rules(translated: Translated) -> None:
+    """What somebody takes away in its namespace is told by the name of its endpoint, and written again."""
+    droplet = translated.status()["droplet"]
+    with Client(translated.name.server_url) as client:
+        workload = client.get("Endpoint", "shop-1", "blue")["spec"]["workload"]
+        with Namespace.by_name(workload["namespace"]) as namespace:
+            nftables.apply("flush chain inet mizar_balance choose", namespace)
+        found = client.audit(droplet, repair=True)["findings"]
+        rules = [one for one in found if one["table"] == "engine"]
+        assert [(one["key"], one["repair"]) for one in rules] == [("nftables chain choose", "written again")], found
+        assert "shop-1" in str(rules)
+        assert [one for one in client.audit(droplet)["findings"] if one["table"] == "engine"] == []
+    assert translated.who("outside", PUBLIC[0]) in EVERYBODY
 
 
 @pytest.mark.long
@@ -177,8 +194,9 @@ def test_one_address_one_member_and_another_droplet(translated: Translated) -> N
     with Client(translated.name.server_url) as client:
         legacy = {"source": {"tenant": "blue", "name": "shop-1"}, "destination": "10.0.1.200"}
         assert client.trace(legacy)["hops"]
-        with pytest.raises(InvalidError, match="from blue/shop-1 to a member"):
-            client.trace({"source": "198.51.100.7", "destination": PUBLIC[0]})
+        came = client.trace({"source": "198.51.100.7", "destination": PUBLIC[0], "protocol": "tcp"})
+        assert came["ok"], came
+        assert "trace from blue/shop-1 to a member" in came["ending"]
     first = translated.status()["droplet"]
     other = (set(OVER) - {first}).pop()
     with Client(translated.name.server_url) as client:

@@ -7,7 +7,7 @@ Implemented by each kind of function; called by `host` alone.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mizar._built import transit_pb2 as pb
 
@@ -36,6 +36,23 @@ class Sample:
     value: float
     labels: tuple[tuple[str, str], ...] = ()
     counter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What an engine has made and somebody else has altered; `wanted` or `found` is empty where there is nothing."""
+
+    what: str
+    wanted: str
+    found: str
+
+
+@runtime_checkable
+class Audited(Protocol):
+    """An engine that can compare what it has made with what it was told."""
+
+    async def faults(self, *, repair: bool) -> list[Fault]:
+        """All differences; `repair`: that are none afterwards."""
 
 
 class Engine(Protocol):

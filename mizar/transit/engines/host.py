@@ -96,6 +96,10 @@ class Engines:
             if local.wanted.engine:
                 self.put(local.wanted)
 
+    def running(self) -> list[tuple[str, Engine]]:
+        """Each with the uid of its endpoint."""
+        return [(uid, instance.engine) for uid, instance in self._instances.items()]
+
     def reports(self) -> list[pb.EngineReport]:
         """How each fares."""
         return [instance.report() for instance in self._instances.values()]

@@ -22,7 +22,7 @@ from mizar.kernel.nat_balance import Balance, Listener, Member
 from mizar.kernel.nat_way import Way
 from mizar.kernel.netlink import Netlink
 from mizar.model.errors import InvalidError, MizarError
-from mizar.transit.engines.engine import Kind, Place, Sample
+from mizar.transit.engines.engine import Fault, Kind, Place, Sample
 from mizar.transit.engines.nat_left import HOME, RECORD, let_go
 from mizar.transit.engines.nat_pipeline import prefix_of
 
@@ -104,6 +104,11 @@ class PublicBalancer:
         state = pb.EngineReport.RUNNING if self._ready else pb.EngineReport.STARTING
         return pb.EngineReport(state=pb.EngineReport.FAILED if self._reason else state, reason=self._reason,
                                nat=self._told)  # fmt: skip
+
+    async def faults(self, *, repair: bool) -> list[Fault]:
+        """Of its rules, and whether its link is there."""
+        async with self._turn:
+            return await asyncio.to_thread(self._faults, repair) if self._ready else []
 
     def log(self) -> Path | None:
         """Nowhere."""
@@ -205,6 +210,19 @@ class PublicBalancer:
                 self._full = full
                 nat_balance.keep(self._balance(self._states()), way.namespace)
             return pb.NatReport(connections=held, refused=nat_balance.refused(way.namespace))
+
+    def _faults(self, repair: bool) -> list[Fault]:
+        with self._way() as way:
+            balance = self._balance(self._states())
+            found = [Fault(f"nftables {chain}", should, there) for chain, should, there in
+                     nat_balance.altered(balance, way.namespace)]  # fmt: skip
+            if not nat_way.is_linked(way):
+                found.append(Fault(f"link {nat_way.name_of(way.uid)}", "there", ""))
+            if found and repair:
+                self._build(way)
+                nat_balance.keep(balance, way.namespace, fresh=True)
+                self._attract(way)
+            return found
 
     def _say(self, reason: str, found: pb.NatReport) -> None:
         if (reason, found) != (self._reason, self._told):

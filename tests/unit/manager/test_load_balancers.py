@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from mizar.manager.outside_trace import Entrance, entrance
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.model.resources import Ref
+from mizar.trace.packet import Asked
+from mizar.trace.question import Question
 from tests.unit.manager.test_vpns import start, vpn
 from tests.unit.manager.world import World, endpoint, manifest, network, until
 
@@ -129,3 +132,23 @@ async def test_who_is_behind_a_vpn_or_an_appliance_is_inside(world: World) -> No
     world.apply(network("red", "front"))
     await world.settled()
     await until(lambda: inside() == before)
+
+
+async def test_a_trace_from_outside_comes_to_the_instance_and_names_the_rule(world: World) -> None:
+    """Of a load balancer in mode nat; what its rules drop ends there."""
+    start(world, pool(), balancer("shop", public={"pool": "edge", "addresses": ["ipv4"], "mode": "nat"}))
+    (public,) = world.status("LoadBalancer", "shop", "red")["publicAddresses"]
+
+    def come(client: str, port: int) -> Entrance:
+        asked = Asked("tcp", 40000, port, 64)
+        question = Question(ip_address(client).packed, ip_address(public).packed, asked)
+        return entrance(world.manager._registry, lambda _: None, question, lambda _: True)
+
+    found = come("198.51.100.7", 80)
+    assert (found.droplet, found.arrives) == ("d2", True)
+    assert "tcp 80 → port 80 of a member" in found.ending
+    assert [one.verdict for one in found.before("red/main")] == ["translated"]
+    for client, port, why in (("198.51.100.7", 81, "no listener"), ("10.0.1.9", 80, "nobody outside")):
+        refused = come(client, port)
+        assert why in refused.ending
+        assert [one.verdict for one in refused.before("red/main")] == ["dropped"]
