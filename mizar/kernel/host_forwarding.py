@@ -29,6 +29,10 @@ GUARD = "mizar_forward"
 _WORD = {4: "ip", 6: "ip6"}
 _ROUTER = "router"
 """Answers for others by neighbour discovery, and is no host any more; alone it forwards nothing."""
+_PROXY, _ADVERTISED = "proxy", "advertised"
+"""Answers neighbour discovery for addresses that it is told of; takes router advertisements although it forwards."""
+_FILES = {_PROXY: ("proxy_ndp", "1", "0"), _ADVERTISED: ("accept_ra", "2", "1")}
+"""In /proc/sys/net/ipv6/conf/NAME; as it is made to be, and as it was before."""
 _ALL = "all"
 """Where the kernel (before 6.17) can make all interfaces forward IPv6, and not one."""
 _MARK = "made to forward: "
@@ -54,11 +58,18 @@ def allow(outside: Netlink, here: Namespace, name: str, uplink: str, version: in
         if router and able and (router_one in made or not here.run(lambda: _on(router_one))):
             wanted.add(router_one)
         own = _marks([interfaces.get(outside, name)])
-        if not wanted <= own:  # before all else
-            text = _MARK + " ".join("/".join(switch) for switch in sorted(own | wanted))
-            outside.tell([(set_link(name, alias=text), RTM_SETLINK, 0, f"mark {name}")])
+        _mark(outside, name, own, wanted)  # before all else
         if not guarded or one not in made:
             _guard(here, word, {place for kind, place in made | wanted if kind == word})
+        here.run(lambda: _turn(wanted, on=True))
+
+
+def answer(outside: Netlink, here: Namespace, name: str, uplink: str) -> None:
+    """The uplink can answer neighbour discovery for the end `name`, and goes on to take router advertisements."""
+    with _LOCK:
+        made = _marks(interfaces.listed(outside))
+        wanted = {one for word in _FILES if (one := (word, uplink)) in made or here.run(partial(_was, one))}
+        _mark(outside, name, _marks([interfaces.get(outside, name)]), wanted)
         here.run(lambda: _turn(wanted, on=True))
 
 
@@ -81,13 +92,19 @@ def release(outside: Netlink, here: Namespace, name: str, uplink: str) -> None:
                 _guard(here, word, rest)
             elif not rest and guarded:
                 nftables.apply(f"add table {word} {GUARD}\ndelete table {word} {GUARD}\n", here)
-        here.run(partial(_turn, {one for one in going - held if one[0] == _ROUTER}, on=False))
+        here.run(partial(_turn, {one for one in going - held if one[0] not in _WORD.values()}, on=False))
 
 
 def is_guarded(outside: Netlink, here: Namespace, version: int) -> bool:
     """Whether nothing else passes, if the host was made to forward."""
     made = any(kind == _WORD[version] for kind, _ in _marks(interfaces.listed(outside)))
     return not made or _has(here, _WORD[version])
+
+
+def _mark(outside: Netlink, name: str, own: set[Switch], wanted: set[Switch]) -> None:
+    if not wanted <= own:
+        text = _MARK + " ".join("/".join(switch) for switch in sorted(own | wanted))
+        outside.tell([(set_link(name, alias=text), RTM_SETLINK, 0, f"mark {name}")])
 
 
 def _marks(links: Iterable[interfaces.Interface]) -> set[Switch]:
@@ -120,6 +137,8 @@ def _has(here: Namespace, word: str) -> bool:
 
 def _path(switch: Switch) -> Path:
     word, place = switch
+    if word in _FILES:
+        return Path("/proc/sys/net/ipv6/conf", place, _FILES[word][0])
     forced = word == "ip6" and place != _ALL
     family = "ipv4" if word == "ip" else "ipv6"
     return Path("/proc/sys/net", family, "conf", place, "force_forwarding" if forced else "forwarding")
@@ -127,7 +146,16 @@ def _path(switch: Switch) -> Path:
 
 def _on(switch: Switch) -> bool:
     try:
-        return _path(switch).read_text().strip() != "0"
+        found = _path(switch).read_text().strip()
+        return found == _FILES[switch[0]][1] if switch[0] in _FILES else found != "0"
+    except FileNotFoundError:
+        return False
+
+
+def _was(switch: Switch) -> bool:
+    """Whether it is as nobody has changed it."""
+    try:
+        return _path(switch).read_text().strip() == _FILES[switch[0]][2]
     except FileNotFoundError:
         return False
 
@@ -136,4 +164,5 @@ def _turn(switches: Iterable[Switch], *, on: bool) -> None:
     for switch in sorted(switches):
         with contextlib.suppress(FileNotFoundError):  # the interface has gone
             if _on(switch) != on:
-                _path(switch).write_text(str(int(on)))
+                _, made, before = _FILES.get(switch[0], ("", "1", "0"))
+                _path(switch).write_text(made if on else before)

@@ -94,12 +94,9 @@ def open_host(uplink: str, end: str) -> None:
         if not _has(here, "inet", _TABLE):
             nftables.apply(f"table inet {_TABLE} {{\n{host}\n}}\n", here)
         _write(f"ipv6/conf/{end}/disable_ipv6", "0")
-        for switch in (f"ipv4/conf/{end}/forwarding", f"ipv6/conf/{uplink}/proxy_ndp"):
-            _write(switch, "1")
+        _write(f"ipv4/conf/{end}/forwarding", "1")
+        host_forwarding.answer(outside, here, end, uplink)
         host_forwarding.allow(outside, here, end, uplink, 4)
-        accept = f"ipv6/conf/{uplink}/accept_ra"
-        if _read(accept) == "1":  # a router hears advertisements only so
-            _write(accept, "2")
         _write(f"ipv6/conf/{end}/force_forwarding", "1")
         host_forwarding.allow(outside, here, end, uplink, 6, router=True)
 
@@ -117,6 +114,11 @@ def close_host() -> None:
             return
         if _has(here, "inet", _TABLE):
             nftables.apply(f"delete table inet {_TABLE}\n", here)
+
+
+def is_kept(namespace: Namespace) -> bool:
+    """Whether the gateway's rules are there: whoever restarts a firewall takes them away."""
+    return _has(namespace, "inet", _TABLE)
 
 
 def _has(here: Namespace, family: str, table: str) -> bool:

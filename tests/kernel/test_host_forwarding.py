@@ -70,6 +70,30 @@ def state(host: Namespace) -> tuple[bool, bool]:
     return forwards(host), guarded
 
 
+def of_discovery(host: Namespace) -> tuple[str, str]:
+    """Whether the uplink answers for others, and takes advertisements."""
+    conf = Path("/proc/sys/net/ipv6/conf", UPLINK)
+    return host.run(lambda: ((conf / "proxy_ndp").read_text().strip(), (conf / "accept_ra").read_text().strip()))
+
+
+def test_discovery_is_as_it_was_after_the_last_gateway(host: Namespace) -> None:
+    """Both switches stayed as a gateway had made them."""
+    assert of_discovery(host) == ("0", "1")
+    gateway_comes(host)
+    assert of_discovery(host) == ("1", "2")
+    gateway_comes(host)
+    gateway_goes(host)
+    assert of_discovery(host) == ("0", "1")
+
+
+def test_discovery_that_was_the_hosts_own_stays(host: Namespace) -> None:
+    conf = Path("/proc/sys/net/ipv6/conf", UPLINK)
+    host.run(lambda: [(conf / name).write_text(value) for name, value in (("proxy_ndp", "1"), ("accept_ra", "0"))])
+    gateway_comes(host)
+    gateway_goes(host)
+    assert of_discovery(host) == ("1", "0")
+
+
 def forwards(host: Namespace, switch: str = "ipv4/conf/up0/forwarding") -> bool:
     path = Path("/proc/sys/net", switch)
     return host.run(lambda: path.exists() and path.read_text().strip() == "1")

@@ -160,7 +160,7 @@ class NatGateway:
         reach = (*map(prefix_of, self._nat.reach), *map(ip_network, way.public))
         limits = Limits(never, (*SPECIAL, *networks), reach)
         text = nat_guard.rules(way.interface, way.inside, limits, self._peer())
-        if text != self._rules:
+        if text != self._rules or not nat_guard.is_kept(way.namespace):
             nat_guard.keep(way.namespace, text)
             self._rules = text
 
