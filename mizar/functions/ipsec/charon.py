@@ -26,6 +26,9 @@ PLUGIN = Path("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so")
 PLUGIN_PACKAGE = "libcharon-extra-plugins"
 _NAME, _KEY = "mizar", "mizar-psk"
 _LIMIT_S = 5.0
+_MARGIN_S = 60
+"""For new keys to be agreed on before old ones end, at least: strongSwan's own tenth of `rekey_time` is too short for a
+short one on a loaded host, or where an answer is lost and asked for again."""
 _FIRST_TABLE, _TABLES = 1 << 24, 1 << 24
 _PLUGINS = (
     "random nonce aes sha1 sha2 hmac kdf gcm gmp openssl pem pkcs1 pkcs8 x509 pubkey constraints socket-default "
@@ -64,6 +67,7 @@ def connection(tunnel: IpsecTunnel, own: str) -> dict[str, Any]:
             "remote_ts": [str(there)],
             "mode": "tunnel",
             "rekey_time": str(tunnel.rekey_s),
+            "life_time": str(tunnel.rekey_s + max(_MARGIN_S, tunnel.rekey_s // 10)),
             "start_action": "start",
             "dpd_action": "restart",
             "close_action": "start",

@@ -29,7 +29,7 @@ def test_each_pair_of_a_family_is_joined() -> None:
     assert (found["remote_addrs"], found["remote_port"], found["local_port"]) == (["192.0.2.9"], "4500", "4510")
     assert found["proposals"] == ["aes256-sha256-x25519"]
     assert "esp_proposals" not in found["children"]["c0"]
-    assert found["children"]["c0"]["rekey_time"] == "600"
+    assert (found["children"]["c0"]["rekey_time"], found["children"]["c0"]["life_time"]) == ("600", "660")
 
 
 def test_no_file_and_no_print_has_the_key() -> None:
