@@ -65,9 +65,9 @@ def send(here: Droplet, packet: Packet, ifindex: int) -> Outcome:
         return packet.refused("AGENT_UNCONFIGURED", always_drop=True)
     packet.vni, packet.vpc_known = sender.vni, True
     try:
+        if here.functions and not packet.side and (ended := at_egress(here, packet, sender)) is not None:
+            return ended
         came = packet.frame
-        if here.functions and not packet.side:
-            at_egress(here, packet, sender)
         return at_delivery(here, came, handle_frame(here, packet, sender), packet.segments)
     except RefusedError as refused:
         outcome = packet.refused(refused.reason, uid=of_sender(packet, sender.uid), always_drop=True)

@@ -89,6 +89,8 @@ class Fleet:
         first = Hop(droplet, "agent", frame, outcome)
         if outcome.verdict in ends:
             return Way((first,), ends[outcome.verdict])
+        if outcome.next_hop is None:  # where a function has led it
+            return Way((first,), End.LEFT)
         return self.follow(outcome, [first])
 
     def inject(self, droplet: bytes, frame: bytes) -> Way:

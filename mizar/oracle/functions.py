@@ -3,14 +3,15 @@
 
 A function is a program of somebody else: the oracle knows what one does only where it has a twin in Python, by the
 function's name. One without a twin continues here, and whoever asks is told by `Outcome.met` that it was there. Called
-by the entry functions of transit.py and agent.py. Twins judge; one that would rewrite frames is none. Not here:
-frames of networks and groups while they are in tunnels.
+by the entry functions of transit.py and agent.py. Twins of what is shipped as examples: function_examples.py. Not here:
+frames of networks and groups while they are in tunnels, and what is rewritten before a member is chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from mizar.oracle.outcome import Met, Outcome, Packet, RefusedError, Verdict
 from mizar.oracle.tables import Agent, Droplet
@@ -29,8 +30,26 @@ class Seen:
     vni: int
 
 
-Twin = Callable[[Seen], bool]
-"""Whether it drops."""
+class Decision(Enum):
+    """enum function_verdict."""
+
+    CONTINUE = "continue"
+    DROP = "drop"
+    PASS = "pass"  # noqa: S105
+    REDIRECT = "redirect"
+    TRANSMIT = "transmit"
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """How a function ends, and with which frame, where that is another one."""
+
+    decision: Decision = Decision.CONTINUE
+    frame: bytes | None = None
+
+
+Twin = Callable[[Seen], bool | Says]
+"""What it says; of one that only judges, whether it drops."""
 TWINS: dict[str, Twin] = {}
 """By the function's name: to be filled by whoever knows them."""
 
@@ -47,17 +66,24 @@ def at_transit(here: Droplet, came: bytes, outcome: Outcome) -> Outcome:
     else:
         tunnelled = outcome.verdict is Verdict.SEND or _is_tunnelled(here, came)
     inner = behind_tunnel(outcome.frame) if tunnelled else outcome.frame
-    return _ask(here, outcome, Seen(stage, outcome.frame, inner, vni), uid, came)
+    return _ask(here, outcome, Seen(stage, outcome.frame, inner, vni), uid, came, by_xdp=True)
 
 
-def at_egress(here: Droplet, packet: Packet, sender: Agent) -> None:
-    """What an endpoint sends, before anybody looks at it. Raises RefusedError."""
+def at_egress(here: Droplet, packet: Packet, sender: Agent) -> Outcome | None:
+    """What an endpoint sends, before anybody looks at it: goes on as the packet's frame, or is at its end. Raises
+    RefusedError."""
     seen = Seen("ENDPOINT_EGRESS", packet.frame, packet.frame, packet.vni)
-    for name in _chain(here, seen, sender.uid):
-        drops = _drops(name, seen)
-        packet.met.append(Met(name, seen.stage, drops))
-        if drops:
+    decision, seen = _run(here, seen, sender.uid, packet.met)
+    packet.frame = seen.frame
+    match decision:
+        case Decision.DROP:
             raise RefusedError(REFUSED)
+        case Decision.TRANSMIT:
+            return packet.served(Verdict.ANSWER, seen.frame)
+        case Decision.REDIRECT:
+            return packet.served(Verdict.SEND, seen.frame)
+        case Decision.CONTINUE | Decision.PASS:
+            return None
 
 
 def at_scaled(here: Droplet, packet: Packet, uid: str = "") -> None:
@@ -65,11 +91,9 @@ def at_scaled(here: Droplet, packet: Packet, uid: str = "") -> None:
     tunnel. Raises RefusedError."""
     inner = packet.frame if uid else behind_tunnel(packet.frame)
     seen = Seen(SCALED, packet.frame, inner, packet.vni)
-    for name in _chain(here, seen, uid):
-        drops = _drops(name, seen)
-        packet.met.append(Met(name, seen.stage, drops))
-        if drops:
-            raise RefusedError(REFUSED)
+    decision, _ = _run(here, seen, uid, packet.met)
+    if decision is Decision.DROP:
+        raise RefusedError(REFUSED)
 
 
 def of_sender(packet: Packet, uid: str) -> str:
@@ -83,7 +107,7 @@ def at_delivery(here: Droplet, came: bytes, outcome: Outcome, segments: int) -> 
     if not here.functions or outcome.verdict is not Verdict.DELIVER or outcome.handover is None:
         return outcome
     seen = Seen("ENDPOINT_INGRESS", outcome.frame, outcome.frame, outcome.handover.vni)
-    return _ask(here, outcome, seen, outcome.handover.uid, came, segments)
+    return _ask(here, outcome, seen, outcome.handover.uid, came, by_xdp=False, segments=segments)
 
 
 def behind_tunnel(frame: bytes) -> bytes:
@@ -117,24 +141,48 @@ def _stage(outcome: Outcome) -> str:
             return ""
 
 
-def _ask(here: Droplet, outcome: Outcome, seen: Seen, uid: str, came: bytes, segments: int = 1) -> Outcome:
+def _ask(
+    here: Droplet, outcome: Outcome, seen: Seen, uid: str, came: bytes, *, by_xdp: bool, segments: int = 1
+) -> Outcome:
     met = list(outcome.met)
+    decision, after = _run(here, seen, uid, met)
+    if len(met) == len(outcome.met):
+        return outcome
+    ends = decision is Decision.DROP or (decision is Decision.TRANSMIT and by_xdp)
+    if ends and seen.stage == "ENDPOINT_INGRESS":  # by function_end; tc's transmit goes its way without
+        here.policy_flows.take_back(seen.vni, uid)
+    if decision is Decision.DROP:
+        counted = {key: dict(fields) for key, fields in outcome.counted.items()}
+        counted["drop", REFUSED] = {"packets": segments, "bytes": len(came)}
+        if seen.vni:
+            fields = counted.setdefault(("vpc", seen.vni), {})
+            fields["dropped_packets"] = fields.get("dropped_packets", 0) + segments
+        return replace(
+            outcome, verdict=Verdict.DROP, frame=came, reason=REFUSED, counted=counted, next_hop=None,
+            handover=None, met=tuple(met),
+        )  # fmt: skip
+    verdict, next_hop, handover = outcome.verdict, outcome.next_hop, outcome.handover
+    if decision in (Decision.REDIRECT, Decision.TRANSMIT):
+        verdict, next_hop, handover = Verdict.SEND, None, None
+    elif decision is Decision.PASS and seen.stage == "ON_XDP_DROP":
+        verdict = Verdict.PASS
+    return replace(outcome, verdict=verdict, frame=after.frame, next_hop=next_hop, handover=handover, met=tuple(met))
+
+
+def _run(here: Droplet, seen: Seen, uid: str, met: list[Met]) -> tuple[Decision, Seen]:
+    """The chain of a stage: how it ends, and with which frame."""
     for name in _chain(here, seen, uid):
-        drops = _drops(name, seen)
-        met.append(Met(name, seen.stage, drops))
-        if drops:
-            if seen.stage == "ENDPOINT_INGRESS":
-                here.policy_flows.take_back(seen.vni, uid)
-            counted = {key: dict(fields) for key, fields in outcome.counted.items()}
-            counted["drop", REFUSED] = {"packets": segments, "bytes": len(came)}
-            if seen.vni:
-                fields = counted.setdefault(("vpc", seen.vni), {})
-                fields["dropped_packets"] = fields.get("dropped_packets", 0) + segments
-            return replace(
-                outcome, verdict=Verdict.DROP, frame=came, reason=REFUSED, counted=counted, next_hop=None,
-                handover=None, met=tuple(met),
-            )  # fmt: skip
-    return replace(outcome, met=tuple(met)) if met else outcome
+        twin = TWINS.get(name)
+        said = twin(seen) if twin else None
+        if isinstance(said, bool):
+            said = Says(Decision.DROP if said else Decision.CONTINUE)
+        met.append(Met(name, seen.stage, None if said is None else said.decision is Decision.DROP))
+        if said is not None and said.frame is not None:
+            whole = seen.inner == seen.frame
+            seen = replace(seen, frame=said.frame, inner=said.frame if whole else behind_tunnel(said.frame))
+        if said is not None and said.decision is not Decision.CONTINUE:
+            return said.decision, seen
+    return Decision.CONTINUE, seen
 
 
 def _chain(here: Droplet, seen: Seen, uid: str) -> list[str]:
@@ -145,11 +193,6 @@ def _chain(here: Droplet, seen: Seen, uid: str) -> list[str]:
         if seen.stage in one.stages and (one.droplet or seen.vni in one.vnis or uid in one.uids)
     ]
     return [one.name for one in sorted(found, key=lambda one: (one.order, one.name))]
-
-
-def _drops(name: str, seen: Seen) -> bool | None:
-    twin = TWINS.get(name)
-    return twin(seen) if twin else None
 
 
 def _vni(counted: Mapping[tuple[str, str | int], object]) -> int:

@@ -3,28 +3,43 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from mizar.functions.build import build
+from mizar.kernel.function_tables import U64
+from mizar.kernel.layout import Codec
+from mizar.kernel.maps import Table
+from mizar.model.addresses import to_mapped
 from mizar.oracle import functions
 from mizar.oracle.agent import agent
-from mizar.oracle.functions import Seen
+from mizar.oracle.function_examples import Metadata, blocklist, metadata_inject, metadata_strip
+from mizar.oracle.functions import Decision, Says, Seen
 from mizar.oracle.outcome import Outcome, Verdict
-from mizar.oracle.tables import Function
+from mizar.oracle.tables import Droplet, Function
 from mizar.oracle.transit import transit
-from tests.dataplane.chained import Chained, from_text, member
+from tests.dataplane.chained import PASS, TRANSMIT, Chained, from_text, member, saying
 from tests.oracle import golden
-from tests.oracle.differential import Case, cases, check_case
+from tests.oracle.differential import Arrival, Case, cases, check_case, observe, predict, visible
 from tests.oracle.golden import Golden
 from tests.oracle.real import RealDroplet
 from tests.oracle.seeds import seeds
 from tests.oracle.test_golden import droplet
 
 STAGES = ("ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_DROP", "ENDPOINT_INGRESS", "ENDPOINT_EGRESS")
+ODD = 'MIZAR_REASONS({ 1, "ODD", "Odd." });'
+_KEY = Codec(
+    "struct blocked_key", 20, lambda one: struct.pack("=I16s", *one), lambda data: struct.unpack("=I16s", data)
+)
+_MARKED = b"\x86\xdd\x60", b"\x86\xdd\x65"
+"""IPv6 headers, without and with a DSCP."""
 FRAMES = [one for one in vars(golden).values() if isinstance(one, Golden)]
 TEXT = """
     return call->frame->family == FAMILY_IPV4 && call->frame->src[15] & 1 ? mizar_drop(call, 1) : FUNCTION_CONTINUE;"""
@@ -42,6 +57,77 @@ def attached(real: RealDroplet) -> Iterator[Chained]:
     yield chained
     chained.close()
     del functions.TWINS["picky"]
+
+
+def told_blocked(chained: Chained, *prefixes: str) -> None:
+    """Into the map of the example."""
+    table = Table("blocked", chained.own["blocklist"]["blocked"], _KEY, U64)
+    for network in map(ip_network, prefixes):
+        bits = network.prefixlen + (96 if network.version == 4 else 0)
+        table.put((bits, to_mapped(network.network_address.packed)), 0)
+
+
+def compare(real: RealDroplet, here: Droplet, stages: Iterable[str]) -> int:
+    """Golden frames at their doors: whole frames, verdicts and counters; returns how many became another frame or went
+    another way than without functions."""
+    changed = 0
+    for one in FRAMES:
+        real.fill(droplet())
+        arrival = Arrival(one.door, one.comes.replace(*_MARKED))
+        by_oracle, by_kernel = predict(here, arrival), observe(real, arrival)
+        assert visible(by_oracle, one.door) == visible(by_kernel, one.door), one.name
+        plain = predict(droplet(), arrival)
+        changed += (by_oracle.verdict, by_oracle.frame) != (plain.verdict, plain.frame)
+        assert {met.stage for met in by_oracle.met} <= set(stages)
+    return changed
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
+TOLD = Metadata(tag=0x01020304, dscp=46, longest=1400)
+PREFIXES = ("10.0.1.0/24", "fd00:10:0:1::/64", "10.0.2.21/32")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("name", "stages", "twin_of", "parameters"),
+    [
+        ("blocklist", ("ENDPOINT_INGRESS", "ON_XDP_TX"), blocklist(map(ip_network, PREFIXES)), b""),
+        ("metadata-inject", ("ENDPOINT_EGRESS", "ON_XDP_TX"), metadata_inject(TOLD), TOLD.packed),
+        ("metadata-strip", ("ENDPOINT_INGRESS",), metadata_strip, b""),
+    ],
+    ids=["blocklist", "metadata-inject", "metadata-strip"],
+)
+def test_examples_have_twins(
+    real: RealDroplet, attached: Chained, name: str, stages: tuple[str, ...], twin_of: functions.Twin, parameters: bytes
+) -> None:
+    """What they make of a frame, byte for byte."""
+    data = build(EXAMPLES / name / f"{name}.c").read_bytes()
+    attached.put({stage: [member(data, parameters=parameters)] for stage in stages}, droplet=1)
+    if name == "blocklist":
+        told_blocked(attached, *PREFIXES)
+    functions.TWINS[name] = twin_of
+    try:
+        changed = compare(real, replace(droplet(), functions=(Function(name, stages, droplet=True),)), stages)
+    finally:
+        del functions.TWINS[name]
+    assert changed
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("verdict", [PASS, TRANSMIT])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_twin_ends_a_chain_as_the_function_does(
+    real: RealDroplet, attached: Chained, stage: str, verdict: int
+) -> None:
+    """It lets pass or transmits; the one behind it, which would drop all, is not asked."""
+    attached.put({stage: [saying(verdict), member(from_text("return mizar_drop(call, 1);", ODD, name="last"), 1)]})
+    decision = {PASS: Decision.PASS, TRANSMIT: Decision.TRANSMIT}[verdict]
+    functions.TWINS.update({"verdict": lambda _: Says(decision), "last": lambda _: True})
+    try:
+        chain = tuple(Function(name, (stage,), place, True) for place, name in enumerate(("verdict", "last")))
+        compare(real, replace(droplet(), functions=chain), (stage,))
+    finally:
+        del functions.TWINS["verdict"], functions.TWINS["last"]
 
 
 def said(outcome: Outcome) -> tuple[object, ...]:
