@@ -67,6 +67,14 @@ enum learned_network {
 	NETWORK_ELSEWHERE = 0xffffffff,	/* of a learned endpoint: a network that this droplet does not know */
 };
 
+/* endpoint_versions: ARRAY, place -> uint32_t. Each CPU remembers entries for a moment. Whoever has written an entry gives the place
+ * of its key another version behind that, and nobody goes on with what was before: dataplane/lib/near_endpoint.h has the place.
+ * agent_versions: the same for agents, whose place are the lower bits of the interface. */
+enum versions {
+	ENDPOINT_VERSIONS = 1024,	/* powers of two */
+	AGENT_VERSIONS = 256,
+};
+
 struct endpoint {
 	uint32_t droplet;	/* slot in droplets: the host of the endpoint */
 	uint32_t ifindex;	/* its tap, or the host side of its veth, when it is on this droplet, else 0 */

@@ -12,6 +12,7 @@
 #include "lib/icmp.h"
 #include "lib/limit.h"
 #include "lib/mss.h"
+#include "lib/near_agent.h"
 #include "lib/network_acl.h"
 #include "lib/notice.h"
 #include "lib/policy.h"
@@ -255,7 +256,7 @@ static __always_inline __must_check enum drop_reason locate(struct refusal *seen
 	if (reason || route->step > STEP_BOUNCE)
 		return reason;
 	/* An endpoint of another VPC, found there: a pointer does not come out of such a function. */
-	route->endpoint = bpf_map_lookup_elem(&endpoints, &packet->to);
+	route->endpoint = endpoint_of(&packet->to);
 	if (!route->endpoint)
 		return REASON_ENDPOINT_UNKNOWN;
 	route->to_service = route->endpoint->flags & ENDPOINT_SCALED;
@@ -379,7 +380,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 	}
 	count_sent(packet, agent->slot, agent->vpc_slot);
 	if (endpoint && endpoint->flags & ENDPOINT_LEARNED) {
-		note_use(&endpoint->used);
+		note_use_of(&packet->to, endpoint);
 		count_direct(packet);
 	}
 	seen->verdict = bpf_redirect(config.ifindex, 0);
@@ -708,11 +709,11 @@ int agent(struct __sk_buff *skb)
 		if (has_functions(MIDWAY_STAGES))
 			stages_behind(0);	/* straight from the shaper, it has none behind it */
 	}
-	agent = bpf_map_lookup_elem(&agents, &seen.sender);
+	agent = agent_of(seen.sender);
 	if (!agent) {
 		seen.sender = shaped_sender(skb);
 		shaped = true;
-		agent = bpf_map_lookup_elem(&agents, &seen.sender);
+		agent = agent_of(seen.sender);
 	}
 	if (!agent) {
 		stages_behind(0);	/* it has gone while its frame was in a chain: nobody else's frame was */

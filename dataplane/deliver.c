@@ -5,6 +5,7 @@
  * A frame that was sent to a service gets the address of its member. Every other frame goes on untouched. Where a packet
  * socket looks on, writing makes the kernel copy the frame and forget its note: all of the note is read before.
  */
+#include "lib/near_agent.h"
 #include "lib/proxy.h"
 #include "lib/pull.h"
 #include "lib/service.h"
@@ -45,7 +46,7 @@ int deliver(struct __sk_buff *skb)
 	service = note->flags & HANDOVER_SERVICE;
 	flags = note->flags;
 	mark = (note->flags & HANDOVER_TRACE) >> TRACE_NOTE_SHIFT;
-	agent = bpf_map_lookup_elem(&agents, &ifindex);
+	agent = agent_of(ifindex);
 	/* The number may have passed to another endpoint's interface since the note was written. */
 	if (!agent || agent->vni != note->vni || agent->slot != note->slot)
 		return refuse(skb, REASON_DELIVERY_FAILED, &packet, mark);

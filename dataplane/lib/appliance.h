@@ -17,7 +17,7 @@ static __always_inline __must_check enum drop_reason find_appliance(struct packe
 	struct endpoint *endpoint;
 
 	copy_mac(key.addr + 10, mac);
-	endpoint = bpf_map_lookup_elem(&endpoints, &key);
+	endpoint = endpoint_of(&key);
 	if (!endpoint || (here && !endpoint->ifindex))
 		return REASON_APPLIANCE_GONE;
 	packet->vpc_slot = endpoint->vpc_slot;

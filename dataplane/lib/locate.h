@@ -9,6 +9,7 @@
 #include "family.h"
 #include "hash.h"
 #include "health.h"
+#include "near_endpoint.h"
 #include "peering.h"
 
 enum step {
@@ -73,7 +74,7 @@ static __always_inline bool is_usable(const struct endpoint *endpoint)
  */
 static __always_inline bool locate_endpoint(struct packet *packet, bool learned, struct route *route)
 {
-	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &packet->to);
+	struct endpoint *endpoint = endpoint_of(&packet->to);
 
 	if (endpoint && endpoint->flags & ENDPOINT_LEARNED && !(learned && is_usable(endpoint)))
 		endpoint = NULL;

@@ -26,6 +26,8 @@
 	} map_name SEC(".maps")
 
 MAP(BPF_MAP_TYPE_HASH, endpoints, struct endpoint_key, struct endpoint, 1048576, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, endpoint_versions, uint32_t, uint32_t, ENDPOINT_VERSIONS, 0);
+MAP(BPF_MAP_TYPE_ARRAY, agent_versions, uint32_t, uint32_t, AGENT_VERSIONS, 0);
 MAP(BPF_MAP_TYPE_LPM_TRIE, networks, struct network_key, struct network, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_LPM_TRIE, routes, struct route_key, struct network_route, 65536, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, substrate_link, uint32_t, uint32_t, 1, 0);

@@ -28,6 +28,7 @@ static __always_inline __must_check enum drop_reason take_back(const struct pack
 		return REASON_RETURNED_STRANGE;
 	if (learned && there && !(to->flags & ENDPOINT_GONE)) {
 		to->flags |= ENDPOINT_GONE;
+		raise_endpoint_version(&packet->to);
 		notice_packet(NOTICE_GONE, packet);
 	}
 	if (to && !learned)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mizar.kernel.layout import U32, Fields, struct_codec
 from mizar.kernel.maps import CounterTable, PerCpuTable, Table
+from mizar.kernel.versioned import VersionedTable, agent_place, endpoint_place
 from mizar.model.errors import InvalidError
 
 
@@ -88,7 +89,9 @@ class Tables:
             return CounterTable(name, maps[name], struct_codec(value))
 
         return cls(
-            endpoints=keyed("endpoints", "endpoint_key", "endpoint"),
+            endpoints=VersionedTable(
+                "endpoints", maps["endpoints"], struct_codec("endpoint_key"), struct_codec("endpoint")
+            ).versioned_by(Table("endpoint_versions", maps["endpoint_versions"], U32, U32), endpoint_place),
             networks=keyed("networks", "network_key", "network"),
             routes=keyed("routes", "route_key", "network_route"),
             substrate_link=Table("substrate_link", maps["substrate_link"], U32, U32),
@@ -100,7 +103,9 @@ class Tables:
             hop_sets=numbered("hop_sets", "hop_set"),
             droplets=numbered("droplets", "droplet"),
             droplet_slots=keyed("droplet_slots", "droplet_key", "known_sender"),
-            agents=numbered("agents", "agent"),
+            agents=VersionedTable("agents", maps["agents"], U32, struct_codec("agent")).versioned_by(
+                Table("agent_versions", maps["agent_versions"], U32, U32), agent_place
+            ),
             agent_options=numbered("agent_options", "agent_options"),
             proxies=numbered("proxies", "proxy"),
             proxy_flows=keyed("proxy_flows", "proxy_flow_key", "proxy_flow"),
