@@ -167,7 +167,7 @@ class Bench:
             if pipeline is not None and pipeline.nat is not None:
                 rules.write(GatewayTables.of(maps), pipeline.nat)
             padded = frame.ljust(TEMPLATE_BYTES, b"\0")
-            template = struct.pack("=IIII", len(padded), room, 0, 0) + padded[:TEMPLATE_BYTES]
+            template = struct.pack("=IIIIIIII", len(padded), room, 0, 0, 0, 0, 0, 0) + padded[:TEMPLATE_BYTES]
             entry = loaded.fd if pipeline else programs["baseline_xdp"].fd
             for name, value in (("template", template), ("jump_xdp", U32.pack(entry))):
                 check(lib().bpf_map_update_elem(maps[name], U32.pack(0), value, 0), f"fill {name}")

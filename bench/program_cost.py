@@ -61,7 +61,7 @@ from tests.dataplane.test_public import attracted, request  # noqa: E402
 from tests.dataplane.test_services import scaled, service  # noqa: E402
 from tests.dataplane.test_substrate import OUTSIDE, from_stack  # noqa: E402
 from tests.dataplane.test_substrate import ready as beside_the_stack  # noqa: E402
-from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, XDP_TX, Testbed  # noqa: E402
+from tests.dataplane.testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
 SOURCES = ROOT / "bench" / "program_cost"
 TEMPLATE_BYTES = 112
@@ -179,6 +179,9 @@ WORK = (
     Work("divide into a peered VPC", "transit", 250, lambda testbed: testbed.as_crossing(DIVIDER),
          lambda family: tunnel("geneve", datagram(family, A, V.address(family)), src=HOST, options=ORIGIN), XDP_TX,
          -len(ORIGIN)),
+    Work("drop", "transit", 100, Testbed.as_bouncer,
+         lambda family: tunnel("geneve", datagram(family, A, B.address(family)), src=DIVIDER, options=ORIGIN),
+         XDP_DROP),
     Work("agent, into the tunnel", "agent", 150, Testbed.as_host,
          lambda family: bytes(datagram(family, A, R.address(family))), TC_REDIRECT, OVERHEAD, stage="ENDPOINT_EGRESS"),
     Work("agent, limited", "agent", 250, limited,
@@ -196,6 +199,8 @@ WORK = (
          lambda family: bytes(datagram(family, A, OUTSIDE[family])), TC_REDIRECT),
     Work("from the substrate", "substrate", 250, beside_the_stack,
          lambda family: bytes(from_stack(family, OUTSIDE[family], A.address(family)) / Raw(bytes(100))), TC_REDIRECT),
+    Work("agent, drop", "agent", 100, Testbed.as_host,
+         lambda family: bytes(datagram(family, A, R.address(family), src_mac=B.mac)), TC_SHOT),
     Work("proxy and agent: a flow", "proxy", 300, carrying,
          lambda family: bytes(datagram(family, R, P.address(family), dst_mac=P.mac)), TC_REDIRECT, OVERHEAD),
 )  # fmt: skip
@@ -225,6 +230,8 @@ class Bench:
 
     def __init__(self, repeat: int, rounds: int, sizes: Mapping[str, int] | None = None) -> None:
         self.repeat, self.rounds = repeat, rounds
+        self.vary = 0, 0, 0
+        """Where a word of the frame differs from run to run (XDP only), how many there are less one, and the first."""
         ours = {name: object_bytes(name) for name in OBJECTS}
         ours["agent"] = compiled(ROOT / "dataplane" / "agent.c", "-include", str(SOURCES / "repeatable.h"))
         ours["deliver"] = compiled(ROOT / "dataplane" / "deliver.c", "-include", str(SOURCES / "note.h"))
@@ -236,7 +243,7 @@ class Bench:
         """Nanoseconds per run of restoring program and `program`; the fastest round."""
         hook = "tc" if program in (*TC, "baseline_tc") else "xdp"
         words = frame[:TEMPLATE_BYTES].ljust(TEMPLATE_BYTES, b"\0")
-        template = struct.pack("=IiII", len(frame), room, HANDOVER_BYTES, P.ifindex) + words
+        template = struct.pack("=IiIIIIII", len(frame), room, HANDOVER_BYTES, P.ifindex, *self.vary, 0) + words
         maps, zero = self.testbed.programs.maps, bytes(4)
         check(lib().bpf_map_update_elem(maps["template"], zero, template, 0), "write the template")
         target = struct.pack("=I", self.programs[program])

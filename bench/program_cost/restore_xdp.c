@@ -28,6 +28,12 @@ int restore_xdp(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	for (int i = 0; i < TEMPLATE_BYTES / 4; i++)
 		words[i] = start->words[i];
+	if (start->vary_mask) { /* all of them in turn, in an order that no cache foresees */
+		words = (void *)words + (start->vary_at & 127);
+		if ((void *)(words + 1) > (void *)(long)ctx->data_end)
+			return XDP_ABORTED;
+		*words = __builtin_bswap32(start->vary_from + (start->next++ * 2654435761u & start->vary_mask));
+	}
 	bpf_tail_call(ctx, &jump_xdp, 0);
 	return XDP_ABORTED;
 }

@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,21 @@ def main(argv: Sequence[str] | None = None, figures: Sequence[Figure] = FIGURES,
         print(json.dumps(listed) if asked.output == "json" else "\n".join(lines))
         return 0
     folder = into or (QUICK if asked.quick else RESULTS)
-    if not asked.page and (code := run(wanted, folder, asked)):
-        return code
-    if folder == RESULTS or into:
-        write_page(folder, figures, PAGE if folder == RESULTS else folder / PAGE.name)
-    return 0
+
+    def keep() -> None:
+        if folder == RESULTS or into:
+            write_page(folder, figures, PAGE if folder == RESULTS else folder / PAGE.name)
+
+    if asked.missing:
+        known = results.read(folder / LATEST)["figures"]
+        wanted = [each for each in wanted if each.name not in known]
+    code = 0 if asked.page else run(wanted, folder, asked, keep)
+    keep()
+    return code
 
 
-def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace) -> int:
-    """Measures, and shows; what is found goes into the folder."""
+def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace, keep: Callable[[], None]) -> int:
+    """Measures, and shows; what is found goes into the folder, and `keep` is called after each figure."""
     if missing := runner.missing_packages(wanted):
         print(f"bench: without {', '.join(missing)}; `./run setup --bench` installs all peers", file=sys.stderr)
     clear()
@@ -63,7 +69,7 @@ def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace) -> in
         for figure in wanted:
             try:
                 found = runner.measure(figure, plan, status.update)
-            except Exception as error:
+            except (Exception, runner.OutOfTimeError) as error:
                 failed.append(figure.name)
                 console.print(f"{figure.name} failed: {type(error).__name__}: {error}", style="red", markup=False)
                 if asked.debug:
@@ -71,6 +77,7 @@ def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace) -> in
                 continue
             document["figures"][figure.name] = found
             results.write(document, folder / LATEST)
+            keep()
             console.print(page.table(figure, found))
             for name, why in found["absent"].items():
                 console.print(f"{name} is missing: {why}", markup=False)
@@ -116,6 +123,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./run bench", description=(__doc__ or "").split("\n\n", 1)[0])
     add: Any = parser.add_argument
     add("--only", action="append", default=[], metavar="NAME", help="this figure, or those that begin so; repeatable")
+    add(
+        "--missing", action="store_true", help="only figures that have no result yet: goes on with a run that was ended"
+    )
     add("--quick", action="store_true", help="less of everything: whether it works, not what it costs")
     add("--list", action="store_true", help="the figures")
     add("--page", action="store_true", help="measure nothing: write page and pictures of what was measured last")

@@ -66,6 +66,8 @@ class Figure:
     rounds: int = 5
     quick_rounds: int = 1
     packages: Mapping[str, str] = field(default_factory=dict)
+    limit_s: int = 300
+    """After so long a figure is given up; what was measured until then is kept."""
 
     def unit_of(self, metric: str) -> str:
         """In which a metric is told."""

@@ -7,16 +7,20 @@ from bench.suite.figures import (
     control,
     end_to_end,
     first_packet,
+    flows,
     gateways,
     memory,
     operations,
     policies,
     programs,
     scale,
+    sizes,
 )
 
 FIGURES = (
     *programs.FIGURES,
+    *flows.FIGURES,
+    *sizes.FIGURES,
     *policies.FIGURES,
     *gateways.FIGURES,
     *memory.FIGURES,

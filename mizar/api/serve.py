@@ -23,6 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mizar.api.app import make_app
 from mizar.api.caller import ADMINISTRATOR, Caller, caller_of
+from mizar.api.garbage import set_aside
 from mizar.api.listen import Listen, open_socket, parse_listen
 from mizar.manager.audit import NO_AUDITS, Audits
 from mizar.manager.droplet_link import Timing
@@ -80,6 +81,7 @@ async def serve(
     check_place(metrics, certificates=pki is not None)
     stop = stop or _until_signal()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(set_aside())
         store = SqliteStore(db)
         stack.callback(store.close)
         sockets = [(place, stack.enter_context(open_socket(place))) for place in places]

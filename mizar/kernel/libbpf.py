@@ -81,7 +81,7 @@ int bpf_obj_pin(int fd, const char *path);
 int bpf_obj_get(const char *path);
 int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *size);
 struct map_info { uint32_t type, id, key_size, value_size, max_entries, map_flags; char name[16]; };
-struct prog_info { uint32_t type, id; uint8_t tag[8]; };
+struct prog_info { uint32_t type, id; uint8_t tag[8]; uint32_t jited_prog_len, xlated_prog_len; };
 /* link_info of the kernel: what a netdevice link holds begins at offset 16 for both xdp and tcx */
 struct link_info { uint32_t type, id, prog_id, pad, ifindex, attach_type; };
 

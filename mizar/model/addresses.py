@@ -81,8 +81,9 @@ def is_reserved(prefix: Prefix, address: Address) -> bool:
     return prefix.version == 4 and address == prefix.broadcast_address
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
-    """Text → address; an IPv6 scope is refused."""
+    """Text → address; an IPv6 scope is refused. Kept: a change asks for the same ones several times."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -33,9 +32,11 @@ class Scope(StrEnum):
     TENANT = "tenant"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Ref:
-    """What names an object: kind, tenant ("" for kinds of the cluster) and name."""
+class Ref(NamedTuple):
+    """What names an object: kind, tenant ("" for kinds of the cluster) and name.
+
+    A tuple, as it is the key of nearly every lookup of the server: it is made and hashed without Python's help.
+    """
 
     kind: str
     tenant: str
