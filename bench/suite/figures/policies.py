@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from bench import policy_sets
 from bench.policy import SIZES, added, fill, frames
 from bench.program_cost import Bench
 from bench.suite.figure import Figure, Goal, Plan, Turn
@@ -39,6 +40,21 @@ def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
         bench.testbed.close()
 
 
+@contextmanager
+def sets(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
+    """Sets of few and of many rows; the planner's time is told once."""
+    sizes = {f"{rows:,} rows": rows for rows in (10_000, *((1_000_000,) if not plan.quick else ()))}
+
+    def turn(rows: int) -> dict[str, float]:
+        first, second = policy_sets.daemon_s(rows)
+        told = {"daemon: a new set": first, "daemon: every row another": second}
+        if rows == max(sizes.values()):
+            told["planner: 100,000 rules"] = policy_sets.planner_s()
+        return told
+
+    yield {name: lambda rows=rows: turn(rows) for name, rows in sizes.items()}  # type: ignore[misc]
+
+
 FIGURES = (
     Figure(
         "policy",
@@ -53,5 +69,14 @@ FIGURES = (
             for program in ("agent", "transit")
         ),
         rounds=3,
+    ),
+    Figure(
+        "policy-sets",
+        "How long it takes to change very many rows of a policy",
+        "s",
+        sets,
+        "the way from server to droplet. The rows of a change are written beside the old ones and take their place at "
+        "once; half of them are peers, half verdicts.",
+        rounds=1,
     ),
 )  # fmt: skip
