@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None, figures: Sequence[Figure] = FIGURES,
     if unknown:
         print(f"bench: no figure {', '.join(unknown)}; there are: {', '.join(names)}", file=sys.stderr)
         return 2
-    wanted = [each for each in figures if not asked.only or any(each.name.startswith(one) for one in asked.only)]
+    wanted = chosen(figures, asked)
     if asked.list:
         listed = [{"name": each.name, "title": each.title, "unit": each.unit} for each in wanted]
-        lines = (f"{each['name']:<16}{each['title']} ({each['unit']})" for each in listed)
+        lines = (f"{each['name']:<24}{each['title']} ({each['unit']})" for each in listed)
         print(json.dumps(listed) if asked.output == "json" else "\n".join(lines))
         return 0
     folder = into or (QUICK if asked.quick else RESULTS)
@@ -55,6 +55,17 @@ def main(argv: Sequence[str] | None = None, figures: Sequence[Figure] = FIGURES,
     code = 0 if asked.page else run(wanted, folder, asked, keep)
     keep()
     return code
+
+
+def chosen(figures: Sequence[Figure], asked: argparse.Namespace) -> list[Figure]:
+    """Those that were asked for; without --only all but those that take longer than the others together."""
+    if not asked.only:
+        return [each for each in figures if asked.list or asked.page or not each.alone]
+    return [
+        each
+        for each in figures
+        if each.name in asked.only or (not each.alone and any(each.name.startswith(one) for one in asked.only))
+    ]
 
 
 def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace, keep: Callable[[], None]) -> int:

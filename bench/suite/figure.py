@@ -66,6 +66,8 @@ class Figure:
     rounds: int = 5
     quick_rounds: int = 1
     packages: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
+    """Whether it is measured only when it is asked for by its name: it takes longer than all the others."""
     limit_s: int = 300
     """After so long a figure is given up; what was measured until then is kept."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bench.suite.figures import (
     control,
+    daemon,
     end_to_end,
     first_packet,
     flows,
@@ -34,5 +35,6 @@ FIGURES = (
     *first_packet.FIGURES,
     *operations.FIGURES,
     *control.FIGURES,
+    *daemon.FIGURES,
     *scale.FIGURES,
 )
