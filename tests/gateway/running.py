@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from mizar.cli.main import app
 from mizar.gateway import options
 from mizar.kernel import bpffs, namespaces
 from mizar.model.errors import NotFoundError
@@ -128,12 +131,12 @@ class Running:
 
     def show(self) -> dict[str, Any]:
         """What it says of itself."""
-        found: dict[str, Any] = self.cli("show", "--name", self.name)
+        found: dict[str, Any] = _asked("show", "--name", self.name)
         return found
 
     def connections(self) -> list[dict[str, Any]]:
         """Its connections."""
-        found: list[dict[str, Any]] = self.cli("connections", "--name", self.name)
+        found: list[dict[str, Any]] = _asked("connections", "--name", self.name)
         return found
 
     def apply(self, text: str, ok: bool = True) -> Any:
@@ -179,6 +182,11 @@ class Running:
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, f"the gateway is not ready in time: {log.read_text()}"
             time.sleep(0.02)
+
+
+def _asked(*words: str) -> Any:
+    """The JSON of a command that only asks, here: who waits asks often, and an interpreter takes long to start."""
+    return json.loads(CliRunner().invoke(app, ["gateway", *words, "-o", "json"], catch_exceptions=False).stdout)
 
 
 _MIZAR = [sys.executable, "-c", "from mizar.cli.main import main; main()"]

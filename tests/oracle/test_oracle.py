@@ -28,19 +28,28 @@ from tests.unit.planner.budget import examples
 NOTE = Handover(1, RED, "a")
 
 
-@examples(300)
-@given(droplets(), st.binary(max_size=200))
-def test_any_bytes_have_an_outcome(here: Droplet, frame: bytes) -> None:
-    """Also those too short for a test run."""
+def has_an_outcome(here: Droplet, frame: bytes) -> None:
     for outcome in (transit(here, frame), agent(here, 1, frame), agent(here, 2, frame)):
         assert (outcome.verdict is Verdict.DROP) <= bool(outcome.reason)
         assert not outcome.reason or outcome.frame == frame or outcome.reason in TOLD
 
 
-@examples(200)
-@given(cases())
-def test_exactly_one_end_is_counted(case: Case) -> None:
-    """A packet is refused for one reason, or served; never both, and counted for two VPCs only where it crossed."""
+@examples(100)
+@given(droplets(), st.binary(max_size=200))
+def test_any_bytes_have_an_outcome(here: Droplet, frame: bytes) -> None:
+    """Also those too short for a test run."""
+    has_an_outcome(here, frame)
+
+
+@pytest.mark.long
+@examples(1000)
+@given(droplets(), st.binary(max_size=200))
+def test_many_bytes_have_an_outcome(here: Droplet, frame: bytes) -> None:
+    """The same, ten times as often."""
+    has_an_outcome(here, frame)
+
+
+def is_counted_once(case: Case) -> None:
     for arrival in case.arrivals:
         outcome = predict(case.here, arrival)
         drops = [key for kind, key in outcome.counted if kind == "drop"]
@@ -53,6 +62,21 @@ def test_exactly_one_end_is_counted(case: Case) -> None:
         assert len(vpcs) <= 1 + any("peered_packets" in fields for fields in vpcs)
         assert (outcome.next_hop is not None) == (outcome.verdict is Verdict.SEND)
         assert (outcome.handover is not None) == (outcome.verdict is Verdict.DELIVER)
+
+
+@examples(70)
+@given(cases())
+def test_exactly_one_end_is_counted(case: Case) -> None:
+    """A packet is refused for one reason, or served; never both, and counted for two VPCs only where it crossed."""
+    is_counted_once(case)
+
+
+@pytest.mark.long
+@examples(700)
+@given(cases())
+def test_exactly_one_end_is_counted_of_many(case: Case) -> None:
+    """The same, ten times as often."""
+    is_counted_once(case)
 
 
 def test_the_oracle_needs_no_linux() -> None:

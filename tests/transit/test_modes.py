@@ -28,7 +28,8 @@ from tests.transit.rig import (
 )
 from tests.transit.traffic import exchange_udp, ping, send_tcp, sink
 
-MODES = [("driver", "tcx"), ("generic", "clsact"), ("driver", "clsact"), ("generic", "tcx")]
+MODES = [("generic", "clsact"), ("driver", "tcx"), ("driver", "clsact"), ("generic", "tcx")]
+"""The second is what every other test runs in."""
 
 
 def flags(xdp: str, tc: str) -> list[str]:
@@ -89,7 +90,7 @@ def onlookers(droplets: list[Droplet]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("xdp", "tc"), first_of(MODES, 2))
+@pytest.mark.parametrize(("xdp", "tc"), first_of(MODES))
 def test_every_mode_carries_everything(made: Rig, xdp: str, tc: str) -> None:
     """Also after all daemons were killed and started again, and nothing is left at the end."""
     droplets, places = three_droplets(made, *flags(xdp, tc))
