@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from mizar.functions.build import build
+from mizar.functions.build import build as compile_function
 from mizar.kernel.function_tables import U64
 from mizar.kernel.layout import Codec
 from mizar.kernel.maps import Table
@@ -26,11 +26,12 @@ from mizar.oracle.outcome import Outcome, Verdict
 from mizar.oracle.tables import Droplet, Function
 from mizar.oracle.transit import transit
 from tests.dataplane.chained import PASS, TRANSMIT, Chained, from_text, member, saying
-from tests.oracle import golden
+from tests.oracle import build, golden
 from tests.oracle.differential import Arrival, Case, cases, check_case, observe, predict, visible
+from tests.oracle.droplets import address, mac_of
 from tests.oracle.golden import Golden
 from tests.oracle.real import RealDroplet
-from tests.oracle.seeds import seeds
+from tests.oracle.seeds import carried, seeds
 from tests.oracle.test_golden import droplet
 
 STAGES = ("ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_DROP", "ENDPOINT_INGRESS", "ENDPOINT_EGRESS")
@@ -38,8 +39,6 @@ ODD = 'MIZAR_REASONS({ 1, "ODD", "Odd." });'
 _KEY = Codec(
     "struct blocked_key", 20, lambda one: struct.pack("=I16s", *one), lambda data: struct.unpack("=I16s", data)
 )
-_MARKED = b"\x86\xdd\x60", b"\x86\xdd\x65"
-"""IPv6 headers, without and with a DSCP."""
 FRAMES = [one for one in vars(golden).values() if isinstance(one, Golden)]
 TEXT = """
     return call->frame->family == FAMILY_IPV4 && call->frame->src[15] & 1 ? mizar_drop(call, 1) : FUNCTION_CONTINUE;"""
@@ -67,15 +66,21 @@ def told_blocked(chained: Chained, *prefixes: str) -> None:
         table.put((bits, to_mapped(network.network_address.packed)), 0)
 
 
+def marked() -> list[Arrival]:
+    """IPv6 with a DSCP, in either tunnel, for an endpoint of the droplet."""
+    inner = build.ipv6(address(6, 1, 21), address(6, 1, 11), 17, build.udp(4001, 4002, b"mizar!"))
+    frame = build.ethernet(build.ROUTER, mac_of(1, 21), 0x86DD, b"\x65" + inner[1:])
+    return [Arrival("transit", carried(kind, frame)) for kind in ("vxlan", "geneve")]
+
+
 def compare(real: RealDroplet, here: Droplet, stages: Iterable[str]) -> int:
     """Golden frames at their doors: whole frames, verdicts and counters; returns how many became another frame or went
     another way than without functions."""
     changed = 0
-    for one in FRAMES:
+    for arrival in (*(Arrival(one.door, one.comes) for one in FRAMES), *marked()):
         real.fill(droplet())
-        arrival = Arrival(one.door, one.comes.replace(*_MARKED))
         by_oracle, by_kernel = predict(here, arrival), observe(real, arrival)
-        assert visible(by_oracle, one.door) == visible(by_kernel, one.door), one.name
+        assert visible(by_oracle, arrival.door) == visible(by_kernel, arrival.door), arrival
         plain = predict(droplet(), arrival)
         changed += (by_oracle.verdict, by_oracle.frame) != (plain.verdict, plain.frame)
         assert {met.stage for met in by_oracle.met} <= set(stages)
@@ -101,7 +106,7 @@ def test_examples_have_twins(
     real: RealDroplet, attached: Chained, name: str, stages: tuple[str, ...], twin_of: functions.Twin, parameters: bytes
 ) -> None:
     """What they make of a frame, byte for byte."""
-    data = build(EXAMPLES / name / f"{name}.c").read_bytes()
+    data = compile_function(EXAMPLES / name / f"{name}.c").read_bytes()
     attached.put({stage: [member(data, parameters=parameters)] for stage in stages}, droplet=1)
     if name == "blocklist":
         told_blocked(attached, *PREFIXES)
