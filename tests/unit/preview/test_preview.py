@@ -14,6 +14,7 @@ from mizar.manager.intake import Submission
 from mizar.manager.rehearsal import Rehearsal, Snapshot, snapshot
 from mizar.model.errors import InvalidError
 from mizar.model.manifest import parse_resource, parse_texts
+from mizar.model.nat_gateway import NatGateway
 from mizar.model.resources import Ref
 from mizar.preview import preview as previews
 from mizar.preview.preview import Preview, preview
@@ -235,3 +236,21 @@ def test_a_policy_takes_reach_and_gives_it_back() -> None:
     assert pairs(preview(known(*RED, closed), submissions(opened)), "gained") == {("e1", "e2")}
     notes = preview(known(*RED), submissions({**opened, "spec": {**opened["spec"], "ingress": rules}})).notes
     assert len([note for note in notes if "never decides" in note]) == 2
+
+
+def test_a_nat_gateway_brings_its_instances_and_its_pool_says_so() -> None:
+    """The endpoints that it brings follow, on droplets of its pool alone; nobody hears what the two have in common."""
+    edge = manifest("AddressPool", "edge", prefixes=["203.0.113.0/28"], tenants=["red"], droplets=["d2", "d3"])
+    out = manifest("NatGateway", "out", "red", network="front", pool="edge")
+    found = preview(known(*RED), submissions(edge, out))
+    made = {str(one.ref): one.asked for one in found.objects if one.change == "created"}
+    follow = {"Endpoint red/out-1": False, "Endpoint red/out-2": False}
+    assert made == {"AddressPool edge": True, "NatGateway red/out": True, **follow}
+    assert found.steps
+    assert {one.droplet for one in found.steps if "red/out-" in str(one.steps)} >= {"d2", "d3"}
+    assert pairs(found, "lost") == set()
+    before = known(*RED, edge, out)
+    (gateway,) = [item.resource for item in before.items if isinstance(item.resource, NatGateway)]
+    assert gateway.status.pair_key is not None
+    key = gateway.status.pair_key.reveal()
+    assert key not in str(found) + str(preview(before, submissions(again(before, "NatGateway", "red", "out"))))
