@@ -7,8 +7,13 @@ Property tests take the same examples every time, so that a run says something o
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import inspect
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -40,3 +45,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for number, found in enumerate(files.values())
     ]
     items[:] = [item for _, found in sorted(placed, key=lambda one: one[0]) for item in found]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A test of coroutines that failed, also by its limit of time, tells which task waited where."""
+    report = yield
+    if report.failed and call.when == "call" and inspect.iscoroutinefunction(getattr(item, "obj", None)):
+        tasks = [one for one in gc.get_objects() if issubclass(type(one), asyncio.Task) and not one.done()]
+        report.sections.append(("tasks that wait", "\n".join(map(_waits, tasks))))
+    return report
+
+
+def _waits(task: asyncio.Task[Any]) -> str:
+    """The name of a task, and the lines of its coroutines from the outermost on."""
+    lines: list[str] = [f"{task.get_name()}:"]
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        lines.append(f"  {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+        coroutine = getattr(coroutine, "cr_await", None)
+    return "\n".join(lines)

@@ -76,7 +76,7 @@ def talking(lab: LabName, people: list[Member], dice: random.Random | None = Non
         thread = threading.Thread(target=blows)
         thread.start()
         try:
-            return matrix(probes, lambda _cell: None, limit_s=5.0)
+            return matrix(probes, lambda _cell: None, limit_s=20.0)
         finally:
             done.set()
             thread.join()

@@ -81,8 +81,8 @@ def test_a_droplet_that_dies_is_replaced(lab: LabName) -> None:
         def health() -> str:
             return next(str(i["status"]["health"]) for i in client.list("Droplet") if i["metadata"]["name"] == dead)
 
-        wait_until(lambda: health() == "down", 20)
-        cells = traffic(lab, Recorder(), limit_s=2.0).cells if dead not in hosts else ()
+        wait_until(lambda: health() == "down")
+        cells = traffic(lab, Recorder(), limit_s=10.0).cells if dead not in hosts else ()
         assert [cell for cell in cells if not cell.ok] == []
         kill(lab, dead)
         wait_until(lambda: health() == "dead", 30)

@@ -138,7 +138,7 @@ def test_traffic_flows_while_every_process_is_dead(up: LabName) -> None:
     """The data plane needs neither daemons nor server; `exec` works without them too."""
     for name in PROCESSES:
         kill(up, name)
-    script = "import socket; print(socket.create_connection(('10.0.2.2', 7), timeout=5))"
+    script = "import socket; print(socket.create_connection(('10.0.2.2', 7), timeout=30))"
     code = f"try:\n {script}\nexcept ConnectionRefusedError:\n exit(9)"
     done = execute(up, "blue-web", sys.executable, "-c", code)
     assert done.returncode == 9, "the other endpoint refuses the connection: the packet got there and back"

@@ -30,7 +30,7 @@ else:
     own = (read(stem + ".key"), read(stem + ".crt")) if stem != "nobody" else (None, None)
     channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(read("ca.crt"), *own))
 try:
-    print(transit_pb2_grpc.TransitStub(channel).GetInfo(pb.GetInfoRequest(), timeout=3).interface)
+    print(transit_pb2_grpc.TransitStub(channel).GetInfo(pb.GetInfoRequest(), timeout=20).interface)
 except grpc.RpcError as error:
     print(error.code().name)
 """
@@ -39,7 +39,7 @@ except grpc.RpcError as error:
 def ask(droplet: Droplet, folder: Path, stem: str) -> str:
     """What a caller with a certificate gets: the interface's name, or a status."""
     command = ["nsenter", f"--net=/run/netns/{droplet.namespace}", sys.executable, "-c", ASK, TARGET, str(folder), stem]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return found.stdout.strip()
 
 

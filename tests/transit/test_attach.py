@@ -2,7 +2,6 @@
 """Attach and Detach: namespaces by name, path and pid; repetition, change, failure."""
 
 import subprocess
-import time
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -94,8 +93,8 @@ def test_refused_endpoints_leave_nothing(made: Rig) -> None:
     assert ping(first, "10.0.2.11") is not None
 
 
-def test_a_batch_of_attachments_is_fast(made: Rig) -> None:
-    """Fifty endpoints in one request; the bound is wide, the figure is printed."""
+def test_a_batch_of_attachments_is_done_whole(made: Rig) -> None:
+    """Fifty endpoints in one request, which then get namespaces of their own."""
     one, _ = alone(made)
     place = made.make_namespace("many")
     count = 50
@@ -107,22 +106,15 @@ def test_a_batch_of_attachments_is_fast(made: Rig) -> None:
         message = local(f"uid-{number}", what, name=place)
         message.workload.interface = f"eth{number}"
         wanted.append(message)
-    started = time.monotonic()
     results = one.attach(*wanted[:1])
     assert not results[0].error
-    first_s = time.monotonic() - started
-    started = time.monotonic()
     results = one.attach(*wanted[1:])
     # All in one namespace: there is one default route, and it is the first one's.
     assert all("default route" in result.error for result in results)
     places = [made.make_namespace(f"n{number}") for number in range(count)]
     for message, name in zip(wanted, places, strict=True):
         message.workload.name = name
-    started = time.monotonic()
     one.attach_whole(*wanted)
-    elapsed_s = time.monotonic() - started
-    print(f"one endpoint {1000 * first_s:.1f} ms, {count} endpoints {1000 * elapsed_s:.0f} ms")
-    assert elapsed_s < 10
 
 
 def test_vanished_namespace_is_an_event(made: Rig) -> None:

@@ -162,7 +162,7 @@ def test_a_deleted_endpoint_is_given_up_at_once(made: Rig, tunnel: pb.TunnelProt
     refused = three.drops().get("ENDPOINT_UNKNOWN", 0)
     assert ping(scene.names[1], address(4, FRONT, 2), 0.3) is None
     until(lambda: not scene.learned(one), "droplet 1 has forgotten")
-    assert two.counters().returned_packets == 1
+    assert two.counters().returned_packets >= 1
     assert until(lambda: three.drops().get("ENDPOINT_UNKNOWN", 0) > refused, "the bouncer has refused the frame")
 
 
