@@ -5,6 +5,7 @@ substrate, and on what members answer."""
 from __future__ import annotations
 
 import itertools
+import socket
 import struct
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from mizar.oracle.tables import (
     Service,
     Tunnel,
 )
+from mizar.oracle.transit import transit
 from tests.oracle import build
 from tests.oracle.differential import Arrival, check
 from tests.oracle.droplets import HOST, ME, MY_MAC, RED, address, mac_of
@@ -237,3 +239,29 @@ def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, ho
     assert {told[each] for each in how if each in told} <= seen
     said = {one.reason for one in outcomes if one.verdict is Verdict.SEND}  # to the client
     assert said >= {*({"TTL_EXPIRED"} if "down" not in how else ()), *(set(told.values()) & seen)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_public_address_is_the_inner_destination_and_in_no_option(family: int) -> None:
+    """As somebody reads it who knows Geneve and nothing of us (scapy): it goes on addressed as it came."""
+    from scapy.contrib.geneve import GENEVE
+    from scapy.layers.inet import IP
+    from scapy.layers.inet6 import IPv6
+    from scapy.layers.l2 import Ether
+
+    here = attracting()
+    found = 0
+    for port in range(4001, 4033):  # until one goes to the other droplet
+        came = frame(family, CLIENT[family], PUBLIC[family], upper(17, port, PORT))
+        outcome = transit(here, came)
+        if outcome.verdict is not Verdict.SEND:
+            continue
+        outer = Ether(outcome.frame)
+        tunnel, packet = outer[GENEVE], outer[GENEVE][IP if family == 4 else IPv6]
+        assert (tunnel.optionlen, tunnel.critical) == (0, 0)
+        assert (tunnel[Ether].src, tunnel[Ether].dst) == (PUBLIC_MAC.hex(":"), mac_of(1, 21).hex(":"))
+        name = socket.AF_INET if family == 4 else socket.AF_INET6
+        assert socket.inet_pton(name, packet.dst) == PUBLIC[family]
+        assert bytes(packet.payload) == came[14 + (20 if family == 4 else 40) :]
+        found += 1
+    assert found
