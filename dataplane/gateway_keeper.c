@@ -10,6 +10,7 @@
 #include "gateway/lines.h"
 
 GATEWAY_MAP(BPF_MAP_TYPE_HASH, nat_tenants, uint32_t, struct nat_tenant, 1, BPF_F_NO_PREALLOC);
+#include "gateway/leave_tenant.h"
 GATEWAY_MAP(BPF_MAP_TYPE_ARRAY, nat_settings, uint32_t, struct nat_settings, 1, 0);
 
 struct order4 {
@@ -36,14 +37,6 @@ static __always_inline struct nat_tenant *tenant_of(uint32_t meta)
 		fresh.quota = set->quota;
 	bpf_map_update_elem(&nat_tenants, &meta, &fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&nat_tenants, &meta);
-}
-
-static __always_inline void give(uint32_t meta)
-{
-	struct nat_tenant *tenant = bpf_map_lookup_elem(&nat_tenants, &meta);
-
-	if (tenant)
-		__sync_fetch_and_add(&tenant->in_use, -1);
 }
 
 /* `flags` is the upper half of a 32-bit word on a little-endian machine, the lower one on a big-endian one. */
@@ -105,7 +98,7 @@ static __always_inline bool leads6(const struct connection6 *entry, const struct
 		uint32_t meta_ = entry_->tenant; \
 		remove##version(&(order)->twin); \
 		remove##version(&(order)->key); \
-		give(meta_); \
+		leave_tenant(meta_); \
 		result_ = 0; \
 	} \
 	result_; \

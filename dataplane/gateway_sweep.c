@@ -11,6 +11,7 @@
 #include "gateway/time_out.h"
 
 GATEWAY_MAP(BPF_MAP_TYPE_HASH, nat_tenants, uint32_t, struct nat_tenant, 1, BPF_F_NO_PREALLOC);
+#include "gateway/leave_tenant.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -33,14 +34,6 @@ struct sweep {
 static __always_inline uint32_t time_up(const struct sweep *sweep, uint8_t protocol, uint16_t flags)
 {
 	return time_out(&sweep->limits, protocol, flags);
-}
-
-static __always_inline void leave(uint32_t meta)
-{
-	struct nat_tenant *tenant = bpf_map_lookup_elem(&nat_tenants, &meta);
-
-	if (tenant && tenant->in_use)
-		__sync_fetch_and_add(&tenant->in_use, -1);
 }
 
 static __always_inline void key_of4(struct connection4_key *key, const struct connection4_line *line, uint8_t protocol)

@@ -7,6 +7,7 @@
 #ifndef MIZAR_GATEWAY_REMOVE_H
 #define MIZAR_GATEWAY_REMOVE_H
 #include "life.h"
+#include "leave_tenant.h"
 
 /* Whether this connection may be removed, and nobody but the caller does. */
 static __always_inline bool claim(struct connection_tail *tail, struct connection_tail *twin, uint8_t protocol, uint32_t now)
@@ -21,14 +22,6 @@ static __always_inline bool claim(struct connection_tail *tail, struct connectio
 	if (is_fresh(tail->stamp, now, ticks) || (twin && is_fresh(twin->stamp, now, ticks)))
 		return false;
 	return !(__sync_fetch_and_or(flags_word(original), (uint32_t)CONNECTION_GONE << 16) >> 16 & CONNECTION_GONE);
-}
-
-static __always_inline void leave_tenant(uint32_t meta)
-{
-	struct nat_tenant *tenant = bpf_map_lookup_elem(&nat_tenants, &meta);
-
-	if (tenant && tenant->in_use)
-		__sync_fetch_and_add(&tenant->in_use, -1);
 }
 
 /* True: nothing stands under this key any more. `other`: room for the other direction's key. */

@@ -46,7 +46,7 @@ static __always_inline bool OF(sweep_out)(struct sweep *sweep, const KEY *key, E
 	}
 	OF(remove)(&other);
 	OF(remove)(key);
-	leave(meta);
+	leave_tenant(meta);
 	sweep->order.ended++;
 	if (swept)
 		bpf_ringbuf_submit(swept, BPF_RB_NO_WAKEUP);
