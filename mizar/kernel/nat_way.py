@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
@@ -67,23 +67,46 @@ def name_of(uid: str) -> str:
 
 def build(way: Way) -> None:
     """Links and routes in the namespace; nothing comes by yet. What is there stays as it is."""
-    tunnel_link.prepare(way.namespace, way.interface)
-    name = name_of(way.uid)
-    with Netlink() as here, Netlink(way.namespace) as inside:
-        mtu = interfaces.get(here, way.uplink).mtu
-        if interfaces.find(inside, OUTER) is None or interfaces.find(here, name) is None:
-            _delete(here, name)
-            here.tell(_pair(name, OUTSIDE_MAC, OUTER, mtu, way.namespace))
+    with _building(way) as (here, inside, mtu):
+        _link(way, here, inside, OUTER, mtu)
         if interfaces.find(inside, NEAR) is None:
             inside.tell(_pair(NEAR, INSIDE_MAC, INNER, mtu, None))
             inside.tell([(set_link(INNER, mac=OUTSIDE_MAC), RTM_SETLINK, 0, f"name {INNER}")])
         # NAPI where the program's redirects arrive, and whole checksums where it reads.
-        interfaces.set_gro(name, on=True)
-        interfaces.set_tx_checksum(name, on=False)
+        interfaces.set_gro(name_of(way.uid), on=True)
+        interfaces.set_tx_checksum(name_of(way.uid), on=False)
         way.namespace.run(_offloads)
-        _raise(here, [name], mtu)
         _raise(inside, [NEAR, INNER, OUTER], mtu)
+
+
+def build_plain(way: Way) -> None:
+    """As `build`, without a program between: the namespace's own stack translates (mizar.kernel.nat_balance)."""
+    with _building(way) as (here, inside, mtu):
+        if _link(way, here, inside, NEAR, mtu):
+            inside.tell([(set_link(NEAR, mac=INSIDE_MAC), RTM_SETLINK, 0, f"name {NEAR}")])
+        way.namespace.run(lambda: _from_anywhere(NEAR))
+        _raise(inside, [NEAR], mtu)
+
+
+@contextlib.contextmanager
+def _building(way: Way) -> Iterator[tuple[Netlink, Netlink, int]]:
+    """The droplet's netlink, the namespace's, and the MTU. Behind it the droplet's end is up, and routes lead there."""
+    tunnel_link.prepare(way.namespace, way.interface)
+    with Netlink() as here, Netlink(way.namespace) as inside:
+        mtu = interfaces.get(here, way.uplink).mtu
+        yield here, inside, mtu
+        _raise(here, [name_of(way.uid)], mtu)
         _lead(inside, way)
+
+
+def _link(way: Way, here: Netlink, inside: Netlink, end: str, mtu: int) -> bool:
+    """Between the droplet and `end` in the namespace; whether it is new."""
+    name = name_of(way.uid)
+    if interfaces.find(inside, end) is not None and interfaces.find(here, name) is not None:
+        return False
+    _delete(here, name)
+    here.tell(_pair(name, OUTSIDE_MAC, end, mtu, way.namespace))
+    return True
 
 
 def _lead(inside: Netlink, way: Way) -> None:
@@ -96,22 +119,6 @@ def _lead(inside: Netlink, way: Way) -> None:
     for order in (*orders, *(_rule(version, _LAST_RULE, _OUT) for version in _FAMILY)):
         with contextlib.suppress(ConflictError):  # it is there
             inside.tell([order])
-
-
-def build_plain(way: Way) -> None:
-    """As `build`, without a program between: the namespace's own stack translates (mizar.kernel.nat_balance)."""
-    tunnel_link.prepare(way.namespace, way.interface)
-    name = name_of(way.uid)
-    with Netlink() as here, Netlink(way.namespace) as inside:
-        mtu = interfaces.get(here, way.uplink).mtu
-        if interfaces.find(inside, NEAR) is None or interfaces.find(here, name) is None:
-            _delete(here, name)
-            here.tell(_pair(name, OUTSIDE_MAC, NEAR, mtu, way.namespace))
-            inside.tell([(set_link(NEAR, mac=INSIDE_MAC), RTM_SETLINK, 0, f"name {NEAR}")])
-        way.namespace.run(lambda: _from_anywhere(NEAR))
-        _raise(here, [name], mtu)
-        _raise(inside, [NEAR], mtu)
-        _lead(inside, way)
 
 
 def attract(way: Way) -> list[Address]:

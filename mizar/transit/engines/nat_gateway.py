@@ -8,7 +8,6 @@ once the program is there, and with them what keeps tenants from droplets (mizar
 
 import asyncio
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,24 +17,20 @@ from typing import Any
 
 from mizar._built import transit_pb2 as pb
 from mizar.gateway import control
-from mizar.kernel import interfaces, nat_guard, nat_way
-from mizar.kernel.announce import announce
-from mizar.kernel.namespaces import Namespace
+from mizar.kernel import nat_guard, nat_way
 from mizar.kernel.nat_guard import Limits
 from mizar.kernel.nat_way import Address, Way
-from mizar.kernel.netlink import Netlink
 from mizar.model.address_pool import SPECIAL
 from mizar.model.errors import MizarError, NotFoundError, TemporaryError
 from mizar.pki import authority
 from mizar.pki.identity import Identity, Role
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Kind, Place, Sample
-from mizar.transit.engines.nat_left import HOME, RECORD, forget, let_go, name_of
+from mizar.transit.engines.nat_attracted import attract, record, way_of
+from mizar.transit.engines.nat_left import HOME, forget, let_go, name_of
 from mizar.transit.engines.nat_pipeline import checked, description, prefix_of
 from mizar.transit.processes import Process, Program
 
-INTERFACE = "eth0"
-"""Of an instance's endpoint (mizar.manager.instances)."""
 PAIR_PORT = 7799
 """Of an instance's endpoint, for the other one of its pair alone."""
 READY_S, LOOK_S = 60.0, 5.0
@@ -139,16 +134,12 @@ class NatGateway:
         fresh.write_text(text)
         fresh.replace(self._home / "nat.json")
 
-    @contextlib.contextmanager
-    def _way(self) -> Iterator[Way]:
-        with Namespace.open_spec(self._place.namespace) as namespace:
-            inside = tuple(map(prefix_of, self._nat.inside))
-            public = tuple(map(ip_address, self._nat.public))
-            yield Way(self._place.uid, namespace, INTERFACE, self._place.uplink(), inside, public)
+    def _way(self) -> contextlib.AbstractContextManager[Way]:
+        return way_of(self._place, self._nat.inside, self._nat.public)
 
     def _build(self) -> None:
         with self._way() as way:
-            self._record(way)
+            record(self._home, way)
             self._guard(way)
             nat_way.build(way)
             nat_guard.open_host(way.uplink, nat_way.name_of(way.uid))
@@ -167,21 +158,11 @@ class NatGateway:
     def _peer(self) -> tuple[int, Address] | None:
         return (PAIR_PORT, ip_address(self._nat.pair.other)) if self._nat.HasField("pair") else None
 
-    def _record(self, way: Way) -> None:
-        """What is recorded is at least what the droplet does for it, however far it came."""
-        record = json.dumps({"uplink": way.uplink, "public": [str(one) for one in way.public]})
-        file = self._home / RECORD
-        if not file.exists() or file.read_text() != record:
-            file.write_text(record)
-
     def _attract(self) -> None:
         if self._nat.standby:
             return
         with self._way() as way:
-            if new := nat_way.attract(way):
-                with Netlink() as here:
-                    uplink = interfaces.get(here, way.uplink)
-                announce(uplink, new)
+            attract(way)
 
     def _pair(self) -> None:
         """It tells the other instance of its connections, and is told."""

@@ -15,19 +15,15 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from mizar._built import transit_pb2 as pb
-from mizar.kernel import interfaces, nat_balance, nat_guard, nat_way
-from mizar.kernel.announce import announce
-from mizar.kernel.namespaces import Namespace
+from mizar.kernel import nat_balance, nat_guard, nat_way
 from mizar.kernel.nat_balance import Balance, Listener, Member
 from mizar.kernel.nat_way import Way
-from mizar.kernel.netlink import Netlink
 from mizar.model.errors import InvalidError, MizarError
 from mizar.transit.engines.engine import Fault, Kind, Place, Sample
-from mizar.transit.engines.nat_left import HOME, RECORD, let_go
+from mizar.transit.engines.nat_attracted import INTERFACE, attract, record, way_of
+from mizar.transit.engines.nat_left import HOME, let_go
 from mizar.transit.engines.nat_pipeline import prefix_of
 
-INTERFACE = "eth0"
-"""Of an instance's endpoint (mizar.manager.instances)."""
 LOOK_S, REPAIR_S = 1.0, 5.0
 MOST_CONNECTIONS = 1 << 17
 _STATES = "states.json"
@@ -164,12 +160,8 @@ class PublicBalancer:
             self._full,
         )
 
-    @contextlib.contextmanager
-    def _way(self) -> Iterator[Way]:
-        with Namespace.open_spec(self._place.namespace) as namespace:
-            inside = tuple(map(prefix_of, self._wanted.inside))
-            public = tuple(map(ip_address, self._wanted.public))
-            yield Way(self._place.uid, namespace, INTERFACE, self._place.uplink(), inside, public)
+    def _way(self) -> contextlib.AbstractContextManager[Way]:
+        return way_of(self._place, self._wanted.inside, self._wanted.public)
 
     def _build(self, way: Way) -> None:
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -177,13 +169,8 @@ class PublicBalancer:
         nat_guard.open_host(way.uplink, nat_way.name_of(way.uid))
 
     def _attract(self, way: Way) -> None:
-        """What is recorded is at least what is attracted."""
-        record = {"uplink": way.uplink, "public": [str(one) for one in way.public]}
-        (self._home / RECORD).write_text(json.dumps(record))
-        if new := nat_way.attract(way):
-            with Netlink() as here:
-                uplink = interfaces.get(here, way.uplink)
-            announce(uplink, new)
+        record(self._home, way)
+        attract(way)
 
     async def _look(self) -> None:
         """Keeps to the quota, and makes again what somebody else has undone."""
