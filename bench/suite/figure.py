@@ -60,6 +60,8 @@ class Figure:
     open: Opener
     not_shown: str
     """What a reader must not take it for."""
+    floor: str = ""
+    """What its values are made of, and what was tried to bring them down: Markdown, as of a page in docs/."""
     units: Mapping[str, str] = field(default_factory=dict)
     """Of metrics that have another unit."""
     goals: tuple[Goal, ...] = ()

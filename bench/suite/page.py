@@ -66,6 +66,8 @@ def _section(figure: Figure, found: dict[str, Any]) -> list[str]:
         lines.append(f"| {metric} | {figure.unit_of(metric)} | {' | '.join(cells)} |")
     lines += [f"- **{name}** is missing: {why}" for name, why in found["absent"].items()]
     lines += ["", f"*Not shown:* {figure.not_shown}"]
+    if figure.floor:
+        lines += ["", f"*What it is made of, and what was tried:* {figure.floor}."]
     return lines
 
 

@@ -13,6 +13,7 @@ from bench.suite.figures import (
     gateways,
     http,
     limits,
+    live,
     memory,
     operations,
     policies,
@@ -24,6 +25,7 @@ from bench.suite.figures import (
 FIGURES = (
     *programs.FIGURES,
     *flows.FIGURES,
+    *live.FIGURES,
     *sizes.FIGURES,
     *policies.FIGURES,
     *gateways.FIGURES,

@@ -20,7 +20,7 @@ from tests.transit.test_life import Stream
 from tests.transit.test_traffic import two_droplets
 from tests.transit.traffic import ping
 
-TIMES = 3
+TIMES = 2
 SENT, LOST, REPLACED = "datagrams sent", "datagrams lost", "programs replaced"
 
 
@@ -144,7 +144,7 @@ FIGURES = (
                  contender=f"daemons {how}, new ones started", worst=True)
             for how in ("killed", "ended")
         ),
-        rounds=3,
+        rounds=2,
     ),
     _figure("failover", "How long flows stand still when a droplet dies, and until a path is direct", failures,
             "a whole host that dies: its wire is cut. All daemons share the CPUs of the machine.", rounds=1),

@@ -74,6 +74,8 @@ FIGURES = (
         "ns",
         opened,
         NOT_SHOWN,
+        floor="returns from helpers and lookups, 8 to 9 ns each on this kind of processor: "
+        "[costs](decisions/costs.md) has them one by one, what was tried, and what is left of each path",
         goals=(
             _goal("local delivery, program's own cost", "318-455 ns (the original Mizar)", DELIVERY, 90),
             _goal("direct path, agent + delivery", "792 ns", "direct path: agent and delivery", 200),
