@@ -216,7 +216,7 @@ FIGURES = (
             Goal("endpoints provisioned per second, one manager, embedded store", "nobody publishes one", MANY, 2000,
                  most=False, contender=LARGE),
         ),
-        rounds=3,
+        rounds=2,
         limit_s=420,
     ),
     Figure(

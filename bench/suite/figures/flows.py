@@ -109,6 +109,6 @@ FIGURES = (
         "cache foresees; the traffic of a real host repeats itself more.",
         floor="lines of tables that come from memory: with a million flows every packet waits for at least one. The "
         "gateway's tables have one such line for each flow ([lines](decisions/lines.md)); these have two to three",
-        rounds=3,
+        rounds=2,
     ),
 )

@@ -80,7 +80,7 @@ FIGURES = (
             Goal("NAT hot path, added, a million flows", "nft 1183 ns whole; own table +34 ns", HOT_MANY, 70,
                  contender="UDP"),
         ),
-        quick_rounds=1,
+        rounds=3,
     ),
     Figure(
         "gateway",
@@ -88,6 +88,7 @@ FIGURES = (
         "packets/s",
         beside_nftables,
         "a network card, and flows that begin: all 1,024 are known.",
+        rounds=3,
         packages={"nft": "nftables"},
     ),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from bench.suite.figure import Figure, Plan, Turn
 QUICK = (1_000, 10_000)
 SIZES = {
     "1,000 droplets, 50,000 endpoints": (1_000, 50_000),
-    "10,000 droplets, 500,000 endpoints": (10_000, 500_000),
+    "10,000 droplets, 100,000 endpoints": (10_000, 100_000),
     "100,000 droplets, 1,000,000 endpoints": (100_000, 1_000_000),
 }
 UNITS = {
