@@ -19,7 +19,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from mizar._built import transit_pb2 as pb
-from mizar.kernel import interfaces, syn_primer
+from mizar.kernel import interfaces, libbpf, syn_primer
 from mizar.kernel.function_maps import ENDPOINT_VALUES, raw_table, replace_table
 from mizar.kernel.maps import CounterTable, Table
 from mizar.kernel.namespaces import Namespace
@@ -52,6 +52,7 @@ class Ddos:
         self._held: dict[str, pb.DdosProtection] = {}
         self._boundaries: dict[str, int] = {}
         self._kernels: dict[int, tuple[int, int]] = {}
+        self._kernels_map = 0
         self._primed: dict[str, tuple[float, set[syn_primer.Listener]]] = {}
         self._told: dict[str, tuple[float, pb.DdosStatus]] = {}
         self._warned: set[str] = set()
@@ -262,7 +263,10 @@ class Ddos:
                     continue
                 if interface.peer_nsid is not None:
                     wanted[local.slot] = interface.peer_nsid + 1, interface.index
-        before, self._kernels = self._kernels, wanted
+        number = libbpf.info("map", self._maps["kernels"]).id
+        # Of another map nothing is known: the function was gone in between, and what was told to it with it.
+        before = self._kernels if number == self._kernels_map else {}
+        self._kernels, self._kernels_map = wanted, number
         rows = [(slot, found) for slot, found in wanted.items() if before.get(slot) != found]
         rows += [(slot, (0, 0)) for slot in before.keys() - wanted.keys()]
         self._raw("kernels").put_raw([(_place(slot), values.KERNEL.pack(*found)) for slot, found in rows])

@@ -234,6 +234,11 @@ def test_a_flood_of_syns_does_not_reach_the_server_and_a_client_does(lab: LabNam
         with here.connect("db") as made:
             assert here.says_back(made, b"without")
         assert here.syns() > 0
+        here.apply(synCookies={"mode": "always"})  # the function was gone, and is told of the endpoint's kernel anew
+        wait_until(lambda: here.told().get("cookieEndpoints") == 1)
+        here.frames()
+        here.flood("db", 200)
+        assert here.syns() == 0
 
 
 MORE = f"""{SMALL}
@@ -271,20 +276,21 @@ def test_cookies_engage_by_themselves_and_for_clients_of_the_same_droplet(lab: L
         assert here.syns() > 0
         assert here.told()["engaged"] == []
         held = {name: here.connect(name) for name in ("db", "near", "over")}
-        for name in ("db", "near", "over"):
-            here.flood(name, 1500)
-            here.frames()
-            here.flood(name, 200)
-            with here.connect(name) as made:
-                assert here.says_back(made, b"y" * 50_000)
-            assert here.syns() == 0
-        wait_until(lambda: here.told()["engaged"] == ["synCookies"])
-        assert here.client.get("DdosProtection", "shield", "blue")["status"]["state"] == "engaged"
-        for connection in held.values():
-            assert here.says_back(connection, b"held")
-            connection.close()
-        with watching(lab, "--type", "protection") as watcher:
+        with watching(lab, "--vpc", "blue/main") as watcher:
+            for name in ("db", "near", "over"):
+                here.flood(name, 1500)
+                here.frames()
+                here.flood(name, 200)
+                with here.connect(name) as made:
+                    assert here.says_back(made, b"y" * 50_000)
+                assert here.syns() == 0
+            wait_until(lambda: here.told()["engaged"] == ["synCookies"])
+            assert here.client.get("DdosProtection", "shield", "blue")["status"]["state"] == "engaged"
+            for connection in held.values():
+                assert here.says_back(connection, b"held")
+                connection.close()
             wait_until(lambda: here.told()["engaged"] == [])
+            watcher.until(lambda seen: any(one.get("engaged") == ["synCookies"] for one in seen))
             watcher.until(lambda seen: any(one.get("withdrawn") == ["synCookies"] for one in seen))
         assert "withdrawnAt" in here.told()["synCookies"]
         events = here.client.get("DdosProtection", "shield", "blue")["status"]["events"]
