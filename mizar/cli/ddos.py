@@ -16,7 +16,6 @@ from rich.text import Text
 from mizar.cli.connection import Server, TenantOption, connect
 from mizar.cli.output import Format, Output, columns, emit, stderr
 from mizar.cli.prefix_files import list_read
-from mizar.model.ddos import LongList
 from mizar.model.prefix_list import count_packed
 from mizar.model.resources import Ref
 
@@ -55,7 +54,7 @@ def load(
     field = "allowList" if allow else "blockList"
     with connect(server) as client:
         object_ = client.get(KIND, name, tenant)
-        spec = {**object_["spec"], field: _sent(found)}
+        spec = {**object_["spec"], field: found.sent}
         owner = object_["metadata"]["tenant"]
         metadata = {"name": name, "tenant": owner, "labels": object_["metadata"].get("labels", {})}
         manifest = {"apiVersion": "mizar/v1", "kind": KIND, "metadata": metadata, "spec": spec}
@@ -79,13 +78,6 @@ def report(
         found = [client.get(KIND, name, tenant)] if name else client.list(KIND, tenant)
     said = [_reported(one) for one in found]
     emit(said, output, lambda: _table(said))
-
-
-def _sent(found: LongList) -> str:
-    import base64
-
-    assert found.data is not None
-    return "packed:" + base64.b64encode(found.data).decode()
 
 
 def _reported(one: Manifest) -> Manifest:

@@ -7,20 +7,16 @@ A path stands there until `mizar apply` has read the file. Whoever applies a dig
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, SerializationInfo, model_validator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
 from mizar.model.base import Resource, Scope, Status
-from mizar.model.errors import InvalidError
 from mizar.model.fields import Value
+from mizar.model.file_value import FileValue
 from mizar.model.prefix_list import MOST, PrefixList, count_packed, is_empty, listed, parse, unpacked
 
 AMPLIFIERS = (
@@ -47,63 +43,20 @@ AMPLIFIERS = (
 )
 """Quote of the day, chargen, DNS, TFTP, portmapper, NTP, NetBIOS, SNMP, CLDAP, SLP, RIP, SSDP, Apple's remote desktop,
 WS-Discovery, mDNS, CoAP, Ubiquiti, memcached, Steam, DHDiscover."""
-_AS_PACKED, _DIGEST = "packed:", "sha256:"
 _MOST_LISTED = 4096
-_MOST_TEXT = 64 << 20
 
 
-class LongList:
-    """Prefixes by their packed bytes, by their digest alone, or (in a manifest that nobody has read it for) a path."""
+class LongList(FileValue):
+    """Prefixes, packed."""
 
-    __slots__ = ("data", "digest", "path")
-
-    def __init__(self, data: bytes | None = None, digest: str = "", path: str = "") -> None:
-        self.data, self.path = data, path
-        self.digest = sha256(data).hexdigest() if data is not None else digest
-
-    def __str__(self) -> str:
-        return self.path or f"{_DIGEST}{self.digest}"
-
-    __repr__ = __str__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LongList) and (self.digest, self.path) == (other.digest, other.path)
-
-    def __hash__(self) -> int:
-        return hash((self.digest, self.path))
+    __slots__ = ()
+    WORD, PATH, CONTENT = "packed:", "a file with a prefix in each line", "a packed list of prefixes"
+    MOST_TEXT = 64 << 20
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._read, serialization=core_schema.plain_serializer_function_ser_schema(cls._written, info_arg=True)
-        )
-
-    @classmethod
-    def _read(cls, value: object) -> LongList:
-        if isinstance(value, LongList):
-            return value
-        if not isinstance(value, str) or not value or "\0" in value or len(value) > _MOST_TEXT:
-            raise ValueError("expected the path of a file with a prefix in each line")
-        if value.startswith(_AS_PACKED):
-            try:
-                data = base64.b64decode(value.removeprefix(_AS_PACKED), validate=True)
-                count_packed(data)
-            except (binascii.Error, InvalidError) as error:
-                raise ValueError("expected a packed list of prefixes behind packed:") from error
-            return cls(data)
-        if value.startswith(_DIGEST):
-            if not re.fullmatch(r"[0-9a-f]{64}", value.removeprefix(_DIGEST)):
-                raise ValueError("expected 64 hexadecimal digits behind sha256:")
-            return cls(digest=value.removeprefix(_DIGEST))
-        if len(value) > 4096:
-            raise ValueError("expected the path of a file with a prefix in each line")
-        return cls(path=value)
-
-    @staticmethod
-    def _written(held: LongList, info: SerializationInfo) -> str:
-        if (info.context or {}).get("secrets") and held.data is not None:
-            return _AS_PACKED + base64.b64encode(held.data).decode()
-        return str(held)
+    def check(cls, data: bytes) -> None:
+        """Raises InvalidError for what is no list."""
+        count_packed(data)
 
 
 def _prefix(text: str) -> str:

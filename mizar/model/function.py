@@ -8,24 +8,21 @@ read it; `spec.source` names C text, which `mizar apply` compiles.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, GetCoreSchemaHandler, SerializationInfo, ValidationInfo, model_validator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from mizar.model import elf, fields
 from mizar.model.base import Ref, Resource, Scope, Status
 from mizar.model.errors import InvalidError
 from mizar.model.fields import Value
-from mizar.model.function_object import MOST_BYTES, STAGES, FunctionObject, digest_of, read_object
+from mizar.model.file_value import FileValue
+from mizar.model.function_object import MOST_BYTES, STAGES, FunctionObject, read_object
 
 PARAMETERS = ".rodata.parameters"
-_BYTES, _DIGEST = "base64:", "sha256:"
 _MOST_ENTRIES = 4096
 ENDPOINT_VALUES = "endpoint_values"
 """The map of a function that the platform writes: see MIZAR_ENDPOINT_VALUES in mizar_function.h."""
@@ -36,61 +33,11 @@ StageName = Literal[
 assert get_args(StageName) == STAGES
 
 
-class ObjectCode:
-    """An object file: its bytes, or its digest alone, or (in a manifest that nobody has read it for) its path."""
+class ObjectCode(FileValue):
+    """An object file."""
 
-    __slots__ = ("data", "digest", "path")
-
-    def __init__(self, data: bytes | None = None, digest: str = "", path: str = "") -> None:
-        self.data, self.path = data, path
-        self.digest = digest_of(data) if data is not None else digest
-
-    def __repr__(self) -> str:
-        return f"ObjectCode({self})"
-
-    def __str__(self) -> str:
-        return self.path or f"{_DIGEST}{self.digest}"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ObjectCode):
-            return NotImplemented
-        return (self.digest, self.path) == (other.digest, other.path)
-
-    def __hash__(self) -> int:
-        return hash((self.digest, self.path))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._read, serialization=core_schema.plain_serializer_function_ser_schema(cls._written, info_arg=True)
-        )
-
-    @classmethod
-    def _read(cls, value: object) -> ObjectCode:
-        if isinstance(value, ObjectCode):
-            return value
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise ValueError("expected the path of an object file")
-        if value.startswith(_BYTES):
-            if len(value) > MOST_BYTES * 2:
-                raise ValueError(f"expected an object of at most {MOST_BYTES} bytes")
-            try:
-                return cls(base64.b64decode(value.removeprefix(_BYTES), validate=True))
-            except binascii.Error as error:
-                raise ValueError("expected base64 behind base64:") from error
-        if value.startswith(_DIGEST):
-            if not re.fullmatch(r"[0-9a-f]{64}", value.removeprefix(_DIGEST)):
-                raise ValueError("expected 64 hexadecimal digits behind sha256:")
-            return cls(digest=value.removeprefix(_DIGEST))
-        if len(value) > 4096:
-            raise ValueError("expected the path of an object file")
-        return cls(path=value)
-
-    @staticmethod
-    def _written(code: ObjectCode, info: SerializationInfo) -> str:
-        if (info.context or {}).get("secrets") and code.data is not None:
-            return _BYTES + base64.b64encode(code.data).decode()
-        return str(code)
+    __slots__ = ()
+    WORD, PATH, CONTENT, MOST_TEXT = "base64:", "an object file", "an object", MOST_BYTES * 2
 
 
 class Named(Value):
