@@ -6,6 +6,7 @@ from __future__ import annotations
 from bench.suite.figures import (
     control,
     daemon,
+    ddos,
     end_to_end,
     first_packet,
     flows,
@@ -39,4 +40,5 @@ FIGURES = (
     *control.FIGURES,
     *daemon.FIGURES,
     *scale.FIGURES,
+    *ddos.FIGURES,
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The function ddos-protection and its twin in a whole droplet. What it does alone: tests/dataplane/test_ddos_twin.py."""
+"""The function ddos-protection and its twin in a whole droplet. Alone: tests/dataplane/test_ddos_twin.py."""
 
 from __future__ import annotations
 
