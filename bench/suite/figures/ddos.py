@@ -41,10 +41,8 @@ def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
 
             def turn(protected: bool, flood: bool) -> dict[str, float]:
                 protect(here, protected)
-                if not flood:
-                    found = handshakes(here, number)
-                else:
-                    found = flooded(here, frames, number if protected else 10)
+                tries = number if protected or not flood else 10
+                found = flooded(here, frames, tries) if flood else handshakes(here, tries)
                 return {name: found[field] for field, name in _NAMES.items() if field in found}
 
             yield {
