@@ -184,10 +184,11 @@ class Functions:
                 found.append((function.spec.order, function.name))
         return [name for _, name in sorted(found)]
 
-    def judged(self, droplet: str, vpc: VPC, frame: bytes) -> list[str]:
-        """What the protection of the endpoint that an inner frame is for makes of it, before delivery on a droplet."""
+    def judged(self, droplet: str, vpc: VPC, frame: bytes, uid: str = "") -> list[str]:
+        """What the protection of the endpoint that an inner frame is for makes of it, before delivery on a droplet.
+        `uid`: of the member, where the frame is addressed to a service."""
         held = self._held.get(droplet)
-        return self._trace.told(droplet, vpc, frame) if held is not None and FUNCTION in held.names else []
+        return self._trace.told(droplet, vpc, frame, uid) if held is not None and FUNCTION in held.names else []
 
     def _means(self, attached: Attachment, droplet: str, vpc: VPC, ends: frozenset[Ref]) -> bool:
         if attached.droplet is not None:

@@ -51,24 +51,30 @@ class ProtectionTrace:
     said: Callable[[str, str], pb.DdosStatus | None]
     lists: dict[str, tuple[int, PrefixList, PrefixList]] = field(default_factory=dict)
 
-    def told(self, droplet: str, vpc: VPC, frame: bytes) -> list[str]:
-        """A sentence for the protection of the endpoint that an inner frame is for."""
-        found = self._of(vpc, frame)
+    def told(self, droplet: str, vpc: VPC, frame: bytes, uid: str = "") -> list[str]:
+        """A sentence for the protection of the endpoint that an inner frame is for; `uid`: of the member that it is
+        handed to, where it is addressed to a scaled endpoint or a load balancer."""
+        found = self._of(vpc, frame, uid)
         if found is None:
             return []
-        uid, protection, endpoint = found
-        block, allow = self._lists(uid, protection)
+        protected, protection = found
+        block, allow = self._lists(protected, protection)
         name, source = f"protection {protection.tenant}/{protection.name}", _address(frame, 26, 22)
         if verdict(block, allow, frame) == ALLOWED:
             return [f"{name} lets it pass: {source} is on its allow list"]
-        status = self.said(uid, droplet) or pb.DdosStatus()
-        kernel = _Stranger() if status.cookie_endpoints and endpoint.spec.type == "simple" else None
+        status = self.said(protected, droplet) or pb.DdosStatus()
+        kernel = _Stranger() if status.cookie_endpoints and not uid else None
         now = time.monotonic_ns()
         twin = Protection(rule(protection, block, allow), kernel=kernel, state=_state(status, now))
-        return [f"{name} {_sentence(protection, status, source, twin.judge(frame, now))}"]
+        said = f"{name} {_sentence(protection, status, source, twin.judge(frame, now))}"
+        cookies = protection.spec.syn_cookies
+        if uid and cookies is not None and cookies.mode != "off":
+            said += "; no cookies are made for what does not bear the endpoint's own address"
+        return [said]
 
-    def _of(self, vpc: VPC, frame: bytes) -> tuple[str, DdosProtection, Endpoint] | None:
-        holder = self.registry.holder(f"address/{vpc.metadata.uid}", _address(frame, 30, 38))
+    def _of(self, vpc: VPC, frame: bytes, uid: str) -> tuple[str, DdosProtection] | None:
+        by_address = self.registry.holder(f"address/{vpc.metadata.uid}", _address(frame, 30, 38))
+        holder = self.registry.by_uid(uid) if uid else by_address
         endpoint = holder.resource if holder is not None else None
         if not isinstance(endpoint, Endpoint):
             return None
@@ -85,7 +91,7 @@ class ProtectionTrace:
         if not found:
             return None
         _, _, uid, protection = min(found, key=lambda row: row[:2])
-        return uid, protection, endpoint
+        return uid, protection
 
     def _lists(self, uid: str, protection: DdosProtection) -> tuple[PrefixList, PrefixList]:
         generation, block, allow = self.lists.get(uid, (-1, PrefixList(), PrefixList()))

@@ -79,10 +79,11 @@ class Tracing:
         link: Callable[[str], Link | None],
         policies: PolicyNames,
         functions: Callable[[str, str, VPC, frozenset[Ref]], Sequence[str]] = lambda *_: (),
-        judged: Callable[[str, VPC, bytes], Sequence[str]] = lambda *_: (),
+        judged: Callable[[str, VPC, bytes, str], Sequence[str]] = lambda *_: (),
     ) -> None:
         """`functions`: those that at a droplet and a stage see packets of a VPC from or to these endpoints.
-        `judged`: what the protection of an endpoint makes of an inner frame on a droplet."""
+        `judged`: what the protection of an endpoint makes of an inner frame on a droplet, and of which
+        member, where the frame is addressed to a service."""
         self._functions, self._judged = functions, judged
         self._registry = registry
         self._link = link
@@ -186,7 +187,9 @@ class Tracing:
         """With what the protection of its endpoint makes of the packet, where it is delivered."""
         if hop.outcome.verdict is not Verdict.DELIVER:
             return report
-        return replace(report, notes=(*report.notes, *self._judged(report.droplet, vpc, hop.outcome.frame)))
+        handover = hop.outcome.handover
+        uid = handover.uid if handover is not None and handover.service else ""
+        return replace(report, notes=(*report.notes, *self._judged(report.droplet, vpc, hop.outcome.frame, uid)))
 
     # ---- a packet is sent
 

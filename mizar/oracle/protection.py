@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from mizar.model.addresses import to_mapped
 from mizar.model.prefix_list import ALLOWED, BLOCKED, UNLISTED, PrefixList
-from mizar.oracle.functions import Seen, Twin
+from mizar.oracle.functions import Decision, Says, Seen, Twin
 from mizar.oracle.protection_cookies import ACK, RST, SYN, Connection, Kernel, answer, opens
 from mizar.oracle.protection_state import VERIFIED, Rule, State, hash_of, mixed, words
 
@@ -159,15 +159,19 @@ class Protection:
 
 
 def of_protection(found: Protection, clock: Callable[[], int]) -> Twin:
-    """Whether a protection, one that answers nothing itself, drops a frame; it learns from what it sees."""
+    """What a protection does with a frame; it learns from what it sees. An answer leaves by the endpoint's agent."""
 
-    def drops(seen: Seen) -> bool:
+    def says(seen: Seen) -> Says:
         if seen.stage == "ENDPOINT_EGRESS":
             found.sent(seen.inner, clock())
-            return False
-        return seen.stage == "ENDPOINT_INGRESS" and bool(found.judge(seen.inner, clock(), seen.vni).reason)
+        if seen.stage != "ENDPOINT_INGRESS":
+            return Says()
+        judged = found.judge(seen.inner, clock(), seen.vni)
+        if judged.answer is not None:
+            return Says(Decision.REDIRECT, judged.answer)
+        return Says(Decision.DROP if judged.reason else Decision.CONTINUE)
 
-    return drops
+    return says
 
 
 @dataclass(frozen=True, slots=True)

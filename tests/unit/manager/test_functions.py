@@ -253,10 +253,10 @@ async def test_a_trace_says_what_a_protection_does_with_a_packet(world: World) -
     assert isinstance(vpc, VPC)
     target = world.status("Endpoint", "e1", "red")["addresses"][0]
 
-    def said(source: str, protocol: int, body: bytes) -> str:
+    def said(source: str, protocol: int, body: bytes, uid: str = "") -> str:
         addresses = ip_address(source).packed + ip_address(target).packed
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
-        (sentence,) = functions.judged("d2", vpc, bytes(12) + b"\x08\x00" + head + body)
+        (sentence,) = functions.judged("d2", vpc, bytes(12) + b"\x08\x00" + head + body, uid)
         return sentence
 
     pseudo = ip_address("10.9.9.9").packed + ip_address(target).packed + struct.pack("!II", 20, 6)
@@ -273,6 +273,9 @@ async def test_a_trace_says_what_a_protection_does_with_a_packet(world: World) -
         "d2", pb.DdosStatus(uid=item.uid, cookies=True, filter=True, endpoints=1, cookie_endpoints=1)
     )
     assert "answers it in the endpoint's stead" in said("10.9.9.9", 6, syn)
+    member = world.manager._registry.find(Ref("Endpoint", "red", "e1"))
+    assert member is not None
+    assert "no cookies are made" in said("10.9.9.9", 6, syn, member.uid)
     assert "drops it: NO_SUCH_CONNECTION, unless" in said("10.9.9.9", 6, ack)
     assert "drops it: SYN_MALFORMED" in said("10.9.9.8", 6, syn)
     assert "drops it: REFLECTED, unless" in said("10.9.9.9", 17, datagram)
