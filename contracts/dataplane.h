@@ -69,7 +69,7 @@ enum learned_network {
 
 /* endpoint_versions: ARRAY, place -> uint32_t. Each CPU remembers entries for a moment. Whoever has written an entry gives the place
  * of its key another version behind that, and nobody goes on with what was before: dataplane/lib/near_endpoint.h has the place.
- * agent_versions: the same for agents, whose place are the lower bits of the interface. */
+ * agent_versions: the same for agents, whose place are the lower bits of the interface. public_version: one for all public_addresses. */
 enum versions {
 	ENDPOINT_VERSIONS = 1024,	/* powers of two */
 	AGENT_VERSIONS = 256,

@@ -10,6 +10,7 @@
 #include "health.h"
 #include "listener.h"
 #include "locate.h"
+#include "near_flow.h"
 #include "service_work.h"
 
 enum choosing {
@@ -28,9 +29,9 @@ static __always_inline bool takes_new(const struct endpoint *member)
 }
 
 /* Whether a flow may stay: a connection outlives a failed check, and draining; what has no connection needs an answer. */
-static __always_inline bool keeps(const struct endpoint *member, const struct flow *flow, const struct transport *t)
+static __always_inline bool keeps(const struct endpoint *member, const uint8_t *mac, const struct transport *t)
 {
-	if (!member->droplet || !same_mac(member->mac, flow->mac) || is_down(member->droplet))
+	if (!member->droplet || !same_mac(member->mac, mac) || is_down(member->droplet))
 		return false;
 	if (t->syn)
 		return takes_new(member);
@@ -80,6 +81,7 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 	struct transport *t = &work->transport;
 	uint32_t service_slot = work->service;
 	struct endpoint *member = NULL;
+	struct near_flow *near = NULL;
 	struct service *service;
 	struct flow *flow;
 
@@ -88,6 +90,16 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 	make_key(key, packet->to.vni, FLOW_CHOICE, packet->to.addr, t);
 	if (t->fragment)	/* all of a datagram have one member: that of the pair of addresses */
 		key->ports_be = 0;
+	if (goes_on(t)) {
+		near = near_flow_of(key);
+		if (near && is_near(near, key) && (here || !work->outside || near->outside)) {
+			member = member_at(near->member);
+			if (member && keeps(member, near->mac, t)) {
+				work->member = near->member;
+				return REASON_NONE;
+			}
+		}
+	}
 	flow = bpf_map_lookup_elem(&flows, key);
 	/* Of a flow that began outside, its first packet's was asked for. Any other may be that of an endpoint, which goes on here. */
 	if (!here && work->outside && !(flow && flow->outside) &&
@@ -95,12 +107,14 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		return REASON_PUBLIC_SOURCE;
 	if (flow) {
 		member = member_at(flow->member);
-		if (member && keeps(member, flow, t)) {
+		if (member && keeps(member, flow->mac, t)) {
 			/* Others follow one that was asked for. The flow stands for all ports, so each first one is asked for. */
 			if (t->fragment == FRAGMENT_FIRST && member->flags & MEMBER_LISTENED && !find_listener(work))
 				return REASON_NO_LISTENER;
 			if (!t->error)
 				touch_flow(flow, t);
+			if (near)
+				note_near(near, key, flow);
 			work->member = flow->member;
 			return REASON_NONE;
 		}

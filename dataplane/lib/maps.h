@@ -45,6 +45,7 @@ MAP(BPF_MAP_TYPE_ARRAY, members, uint32_t, struct endpoint, 16384, 0);
 MAP(BPF_MAP_TYPE_HASH, member_slots, struct member_key, uint32_t, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, listeners, struct listener_key, struct listener, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_HASH, public_addresses, struct droplet_key, struct public_address, 1024, BPF_F_NO_PREALLOC);
+MAP(BPF_MAP_TYPE_ARRAY, public_version, uint32_t, uint32_t, 1, 0);
 MAP(BPF_MAP_TYPE_LPM_TRIE, public_inside, struct route_key, uint32_t, 16384, BPF_F_NO_PREALLOC);
 MAP(BPF_MAP_TYPE_ARRAY, public_switch, uint32_t, uint32_t, 1, 0);
 MAP(BPF_MAP_TYPE_ARRAY, service_notes, uint32_t, struct service_note, 512, 0);

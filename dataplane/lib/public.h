@@ -11,6 +11,7 @@
 #include "extensions.h"
 #include "icmp.h"
 #include "limit.h"
+#include "near_public.h"
 #include "policy.h"
 #include "respond.h"
 #include "rewrite.h"
@@ -164,8 +165,8 @@ static __always_inline __must_check enum drop_reason take_public(struct xdp_md *
 		.left = packet->length,
 	};
 	struct route route = {};
-	struct inner inner;
-	struct solicitation asked;
+	struct inner inner = {};
+	struct solicitation asked = {};
 	const struct public_address *found;
 	struct service_work *work;
 	uint16_t source_port;
@@ -180,7 +181,7 @@ static __always_inline __must_check enum drop_reason take_public(struct xdp_md *
 			return REASON_NONE;
 		copy_address(packet->to.addr, asked.target);
 	}
-	found = bpf_map_lookup_elem(&public_addresses, packet->to.addr);
+	found = public_address_of((const uint32_t *)packet->to.addr);
 	if (!found)
 		return REASON_NONE;
 	if (inner.kind == INNER_ARP || inner.kind == INNER_ND) {

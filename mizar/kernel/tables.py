@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mizar.kernel.layout import U32, Fields, struct_codec
 from mizar.kernel.maps import CounterTable, PerCpuTable, Table
-from mizar.kernel.versioned import VersionedTable, agent_place, endpoint_place
+from mizar.kernel.versioned import VersionedTable, agent_place, endpoint_place, only_place
 from mizar.model.errors import InvalidError
 
 
@@ -116,7 +116,12 @@ class Tables:
             droplet_switches=numbered("droplet_switches", "droplet_switches"),
             services=numbered("services", "service"),
             members=numbered("members", "endpoint"),
-            public_addresses=keyed("public_addresses", "droplet_key", "public_address"),
+            public_addresses=VersionedTable(
+                "public_addresses",
+                maps["public_addresses"],
+                struct_codec("droplet_key"),
+                struct_codec("public_address"),
+            ).versioned_by(Table("public_version", maps["public_version"], U32, U32), only_place),
             public_inside=Table("public_inside", maps["public_inside"], struct_codec("route_key"), U32),
             public_switch=Table("public_switch", maps["public_switch"], U32, U32),
             listeners=keyed("listeners", "listener_key", "listener"),

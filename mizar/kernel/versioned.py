@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of which each CPU remembers entries for a while (dataplane/lib/near_endpoint.h, near_agent.h).
+"""Tables of which each CPU remembers entries for a while (dataplane/lib/near_endpoint.h and others).
 
 Owns the versions: whatever is written through such a table gives the place of its key a version that it never had,
 behind the write, so that no CPU goes on with what was before. Called by tables.py.
@@ -29,6 +29,11 @@ def endpoint_place(key: bytes) -> int:
 def agent_place(key: bytes) -> int:
     """The same of an interface."""
     return int(U32.unpack(key)) & (constant("AGENT_VERSIONS") - 1)
+
+
+def only_place(_key: bytes) -> int:
+    """Of a table that is seldom written."""
+    return 0
 
 
 class VersionedTable(Table[K, V]):

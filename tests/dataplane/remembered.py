@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mizar.kernel.libbpf import check, info, lib, possible_cpus
 
-NEAR = ("near_senders", "near_policy_flows")  # endpoints and agents: see mizar/kernel/versioned.py
+NEAR = ("near_senders", "near_policy_flows", "near_flows")  # endpoints and agents: see mizar/kernel/versioned.py
 
 
 def forget_near(maps: Mapping[str, int]) -> None:

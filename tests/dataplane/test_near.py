@@ -11,8 +11,10 @@ import pytest
 from mizar.kernel.maps import Table
 
 from .frames import datagram, tunnel
-from .plan import BOUNCER, DIVIDER, FAMILIES, FRONT, HOST, RED, A, EndpointPlan, R, mac_bytes, mapped
-from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_TX, Testbed
+from .plan import BOUNCER, DIVIDER, FAMILIES, FRONT, HOST, RED, A, EndpointPlan, R, S, mac_bytes, mapped
+from .test_public import attracted, request
+from .test_services import scaled, service
+from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -76,3 +78,35 @@ def test_an_agent_that_changes_or_goes_is_believed_no_longer(droplet: Testbed, f
     droplet.tables.agents.delete(A.ifindex)
     assert droplet.send(frame).retval == TC_SHOT
     assert droplet.counted()["drop", "AGENT_UNCONFIGURED"]["packets"] == 1
+
+
+@every_family
+def test_a_public_address_that_goes_is_attracted_no_longer(droplet: Testbed, family: int) -> None:
+    """Nor is one that comes passed on to the host, though a packet for it just was."""
+    attracted(droplet, R)
+    frame = bytes(request(family))
+    addresses = droplet.tables.public_addresses
+    kept = list(addresses.items())
+    assert [droplet.transit(frame).retval for _ in range(3)] == [XDP_TX] * 3
+    addresses.delete_many([key for key, _ in kept])
+    assert droplet.transit(frame).retval == XDP_PASS
+    addresses.put_many(kept)
+    assert droplet.transit(frame).retval == XDP_TX
+
+
+@every_family
+def test_a_member_that_goes_gets_nothing_more_of_a_flow(droplet: Testbed, family: int) -> None:
+    """Which its CPU remembers to be that member's; another takes it at once, and has it from then on."""
+    droplet.as_bouncer()
+    scaled(droplet, R, S)
+    frame = tunnel("geneve", datagram(family, A, service(family)), src=DIVIDER)
+    first = [droplet.transit(frame).frame[-200:] for _ in range(3)]
+    assert first[0] == first[1] == first[2]
+    chosen = next(slot for slot, member in droplet.tables.members.used() if member["mac"] in first[0])
+    member = droplet.tables.members.get(chosen)
+    assert member is not None
+    droplet.tables.members.put(chosen, {})
+    other = [droplet.transit(frame).frame[-200:] for _ in range(3)]
+    assert other[0] == other[1] == other[2] != first[0]
+    droplet.tables.members.put(chosen, member)
+    assert droplet.transit(frame).frame[-200:] == other[0]
