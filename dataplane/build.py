@@ -27,7 +27,9 @@ HatchHook: Any = importlib.import_module(HATCH).BuildHookInterface if importlib.
 
 CLANG_AT_LEAST = 14
 DROPLET = ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "function_end", "function_end_tc")
-PROGRAMS = (*DROPLET, "ddos_protection", "xsk", "vtep", "gateway_keeper", "gateway_sweep", "function_missing")
+AT_TC = {"transit_tc": "transit.c", "deliver_tc": "deliver.c"}
+"""Programs compiled for tc ingress too, and their sources."""
+PROGRAMS = (*DROPLET, *AT_TC, "ddos_protection", "xsk", "vtep", "gateway_keeper", "gateway_sweep", "function_missing")
 CONTRACTS_ALONE = "--contracts"
 READ_AT_RUN_TIME = ("the package", "the contracts", "the demo's manifest")
 C_FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-ffreestanding", "-fno-strict-aliasing")
@@ -125,6 +127,7 @@ class Build:
         headers = {*self.dataplane.glob(f"{folder}/*.h"), self.reasons_header, *self.contracts.glob("*.h")}
         if name == "ddos_protection":
             headers |= {self.dataplane / "mizar_function.h", *self.dataplane.glob("ddos/*.h")}
+        headers |= {self.dataplane / AT_TC[name]} if name in AT_TC else set()
         headers |= {self.gateway_reasons_header} if folder == "gateway" else set()
         # A generated header's own source stands for it: it may not exist yet.
         lists = {

@@ -28,13 +28,13 @@ static __always_inline int refuse(struct __sk_buff *skb, enum drop_reason reason
 SEC("tc")
 int deliver(struct __sk_buff *skb)
 {
-	struct handover *note = (void *)(long)skb->data_meta;
+	const struct handover *note = note_between((void *)(long)skb->data_meta, (void *)(long)skb->data);
 	struct packet packet = { .length = skb->len, .packets = skb->gso_segs ? skb->gso_segs : 1 };
 	bool service, answer;
 	struct agent *agent;
 	uint32_t ifindex, mark, flags;
 
-	if ((void *)(note + 1) > (void *)(long)skb->data || note->mark != config.mark)
+	if (!note || note->mark != config.mark)
 		return TC_ACT_UNSPEC;
 	ifindex = note->ifindex;
 	if (note->magic == HANDOVER_SEND)

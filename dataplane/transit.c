@@ -24,7 +24,7 @@
 #include "lib/verdict.h"
 
 /* Out of the interface that it came in by. */
-static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ctx, int *verdict)
+static __always_inline __must_check enum drop_reason send_back(struct frame_md *ctx, int *verdict)
 {
 	const struct handover note = {
 		.magic = HANDOVER_SEND,
@@ -32,8 +32,8 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
 		.ifindex = config.ifindex,
 	};
 
-	*verdict = config.send_by_tc ? XDP_PASS : XDP_TX;
-	return config.send_by_tc ? leave_note(ctx, &note) : REASON_NONE;
+	*verdict = AT_XDP && config.send_by_tc ? XDP_PASS : XDP_TX;
+	return AT_XDP && config.send_by_tc ? leave_note(ctx, &note) : REASON_NONE;
 }
 
 #include "lib/public.h"
@@ -42,7 +42,7 @@ static __always_inline __must_check enum drop_reason send_back(struct xdp_md *ct
  * Over a veth comes the sender's own skb, and with it the note that a Transit XDP may have left there. One of our own
  * replaces it: `deliver` acts on the notes of this run only.
  */
-static __always_inline __must_check enum drop_reason leave_blank_note(struct xdp_md *ctx)
+static __always_inline __must_check enum drop_reason leave_blank_note(struct frame_md *ctx)
 {
 	const struct handover blank = {};
 
@@ -104,7 +104,7 @@ static __always_inline __must_check enum drop_reason answer_solicitation(struct 
 }
 
 /* The answer stands where the request was: send it back. */
-static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *ctx, const struct packet *packet,
+static __always_inline __must_check enum drop_reason send_answer(struct frame_md *ctx, const struct packet *packet,
 								 const struct outer *outer, int *verdict)
 {
 	enum drop_reason reason = turn_around(ctx, outer);
@@ -117,7 +117,7 @@ static __always_inline __must_check enum drop_reason send_answer(struct xdp_md *
 	return REASON_NONE;
 }
 
-static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md *ctx, const struct packet *packet,
+static __always_inline __must_check enum drop_reason deliver_here(struct frame_md *ctx, const struct packet *packet,
 								  const struct inner *inner, const struct outer *outer,
 								  const struct options *options,
 								  const struct route *route, int *verdict)
@@ -151,7 +151,7 @@ static __always_inline __must_check enum drop_reason deliver_here(struct xdp_md 
 }
 
 /* To another droplet: one virtual hop. */
-static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx, struct packet *packet,
+static __always_inline __must_check enum drop_reason forward(struct frame_md *ctx, struct packet *packet,
 							     const struct inner *inner, struct outer *outer,
 							     const struct options *options,
 							     const struct route *route, int *verdict)
@@ -190,7 +190,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
 			return REASON_IDENTITY_LOST;
 	}
 	packet->mtu = room_to(next, route->peered || tunnel.protocol == TUNNEL_VXLAN ? 0 : outer->option_bytes);
-	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
+	if (packet->mtu && longest_bytes(ctx, packet) > packet->mtu + ETH_HLEN)
 		return REASON_PACKET_TOO_BIG;
 	outer->origin_bytes = 0;
 	if (outer->tunnel == TUNNEL_GENEVE && tunnel.protocol == TUNNEL_GENEVE && !route->peered &&
@@ -208,7 +208,7 @@ static __always_inline __must_check enum drop_reason forward(struct xdp_md *ctx,
  * Its sender takes this droplet for the host of an endpoint that it is not (any more), and does not even have to know the VPC
  * any more: the frame goes back whole, so that its sender learns of it and nothing is lost.
  */
-static __always_inline __must_check enum drop_reason give_back(struct xdp_md *ctx, const struct packet *packet,
+static __always_inline __must_check enum drop_reason give_back(struct frame_md *ctx, const struct packet *packet,
 							       const struct outer *outer, int *verdict)
 {
 	enum drop_reason reason = turn_around(ctx, outer);
@@ -231,7 +231,7 @@ static __always_inline void leave_groups(struct outer *outer, uint64_t peered)
 }
 
 /* A member of the service that the packet is for. */
-static __always_inline __must_check enum drop_reason choose(struct xdp_md *ctx, const struct cursor *cursor,
+static __always_inline __must_check enum drop_reason choose(struct frame_md *ctx, const struct cursor *cursor,
 							    const struct packet *packet, const struct inner *inner,
 							    struct route *route)
 {
@@ -245,7 +245,7 @@ static __always_inline __must_check enum drop_reason choose(struct xdp_md *ctx, 
 	return reason ? (enum drop_reason)reason : route_to_member(work->member, route);
 }
 
-static __always_inline __must_check enum drop_reason route_packet(struct xdp_md *ctx, struct cursor *cursor,
+static __always_inline __must_check enum drop_reason route_packet(struct frame_md *ctx, struct cursor *cursor,
 								  struct packet *packet, const struct inner *inner,
 								  struct outer *outer, const struct options *options,
 								  int *verdict)
@@ -338,7 +338,7 @@ struct refusal {
 };
 
 /* Without any, all that is known is that there are none. */
-static __always_inline __must_check enum drop_reason read_options(struct xdp_md *ctx, struct cursor *cursor,
+static __always_inline __must_check enum drop_reason read_options(struct frame_md *ctx, struct cursor *cursor,
 								  struct outer *outer, struct options *options)
 {
 	enum drop_reason reason;
@@ -364,7 +364,7 @@ static __always_inline __must_check enum drop_reason read_options(struct xdp_md 
 }
 
 /* A droplet speaks to this one. */
-static __always_inline __must_check enum drop_reason obey(struct xdp_md *ctx, const struct packet *packet,
+static __always_inline __must_check enum drop_reason obey(struct frame_md *ctx, const struct packet *packet,
 							  const struct outer *outer, const struct options *options,
 							  int *verdict)
 {
@@ -394,7 +394,7 @@ static __always_inline __must_check enum drop_reason locate_identity(struct pack
 }
 
 /* What is inside of a tunnel packet whose VNI has been read. */
-static __always_inline __must_check enum drop_reason handle_overlay(struct xdp_md *ctx, struct cursor *cursor,
+static __always_inline __must_check enum drop_reason handle_overlay(struct frame_md *ctx, struct cursor *cursor,
 								    struct refusal *seen, int *verdict)
 {
 	struct packet *packet = &seen->packet;
@@ -451,7 +451,7 @@ static __always_inline enum drop_reason judge_vpc(enum drop_reason reason, struc
 	return reason;
 }
 
-static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md *ctx, struct refusal *seen, int *verdict)
+static __always_inline __must_check enum drop_reason handle_frame(struct frame_md *ctx, struct refusal *seen, int *verdict)
 {
 	struct packet *packet = &seen->packet;
 	struct outer *outer = &seen->outer;
@@ -485,20 +485,20 @@ static __always_inline __must_check enum drop_reason handle_frame(struct xdp_md 
  * One look at a frame: XDP's verdict, or -1 with `seen` telling why it is refused, and what is known of it. A function of
  * its own for the verifier, because a frame that has become an error is looked at once more.
  */
-__attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
+__attribute__((noinline)) int look_at(struct frame_md *ctx, struct refusal *seen)
 {
 	int verdict = XDP_PASS;
 
 	if (!seen)
 		return XDP_PASS;
 	/* Where the caller looks for it: two of them would be too much for one stack. */
-	seen->packet = (struct packet){ .length = ctx->data_end - ctx->data, .packets = 1 };
+	seen->packet = (struct packet){ .length = near_length(ctx), .packets = frame_packets(ctx) };
 	seen->reason = handle_frame(ctx, seen, &verdict);
 	if (!seen->reason)
 		return verdict;
 	/* For who counts it and tells of it. Half rewritten, it has another length than it had. */
 	if (seen->reason != REASON_REWRITE_FAILED)
-		seen->packet.length = bpf_xdp_get_buff_len(ctx);
+		seen->packet.length = frame_length(ctx);
 	return -1;
 }
 
@@ -506,13 +506,13 @@ __attribute__((noinline)) int look_at(struct xdp_md *ctx, struct refusal *seen)
  * What comes from the substrate, and is in no tunnel: XDP's verdict, or -1 as look_at(). For the verifier, and for the stack, a
  * function of its own.
  */
-__attribute__((noinline)) int serve_public(struct xdp_md *ctx, struct refusal *seen)
+__attribute__((noinline)) int serve_public(struct frame_md *ctx, struct refusal *seen)
 {
 	int verdict = XDP_PASS;
 
 	if (!seen)
 		return XDP_PASS;
-	seen->packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+	seen->packet = (struct packet){ .length = frame_length(ctx), .packets = frame_packets(ctx) };
 	seen->reason = take_public(ctx, &seen->packet, &verdict);
 	if (!seen->reason)
 		return verdict;
@@ -521,7 +521,7 @@ __attribute__((noinline)) int serve_public(struct xdp_md *ctx, struct refusal *s
 }
 
 /* A look at a frame that waits for no functions: none was for it after all, or it is an error that was made here. */
-static __always_inline int pass_functions(struct xdp_md *ctx, struct refusal *seen)
+static __always_inline int pass_functions(struct frame_md *ctx, struct refusal *seen)
 {
 	struct function_frame *frame = function_frame();
 
@@ -531,39 +531,51 @@ static __always_inline int pass_functions(struct xdp_md *ctx, struct refusal *se
 	return look_at(ctx, seen);
 }
 
+/* All that is decided of a frame: XDP's verdict, and what functions have to know. */
+static __always_inline int serve(struct frame_md *ctx, struct refusal *seen)
+{
+	int verdict = look_at(ctx, seen);
+
+	if (verdict < 0 && reach_more(ctx, seen->reason))
+		verdict = look_at(ctx, seen);
+	if (verdict == XDP_PASS && !seen->outer.tunnel && attracts_any())
+		verdict = serve_public(ctx, seen);
+	if (AT_XDP && verdict == VERDICT_MIDWAY) {
+		run_functions(ctx, chain_for(ctx, &seen->packet, &seen->outer, 0, verdict));
+		verdict = pass_functions(ctx, seen);
+	}
+	if (seen->outer.trace)
+		report_frame(ctx, &seen->packet, seen->outer.trace, seen->reason, verdict);
+	if (verdict < 0) {
+		verdict = refuse_transit(ctx, seen->reason, &seen->packet);
+		if (is_told(seen->reason) && seen->outer.tunnel &&
+		    become_tunnelled_error(ctx, seen->reason, &seen->packet, &seen->options)) {
+			count_answered(&seen->packet, 0);
+			verdict = runs_functions(1 << ON_XDP_SCALED_EP) ? pass_functions(ctx, seen) : look_at(ctx, seen);
+			if (verdict < 0)
+				verdict = refuse_transit(ctx, seen->reason, &seen->packet);
+		} else if (is_told(seen->reason) && !seen->outer.tunnel) {	/* for a public address */
+			int told = tell_client(ctx, seen->reason, &seen->packet);
+
+			verdict = told < 0 ? verdict : told;
+		}
+	}
+	return verdict;
+}
+
+#ifndef TRANSIT_AT_TC
 /* Frames of several buffers too, where the loader says so (mizar/kernel/programs.py). */
 SEC("xdp")
 int transit(struct xdp_md *ctx)
 {
 	struct refusal seen = {};
-	int verdict = look_at(ctx, &seen);
+	int verdict = serve(ctx, &seen);
 
-	if (verdict == XDP_PASS && !seen.outer.tunnel && attracts_any())
-		verdict = serve_public(ctx, &seen);
-	if (verdict == VERDICT_MIDWAY) {
-		run_functions(ctx, chain_for(ctx, &seen.packet, &seen.outer, 0, verdict));
-		verdict = pass_functions(ctx, &seen);
-	}
-	if (seen.outer.trace)
-		report_frame(ctx, &seen.packet, seen.outer.trace, seen.reason, verdict);
-	if (verdict < 0) {
-		verdict = refuse_transit(ctx, seen.reason, &seen.packet);
-		if (is_told(seen.reason) && seen.outer.tunnel && become_tunnelled_error(ctx, seen.reason, &seen.packet, &seen.options)) {
-			count_answered(&seen.packet, 0);
-			verdict = has_functions(1 << ON_XDP_SCALED_EP) ? pass_functions(ctx, &seen) : look_at(ctx, &seen);
-			if (verdict < 0)
-				verdict = refuse_transit(ctx, seen.reason, &seen.packet);
-		} else if (is_told(seen.reason) && !seen.outer.tunnel) {	/* for a public address */
-			int told = tell_client(ctx, seen.reason, &seen.packet);
-
-			verdict = told < 0 ? verdict : told;
-		}
-	}
 	if (config.send_by_tc && verdict == XDP_PASS && ctx->data_meta == ctx->data) {
 		enum drop_reason reason = leave_blank_note(ctx);
 
 		if (reason) {
-			seen.packet = (struct packet){ .length = bpf_xdp_get_buff_len(ctx), .packets = 1 };
+			seen.packet = (struct packet){ .length = frame_length(ctx), .packets = 1 };
 			verdict = refuse_transit(ctx, reason, &seen.packet);
 		}
 	}
@@ -571,5 +583,6 @@ int transit(struct xdp_md *ctx)
 		run_functions(ctx, chain_for(ctx, &seen.packet, &seen.outer, seen.reason, verdict));
 	return verdict;
 }
+#endif
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

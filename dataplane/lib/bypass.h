@@ -15,7 +15,7 @@ static __always_inline bool takes_tunnel(const struct endpoint *endpoint)
 }
 
 /* Transit: the outer frame is addressed to the endpoint's interface, whose stack could not take it otherwise. */
-static __always_inline __must_check enum drop_reason address_whole(struct xdp_md *ctx, const struct endpoint *endpoint)
+static __always_inline __must_check enum drop_reason address_whole(struct frame_md *ctx, const struct endpoint *endpoint)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 

@@ -164,7 +164,7 @@ static __always_inline __must_check enum drop_reason route_to_member(uint32_t sl
  * Transit's choice. A function of its own for the verifier, which then looks at it once and not once for each way on which
  * Transit XDP may come here.
  */
-__attribute__((noinline)) int choose_for_transit(struct xdp_md *ctx)
+__attribute__((noinline)) int choose_for_transit(struct frame_md *ctx)
 {
 	struct service_work *work = service_work();
 	struct inner inner = {};
@@ -214,7 +214,7 @@ static __always_inline int target_of(struct service_work *work)
 }
 
 /* Transit's, of what another droplet has read. A function of its own for the verifier. */
-__attribute__((noinline)) int target_for_transit(struct xdp_md *ctx)
+__attribute__((noinline)) int target_for_transit(struct frame_md *ctx)
 {
 	struct service_work *work = service_work();
 	struct inner inner = {};

@@ -40,7 +40,7 @@ struct control_place {
 _Static_assert(sizeof(struct control_place) == 68, "wire.md");
 
 /* For the daemon: only it knows what to make of it. */
-static __noinline __must_check enum drop_reason pass_on(struct xdp_md *ctx, const struct control_place *place,
+static __noinline __must_check enum drop_reason pass_on(struct frame_md *ctx, const struct control_place *place,
 							     uint32_t vni, const struct options *options)
 {
 	struct notice *notice;
@@ -65,7 +65,7 @@ static __noinline __must_check enum drop_reason pass_on(struct xdp_md *ctx, cons
 }
 
 /* `packet`: as far as the outer headers tell. `options_at`: where the options begin. `answered`: it stands turned around, to be sent back; else it has served. */
-static __always_inline __must_check enum drop_reason handle_control(struct xdp_md *ctx, void *options_at,
+static __always_inline __must_check enum drop_reason handle_control(struct frame_md *ctx, void *options_at,
 								    const struct outer *outer,
 								    const struct options *options,
 								    const struct packet *packet, bool *answered)

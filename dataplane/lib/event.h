@@ -82,9 +82,9 @@ static __always_inline bool somebody_watches(void)
 
 /* These two are functions of their own for the verifier, which looks at them once. What is behind `captured` in `frame`
  * is left from earlier. */
-__noinline int tell_of_frame(struct xdp_md *ctx, const struct packet *packet, uint32_t hook, uint32_t reason)
+__noinline int tell_of_frame(struct frame_md *ctx, const struct packet *packet, uint32_t hook, uint32_t reason)
 {
-	uint32_t length = bpf_xdp_get_buff_len(ctx);
+	uint32_t length = frame_length(ctx);
 	struct event *event = packet ? begin_event(hook, ctx->ingress_ifindex, reason, packet, 0) : NULL;
 
 	if (!event)
@@ -92,7 +92,7 @@ __noinline int tell_of_frame(struct xdp_md *ctx, const struct packet *packet, ui
 	if (length > EVENT_BYTES)
 		length = EVENT_BYTES;
 	asm volatile("" : "+r"(length));	/* clang 19 would compare one copy of it, and pass on the other */
-	if (length && !bpf_xdp_load_bytes(ctx, 0, event->frame, length))
+	if (length && load_frame(ctx, 0, event->frame, length))
 		event->captured = length;
 	bpf_ringbuf_submit(event, 0);
 	return 0;

@@ -50,7 +50,7 @@ __attribute__((noinline)) int read_extensions_of_skb(struct __sk_buff *skb, uint
 	return refuse_hidden_discovery((void *)(long)skb->data, (void *)(long)skb->data_end, at, left, next);
 }
 
-__attribute__((noinline)) int read_extensions_of_xdp(struct xdp_md *ctx, uint32_t at, uint32_t left, uint8_t next)
+__attribute__((noinline)) int read_extensions_of_xdp(struct frame_md *ctx, uint32_t at, uint32_t left, uint8_t next)
 {
 	return refuse_hidden_discovery((void *)(long)ctx->data, (void *)(long)ctx->data_end, at, left, next);
 }
@@ -68,7 +68,7 @@ static __always_inline __must_check enum drop_reason parse_inner(struct __sk_buf
 }
 
 /* The same of one that begins packet->inner_at bytes into the frame. */
-static __always_inline __must_check enum drop_reason parse_tunnelled(struct xdp_md *ctx, struct cursor *cursor,
+static __always_inline __must_check enum drop_reason parse_tunnelled(struct frame_md *ctx, struct cursor *cursor,
 								     struct packet *packet, struct inner *inner)
 {
 	enum drop_reason reason = parse_headers(cursor, packet, inner);

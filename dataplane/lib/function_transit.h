@@ -16,6 +16,12 @@ enum function_verdict_midway {
 	FUNCTION_REASON_SHIFT = 32,
 };
 
+/* Stages of Transit run XDP programs. At tc it has none. */
+static __always_inline bool runs_functions(uint32_t stages)
+{
+	return AT_XDP && has_functions(stages);
+}
+
 /* Nobody is midway any more. Out of the way of frames that meet no such function, and of their stack. */
 static __noinline void leave_functions(void)
 {
@@ -42,7 +48,7 @@ static __always_inline bool waits_for_functions(const struct packet *packet)
 {
 	struct function_frame *frame;
 
-	if (!has_functions(1 << ON_XDP_SCALED_EP))
+	if (!runs_functions(1 << ON_XDP_SCALED_EP))
 		return false;
 	frame = function_frame();
 	if (!frame || frame->stage == ON_XDP_SCALED_EP)
@@ -69,11 +75,11 @@ static __always_inline uint32_t stage_of(int verdict, uint32_t reason, const str
  * Makes everything ready for the chain of a stage, and says whether a function of it is for this frame. `functions`: those that
  * are for it by its VPC or its endpoint. A function of its own for the verifier and for the stack.
  */
-__noinline int enter_functions(struct xdp_md *ctx, const struct packet *packet, const struct outer *outer,
+__noinline int enter_functions(struct frame_md *ctx, const struct packet *packet, const struct outer *outer,
 			       uint64_t stage_and_reason, uint64_t functions)
 {
 	const uint32_t stage = stage_and_reason & FUNCTION_STAGE_MASK;
-	const struct handover *note = (void *)(long)ctx->data_meta;
+	const struct handover *note = note_of(ctx);
 	struct function_frame *frame = function_frame();
 	uint32_t at = 0;
 
@@ -86,16 +92,16 @@ __noinline int enter_functions(struct xdp_md *ctx, const struct packet *packet, 
 	begin_frame(frame, functions, stage, stage_and_reason >> FUNCTION_VERDICT_SHIFT & FUNCTION_VERDICT_MASK, packet);
 	frame->reason = stage_and_reason >> FUNCTION_REASON_SHIFT;
 	if (!outer->tunnel)	/* nobody had to know it */
-		frame->length = bpf_xdp_get_buff_len(ctx);
+		frame->length = frame_length(ctx);
 	frame->from = outer->tunnel ? outer->from : 0;
 	frame->group_set = outer->tunnel ? outer->group_set : 0;
 	frame->trace = outer->tunnel ? outer->trace : 0;
-	if (stage == ENDPOINT_INGRESS_STAGE && (const void *)(note + 1) <= (void *)(long)ctx->data) {
+	if (stage == ENDPOINT_INGRESS_STAGE && note) {
 		frame->endpoint = note->slot;
 		frame->ifindex = note->ifindex;
 	}
 	/* What is delivered has no tunnel any more, but where its endpoint wants it whole. */
-	if (outer->tunnel && (stage != ENDPOINT_INGRESS_STAGE || bpf_xdp_get_buff_len(ctx) == packet->length))
+	if (outer->tunnel && (stage != ENDPOINT_INGRESS_STAGE || frame_length(ctx) == packet->length))
 		at = read_tunnel(frame, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	read_inner(frame, (void *)(long)ctx->data, (void *)(long)ctx->data_end, at);
 	return true;
@@ -103,10 +109,10 @@ __noinline int enter_functions(struct xdp_md *ctx, const struct packet *packet, 
 
 /* Which stage's chain the frame is to enter; FUNCTION_STAGES: none is for it. As little as that takes: most frames are for others.
  * A function of its own for the stack. */
-__noinline int chain_for(struct xdp_md *ctx, const struct packet *packet, const struct outer *outer, uint32_t reason,
+__noinline int chain_for(struct frame_md *ctx, const struct packet *packet, const struct outer *outer, uint32_t reason,
 			 int verdict)
 {
-	const struct handover *note = (void *)(long)ctx->data_meta;
+	const struct handover *note = note_of(ctx);
 	const uint64_t *bits;
 	uint64_t functions;
 	uint32_t stage, slot;
@@ -115,8 +121,6 @@ __noinline int chain_for(struct xdp_md *ctx, const struct packet *packet, const 
 		return FUNCTION_STAGES;
 	if (has_functions(1 << ON_XDP_SCALED_EP))
 		leave_functions();
-	if ((const void *)(note + 1) > (void *)(long)ctx->data)
-		note = NULL;
 	stage = stage_of(verdict, reason, note);
 	if (stage >= FUNCTION_STAGES || !has_functions(1 << (stage & FUNCTION_STAGE_MASK)))
 		return FUNCTION_STAGES;
@@ -144,9 +148,9 @@ __noinline int chain_for(struct xdp_md *ctx, const struct packet *packet, const 
 
 /* Whether the frame is one of most: it is sent or delivered, and no function is for those of its VPC or its endpoint, nor for some in
  * particular. In line, where chain_for() is a call. */
-static __always_inline bool leaves_alone(struct xdp_md *ctx, const struct packet *packet, int verdict)
+static __always_inline bool leaves_alone(struct frame_md *ctx, const struct packet *packet, int verdict)
 {
-	const struct handover *note = (void *)(long)ctx->data_meta;
+	const struct handover *note = note_of(ctx);
 	const uint64_t *bits;
 	uint32_t slot;
 
@@ -158,7 +162,7 @@ static __always_inline bool leaves_alone(struct xdp_md *ctx, const struct packet
 		return bits && !(function_switches.finer & 1 << ON_XDP_TX) &&
 		       !((*bits | function_switches.droplet) & function_switches.chains[ON_XDP_TX]);
 	}
-	if ((const void *)(note + 1) > (void *)(long)ctx->data || note->mark != config.mark ||
+	if (!note || note->mark != config.mark ||
 	    note->magic != HANDOVER_MAGIC || verdict != XDP_PASS)
 		return false;
 	slot = note->slot;
@@ -168,7 +172,7 @@ static __always_inline bool leaves_alone(struct xdp_md *ctx, const struct packet
 }
 
 /* Into the chain. Each way in is a constant, which the kernel makes a jump. Returns only where nobody is there (any more). */
-static __always_inline void run_functions(struct xdp_md *ctx, uint32_t stage)
+static __always_inline void run_functions(struct frame_md *ctx, uint32_t stage)
 {
 	if (stage == ON_XDP_TX)
 		bpf_tail_call_static(ctx, &function_xdp, ON_XDP_TX);

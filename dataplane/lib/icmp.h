@@ -20,6 +20,7 @@ enum icmp_limit {
 	ICMP_FRONT = 128,		/* outer headers, an IDENTITY option */
 	IDENTITY_BYTES = 4 + 16,
 	ICMP_CHUNK = 512,		/* bpf_csum_diff() takes no more at once */
+	ICMP_PAST = 256,		/* of an inner frame: what its checksums cover begins before it */
 };
 
 enum icmp_type {
@@ -71,15 +72,10 @@ static __always_inline bool within_budget(const struct packet *packet)
 	return true;
 }
 
-/* Reads from the frame, whatever buffers it lies in. `xdp` is a constant: the other half is not compiled. */
-static __always_inline bool load_bytes(void *ctx, bool xdp, uint32_t at, void *to, uint32_t bytes)
+/* Reads from the frame, whatever buffers it lies in. `transit` is a constant: the other half is not compiled. */
+static __always_inline bool load_bytes(void *ctx, bool transit, uint32_t at, void *to, uint32_t bytes)
 {
-	return !(xdp ? bpf_xdp_load_bytes(ctx, at, to, bytes) : bpf_skb_load_bytes(ctx, at, to, bytes));
-}
-
-static __always_inline bool store_bytes(void *ctx, bool xdp, uint32_t at, void *from, uint32_t bytes)
-{
-	return !(xdp ? bpf_xdp_store_bytes(ctx, at, from, bytes) : bpf_skb_store_bytes(ctx, at, from, bytes, 0));
+	return transit ? load_frame(ctx, at, to, bytes) : !bpf_skb_load_bytes(ctx, at, to, bytes);
 }
 
 /* The sum of `bytes`, at most `limit`, from here on, and of up to three of the zeros behind them; folded, complemented. */
@@ -158,7 +154,7 @@ static __always_inline uint32_t icmpv6_about(enum drop_reason reason)
 }
 
 /* An IPv4 message about the packet that begins at `at`; its bytes, or 0 when none is due. */
-static __always_inline uint32_t write_icmpv4(void *ctx, bool xdp, struct icmp_scratch *scratch, uint32_t at,
+static __always_inline uint32_t write_icmpv4(void *ctx, bool transit, struct icmp_scratch *scratch, uint32_t at,
 					     uint32_t bytes, enum drop_reason reason, uint32_t mtu, uint32_t router_be)
 {
 	uint8_t *about = scratch->packet + ICMPV4_HEADERS, *icmp = scratch->packet + sizeof(struct iphdr);
@@ -167,7 +163,7 @@ static __always_inline uint32_t write_icmpv4(void *ctx, bool xdp, struct icmp_sc
 
 	if (bytes > ICMPV4_MOST - ICMPV4_HEADERS)
 		bytes = ICMPV4_MOST - ICMPV4_HEADERS;
-	if (bytes < sizeof(*ip) || !load_bytes(ctx, xdp, at, about, bytes))
+	if (bytes < sizeof(*ip) || !load_bytes(ctx, transit, at, about, bytes))
 		return 0;
 	total = bpf_ntohs(*(word16 *)(about + 2));
 	if (total < bytes && total >= sizeof(*ip))	/* what lies behind it is padding */
@@ -188,7 +184,7 @@ static __always_inline uint32_t write_icmpv4(void *ctx, bool xdp, struct icmp_sc
 }
 
 /* The same for IPv6. */
-static __always_inline uint32_t write_icmpv6(void *ctx, bool xdp, struct icmp_scratch *scratch, uint32_t at,
+static __always_inline uint32_t write_icmpv6(void *ctx, bool transit, struct icmp_scratch *scratch, uint32_t at,
 					     uint32_t bytes, enum drop_reason reason, uint32_t mtu, const void *router)
 {
 	uint8_t *about = scratch->packet + ICMPV6_HEADERS, *icmp = scratch->packet + sizeof(struct ipv6hdr);
@@ -198,7 +194,7 @@ static __always_inline uint32_t write_icmpv6(void *ctx, bool xdp, struct icmp_sc
 
 	if (bytes > ICMPV6_MOST - ICMPV6_HEADERS)
 		bytes = ICMPV6_MOST - ICMPV6_HEADERS;
-	if (bytes < sizeof(*ip) || !load_bytes(ctx, xdp, at, about, bytes))
+	if (bytes < sizeof(*ip) || !load_bytes(ctx, transit, at, about, bytes))
 		return 0;
 	total = sizeof(*ip) + bpf_ntohs(*(word16 *)(about + 4));
 	if (total < bytes)
@@ -221,20 +217,20 @@ static __always_inline uint32_t write_icmpv6(void *ctx, bool xdp, struct icmp_sc
 
 /* The message about the inner frame that begins `at` bytes into what arrived, behind an Ethernet header of its own whose
  * addresses are left to the caller. Its bytes, Ethernet included, or 0. */
-static __always_inline uint32_t write_message(void *ctx, bool xdp, struct icmp_scratch *scratch, uint32_t at,
+static __always_inline uint32_t write_message(void *ctx, bool transit, struct icmp_scratch *scratch, uint32_t at,
 					      enum drop_reason reason, const struct packet *packet, const void *router)
 {
 	uint32_t bytes = packet->bytes - ETH_HLEN, made = 0;
 	uint16_t protocol;
 
-	if (packet->bytes < ETH_HLEN || !load_bytes(ctx, xdp, at, scratch->eth, ETH_HLEN))
+	if (packet->bytes < ETH_HLEN || !load_bytes(ctx, transit, at, scratch->eth, ETH_HLEN))
 		return 0;
 	protocol = *(word16 *)(scratch->eth + 12);
 	if (protocol == bpf_htons(ETH_P_IP))
-		made = write_icmpv4(ctx, xdp, scratch, at + ETH_HLEN, bytes, reason, packet->mtu,
+		made = write_icmpv4(ctx, transit, scratch, at + ETH_HLEN, bytes, reason, packet->mtu,
 				    address_ipv4_be(router));
 	else if (protocol == bpf_htons(ETH_P_IPV6))
-		made = write_icmpv6(ctx, xdp, scratch, at + ETH_HLEN, bytes, reason, packet->mtu, router);
+		made = write_icmpv6(ctx, transit, scratch, at + ETH_HLEN, bytes, reason, packet->mtu, router);
 	return made && within_budget(packet) ? ETH_HLEN + made : 0;
 }
 
@@ -269,7 +265,7 @@ __attribute__((noinline)) int become_error(struct __sk_buff *skb, enum drop_reas
 		return false;
 	copy_mac(scratch->eth, agent->mac);
 	router_mac(scratch->eth + 6);
-	return store_bytes(skb, false, 0, scratch->eth, bytes);
+	return !bpf_skb_store_bytes(skb, 0, scratch->eth, bytes, 0);
 }
 
 /* The virtual router that the packet was at: of its own network on the way to a divider, else of the network it goes to. */
@@ -332,14 +328,13 @@ static __always_inline uint32_t write_identity(struct icmp_scratch *scratch, boo
  * Transit: the tunnel packet becomes one that brings the message to the sender, as if the droplet that it came from had
  * sent that: it can then take the way that any packet to this endpoint takes.
  */
-static __always_inline bool become_tunnelled(struct xdp_md *ctx, bool ipv6, enum drop_reason reason,
+static __always_inline bool become_tunnelled(struct frame_md *ctx, bool ipv6, enum drop_reason reason,
 					     struct packet *packet, const struct options *options,
 					     const struct network *network)
 {
 	const uint32_t overhead = overhead_bytes(ipv6);
 	struct icmp_scratch *scratch = icmp_scratch_of();
 	uint32_t bytes, front;
-	int more;
 
 	if (!scratch || !load_bytes(ctx, true, 0, scratch->front, overhead))
 		return false;
@@ -351,16 +346,14 @@ static __always_inline bool become_tunnelled(struct xdp_md *ctx, bool ipv6, enum
 		return false;
 	front = overhead + write_identity(scratch, ipv6, options);
 	fit_outer(scratch, ipv6, front - (ipv6 ? OUTER_UDP6 : OUTER_UDP) + bytes);
-	more = front + bytes - packet->length;
-	/* Room is made in front: there is some with every driver. */
-	if (more > 0 ? bpf_xdp_adjust_head(ctx, -more) : more < 0 && bpf_xdp_adjust_tail(ctx, more))
+	if (!become_bytes(ctx, packet->length, packet->inner_at + ICMP_PAST, front + bytes))
 		return false;
 	router_mac(scratch->eth);
 	service_mac(scratch->eth + 6);
-	return store_bytes(ctx, true, 0, scratch->front, front) && store_bytes(ctx, true, front, scratch->eth, bytes);
+	return store_frame(ctx, 0, scratch->front, front) && store_frame(ctx, front, scratch->eth, bytes);
 }
 
-__attribute__((noinline)) int become_tunnelled_error(struct xdp_md *ctx, enum drop_reason reason, struct packet *packet,
+__attribute__((noinline)) int become_tunnelled_error(struct frame_md *ctx, enum drop_reason reason, struct packet *packet,
 						     struct options *options)
 {
 	const struct network *network;

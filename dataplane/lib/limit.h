@@ -22,6 +22,8 @@ enum limit_who {
 };
 
 enum limit_offset {
+	SEGMENT_IPV4 = 14 + 20 + 32,	/* headers of a segment: TCP with its time stamps */
+	SEGMENT_IPV6 = 14 + 40 + 32,
 	FRAME_IP = 14,
 	FRAME_IPV4_PROTOCOL = FRAME_IP + 9,
 	FRAME_IPV6_PROTOCOL = FRAME_IP + 6,
@@ -216,7 +218,12 @@ __noinline int limit_skb(struct __sk_buff *skb, struct packet *packet, uint64_t 
 /* What comes out of the tunnel. */
 static __always_inline __must_check enum drop_reason limit_frame(const struct packet *packet, uint32_t slot)
 {
-	struct load load = { .now = bpf_ktime_get_ns(), .bytes = packet->bytes, .packets = 1 };
+	/* Of a superpacket each further segment has headers as well: nearly, by usual ones. */
+	struct load load = {
+		.now = bpf_ktime_get_ns(),
+		.bytes = packet->bytes + (packet->packets - 1) * (is_mapped(packet->src) ? SEGMENT_IPV4 : SEGMENT_IPV6),
+		.packets = packet->packets,
+	};
 
 	return (enum drop_reason)limit_receiver(&load, slot);
 }

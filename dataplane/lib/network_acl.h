@@ -139,7 +139,7 @@ __noinline int cross_skb(struct __sk_buff *skb, const struct packet *packet, uin
 
 /* The same in XDP. What its sender took for the host of its endpoint that sender has judged, unless it is no droplet
  * of ours. */
-__noinline int cross_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
+__noinline int cross_frame(struct frame_md *ctx, const struct packet *packet, uint64_t who)
 {
 	struct policy_work *work = policy_work();
 	const struct ethhdr *eth;

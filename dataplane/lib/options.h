@@ -108,7 +108,7 @@ static __always_inline __must_check enum drop_reason read_option(struct options 
  * The option of ours that begins `begin` + `at` bytes into the frame. Functions of their own for the verifier, this and the
  * next: it looks at one option once, and not once for each place where one may stand.
  */
-__attribute__((noinline)) int take_option(struct xdp_md *ctx, uint32_t begin, uint32_t at, struct options *options)
+__attribute__((noinline)) int take_option(struct frame_md *ctx, uint32_t begin, uint32_t at, struct options *options)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct geneve_option *option;
@@ -132,7 +132,7 @@ __attribute__((noinline)) int take_option(struct xdp_md *ctx, uint32_t begin, ui
 }
 
 /* Walks the `option_bytes` that begin `begin` bytes into the frame. It counts bytes and keeps no pointers from step to step. */
-__attribute__((noinline)) int walk_options(struct xdp_md *ctx, uint32_t begin, uint32_t option_bytes,
+__attribute__((noinline)) int walk_options(struct frame_md *ctx, uint32_t begin, uint32_t option_bytes,
 					   struct options *options)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;

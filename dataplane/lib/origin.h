@@ -8,6 +8,7 @@
 #include "notice.h"
 #include "options.h"
 #include "rewrite.h"
+#include "superpacket.h"
 #include "tunnel.h"
 
 enum origin_constant {
@@ -20,7 +21,7 @@ enum origin_constant {
  * router. Where they do not fit, the frame goes on saying so: the next hop would take this one for where it set out. `from`:
  * slot of the droplet that it came from. A function of its own for the verifier.
  */
-__attribute__((noinline)) int origin_bytes(struct xdp_md *ctx, const struct packet *packet, const struct outer *outer,
+__attribute__((noinline)) int origin_bytes(struct frame_md *ctx, const struct packet *packet, const struct outer *outer,
 					   const struct options *options, uint32_t from)
 {
 	struct droplet *droplet = bpf_map_lookup_elem(&droplets, &from);
@@ -35,7 +36,7 @@ __attribute__((noinline)) int origin_bytes(struct xdp_md *ctx, const struct pack
 		return 0;
 	bytes = is_ipv6(droplet->addr) ? ORIGIN_IPV6 : ORIGIN_IPV4;
 	if (!outer->partial && outer->option_bytes + bytes <= OPTION_BYTES &&
-	    (!packet->mtu || packet->bytes + bytes <= packet->mtu + ETH_HLEN))
+	    (!packet->mtu || longest_bytes(ctx, packet) + bytes <= packet->mtu + ETH_HLEN))
 		return bytes;
 	untold_mac(eth->h_dest);
 	return 0;
@@ -43,7 +44,7 @@ __attribute__((noinline)) int origin_bytes(struct xdp_md *ctx, const struct pack
 
 /* The option, `at` bytes into the frame, where translate() has made room for it. `from`: slot of the droplet. A function of its
  * own for the verifier. */
-__attribute__((noinline)) int write_origin(struct xdp_md *ctx, uint32_t at, uint32_t from)
+__attribute__((noinline)) int write_origin(struct frame_md *ctx, uint32_t at, uint32_t from)
 {
 	struct droplet *droplet = bpf_map_lookup_elem(&droplets, &from);
 	word32 *option = (void *)(long)ctx->data + (at & 0x7f);

@@ -29,6 +29,7 @@ enum tunnel_constant {
 struct outer {
 	enum tunnel_protocol tunnel;	/* 0: no tunnel packet for this droplet */
 	bool ipv6;
+	bool superpacket;		/* its outer lengths say nothing; never at XDP */
 	uint16_t source_port;		/* carries the flow's hash */
 	uint8_t service;		/* TOS or traffic class */
 	bool fragment;
@@ -98,15 +99,31 @@ static __always_inline bool is_partial(const struct udphdr *udp, uint16_t pseudo
 }
 
 /* Whether the frame has so many bytes. Of one in several buffers, only the first's are known until somebody asks. */
-static __always_inline bool has_bytes(struct xdp_md *ctx, struct packet *packet, uint32_t bytes)
+static __always_inline bool has_bytes(struct frame_md *ctx, struct packet *packet, uint32_t bytes)
 {
 	if (bytes > packet->length)
-		packet->length = bpf_xdp_get_buff_len(ctx);
+		packet->length = frame_length(ctx);
 	meet();
 	return bytes <= packet->length;
 }
 
-static __always_inline __must_check enum drop_reason parse_outer_ipv4(struct xdp_md *ctx, struct cursor *cursor,
+/*
+ * Whether the frame has what stands behind an IP header that ends at `end` and says `promised`. Of a superpacket that is all there
+ * is.
+ */
+static __always_inline bool keeps_promise(struct frame_md *ctx, struct cursor *cursor, struct packet *packet,
+					  struct outer *outer, uint32_t end, uint32_t promised)
+{
+	cursor->left = promised;
+	if (AT_XDP)
+		return has_bytes(ctx, packet, end + promised);
+	outer->superpacket = segment_size(ctx);
+	if (outer->superpacket)
+		cursor->left = packet->length - end;
+	return end + promised <= packet->length || outer->superpacket;
+}
+
+static __always_inline __must_check enum drop_reason parse_outer_ipv4(struct frame_md *ctx, struct cursor *cursor,
 								      struct packet *packet, struct outer *outer)
 {
 	struct iphdr *ip = take(cursor, sizeof(*ip));
@@ -121,17 +138,16 @@ static __always_inline __must_check enum drop_reason parse_outer_ipv4(struct xdp
 	map_address(packet->src, ip->saddr);
 	map_address(packet->to.addr, ip->daddr);
 	total = bpf_ntohs(ip->tot_len);
-	if (ip->version != 4 || ip->ihl != 5 || total < sizeof(*ip) ||
-	    !has_bytes(ctx, packet, ETH_HLEN + total))
+	if (ip->version != 4 || ip->ihl != 5 || (total < sizeof(*ip) && !segment_size(ctx)) ||
+	    !keeps_promise(ctx, cursor, packet, outer, ETH_HLEN + sizeof(*ip), total - sizeof(*ip)))
 		return REASON_OUTER_IP_HEADER;
-	cursor->left = total - sizeof(*ip);
 	reason = parse_udp(cursor, outer, &udp);
 	if (reason)
 		return reason;
 	outer->ipv6 = false;
 	outer->service = ip->tos;
 	outer->fragment = ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS);
-	outer->partial = config.send_by_tc && is_partial(udp, pseudo_sum(ip, udp));
+	outer->partial = (!AT_XDP || config.send_by_tc) && is_partial(udp, pseudo_sum(ip, udp));
 	return REASON_NONE;
 }
 
@@ -154,7 +170,7 @@ static __always_inline __must_check enum drop_reason parse_outer_extension(struc
 		       REASON_NONE;
 }
 
-static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct xdp_md *ctx, struct cursor *cursor,
+static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct frame_md *ctx, struct cursor *cursor,
 								      struct packet *packet, struct outer *outer)
 {
 	struct ipv6hdr *ip = take(cursor, sizeof(*ip));
@@ -170,9 +186,9 @@ static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct xdp
 	copy_address(packet->to.addr, &ip->daddr);
 	payload = bpf_ntohs(ip->payload_len);
 	/* A mapped source would be taken for the IPv4 droplet of that address. */
-	if (ip->version != 6 || !has_bytes(ctx, packet, ETH_HLEN + sizeof(*ip) + payload) || is_mapped(&ip->saddr))
+	if (ip->version != 6 || !keeps_promise(ctx, cursor, packet, outer, ETH_HLEN + sizeof(*ip), payload) ||
+	    is_mapped(&ip->saddr))
 		return ip->nexthdr == IPPROTO_UDP ? REASON_OUTER_IP_HEADER : REASON_NONE;
-	cursor->left = payload;
 	outer->fragment = false;
 	if (ip->nexthdr != IPPROTO_UDP) {
 		reason = parse_outer_extension(cursor, ip->nexthdr, outer);
@@ -184,12 +200,12 @@ static __always_inline __must_check enum drop_reason parse_outer_ipv6(struct xdp
 		return reason;
 	outer->ipv6 = true;
 	outer->service = bpf_ntohl(*(word32 *)ip) >> 20;
-	outer->partial = config.send_by_tc && is_partial(udp, pseudo_sum6(ip, udp));
+	outer->partial = (!AT_XDP || config.send_by_tc) && is_partial(udp, pseudo_sum6(ip, udp));
 	return REASON_NONE;
 }
 
 /* Ethernet, IP and UDP, as far as it takes to know whether this is a tunnel packet sent to us. */
-static __always_inline __must_check enum drop_reason parse_outer(struct xdp_md *ctx, struct cursor *cursor,
+static __always_inline __must_check enum drop_reason parse_outer(struct frame_md *ctx, struct cursor *cursor,
 								 struct packet *packet, struct outer *outer)
 {
 	struct ethhdr *eth = take(cursor, sizeof(*eth));
@@ -213,7 +229,7 @@ static __always_inline __must_check enum drop_reason parse_tunnel(struct cursor 
 
 	if (outer->fragment)
 		return REASON_OUTER_FRAGMENT;
-	if (bpf_ntohs(udp->len) != cursor->left + sizeof(*udp))
+	if (bpf_ntohs(udp->len) != cursor->left + sizeof(*udp) && (AT_XDP || !outer->superpacket))
 		return REASON_OUTER_UDP_LENGTH;
 	tunnel = take(cursor, sizeof(*tunnel));
 	if (!tunnel)

@@ -5,7 +5,7 @@
  */
 #ifndef MIZAR_PACKET_H
 #define MIZAR_PACKET_H
-#include "maps.h"
+#include "hook.h"
 
 /* Every stage's result must be looked at. */
 #define __must_check __attribute__((warn_unused_result))

@@ -125,7 +125,7 @@ __noinline int read_skb(struct __sk_buff *skb, const struct packet *packet, uint
 	return read_packet((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who);
 }
 
-__noinline int read_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
+__noinline int read_frame(struct frame_md *ctx, const struct packet *packet, uint64_t who)
 {
 	return read_packet((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who);
 }
@@ -227,7 +227,7 @@ __noinline int judge_skb(struct __sk_buff *skb, const struct packet *packet, uin
 	return judge_headers((void *)(long)skb->data, (void *)(long)skb->data_end, packet, who);
 }
 
-__noinline int judge_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
+__noinline int judge_frame(struct frame_md *ctx, const struct packet *packet, uint64_t who)
 {
 	return judge_headers((void *)(long)ctx->data, (void *)(long)ctx->data_end, packet, who);
 }
@@ -279,7 +279,7 @@ __noinline int ask_for_skb(struct __sk_buff *skb, const struct packet *packet, u
 	return reason;
 }
 
-__noinline int ask_for_frame(struct xdp_md *ctx, const struct packet *packet, uint64_t who)
+__noinline int ask_for_frame(struct frame_md *ctx, const struct packet *packet, uint64_t who)
 {
 	struct policy_work *work = policy_work();
 	int reason;
@@ -313,7 +313,7 @@ __noinline int police_skb(struct __sk_buff *skb, const struct packet *packet, ui
 }
 
 /* The same in XDP, where the stack has no room for one function more. */
-static __always_inline __must_check enum drop_reason police_frame(struct xdp_md *ctx, const struct packet *packet,
+static __always_inline __must_check enum drop_reason police_frame(struct frame_md *ctx, const struct packet *packet,
 								  uint64_t who)
 {
 	int reason = judge_frame(ctx, packet, who);

@@ -78,7 +78,7 @@ static __always_inline void respond_public_arp(const struct inner *inner)
 }
 
 /* The member lives here: as any frame for it that comes from a tunnel. */
-static __always_inline __must_check enum drop_reason deliver_public(struct xdp_md *ctx, struct packet *packet,
+static __always_inline __must_check enum drop_reason deliver_public(struct frame_md *ctx, struct packet *packet,
 								    const struct inner *inner, struct service_work *work,
 								    const struct endpoint *member, int *verdict)
 {
@@ -117,7 +117,7 @@ static __always_inline __must_check enum drop_reason deliver_public(struct xdp_m
 	return REASON_NONE;
 }
 
-static __always_inline __must_check enum drop_reason send_public(struct xdp_md *ctx, struct packet *packet,
+static __always_inline __must_check enum drop_reason send_public(struct frame_md *ctx, struct packet *packet,
 								 const struct inner *inner, const struct route *route,
 								 uint16_t source_port, uint32_t wire_vni, int *verdict)
 {
@@ -141,7 +141,7 @@ static __always_inline __must_check enum drop_reason send_public(struct xdp_md *
 	address_from_router(inner->eth, member);
 	public_mac(inner->eth->h_source);
 	ipv6 = is_ipv6(next->addr);
-	if (bpf_xdp_adjust_head(ctx, -(int)overhead_bytes(ipv6)))
+	if (!open_front(ctx, overhead_bytes(ipv6), ipv6))
 		return REASON_REWRITE_FAILED;
 	frame = (void *)(long)ctx->data;
 	if (frame + overhead_bytes(ipv6) > (void *)(long)ctx->data_end)
@@ -157,7 +157,7 @@ static __always_inline __must_check enum drop_reason send_public(struct xdp_md *
 }
 
 /* Of what is for none of the addresses nothing is said: it is the host's own. */
-static __always_inline __must_check enum drop_reason take_public(struct xdp_md *ctx, struct packet *packet, int *verdict)
+static __always_inline __must_check enum drop_reason take_public(struct frame_md *ctx, struct packet *packet, int *verdict)
 {
 	struct cursor cursor = {
 		.at = (void *)(long)ctx->data,
@@ -221,10 +221,10 @@ static __always_inline __must_check enum drop_reason take_public(struct xdp_md *
  * What was refused becomes the message that tells its sender so: from the public address, back to the station that it came
  * from. XDP's verdict, or -1 where none is due. A function of its own for the verifier.
  */
-__attribute__((noinline)) int tell_client(struct xdp_md *ctx, enum drop_reason reason, struct packet *packet)
+__attribute__((noinline)) int tell_client(struct frame_md *ctx, enum drop_reason reason, struct packet *packet)
 {
 	struct icmp_scratch *scratch = icmp_scratch_of();
-	int more, verdict = XDP_DROP;
+	int verdict = XDP_DROP;
 	uint32_t bytes;
 
 	if (!scratch || !packet)
@@ -232,12 +232,11 @@ __attribute__((noinline)) int tell_client(struct xdp_md *ctx, enum drop_reason r
 	bytes = write_message(ctx, true, scratch, 0, reason, packet, packet->to.addr);
 	if (!bytes || bytes > sizeof(scratch->eth) + sizeof(scratch->packet))
 		return -1;
-	more = bytes - packet->length;
-	if (more > 0 ? bpf_xdp_adjust_head(ctx, -more) : more < 0 && bpf_xdp_adjust_tail(ctx, more))
+	if (!become_bytes(ctx, packet->length, ICMP_PAST, bytes))
 		return -1;
 	copy_mac(scratch->eth, scratch->eth + 6);
 	own_mac(scratch->eth + 6);
-	if (!store_bytes(ctx, true, 0, scratch->eth, bytes) || send_back(ctx, &verdict))
+	if (!store_frame(ctx, 0, scratch->eth, bytes) || send_back(ctx, &verdict))
 		return -1;
 	count_answered(packet, 0);
 	return verdict;

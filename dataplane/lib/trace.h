@@ -65,16 +65,16 @@ static __always_inline void read_outer(struct trace_report *report, const void *
 }
 
 /* Functions of their own for the verifier, and for the stacks of their callers. */
-__noinline int report_frame(struct xdp_md *ctx, const struct packet *packet, uint32_t mark, uint32_t reason, int verdict)
+__noinline int report_frame(struct frame_md *ctx, const struct packet *packet, uint32_t mark, uint32_t reason, int verdict)
 {
 	struct trace_report *report = begin_report(packet, HOOK_TRANSIT, mark, reason);
-	const struct handover *note = (void *)(long)ctx->data_meta;
+	const struct handover *note = note_of(ctx);
 	uint32_t magic = 0;
 
 	if (!report)
 		return 0;
 	if (!reason) {
-		if ((const void *)(note + 1) <= (void *)(long)ctx->data)
+		if (note)
 			magic = note->magic;
 		if (magic == HANDOVER_MAGIC) {
 			report->did = TRACE_DELIVERED;

@@ -118,6 +118,29 @@ static __always_inline void write_outer(void *frame, bool ipv6, const struct dro
 		udp->check = ipv6 ? pseudo_sum6(frame + OUTER_IP, udp) : pseudo_sum(frame + OUTER_IP, udp);
 }
 
+/*
+ * The same for a packet that bears the kernel's mark of a tunnel already, which the kernel sets once. Of a tunnel that the endpoint runs
+ * itself, plain room in front must do, which no superpacket would survive. A superpacket of TCP was in one of ours, which is
+ * off (transit_tc.c), and is sent on: all that the kernel knows of its inner headers is true of it as it is. A function of its
+ * own for the verifier.
+ */
+__noinline int open_marked(struct __sk_buff *skb, uint32_t bytes, bool ipv6)
+{
+	const bool was_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	uint8_t protocol;
+
+	if (!skb->gso_size)
+		return !bpf_skb_change_head(skb, bytes, 0);
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + (was_ipv6 ? 6 : 9), &protocol, 1) || protocol != IPPROTO_TCP)
+		return false;
+	if (was_ipv6 == ipv6)
+		return !bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	/* Only who takes away may change the family. */
+	return !bpf_skb_adjust_room(skb, bytes + sizeof(struct ipv6hdr), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) &&
+	       !bpf_skb_adjust_room(skb, -(int)sizeof(struct ipv6hdr), BPF_ADJ_ROOM_MAC,
+				    BPF_F_ADJ_ROOM_FIXED_GSO | (ipv6 ? ROOM_DECAP_IPV6 : ROOM_DECAP_IPV4));
+}
+
 /* Agent: around the endpoint's frame, superpackets and partial checksums kept. `options` is NULL where none go along. The
  * frame's own Ethernet header is left to be written, at `inner`. */
 static __always_inline __must_check enum drop_reason put_on(struct __sk_buff *skb, bool ipv6, const struct droplet *next,
@@ -132,11 +155,9 @@ static __always_inline __must_check enum drop_reason put_on(struct __sk_buff *sk
 	void *frame, *end;
 	struct ethhdr *eth;
 
-	/* The room opens behind the Ethernet header, which becomes the outer one. A packet of a tunnel that the endpoint runs
-	 * itself may bear the kernel's mark already, which it allows once: there, plain room in front must do, which no
-	 * superpacket would survive. */
+	/* The room opens behind the Ethernet header, which becomes the outer one. */
 	if (bpf_skb_adjust_room(skb, overhead + bytes, BPF_ADJ_ROOM_MAC, flags) &&
-	    (skb->gso_size || bpf_skb_change_head(skb, overhead + bytes, 0)))
+	    !open_marked(skb, overhead + bytes, ipv6))
 		return REASON_REWRITE_FAILED;
 	if (bytes && (bytes > OPTION_BYTES || bpf_skb_store_bytes(skb, overhead, options->data, bytes, 0)))
 		return REASON_REWRITE_FAILED;
@@ -166,7 +187,7 @@ static __always_inline __must_check enum drop_reason encapsulate(struct __sk_buf
  * VPC the same (not `bare`): labels, origin and what else a tenant attached mean something in its own VPC only. The family
  * changes in front of the UDP header, which stays in its place; where options go, or one comes, it moves.
  */
-static __always_inline __must_check enum drop_reason translate(struct xdp_md *ctx, const struct outer *outer,
+static __always_inline __must_check enum drop_reason translate(struct frame_md *ctx, const struct outer *outer,
 							       const struct droplet *next, struct tunnel *tunnel,
 							       bool bare)
 {
@@ -183,7 +204,7 @@ static __always_inline __must_check enum drop_reason translate(struct xdp_md *ct
 		tunnel->option_bytes = 0;
 	}
 	tunnel->option_bytes += added;
-	if (surplus && bpf_xdp_adjust_head(ctx, surplus))
+	if (!resize_front(ctx, surplus, ipv6 == came_by_ipv6(outer) ? 0 : ipv6 ? ROOM_DECAP_IPV6 : ROOM_DECAP_IPV4))
 		return REASON_REWRITE_FAILED;
 	frame = (void *)(long)ctx->data;
 	if (frame + overhead_bytes(ipv6) > (void *)(long)ctx->data_end)
@@ -218,7 +239,7 @@ static __always_inline void turn_ipv6(struct ipv6hdr *ip)
 }
 
 /* Transit: back to the droplet that sent it, and over the neighbour that it came from. */
-static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *ctx, const struct outer *outer)
+static __always_inline __must_check enum drop_reason turn_around(struct frame_md *ctx, const struct outer *outer)
 {
 	void *frame = (void *)(long)ctx->data;
 	struct ethhdr *eth = frame;
@@ -245,7 +266,7 @@ static __always_inline __must_check enum drop_reason turn_around(struct xdp_md *
 }
 
 /* Transit: what was turned around goes back as Geneve with the O bit, whatever it came in. Both headers have eight bytes. */
-static __always_inline __must_check enum drop_reason mark_returned(struct xdp_md *ctx, const struct outer *outer)
+static __always_inline __must_check enum drop_reason mark_returned(struct frame_md *ctx, const struct outer *outer)
 {
 	struct udphdr *udp = (void *)(long)ctx->data + (came_by_ipv6(outer) ? OUTER_UDP6 : OUTER_UDP);
 	struct tunnel_header *header = (void *)(udp + 1);
@@ -261,24 +282,21 @@ static __always_inline __must_check enum drop_reason mark_returned(struct xdp_md
  * Transit: a note for `deliver` in front of a frame. One that cannot be written (a driver without metadata) must not let
  * the bare frame into the host's stack.
  */
-static __always_inline __must_check enum drop_reason leave_note(struct xdp_md *ctx, const struct handover *note)
+static __always_inline __must_check enum drop_reason leave_note(struct frame_md *ctx, const struct handover *note)
 {
-	struct handover *place;
+	struct handover *place = place_of_note(ctx);
 
-	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*note)))
-		return REASON_REWRITE_FAILED;
-	place = (void *)(long)ctx->data_meta;
-	if ((void *)(place + 1) > (void *)(long)ctx->data)
+	if (!place)
 		return REASON_REWRITE_FAILED;
 	*place = *note;
 	return REASON_NONE;
 }
 
 /* Transit: off. */
-static __always_inline __must_check enum drop_reason decapsulate(struct xdp_md *ctx, const struct outer *outer)
+static __always_inline __must_check enum drop_reason decapsulate(struct frame_md *ctx, const struct outer *outer)
 {
 	uint32_t bytes = overhead_bytes(came_by_ipv6(outer)) + outer->option_bytes;
 
-	return bpf_xdp_adjust_head(ctx, bytes) ? REASON_REWRITE_FAILED : REASON_NONE;
+	return take_front(ctx, bytes, came_by_ipv6(outer)) ? REASON_NONE : REASON_REWRITE_FAILED;
 }
 #endif

@@ -35,8 +35,9 @@ static __always_inline void record_refusal(struct __sk_buff *skb, enum hook hook
 		tell_of_skb(skb, packet, hook, reason, endpoint_slot);
 }
 
-static __always_inline int refuse_transit(struct xdp_md *ctx, enum drop_reason reason, const struct packet *packet)
+static __always_inline int refuse_transit(struct frame_md *ctx, enum drop_reason reason, const struct packet *packet)
 {
+	note_reason(ctx, reason);
 	count_refusal(reason, packet, 0);
 	if (somebody_watches())
 		tell_of_frame(ctx, packet, HOOK_TRANSIT, reason);

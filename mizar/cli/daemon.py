@@ -10,7 +10,7 @@ import logging
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
@@ -36,6 +36,7 @@ class _Xdp(StrEnum):
     AUTO = "auto"
     DRIVER = "driver"
     GENERIC = "generic"
+    OFF = "off"
 
 
 class _Tc(StrEnum):
@@ -44,7 +45,12 @@ class _Tc(StrEnum):
     CLSACT = "clsact"
 
 
-_XDP: dict[_Xdp, XdpMode | None] = {_Xdp.AUTO: None, _Xdp.DRIVER: "driver", _Xdp.GENERIC: "generic"}
+_XDP: dict[_Xdp, XdpMode | Literal["off"] | None] = {
+    _Xdp.AUTO: None,
+    _Xdp.DRIVER: "driver",
+    _Xdp.GENERIC: "generic",
+    _Xdp.OFF: "off",
+}
 _TC: dict[_Tc, TcMode | None] = {_Tc.AUTO: None, _Tc.TCX: "tcx", _Tc.CLSACT: "clsact"}
 
 
@@ -61,7 +67,12 @@ def daemon(
             help="Of the droplet; once, or once for each family. Default: the interface's first, IPv4 before IPv6."
         ),
     ] = None,
-    xdp: Annotated[_Xdp, typer.Option(help="How Transit XDP is attached; auto: driver, else generic.")] = _Xdp.AUTO,
+    xdp: Annotated[
+        _Xdp,
+        typer.Option(
+            help="How Transit is attached; auto: XDP, driver, else generic; off: tc ingress alone, for veths."
+        ),
+    ] = _Xdp.AUTO,
     tc: Annotated[_Tc, typer.Option(help="How tc programs are attached; auto: tcx, else clsact.")] = _Tc.AUTO,
     max_droplets: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.droplets,
     max_vpcs: Annotated[int, typer.Option(min=2, help="Size of the table.")] = _SIZES.vpcs,

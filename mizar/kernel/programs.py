@@ -35,7 +35,9 @@ OBJECTS = ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "funct
 """In the order of loading; the first makes the maps, the others share them."""
 GENERIC = "transit_generic"
 """Transit again, for generic mode."""
-STAGES = {"agent": ("stages", 1), "proxy": ("stages", 0)}
+INGRESS, HANDING_OVER = "transit_tc", "deliver_tc"
+"""Transit again, for tc ingress of an interface without XDP, and what it ends in."""
+STAGES = {"agent": ("stages", 1), "proxy": ("stages", 0), HANDING_OVER: ("ingress_stages", 0)}
 """Programs that others end in: the map, and the place there (enum stage); each before those that end in it."""
 FUNCTION_PLACES = {
     "function_end": ("function_xdp", "FUNCTION_END"),
@@ -75,6 +77,7 @@ class Programs:
     programs: dict[str, Program] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
     _load_generic: Callable[[], None] | None = None
+    _load_ingress: Callable[[], None] | None = None
 
     @property
     def agent(self) -> Program:
@@ -94,6 +97,18 @@ class Programs:
         return self.programs[GENERIC]
 
     @property
+    def at_tc(self) -> bool:
+        """Whether transit_tc was asked for."""
+        return INGRESS in self.programs
+
+    @property
+    def transit_tc(self) -> Program:
+        """Transit and `deliver` in one, for tc ingress where there is no XDP; loaded when it is first asked for."""
+        if INGRESS not in self.programs and self._load_ingress is not None:
+            self._load_ingress()
+        return self.programs[INGRESS]
+
+    @property
     def deliver(self) -> Program:
         """tc program of the droplet's interface: hands decapsulated frames to their endpoint."""
         return self.programs["deliver"]
@@ -105,7 +120,7 @@ class Programs:
 
     def close(self) -> None:
         """Closes every program and map. May be called twice."""
-        self._load_generic = None
+        self._load_generic = self._load_ingress = None
         while self.programs:
             os.close(self.programs.popitem()[1].fd)
         while self.maps:
@@ -163,6 +178,7 @@ def load(
             loaded._load_generic = partial(
                 _load_generic, loaded, opened["transit"], config, sizes, pins, statistics=statistics
             )
+            loaded._load_ingress = partial(_load_ingress, loaded, config, sizes, pins, statistics=statistics)
     except BaseException:
         loaded.close()
         raise
@@ -180,7 +196,26 @@ def _load_generic(
     again = {GENERIC: data}
     if "function_end" in loaded.programs:
         again["function_end_generic"] = object_bytes("function_end")
-    for name, code in again.items():
+    _load_more(loaded, again, config, sizes, pins, statistics=statistics)
+
+
+def _load_ingress(
+    loaded: Programs, config: bytes, sizes: Mapping[str, int], pins: Pins | None, *, statistics: bool
+) -> None:
+    more = {name: object_bytes(name) for name in (INGRESS, HANDING_OVER)}
+    _load_more(loaded, more, config, sizes, pins, statistics=statistics)
+
+
+def _load_more(
+    loaded: Programs,
+    objects: Mapping[str, bytes],
+    config: bytes,
+    sizes: Mapping[str, int],
+    pins: Pins | None,
+    *,
+    statistics: bool,
+) -> None:
+    for name, code in objects.items():
         _load_object(loaded, name, code, config, sizes, pins, statistics=statistics)
         if pins is not None:
             _pin_program(loaded.programs[name], pins)

@@ -22,6 +22,7 @@ from mizar.kernel.interfaces import Interface
 from mizar.kernel.links import Change
 from mizar.kernel.pulse import Pulse
 from mizar.model.errors import ConflictError, InvalidError, MizarError
+from mizar.transit import without_xdp
 from mizar.transit.engines.host import Engines
 from mizar.transit.errors import is_permanent
 from mizar.transit.events import Hub
@@ -84,6 +85,7 @@ class Attachments:
         self._fitted = 0
         self._refitting: asyncio.Task[None] | None = None
         self._installer = Installer(agent_fd, pins, options, room)
+        self._without_xdp = options.xdp == without_xdp.MODE
         self._lock = asyncio.Lock()
         self._pool = ThreadPoolExecutor(WORKERS, "attach")
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -132,6 +134,8 @@ class Attachments:
         if wanted.mtu == limit:
             wanted = replace(wanted, mtu=0)
         self._engines.check(wanted)
+        if self._without_xdp:
+            without_xdp.refuse_endpoint(wanted)
         async with self._ledger.lock_of(wanted.uid, wanted):
             self._ledger.check(wanted)
             network = self._ledger.state.networks[wanted.endpoint.vni, wanted.endpoint.network_id]

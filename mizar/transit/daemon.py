@@ -27,7 +27,7 @@ from mizar.kernel.netlink import Netlink
 from mizar.kernel.packet_socket import PacketSocket
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, InvalidError, MizarError
-from mizar.transit import programs, server, told
+from mizar.transit import programs, server, told, without_xdp
 from mizar.transit.attachments import Attachments
 from mizar.transit.audit import Audit
 from mizar.transit.audit_links import LinkAudit, ProgramAudit
@@ -172,7 +172,8 @@ def _named_feature() -> Iterator[None]:
 
 async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loaded: Loaded, modes: Modes) -> None:
     uplink, second = Uplink(facts), own[1] if len(own) > 1 else b""
-    functions = Functions(loaded.programs.maps, loaded.pins, options.functions_file, generic=modes.xdp == "generic")
+    generic, xdp = modes.xdp == "generic", modes.xdp != without_xdp.MODE
+    functions = Functions(loaded.programs.maps, loaded.pins, options.functions_file, generic=generic, xdp=xdp)
     drops = Drops(loaded, Describer(lambda: ledger.state, _interface_name, functions.name_of))
     drops.switch(on=False)  # the daemon before may have died while somebody watched
     hub = Hub(drops)

@@ -31,6 +31,7 @@ from mizar.kernel.layout import U32, constant
 from mizar.kernel.maps import Table
 from mizar.model.errors import ExhaustedError, InvalidError, MizarError
 from mizar.model.function_object import STAGES
+from mizar.transit import without_xdp
 from mizar.transit.function_missing import stand_in, told_problem
 from mizar.transit.function_values import Function, Masks, chains_of, masks_of, parse, room_of, values_of
 from mizar.transit.logs import event
@@ -55,10 +56,11 @@ class Change:
 class Functions:
     """One droplet's. `state` is what the tables hold; `file` is where what was told is kept."""
 
-    def __init__(self, maps: Mapping[str, int], pins: Pins, file: Path, *, generic: bool) -> None:
+    def __init__(self, maps: Mapping[str, int], pins: Pins, file: Path, *, generic: bool, xdp: bool = True) -> None:
         self.tables = FunctionTables.of(maps, generic=generic)
         visible = {**maps, "function_xdp": self.tables.heads["xdp"]}
         self._room = Room(visible, several_buffers=not generic)
+        self._xdp = xdp
         self.chains = Chains(self.tables, self._room, pins.chains)
         self.own = OwnMaps(pins.functions)
         self._file = file
@@ -174,6 +176,8 @@ class Functions:
 
     def _prepare(self, wanted: list[Function]) -> Change:
         begun = time.monotonic()
+        if not self._xdp:
+            without_xdp.refuse_functions(wanted)
         self.chains.room = Room(self._room.maps, self._room.several_buffers, self._most)
         chains = chains_of(wanted)
         try:

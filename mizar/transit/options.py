@@ -7,6 +7,7 @@ Made by the command line and by tests; frozen. Defaults live here and nowhere el
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Literal
 
 from mizar.kernel.attach import TcMode, XdpMode
 from mizar.transit import vpn_ports
@@ -34,7 +35,8 @@ class Options:
     IPv6. `pool`: how many namespaces are prepared for workloads that want one from there. `ovsdb` is where the database
     of an Open vSwitch on this host answers, should there be one. `metrics` is where
     Prometheus reads; empty: nowhere. `xdp` and `tc` are the modes that programs must run
-    in; None: the best that the interface and the kernel have. `uplink_offloads`: over a veth, checksums and
+    in; None: the best that the interface and the kernel have; `xdp` "off":
+    Transit runs at tc ingress. `uplink_offloads`: over a veth, checksums and
     superpackets are left to the other ends of the wire.
     """
 
@@ -44,7 +46,7 @@ class Options:
     pki: Path | None = None
     addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     limits: Limits = field(default_factory=Limits)
-    xdp: XdpMode | None = None
+    xdp: XdpMode | Literal["off"] | None = None
     tc: TcMode | None = None
     uplink_offloads: bool = False
     probes: ProbeTiming = field(default_factory=ProbeTiming)

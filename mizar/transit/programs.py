@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mizar._built import transit_pb2 as pb
-from mizar.kernel import attach, features, interfaces, libbpf, programs, shaper, stack_link
+from mizar.kernel import attach, features, interfaces, libbpf, programs, shaper, stack_link, tunnel_gro
 from mizar.kernel.bpffs import Pins, ensure_mounted
 from mizar.kernel.configuration import configuration
 from mizar.kernel.endpoint_look import Fault, map_pin_fault
@@ -21,11 +21,13 @@ from mizar.kernel.interfaces import Interface
 from mizar.kernel.layout import U32, constant, struct_codec
 from mizar.kernel.links import Links
 from mizar.kernel.maps import Table
+from mizar.kernel.netlink import Netlink
 from mizar.kernel.programs import Programs
 from mizar.kernel.qdisc import keeps_departure_times
 from mizar.kernel.tables import Tables
 from mizar.model.addresses import from_mapped
 from mizar.model.errors import MizarError
+from mizar.transit import without_xdp
 from mizar.transit.drops import Describer, Suppressed
 from mizar.transit.limit_values import UNLIMITED, uplink_value
 from mizar.transit.logs import event
@@ -166,20 +168,23 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
         # XDP at the other end loses partial checksums, or spoils them where it rewrites what they cover. Without them,
         # the kernel cuts superpackets here.
         interfaces.set_tx_checksum(uplink.name, on=options.uplink_offloads)
+    if options.xdp == without_xdp.MODE:
+        return _start_without_xdp(loaded, uplink, options)
     links = loaded.pins.links
-    deliver = attach.attach_tc(loaded.programs.deliver.fd, uplink.index, links / "deliver", force=options.tc)
-    try:
-        transit = attach.attach_xdp(
-            loaded.programs.transit.fd,
-            uplink.index,
-            links / "transit",
-            force=options.xdp,
-            generic=lambda: loaded.programs.transit_generic.fd,
-        )
-    except MizarError:
-        if not deliver.updated:
-            attach.detach_tc(uplink.index, links / "deliver")
-        raise
+    # Where Transit has run at tc, nothing passes unseen until it is replaced.
+    if attach.attached(links / "transit") is None and attach.attached(links / "deliver") is not None:
+        transit = _attach_transit(loaded, uplink, options)
+        deliver = attach.attach_tc(loaded.programs.deliver.fd, uplink.index, links / "deliver", force=options.tc)
+    else:
+        deliver = attach.attach_tc(loaded.programs.deliver.fd, uplink.index, links / "deliver", force=options.tc)
+        try:
+            transit = _attach_transit(loaded, uplink, options)
+        except MizarError:
+            if not deliver.updated:
+                attach.detach_tc(uplink.index, links / "deliver")
+            raise
+    with Netlink() as netlink:
+        tunnel_gro.remove(netlink, options.instance)
     for attachment in (deliver, transit):
         if attachment.fallback_reason:
             event(_log, logging.WARNING, "mode_fallback", mode=attachment.mode, reason=attachment.fallback_reason)
@@ -190,12 +195,42 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
     return Modes(transit.mode, deliver.mode)
 
 
+def _attach_transit(loaded: Loaded, uplink: Interface, options: Options) -> attach.Attachment:
+    return attach.attach_xdp(
+        loaded.programs.transit.fd,
+        uplink.index,
+        loaded.pins.links / "transit",
+        force=None if options.xdp == "off" else options.xdp,
+        generic=lambda: loaded.programs.transit_generic.fd,
+    )
+
+
+def _start_without_xdp(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
+    """Transit takes the place of `deliver`, whose notes it understands, before XDP goes."""
+    without_xdp.refuse_leftovers(options, loaded.tables)
+    links = loaded.pins.links
+    with Netlink() as netlink:
+        for port, reason in tunnel_gro.ensure(netlink, options.instance).items():
+            event(_log, logging.WARNING, "not_merged", port=port, reason=reason)
+    fd = loaded.programs.transit_tc.fd
+    attachment = attach.attach_tc(fd, uplink.index, links / "deliver", force=options.tc)
+    attach.detach_xdp(links / "transit")
+    if attachment.fallback_reason:
+        event(_log, logging.WARNING, "mode_fallback", mode=attachment.mode, reason=attachment.fallback_reason)
+    event(_log, logging.INFO, "attached", interface=uplink.name, xdp=without_xdp.MODE, tc=attachment.mode)
+    return Modes(without_xdp.MODE, attachment.mode)
+
+
 def faults(loaded: Loaded, uplink: Interface) -> Iterator[Fault]:
     """What is wrong with the programs at the droplet's interface, and with the pins by which the next daemon finds the
     maps."""
     links, programs_ = loaded.pins.links, loaded.programs
-    transits = [programs_.transit.fd, programs_.transit_generic.fd]
-    for name, fds in (("transit", transits), ("deliver", [programs_.deliver.fd])):
+    if programs_.at_tc:
+        expected = {"deliver": [programs_.transit_tc.fd]}
+    else:
+        transits = [programs_.transit.fd, programs_.transit_generic.fd]
+        expected = {"transit": transits, "deliver": [programs_.deliver.fd]}
+    for name, fds in expected.items():
         wrong = attach.fault(fds, uplink.index, links / name)
         if wrong is not None:
             yield Fault(f"{name} at {uplink.name}", "attached", wrong)
@@ -224,6 +259,7 @@ def remove(options: Options) -> None:
         attach.detach_tc(uplink.index if uplink else 0, pins.links / "deliver")
         attach.detach_tc(0, pins.links / "substrate")
         stack_link.remove(links.netlink, options.instance)
+        tunnel_gro.remove(links.netlink, options.instance)
         attach.detach_tc(0, pins.links / "shaped")
         shaper.remove(links.netlink, options.instance)
         for link in links.owned():

@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OF_DROPLETS = {
     f"{name}.o" for name in ("agent", "transit", "deliver", "proxy", "substrate", "shaped", "xsk", "vtep")
-} | {f"{name}.o" for name in ("function_end", "function_end_tc", "function_missing", "ddos_protection")}
+} | {
+    f"{name}.o"
+    for name in ("function_end", "function_end_tc", "function_missing", "ddos_protection", "transit_tc", "deliver_tc")
+}
 """Programs that are made from dataplane/lib."""
 OF_GATEWAYS = {"gateway_keeper.o", "gateway_sweep.o"}
 
@@ -91,7 +94,7 @@ def test_nothing_changed_nothing_built(quick: type[Any], built: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ("dataplane/deliver.c", {"deliver.o"}),
+        ("dataplane/deliver.c", {"deliver.o", "deliver_tc.o"}),
         ("dataplane/lib/parse.h", OF_DROPLETS),
         ("dataplane/gateway/layout.h", {"the gateway's headers", *OF_GATEWAYS}),
         ("contracts/dataplane.h", {"the contracts", "the functions' headers", *OF_GATEWAYS, *OF_DROPLETS}),

@@ -12,6 +12,7 @@ from mizar.kernel.programs import Programs, load
 from mizar.kernel.tables import Tables, hop_set_places, network_key
 from mizar.model import drop_reasons
 
+from .ingress import Ingress
 from .plan import (
     BACK,
     BLUE,
@@ -136,6 +137,8 @@ class Testbed:
         self.substrates = tuple(substrates)
         self.programs: Programs = load(config, max_entries=SIZES | dict(sizes or {}), objects=objects)
         self.tables = Tables.of(self.programs.maps)
+        self.at_tc = False
+        self._ingress: Ingress | None = None
 
     def close(self) -> None:
         """Frees programs and maps."""
@@ -391,8 +394,12 @@ class Testbed:
 
     # ---- runs
 
-    def transit(self, frame: bytes) -> test_run.TestRun:
-        """Runs Transit XDP on a frame from the substrate."""
+    def transit(self, frame: bytes, **context: int) -> test_run.TestRun:
+        """Runs Transit XDP on a frame from the substrate; or, where a test says so, Transit at tc, in a context."""
+        if self.at_tc:
+            if self._ingress is None:
+                self._ingress = Ingress(self.programs)
+            return self._ingress.run(frame, **context)
         return test_run.run_xdp(self.programs.transit.fd, frame)
 
     def send(self, frame: Any, **context: Any) -> test_run.TestRun:

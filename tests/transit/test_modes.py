@@ -6,13 +6,16 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 
+import grpc
 import pytest
 from pyroute2 import IPRoute
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import bpffs, clsact
 from mizar.kernel.namespaces import Namespace
+from mizar.kernel.programs import object_bytes
 from tests.marks import first_of
 from tests.transit.rig import (
     BACK,
@@ -28,8 +31,11 @@ from tests.transit.rig import (
 )
 from tests.transit.traffic import exchange_udp, ping, send_tcp, sink
 
-MODES = [("generic", "clsact"), ("driver", "tcx"), ("driver", "clsact"), ("generic", "tcx")]
-"""The second is what every other test runs in."""
+MODES = [
+    ("generic", "clsact"), ("off", "tcx"), ("driver", "tcx"),
+    ("driver", "clsact"), ("generic", "tcx"), ("off", "clsact"),
+]  # fmt: skip
+"""The third is what every other test runs in."""
 
 
 def flags(xdp: str, tc: str) -> list[str]:
@@ -41,6 +47,13 @@ def modes_of(droplet: Droplet) -> tuple[str, str]:
     """As the daemon tells them."""
     info = droplet.client.GetInfo(pb.GetInfoRequest())
     return info.xdp_mode, info.tc_mode
+
+
+def merging(droplet: Droplet) -> list[str]:
+    """Devices whose sockets make the kernel merge tunnel packets."""
+    with IPRoute(netns=droplet.namespace) as ip:
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in ip.get_links()]
+    return [name for name in names if name.startswith("mzgro")]
 
 
 def three_droplets(made: Rig, *arguments: str) -> tuple[list[Droplet], list[str]]:
@@ -90,7 +103,7 @@ def onlookers(droplets: list[Droplet]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("xdp", "tc"), first_of(MODES))
+@pytest.mark.parametrize(("xdp", "tc"), first_of(MODES, 2))
 def test_every_mode_carries_everything(made: Rig, xdp: str, tc: str) -> None:
     """Also after all daemons were killed and started again, and nothing is left at the end."""
     droplets, places = three_droplets(made, *flags(xdp, tc))
@@ -118,7 +131,8 @@ def test_every_mode_carries_everything(made: Rig, xdp: str, tc: str) -> None:
 
 
 def test_a_daemon_changes_modes_only_when_told(made: Rig) -> None:
-    """Without a word, generic stays (a change would lose packets) and clsact becomes tcx (which loses none)."""
+    """Without a word, generic stays (a change would lose packets) and clsact becomes tcx (which loses none). XDP goes
+    and comes back when it is told."""
     one = made.add_droplet()
     one.start(*flags("generic", "clsact"))
     one.stop(9)
@@ -128,6 +142,24 @@ def test_a_daemon_changes_modes_only_when_told(made: Rig) -> None:
     one.stop(9)
     one.start("--xdp", "driver")
     assert modes_of(one) == ("driver", "tcx")
+    one.stop(9)
+    one.start("--xdp", "off")
+    assert modes_of(one) == ("off", "tcx")
+    assert len(merging(one)) == 2
+    workload = pb.Workload(name="nobody", interface="eth0")
+    (result,) = one.attach(
+        pb.LocalEndpoint(uid="whole", endpoint=endpoint(1, FRONT, one), workload=workload, bypass=True)
+    )
+    assert "bypasses decapsulation" in result.error
+    data = object_bytes("function_missing")
+    asked = pb.Function(name="function-missing", object=data, digest=sha256(data).digest(), stages=[0])
+    asked.scopes.add(droplet=True)
+    with pytest.raises(grpc.RpcError, match="runs in XDP"):
+        one.client.SetFunctions(pb.SetFunctionsRequest(functions=[asked]), timeout=30)
+    one.stop(9)
+    one.start("--xdp", "driver")
+    assert modes_of(one) == ("driver", "tcx")
+    assert not merging(one)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from tests.transit.rig import Rig
 
 KERNEL, ROUTING, OVS = "vxlan + bridge", "routing, no overlay", "Open vSwitch, Geneve"
 FLAT = ", wire TSO off"
-OURS = "mizar Geneve"
+OURS, AT_TC = "mizar Geneve", "mizar, tc ingress,"
 MODES = {
     "mizar": ("--xdp", "driver"),
     "mizar, uplink offloads,": ("--xdp", "driver", "--uplink-offloads"),
+    "mizar, tc ingress,": ("--xdp", "off", "--uplink-offloads"),
     "mizar, generic XDP,": ("--xdp", "generic"),
 }
 TCP1, TCP4, RR, UDP, CRR = "TCP, 1 stream", "TCP, 4 streams", "request-response", "datagrams", "connections"
@@ -70,6 +71,8 @@ def opened(mtu: int, measure: Callable[[traffic.Way, traffic.Way, int], dict[str
                 for tunnel, pair in contenders.mizar(made, *options).items():
                     if name == "mizar" or tunnel != VXLAN:
                         turns[f"{name} {tunnel}"] = turn(pair, tso=False)
+                    if name == AT_TC and tunnel != VXLAN:
+                        turns[f"{name} {tunnel}, wire TSO on"] = turn(pair, tso=True)
             yield turns
 
     return open_
@@ -121,8 +124,9 @@ NOT_SHOWN = (
     "card does. One stream and datagrams have a CPU at each end; four streams share the CPUs; request-response (a byte "
     "there and back) and connections have both ends on one CPU. *Uplink offloads*: checksums and superpackets are left "
     "to the wire, as the others leave them; otherwise ours completes them at the sender. XDP on a veth copies each "
-    "frame (docs/decisions/delivery.md). CPU time is that of the whole machine. Ours has no "
-    "ingress that redirects in XDP or works in tc alone."
+    "frame (docs/decisions/delivery.md); *tc ingress* (`--xdp off`) has none, and superpackets cross a wire that takes "
+    "them: compare *wire TSO on* with the kernel's without a mark. CPU time is that of the whole machine. Ours has no "
+    "ingress that redirects in XDP."
 )
 TOOLS = {"iperf3": "iperf3", "ethtool": "ethtool", "ovs-vswitchd": "openvswitch-switch"}
 FIGURES = (
