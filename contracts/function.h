@@ -15,6 +15,7 @@ enum function_limit {
 	FUNCTION_CHAIN = 16,	/* at one stage, or at two that one packet meets: the kernel lets it enter 33 programs */
 	FUNCTION_REASONS = 32,	/* reasons of its own that a function may have: 1 .. 31; 0: it named none */
 	FUNCTION_ABI = 1,	/* the loader refuses a function that was built for another */
+	FUNCTION_NO_WAY_BACK = 0x7fffffff,
 	FUNCTION_SAMPLE = 256,	/* one packet in so many is timed */
 	FUNCTION_LOST = 255,	/* reason of the stand-in for a function that cannot be loaded any more (function_missing.c) */
 };
@@ -85,7 +86,8 @@ struct function_frame {
 	uint8_t pad[1];
 	uint8_t src[16];	/* inner, mapped, network order */
 	uint8_t dst[16];
-	uint32_t came_by;	/* tc: interface of the endpoint that sent it, which mizar_transmit() sends it back to; 0: the context's */
+	uint32_t came_by;	/* tc: interface of the endpoint that sent it, which mizar_transmit() sends it back to; 0: the context's;
+				 * FUNCTION_NO_WAY_BACK: behind a proxied endpoint, where it is dropped */
 	uint32_t entered_by;	/* tc: the context's interface when it entered the chain. Not the sender's behind the shaper */
 };
 

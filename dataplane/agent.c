@@ -685,8 +685,8 @@ static __always_inline int run_ingress(struct __sk_buff *skb, const struct refus
 {
 	if (seen->local_slot && are_for(seen->local_slot, ENDPOINT_INGRESS_STAGE) &&
 	    enter_functions(skb, &seen->packet, agent, ENDPOINT_INGRESS_STAGE, at_endpoint(seen->local_slot, seen->local))) {
-		if (!is_proxy(seen->sender))
-			note_sender(seen->sender);
+		/* What has been translated is nothing that its sender would know, and it may have come in a tunnel. */
+		note_sender(is_proxy(seen->sender) ? (uint32_t)FUNCTION_NO_WAY_BACK : seen->sender);
 		bpf_tail_call_static(skb, &function_tc, ENDPOINT_INGRESS_STAGE);
 	}
 	return verdict;

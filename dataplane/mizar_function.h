@@ -187,7 +187,7 @@ static __always_inline int mizar_answer(const struct mizar_call *call)
 	return FUNCTION_REDIRECT;
 }
 
-/* Back out of the interface that it came in by. */
+/* Back out of the interface that it came in by; on tc, behind a proxied endpoint: dropped. */
 static __always_inline int mizar_transmit(const struct mizar_call *call)
 {
 	(void)call;
@@ -266,7 +266,10 @@ static __always_inline int mizar_decide(const struct mizar_call *call, int verdi
 			bpf_tail_call_static(call->ctx, &function_xdp, ON_XDP_REDIRECT);
 		return frame->verdict;
 	}
-	if (verdict == FUNCTION_TRANSMIT && !call->xdp) {
+	if (verdict == FUNCTION_TRANSMIT && !call->xdp && frame->came_by == FUNCTION_NO_WAY_BACK) {
+		frame->decided = FUNCTION_DROP;
+		frame->reason = 0;
+	} else if (verdict == FUNCTION_TRANSMIT && !call->xdp) {
 		frame->stage = FUNCTION_STAGES;
 		return bpf_redirect(frame->came_by ? frame->came_by : ((struct __sk_buff *)call->ctx)->ifindex, 0);
 	}

@@ -21,7 +21,9 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from .chained import CONTINUE, chained, saying
+from mizar.kernel.layout import constant
+
+from .chained import CONTINUE, TRANSMIT, chained, saying
 from .frames import PAYLOAD, ip, tunnel
 from .plan import (
     BLUE,
@@ -322,7 +324,7 @@ def test_a_proxy_of_a_proxy_on_one_droplet(carrier: Testbed) -> None:
     assert int.from_bytes(sent.frame[46:49], "big") == RED.vni
 
 
-@pytest.mark.parametrize(("proxies", "asked"), [(8, 12345678), (10, 0), (16, 0)])
+@pytest.mark.parametrize(("proxies", "asked"), [(8, 1111111111111111), (10, 0), (16, 0)])
 def test_a_row_of_proxies_never_ends_a_chain_of_functions_early(carrier: Testbed, proxies: int, asked: int) -> None:
     """The kernel lets one packet enter 33 programs. Behind eight proxies there is room for a whole chain; no packet
     comes further, or the functions behind the kernel's limit would not see it."""
@@ -339,11 +341,15 @@ def test_a_row_of_proxies_never_ends_a_chain_of_functions_early(carrier: Testbed
         carrier.endpoint(client, vpc=here)
         carrier.agent(source, vpc=there, mac=bytes.fromhex("024d5a000002"))
     with chained(carrier) as functions:
-        functions.put({"ENDPOINT_INGRESS": [saying(CONTINUE, number, label=number + 1) for number in range(8)]})
+        functions.put({"ENDPOINT_INGRESS": [saying(CONTINUE, number) for number in range(constant("FUNCTION_CHAIN"))]})
         asked_for = frame(4, R.address(4), "10.0.1.101", l4("udp", 4, SPORT, DPORT))
         sent = carrier.at_proxy(asked_for)
         assert sent.retval == (TC_REDIRECT if asked else TC_SHOT)
         assert functions.trail("ENDPOINT_INGRESS") == asked
+        if asked:  # and no function transmits what is somebody else's packet by now
+            functions.put({"ENDPOINT_INGRESS": [saying(TRANSMIT)]})
+            assert carrier.at_proxy(asked_for).retval == TC_SHOT
+            assert ("drop", "FUNCTION_REFUSED") in carrier.counted()
     assert ("drop", "PROXY_GONE") not in carrier.counted() if asked else ("drop", "PROXY_GONE") in carrier.counted()
 
 
