@@ -306,8 +306,11 @@ def test_no_frame_takes_another_ones_way_around_a_function(functions: Chained, d
 def test_what_a_lost_frame_has_left_lets_no_other_one_past_a_function(functions: Chained, droplet: Testbed) -> None:
     """A frame whose endpoint has gone while it was in its chain ends without a look. The next one is another's."""
     left = from_text(
-        "uint32_t key = call->frame->ifindex;\nbpf_map_delete_elem(&agents, &key);\nreturn FUNCTION_CONTINUE;",
-        "MIZAR_SHARED(agents);", name="leaving",
+        "uint32_t key = call->frame->ifindex, place = key & (AGENT_VERSIONS - 1), *version;\n"
+        "bpf_map_delete_elem(&agents, &key);\nversion = bpf_map_lookup_elem(&agent_versions, &place);\n"
+        "if (version)\n(*version)++;\nreturn FUNCTION_CONTINUE;",
+        "MIZAR_SHARED(agents);\nMIZAR_SHARED_MAP(BPF_MAP_TYPE_ARRAY, agent_versions, uint32_t, uint32_t, 0);",
+        name="leaving",
     )  # fmt: skip
     functions.put({"ENDPOINT_EGRESS": [member(left)]})
     assert sent(droplet).retval == TC_SHOT
