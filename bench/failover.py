@@ -21,6 +21,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -160,18 +162,25 @@ class Stage:
         return (min(sent for _, sent, ttl in traffic.arrived if ttl == DIRECT_TTL) - traffic.arrived[0][1]) * 1000
 
 
-def measured(name: str) -> dict[str, tuple[float, int]]:
+def measured(name: str, rigs: Callable[[], AbstractContextManager[Rig]]) -> dict[str, tuple[float, int]]:
     """What was measured in a tunnel, and the limit."""
     found: dict[str, tuple[float, int]] = {}
-    with tempfile.TemporaryDirectory() as folder, rig(Path(folder)) as made:
+    with rigs() as made:
         stage = Stage(made, TUNNELS[name], through=False)
         found["first packet to direct path, one way"] = stage.becomes_direct(), DIRECT_MS
         found["a direct path's host dies"] = stage.dies(2), FAILOVER_MS
-    with tempfile.TemporaryDirectory() as folder, rig(Path(folder)) as made:
+    with rigs() as made:
         stage = Stage(made, TUNNELS[name], through=True)
         found["a bouncer dies"] = stage.dies(3), FAILOVER_MS
         found["a divider alone dies"] = stage.dies(5), FAILOVER_MS
     return found
+
+
+@contextmanager
+def own_rig() -> Iterator[Rig]:
+    """In a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, rig(Path(folder)) as made:
+        yield made
 
 
 def main() -> int:
@@ -182,7 +191,7 @@ def main() -> int:
     rows = [
         {"tunnel": tunnel, "what": what, "ms": round(ms, 1), "limitMs": limit}
         for tunnel in TUNNELS
-        for what, (ms, limit) in measured(tunnel).items()
+        for what, (ms, limit) in measured(tunnel, own_rig).items()
     ]
     if arguments.output == "json":
         print(json.dumps(rows))
