@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -65,7 +66,8 @@ def test_the_maps_say_what_was_put_into_them(real: RealDroplet, case: Case) -> N
                 points |= {need.point} if need.point else set()
         else:
             raise AssertionError("it never has enough")
-        assert shown(found) == shown(predict(here, arrival)), arrival
+        # A packet changes flows and what there is room for, of which the maps here are told nothing.
+        assert shown(found) == shown(predict(deepcopy(here), arrival)), arrival
 
 
 def test_an_altered_droplet_entry_leads_where_packets_go(real: RealDroplet) -> None:
