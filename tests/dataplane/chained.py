@@ -25,6 +25,7 @@ from .testbed import Testbed
 SOURCES = Path(__file__).parent / "functions"
 CONTINUE, DROP, PASS, REDIRECT, TRANSMIT = range(5)
 ALL = 2**64 - 1
+REASONS = 32  # of each function
 
 
 @functools.cache
@@ -70,6 +71,7 @@ class Chained:
         self.tables = FunctionTables.of(testbed.programs.maps)
         self.chains = Chains(self.tables, Room(testbed.programs.maps, several_buffers=True))
         self.own: dict[str, dict[str, int]] = {}
+        self.numbers: set[int] = set()
 
     def put(self, stages: Mapping[str, Sequence[Member]], droplet: int = ALL, finer: int = 0) -> None:
         """These chains, and no others."""
@@ -77,6 +79,7 @@ class Chained:
         for members in stages.values():
             for one in members:
                 self.own.setdefault(one.function.name, {})
+                self.numbers.add(one.number)
         self.chains.commit(self.chains.prepare(wanted, self.own), droplet, finer)
 
     def told(self, stage: str) -> dict[str, Any]:
@@ -92,8 +95,11 @@ class Chained:
         return found
 
     def close(self) -> None:
-        """No functions any more."""
+        """No functions any more, and nothing counted of them."""
         self.put({}, droplet=0)
+        for number in self.numbers:
+            self.tables.counters.zero([number * len(STAGES) + stage for stage in range(len(STAGES))])
+            self.tables.drops.zero([number * REASONS + reason for reason in range(REASONS)])
         self.chains.close()
 
 
