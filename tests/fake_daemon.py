@@ -418,6 +418,11 @@ class FakeDaemon(TransitServicer):
     async def ReadLog(self, request: pb.ReadLogRequest, context: Any) -> pb.LogLines:
         return pb.LogLines(lines=[f"{request.uid} {request.after} {request.most}"], next="1-2:3")
 
+    async def TraceEngine(self, request: pb.TraceEngineRequest, context: Any) -> pb.TraceEngineReply:
+        """A fake runs none."""
+        await context.abort(grpc.StatusCode.NOT_FOUND, f"no function of endpoint {request.uid}")
+        raise AssertionError("abort raises")
+
     async def SetFunctions(self, request: pb.SetFunctionsRequest, context: Any) -> pb.SetFunctionsReply:
         """A fake loads nothing: it keeps what it is told."""
         self.calls.append("SetFunctions")

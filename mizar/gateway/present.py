@@ -58,8 +58,19 @@ def words(event: Fields) -> str:
 @cache
 def reasons() -> dict[int, str]:
     """Names of contracts/gateway_reasons.toml by number."""
+    return {one["number"]: one["name"] for one in _reasons()}
+
+
+@cache
+def sentences() -> dict[str, str]:
+    """What each reason of contracts/gateway_reasons.toml says, by name."""
+    return {one["name"]: one["sentence"] for one in _reasons()}
+
+
+def _reasons() -> list[dict[str, Any]]:
     text = (files("mizar._built") / "contracts" / "gateway_reasons.toml").read_text(encoding="utf-8")
-    return {one["number"]: one["name"] for one in tomllib.loads(text)["reason"]}
+    found: list[dict[str, Any]] = tomllib.loads(text)["reason"]
+    return found
 
 
 def _end(version: int, address: int) -> str:

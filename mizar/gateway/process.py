@@ -14,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from mizar.gateway import control, dataplane, kernel_path, pair, queue_worker, r
 from mizar.gateway.dataplane import Dataplane
 from mizar.gateway.flow_table import FlowTable
 from mizar.gateway.forecast import Forecasts
+from mizar.gateway.foretell import foretell
 from mizar.gateway.kernel_plan import KernelPlan
 from mizar.gateway.kernel_sync import REFRESH_S, KernelSync
 from mizar.gateway.metrics import GatewayMetrics
 from mizar.gateway.options import Options, pins
 from mizar.gateway.pair import PairOfGateways, Part
 from mizar.gateway.pool_use import PoolUse
-from mizar.gateway.present import reasons, words
+from mizar.gateway.present import reasons, sentences, words
 from mizar.gateway.queue_worker import QueueWorker
 from mizar.gateway.summary import summary
 from mizar.gateway.sweep import Sweep
@@ -169,6 +170,13 @@ class Gateway:
                 reason = reasons().get(event["reason"], str(event["reason"]))
                 _log.warning("%s tenant=%#x reason=%s flow=%s", kind, event["tenant"], reason, words(event))
 
+    def foretell(self, frame: bytes, meta: int) -> dict[str, Any]:
+        """What the data plane would make of a frame with this metadata, now. Raises InvalidError."""
+        if self.table is None:
+            raise InvalidError("the pipeline translates nothing (there is no step nat)")
+        found = foretell(self.table, self.nat, frame, meta)
+        return {**asdict(found), "frame": found.frame.hex(), "sentence": sentences().get(found.reason, "")}
+
     def set_reports(self, on: bool) -> None:
         """Whether the data plane tells of every connection that begins, is answered or closes."""
         self.reports = on
@@ -304,6 +312,8 @@ async def _run(options: Options) -> None:
         if command == "show":
             found[0].observe()
             return summary(found[0])
+        if command == "foretell":
+            return found[0].foretell(bytes.fromhex(str(asked.get("frame"))), int(asked.get("meta") or 0))
         if command == "pair":
             await found[0].pair.be(Part(asked["lead"], asked["follow"], Path(asked["pki"]) if asked["pki"] else None))
             return found[0].pair.summary()

@@ -82,6 +82,26 @@ def rules(interface: str, inside: Iterable[Prefix], limits: Limits, peer: tuple[
     return text
 
 
+def refuses(inside: Iterable[Prefix], limits: Limits, source: Address, destination: Address) -> tuple[bool, str]:
+    """What the rules make of a packet that an endpoint has sent: whether its sender is told, and why it is refused;
+    empty: it passes."""
+    if not holds(inside, source):
+        return False, f"{source} is no address of the VPC"
+    if holds(limits.never, destination):
+        return True, f"{destination} is of the droplets, which nobody reaches"
+    if holds(limits.refused, destination) and not holds(limits.reach, destination):
+        return (
+            True,
+            f"{destination} is of a droplet's network or nobody's on the Internet, and the pool's reach lacks it",
+        )
+    return False, ""
+
+
+def holds(prefixes: Iterable[Prefix], address: Address) -> bool:
+    """Whether an address is in one of them."""
+    return any(one.version == address.version and address in one for one in prefixes)
+
+
 def keep(namespace: Namespace, text: str) -> None:
     """The rules of a gateway's namespace; packets go on meanwhile."""
     nftables.apply(text, namespace)

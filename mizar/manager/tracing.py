@@ -18,6 +18,7 @@ import grpc
 from mizar._built import transit_pb2 as pb
 from mizar.manager.droplet_link import Link
 from mizar.manager.live_trace import Listeners
+from mizar.manager.nat_trace import carried_by, told_by
 from mizar.manager.outside_trace import entrance
 from mizar.manager.policy_names import PolicyNames
 from mizar.manager.registry import Item, Registry, vpc_of
@@ -123,7 +124,39 @@ class Tracing:
             found = await self._live(live, prediction, asked, found, shorter, operator=operator)
         found = _meant(found, wanted)
         ends = frozenset({source.ref, *(one.ref for one in self._registry_at(number, to))})
-        return self._finished(found, prediction, vpc, ends, visible)
+        return await self._beyond(self._finished(found, prediction, vpc, ends, visible), prediction, vpc, visible)
+
+    async def _beyond(self, found: Trace, prediction: Prediction, vpc: VPC, visible: Visible) -> Trace:
+        """With what a NAT gateway does with it, where it comes to one; and where that leads it back, the way there."""
+        gateway = carried_by(self._registry, prediction, visible)
+        if gateway is None:
+            return found
+        told = await told_by(self._link, gateway, prediction.way.hops[-1].outcome.frame, outside=False)
+        found = replace(found, hops=(*found.hops, told.hop), ending=told.ending or found.ending)
+        if not told.back:
+            return found
+        way_in = await self._inward(gateway.droplet, gateway.uid, vpc, told.back)
+        more = Trace(found.source, found.destination, found.packet, *self._explained(*way_in))
+        more = self._finished(more, way_in[0], vpc, frozenset({gateway.owner.ref}), visible)
+        return replace(found, hops=(*found.hops, *more.hops), ending=more.ending)
+
+    async def _inward(
+        self, name: str, uid: str, vpc: VPC, frame: bytes | Callable[[bytes], bytes]
+    ) -> tuple[Prediction, int]:
+        """The way of a frame that comes into a VPC by the endpoint with a uid, or, without one, from the substrate to a
+        droplet with a MAC; and the endpoint's interface."""
+        droplet = self._names.address_of(name)
+        live = Live(_Daemons(self._names, self._link, uid), frozenset({vpc.number or 0}))
+        await live.read(droplet)
+        if droplet in live.silent:
+            problem = "; ".join(one.message for one in live.silent[droplet].problems)
+            raise TemporaryError(Problem(f"droplet {name} cannot be asked: {problem}"))
+        itself = live.rows[droplet].itself
+        ifindex = int(itself["ifindex"])
+        if uid and not ifindex:
+            raise TemporaryError(Problem(f"{name} has no interface of it (any more)", resource=uid))
+        sent = frame if isinstance(frame, bytes) else frame(bytes.fromhex(itself["mac"]))
+        return await live.predict(droplet, ifindex, sent), ifindex
 
     async def _from_outside(self, question: Question, client: bytes, visible: Visible) -> Trace:
         """The way of what somebody on the substrate sends to a public address."""
@@ -135,17 +168,7 @@ class Tracing:
         if way_in.ending:
             ending = Ending(way_in.arrives, way_in.ending)
             return Trace(name, to, shown, way_in.before(self._names.vpc(vpc.number or 0)), ending)
-        droplet = self._names.address_of(way_in.droplet)
-        live = Live(_Daemons(self._names, self._link, way_in.uid), frozenset({vpc.number or 0}))
-        await live.read(droplet)
-        if droplet in live.silent:
-            problem = "; ".join(one.message for one in live.silent[droplet].problems)
-            raise TemporaryError(Problem(f"droplet {way_in.droplet} cannot be asked: {problem}"))
-        itself = live.rows[droplet].itself
-        ifindex = int(itself["ifindex"])
-        if way_in.uid and not ifindex:
-            raise TemporaryError(Problem(f"{way_in.droplet} has no interface of it (any more)", resource=way_in.uid))
-        prediction = await live.predict(droplet, ifindex, way_in.inside(bytes.fromhex(itself["mac"])))
+        prediction, ifindex = await self._inward(way_in.droplet, way_in.uid, vpc, way_in.inside)
         found = Trace(name, to, shown, *self._explained(prediction, ifindex))
         ends = frozenset({way_in.owner.ref})
         found = self._finished(found, prediction, vpc, ends, visible)

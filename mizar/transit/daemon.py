@@ -249,6 +249,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             functions,
             ddos,
             engines.log,
+            engines.foretell,
         )
         aging = FlowAger(ledger)
         served, policed = ServiceFlows(ledger), PolicyFlows(ledger)

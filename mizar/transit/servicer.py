@@ -102,10 +102,12 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         functions: Functions | None = None,
         ddos: Ddos | None = None,
         read_log: Callable[[str, str, int], tuple[list[str], str]] | None = None,
+        foretell: Callable[[pb.TraceEngineRequest], Awaitable[pb.TraceEngineReply]] | None = None,
     ) -> None:
         self._ddos = ddos
         self._functions = functions
         self._read_log = read_log
+        self._foretell = foretell
         self._engines = engines
         self._audit = audit
         self._identity = identity
@@ -242,6 +244,15 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         lines, after = await asyncio.to_thread(self._read_log, request.uid, request.after, request.most)
         clean = [line.encode(errors="replace").decode() for line in lines]
         return pb.LogLines(lines=clean, next=after)
+
+    @_answering
+    async def TraceEngine(  # noqa: N802
+        self, request: pb.TraceEngineRequest, _context: Context
+    ) -> pb.TraceEngineReply:
+        """What a function would make of a frame."""
+        if self._foretell is None:
+            raise NotFoundError("this daemon runs no functions")
+        return await self._foretell(request)
 
     @_answering
     async def SetFunctions(  # noqa: N802

@@ -131,9 +131,17 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
         wait_until(lambda: rig.status()["standbyState"] == "ready")
         with Client(lab.server_url) as client:
             found = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": WORLD4})
-            assert f"NatGateway blue/out sends it into the world as {PUBLIC4}" in found["ending"]
+            assert found["ok"], found
+            assert f"leaves d2 into the world as {PUBLIC4} id " in found["ending"]
+            assert (found["hops"][-1]["program"], found["hops"][-1]["verdict"]) == ("NAT gateway", "translated")
+            for address in BLOCKED:
+                barred = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": address})
+                assert "administratively prohibited" in barred["ending"], barred
             found = client.trace({"source": {"tenant": "blue", "name": "web"}, "destination": PUBLIC4})
-            assert "leads it back into the VPC" in found["ending"]
+            assert "no forward of it takes the packet" in found["ending"]
+            own: dict[str, Any] = {"source": {"tenant": "blue", "name": "web"}, "destination": PUBLIC4}
+            found = client.trace(own | {"protocol": "tcp", "destinationPort": 80})
+            assert found["ending"].startswith("delivered to blue/web on"), found
             for far, address in ((WORLD4, PUBLIC4), (WORLD6, PUBLIC6)):
                 asked = {"source": far, "destination": address, "protocol": "tcp", "destinationPort": 80}
                 way = client.trace(asked)

@@ -55,6 +55,14 @@ class Audited(Protocol):
         """All differences; `repair`: that are none afterwards."""
 
 
+@runtime_checkable
+class Foretelling(Protocol):
+    """An engine that can say what it would make of a frame."""
+
+    async def foretell(self, frame: bytes, *, outside: bool) -> pb.TraceEngineReply:
+        """Of one that an endpoint has sent there, or that comes from outside of the VPC. Raises MizarError."""
+
+
 class Engine(Protocol):
     """One instance."""
 

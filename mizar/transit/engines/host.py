@@ -17,7 +17,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.model.errors import InvalidError, NotFoundError
 from mizar.transit import told
 from mizar.transit.engines import log_reading
-from mizar.transit.engines.engine import Engine, Kind, Place, Sample
+from mizar.transit.engines.engine import Engine, Foretelling, Kind, Place, Sample
 from mizar.transit.keeping import Keeper
 from mizar.transit.logs import event
 from mizar.transit.values import Local, Wanted
@@ -103,6 +103,13 @@ class Engines:
     def reports(self) -> list[pb.EngineReport]:
         """How each fares."""
         return [instance.report() for instance in self._instances.values()]
+
+    async def foretell(self, request: pb.TraceEngineRequest) -> pb.TraceEngineReply:
+        """What an instance would make of a frame. Raises NotFoundError where there is none that can tell."""
+        instance = self._instances.get(request.uid)
+        if instance is None or not isinstance(instance.engine, Foretelling):
+            raise NotFoundError(f"no function of endpoint {request.uid} tells here what it makes of packets")
+        return await instance.engine.foretell(request.frame, outside=request.outside)
 
     def log(self, uid: str, after: str, most: int) -> tuple[list[str], str]:
         """What an instance has logged behind a place, and the next one. Blocks. Raises NotFoundError."""

@@ -24,11 +24,12 @@ from mizar.model.address_pool import SPECIAL
 from mizar.model.errors import MizarError, NotFoundError, TemporaryError
 from mizar.pki import authority
 from mizar.pki.identity import Identity, Role
+from mizar.transit.engines import nat_foretold
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Kind, Place, Sample
 from mizar.transit.engines.nat_attracted import attract, record, way_of
 from mizar.transit.engines.nat_left import HOME, forget, let_go, name_of
-from mizar.transit.engines.nat_pipeline import checked, description, prefix_of
+from mizar.transit.engines.nat_pipeline import INSIDE, OUTSIDE, checked, description, prefix_of
 from mizar.transit.processes import Process, Program
 
 PAIR_PORT = 7799
@@ -103,6 +104,12 @@ class NatGateway:
             state = pb.EngineReport.FAILED if standing.reason else pb.EngineReport.STARTING
         return pb.EngineReport(state=state, reason=standing.reason, restarts=standing.restarts, nat=self._told)
 
+    async def foretell(self, frame: bytes, *, outside: bool) -> pb.TraceEngineReply:
+        """By the rules of its namespace, and by its process. Raises MizarError where it cannot say."""
+        if not self._ready:
+            raise TemporaryError("the instance does not run yet")
+        return await asyncio.to_thread(self._foretell, frame, outside)
+
     def log(self) -> Path | None:
         """Nowhere."""
         return None
@@ -146,14 +153,16 @@ class NatGateway:
 
     def _guard(self, way: Way) -> None:
         """What tenants may not reach: other droplets, this host, its networks, and what is nobody's."""
-        hosts, networks = nat_guard.own_prefixes()
-        never = (*hosts, *map(prefix_of, self._nat.never))
-        reach = (*map(prefix_of, self._nat.reach), *map(ip_network, way.public))
-        limits = Limits(never, (*SPECIAL, *networks), reach)
-        text = nat_guard.rules(way.interface, way.inside, limits, self._peer())
+        text = nat_guard.rules(way.interface, way.inside, self._limits(way), self._peer())
         if text != self._rules or not nat_guard.is_kept(way.namespace):
             nat_guard.keep(way.namespace, text)
             self._rules = text
+
+    def _limits(self, way: Way) -> Limits:
+        hosts, networks = nat_guard.own_prefixes()
+        never = (*hosts, *map(prefix_of, self._nat.never))
+        reach = (*map(prefix_of, self._nat.reach), *map(ip_network, way.public))
+        return Limits(never, (*SPECIAL, *networks), reach)
 
     def _peer(self) -> tuple[int, Address] | None:
         return (PAIR_PORT, ip_address(self._nat.pair.other)) if self._nat.HasField("pair") else None
@@ -216,6 +225,15 @@ class NatGateway:
     def _forget(self) -> None:
         forget(self._name)
         shutil.rmtree(self._home, ignore_errors=True)
+
+    def _foretell(self, frame: bytes, outside: bool) -> pb.TraceEngineReply:
+        with self._way() as way:
+            limits = self._limits(way)
+        if not outside and (refused := nat_foretold.refused(frame, way.inside, limits)) is not None:
+            return refused
+        meta = OUTSIDE if outside else INSIDE
+        said = control.ask(self._name, "foretell", 10.0, frame=frame.hex(), meta=meta)
+        return nat_foretold.reply(said, way.inside, outside=outside)
 
     def _say(self, line: str) -> None:
         if self._log is not None:

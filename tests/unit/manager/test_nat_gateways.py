@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from mizar._built import transit_pb2 as pb
+from mizar.manager.nat_trace import Carrier, Translation, told_by
+from mizar.model.addresses import ROUTER_MAC
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError, MizarError
 from mizar.model.resources import Ref
+from mizar.trace.packet import Asked, build
+from mizar.trace.report import Ending
 from tests.unit.manager.test_address_pools import pool
 from tests.unit.manager.world import World, endpoint, manifest, until
 
@@ -204,3 +208,52 @@ async def test_droplets_that_could_be_reached_are_named(world: World) -> None:
                 == {one.address for one in world.daemons.values()})  # fmt: skip
     world.apply(manifest("Droplet", "foreign", address="198.51.100.7", daemon="none"))
     await until(lambda: b"\xc6\x33\x64\x07" in [one.address for one in next(iter(instances(world).values())).never])
+
+
+class Instance:
+    """Says what it is told to, in place of a droplet's daemon."""
+
+    def __init__(self, reply: pb.TraceEngineReply) -> None:
+        self.reply = reply
+
+    def stub(self) -> Instance:
+        return self
+
+    async def TraceEngine(self, request: pb.TraceEngineRequest, timeout: float) -> pb.TraceEngineReply:  # noqa: N802
+        assert (request.uid, request.outside, timeout > 0) == ("uid", False, True)
+        return self.reply
+
+
+def packet(source: str, destination: str) -> bytes:
+    return build(Asked("tcp"), bytes(6), ip_address(source).packed, ip_address(destination).packed)
+
+
+async def test_a_trace_tells_what_an_instance_makes_of_a_packet(world: World) -> None:
+    """As a hop, and how it ends; from an instance that cannot be asked it ends as before."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), pool(droplets=["d2"]), gateway())
+    await world.settled()
+    owner = world.manager._registry.find(RED)
+    assert owner is not None
+    mac = bytes.fromhex("020000000009")
+    there = Carrier(owner, "uid", "d2", mac, "red/main", 1)
+    reply = pb.TraceEngineReply
+
+    async def tell(**told: Any) -> Translation:
+        instance: Any = Instance(reply(**told))
+        return await told_by(lambda _: instance, there, packet("10.0.1.2", "198.51.100.9"), outside=False)
+
+    out = packet("203.0.113.1", "198.51.100.9")
+    found = await tell(fate=reply.TRANSLATED, frame=out, known=True)
+    assert found.hop.rewrite == ("source 10.0.1.2:40000 → 203.0.113.1:40000",)
+    assert found.ending == Ending(True, "leaves d2 into the world as 203.0.113.1:40000, the connection is known")
+    found = await tell(fate=reply.TRANSLATED, frame=packet("203.0.113.1", "203.0.113.1"))
+    assert found.ending is not None
+    assert "no forward of it takes the packet" in found.ending.sentence
+    found = await tell(fate=reply.TRANSLATED, frame=packet("203.0.113.1", "10.0.1.3"), inside=True)
+    assert found.back == ROUTER_MAC + mac + packet("203.0.113.1", "10.0.1.3")[12:]
+    for fate, verdict in ((reply.DROPPED, "dropped"), (reply.PROHIBITED, "answered")):
+        found = await tell(fate=fate, reason="QUOTA_EXCEEDED", sentence="Too many.")
+        assert (found.hop.verdict, found.ending and found.ending.arrives) == (verdict, False)
+        assert "QUOTA_EXCEEDED: Too many." in (found.ending.sentence if found.ending else "")
+    silent = await told_by(lambda _: None, there, out, outside=False)
+    assert (silent.ending, silent.hop.verdict) == (None, "not known")

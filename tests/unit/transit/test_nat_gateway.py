@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from mizar._built import transit_pb2 as pb
+from mizar.kernel.nat_guard import Limits
 from mizar.model.errors import InvalidError
 from mizar.pipeline.reader import read_pipeline
-from mizar.transit.engines import metrics
+from mizar.trace.packet import Asked, build
+from mizar.transit.engines import metrics, nat_foretold
 from mizar.transit.engines.engine import Place
 from mizar.transit.engines.nat_gateway import NatGateway
-from mizar.transit.engines.nat_pipeline import checked, description
+from mizar.transit.engines.nat_pipeline import INSIDE, OUTSIDE, checked, description
 
 KEY = "0123456789abcdef" * 4
 
@@ -69,3 +71,34 @@ def test_what_it_has_counted_is_told_by_tenant_function_and_instance(tmp_path: P
         "mizar_nat_gateway_refused": {(*who, ("reason", "exhausted")), (*who, ("reason", "refused"))},
         "mizar_nat_gateway_restarts": {who},
     }
+
+
+def test_what_it_makes_of_a_frame_is_told() -> None:
+    """First what the rules of its namespace refuse, then what the program does, and what is behind that."""
+    inside = (ip_network("10.0.0.0/16"),)
+    limits = Limits((ip_network("172.31.0.3"),), (ip_network("172.16.0.0/12"),), (ip_network("172.31.9.0/24"),))
+
+    def sent(source: str, destination: str) -> bytes:
+        return build(Asked("udp"), bytes(6), ip_address(source).packed, ip_address(destination).packed)
+
+    told = pb.TraceEngineReply
+    for source, destination, fate in (
+        ("10.0.1.2", "198.51.100.9", None),
+        ("10.0.1.2", "172.31.9.1", None),
+        ("10.0.1.2", "172.31.0.3", told.PROHIBITED),
+        ("10.0.1.2", "172.31.0.4", told.PROHIBITED),
+        ("10.7.1.2", "198.51.100.9", told.DROPPED),
+    ):
+        found = nat_foretold.refused(sent(source, destination), inside, limits)
+        assert (found.fate if found else None) == fate, (source, destination)
+    for source, meta, outside, fate in (
+        ("203.0.113.1", OUTSIDE, False, told.TRANSLATED),
+        ("198.51.100.9", INSIDE, True, told.TRANSLATED),
+        ("198.51.100.9", OUTSIDE, True, told.DROPPED),
+        ("10.0.1.9", INSIDE, True, told.DROPPED),
+    ):
+        said = {"frame": sent(source, "10.0.1.2").hex(), "meta": meta, "known": True, "reason": "", "sentence": ""}
+        found = nat_foretold.reply(said, inside, outside=outside)
+        assert (found.fate, found.known, found.inside) == (fate, True, meta == INSIDE), (source, outside)
+    none = {"frame": "", "meta": 0, "known": False, "reason": "NO_RULE", "sentence": "No rule."}
+    assert nat_foretold.reply(none, inside, outside=True).fate == told.DROPPED
