@@ -33,7 +33,7 @@ from mizar.transit.limit_values import UNLIMITED, uplink_value
 from mizar.transit.logs import event
 from mizar.transit.options import Options
 from mizar.transit.pool import retire
-from mizar.transit.service_values import MOST_LISTENERS
+from mizar.transit.service_values import MOST_INSIDE, MOST_LISTENERS
 from mizar.transit.state import Limits
 
 ICMP_ERRORS = 64
@@ -83,7 +83,7 @@ def load(options: Options, uplink: Interface, own: Sequence[bytes]) -> Loaded:
         pace_ns=PACE_NS if paced else 0,
         uplink=options.limits.uplink != UNLIMITED,
     )
-    loaded = programs.load(config, max_entries=_sizes(options.limits), pins=pins)
+    loaded = programs.load(config, max_entries=sizes(options.limits), pins=pins)
     tables = Tables.of(loaded.maps)
     tables.limiters.put(constant("LIMITER_UPLINK"), uplink_value(options.limits.uplink))
     return Loaded(loaded, tables, pins, replace(options.limits, paced=paced), paced)
@@ -110,7 +110,8 @@ def held_address(options: Options) -> bytes | None:
                 os.close(fd)
 
 
-def _sizes(limits: Limits) -> dict[str, int]:
+def sizes(limits: Limits) -> dict[str, int]:
+    """Of tables, by name."""
     return {
         "droplets": limits.droplets,
         "droplet_slots": limits.droplets,
@@ -130,6 +131,8 @@ def _sizes(limits: Limits) -> dict[str, int]:
         "services": limits.services,
         "service_notes": limits.services,
         "public_counters": 2 * limits.services,
+        "public_addresses": 2 * limits.services,
+        "public_inside": MOST_INSIDE * limits.services,  # nobody fills it for others
         "members": limits.members,
         "member_notes": limits.members,
         "member_slots": limits.members,

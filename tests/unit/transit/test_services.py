@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from mizar.transit.service_values import Member, MemberState, PutService, Service
+from mizar.manager import load_balancers
+from mizar.transit.programs import sizes
+from mizar.transit.service_values import MOST_INSIDE, Member, MemberState, PutService, Service
+from mizar.transit.state import Limits
 from mizar.transit.values import Droplet, PutDroplet, Tunnel
 from tests.unit.transit.test_batch import OWN, START, Bench
 
@@ -36,3 +39,11 @@ def test_members_beyond_a_border_of_families_are_passed_over() -> None:
     bench.do(PutService(Service(1, 1, service.addresses, (member(21, FOUR), member(23, OWN)))))
     bench.check()
     assert takers(bench) == {FOUR, OWN}
+
+
+def test_every_load_balancer_has_room_for_all_prefixes_that_it_may_have() -> None:
+    """So nobody's routes keep the load balancers of others from a droplet."""
+    assert load_balancers.MOST_INSIDE == MOST_INSIDE
+    for limits in (Limits(), Limits(services=7)):
+        assert sizes(limits)["public_inside"] == MOST_INSIDE * limits.services
+        assert sizes(limits)["public_addresses"] == 2 * limits.services
