@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from mizar.pki.identity import Identity, Role
 from mizar.transit.engines import nat_foretold
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Kind, Place, Sample
-from mizar.transit.engines.nat_attracted import attract, record, way_of
-from mizar.transit.engines.nat_left import HOME, forget, let_go, name_of
+from mizar.transit.engines.nat_attracted import Turns, attract, record, way_of
+from mizar.transit.engines.nat_left import HOME, forget, name_of
 from mizar.transit.engines.nat_pipeline import INSIDE, OUTSIDE, checked, description, prefix_of
 from mizar.transit.processes import Process, Program
 
@@ -54,6 +55,7 @@ class NatGateway:
         self._nat = pb.NatGateway()
         self._rules = ""
         self._ready = False
+        self._turns = Turns()
         self._looking: asyncio.Task[None] | None = None
 
     async def put(self, function: pb.Engine) -> None:
@@ -62,17 +64,17 @@ class NatGateway:
         if self._log is None:
             self._log = BoundedLog(self._place.logs / nat.tenant / nat.name / f"{nat.instance}.log", 1 << 20)
         text = description(nat)
-        await asyncio.to_thread(self._write, text)
-        await asyncio.to_thread(self._build)
+        await self._do(partial(self._write, text))
+        await self._do(self._build)
         if self._ready:  # one that stood by goes on at once: its program is there
-            await asyncio.to_thread(self._attract)
+            await self._do(self._attract)
         kept = await self._process.run(self._program(nat))
         await self._until_ready()
         if kept and self._loaded() != text:
             await asyncio.to_thread(control.ask, self._name, "apply", text=text, file="nat.json")
         (self._home / _LOADED).write_text(text)
-        await asyncio.to_thread(self._attract)
-        await asyncio.to_thread(self._pair)
+        await self._do(self._attract)
+        await self._do(self._pair)
         self._ready = True
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name=f"look at {self._place.uid}")
@@ -81,7 +83,7 @@ class NatGateway:
     async def end(self) -> None:
         """Ends it with its connections, and attracts nothing for it any more."""
         self._stop_looking()
-        await asyncio.to_thread(let_go, self._home, self._place.uid)
+        await asyncio.to_thread(self._turns.end, self._home, self._place.uid)
         await self._process.stop()
         self._process.close()
         await asyncio.to_thread(self._forget)
@@ -123,6 +125,9 @@ class NatGateway:
         for reason in ("refused", "exhausted"):
             value = getattr(self._told, reason)
             yield Sample("nat_gateway_refused", value, (("reason", reason),), counter=True)
+
+    async def _do(self, work: Callable[[], None]) -> None:
+        await asyncio.to_thread(self._turns.take, work)
 
     def _program(self, nat: pb.NatGateway) -> Program:
         own = ("-f", str(self._home / "nat.json"), "--name", self._name, "--max-connections", str(nat.connections))
@@ -212,9 +217,9 @@ class NatGateway:
         while True:
             await asyncio.sleep(LOOK_S)
             with contextlib.suppress(MizarError, OSError):
-                await asyncio.to_thread(self._build)
-                await asyncio.to_thread(self._attract)
-                await asyncio.to_thread(self._pair)
+                await self._do(self._build)
+                await self._do(self._attract)
+                await self._do(self._pair)
             await self._ask()
 
     def _stop_looking(self) -> None:

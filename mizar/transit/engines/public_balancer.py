@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import nat_balance, nat_guard, nat_way
@@ -20,10 +22,11 @@ from mizar.kernel.nat_balance import Balance, Listener, Member
 from mizar.kernel.nat_way import Way
 from mizar.model.errors import InvalidError, MizarError
 from mizar.transit.engines.engine import Fault, Kind, Place, Sample
-from mizar.transit.engines.nat_attracted import INTERFACE, attract, record, way_of
-from mizar.transit.engines.nat_left import HOME, let_go
+from mizar.transit.engines.nat_attracted import INTERFACE, Turns, attract, record, way_of
+from mizar.transit.engines.nat_left import HOME
 from mizar.transit.engines.nat_pipeline import prefix_of
 
+_T = TypeVar("_T")
 LOOK_S, REPAIR_S = 1.0, 5.0
 MOST_CONNECTIONS = 1 << 17
 _STATES = "states.json"
@@ -75,12 +78,13 @@ class PublicBalancer:
         self._reason = ""
         self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._turns = Turns()
 
     async def put(self, function: pb.Engine) -> None:
         """Starts it, or changes it while connections go on. Raises MizarError; then what was there stays."""
         wanted = checked(function.public)
         async with self._turn:
-            await asyncio.to_thread(self._put, wanted)
+            await self._do(partial(self._put, wanted))
             self._ready = True
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name=f"look at {self._place.uid}")
@@ -88,7 +92,7 @@ class PublicBalancer:
     async def end(self) -> None:
         """Ends it with its connections, which go with the namespace, and attracts nothing for it any more."""
         self._stop_looking()
-        await asyncio.to_thread(let_go, self._home, self._place.uid)
+        await asyncio.to_thread(self._turns.end, self._home, self._place.uid)
         await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
 
     def close(self) -> None:
@@ -104,7 +108,7 @@ class PublicBalancer:
     async def faults(self, *, repair: bool) -> list[Fault]:
         """Of its rules, and whether its link is there."""
         async with self._turn:
-            return await asyncio.to_thread(self._faults, repair) if self._ready else []
+            return await self._do(partial(self._faults, repair)) if self._ready else []
 
     def log(self) -> Path | None:
         """Nowhere."""
@@ -115,6 +119,9 @@ class PublicBalancer:
         yield Sample("public_balancer_connections", self._told.connections)
         yield Sample("public_balancer_quota", self._wanted.connections)
         yield Sample("public_balancer_refused", self._told.refused, counter=True)
+
+    async def _do(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.to_thread(self._turns.take, work)
 
     def _put(self, wanted: pb.PublicBalancer) -> None:
         before, self._wanted = self._wanted, wanted
@@ -181,7 +188,7 @@ class PublicBalancer:
             repair, waited = waited >= REPAIR_S, waited % REPAIR_S
             async with self._turn:
                 try:
-                    found = await asyncio.to_thread(self._looked, repair)
+                    found = await self._do(partial(self._looked, repair))
                     self._say("", found)
                 except (MizarError, OSError) as error:
                     self._say(str(error), self._told)

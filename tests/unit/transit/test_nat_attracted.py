@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of what translates public addresses on a droplet, without a droplet."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from mizar._built import transit_pb2 as pb
+from mizar.model.errors import MizarError
+from mizar.transit.engines import nat_attracted, nat_gateway, public_balancer
+from mizar.transit.engines.engine import Place
+from mizar.transit.engines.nat_gateway import NatGateway
+from mizar.transit.engines.public_balancer import PublicBalancer
+
+
+@pytest.mark.parametrize(("kind", "work"), [(NatGateway, "_build"), (PublicBalancer, "_looked")])
+async def test_what_is_at_work_when_it_ends_attracts_nothing_afterwards(
+    kind: type[NatGateway | PublicBalancer], work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be cancelled: what it does is let go of once it is done, and no other begins."""
+    done: list[str] = []
+    began, go_on = threading.Event(), threading.Event()
+
+    def look(*_: object) -> pb.NatReport:
+        began.set()
+        go_on.wait(30)
+        done.append("attracted")
+        return pb.NatReport()
+
+    for module in (nat_gateway, public_balancer):
+        monkeypatch.setattr(module, "LOOK_S", 0.0)
+    monkeypatch.setattr(nat_gateway, "forget", lambda _: None)
+    monkeypatch.setattr(nat_attracted, "let_go", lambda *_: done.append("let go"))
+    engine = kind(Place("u1", tmp_path, tmp_path, "/none", lambda: None))
+    monkeypatch.setattr(engine, work, look)
+    engine._looking = asyncio.create_task(engine._look())
+    await asyncio.to_thread(began.wait, 30)
+    ending = asyncio.create_task(engine.end())
+    await asyncio.sleep(0.05)
+    assert done == []
+    go_on.set()
+    await ending
+    assert done == ["attracted", "let go"]
+    with pytest.raises(MizarError, match="ended"):
+        await engine._do(look)  # type: ignore[arg-type]
+    assert done == ["attracted", "let go"]
