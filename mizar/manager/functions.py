@@ -33,6 +33,8 @@ from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
 
 log = logging.getLogger(__name__)
 
+MOST_LISTS = 16 << 20
+"""Bytes of protections' lists in one message, if it has those of more than one: a daemon takes 64 MiB."""
 _CALL_S = 60.0
 _AGAIN_S = 1.0
 _GATHER_S = 0.01
@@ -394,12 +396,19 @@ class Functions:
         for function in request.functions:
             if function.digest in reply.missing and function.digest in plan.objects:
                 function.object = plan.objects[function.digest]
-        for protection in request.protections:
-            self._protections.give_lists(protection, reply.missing)
-        reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
-        if reply.missing:
-            raise MizarError(f"droplet {link.name} asks for objects that it was given")
-        return reply
+        lacking, whole = set(reply.missing), list(request.protections)
+        while True:
+            given = self._protections.give_lists(whole, lacking, MOST_LISTS)
+            # What does not fit waits for the next message; the droplet has what it was given before.
+            del request.protections[:]
+            request.protections.extend(one for one in whole if not lacking & {one.block_digest, one.allow_digest})
+            request.protections.extend(given)
+            reply = await link.stub().SetFunctions(request, timeout=_CALL_S)
+            if reply.missing:
+                raise MizarError(f"droplet {link.name} asks for objects that it was given")
+            lacking -= {digest for one in given for digest in (one.block_digest, one.allow_digest)}
+            if len(request.protections) == len(whole):
+                return reply
 
 
 def _lost(reply: pb.SetFunctionsReply) -> dict[str, Trouble]:

@@ -59,7 +59,7 @@ class ProtectionEvents:
             unix_ms = getattr(found, f"{field}_{'since' if engaged else 'until'}_unix_ms")
             self._kept.setdefault(found.uid, deque(maxlen=MOST)).append(
                 _Event(
-                    unix_ms, droplet, measure, engaged, 0 if engaged else kept_away - begun,
+                    unix_ms, droplet, measure, engaged, 0 if engaged else max(0, kept_away - begun),
                     source_of(top) if top.address else "", top.endpoint,
                 )
             )  # fmt: skip

@@ -19,6 +19,7 @@ from mizar.manager.protection_events import ProtectionEvents, source_of, time_te
 from mizar.manager.protections import FUNCTION
 from mizar.manager.registry import Item, Registry
 from mizar.model.ddos import DdosProtection, Mode
+from mizar.model.errors import TemporaryError
 from mizar.model.function import Attachment, Named
 
 ORDER = -1000
@@ -117,7 +118,10 @@ class Protections:
         block, allow = protection.spec.packed
         message.block_digest = self._keep(block) if block else b""
         message.allow_digest = self._keep(allow) if allow else b""
+        changed = item.uid in self._messages
         self._messages[item.uid] = protection.metadata.generation, message
+        if changed:
+            self._drop_lists()
         return message
 
     def _keep(self, packed: bytes) -> bytes:
@@ -125,18 +129,40 @@ class Protections:
         self._lists[digest] = packed
         return digest
 
-    def give_lists(self, message: pb.DdosProtection, missing: Collection[bytes]) -> None:
-        """Adds the lists that a droplet lacks."""
-        if message.block_digest in missing:
-            message.block = self._lists[message.block_digest]
-        if message.allow_digest in missing:
-            message.allow = self._lists[message.allow_digest]
+    def give_lists(
+        self, messages: Iterable[pb.DdosProtection], missing: Collection[bytes], most: int
+    ) -> list[pb.DdosProtection]:
+        """Those for which a droplet lacks lists, with them: as many as have lists of `most` bytes, but one at least.
+        Raises TemporaryError for a list that has gone meanwhile."""
+        found: list[pb.DdosProtection] = []
+        used = 0
+        for message in messages:
+            lacking = {message.block_digest, message.allow_digest} & {*missing}
+            if not lacking:
+                continue
+            if not lacking <= self._lists.keys():
+                raise TemporaryError(f"a list of protection {message.name} has changed meanwhile")
+            block, allow = (
+                self._lists[one] if one in lacking else b"" for one in (message.block_digest, message.allow_digest)
+            )
+            if found and used + len(block) + len(allow) > most:
+                continue
+            used += len(block) + len(allow)
+            given = pb.DdosProtection()
+            given.CopyFrom(message)
+            given.block, given.allow = block, allow
+            found.append(given)
+        return found
 
     def forget(self, uid: str) -> None:
         """The protection is gone."""
         self._last.pop(uid, None)
         self._events.forget(uid)
         self._messages.pop(uid, None)
+        self._drop_lists()
+
+    def _drop_lists(self) -> None:
+        """Those that no protection has any more."""
         used = {digest for _, one in self._messages.values() for digest in (one.block_digest, one.allow_digest)}
         self._lists = {digest: packed for digest, packed in self._lists.items() if digest in used}
 

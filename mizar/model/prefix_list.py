@@ -95,6 +95,8 @@ def _columns(data: bytes) -> list[tuple[Sequence[int], bytes]]:
         count4, count6 = _HEAD.unpack_from(raw)
     except (zlib.error, struct.error) as error:
         raise InvalidError("expected a packed list of prefixes") from error
+    if not whole.eof or whole.unused_data:  # cut off, or something is behind it
+        raise InvalidError("expected a packed list of prefixes")
     if len(raw) != _HEAD.size + 5 * count4 + 17 * count6 or count4 + count6 > MOST:
         raise InvalidError("expected a packed list of prefixes")
     lengths4, lengths6 = _HEAD.size + 4 * count4, _HEAD.size + 5 * count4 + 16 * count6

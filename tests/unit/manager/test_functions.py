@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 
 from mizar._built import transit_pb2 as pb
 from mizar.functions.build import build
-from mizar.manager import protection_messages
+from mizar.manager import functions, protection_messages
 from mizar.model import function_object
 from mizar.model.errors import InvalidError
+from mizar.model.prefix_list import PrefixList, count_packed
 from mizar.model.resources import VPC, Ref
 from mizar.oracle.checksum import checksum
 from tests.unit.manager.test_groups import WEB, group
@@ -300,6 +302,61 @@ async def test_no_tenant_fills_a_droplet_with_its_protections(world: World, monk
     world.manager.delete(Ref("DdosProtection", "red", "first"))
     await until(lambda: world.status("DdosProtection", "second", "red")["refused"] == [])
     assert world.status("DdosProtection", "only", "blue")["refused"] == []
+
+
+async def test_lists_that_are_too_long_for_one_message_come_in_several(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the droplet refuses them, and whoever has such lists keeps the protections of others from it."""
+    found = {name: [f"198.51.{place}.{host}" for host in range(200)] for place, name in enumerate("abc")}
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    for name, block in found.items():
+        world.apply(manifest("DdosProtection", name, "red", vpc="main", endpoints=["e1"], block=block))
+    await world.settled()
+    manager = world.manager._functions
+    plan = manager._plans()["d2"]
+    monkeypatch.setattr(functions, "MOST_LISTS", 1)
+    held: set[bytes] = set()
+    sent: list[list[str]] = []
+
+    class Droplet:
+        name = "d2"
+
+        def stub(self) -> Droplet:
+            return self
+
+        async def SetFunctions(self, request: pb.SetFunctionsRequest, timeout: float) -> pb.SetFunctionsReply:  # noqa: N802
+            needed = {one.block_digest for one in request.protections if not one.block}
+            if needed - held:
+                return pb.SetFunctionsReply(missing=needed - held)
+            assert sum(bool(one.block) for one in request.protections) <= 1
+            held.update(one.block_digest for one in request.protections)
+            sent.append(sorted(one.name for one in request.protections))
+            return pb.SetFunctionsReply()
+
+    await manager._tell(Droplet(), plan.messages.values(), plan)  # type: ignore[arg-type]
+    assert sent == [["red/a"], ["red/a", "red/b"], ["red/a", "red/b", "red/c"]]
+    await manager._tell(Droplet(), plan.messages.values(), plan)  # type: ignore[arg-type]
+    assert len(sent) == 4
+
+
+async def test_a_list_that_was_replaced_is_not_kept(world: World) -> None:
+    """Else whoever replaces one again and again fills the server."""
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    for host in range(3):
+        block = [f"198.51.100.{host}"]
+        world.apply(manifest("DdosProtection", "shield", "red", vpc="main", endpoints=["e1"], block=block))
+        await world.settled()
+    assert len(world.manager._functions._protections._lists) == 1
+
+
+@pytest.mark.parametrize("spoilt", [lambda data: data + b"more", lambda data: data[:-2]])
+def test_a_packed_list_has_nothing_behind_it_and_is_whole(spoilt: Callable[[bytes], bytes]) -> None:
+    """What is behind it would be stored and sent to droplets, and looked at by nobody."""
+    data = PrefixList(((1 << 24, 8),)).packed
+    assert count_packed(data) == 1
+    with pytest.raises(InvalidError):
+        count_packed(spoilt(data))
 
 
 async def test_a_protection_tells_when_measures_were_engaged_and_what_they_kept_away(world: World) -> None:
