@@ -467,7 +467,7 @@ enum policy_flow_state {	/* what packets write */
 	POLICY_FLOW_ANSWERED = 1,	/* the other end than the one that began it has sent, too */
 	POLICY_FLOW_CLOSING = 2,	/* TCP: FIN or RST was seen */
 	POLICY_FLOW_ONE_ANSWER = 4,	/* a function answered in the endpoint's stead: ends with that answer */
-	POLICY_FLOW_CONFIRMED = 8,	/* and the one that began it once more after that: no forged source would */
+	POLICY_FLOW_CONFIRMED = 8,	/* and the one that began it once more after that. TCP: with ACK, which a server resets if it is forged */
 	POLICY_FLOW_CONFIRMED_SHIFT = 3,	/* from ANSWERED */
 };
 

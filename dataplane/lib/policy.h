@@ -168,7 +168,7 @@ static __always_inline bool is_known(struct policy_work *work, const struct endp
 	if (*ended)
 		work->rule = flow->rule;
 	else if (kind == POLICED_FLOW)
-		note_passing(mine, &work->key, state | flow->state, asked, generation);
+		note_passing(mine, &work->key, found, state | flow->state, asked, generation);
 	if (state != flow->state)	/* what the other end sends next may be more than it was */
 		other->tick = 0;
 	return true;

@@ -61,7 +61,10 @@ static __always_inline void touch_policy_flow(const struct policy_work *work, st
 
 	if (found & POLICED_BEGINS)
 		state = 0;
-	state |= answer ? POLICY_FLOW_ANSWERED : (state & POLICY_FLOW_ANSWERED) << POLICY_FLOW_CONFIRMED_SHIFT;
+	if (answer)
+		state |= POLICY_FLOW_ANSWERED;
+	else if (!(found & POLICED_BARE))
+		state |= (state & POLICY_FLOW_ANSWERED) << POLICY_FLOW_CONFIRMED_SHIFT;
 	if (found & POLICED_CLOSES)
 		state |= POLICY_FLOW_CLOSING;
 	if (state != flow->state) {

@@ -58,12 +58,17 @@ static __always_inline bool has_just_passed(const struct near_passing *near, con
 	return !(difference | (near->generation ^ generation));
 }
 
-/* It passes, by a flow that is known and not ended. One whose next packet is to end it is asked for each time. */
-static __always_inline void note_passing(struct near_passing *near, const struct policy_flow_key *key, uint8_t state, uint32_t asked,
-					 uint32_t generation)
+/*
+ * It passes, by a flow that is known and not ended. One whose next packet is to end it is asked for each time, and so is the next
+ * behind a SYN that came again, and behind what confirms nothing: an answer that met another CPU, it may confirm.
+ */
+static __always_inline void note_passing(struct near_passing *near, const struct policy_flow_key *key, uint32_t found, uint8_t state,
+					 uint32_t asked, uint32_t generation)
 {
-	if (state & POLICY_FLOW_ONE_ANSWER)
+	if (state & POLICY_FLOW_ONE_ANSWER || found & (POLICED_BEGINS | POLICED_BARE)) {
+		near->tick = 0;
 		return;
+	}
 	near->tick = bpf_jiffies64();
 	near->generation = generation;
 	near->asked = asked;

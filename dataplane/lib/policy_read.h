@@ -9,6 +9,7 @@
 
 enum policy_read_constant {
 	PORTS_BYTES = 8,	/* of TCP, UDP, SCTP and ICMP: what is looked at in one go, and what an ICMP error has of a packet */
+	TCP_ACK_ALONE = 0x10,
 	TCP_ACK_SYN = 0x12,
 	TCP_SYN_ALONE = 2,
 	TCP_FIN_RST = 5,
@@ -119,7 +120,7 @@ static __always_inline uint32_t read_segment(struct cursor *cursor, uint8_t prot
 		found |= POLICED_BEGINS;
 	if (rest[5] & TCP_FIN_RST)
 		found |= POLICED_CLOSES;
-	return found;
+	return found | (rest[5] & TCP_ACK_ALONE ? 0 : POLICED_BARE);
 }
 
 /*

@@ -21,6 +21,7 @@ enum policed_kind {
 	POLICED_MESSAGE = 64,	/* ICMP: message_be is set */
 	POLICED_FIRST = 128,	/* the first of several fragments */
 	POLICED_BEGUN = 256,	/* a flow with that key was inserted for this very packet */
+	POLICED_BARE = 512,	/* TCP without ACK: none that has seen an answer */
 };
 
 struct policy_work {

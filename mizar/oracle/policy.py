@@ -183,7 +183,7 @@ def _touch(flow: PolicyFlow, case: _Case) -> None:
     if case.seen.begins:
         flow.answered = flow.confirmed = flow.closing = False
     if flow.direction is case.direction:
-        flow.confirmed |= flow.answered
+        flow.confirmed |= flow.answered and not case.seen.bare
     else:
         flow.answered = True
     flow.closing |= case.seen.closing

@@ -44,6 +44,8 @@ class Seen:
     begins: bool = False
     """Asks for a flow of its own."""
     closing: bool = False
+    bare: bool = False
+    """TCP without ACK, which none has that has seen an answer."""
     first: bool = False
     """The first of several fragments."""
     about: tuple[bytes, int] | None = None
@@ -78,13 +80,14 @@ def _segment(protocol: int, payload: bytes, direction: Direction, first: bool) -
     if len(payload) < 8:
         return None
     own, peer = _ends(direction, payload[:2], payload[2:4])
-    begins = closing = False
+    begins = closing = bare = False
     if protocol == TCP:
         if len(payload) < 20 and not first:
             return None
         begins = len(payload) < 20 or payload[13] & 0x12 == 2
         closing = len(payload) >= 20 and payload[13] & 5 != 0
-    return Seen(Policed.FLOW, protocol, own, peer, begins=begins, closing=closing, first=first)
+        bare = len(payload) >= 20 and not payload[13] & 0x10
+    return Seen(Policed.FLOW, protocol, own, peer, begins=begins, closing=closing, bare=bare, first=first)
 
 
 def _message(inner: Inner, protocol: int, payload: bytes, direction: Direction, first: bool) -> Seen | None:

@@ -199,6 +199,35 @@ def test_who_began_a_flow_confirms_it(droplet: Testbed, family: int) -> None:
 
 
 @every_family
+def test_a_segment_without_ack_confirms_nothing(droplet: Testbed, family: int) -> None:
+    """Nobody who has seen an answer sends one, and a server says nothing to it that would end the flow."""
+    closed(droplet, Row(ALLOW))
+    states = []
+    for mine, flags in ((False, SYN), (True, SYN_ACK), (False, ""), (False, "P"), (False, ACK)):
+        inner = segment(family, R, A.address(family), flags)
+        assert goes(droplet, answer(family, flags)) if mine else comes(droplet, inner)
+        states.append(flows(droplet)[0]["state"])
+    assert states == [0, ANSWERED, ANSWERED, ANSWERED, ANSWERED | CONFIRMED]
+
+
+@every_family
+def test_a_connection_whose_syn_came_twice_is_confirmed_too(droplet: Testbed, family: int) -> None:
+    """By the ACK that comes right behind, though the answer met another CPU: here, what that writes. An idle connection
+    would end after a minute."""
+    closed(droplet, Row(ALLOW))
+    table = droplet.tables.policy_flows
+    syn, ack = (bytes(arriving("geneve", segment(family, R, A.address(family), flags))) for flags in (SYN, ACK))
+    for _ in range(20):  # all within one tick of the clock, now and then
+        for key, _value in list(table.items()):
+            table.delete(key)
+        assert [droplet.transit(frame).retval for frame in (syn, syn)] == [XDP_PASS] * 2
+        ((key, value),) = table.items()
+        table.put(key, value | {"state": ANSWERED})
+        assert droplet.transit(ack).retval == XDP_PASS
+        assert [flow["state"] for flow in flows(droplet)] == [ANSWERED | CONFIRMED]
+
+
+@every_family
 def test_an_endpoint_that_only_one_direction_selects_gets_its_answers(droplet: Testbed, family: int) -> None:
     """Nothing may come in; what a begins itself is answered: UDP, TCP, echo."""
     closed(droplet)

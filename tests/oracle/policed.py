@@ -26,7 +26,7 @@ from tests.oracle.real import RealDroplet
 HERE, THERE, SERVED = {11: 1, 12: 300}, (21, 22), 31
 GROUP_SETS = (0, 7, 7, 2)
 PORTS = (80, 4002)
-FLAGS = (0x02, 0x10, 0x12, 0x11, 0x04, 0x10)
+FLAGS = (0x02, 0x10, 0x12, 0x11, 0x04, 0x10, 0x08)
 
 
 @dataclass(frozen=True)
