@@ -146,6 +146,19 @@ def test_what_comes_back_sets_out_anew(droplet: Testbed, family: int) -> None:
     assert (found["src"], found["dst"]) == (mapped(A.address(family)), mapped(S.address(family)))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_came_back_is_not_sent_straight_again(droplet: Testbed, family: int) -> None:
+    """Not once more, though the CPU has just remembered that it may be: the data plane's own write is seen as well."""
+    frame = datagram(family, A, S.address(family))
+    inner = datagram(family, A, S.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=S.mac)
+    learned(droplet)
+    for _ in range(10):  # mostly within one tick of the clock
+        droplet.endpoint(S, tunnel="geneve", flags=LEARNED, network=ELSEWHERE)
+        assert droplet.send(frame).frame[30:34] == bytes((192, 0, 2, 4)), "to its host"
+        assert droplet.transit(returned(inner)).retval == XDP_TX
+        assert droplet.send(frame).frame[30:34] == bytes((192, 0, 2, 2)), "to the bouncer"
+
+
 def test_only_the_host_in_question_is_believed(droplet: Testbed) -> None:
     """Another droplet's word changes nothing; the frame is served all the same. A stranger is not even heard."""
     learned(droplet)
