@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import ssl
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from typer.testing import CliRunner
 
 from mizar.cli.pki import app
+from mizar.gateway.replication import trust
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
+from mizar.pki import authority
 from mizar.pki.authority import initialise, issue
 from mizar.pki.identity import Identity, Role, identity_of
 
@@ -136,3 +140,39 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidError, match="cannot be made"):
         initialise(tmp_path / "file" / "pki")
+
+
+def handshake(server: Path, client: Path, host: str) -> None:
+    """As two gateways of a pair do it, without a network."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        trust.leading(server).wrap_bio(there, back, server_side=True),
+        trust.following(client).wrap_bio(back, there, server_hostname=host),
+    ]
+    for _ in range(6):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    for end in ends:
+        trust.check_peer(end)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ends[1].read(1)  # what the server thinks of the client's certificate
+
+
+def test_who_knows_a_secret_knows_whoever_else_does_and_nobody_who_does_not(tmp_path: Path) -> None:
+    """Each makes its certificates for itself; the authority's key is left nowhere, and what is there stays."""
+    folders = [tmp_path / name for name in ("one", "two", "stranger")]
+    addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.2"]
+    for folder, secret, address in zip(folders, (b"a" * 32, b"a" * 32, b"b" * 32), addresses, strict=True):
+        authority.share(folder, secret, Identity(Role.GATEWAY, "nat"), [address])
+        assert {one.name for one in folder.iterdir()} == {"ca.crt", "gateway.crt", "gateway.key"}
+        assert (folder.stat().st_mode & 0o777, (folder / "gateway.key").stat().st_mode & 0o777) == (0o700, 0o600)
+    one, two, stranger = folders
+    before = (one / "gateway.crt").read_bytes()
+    authority.share(one, b"a" * 32, Identity(Role.GATEWAY, "nat"), ["10.0.0.1"])
+    assert (one / "gateway.crt").read_bytes() == before
+    handshake(one, two, "10.0.0.1")
+    handshake(two, one, "10.0.0.2")
+    for server, client, host in ((one, stranger, "10.0.0.1"), (stranger, one, "10.0.0.2"), (one, two, "10.0.0.2")):
+        with pytest.raises(ssl.SSLError):
+            handshake(server, client, host)
