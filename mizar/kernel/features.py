@@ -131,6 +131,20 @@ def _encapsulate() -> str:
     return "50 bytes of room"
 
 
+def change_families() -> str:
+    """Whether a tc program may take off headers in front of packets of the other family; MizarError where not."""
+    for family in (1 << 7, 1 << 8):  # DECAP_L3_IPV4, DECAP_L3_IPV6; beside FIXED_GSO
+        code = _insn(0xB7, 2, imm=-20) + _insn(0xB7, 3, imm=1) + _wide(4, 1 | family) + _insn(0x85, imm=50) + _EXIT
+        fd = libbpf.load_program(_SCHED_CLS, code)
+        try:
+            result = test_run.run_tc(fd, bytes(12) + b"\x08\x00" + b"\x45" + bytes(99)).retval
+        finally:
+            os.close(fd)
+        if result:
+            raise libbpf.error_of(-ctypes.c_int32(result).value, "take off headers in front of the other family's")
+    return "to both families"
+
+
 def _namespace() -> str:
     namespaces.anonymous().close()
     return "made"
@@ -220,6 +234,8 @@ _PROBES: tuple[tuple[str, bool, Callable[[], str], str, str], ...] = (
     ("ring buffer", True, _map(_RINGBUF, 0, 0, 4096), _NOTHING, _UPGRADE),
     ("batched map access", False, _batch, "Large changes take several times as long.", _UPGRADE),
     ("tunnel encapsulation", True, _encapsulate, "Agents cannot send to other droplets.", _UPGRADE),
+    ("tunnel removal across families", False, change_families,
+     "Daemons do not start with --xdp off.", "use kernel 6.3 or later"),
     ("redirect to a peer", True, _load(_SCHED_CLS, _REDIRECT_PEER), "Nothing is delivered to endpoints.", _UPGRADE),
     ("network namespaces", True, _namespace, _NOTHING, _CONFIG + "CONFIG_NET_NS, and privileges"),
     ("veth", True, _veth_works, "Endpoints cannot be attached.", _CONFIG + "CONFIG_VETH (modprobe veth)"),

@@ -230,6 +230,7 @@ def _start_missing(wanted: LabPlan) -> list[str]:
             argv = [*mizar, "daemon", "--interface", substrate.INTERFACE, "--name", lab.instance(host.name)]
             argv += [option for one in host.addresses for option in ("--address", str(one.ip))]
             argv += ["--listen", lab.droplet_url(host.name), "--metrics", lab.metrics_url(host.name)]
+            argv += wanted.daemon_arguments
             with Namespace.by_name(host.namespace) as namespace:
                 processes.start(lab.name, host.name, argv, lab.log(host.name), namespace)
             started.append(host.name)

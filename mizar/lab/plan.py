@@ -37,6 +37,7 @@ class LabPlan:
     objects: tuple[Resource, ...]
     forwarding: frozenset[str] = frozenset()
     """Those of the namespaces whose endpoint forwards: they are told to."""
+    daemon_arguments: tuple[str, ...] = ()
 
 
 def plan(resources: Sequence[Resource]) -> LabPlan:
@@ -70,7 +71,15 @@ def plan(resources: Sequence[Resource]) -> LabPlan:
                 workload = (asked or WorkloadSpec(namespace=namespace)).model_copy(update={"namespace": namespace})
                 resource = resource.model_copy(update={"spec": resource.spec.model_copy(update={"workload": workload})})
         objects.append(resource)
-    return LabPlan(name, lab.spec.substrate, hosts, tuple(namespaces), tuple(objects), frozenset(forwarding))
+    return LabPlan(
+        name,
+        lab.spec.substrate,
+        hosts,
+        tuple(namespaces),
+        tuple(objects),
+        frozenset(forwarding),
+        lab.spec.daemon_arguments,
+    )
 
 
 def _hosts(lab: Lab, name: LabName) -> tuple[HostPlan, ...]:

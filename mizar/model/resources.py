@@ -425,10 +425,11 @@ class SubstrateSpec(Value):
 
 
 class LabSpec(Value):
-    """How many droplets (d1, d2, ...) to make on this machine."""
+    """How many droplets (d1, d2, ...) to make on this machine, and what else their daemons are told."""
 
     droplets: Annotated[int, Field(strict=True, ge=1, le=64)]
     substrate: SubstrateSpec = SubstrateSpec()
+    daemon_arguments: tuple[str, ...] = ()
 
 
 class Lab(Resource):

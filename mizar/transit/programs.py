@@ -210,6 +210,7 @@ def _attach_transit(loaded: Loaded, uplink: Interface, options: Options) -> atta
 
 def _start_without_xdp(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
     """Transit takes the place of `deliver`, whose notes it understands, before XDP goes."""
+    without_xdp.refuse_kernel()
     without_xdp.refuse_leftovers(options, loaded.tables)
     links = loaded.pins.links
     with Netlink() as netlink:

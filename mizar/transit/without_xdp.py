@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from google.protobuf.message import DecodeError
 
 from mizar._built import transit_pb2 as pb
+from mizar.kernel import features
 from mizar.kernel.functions import HOOKS
 from mizar.kernel.tables import Tables
 from mizar.model.errors import ConflictError, MizarError
@@ -41,6 +42,16 @@ def refuse_endpoint(wanted: Wanted) -> None:
             "an endpoint that bypasses decapsulation takes single packets, and Transit at tc ingress (--xdp off) "
             f"brings superpackets: {_INSTEAD}, or choose another droplet for it"
         )
+
+
+def refuse_kernel() -> None:
+    """Raises MizarError where the kernel takes off no headers in front of packets of the other family."""
+    try:
+        features.change_families()
+    except MizarError as error:
+        raise MizarError(
+            f"this kernel is too old for --xdp off ({error}): use kernel 6.3 or later, or {_INSTEAD}"
+        ) from error
 
 
 def refuse_leftovers(options: Options, tables: Tables) -> None:
