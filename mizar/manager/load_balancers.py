@@ -13,6 +13,7 @@ from typing import Any
 
 from mizar.manager.draft import Draft
 from mizar.manager.instances import put_shared
+from mizar.manager.peering import peers_of
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.scaled import BYPASSES, CANNOT_ANSWER, families
 from mizar.manager.scaled import problems_of as problems_of_members
@@ -21,7 +22,6 @@ from mizar.model.addresses import Prefix, parse_address, parse_prefix
 from mizar.model.errors import InvalidError, Problem
 from mizar.model.instances import InstanceSpec
 from mizar.model.load_balancer import LoadBalancer
-from mizar.model.peering import VPCPeering
 from mizar.model.resources import VPC, Endpoint, EndpointSpec, Metadata, Network, Ref, Resource
 from mizar.planner.facts import PublicFact
 
@@ -105,11 +105,10 @@ def _inside(registry: Registry, vpc: Item | None) -> list[Prefix]:
     found: set[Prefix] = set()
     if vpc is None or not isinstance(vpc.resource, VPC):
         return []
-    found.update(parse_prefix(text) for text in vpc.resource.spec.cidrs)
+    # Of a peer that has not agreed nothing is told: from what is refused its prefixes could be found out.
+    found.update(parse_prefix(text) for one in (vpc.resource, *peers_of(registry, vpc.ref)) for text in one.spec.cidrs)
     for child in registry.children(vpc):
         resource = child.resource
-        if isinstance(resource, VPCPeering) and (other := registry.find(resource.other)) is not None:
-            found.update(parse_prefix(text) for text in other.resource.spec.cidrs)
         if isinstance(resource, Network) and not child.deleting:
             routes = (parse_prefix(route.to) for route in with_vpns(registry, resource).spec.routes if route.appliance)
             found.update(prefix for prefix in routes if prefix.prefixlen >= LEAST_BITS)

@@ -13,6 +13,7 @@ from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.model.resources import Ref
 from mizar.trace.packet import Asked
 from mizar.trace.question import Question
+from tests.unit.manager.test_peering import half, space
 from tests.unit.manager.test_vpns import start, vpn
 from tests.unit.manager.world import World, endpoint, manifest, network, until
 
@@ -132,6 +133,24 @@ async def test_who_is_behind_a_vpn_or_an_appliance_is_inside(world: World) -> No
     world.apply(network("red", "front"))
     await world.settled()
     await until(lambda: inside() == before)
+
+
+async def test_prefixes_of_a_peer_that_has_not_agreed_are_not_told(world: World) -> None:
+    """By what is refused, or by a trace from outside, a tenant would find out the addresses of any other."""
+    start(world, pool(), balancer("shop", public={"pool": "edge", "addresses": ["ipv4"]}))
+
+    def inside() -> list[str]:
+        (service,) = world.daemons["d2"].tables.services.values()
+        return [f"{ip_address(one.address)}/{one.length}" for one in service.inside]
+
+    world.apply(manifest("Tenant", "blue", ""), space("blue", 77), half("red", "blue"))
+    await world.settled()
+    assert "10.0.0.0/16" in inside()
+    assert "10.77.0.0/16" not in inside()
+    world.apply(half("blue", "red"))
+    await until(lambda: "10.77.0.0/16" in inside())
+    world.manager.delete(Ref("VPCPeering", "blue", "to-red"))
+    await until(lambda: "10.77.0.0/16" not in inside())
 
 
 async def test_a_trace_from_outside_comes_to_the_instance_and_names_the_rule(world: World) -> None:
