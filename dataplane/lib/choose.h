@@ -28,10 +28,11 @@ static __always_inline bool takes_new(const struct endpoint *member)
 	return member->droplet && !(member->flags & (MEMBER_DRAINING | MEMBER_DOWN)) && !is_down(member->droplet);
 }
 
-/* Whether a flow may stay: a connection outlives a failed check, and draining; what has no connection needs an answer. */
-static __always_inline bool keeps(const struct endpoint *member, const uint8_t *mac, const struct transport *t)
+/* Whether a flow may stay: a connection outlives a failed check, and draining; what has no connection needs an answer. The place may
+ * have passed to another VPC's member since, whose MAC tenants may choose. */
+static __always_inline bool keeps(const struct endpoint *member, const uint8_t *mac, uint32_t vpc_slot, const struct transport *t)
 {
-	if (!member->droplet || !same_mac(member->mac, mac) || is_down(member->droplet))
+	if (!member->droplet || member->vpc_slot != vpc_slot || !same_mac(member->mac, mac) || is_down(member->droplet))
 		return false;
 	if (t->syn)
 		return takes_new(member);
@@ -94,7 +95,7 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		near = near_flow_of(key);
 		if (near && is_near(near, key) && (here || !work->outside || near->outside)) {
 			member = member_at(near->member);
-			if (member && keeps(member, near->mac, t)) {
+			if (member && keeps(member, near->mac, packet->vpc_slot, t)) {
 				work->member = near->member;
 				return REASON_NONE;
 			}
@@ -107,7 +108,7 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 		return REASON_PUBLIC_SOURCE;
 	if (flow) {
 		member = member_at(flow->member);
-		if (member && keeps(member, flow->mac, t)) {
+		if (member && keeps(member, flow->mac, packet->vpc_slot, t)) {
 			/* Others follow one that was asked for. The flow stands for all ports, so each first one is asked for. */
 			if (t->fragment == FRAGMENT_FIRST && member->flags & MEMBER_LISTENED && !find_listener(work))
 				return REASON_NO_LISTENER;

@@ -19,7 +19,23 @@ from scapy.packet import Raw
 from mizar.kernel import layout
 
 from .frames import PAYLOAD, datagram, ip, ping, tunnel
-from .plan import BOUNCER, FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, TUNNELS, A, B, EndpointPlan, R, mac_bytes, mapped
+from .plan import (
+    BLUE,
+    BOUNCER,
+    FAMILIES,
+    FRONT,
+    HOST,
+    ME,
+    RED,
+    ROUTER_MAC,
+    TUNNELS,
+    A,
+    B,
+    EndpointPlan,
+    R,
+    mac_bytes,
+    mapped,
+)
 from .testbed import TC_REDIRECT, TC_SHOT, TUNNEL_NUMBERS, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
 SERVICE_MAC = "02:4d:5a:00:00:02"
@@ -213,6 +229,21 @@ def test_a_flow_stays_and_a_new_one_goes_elsewhere(droplet: Testbed, family: int
     for port, at_b in where.items():
         frame = datagram(family, A, service(family), sport=port, tcp=port >= 5100)
         assert (droplet.send(frame).frame[:6] == mac_bytes(B.mac)) == (at_b and port >= 5100)
+
+
+@every_family
+def test_a_members_place_that_another_vpc_has_now_takes_no_flow_along(droplet: Testbed, family: int) -> None:
+    """Not even if that one's member has the same MAC, which tenants may choose, and a CPU has just remembered it."""
+    droplet.as_host()
+    scaled(droplet, R, B)
+    frames = [datagram(family, A, service(family), sport=5000 + port, tcp=port < 16) for port in range(32)]
+    at_b = [frame for frame in frames for _ in range(2) if droplet.send(frame).frame[:6] == mac_bytes(B.mac)]
+    assert at_b
+    replace_member(droplet, 2, vpc_slot=BLUE.slot)
+    droplet.tables.services.put(SLOT, {"place": (1,) * PLACES})
+    for frame in at_b:
+        assert droplet.send(frame).frame[:6] == mac_bytes(HOST.mac)
+    assert 2 not in {flow["member"] for _, flow in droplet.tables.flows.items()}
 
 
 def test_fragments_of_a_datagram_reach_one_member(droplet: Testbed) -> None:
