@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mizar.kernel import nftables
 from mizar.kernel.conntrack import Conntrack, Entry
-from mizar.kernel.namespaces import Namespace, anonymous
+from mizar.kernel.namespaces import Namespace
 from mizar.kernel.nat_way import NEAR, Address, Prefix
 
 _TABLE, _REFUSED, _FAMILY = "mizar_balance", "refused", "inet"
@@ -119,34 +119,15 @@ def _places(taking: Iterable[Member], port: int) -> Iterator[str]:
 def keep(wanted: Balance, namespace: Namespace, *, fresh: bool = False) -> None:
     """The rules of a namespace; connections that they still stand for go on, others end. `fresh`: whatever else the
     table has goes too, in the same transaction."""
-    before = f"add table {_FAMILY} {_TABLE}\ndelete table {_FAMILY} {_TABLE}\n" if fresh else ""
+    before = nftables.without(_FAMILY, _TABLE) if fresh else ""
     nftables.apply(before + rules(wanted), namespace)
     namespace.run(_set_timeouts)
     sweep(wanted, namespace)
 
 
 def altered(wanted: Balance, namespace: Namespace) -> Iterator[tuple[str, str, str]]:
-    """What of the rules is not as it should be: the chain, the rules that are missing, and those that are foreign. They
-    are compared as the kernel tells them, beside those of an empty namespace that has what is wanted."""
-    with anonymous() as empty:
-        nftables.apply(rules(wanted), empty)
-        should = nftables.listing(_FAMILY, _TABLE, empty)
-    there = nftables.listing(_FAMILY, _TABLE, namespace)
-    for chain in sorted(should.keys() | there.keys()):
-        before, now = should.get(chain, ()), there.get(chain, ())
-        if before != now or (chain in should) != (chain in there):
-            missing = "; ".join(line for line in before if line not in now)
-            foreign = "; ".join(line for line in now if line not in before)
-            if chain not in there or chain not in should:
-                yield (
-                    chain,
-                    missing or ("there" if chain in should else ""),
-                    foreign or ("there" if chain in there else ""),
-                )
-            elif missing or foreign:
-                yield chain, missing, foreign
-            else:
-                yield chain, "; ".join(before), "; ".join(now)  # in another order, or twice
+    """What of the rules is not as it should be: the chain, the rules that are missing, and those that are foreign."""
+    yield from nftables.altered(_FAMILY, _TABLE, rules(wanted), namespace)
 
 
 def sweep(wanted: Balance, namespace: Namespace) -> None:

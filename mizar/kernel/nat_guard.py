@@ -10,7 +10,7 @@ to, for gateways alone. It must never touch a table that it did not make.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -22,6 +22,11 @@ from mizar.kernel.netlink import Netlink
 from mizar.model.errors import InvalidError
 
 _TABLE = "mizar_nat"
+_HOST = f"""add table inet {_TABLE}
+add chain inet {_TABLE} host {{ type filter hook input priority 0; }}
+flush chain inet {_TABLE} host
+add rule inet {_TABLE} host iifname "{PREFIX}*" drop
+"""
 _SYSCTL = Path("/proc/sys/net")
 
 
@@ -102,17 +107,33 @@ def holds(prefixes: Iterable[Prefix], address: Address) -> bool:
     return any(one.version == address.version and address in one for one in prefixes)
 
 
-def keep(namespace: Namespace, text: str) -> None:
-    """The rules of a gateway's namespace; packets go on meanwhile."""
-    nftables.apply(text, namespace)
+def keep(namespace: Namespace, text: str, *, fresh: bool = False) -> None:
+    """The rules of a gateway's namespace; packets go on meanwhile. `fresh`: whatever else the table has goes too."""
+    nftables.apply((nftables.without("inet", _TABLE) if fresh else "") + text, namespace)
+
+
+def altered(namespace: Namespace, text: str) -> Iterator[tuple[str, str, str]]:
+    """Where the rules of a gateway's namespace are others: the block, what is missing, and what is foreign."""
+    return nftables.altered("inet", _TABLE, text, namespace)
+
+
+def host_altered() -> list[tuple[str, str, str]]:
+    """The same of what keeps gateways from the host, in its namespace."""
+    with Namespace.current() as here:
+        return list(nftables.altered("inet", _TABLE, _HOST, here))
+
+
+def keep_host() -> None:
+    """What keeps gateways from the host, whatever somebody has made of it."""
+    with Namespace.current() as here:
+        nftables.apply(nftables.without("inet", _TABLE) + _HOST, here)
 
 
 def open_host(uplink: str, end: str) -> None:
     """The droplet's stack forwards between its uplink and a gateway's end, and nothing from there reaches the host."""
     with Namespace.current() as here, Netlink() as outside:
-        host = f'chain host {{ type filter hook input priority 0; iifname "{PREFIX}*" drop; }}'
         if not _has(here, "inet", _TABLE):
-            nftables.apply(f"table inet {_TABLE} {{\n{host}\n}}\n", here)
+            nftables.apply(_HOST, here)
         _write(f"ipv6/conf/{end}/disable_ipv6", "0")
         _write(f"ipv4/conf/{end}/forwarding", "1")
         host_forwarding.answer(outside, here, end, uplink)

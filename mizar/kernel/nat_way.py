@@ -150,6 +150,13 @@ def is_linked(way: Way) -> bool:
         return interfaces.find(here, name_of(way.uid)) is not None and interfaces.find(inside, NEAR) is not None
 
 
+def missing(way: Way) -> list[str]:
+    """The links, by name, of those that `build` makes that are not there."""
+    with Netlink() as here, Netlink(way.namespace) as inside:
+        own = [name_of(way.uid)] if interfaces.find(here, name_of(way.uid)) is None else []
+        return own + [name for name in (NEAR, INNER, OUTER) if interfaces.find(inside, name) is None]
+
+
 def _offloads() -> None:
     interfaces.set_gro(NEAR, on=True)
     interfaces.set_tx_checksum(NEAR, on=False)

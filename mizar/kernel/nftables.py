@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import cffi
 
-from mizar.kernel.namespaces import Namespace
+from mizar.kernel.namespaces import Namespace, anonymous
 from mizar.model.errors import InvalidError, MizarError
 
 _ffi: Any = cffi.FFI()
@@ -45,13 +46,44 @@ def listing(family: str, table: str, namespace: Namespace) -> dict[str, tuple[st
         return {}
     found: dict[str, list[str]] = {}
     block: list[str] = []
+    counted = False
     for line in _run(f"list table {family} {table}", namespace, _STATELESS).splitlines()[1:-1]:
         words = line.strip()
         if line.startswith("\t") and not line.startswith("\t\t") and words.endswith("{"):
             block = found[words.removesuffix("{").strip()] = []
-        elif words not in ("", "}"):
+            counted = words.startswith("counter ")  # its values are told all the same
+        elif words not in ("", "}") and not counted:
             block.append(words)
     return {name: tuple(lines) for name, lines in found.items()}
+
+
+def altered(family: str, table: str, ruleset: str, namespace: Namespace) -> Iterator[tuple[str, str, str]]:
+    """Where a table is not as a ruleset makes it: the block, what is missing in it, and what is foreign. Both are
+    compared as the kernel tells them, beside an empty namespace that has what is wanted."""
+    with anonymous() as empty:
+        apply(ruleset, empty)
+        should = listing(family, table, empty)
+    there = listing(family, table, namespace)
+    for block in sorted(should.keys() | there.keys()):
+        before, now = should.get(block, ()), there.get(block, ())
+        if before != now or (block in should) != (block in there):
+            missing = "; ".join(line for line in before if line not in now)
+            foreign = "; ".join(line for line in now if line not in before)
+            if block not in there or block not in should:
+                yield (
+                    block,
+                    missing or ("there" if block in should else ""),
+                    foreign or ("there" if block in there else ""),
+                )
+            elif missing or foreign:
+                yield block, missing, foreign
+            else:
+                yield block, "; ".join(before), "; ".join(now)  # in another order, or twice
+
+
+def without(family: str, table: str) -> str:
+    """What stands before a ruleset that is to replace all that a table has, in the same transaction."""
+    return f"add table {family} {table}\ndelete table {family} {table}\n"
 
 
 def packets(family: str, table: str, namespace: Namespace) -> dict[str, int]:

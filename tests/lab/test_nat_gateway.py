@@ -17,6 +17,7 @@ import yaml
 from scapy.all import IP, UDP
 
 from mizar.api.client import Client
+from mizar.kernel import nftables
 from mizar.kernel.namespaces import Namespace
 from mizar.lab import lab as labs
 from mizar.lab.names import LabName
@@ -150,6 +151,7 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
                 assert way["ending"].startswith("delivered to blue/web on")
             ending = client.trace(asked | {"protocol": "udp"})["ending"]
             assert "NAT gateway blue/out has no forward of udp 80" in ending
+        the_audit_knows_its_rules(lab)
         with Client(lab.server_url) as client:
             client.delete("NatGateway", "out", "blue")
             client.wait([Ref("NatGateway", "blue", "out")], 30, until="gone")
@@ -160,6 +162,19 @@ def test_tenants_speak_with_the_world(lab: LabName) -> None:
         assert PUBLIC4 not in command("ip", "route", namespace=host)
         assert no_answer(rig.ends["blue"], WORLD4)
         assert not no_answer(rig.ends["green"], WORLD4)
+
+
+def the_audit_knows_its_rules(lab: LabName) -> None:
+    """What somebody takes away around an instance is told by the name of its endpoint, and written again."""
+    with Client(lab.server_url) as client:
+        assert [one for one in client.audit("d2")["findings"] if one["table"] == "engine"] == []
+        workload = client.get("Endpoint", "out-1", "blue")["spec"]["workload"]
+        with Namespace.by_name(workload["namespace"]) as namespace:
+            nftables.apply("flush chain inet mizar_nat out4", namespace)
+        found = [one for one in client.audit("d2", repair=True)["findings"] if one["table"] == "engine"]
+        assert [(one["key"], one["repair"]) for one in found] == [("nftables chain out4", "written again")], found
+        assert "out-1" in str(found)
+        assert [one for one in client.audit("d2")["findings"] if one["table"] == "engine"] == []
 
 
 def nobody_poses_as_inside(rig: Rig) -> None:

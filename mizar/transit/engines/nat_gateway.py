@@ -27,7 +27,7 @@ from mizar.pki import authority
 from mizar.pki.identity import Identity, Role
 from mizar.transit.engines import nat_foretold
 from mizar.transit.engines.bounded_log import BoundedLog
-from mizar.transit.engines.engine import Kind, Place, Sample
+from mizar.transit.engines.engine import Fault, Kind, Place, Sample
 from mizar.transit.engines.nat_attracted import Turns, attract, record, way_of
 from mizar.transit.engines.nat_left import HOME, forget, name_of
 from mizar.transit.engines.nat_pipeline import INSIDE, OUTSIDE, checked, description, prefix_of
@@ -112,6 +112,11 @@ class NatGateway:
             raise TemporaryError("the instance does not run yet")
         return await asyncio.to_thread(self._foretell, frame, outside)
 
+    async def faults(self, *, repair: bool) -> list[Fault]:
+        """Of the rules of its namespace and of the host's, and whether its links are there."""
+        work = partial(self._faults, repair)
+        return await asyncio.to_thread(self._turns.take, work) if self._ready else []
+
     def log(self) -> Path | None:
         """Nowhere."""
         return None
@@ -168,6 +173,20 @@ class NatGateway:
         never = (*hosts, *map(prefix_of, self._nat.never))
         reach = (*map(prefix_of, self._nat.reach), *map(ip_network, way.public))
         return Limits(never, (*SPECIAL, *networks), reach)
+
+    def _faults(self, repair: bool) -> list[Fault]:
+        with self._way() as way:
+            found = [Fault(f"link {name}", "there", "") for name in nat_way.missing(way)]
+            rules = list(nat_guard.altered(way.namespace, self._rules))
+            if rules and repair:
+                nat_guard.keep(way.namespace, self._rules, fresh=True)
+        host = nat_guard.host_altered()
+        if host and repair:
+            nat_guard.keep_host()
+        if found and repair:
+            self._build()
+        found += [Fault(f"nftables {block}", should, there) for block, should, there in rules]
+        return found + [Fault(f"nftables of the droplet: {block}", should, there) for block, should, there in host]
 
     def _peer(self) -> tuple[int, Address] | None:
         return (PAIR_PORT, ip_address(self._nat.pair.other)) if self._nat.HasField("pair") else None
