@@ -26,6 +26,7 @@ struct near_endpoint {
 struct near_endpoints {
 	struct near_endpoint place[NEAR_ENDPOINTS];
 };
+_Static_assert(sizeof(struct near_endpoints) <= 32768, "the most that the kernel has for a value of each CPU (PCPU_MIN_UNIT_SIZE)");
 
 /* One entry: forgetting all of them is one write. */
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, near_endpoints, uint32_t, struct near_endpoints, 1, 0);
