@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mizar.kernel import test_run
 from mizar.kernel.events import EventReader
 from mizar.kernel.layout import constant, struct_codec
 from mizar.kernel.maps import CounterTable
@@ -110,8 +111,8 @@ def test_a_flood_is_limited_and_counted(droplet: Testbed, reader: EventReader) -
     number = drop_reasons.by_name()["ENDPOINT_UNKNOWN"].number
     droplet.tables.drop_counters.zero([number])
     packets = 500
-    for _ in range(packets):
-        droplet.transit(tunnel("geneve", datagram(4, A, FRONT.address(4, GHOST_HOST)), src=HOST))
+    ghost = tunnel("geneve", datagram(4, A, FRONT.address(4, GHOST_HOST)), src=HOST)
+    test_run.run_xdp(droplet.programs.transit.fd, ghost, repeat=packets)
     droplet.transit(tunnel("geneve", datagram(4, A, R.address(4), ttl=1), src=HOST))
     droplet.transit(tunnel("vxlan", datagram(4, A, R.address(4)), src=STRANGER))
     reasons = [event["reason"] for event in reader.read()]
@@ -131,14 +132,12 @@ def test_a_place_forgets_the_count_of_the_vpc_before(droplet: Testbed, reader: E
     droplet.as_host()
     droplet.tables.droplet_switches.put(0, {"events": 1})
     spoofed = datagram(4, B, R.address(4), src_mac=A.mac)
-    for _ in range(200):
-        droplet.send(spoofed)
+    droplet.send(spoofed, repeat=200)
     red = droplet.tables.agents.get(A.ifindex)
     assert red is not None
     other = red | {"vni": BLUE.vni, "vpc_slot": red["vpc_slot"] + constant("EVENT_SHARES")}
     droplet.tables.agents.put(A.ifindex, other)
-    for _ in range(150):
-        droplet.send(spoofed)
+    droplet.send(spoofed, repeat=150)
     number = drop_reasons.by_name()["SPOOFED_ADDRESS"].number
     slot = RED.slot % constant("EVENT_SHARES") * constant("EVENT_REASONS") + number
     counts = {limit["vni"]: limit["suppressed"] for limit in dict(droplet.tables.event_limits.items())[slot]}
