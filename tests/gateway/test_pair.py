@@ -94,7 +94,8 @@ def test_connections_go_on_when_a_gateway_dies_under_load(tmp_path: Path) -> Non
         ]
         for near, far in streams:
             bulk(near, far)
-        wait_for(lambda: found.other.show()["pair"]["following"] == "all of it is here")
+        for one in (found.one, found.other):
+            wait_for(lambda one=one: one.show()["pair"]["following"] == "all of it is here")  # type: ignore[misc]
         wait_for(lambda: len(found.other.connections()) == len(found.one.connections()) == 3)
         _in_metrics(found.one, found.other)
         loads = [threading.Thread(target=bulk, args=(near, far, 1 << 23)) for near, far in streams]
