@@ -44,6 +44,8 @@ class Goal:
     over: str = ""
     worst: bool = False
     """Whether the worst round counts, and not the median."""
+    best: bool = False
+    """Whether the best round counts: of a program's own cost, to which all else on the machine only adds."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ Made by `./run bench` of what it measured (`bench/results/latest.json`); do not 
 the figures, `./run bench --only NAME` takes one again, and `./run bench --page` writes this page and its pictures anew.
 
 Contenders take turns, round after round. A value is the median of the rounds, with the least and the most behind it.
+Of a program's own cost the least is held against the goal: whatever else happens on the machine only adds to it.
 """
 
 

@@ -48,7 +48,7 @@ def one(document: Document, figure: str, metric: str, contender: str, which: str
 
 def judged(document: Document, figure: str, goal: Goal) -> tuple[float | None, bool]:
     """What a goal looks at (a ratio, where it is over another contender), and whether the goal is reached."""
-    which = ("high" if goal.most else "low") if goal.worst else "median"
+    which = ("high" if goal.most == goal.worst else "low") if goal.worst or goal.best else "median"
     value = one(document, figure, goal.metric, goal.contender, which)
     if goal.over and value is not None:
         below = one(document, figure, goal.metric, goal.over)

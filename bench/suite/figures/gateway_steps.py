@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from bench.pipeline_cost import COSTS, VLAN, Bench, program
 from bench.suite.figure import Figure, Plan, Turn
-from bench.suite.machine import on_cpu
+from bench.suite.machine import calmest, on_cpu
 
 FEW = 4
 """Steps of a quick run: each has to be compiled."""
@@ -20,7 +20,7 @@ def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
     costs = COSTS[:FEW] if plan.quick else COSTS
 
     def turn() -> dict[str, float]:
-        with on_cpu(plan.cpus[-1]):
+        with on_cpu(calmest(plan.cpus)):
             bench = Bench(plan.pick(30_000, 200_000), 2)
             told = {"enter, parse two headers, stop": bench.ns(program(""), VLAN, 0)}
             for cost in costs:

@@ -10,7 +10,7 @@ from bench import policy_sets
 from bench.policy import SIZES, added, fill, frames
 from bench.program_cost import Bench
 from bench.suite.figure import Figure, Goal, Plan, Turn
-from bench.suite.machine import on_cpu
+from bench.suite.machine import calmest, on_cpu
 from tests.dataplane.plan import A
 from tests.dataplane.policies import police
 
@@ -31,7 +31,7 @@ def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
         for number, port in ((1, 4001), (2, 4002)):
             fill(bench, number, rules, FAMILY, (port,))
         bench.testbed.send(frames(FAMILY)[0][2])
-        with on_cpu(plan.cpus[-1]):
+        with on_cpu(calmest(plan.cpus)):
             return {work[0]: added(bench, plan.pick(2, 3), work) for work in frames(FAMILY)}
 
     try:

@@ -71,12 +71,14 @@ def test_page_tells_goals_reached_and_missed(measured: Path) -> None:
     assert "*Not shown:* anything." in text
 
 
-def test_worst_round_may_count(measured: Path) -> None:
-    """Of a goal that says so: a packet lost in one round is lost."""
+def test_worst_round_or_best_may_count(measured: Path) -> None:
+    """Of a goal that says so: a packet lost in one round is lost; a program costs what it did when nothing else was."""
     document = results.read(measured / "latest.json")
     assert results.judged(document, "fake", Goal("", "", "a frame", 2)) == (2.0, True)
     assert results.judged(document, "fake", Goal("", "", "a frame", 2, worst=True)) == (3.0, False)
     assert results.judged(document, "fake", Goal("", "", "a frame", 1, most=False, worst=True)) == (1.0, True)
+    assert results.judged(document, "fake", Goal("", "", "a frame", 1, best=True)) == (1.0, True)
+    assert results.judged(document, "fake", Goal("", "", "a frame", 3, most=False, best=True)) == (3.0, True)
 
 
 def test_plot_is_a_picture(measured: Path) -> None:
