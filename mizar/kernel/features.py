@@ -120,29 +120,27 @@ def _batch() -> str:
 
 def _encapsulate() -> str:
     flags = 1 << 0 | 1 << 1 | 1 << 4 | 14 << 56 | 1 << 6  # FIXED_GSO, ENCAP_L3_IPV4, L4_UDP, L2(14), L2_ETH
-    code = _insn(0xB7, 2, imm=50) + _insn(0xB7, 3, imm=1) + _wide(4, flags) + _insn(0x85, imm=50) + _EXIT
-    fd = libbpf.load_program(_SCHED_CLS, code)
-    try:
-        result = test_run.run_tc(fd, bytes(12) + b"\x08\x00" + b"\x45" + bytes(63)).retval
-    finally:
-        os.close(fd)
-    if result:
-        raise libbpf.error_of(-ctypes.c_int32(result).value, "make room for tunnel headers")
+    _make_room(50, flags, "make room for tunnel headers")
     return "50 bytes of room"
 
 
 def change_families() -> str:
     """Whether a tc program may take off headers in front of packets of the other family; MizarError where not."""
     for family in (1 << 7, 1 << 8):  # DECAP_L3_IPV4, DECAP_L3_IPV6; beside FIXED_GSO
-        code = _insn(0xB7, 2, imm=-20) + _insn(0xB7, 3, imm=1) + _wide(4, 1 | family) + _insn(0x85, imm=50) + _EXIT
-        fd = libbpf.load_program(_SCHED_CLS, code)
-        try:
-            result = test_run.run_tc(fd, bytes(12) + b"\x08\x00" + b"\x45" + bytes(99)).retval
-        finally:
-            os.close(fd)
-        if result:
-            raise libbpf.error_of(-ctypes.c_int32(result).value, "take off headers in front of the other family's")
+        _make_room(-20, 1 | family, "take off headers in front of the other family's")
     return "to both families"
+
+
+def _make_room(size: int, flags: int, what: str) -> None:
+    """bpf_skb_adjust_room() behind the MAC header of an IPv4 frame."""
+    code = _insn(0xB7, 2, imm=size) + _insn(0xB7, 3, imm=1) + _wide(4, flags) + _insn(0x85, imm=50) + _EXIT
+    fd = libbpf.load_program(_SCHED_CLS, code)
+    try:
+        result = test_run.run_tc(fd, bytes(12) + b"\x08\x00" + b"\x45" + bytes(99)).retval
+    finally:
+        os.close(fd)
+    if result:
+        raise libbpf.error_of(-ctypes.c_int32(result).value, what)
 
 
 def _namespace() -> str:
