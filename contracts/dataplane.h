@@ -58,6 +58,7 @@ enum endpoint_flag {
 	MEMBER_POLICED = 2,	/* in members of this droplet: the same */
 	ENDPOINT_LIMITED = 128,	/* in endpoints of this droplet and in agents: endpoint_limits has a record of it */
 	MEMBER_LIMITED = 32,	/* in members of this droplet: the same */
+	MEMBER_BY_OPTION = 8,	/* in members: a tunnel end without a daemon, which takes what bears a VIP option alone */
 	MEMBER_LISTENED = 16,	/* in members: its service has listeners (see `listeners`) */
 	MEMBER_DRAINING = 64,	/* in members: takes no new flow, keeps those that it has */
 	MEMBER_DOWN = 128,	/* in members: failed its check; keeps TCP connections alone */
@@ -264,6 +265,7 @@ enum service_flag {
 	SERVICE_LISTENED = 1,	/* a load balancer: it takes what `listeners` has, and nothing else */
 	SERVICE_BY_CLIENT = 2,	/* a new flow's place follows from the client's address alone */
 	SERVICE_ATTRACTED = 4,	/* in service_notes: this droplet attracts its public addresses */
+	SERVICE_VIP_OPTION = 8,	/* in service_notes and in public_addresses: they are in an option on the way to members */
 };
 
 /* ---- listeners: HASH, listener_key -> listener. What a load balancer takes, and at which port its members do. Every droplet
@@ -290,6 +292,7 @@ struct public_address {
 	uint32_t wire_vni;
 	uint32_t service;	/* slot in services */
 	uint32_t vpc_slot;	/* slot in vpc_counters */
+	uint32_t flags;		/* enum service_flag: SERVICE_VIP_OPTION or 0 */
 };
 
 /* ---- members: ARRAY, slot -> endpoint: a member of one service, as an endpoint. `slot` counts where it lives here.
@@ -301,7 +304,8 @@ struct member_key {
 	uint8_t pad[2];
 };
 
-/* ---- service_notes, member_notes: ARRAY, as services and members. For the daemon alone: what it was told. */
+/* ---- service_notes, member_notes: ARRAY, as services and members. For the daemon: what it was told. Members' addresses are
+ * read by Transit XDP as well, where a VIP option bears the service's (dataplane/lib/vip_option.h). */
 struct service_note {
 	uint32_t vni;		/* 0: the slot is free */
 	uint32_t network_id;
@@ -520,6 +524,12 @@ struct endpoint_limits {
 enum shaper_mark {
 	SHAPED_INTERFACE = 0x40000000,	/* beside the interface of the endpoint that sends it */
 	SHAPED_DELIVERY = 0x80000000,	/* beside that of the endpoint that it is handed to */
+};
+
+/* Beside SHAPED_INTERFACE, of what `deliver` sends on and no shaper has held: a function has answered in a member's stead, as the service. */
+enum service_answer {
+	ANSWER_OF_SERVICE = 0x20000000,
+	ANSWER_OUTSIDE = 0x10000000,	/* to who is on the substrate */
 };
 
 /* ---- limiters: ARRAY, slot -> limiter, written by the daemon. A rate as a virtual clock has it: each packet costs time, and

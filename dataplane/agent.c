@@ -104,7 +104,13 @@ struct refusal {
 	uint32_t proxy;		/* the side of a proxy that the frame ends in, 0: in none */
 	uint32_t local;		/* the interface of the endpoint that it is handed to, 0: to none */
 	uint32_t local_slot;	/* and its slot; in a tunnel, too */
-	uint32_t wait;		/* before a member is chosen: functions have to see it first */
+	uint16_t wait;		/* before a member is chosen: functions have to see it first */
+	uint16_t answers;	/* enum service_answer >> ANSWER_SHIFT: it bears the address of the endpoint's service, and may */
+};
+
+enum answers {
+	ANSWER_SHIFT = 16,
+	ANSWER_FLAGS = ANSWER_OF_SERVICE | ANSWER_OUTSIDE,
 };
 
 /* A link-local source is legitimate here, and nowhere else. */
@@ -518,7 +524,10 @@ static __always_inline __must_check enum drop_reason route_packet(struct __sk_bu
 	uint16_t source_port;
 	enum drop_reason reason;
 
-	if (agent->flags & ENDPOINT_MEMBER) {
+	if (seen->answers) {
+		route.from_service = true;
+		route.to_client = seen->answers & ANSWER_OUTSIDE >> ANSWER_SHIFT;
+	} else if (agent->flags & ENDPOINT_MEMBER) {
 		reason = answer_for_service(skb, cursor, packet, inner, &route);
 		if (reason)
 			return reason;
@@ -610,10 +619,9 @@ static __always_inline __must_check enum drop_reason handle_frame(struct __sk_bu
 	switch (inner.kind) {
 	case INNER_IPV4:
 	case INNER_IPV6:
-		reason = check_source(packet, &inner, agent);
-		if (reason)
-			return reason;
-		reason = police_sender(skb, packet, agent);
+		reason = seen->answers ? REASON_NONE : check_source(packet, &inner, agent);
+		if (!reason && !seen->answers)
+			reason = police_sender(skb, packet, agent);
 		if (reason)
 			return reason;
 		return route_packet(skb, &cursor, seen, &inner, agent, verdict);
@@ -657,7 +665,7 @@ __attribute__((noinline)) int look_at(struct __sk_buff *skb, struct agent *agent
  * has been through this where its sender lives. */
 static __always_inline void run_egress(struct __sk_buff *skb, struct refusal *seen, const struct agent *agent)
 {
-	uint32_t behind = is_proxy(seen->sender) ? (uint32_t)MIDWAY_STAGES : stages_behind(seen->sender);
+	uint32_t behind = is_proxy(seen->sender) || seen->answers ? (uint32_t)MIDWAY_STAGES : stages_behind(seen->sender);
 
 	if (!behind && are_for(agent->slot, ENDPOINT_EGRESS_STAGE) &&
 	    enter_functions(skb, &seen->packet, agent, ENDPOINT_EGRESS_STAGE, at_endpoint(agent->slot, seen->sender))) {
@@ -705,7 +713,8 @@ int agent(struct __sk_buff *skb)
 	int verdict;
 
 	if (shaped) {
-		seen.sender &= ~SHAPED_INTERFACE;
+		seen.answers = (seen.sender & ANSWER_FLAGS) >> ANSWER_SHIFT;
+		seen.sender &= ~(SHAPED_INTERFACE | ANSWER_FLAGS);
 		if (has_functions(MIDWAY_STAGES))
 			stages_behind(0);	/* straight from the shaper, it has none behind it */
 	}
@@ -719,7 +728,7 @@ int agent(struct __sk_buff *skb)
 		stages_behind(0);	/* it has gone while its frame was in a chain: nobody else's frame was */
 		return refuse_agent(skb, REASON_AGENT_UNCONFIGURED, &seen.packet, 0);
 	}
-	seen.packet.shaped = shaped;
+	seen.packet.shaped = shaped && !seen.answers;
 	if (agent->flags & ENDPOINT_LIMITED && !shaped && !is_proxy(seen.sender)) {
 		verdict = shape(skb, agent->slot, SHAPED_INTERFACE | seen.sender);
 		if (verdict != TC_ACT_UNSPEC)
@@ -739,7 +748,7 @@ int agent(struct __sk_buff *skb)
 	if (!seen.reason)
 		return run_ingress(skb, &seen, agent, verdict);
 	verdict = refuse_agent(skb, seen.reason, &seen.packet, agent->slot);
-	if (!is_told(seen.reason) || (agent->flags & ENDPOINT_MEMBER && restore_answer(skb)) ||
+	if (!is_told(seen.reason) || seen.answers || (agent->flags & ENDPOINT_MEMBER && restore_answer(skb)) ||
 	    !become_error(skb, seen.reason, &seen.packet, agent))
 		return verdict;
 	verdict = send_answer(&seen, agent);

@@ -50,6 +50,12 @@ int deliver(struct __sk_buff *skb)
 	/* The number may have passed to another endpoint's interface since the note was written. */
 	if (!agent || agent->vni != note->vni || agent->slot != note->slot)
 		return refuse(skb, REASON_DELIVERY_FAILED, &packet, mark);
+	if (answer && service) {
+		ifindex |= SHAPED_INTERFACE | ANSWER_OF_SERVICE | (flags & HANDOVER_PUBLIC ? ANSWER_OUTSIDE : 0);
+		send_for(ifindex);
+		enter_stage(skb, STAGE_ONWARD, ifindex);
+		return refuse(skb, REASON_DELIVERY_FAILED, &packet, mark);
+	}
 	if (answer)
 		return bpf_redirect(ifindex, BPF_F_INGRESS);
 	if (service) {

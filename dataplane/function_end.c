@@ -35,6 +35,13 @@ static __always_inline int send_answer(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+static __always_inline bool is_for_service(const struct xdp_md *ctx)
+{
+	const struct handover *note = (void *)(long)ctx->data_meta;
+
+	return (void *)(note + 1) <= (void *)(long)ctx->data && note->flags & HANDOVER_SERVICE;
+}
+
 SEC("xdp")
 int function_end(struct xdp_md *ctx)
 {
@@ -43,7 +50,8 @@ int function_end(struct xdp_md *ctx)
 
 	if (!frame)
 		return XDP_DROP;
-	take_back_flow(frame, frame->decided == FUNCTION_REDIRECT);
+	/* A service's answer is none of the member's, whose policy is not asked for it. */
+	take_back_flow(frame, frame->decided == FUNCTION_REDIRECT && !is_for_service(ctx));
 	frame->stage = FUNCTION_STAGES;
 	if (frame->decided == FUNCTION_REDIRECT)
 		return send_answer(ctx);

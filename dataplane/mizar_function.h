@@ -30,6 +30,12 @@
 _Static_assert(sizeof(struct function_frame) == 128, "function_frame");
 _Static_assert(sizeof(struct function_counters) == 64, "function_counters");
 
+/*
+ * Constants: `const volatile struct ... parameters SEC(".rodata.parameters") = {...}`, which a manifest or a test sets. Read its fields
+ * by name: through a cast or memcpy() the compiler takes what the source says. Variables that are no map are each program's
+ * own (one for each stage and hook), and begin anew with each version: what is to be kept, or shared, is in a map.
+ */
+
 /* ---- maps. One of the function's own: all its programs share it, its content outlives a replacement by a version that declares
  * it in the same shape, and it is pinned by its name in the function's folder. */
 #define MIZAR_MAP(map_type, map_name, key_type, value_type, entries, flags)                                             \
@@ -42,7 +48,7 @@ _Static_assert(sizeof(struct function_counters) == 64, "function_counters");
 	} map_name SEC(".maps")
 
 /* One of the data plane's, by its name: contracts/dataplane.h tells what is in it. No entries: that is how the loader knows it. To be
- * read. What a function writes there, the daemon will find and mend. */
+ * read alone: the loader refuses a function that writes one, with a helper or by a pointer. */
 #define MIZAR_SHARED_MAP(map_type, map_name, key_type, value_type, flags)                                               \
 	MIZAR_MAP(map_type, map_name, key_type, value_type, 0, flags)
 #define MIZAR_SHARED(map_name) MIZAR_SHARED_##map_name
@@ -52,6 +58,8 @@ _Static_assert(sizeof(struct function_counters) == 64, "function_counters");
 	MIZAR_SHARED_MAP(BPF_MAP_TYPE_LPM_TRIE, networks, struct network_key, struct network, BPF_F_NO_PREALLOC)
 #define MIZAR_SHARED_vpcs MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, vpcs, uint32_t, struct vpc, BPF_F_NO_PREALLOC)
 #define MIZAR_SHARED_agents MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, agents, uint32_t, struct agent, BPF_F_NO_PREALLOC)
+#define MIZAR_SHARED_listeners                                                                                         \
+	MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, listeners, struct listener_key, struct listener, BPF_F_NO_PREALLOC)
 #define MIZAR_SHARED_droplets MIZAR_SHARED_MAP(BPF_MAP_TYPE_ARRAY, droplets, uint32_t, struct droplet, 0)
 #define MIZAR_SHARED_droplet_slots                                                                                     \
 	MIZAR_SHARED_MAP(BPF_MAP_TYPE_HASH, droplet_slots, struct droplet_key, struct known_sender, BPF_F_NO_PREALLOC)
@@ -136,6 +144,44 @@ static __always_inline long mizar_write(const struct mizar_call *call, uint32_t 
 			   bpf_skb_store_bytes(call->ctx, at, from, bytes, 0);
 }
 
+/*
+ * A word of the frame that checksums cover was `before` and is `after` (both as they stand in the frame): mends the checksum at
+ * place `at` (0: there is none). 0, or a negative error. Frames on tc may be superpackets, or have a checksum that a
+ * device still has to finish, which a function cannot see: this does what each needs. Pointers into the frame are void afterwards.
+ */
+enum mizar_checksum {
+	MIZAR_OF_HEADER,	/* IPv4's own */
+	MIZAR_OF_TRANSPORT,	/* TCP's, UDP's or ICMPv6's; the word is in its header or behind it: a port */
+	MIZAR_OF_ADDRESSES,	/* the same; the word is in an address, which such a checksum covers as well */
+};
+
+static __always_inline long mizar_checksum(const struct mizar_call *call, uint32_t at, enum mizar_checksum what,
+					   uint16_t before, uint16_t after)
+{
+	uint16_t *check;
+	uint32_t sum;
+
+	if (!at)
+		return 0;
+	if (!call->xdp && what == MIZAR_OF_HEADER)
+		return bpf_l3_csum_replace(call->ctx, at, before, after, sizeof(after));
+	/* A datagram of IPv4 without a checksum has a zero there, and goes on without one. */
+	if (!call->xdp)
+		return bpf_l4_csum_replace(call->ctx, at, before, after,
+					   sizeof(after) | (what == MIZAR_OF_ADDRESSES ? BPF_F_PSEUDO_HDR : 0) |
+						   (call->frame->protocol == 17 ? BPF_F_MARK_MANGLED_0 : 0));
+	check = mizar_bytes(call, at, sizeof(*check));
+	if (!check)
+		return -1;
+	if (what != MIZAR_OF_HEADER && call->frame->protocol == 17 && !*check)
+		return 0;
+	sum = (uint16_t)~*check + (uint16_t)~before + after;	/* RFC 1624 */
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (uint16_t)~((sum & 0xffff) + (sum >> 16));
+	*check = !sum && what != MIZAR_OF_HEADER && call->frame->protocol == 17 ? 0xffff : sum;
+	return 0;
+}
+
 /* Bytes of the whole frame as it is now. */
 static __always_inline uint32_t mizar_length(const struct mizar_call *call)
 {
@@ -165,19 +211,37 @@ static __always_inline int mizar_redirected(const struct mizar_call *call)
 	return FUNCTION_REDIRECT;
 }
 
-/*
- * At ENDPOINT_INGRESS_STAGE: the frame has become an answer of the endpoint that it was for, to be sent as what the endpoint itself
- * sends, through its agent. mizar_answerable() says whether that can be: not for what a member of a scaled endpoint gets.
- */
-static __always_inline bool mizar_answerable(const struct mizar_call *call)
+/* At ENDPOINT_INGRESS_STAGE: what the endpoint's delivery goes by. NULL: this is none of Transit XDP's. */
+static __always_inline const struct handover *mizar_note(const struct mizar_call *call)
 {
 	const struct handover *note = call->xdp ? (void *)(long)((struct xdp_md *)call->ctx)->data_meta : NULL;
 
-	if (call->stage != ENDPOINT_INGRESS_STAGE || !call->frame->ifindex)
+	if (!call->xdp || call->stage != ENDPOINT_INGRESS_STAGE || (void *)(note + 1) > mizar_data(call))
+		return NULL;
+	return note->magic == HANDOVER_MAGIC ? note : NULL;
+}
+
+/* What is sent to a scaled endpoint or a load balancer, and bears its address yet: HANDOVER_SERVICE, and what else there is of enum
+ * handover_flag. 0: it bears the endpoint's own address. */
+static __always_inline uint32_t mizar_service(const struct mizar_call *call)
+{
+	const struct handover *note = mizar_note(call);
+
+	return note && note->flags & HANDOVER_SERVICE ? note->flags : 0;
+}
+
+/*
+ * At ENDPOINT_INGRESS_STAGE: the frame has become an answer of the endpoint that it was for, to be sent as what the endpoint itself
+ * sends, through its agent. Where it bore a service's address, the answer bears that, and functions at ENDPOINT_EGRESS_STAGE do not see
+ * it. mizar_answerable() says whether there can be one: not from a proxied endpoint, and not from one that gets frames in tunnels.
+ */
+static __always_inline bool mizar_answerable(const struct mizar_call *call)
+{
+	const struct function_frame *frame = call->frame;
+
+	if (call->stage != ENDPOINT_INGRESS_STAGE || !frame->ifindex || frame->ifindex >= PROXY_INTERFACE || frame->tunnel)
 		return false;
-	if (!call->xdp)
-		return true;
-	return (void *)(note + 1) <= mizar_data(call) && note->magic == HANDOVER_MAGIC && !(note->flags & HANDOVER_SERVICE);
+	return !call->xdp || mizar_note(call);
 }
 
 static __always_inline int mizar_answer(const struct mizar_call *call)

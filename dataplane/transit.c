@@ -22,6 +22,7 @@
 #include "lib/trace.h"
 #include "lib/tunnel.h"
 #include "lib/verdict.h"
+#include "lib/vip_option.h"
 
 /* Out of the interface that it came in by. */
 static __always_inline __must_check enum drop_reason send_back(struct frame_md *ctx, int *verdict)
@@ -393,6 +394,24 @@ static __always_inline __must_check enum drop_reason locate_identity(struct pack
 	return REASON_NONE;
 }
 
+/* From here on the packet is as the client wrote it. Who is behind a tunnel end without a daemon may write any option. */
+static __always_inline __must_check enum drop_reason read_vip(struct frame_md *ctx, const struct cursor *cursor,
+							      struct packet *packet, const struct inner *inner,
+							      const struct outer *outer, const struct options *options)
+{
+	struct service_work *work = begin_work(packet->inner_at, cursor, packet, inner);
+	int reason;
+
+	if (!work || outer->control || acl_foreign(outer->from))
+		return REASON_VIP_OPTION;
+	reason = restore_destination(ctx, overhead_bytes(came_by_ipv6(outer)) + options->vip_at, options->vip_words);
+	if (!reason)
+		reason = exchange_destination(ctx);
+	if (!reason)
+		copy_address(packet->to.addr, work->address);
+	return (enum drop_reason)reason;
+}
+
 /* What is inside of a tunnel packet whose VNI has been read. */
 static __always_inline __must_check enum drop_reason handle_overlay(struct frame_md *ctx, struct cursor *cursor,
 								    struct refusal *seen, int *verdict)
@@ -426,6 +445,11 @@ static __always_inline __must_check enum drop_reason handle_overlay(struct frame
 	case INNER_IPV6:
 		if (outer->control) {
 			reason = take_back(packet, &inner, outer->from);
+			if (reason)
+				return reason;
+		}
+		if (options->present & HAS_VIP) {
+			reason = read_vip(ctx, cursor, packet, &inner, outer, options);
 			if (reason)
 				return reason;
 		}

@@ -3,11 +3,7 @@
 #ifndef MIZAR_DDOS_ANSWER_H
 #define MIZAR_DDOS_ANSWER_H
 #include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/tcp.h>
-#include "ddos/state.h"
+#include "ddos/kernel.h"
 
 enum {
 	TCP_LONGEST = 60,
@@ -62,20 +58,21 @@ static __always_inline uint32_t segment_bytes(const struct mizar_call *call, con
 	}
 }
 
-static __always_inline int64_t cookie_of(const struct mizar_call *call, struct segment *segment, uint32_t length)
+static __always_inline int64_t cookie_of(const struct mizar_call *call, struct segment *segment, const struct ends *ends,
+					 uint32_t length)
 {
-	void *ip;
-
+	segment->tcp.dest = ends->port_be;
 	if (call->frame->family == FAMILY_IPV4) {
-		struct iphdr header = {
-			.saddr = ((uint32_t *)call->frame->src)[3],
-			.daddr = ((uint32_t *)call->frame->dst)[3],
-		};
+		struct iphdr header = {};
 
+		header4_of(ends, &header);
 		return bpf_tcp_raw_gen_syncookie_ipv4(&header, &segment->tcp, length);
+	} else {
+		struct ipv6hdr header = {};
+
+		header6_of(ends, &header);
+		return bpf_tcp_raw_gen_syncookie_ipv6(&header, &segment->tcp, length);
 	}
-	ip = mizar_bytes(call, call->frame->network_at, sizeof(struct ipv6hdr));
-	return ip ? bpf_tcp_raw_gen_syncookie_ipv6(ip, &segment->tcp, length) : -1;
 }
 
 /* The addresses of both headers change places, in the frame. */
@@ -114,11 +111,16 @@ static __always_inline bool turn_around(const struct mizar_call *call)
 	return true;
 }
 
-/* In the place of a SYN stands the endpoint's answer with a cookie, as long as the SYN was. False: it is none to be answered. */
-static __always_inline bool make_answer(const struct mizar_call *call, const struct seen *seen, uint32_t length)
+/*
+ * In the place of a SYN stands the endpoint's answer with a cookie, as long as the SYN was: as its number, or as what it acknowledges
+ * (`challenges`), which is of any SYN with these ends then. False: it is none to be answered.
+ */
+static __always_inline bool make_answer(const struct mizar_call *call, const struct seen *seen, const struct ends *ends,
+					uint32_t length, bool challenges)
 {
 	struct segment segment = {};
-	uint16_t mss, ports;
+	uint32_t number;
+	uint16_t mss, port;
 	uint64_t sum;
 	int64_t cookie;
 	bool partial;
@@ -133,14 +135,17 @@ static __always_inline bool make_answer(const struct mizar_call *call, const str
 	partial = folded(sum + segment.pseudo) != 0xffff;
 	if (partial && segment.tcp.check != folded(segment.pseudo))
 		return false;
-	cookie = cookie_of(call, &segment, length);
+	port = segment.tcp.dest;
+	number = bpf_ntohl(segment.tcp.seq) + 1;
+	if (challenges)
+		segment.tcp.seq = 0;
+	cookie = cookie_of(call, &segment, ends, length);
 	if (cookie < 0)
 		return false;
 	mss = cookie >> 32;
-	ports = segment.tcp.source;
-	segment.tcp.source = segment.tcp.dest;
-	segment.tcp.dest = ports;
-	segment.tcp.ack_seq = bpf_htonl(bpf_ntohl(segment.tcp.seq) + 1);
+	segment.tcp.dest = segment.tcp.source;
+	segment.tcp.source = port;
+	segment.tcp.ack_seq = bpf_htonl(challenges ? (uint32_t)cookie : number);
 	segment.tcp.seq = bpf_htonl((uint32_t)cookie);
 	((uint8_t *)&segment)[13] = 0x12;	/* SYN and ACK, and nothing that was offered */
 	((uint8_t *)&segment)[12] &= 0xf0;

@@ -2,9 +2,7 @@
 /* SYN cookies: SYNs are answered in the endpoint's stead, and what belongs to no connection and bears no cookie is refused. */
 #ifndef MIZAR_DDOS_COOKIES_H
 #define MIZAR_DDOS_COOKIES_H
-#include "ddos/answer.h"
-#include "ddos/kernel.h"
-#include "ddos/report.h"
+#include "ddos/challenge.h"
 #include "ddos/thresholds.h"
 
 enum {
@@ -25,13 +23,14 @@ static __always_inline int check_segment(const struct mizar_call *call, const st
 	struct function_frame *frame = call->frame;
 	struct ddos_state *state = bpf_map_lookup_elem(&states, &seen->number);
 	struct tcphdr *packet = seen->at ? mizar_bytes(call, seen->at, sizeof(*packet)) : NULL;
-	uint32_t namespace = namespace_of(frame), at, length;
+	const struct ddos_kernel *kernel;
 	struct tcphdr tcp;
-	uint64_t *known, flow;
+	struct ends ends;
+	uint64_t *known = NULL, flow = 0;
 	bool opens, engaged;
+	uint32_t at;
 
-	/* What a member of a scaled endpoint gets bears the scaled endpoint's address yet, by which no kernel knows it. */
-	if (!state || !packet || !namespace || !mizar_answerable(call))
+	if (!state || !packet || !mizar_answerable(call))
 		return FUNCTION_CONTINUE;
 	tcp = *packet;
 	opens = tcp.syn && !tcp.ack && !tcp.rst && !tcp.fin;
@@ -44,24 +43,32 @@ static __always_inline int check_segment(const struct mizar_call *call, const st
 	}
 	if (!engaged && !(rule->flags & DDOS_COOKIES_ALWAYS))
 		return FUNCTION_CONTINUE;
+	kernel = kernel_of(frame);
+	if (!kernel)
+		return challenge(call, seen, rule, &tcp, opens);
+	if (!opens) {
+		flow = flow_of(frame, &tcp, rule->seed);
+		at = seen->number * VERIFIED + (flow >> 32 & (VERIFIED - 1));
+		known = bpf_map_lookup_elem(&verified, &at);
+		if (!known || *known == flow)
+			return FUNCTION_CONTINUE;
+	}
+	if (!ends_inside(call, &tcp, kernel, &ends))
+		return FUNCTION_CONTINUE;
 	if (opens) {
-		length = tcp.doff * 4;
-		if (!make_answer(call, seen, length))
+		if (!make_answer(call, seen, &ends, tcp.doff * 4, false))
 			return refuse(call, seen, rule->seed, KIND_MALFORMED);
 		count(call, seen->number, KIND_SYN);
 		blame(call, seen, rule->seed, KIND_SYN);
 		return mizar_answer(call);
 	}
-	flow = flow_of(frame, &tcp, rule->seed);
-	at = seen->number * VERIFIED + (flow >> 32 & (VERIFIED - 1));
-	known = bpf_map_lookup_elem(&verified, &at);
-	if (!known || *known == flow)
+	if (!known)
 		return FUNCTION_CONTINUE;
-	if (has_connection(call, &tcp, namespace)) {
+	if (has_connection(call, &tcp, &ends, kernel->namespace)) {
 		*known = flow;
 		return FUNCTION_CONTINUE;
 	}
-	if (tcp.ack && !tcp.syn && !tcp.rst && has_cookie(call, &tcp)) {
+	if (tcp.ack && !tcp.syn && !tcp.rst && has_cookie(call, &tcp, &ends)) {
 		*known = flow;
 		count(call, seen->number, KIND_VERIFIED);
 		return FUNCTION_CONTINUE;

@@ -57,8 +57,9 @@ static __always_inline bool is_no_client(const void *address)
 	return bpf_map_lookup_elem(&droplet_slots, address) || bpf_map_lookup_elem(&public_addresses, address);
 }
 
-/* By the table. The hash is mixed anew for each try, so that the flows of a member that is down spread over all others. */
-static __always_inline struct endpoint *choose_by_hash(const struct service *service, uint64_t hash, uint32_t *slot)
+/* By the table, but none with a flag that is `passed` over. The hash is mixed anew for each try, so that the flows of a member that is down spread over all others. */
+static __always_inline struct endpoint *choose_by_hash(const struct service *service, uint64_t hash, uint32_t passed,
+						       uint32_t *slot)
 {
 	for (int i = 0; i < CHOOSE_TRIES; i++) {
 		uint32_t place = (uint64_t)(uint32_t)hash * SERVICE_PLACES >> 32;
@@ -66,7 +67,7 @@ static __always_inline struct endpoint *choose_by_hash(const struct service *ser
 
 		*slot = service->place[place];
 		member = member_at(*slot);
-		if (member && takes_new(member))
+		if (member && !(member->flags & passed) && takes_new(member))
 			return member;
 		hash = mix(hash + 1);
 	}
@@ -132,7 +133,8 @@ static __always_inline __must_check enum drop_reason choose_member(struct cursor
 	if (service && service->flags & SERVICE_LISTENED && !find_listener(work))
 		return REASON_NO_LISTENER;
 	if (service)
-		member = choose_by_hash(service, flow_hash(key, service->flags & SERVICE_BY_CLIENT), &work->member);
+		member = choose_by_hash(service, flow_hash(key, service->flags & SERVICE_BY_CLIENT),
+					work->outside ? 0 : MEMBER_BY_OPTION, &work->member);
 	if (!member)
 		return REASON_SERVICE_WITHOUT_MEMBER;
 	if (flow) {

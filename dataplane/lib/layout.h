@@ -33,7 +33,7 @@ _Static_assert(sizeof(struct handover) == 28, "handover: at most 32 bytes of XDP
 _Static_assert(sizeof(struct service) == 4 + 2 * SERVICE_PLACES + 2, "service");
 _Static_assert(sizeof(struct listener_key) == 24, "listener_key");
 _Static_assert(sizeof(struct listener) == 4, "listener");
-_Static_assert(sizeof(struct public_address) == 16, "public_address");
+_Static_assert(sizeof(struct public_address) == 20, "public_address");
 _Static_assert(sizeof(struct member_key) == 12, "member_key");
 _Static_assert(sizeof(struct service_note) == 84, "service_note");
 _Static_assert(sizeof(struct member_note) == 68, "member_note");

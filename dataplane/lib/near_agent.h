@@ -5,33 +5,19 @@
  */
 #ifndef MIZAR_NEAR_AGENT_H
 #define MIZAR_NEAR_AGENT_H
-#include "packet.h"
-
-enum near_agent_constant {
-	NEAR_AGENTS = 256,	/* places; interfaces that share one are asked for in turn */
-};
+#include "near.h"
 
 struct near_agent {
-	uint32_t ifindex;
-	uint32_t tick;		/* of the answer */
-	uint32_t version;	/* before it was asked for */
-	uint32_t known;		/* 0: there is none */
-	struct agent agent;
+	uint32_t key;		/* ifindex */
+	struct near_answer answer;
+	struct agent value;
 };
 
-struct near_agents {
-	struct near_agent place[NEAR_AGENTS];
-};
-
-/* One entry: forgetting all of them is one write. */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, near_agents, uint32_t, struct near_agents, 1, 0);
+NEAR(near_agents, near_agent, 8);
 
 static __always_inline struct near_agent *near_agent_at(uint32_t ifindex)
 {
-	uint32_t zero = 0;
-	struct near_agents *near = bpf_map_lookup_elem(&near_agents, &zero);
-
-	return near ? &near->place[ifindex & (NEAR_AGENTS - 1)] : NULL;
+	return NEAR_AT(near_agents, ifindex << near_agents_shift);
 }
 
 /* Asks the table, and remembers what it says. A function of its own for the verifier. */
@@ -39,19 +25,10 @@ __attribute__((noinline)) int ask_for_agent(uint32_t ifindex)
 {
 	uint32_t *version, place = ifindex & (AGENT_VERSIONS - 1);
 	struct near_agent *near = near_agent_at(ifindex);
-	const struct agent *found;
 
 	version = bpf_map_lookup_elem(&agent_versions, &place);
-	if (!near || !version)
-		return 0;
-	near->version = *(volatile uint32_t *)version;
-	near->tick = bpf_jiffies64();
-	near->ifindex = ifindex;
-	meet();	/* what is found is at least as new */
-	found = bpf_map_lookup_elem(&agents, &ifindex);
-	near->known = found ? 1 : 0;
-	if (found)
-		near->agent = *found;
+	if (near && version)
+		NEAR_ASK(near, current(version), agents, &ifindex);
 	return 0;
 }
 
@@ -60,14 +37,11 @@ static __always_inline struct agent *agent_of(uint32_t ifindex)
 	uint32_t place = ifindex & (AGENT_VERSIONS - 1);
 	struct near_agent *near = near_agent_at(ifindex);
 	const uint32_t *version = bpf_map_lookup_elem(&agent_versions, &place);
-	uint32_t difference;
 
 	if (!near || !version)
 		return NULL;
-	difference = near->tick ^ (uint32_t)bpf_jiffies64();
-	difference |= near->version ^ *(const volatile uint32_t *)version;
-	if (difference | (near->ifindex ^ ifindex))
+	if (age_of(&near->answer, current(version)) | (near->key ^ ifindex))
 		ask_for_agent(ifindex);
-	return near->known ? &near->agent : NULL;
+	return near->answer.known ? &near->value : NULL;
 }
 #endif

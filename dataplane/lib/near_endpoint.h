@@ -8,35 +8,24 @@
 #ifndef MIZAR_NEAR_ENDPOINT_H
 #define MIZAR_NEAR_ENDPOINT_H
 #include "health.h"
-
-enum near_endpoint_constant {
-	NEAR_ENDPOINTS = 512,	/* places; endpoints that share one are asked for in turn */
-	NEAR_ENDPOINTS_SHIFT = 32 - 9,
-	ENDPOINT_VERSIONS_SHIFT = 32 - 10,	/* ENDPOINT_VERSIONS */
-};
+#include "near.h"
 
 struct near_endpoint {
 	struct endpoint_key key;
-	uint32_t tick;		/* of the answer */
-	uint32_t version;	/* before it was asked for */
-	uint32_t known;		/* 0: there is none */
-	struct endpoint endpoint;
+	struct near_answer answer;
+	struct endpoint value;
 };
 
-struct near_endpoints {
-	struct near_endpoint place[NEAR_ENDPOINTS];
-};
-_Static_assert(sizeof(struct near_endpoints) <= 32768, "the most that the kernel has for a value of each CPU (PCPU_MIN_UNIT_SIZE)");
+NEAR(near_endpoints, near_endpoint, 9);
 
-/* One entry: forgetting all of them is one write. */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, near_endpoints, uint32_t, struct near_endpoints, 1, 0);
+enum near_endpoint_constant {
+	ENDPOINT_VERSIONS_SHIFT = 32 - 10,	/* ENDPOINT_VERSIONS */
+};
 
 /* The upper bits are the place. mizar/kernel/versioned.py has the same. */
 static __always_inline uint32_t endpoint_hash(const struct endpoint_key *key)
 {
-	const word32 *words = (const word32 *)key->addr;
-
-	return (key->vni << 12 ^ words[0] ^ words[1] ^ words[2] << 7 ^ words[3]) * 0x9e3779b1;
+	return near_hash(key->vni << 12 ^ folded((const word32 *)key->addr));
 }
 
 static __always_inline uint32_t *endpoint_version(uint32_t hash)
@@ -46,55 +35,33 @@ static __always_inline uint32_t *endpoint_version(uint32_t hash)
 	return bpf_map_lookup_elem(&endpoint_versions, &place);
 }
 
-static __always_inline struct near_endpoint *near_endpoint_at(uint32_t hash)
-{
-	uint32_t zero = 0;
-	struct near_endpoints *near = bpf_map_lookup_elem(&near_endpoints, &zero);
-
-	return near ? &near->place[hash >> NEAR_ENDPOINTS_SHIFT] : NULL;
-}
-
 /* Asks the table, and remembers what it says. A function of its own for the verifier. */
 __attribute__((noinline)) int ask_for_endpoint(const struct endpoint_key *key)
 {
-	const struct endpoint *found;
 	struct near_endpoint *near;
 	uint32_t *version, hash;
 
 	if (!key)
 		return 0;
 	hash = endpoint_hash(key);
-	near = near_endpoint_at(hash);
+	near = NEAR_AT(near_endpoints, hash);
 	version = endpoint_version(hash);
-	if (!near || !version)
-		return 0;
-	near->version = *(volatile uint32_t *)version;
-	near->tick = bpf_jiffies64();
-	near->key = *key;
-	meet();	/* what is found is at least as new */
-	found = bpf_map_lookup_elem(&endpoints, key);
-	near->known = found ? 1 : 0;
-	if (found)
-		near->endpoint = *found;
+	if (near && version)
+		NEAR_ASK(near, current(version), endpoints, key);
 	return 0;
 }
 
 static __always_inline struct endpoint *endpoint_of(const struct endpoint_key *key)
 {
 	const uint32_t hash = endpoint_hash(key);
-	struct near_endpoint *near = near_endpoint_at(hash);
+	struct near_endpoint *near = NEAR_AT(near_endpoints, hash);
 	const uint32_t *version = endpoint_version(hash);
-	uint32_t difference;
 
 	if (!near || !version)
 		return NULL;
-	difference = near->tick ^ (uint32_t)bpf_jiffies64();
-	difference |= near->version ^ *(const volatile uint32_t *)version;
-	for (uint32_t i = 0; i < sizeof(*key) / sizeof(word32); i++)	/* without a branch for each, which the verifier would follow */
-		difference |= ((const word32 *)&near->key)[i] ^ ((const word32 *)key)[i];
-	if (difference)
+	if (differ(age_of(&near->answer, current(version)), &near->key, key, sizeof(*key)))
 		ask_for_endpoint(key);
-	return near->known ? &near->endpoint : NULL;
+	return near->answer.known ? &near->value : NULL;
 }
 
 /* An entry of the table was changed in place: nobody remembers it as it was. */

@@ -7,11 +7,7 @@
 #ifndef MIZAR_NEAR_FLOW_H
 #define MIZAR_NEAR_FLOW_H
 #include "flow.h"
-
-enum near_flow_constant {
-	NEAR_FLOWS = 512,	/* places; flows that share one ask in turn */
-	NEAR_FLOWS_SHIFT = 32 - 9,
-};
+#include "near.h"
 
 struct near_flow {
 	struct flow_key key;
@@ -22,12 +18,7 @@ struct near_flow {
 	uint8_t pad;
 };
 
-struct near_flows {
-	struct near_flow place[NEAR_FLOWS];
-};
-
-/* One entry: forgetting all of them is one write. */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, near_flows, uint32_t, struct near_flows, 1, 0);
+NEAR(near_flows, near_flow, 9);
 
 static __always_inline bool goes_on(const struct transport *t)
 {
@@ -36,23 +27,13 @@ static __always_inline bool goes_on(const struct transport *t)
 
 static __always_inline struct near_flow *near_flow_of(const struct flow_key *key)
 {
-	uint32_t zero = 0;
-	struct near_flows *near = bpf_map_lookup_elem(&near_flows, &zero);
-	const word32 *client = (const word32 *)key->client;
-	uint32_t value = key->ports_be ^ client[0] ^ client[1] ^ client[2] << 7 ^ client[3];
-
-	return near ? &near->place[value * 0x9e3779b1 >> NEAR_FLOWS_SHIFT] : NULL;
+	return NEAR_AT(near_flows, near_hash(key->ports_be ^ folded((const word32 *)key->client)));
 }
 
 /* Whether it is this flow's, of this tick. */
 static __always_inline bool is_near(const struct near_flow *near, const struct flow_key *key)
 {
-	const word32 *x = (const word32 *)&near->key, *y = (const word32 *)key;
-	uint32_t difference = near->tick ^ (uint32_t)bpf_jiffies64();
-
-	for (uint32_t i = 0; i < sizeof(*key) / sizeof(word32); i++)
-		difference |= x[i] ^ y[i];
-	return !difference;
+	return !differ(near->tick ^ (uint32_t)bpf_jiffies64(), &near->key, key, sizeof(*key));
 }
 
 static __always_inline void note_near(struct near_flow *near, const struct flow_key *key, const struct flow *flow)

@@ -5,51 +5,31 @@
  */
 #ifndef MIZAR_NEAR_PUBLIC_H
 #define MIZAR_NEAR_PUBLIC_H
-#include "packet.h"
+#include "near.h"
 
-enum near_public_constant {
-	NEAR_PUBLIC = 64,	/* places; addresses that share one are asked for in turn */
-	NEAR_PUBLIC_SHIFT = 32 - 6,
+struct near_public_key {
+	uint32_t addr[4];
 };
 
 struct near_public {
-	uint32_t addr[4];
-	uint32_t tick;		/* of the answer */
-	uint32_t version;	/* before it was asked for */
-	uint32_t known;		/* 0: there is none */
-	struct public_address public;
+	struct near_public_key key;
+	struct near_answer answer;
+	struct public_address value;
 };
 
-struct near_publics {
-	struct near_public place[NEAR_PUBLIC];
-};
-
-/* One entry: forgetting all of them is one write. */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, near_publics, uint32_t, struct near_publics, 1, 0);
+NEAR(near_publics, near_public, 6);
 
 static __always_inline const struct public_address *public_address_of(const uint32_t *address)
 {
-	uint32_t zero = 0;
-	struct near_publics *places = bpf_map_lookup_elem(&near_publics, &zero);
-	const uint32_t *version = bpf_map_lookup_elem(&public_version, &zero), now = bpf_jiffies64();
-	const struct public_address *found;
-	struct near_public *near;
-	uint32_t current;
+	struct near_public *near = NEAR_AT(near_publics, near_hash(folded(address)));
+	const uint32_t zero = 0, *versions = bpf_map_lookup_elem(&public_version, &zero);
+	uint32_t version;
 
-	if (!places || !version)
+	if (!near || !versions)
 		return NULL;
-	current = *(const volatile uint32_t *)version;
-	near = &places->place[(address[0] ^ address[1] ^ address[2] << 7 ^ address[3]) * 0x9e3779b1 >> NEAR_PUBLIC_SHIFT];
-	if ((near->tick ^ now) | (near->version ^ current) || !same_address(near->addr, address)) {
-		near->version = current;
-		near->tick = now;
-		copy_address(near->addr, address);
-		meet();	/* what is found is at least as new */
-		found = bpf_map_lookup_elem(&public_addresses, address);
-		near->known = found ? 1 : 0;
-		if (found)
-			near->public = *found;
-	}
-	return near->known ? &near->public : NULL;
+	version = current(versions);
+	if (age_of(&near->answer, version) || !same_address(near->key.addr, address))
+		NEAR_ASK(near, version, public_addresses, (const struct near_public_key *)address);
+	return near->answer.known ? &near->value : NULL;
 }
 #endif

@@ -26,6 +26,7 @@ enum option_type {
 	OPTION_TRACE = 0x04,
 	OPTION_IDENTITY = 0x83,
 	OPTION_CONTROL = 0x85,
+	OPTION_VIP = 0x86,
 };
 
 enum option_present {	/* bits of options.present */
@@ -34,6 +35,7 @@ enum option_present {	/* bits of options.present */
 	HAS_IDENTITY = 4,
 	HAS_TRACE = 8,
 	HAS_CONTROL = 16,
+	HAS_VIP = 32,
 };
 
 /* What the options of a packet say. But for `present`, a field means something only where its bit is set. A place
@@ -50,8 +52,9 @@ struct options {
 	uint8_t control_words;
 	uint8_t control_kind;
 	uint8_t trace;		/* TRACE: the mark */
-	uint8_t pad;
-	uint16_t pad2[3];
+	uint8_t vip_words;
+	uint16_t vip_at;
+	uint16_t pad2[2];
 };
 
 /* One option of ours. Of a type that this version does not know nothing is said here. */
@@ -96,6 +99,13 @@ static __always_inline __must_check enum drop_reason read_option(struct options 
 		options->control_at = at;
 		options->control_words = words;
 		options->control_kind = *(const uint8_t *)data;
+		break;
+	case OPTION_VIP:
+		options->present |= HAS_VIP;
+		if ((words != 2 && words != 5) || data[0] & bpf_htonl(0xffff))
+			return REASON_OPTION_MALFORMED;
+		options->vip_at = at;
+		options->vip_words = words;
 		break;
 	default:
 		return type & OPTION_CRITICAL ? REASON_GENEVE_CRITICAL_OPTION : REASON_NONE;

@@ -139,7 +139,7 @@ static __always_inline bool is_known(struct policy_work *work, const struct endp
 	struct near_policy_flow *near = near_policy_flow(&work->key);
 	struct near_passing *mine, *other;
 	struct policy_flow *flow;
-	uint32_t begun;
+	uint32_t begun, judged;
 	uint8_t state;
 
 	if (!near)
@@ -151,10 +151,12 @@ static __always_inline bool is_known(struct policy_work *work, const struct endp
 	flow = bpf_map_lookup_elem(&policy_flows, &work->key);
 	if (!flow || !is_current(flow, policy))
 		return false;
+	judged = *(const volatile uint32_t *)&flow->generation;
+	meet();	/* whoever ends a flow writes that first, and the generation behind it: see write_begun() */
 	*ended = flow->begun & POLICY_FLOW_ENDED;
 	if (kind == POLICED_ERROR)
 		return !*ended;
-	if (flow->generation != generation)
+	if (judged != generation)
 		return false;
 	begun = flow->begun & POLICY_FLOW_DIRECTION;
 	if (kind == POLICED_FLOW) {

@@ -8,13 +8,8 @@
  */
 #ifndef MIZAR_POLICY_NEAR_H
 #define MIZAR_POLICY_NEAR_H
+#include "near.h"
 #include "policy_work.h"
-
-enum near_policy_constant {
-	NEAR_POLICY_FLOWS = 256,	/* places of two directions each; flows that share one ask in turn */
-	NEAR_POLICY_SHIFT = 32 - 8,
-	NEAR_POLICY_WORDS = sizeof(struct policy_flow_key) / sizeof(word32),
-};
 
 struct near_passing {
 	struct policy_flow_key key;
@@ -27,35 +22,22 @@ struct near_policy_flow {
 	struct near_passing towards, from;	/* the endpoint */
 };
 
-struct near_policy_flows {
-	struct near_policy_flow place[NEAR_POLICY_FLOWS];
-};
-
-/* One entry: forgetting all of them is one write. */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, near_policy_flows, uint32_t, struct near_policy_flows, 1, 0);
+NEAR(near_policy_flows, near_policy_flow, 8);
 
 static __always_inline struct near_policy_flow *near_policy_flow(const struct policy_flow_key *key)
 {
-	uint32_t zero = 0;
-	struct near_policy_flows *near = bpf_map_lookup_elem(&near_policy_flows, &zero);
-	const word32 *words = (const word32 *)key, *peer = (const word32 *)key->peer;
-	uint32_t value = words[6] ^ peer[0] ^ peer[1] ^ peer[2] << 7 ^ peer[3] ^ key->slot << 16;
+	const word32 *words = (const word32 *)key;
 
-	return near ? &near->place[value * 0x9e3779b1 >> NEAR_POLICY_SHIFT] : NULL;
+	return NEAR_AT(near_policy_flows, near_hash(words[6] ^ folded((const word32 *)key->peer) ^ key->slot << 16));
 }
 
 /* Whether a packet of the flow has passed in this tick, that asked the same: `found` of policy_work, `asked` as above. */
 static __always_inline bool has_just_passed(const struct near_passing *near, const struct policy_flow_key *key, uint32_t found,
 					    uint32_t asked, uint32_t generation)
 {
-	const word32 *x = (const word32 *)&near->key, *y = (const word32 *)key;
-	uint32_t difference = near->asked ^ asked;
-
 	if ((found & (POLICED_KIND | POLICED_BEGINS | POLICED_CLOSES)) != POLICED_FLOW || near->tick != bpf_jiffies64())
 		return false;
-	for (uint32_t i = 0; i < NEAR_POLICY_WORDS; i++)
-		difference |= x[i] ^ y[i];
-	return !(difference | (near->generation ^ generation));
+	return !(differ(near->asked ^ asked, &near->key, key, sizeof(*key)) | (near->generation ^ generation));
 }
 
 /*
@@ -72,7 +54,7 @@ static __always_inline void note_passing(struct near_passing *near, const struct
 	near->tick = bpf_jiffies64();
 	near->generation = generation;
 	near->asked = asked;
-	for (uint32_t i = 0; i < NEAR_POLICY_WORDS; i++)
+	for (uint32_t i = 0; i < sizeof(*key) / sizeof(word32); i++)
 		((word32 *)&near->key)[i] = ((const word32 *)key)[i];
 }
 #endif

@@ -16,6 +16,7 @@
 #include "respond.h"
 #include "rewrite.h"
 #include "tunnel.h"
+#include "vip_option.h"
 
 static __always_inline bool is_own_mac(const void *mac)
 {
@@ -119,12 +120,14 @@ static __always_inline __must_check enum drop_reason deliver_public(struct frame
 
 static __always_inline __must_check enum drop_reason send_public(struct frame_md *ctx, struct packet *packet,
 								 const struct inner *inner, const struct route *route,
-								 uint16_t source_port, uint32_t wire_vni, int *verdict)
+								 uint16_t source_port, uint32_t wire_vni, uint32_t options,
+								 int *verdict)
 {
 	struct tunnel tunnel = {
 		.protocol = TUNNEL_GENEVE,	/* droplets take both */
 		.vni = wire_vni,
 		.source_port = source_port,
+		.option_bytes = options,
 		.bytes = packet->bytes,
 	};
 	const struct endpoint *member = route->endpoint;
@@ -135,13 +138,23 @@ static __always_inline __must_check enum drop_reason send_public(struct frame_md
 
 	if (reason)
 		return reason;
-	packet->mtu = room_to(next, 0);
+	packet->mtu = room_to(next, options);
 	if (packet->mtu && packet->bytes > packet->mtu + ETH_HLEN)
 		return REASON_PACKET_TOO_BIG;
+	if (options) {	/* what is refused is told to the station that it came from: before its MAC is written over */
+		reason = (enum drop_reason)address_to_member();
+		if (reason)
+			return reason;
+	}
 	address_from_router(inner->eth, member);
 	public_mac(inner->eth->h_source);
+	if (options) {
+		reason = (enum drop_reason)exchange_destination(ctx);
+		if (reason)
+			return reason;
+	}
 	ipv6 = is_ipv6(next->addr);
-	if (!open_front(ctx, overhead_bytes(ipv6), ipv6))
+	if (!open_front(ctx, overhead_bytes(ipv6) + options, ipv6))
 		return REASON_REWRITE_FAILED;
 	frame = (void *)(long)ctx->data;
 	if (frame + overhead_bytes(ipv6) > (void *)(long)ctx->data_end)
@@ -150,7 +163,9 @@ static __always_inline __must_check enum drop_reason send_public(struct frame_md
 		write_outer(frame, true, next, &tunnel);
 	else
 		write_outer(frame, false, next, &tunnel);
-	reason = send_back(ctx, verdict);
+	reason = options ? (enum drop_reason)write_vip(ctx, ipv6 ? OUTER_TUNNEL6 : OUTER_TUNNEL) : REASON_NONE;
+	if (!reason)
+		reason = send_back(ctx, verdict);
 	if (!reason)
 		count_bounced(packet);
 	return reason;
@@ -170,7 +185,7 @@ static __always_inline __must_check enum drop_reason take_public(struct frame_md
 	const struct public_address *found;
 	struct service_work *work;
 	uint16_t source_port;
-	uint32_t wire_vni;
+	uint32_t wire_vni, options = 0;
 	enum drop_reason reason;
 	int failed;
 
@@ -198,6 +213,8 @@ static __always_inline __must_check enum drop_reason take_public(struct frame_md
 	packet->to.vni = found->vni;
 	packet->vpc_slot = found->vpc_slot;
 	wire_vni = found->wire_vni;
+	if (found->flags)
+		options = vip_bytes(inner.kind == INNER_IPV4);
 	work = begin_work(0, &cursor, packet, &inner);
 	if (!work)
 		return REASON_SERVICE_WITHOUT_MEMBER;
@@ -214,7 +231,7 @@ static __always_inline __must_check enum drop_reason take_public(struct frame_md
 	source_port = flow_source_port(cursor, packet, &inner);
 	if (route.step == STEP_DELIVER)
 		return deliver_public(ctx, packet, &inner, work, route.endpoint, verdict);
-	return send_public(ctx, packet, &inner, &route, source_port, wire_vni, verdict);
+	return send_public(ctx, packet, &inner, &route, source_port, wire_vni, options, verdict);
 }
 
 /*

@@ -8,11 +8,7 @@
 #define MIZAR_SENDERS_H
 #include "family.h"
 #include "health.h"
-
-enum senders_constant {
-	NEAR_SENDERS = 512,	/* places; senders that share one ask in turn */
-	NEAR_SENDERS_SHIFT = 32 - 9,
-};
+#include "near.h"
 
 struct near_sender {
 	uint32_t addr[4];
@@ -21,34 +17,22 @@ struct near_sender {
 	uint32_t pad;
 };
 
-struct near_senders {
-	struct near_sender place[NEAR_SENDERS];
-};
+NEAR(near_senders, near_sender, 9);
 
-/* One entry: forgetting all of them is one write. */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, near_senders, uint32_t, struct near_senders, 1, 0);
-
-static __always_inline uint32_t near_place(const uint32_t *address)
+static __always_inline uint32_t sender_hash(const uint32_t *address)
 {
-	uint32_t value = address[3];
-
-	if (speaks_ipv6())
-		value ^= address[0] ^ address[1] ^ address[2] << 7;
-	return value * 0x9e3779b1 >> NEAR_SENDERS_SHIFT;
+	return near_hash(speaks_ipv6() ? folded((const word32 *)address) : address[3]);
 }
 
 /* The slot of the droplet that has the address, of the outer source. */
 static __always_inline __must_check enum drop_reason locate_sender(const struct packet *packet, uint32_t *slot)
 {
-	uint32_t zero = 0;
-	struct near_senders *near = bpf_map_lookup_elem(&near_senders, &zero);
-	struct known_sender *known;
-	struct near_sender *place;
+	struct near_sender *place = NEAR_AT(near_senders, sender_hash(packet->src));
 	uint64_t now = bpf_jiffies64();
+	struct known_sender *known;
 
-	if (!near)
+	if (!place)
 		return REASON_UNKNOWN_SENDER;
-	place = &near->place[near_place(packet->src)];
 	if (place->tick != now || !same_address(place->addr, packet->src)) {
 		known = bpf_map_lookup_elem(&droplet_slots, packet->src);
 		if (!known)

@@ -49,6 +49,9 @@ from mizar.model.resources import KINDS, Kind, Ref, Scope
 from mizar.preview import preview as previews
 
 ALIVE_S = 1.0
+MOST_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 16
+"""Manifests, and bytes of them, that are read without a thread, in which others are served meanwhile: about a
+millisecond, where one alone may have 32 MiB."""
 MOST_PREVIEWS, PREVIEWS_OF_TENANT = 6, 2
 """That are worked out or wait; of tenants, and of administrators."""
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -97,9 +100,14 @@ def make_app(manager: Manager) -> FastAPI:
 
 def _add_apply(app: FastAPI, manager: Manager) -> None:
     @app.post("/v1/apply", summary="Apply manifests, all or none", response_model=ApplyReply, responses=_REFUSALS)
-    async def apply(body: ApplyRequest, caller: Asking) -> JSONResponse:
-        submissions, refused = await asyncio.to_thread(_parse, body.resources, caller)
+    async def apply(request: Request, body: ApplyRequest, caller: Asking) -> JSONResponse:
+        length = int(request.headers.get("content-length", BYTES_AT_ONCE + 1))
+        if len(body.resources) > MOST_AT_ONCE or length > BYTES_AT_ONCE:
+            submissions, refused = await asyncio.to_thread(_parse, body.resources, caller)
+        else:
+            submissions, refused = _parse(body.resources, caller)
         results = manager.apply(submissions, refused=refused, dry_run=body.dry_run, visible=caller.sees)
+        await manager.kept()
         return JSONResponse(
             {
                 "results": [
@@ -159,16 +167,17 @@ def _add_kind(app: FastAPI, manager: Manager, kind: Kind) -> None:
             raise NotFoundError(Problem("there is no such object", resource=str(ref)))
         return ref
 
-    def of_tenant(caller: Asking, tenant: str, name: str) -> Ref:
+    # Asynchronous, though they wait for nothing: FastAPI runs others in a thread, which costs more than they do.
+    async def of_tenant(caller: Asking, tenant: str, name: str) -> Ref:
         return seen(caller, Ref(kind.name, tenant, name))
 
-    def of_cluster(caller: Asking, name: str) -> Ref:
+    async def of_cluster(caller: Asking, name: str) -> Ref:
         return seen(caller, Ref(kind.name, "", name))
 
-    def one_tenant(tenant: Annotated[str | None, Query(description="Only this tenant's.")] = None) -> str | None:
+    async def one_tenant(tenant: Annotated[str | None, Query(description="Only this tenant's.")] = None) -> str | None:
         return tenant
 
-    def all_tenants() -> None:
+    async def all_tenants() -> None:
         return None
 
     ref_of = Depends(of_tenant if in_tenant else of_cluster)
@@ -190,7 +199,9 @@ def _add_kind(app: FastAPI, manager: Manager, kind: Kind) -> None:
     ) -> JSONResponse:
         if caller.tenant is not None and not ref.tenant:
             raise InvalidError(Problem("only an administrator can delete this kind", resource=str(ref)))
-        return JSONResponse(manager.delete(ref, cascade=cascade, force=force, visible=caller.sees))
+        found = manager.delete(ref, cascade=cascade, force=force, visible=caller.sees)
+        await manager.kept()
+        return JSONResponse(found)
 
     named = f"{kind.name}s" if kind.name != "VPC" else "VPCs"
     app.get(f"/v1/{kind.plural}", summary=f"List {named}", response_model=ObjectList)(list_objects)
@@ -274,7 +285,9 @@ def _add_move(app: FastAPI, manager: Manager) -> None:
         ref = Ref("Endpoint", tenant, name)
         if not caller.sees(ref):
             raise NotFoundError(Problem("there is no such object", resource=str(ref)))
-        return JSONResponse(manager.move(ref, body.droplet))
+        found = manager.move(ref, body.droplet)
+        await manager.kept()
+        return JSONResponse(found)
 
 
 def _add_traces(app: FastAPI, manager: Manager) -> None:

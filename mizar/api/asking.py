@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from mizar.api.caller import Caller
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:  # FastAPI would run one that is not in a thread
     caller = getattr(request.state, "caller", None)
     if not isinstance(caller, Caller):
         raise HTTPException(403, "this certificate may not use the API")

@@ -4,8 +4,8 @@
 Called by mizar.api.serve. Left alone, the collector looks at each new object three times, and at all that is old each
 time a quarter has come on top: a third of a server's time when endpoints are made, and a second of silence with 100,000
 of them. Here an object is looked at once while it is young and set aside if it stays (`gc.freeze`); all are looked at
-together when as much has come on top as there was. It must never turn the collector off: cycles that nobody uses any
-more are found, later.
+together when three times as much has come on top as there was. It must never turn the collector off: cycles that
+nobody uses any more are found, later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Aside:
             gc.freeze()
 
     def _look(self) -> None:
-        if self._since * YOUNG >= self._all:
+        if self._since * YOUNG >= 3 * self._all:
             self.all()
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from mizar.api.client import Client
 from mizar.cli.connection import Server, connect
 from mizar.cli.counters import droplets_with_daemon
-from mizar.cli.output import Format, Output, columns, emit
+from mizar.cli.output import Format, Output, columns, emit, stderr
 from mizar.model.errors import InvalidError, NotFoundError, TemporaryError
 from mizar.model.function_object import STAGES
 from mizar.model.manifest import parse_resource
@@ -69,7 +69,7 @@ def load(
         spec |= {"stages": stage} if stage else {}
         wanted = parse_resource(_manifest(name, spec))
         assert isinstance(wanted, Function)
-        client.apply([function_read(wanted, path.parent)])
+        _told(client.apply([function_read(wanted, path.parent)]))
         _shown(client, name, timeout, output)
 
 
@@ -80,16 +80,19 @@ def attach(
     network: Networks = None,
     group: Groups = None,
     endpoint: Endpoints = None,
+    value: Annotated[
+        int | None,
+        typer.Option(min=1, max=2**32 - 1, help="What these scopes say of their endpoints: endpoint_values."),
+    ] = None,
     timeout: Timeout = 60.0,
     server: Server = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Give a function packets to see; what it has already stays."""
+    """Give a function packets to see; what it has already stays. A scope that it has gets the new value, if any."""
     given = _scopes(droplet, {"vpc": vpc, "network": network, "group": group, "endpoint": endpoint})
     with connect(server) as client:
         spec = _known(client, name)
-        there = spec.get("attach", [])
-        _change(client, name, spec, {"attach": [*there, *(one for one in given if one not in there)]})
+        _change(client, name, spec, {"attach": attached(spec.get("attach", []), given, value)})
         _shown(client, name, timeout, output)
 
 
@@ -111,10 +114,10 @@ def detach(
     with connect(server) as client:
         spec = _known(client, name)
         there = spec.get("attach", [])
-        strange = [one for one in given if one not in there]
+        strange = [one for one in given if one not in map(_whom, there)]
         if strange:
             raise NotFoundError(f"function {name} is not attached to {_scope_text(strange[0])}")
-        _change(client, name, spec, {"attach": [] if everything else [one for one in there if one not in given]})
+        _change(client, name, spec, {"attach": [] if everything else [one for one in there if _whom(one) not in given]})
         _shown(client, name, timeout, output)
 
 
@@ -156,9 +159,9 @@ def show(name: Name, server: Server = None, output: Output = Format.TABLE) -> No
 
 
 def _scopes(droplets: list[str] | None, others: dict[str, list[str] | None]) -> list[Manifest]:
-    given: list[Manifest] = [{"droplet": name} for name in droplets or ()]
+    given: list[Manifest] = [{"droplet": name} for name in dict.fromkeys(droplets or ())]
     for kind, names in others.items():
-        for text in names or ():
+        for text in dict.fromkeys(names or ()):
             tenant, slash, name = text.partition("/")
             if not (tenant and slash and name):
                 raise typer.BadParameter(f"--{kind}: expected TENANT/NAME, found {text!r}")
@@ -166,6 +169,19 @@ def _scopes(droplets: list[str] | None, others: dict[str, list[str] | None]) -> 
     if not given:
         raise typer.BadParameter("give at least one of --droplet, --vpc, --network, --group and --endpoint")
     return given
+
+
+def attached(there: list[Manifest], given: list[Manifest], value: int | None) -> list[Manifest]:
+    """Scopes as they are with these besides; where a value is given, all of these have it."""
+    said = {"value": value} if value else {}
+    known = [_whom(one) for one in there]
+    kept = [{**one, **said} if whom in given else one for one, whom in zip(there, known, strict=True)]
+    return [*kept, *({**one, **said} for one in given if one not in known)]
+
+
+def _whom(scope: Manifest) -> Manifest:
+    """A scope without its value."""
+    return {key: what for key, what in scope.items() if key != "value" and what is not None}
 
 
 def _manifest(name: str, spec: Manifest) -> Manifest:
@@ -185,7 +201,12 @@ def _known(client: Client, name: str) -> Manifest:
 
 
 def _change(client: Client, name: str, spec: Manifest, changes: Manifest) -> None:
-    client.apply([_manifest(name, {**spec, **changes})])
+    _told(client.apply([_manifest(name, {**spec, **changes})]))
+
+
+def _told(results: list[Manifest]) -> None:
+    for warning in (warning for row in results for warning in row.get("warnings") or ()):
+        stderr().print(Text(f"warning: {warning}", style="yellow"))
 
 
 def _whole(client: Client, name: str) -> Manifest:
@@ -226,10 +247,11 @@ def _listed(found: list[Manifest]) -> Table:
 
 
 def _scope_text(scope: Manifest) -> str:
+    said = f" = {scope['value']}" if scope.get("value") else ""
     for kind in _SCOPES:
-        if kind in scope:
-            return f"{kind} {scope[kind]['tenant']}/{scope[kind]['name']}"
-    return "all droplets" if scope["droplet"] == "all" else f"droplet {scope['droplet']}"
+        if scope.get(kind):
+            return f"{kind} {scope[kind]['tenant']}/{scope[kind]['name']}{said}"
+    return ("all droplets" if scope["droplet"] == "all" else f"droplet {scope['droplet']}") + said
 
 
 def _described(found: Manifest) -> Table:

@@ -14,12 +14,15 @@ from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import Any
 
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command
+try:
+    import typer
+    from typer.core import TyperGroup
+    from typer.main import get_command
 
-from mizar.cli.output import FAILED, INTERRUPTED, report
-from mizar.model.errors import MizarError
+    from mizar.cli.output import FAILED, INTERRUPTED, report
+    from mizar.model.errors import MizarError
+except KeyboardInterrupt:  # they take a while, and whoever interrupts meanwhile asks for no traceback
+    sys.exit(130)
 
 # Command → "module:attribute", a function or a typer.Typer, in the order of the help.
 COMMANDS = {

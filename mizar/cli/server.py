@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,7 @@ def server(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it holds secrets
     audits = Audits(audit_interval, audit_repair)
     asyncio.run(serve(db, listen or DEFAULT_LISTEN, pki, vnis=_vnis(vni_range), audits=audits, metrics=metrics))
 

@@ -7,6 +7,7 @@ frame (mizar.functions.context); the case's `context` comes on top. Each pair of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -60,6 +61,16 @@ def run(data: bytes, cases: Cases) -> Result:
     if function.name != cases.function.replace("_", "-"):
         raise InvalidError(f"the test is of function {cases.function}, and the object is {function.name}")
     result = Result(function)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})  # what a CPU has of its own is looked at where the function has run
+    try:
+        _run_all(data, function, cases, result)
+    finally:
+        os.sched_setaffinity(0, before)
+    return result
+
+
+def _run_all(data: bytes, function: FunctionObject, cases: Cases, result: Result) -> None:
     config = {PARAMETERS: parameters_of(function, cases.parameters)} if cases.parameters else {}
     for stage, hook in dict.fromkeys((case.stage, case.hook) for case in cases.cases):
         if stage not in function.stages:
@@ -73,7 +84,6 @@ def run(data: bytes, cases: Cases) -> Result:
                     result.ran.append(_run(trial, function, cases, case))
     order = {id(case): place for place, case in enumerate(cases.cases)}
     result.ran.sort(key=lambda one: order[id(one.case)])
-    return result
 
 
 def _run(trial: Trial, function: FunctionObject, cases: Cases, case: Case) -> Ran:
@@ -117,7 +127,7 @@ def _objections(trial: Trial, function: FunctionObject, case: Case, ran: Ran, ou
         for place, entry in enumerate(entries):
             where = f"expect.maps.{name}[{place}]"
             key = function.types.pack(shape.key, entry["key"], f"{where}.key") if shape.key else b""
-            value = _lookup(trial.maps[name], key, shape.value_size)
+            value = _lookup(trial.maps[name], key, shape)
             wanted = (
                 function.types.pack(shape.value, entry["value"], f"{where}.value")
                 if entry.get("value") is not None
@@ -187,6 +197,12 @@ def _clear(fd: int, shape: MapShape) -> None:
             raise MizarError(f"map {shape.name} cannot be emptied")
 
 
-def _lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
-    out = ffi.new("char[]", value_size)
-    return ffi.buffer(out)[:] if lib().bpf_map_lookup_elem(fd, key, out) == 0 else None
+def _lookup(fd: int, key: bytes, shape: MapShape) -> bytes | None:
+    """A value; of those that each CPU has of its own, the one of the CPU that cases run on."""
+    stride = len(_everywhere(shape, bytes(shape.value_size)))
+    out = ffi.new("char[]", stride)
+    if lib().bpf_map_lookup_elem(fd, key, out) != 0:
+        return None
+    at = min(os.sched_getaffinity(0)) * stride // libbpf.possible_cpus() if shape.kind in _PER_CPU else 0
+    value: bytes = ffi.buffer(out)[at : at + shape.value_size]
+    return value

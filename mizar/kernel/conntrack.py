@@ -89,6 +89,26 @@ class Conntrack:
                 elif (entry := _entry(payload)) is not None:
                     found.append(entry)
 
+    def find(self, original: Tuple) -> Entry | None:
+        """The one of TCP or UDP that began so; None when there is none. The others are not looked at."""
+        first = 1 if original.version == 4 else 3
+        addresses = _attribute(first, original.source) + _attribute(first + 1, original.destination)
+        ports = _attribute(2, struct.pack(">H", original.source_port))
+        ports += _attribute(3, struct.pack(">H", original.destination_port))
+        transport = _attribute(1, struct.pack("=B", original.protocol)) + ports
+        key = _attribute(1 | _NESTED, addresses) + _attribute(2 | _NESTED, transport)
+        family = socket.AF_INET if original.version == 4 else socket.AF_INET6
+        self._send(_GET, 0, family, _attribute(_ORIGINAL | _NESTED, key))
+        for kind, payload in _messages(self._socket.recv(_RECEIVE_BYTES)):
+            if kind == _ERROR:
+                try:
+                    _raise(payload, "find a connection")
+                except NotFoundError:
+                    return None
+            elif (entry := _entry(payload)) is not None and entry.original == original:
+                return entry
+        return None
+
     def keep(self, entry: Entry, timeout_s: int) -> bool:
         """From now on it lives for so long without a packet, whatever its packets say: another has taken them over.
         False when the kernel does not have it any more."""

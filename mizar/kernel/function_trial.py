@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from mizar.kernel import libbpf
-from mizar.kernel.functions import choose, set_constant
+from mizar.kernel.function_shared import close_to_writing, is_shared
+from mizar.kernel.functions import choose, refuse_size, set_constant
 from mizar.kernel.layout import constant, parse, size, struct
 from mizar.kernel.libbpf import ffi, lib
 from mizar.kernel.test_run import run_tc, run_xdp
@@ -64,6 +65,7 @@ class Trial:
             try:
                 self._load(data, name, dict(config or {}), _LOG_STATISTICS)
             except MizarError as error:
+                refuse_size(error, f"function {name}")
                 if "BEGIN PROG LOAD LOG" not in str(error):
                     raise
                 self._load(data, name, dict(config or {}), 0)  # asked for nothing, libbpf tries again and gets all
@@ -83,7 +85,7 @@ class Trial:
             config[_INSTANCE] = struct("function_instance", number=0, stage=self.stage)
             maps = list(_maps_of(obj))
             for item, map_name in maps:
-                _prepare(item, map_name, config.pop(map_name, None))
+                _prepare(item, map_name, config.pop(map_name, None), f"function {name}")
             if config:
                 raise InvalidError(f"function {name} has no {', '.join(config)}")
             program = choose(obj, f"mizar_{self.hook}", f"function {name}")
@@ -103,14 +105,15 @@ class Trial:
                 self.maps[map_name] = os.dup(lib().bpf_map__fd(item))
             self._fd = os.dup(lib().bpf_program__fd(program))
 
-    def run(self, frame: bytes, fields: Mapping[str, Any]) -> Outcome:
-        """Runs it on a frame of which `fields` (of struct function_frame) are known."""
+    def run(self, frame: bytes, fields: Mapping[str, Any], note: bytes = b"") -> Outcome:
+        """Runs it on a frame of which `fields` (of struct function_frame) are known. `note`: what Transit XDP has left
+        in front of it (struct handover)."""
         told = struct("function_frame", **{**fields, "functions": 1, "stage": self.stage, "decided": 0})
         stride = (len(told) + 7) // 8 * 8
         value = told.ljust(stride, b"\0") * libbpf.possible_cpus()
         key = bytes(4)
         libbpf.check(lib().bpf_map_update_elem(self.maps["function_frames"], key, value, 0), "tell of the frame")
-        run = (run_xdp if self.hook == "xdp" else run_tc)(self._fd, frame)
+        run = run_xdp(self._fd, frame, metadata=note) if self.hook == "xdp" else run_tc(self._fd, frame)
         counted = self._counted()
         found = [
             self._left(each) for each in _per_cpu(self.maps["function_frames"], stride) if each[: len(told)] != told
@@ -165,12 +168,12 @@ def _maps_of(obj: Any) -> list[tuple[Any, str]]:
     return found
 
 
-def _prepare(item: Any, name: str, value: bytes | None) -> None:
+def _prepare(item: Any, name: str, value: bytes | None, named: str) -> None:
     if value is not None:
         set_constant(item, value, name)
-    elif not lib().bpf_map__is_internal(item) and not lib().bpf_map__max_entries(item):
-        entries = _SHARED_ENTRIES
-        if name in _SIZES:
-            entries = int(_SIZES[name]) if _SIZES[name].isdigit() else constant(_SIZES[name])
-            entries *= constant("FUNCTION_STAGES") if name == "function_counters" else 1
+    elif is_shared(item, name):
+        close_to_writing(item, name, named, _SHARED_ENTRIES)
+    elif name in _SIZES:
+        entries = int(_SIZES[name]) if _SIZES[name].isdigit() else constant(_SIZES[name])
+        entries *= constant("FUNCTION_STAGES") if name == "function_counters" else 1
         libbpf.check(lib().bpf_map__set_max_entries(item, entries), f"set the size of map {name}")

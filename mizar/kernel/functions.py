@@ -9,12 +9,14 @@ is loaded here is entered by nobody, until the caller links it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mizar.kernel import libbpf
+from mizar.kernel.function_shared import close_to_writing, is_shared
 from mizar.kernel.layout import U32, constant, struct
 from mizar.kernel.libbpf import ffi, lib
 from mizar.kernel.programs import maps_of, name_of
@@ -105,12 +107,38 @@ def load(
     Raises InvalidError, in words for who wrote the function, and ExhaustedError when it is too complex.
     """
     try:
-        return _load(room, data, function, number, place, own, parameters, _LOG_STATISTICS)
+        return _closed_then_open(room, data, function, number, place, own, parameters, _LOG_STATISTICS)
     except MizarError as error:
+        refuse_size(error, f"function {function.name} at {place}")
         if _REFUSED not in str(error):
             raise
     # Asked for statistics alone, libbpf shows nothing else; asked for nothing, it tries again and gets the whole log.
-    return _load(room, data, function, number, place, own, parameters, 0)
+    return _closed_then_open(room, data, function, number, place, own, parameters, 0)
+
+
+def refuse_size(error: MizarError, named: str) -> None:
+    """Raises ExhaustedError where the verifier gave up: to ask it for its words would take as long again, or longer."""
+    if libbpf.errno_of(error) == errno.E2BIG:
+        raise ExhaustedError(
+            f"{named} is too complex: the kernel's verifier gave up following its ways, at a million instructions or "
+            "8192 branches; bound loops by small constants, and look at less of a packet"
+        ) from error
+
+
+def _closed_then_open(
+    room: Room,
+    data: bytes,
+    function: FunctionObject,
+    number: int,
+    place: Place,
+    own: dict[str, int],
+    parameters: bytes,
+    log_level: int,
+) -> Instance:
+    """Loaded; where it shares maps of the data plane's, the verifier has seen before that it writes none of them."""
+    if function.shared:
+        _load(room, data, function, number, place, own, parameters, log_level, closed=True).close()
+    return _load(room, data, function, number, place, own, parameters, log_level, closed=False)
 
 
 def _load(
@@ -122,6 +150,8 @@ def _load(
     own: dict[str, int],
     parameters: bytes,
     log_level: int,
+    *,
+    closed: bool,
 ) -> Instance:
     named = f"function {function.name} at {place}"
     with contextlib.ExitStack() as end, libbpf.collected_log() as log:
@@ -133,7 +163,7 @@ def _load(
         _set_constants(obj, named, number, place, parameters)
         maps = {name_of(item): item for item in maps_of(obj)}
         for name, item in maps.items():
-            _give(item, name, named, room.maps, own)
+            _give(item, name, named, room.maps, own, closed=closed)
         program = choose(obj, f"mizar_{place.hook}", named)
         if place.hook == "xdp" and room.several_buffers:
             libbpf.check(lib().bpf_program__set_flags(program, _XDP_HAS_FRAGS), f"prepare {named}")
@@ -178,8 +208,9 @@ def set_constant(item: Any, value: bytes, title: str) -> None:
     libbpf.check(lib().bpf_map__set_initial_value(item, value, len(value)), f"write {title}")
 
 
-def _give(item: Any, name: str, named: str, shared: Mapping[str, int], own: Mapping[str, int]) -> None:
-    """Lets it use a map that is there. One without entries is the data plane's; `next_*` are always new."""
+def _give(item: Any, name: str, named: str, shared: Mapping[str, int], own: Mapping[str, int], *, closed: bool) -> None:
+    """Lets it use a map that is there. One without entries is the data plane's (`closed`: one like it, that it cannot
+    write); `next_*` are always new."""
     entries = lib().bpf_map__max_entries(item)
     if entries and (name not in own or name in ("next_xdp", "next_tc")):
         return
@@ -201,6 +232,9 @@ def _give(item: Any, name: str, named: str, shared: Mapping[str, int], own: Mapp
         whose = "its map, of which the content is kept," if entries else "the data plane's map"
         advice = "; give it another name, or unload the function first" if entries else "; build it again"
         raise InvalidError(f"{named} declares {whose} {name} in another shape: {', '.join(different)}{advice}")
+    if closed and is_shared(item, name):
+        close_to_writing(item, name, named)
+        return
     libbpf.check(lib().bpf_map__reuse_fd(item, fd), f"share the map {name} with {named}")
 
 

@@ -44,6 +44,7 @@ _GET_LINK = 0x0A  # ETHTOOL_GLINK
 _GET_STRINGS, _GET_FEATURES, _SET_FEATURES, _COUNT_STRINGS = 0x1B, 0x3A, 0x3B, 0x37
 _FEATURE_STRINGS, _STRING_BYTES = 4, 32  # ETH_SS_FEATURES, ETH_GSTRING_LEN
 _ENCAPSULATED = ("tx-gre-", "tx-ipxip", "tx-udp_tnl-", "tx-esp-")
+_UDP_SEGMENTATION = "tx-udp-segmentation"
 
 
 @dataclass(frozen=True)
@@ -202,23 +203,42 @@ def carries(name: str) -> bool:
 
 def encapsulated_segmentation(name: str) -> set[str]:
     """The kinds of segmentation offload of packets inside of a tunnel that are on, by ethtool's names."""
-    _, features = _features(name)
-    return {feature for feature, (_, active) in features.items() if active}
+    return {feature for feature in _active(name) if feature.startswith(_ENCAPSULATED)}
 
 
 def end_encapsulated_segmentation(name: str) -> None:
     """The kernel cuts superpackets of tunnels before they leave this interface. Those that go into another tunnel
     behind it need that: the kernel has no way to wrap one twice."""
+    _end_features(name, _ENCAPSULATED, "end segmentation offload for tunnels")
+
+
+def udp_segmentation(name: str) -> bool:
+    """Whether superpackets of UDP leave this interface as they are."""
+    return _UDP_SEGMENTATION in _active(name)
+
+
+def end_udp_segmentation(name: str) -> None:
+    """The kernel cuts superpackets of UDP before they leave this interface. Out of a tunnel that a tc program took
+    off they would keep its mark, and the kernel, looking for a tunnel's headers, can neither cut nor deliver them."""
+    _end_features(name, _UDP_SEGMENTATION, "end segmentation offload for UDP")
+
+
+def _end_features(name: str, kinds: str | tuple[str, ...], what: str) -> None:
     blocks, features = _features(name)
     request = array.array("I", [_SET_FEATURES, blocks] + 2 * blocks * [0])  # struct ethtool_sfeatures
-    for bit, active in features.values():
-        if active:
+    for feature, (bit, active) in features.items():
+        if active and feature.startswith(kinds):
             request[2 + 2 * (bit // 32)] |= 1 << bit % 32  # valid; not requested
-    _ioctl(name, request, "end segmentation offload for tunnels")
+    _ioctl(name, request, what)
+
+
+def _active(name: str) -> set[str]:
+    _, features = _features(name)
+    return {feature for feature, (_, active) in features.items() if active}
 
 
 def _features(name: str) -> tuple[int, dict[str, tuple[int, bool]]]:
-    """How many words of features there are; number and state of those for packets inside of a tunnel."""
+    """How many words of features there are; number and state of each."""
     what = "read the features"
     count = array.array("I", [_COUNT_STRINGS, 0, 1 << _FEATURE_STRINGS, 0, 0])  # struct ethtool_sset_info
     _ioctl(name, count, what)
@@ -231,8 +251,7 @@ def _features(name: str) -> tuple[int, dict[str, tuple[int, bool]]]:
     state = array.array("I", [_GET_FEATURES, blocks] + 4 * blocks * [0])  # available, requested, active, never_changed
     _ioctl(name, state, what)
     active = [state[2 + 4 * block + 2] for block in range(blocks)]
-    found = {one: (bit, bool(active[bit // 32] >> bit % 32 & 1)) for bit, one in enumerate(names)}
-    return blocks, {one: facts for one, facts in found.items() if one.startswith(_ENCAPSULATED)}
+    return blocks, {one: (bit, bool(active[bit // 32] >> bit % 32 & 1)) for bit, one in enumerate(names)}
 
 
 def _ethtool(name: str, command: int, value: int, what: str) -> int:

@@ -58,6 +58,7 @@ uint32_t bpf_map__key_size(const struct bpf_map *map);
 uint32_t bpf_map__value_size(const struct bpf_map *map);
 uint32_t bpf_map__max_entries(const struct bpf_map *map);
 uint32_t bpf_map__map_flags(const struct bpf_map *map);
+int bpf_map__set_map_flags(struct bpf_map *map, uint32_t flags);
 int bpf_map__set_max_entries(struct bpf_map *map, uint32_t max_entries);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 int bpf_map__fd(const struct bpf_map *map);
@@ -81,7 +82,8 @@ int bpf_obj_pin(int fd, const char *path);
 int bpf_obj_get(const char *path);
 int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *size);
 struct map_info { uint32_t type, id, key_size, value_size, max_entries, map_flags; char name[16]; };
-struct prog_info { uint32_t type, id; uint8_t tag[8]; uint32_t jited_prog_len, xlated_prog_len; };
+struct prog_info { uint32_t type, id; uint8_t tag[8]; uint32_t jited_prog_len, xlated_prog_len; const void *jited,
+    *xlated; uint64_t load_time; uint32_t created_by_uid, nr_map_ids; const uint32_t *map_ids; };
 /* link_info of the kernel: what a netdevice link holds begins at offset 16 for both xdp and tcx */
 struct link_info { uint32_t type, id, prog_id, pad, ifindex, attach_type; };
 
@@ -233,6 +235,16 @@ def info(kind: str, fd: int) -> Any:
     length = ffi.new("uint32_t *", ffi.sizeof(f"struct {kind}_info"))
     check(lib().bpf_obj_get_info_by_fd(fd, found, length), f"read the facts of bpf {kind} {fd}")
     return found
+
+
+def map_ids(fd: int) -> set[int]:
+    """The kernel's numbers of the maps that an open program uses, those of its functions included."""
+    count = info("prog", fd).nr_map_ids
+    ids = ffi.new("uint32_t[]", count)
+    found = ffi.new("struct prog_info *", {"nr_map_ids": count, "map_ids": ids})
+    length = ffi.new("uint32_t *", ffi.sizeof("struct prog_info"))
+    check(lib().bpf_obj_get_info_by_fd(fd, found, length), f"read the maps of bpf prog {fd}")
+    return set(ids)
 
 
 def pin(fd: int, path: Path) -> None:

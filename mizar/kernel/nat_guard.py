@@ -19,7 +19,6 @@ from mizar.kernel import host_forwarding, interfaces, nftables
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.nat_way import INNER, NEAR, OUTER, PREFIX, Address, Prefix
 from mizar.kernel.netlink import Netlink
-from mizar.model.errors import InvalidError
 
 _TABLE = "mizar_nat"
 _HOST = f"""add table inet {_TABLE}
@@ -132,8 +131,8 @@ def keep_host() -> None:
 def open_host(uplink: str, end: str) -> None:
     """The droplet's stack forwards between its uplink and a gateway's end, and nothing from there reaches the host."""
     with Namespace.current() as here, Netlink() as outside:
-        if not _has(here, "inet", _TABLE):
-            nftables.apply(_HOST, here)
+        if not is_kept(here, _HOST):
+            nftables.apply(nftables.without("inet", _TABLE) + _HOST, here)
         _write(f"ipv6/conf/{end}/disable_ipv6", "0")
         _write(f"ipv4/conf/{end}/forwarding", "1")
         host_forwarding.answer(outside, here, end, uplink)
@@ -153,20 +152,13 @@ def close_host() -> None:
     with Namespace.current() as here, Netlink() as netlink:
         if any(one.name.startswith(PREFIX) for one in interfaces.listed(netlink)):
             return
-        if _has(here, "inet", _TABLE):
+        if nftables.listing("inet", _TABLE, here):
             nftables.apply(f"delete table inet {_TABLE}\n", here)
 
 
-def is_kept(namespace: Namespace) -> bool:
-    """Whether the gateway's rules are there: whoever restarts a firewall takes them away."""
-    return _has(namespace, "inet", _TABLE)
-
-
-def _has(here: Namespace, family: str, table: str) -> bool:
-    with contextlib.suppress(InvalidError):
-        nftables.apply(f"list table {family} {table}\n", here)
-        return True
-    return False
+def is_kept(namespace: Namespace, text: str) -> bool:
+    """Whether the gateway's rules are just these: whoever restarts a firewall takes them away, or some of them."""
+    return nftables.listing("inet", _TABLE, namespace) == nftables.made("inet", _TABLE, text)
 
 
 def _read(switch: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cffi
@@ -57,12 +57,18 @@ def listing(family: str, table: str, namespace: Namespace) -> dict[str, tuple[st
     return {name: tuple(lines) for name, lines in found.items()}
 
 
+@functools.lru_cache(maxsize=64)
+def made(family: str, table: str, ruleset: str) -> Mapping[str, tuple[str, ...]]:
+    """What the kernel makes of a ruleset, as `listing` tells it: in an empty namespace."""
+    with anonymous() as empty:
+        apply(ruleset, empty)
+        return listing(family, table, empty)
+
+
 def altered(family: str, table: str, ruleset: str, namespace: Namespace) -> Iterator[tuple[str, str, str]]:
     """Where a table is not as a ruleset makes it: the block, what is missing in it, and what is foreign. Both are
     compared as the kernel tells them, beside an empty namespace that has what is wanted."""
-    with anonymous() as empty:
-        apply(ruleset, empty)
-        should = listing(family, table, empty)
+    should = made(family, table, ruleset)
     there = listing(family, table, namespace)
     for block in sorted(should.keys() | there.keys()):
         before, now = should.get(block, ()), there.get(block, ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
 import subprocess
 from collections.abc import Callable, Sequence
@@ -93,7 +94,7 @@ def set_wireguard(
                     asking.set(name, peer={"public_key": other["key"], "remove": True})
             asking.set(name, private_key=_text(private_key), listen_port=port, peer=peer)
 
-    _in(namespace, name, tell)
+    _in(namespace, name, tell, port)
 
 
 def look_wireguard(namespace: Namespace, name: str) -> tuple[int, int, int]:
@@ -131,12 +132,15 @@ def _peers(asking: WireGuard, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _in(namespace: Namespace, name: str, work: Callable[[], None]) -> None:
-    """What goes wrong never repeats what was said: it holds keys."""
+def _in(namespace: Namespace, name: str, work: Callable[[], None], port: int = 0) -> None:
+    """`port`: that the work sets. What goes wrong never repeats what was said: it holds keys."""
     try:
         namespace.run(work)
     except (NetlinkError, OSError) as error:
         code = error.code if isinstance(error, NetlinkError) else error.errno
+        if code == errno.EADDRINUSE:
+            message = f"UDP port {port} of the droplet cannot be used: another program of its host has it"
+            raise TemporaryError(message) from None
         raise TemporaryError(f"the kernel's WireGuard refused {name}: error {code}") from None
 
 

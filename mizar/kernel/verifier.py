@@ -16,6 +16,7 @@ _STATE = re.compile(
     r"^(\d+: |from \d+ to |; |R\d+=|R\d+_w=|\(\w\w\)|caller:|callee:|arg#\d+ ref|cur state:|old state:)"
 )
 _SOURCE = re.compile(r"^(?:\d+: )?; (.*?)(?: @ (\S+?):(\d+))?$")
+_HEADER = "mizar_function.h"
 _PROCESSED = re.compile(r"processed (\d+) insns")
 
 # Words of the verifier → what to do about them. The first that is found decides.
@@ -32,7 +33,7 @@ _MEANINGS = (
     (r"invalid access to map value|outside of the allowed memory range",
      "it reads or writes behind the end of a map's value"),
     (r"cannot write into|write into map forbidden|only read (is )?supported|read-only|cannot write into rdonly",
-     "it writes where it may only read"),
+     "it writes where it may only read: a map of the data plane's, or a constant"),
     (r"invalid (indirect )?read from stack|uninit|!read_ok", "it reads what nobody has written before"),
     (r"invalid stack (type|access|off)|combined stack size|stack limit",
      "it keeps too much on the stack, which has 512 bytes: use a per-CPU map"),
@@ -65,9 +66,12 @@ def processed(log: str) -> int:
 
 
 def _place(lines: list[str]) -> str:
+    """Of the last line of source that is told; where that is the platform's, also of the last one that is not."""
+    told: list[str] = []
     for line in reversed(lines):
         found = _SOURCE.match(line)
-        if found and found[1]:
-            at = f"{found[2]}:{found[3]}" if found[2] else "the source"
-            return f"; at {at}: {found[1].strip()}"
-    return ""
+        if found and found[1] and not (told and found[2] in (None, _HEADER)):
+            told.append(f"at {f'{found[2]}:{found[3]}' if found[2] else 'the source'}: {found[1].strip()}")
+            if found[2] != _HEADER:
+                break
+    return "".join(f"; {text}" for text in (", called ".join(told),) if text)

@@ -148,6 +148,8 @@ class Balancers:
 
     def touched_by(self, item: Item) -> list[Item]:
         """The load balancers whose servers change with an endpoint: it came, changed or goes."""
+        if not self._of_vpc:
+            return []
         endpoint = item.resource
         assert isinstance(endpoint, Endpoint)
         network = self._find(Ref("Network", endpoint.tenant, endpoint.spec.network))
@@ -236,7 +238,7 @@ class Balancers:
             address = next((text for text in item.resource.status.addresses if (":" in text) in usable), None)
             if address is not None and len(found) < MOST_SERVERS:
                 name = item.resource.name
-                found[name] = HttpServerEntry(name, ip_address(address).packed)
+                found[name] = HttpServerEntry(name, ip_address(address).packed, backend.weights.get(name, 1))
         return [found[name] for name in sorted(found)]
 
     def _endpoints_of(self, vpc: Ref) -> Iterator[Item]:

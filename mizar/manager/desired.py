@@ -33,7 +33,7 @@ from mizar.model.load_balancer import LoadBalancer
 from mizar.model.nat_gateway import NatGateway
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref, VpnConnection
-from mizar.planner.entries import RouteEntry
+from mizar.planner.entries import NOT_POLICED, RouteEntry
 from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, PeeringFact, VpcFact
 from mizar.planner.plan import Change
 from mizar.planner.records import AclEntry
@@ -142,6 +142,9 @@ class Desired:
         return changes
 
     def _put(self, item: Item) -> list[Change]:
+        if isinstance(item.resource, Endpoint) and item.resource.spec.type != "scaled":
+            fact = fact_of(self._registry, item)
+            return self._put_endpoint(item, fact) if isinstance(fact, EndpointFact) else self._put_uncarried(item)
         if isinstance(item.resource, HttpLoadBalancer):
             self.balancers.put(item)
             return self._put_instances(item)
@@ -159,14 +162,6 @@ class Desired:
             changes = self._put_balancers(item)
             return changes if item.deleting else changes + self.refresh(item) + self._follow(self.policies.put(item))
         match fact_of(self._registry, item):
-            case EndpointFact() as fact:
-                changes = self._follow(self.policies.put(item), but=item)
-                fact = self._complete(fact, item)
-                changes += self.topology.put_endpoint(fact) + self._put_services(item) + self._put_routes(item)
-                changes += self._put_balancers(item) + self._put_forwards(item) + self._vpn_that_brought(item)
-                if (owner := self._owner(item)) is not None and isinstance(owner.resource, NatGateway):
-                    changes += self._put_networks(self._vpc_of(owner)) + self._put_instances(owner)
-                return changes + [change for vpn in self._vpns_of(item) for change in self._put_tunnel(vpn)]
             case NetworkFact() as fact:
                 named = self.appliances.put(item)
                 changes = self.topology.put_network(fact) + self._put_sources(named)
@@ -178,9 +173,27 @@ class Desired:
                 return changes + self._put_refused(item)
             case PeeringFact() as fact:
                 return self.topology.put_peering(fact) + self._put_peers(item)
-        if self.topology.knows(item.uid):  # nobody can carry it any more
-            return self.topology.remove_endpoint(item.uid)
         return self._follow(self.policies.put(item)) + self._rule(self.acls.put(item))
+
+    def _put_endpoint(self, item: Item, fact: EndpointFact) -> list[Change]:
+        """The endpoint itself, and whatever names it: for most nothing does."""
+        changes = self._follow(self.policies.put(item), but=item)
+        changes += self.topology.put_endpoint(self._complete(fact, item))
+        changes += self._put_services(item) + self._put_routes(item) + self._put_balancers(item)
+        changes += self._put_forwards(item)
+        if (owner := self._owner(item)) is not None:
+            changes += self._vpn_that_brought(item)
+            if isinstance(owner.resource, NatGateway):
+                changes += self._put_networks(self._vpc_of(owner)) + self._put_instances(owner)
+        if self._registry.has_children(item):
+            changes += [change for vpn in self._vpns_of(item) for change in self._put_tunnel(vpn)]
+        return changes
+
+    def _put_uncarried(self, item: Item) -> list[Change]:
+        """An endpoint that nobody can carry any more."""
+        if self.topology.knows(item.uid):
+            return self.topology.remove_endpoint(item.uid)
+        return self._follow(self.policies.put(item))
 
     def _put_vpn(self, item: Item) -> list[Change]:
         """A connection, and the routes that lead to it."""
@@ -219,7 +232,9 @@ class Desired:
 
     def _complete(self, fact: EndpointFact, item: Item) -> EndpointFact:
         """With what follows from other objects."""
-        fact = replace(fact, sources=self.appliances.sources(item), policy=self.policies.binding(item))
+        sources, policy = self.appliances.sources(item), self.policies.binding(item)
+        if sources or policy != NOT_POLICED:
+            fact = replace(fact, sources=sources, policy=policy)
         if fact.bypass and (answers := self.services.answers(item)):
             own = {RouteEntry(address, len(address) * 8, _ALLOWED) for address in answers}
             fact = replace(fact, forwarding=True, sources=tuple(sorted({*fact.sources, *own})))
@@ -278,6 +293,8 @@ class Desired:
         """A pool, peering, VPC or droplet changed, or routes of a VPC: who attracts public addresses, and from whom
         nothing is taken."""
         changes: list[Change] = []
+        if isinstance(cause.resource, Endpoint):
+            return changes
         match cause.resource:
             case AddressPool() | VPCPeering() | VPC() | Droplet():
                 services = self.services.all()

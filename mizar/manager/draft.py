@@ -113,6 +113,8 @@ class Draft:
         self._holders: dict[Allocation, Ref] = {}
         self._networks: dict[Ref, list[Network]] = {}
         self._prefixes: dict[Ref, PrefixTable[Ref]] = {}  # of networks that are new
+        self._inside: dict[tuple[str, str], tuple[Network | None, VPC | None]] = {}
+        """By tenant and name of a network: it and its VPC, until either changes."""
 
     @property
     def registry(self) -> Registry:
@@ -188,18 +190,25 @@ class Draft:
 
     def keep(self, resource: Resource) -> None:
         """Takes the next state of an object that is there; its allocations stay."""
-        item = self._registry.find(resource.ref)
+        ref = resource.ref
+        item = self._registry.find(ref)
         assert item is not None
-        self.planned[resource.ref] = Planned(resource, item.allocations, item.resource)
+        self._plan(ref, Planned(resource, item.allocations, item.resource))
         self._note(resource)
+
+    def _plan(self, ref: Ref, planned: Planned) -> None:
+        self.planned[ref] = planned
+        if ref.kind in ("Network", "VPC"):
+            self._inside.clear()
 
     def amend(self, resource: Resource) -> None:
         """Takes what follows from this change for an object, be it one of the draft or another."""
-        planned = self.planned.get(resource.ref)
+        ref = resource.ref
+        planned = self.planned.get(ref)
         if planned is None:
             self.keep(resource)
         else:
-            self.planned[resource.ref] = Planned(resource, planned.allocations, planned.before)
+            self._plan(ref, Planned(resource, planned.allocations, planned.before))
 
     def create(self, resource: Resource, families: Sequence[int] = (4, 6)) -> None:
         """Takes a new object: gives it uid, time and all that has to be allocated. Raises what the planner raises.
@@ -211,9 +220,10 @@ class Draft:
         )
         resource = resource.model_copy(update={"metadata": metadata, "status": type(resource.status)()})
         resource, allocations = self._allocate(resource, families)
-        self.planned[resource.ref] = Planned(resource, allocations, None)
+        ref = resource.ref
+        self._plan(ref, Planned(resource, allocations, None))
         for allocation in allocations:
-            self._holders[allocation] = resource.ref
+            self._holders[allocation] = ref
         self._note(resource)
 
     def settle_proxied(self, endpoint: Endpoint) -> None:
@@ -255,8 +265,12 @@ class Draft:
         """The network and the VPC that a resource is in, as far as it is in any."""
         network = resource if isinstance(resource, Network) else None
         if isinstance(resource, Endpoint | HttpLoadBalancer | LoadBalancer | NatGateway):
-            found = self.find(Ref("Network", resource.tenant, resource.spec.network))
-            network = found if isinstance(found, Network) else None
+            name = resource.tenant, resource.spec.network
+            known = self._inside.get(name)
+            if known is None:
+                found = self.find(Ref("Network", *name))
+                known = self._inside[name] = self.parent(found) if isinstance(found, Network) else (None, None)
+            return known
         vpc = self.find(Ref("VPC", network.tenant, network.spec.vpc)) if network else None
         return network, vpc if isinstance(vpc, VPC) else None
 
@@ -332,16 +346,16 @@ class Draft:
             found = self.network_at(vpc.ref, address)
             return found[0] if found and found[1] != network.ref else None
 
-        addresses: list[Address] = []
-        prefixes = [parse_prefix(text) for text in network.spec.cidrs]
-        if endpoint.spec.addresses:
-            for place, text in enumerate(endpoint.spec.addresses):  # check_endpoint has found them usable
+        texts = endpoint.spec.addresses
+        if texts:
+            for place, text in enumerate(texts):  # check_endpoint has found them usable
                 self.refuse_taken(Allocation(scope, text), f"the address {text}", f"spec.addresses[{place}]")
-                addresses.append(parse_address(text))
         else:
-            for prefix in (prefix for prefix in prefixes if prefix.version in families):
+            addresses: list[Address] = []
+            for prefix in (prefix for prefix in map(parse_prefix, network.spec.cidrs) if prefix.version in families):
                 cursor = self.cursors.address(network.metadata.uid or "", str(prefix))
                 addresses.append(ipam.allocate(prefix, taken, cursor=cursor, other=other))
+            texts = tuple(str(address) for address in addresses)
         if endpoint.spec.mac:
             mac = parse_mac(endpoint.spec.mac)
             self.refuse_taken(Allocation(mac_scope, mac_text(mac)), f"the MAC {mac_text(mac)}", "spec.mac")
@@ -349,9 +363,9 @@ class Draft:
             mac = ipam.derive_mac(
                 endpoint.metadata.uid or "", lambda mac: self.holder(Allocation(mac_scope, mac_text(mac))) is not None
             )
-        texts = tuple(str(address) for address in addresses)
-        status: dict[str, object] = {"addresses": texts, "mac": mac_text(mac), "host": endpoint.spec.droplet or ""}
-        return status, (*(Allocation(scope, text) for text in texts), Allocation(mac_scope, mac_text(mac)))
+        shown = mac_text(mac)
+        status: dict[str, object] = {"addresses": texts, "mac": shown, "host": endpoint.spec.droplet or ""}
+        return status, (*(Allocation(scope, text) for text in texts), Allocation(mac_scope, shown))
 
     def sees(self, ref: Ref) -> bool:
         """Whether the caller may be told of an object."""

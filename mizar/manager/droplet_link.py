@@ -61,6 +61,10 @@ class Owner(Protocol):
         """What the droplet must hold now, and the number of the last change in it."""
         ...
 
+    async def kept(self) -> None:
+        """Returns when what is desired now outlives a power cut."""
+        ...
+
     def local(self, droplet: str, uid: str) -> LocalEntry | None:
         """One endpoint that the droplet must hold now."""
         ...
@@ -310,6 +314,7 @@ class Link:
             log.info("droplet_connected droplet=%s instance=%s steps=%d", self.name, info.instance, len(steps))
             for entry, interface in interfaces:
                 self._owner.outcome(Step(self.name, Wave.LEARN, entry), None, interface)
+            await self._owner.kept()
             await self._deliver(delivery, steps, serial)
             self._settled = True
             self._owner.acknowledged(self.name, serial)
@@ -388,6 +393,14 @@ class Link:
         if self._credentials is None:
             return grpc.aio.insecure_channel(self.target, options)
         return grpc.aio.secure_channel(self.target, self._credentials, options)
+
+
+def untold(error: grpc.aio.AioRpcError) -> str:
+    """Why a call failed, for tenants, too: in the daemon's words, but not in those of a channel, which name its
+    address."""
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return "it is not reached, or not ready"
+    return error.details() or error.code().name
 
 
 def _text(error: grpc.aio.AioRpcError) -> str:

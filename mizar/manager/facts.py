@@ -12,6 +12,7 @@ from mizar.manager.registry import Item, Registry, target_of
 from mizar.manager.substrate import allowance
 from mizar.model.peering import VPCPeering
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
+from mizar.planner.entries import NO_QOS
 from mizar.planner.facts import (
     EndpointFact,
     Fact,
@@ -29,6 +30,8 @@ from mizar.planner.qos import entry_of
 def fact_of(registry: Registry, item: Item) -> Fact | None:
     """The fact, or None for a kind that droplets are not told of. Its parents must be in the registry."""
     resource = item.resource
+    if isinstance(resource, Endpoint):
+        return _endpoint(registry, item, resource)
     match resource:
         case Droplet():
             return droplet_fact(resource)
@@ -41,20 +44,23 @@ def fact_of(registry: Registry, item: Item) -> Fact | None:
             return network_fact(
                 routed, _vpc(registry, resource), allowance(registry, resource), appliance_of(registry, resource)
             )
-        case Endpoint():
-            found = registry.find(Ref("Network", resource.tenant, resource.spec.network))
-            assert found is not None
-            assert isinstance(found.resource, Network)
-            vpc = _vpc(registry, found.resource)
-            fact = endpoint_fact(resource, found.resource, vpc)
-            if fact.workload is not None:
-                fact = replace(fact, qos=entry_of(resource.spec.qos, found.resource.spec.qos, vpc.spec.qos))
-            if fact.carried and not fact.host:
-                return None  # no droplet can carry it
-            return replace(fact, proxy=_proxy(registry, item)) if resource.status.target else fact
         case VPCPeering():
             return _peering(registry, item, resource)
     return None
+
+
+def _endpoint(registry: Registry, item: Item, resource: Endpoint) -> EndpointFact | None:
+    found = registry.find(Ref("Network", resource.tenant, resource.spec.network))
+    assert found is not None
+    assert isinstance(found.resource, Network)
+    vpc = _vpc(registry, found.resource)
+    qos = NO_QOS
+    if resource.spec.workload is not None:
+        qos = entry_of(resource.spec.qos, found.resource.spec.qos, vpc.spec.qos)
+    fact = endpoint_fact(resource, found.resource, vpc, qos)
+    if fact.carried and not fact.host:
+        return None  # no droplet can carry it
+    return replace(fact, proxy=_proxy(registry, item)) if resource.status.target else fact
 
 
 def _proxy(registry: Registry, item: Item) -> ProxyFact | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_address
 
 import grpc
@@ -67,6 +67,7 @@ class Fleet:
         reached: Callable[[str, bool], None],
         measured: Callable[[str, int], None],
         died: Callable[[str], None],
+        kept: Callable[[], Awaitable[None]],
         credentials: Credentials,
         timing: Timing,
     ) -> None:
@@ -75,6 +76,7 @@ class Fleet:
         self._reached = reached
         self._measured = measured
         self._died = died
+        self._kept = kept
         self._reports = Reports()
         self.engines = EngineReports(registry)
         self._credentials = credentials
@@ -269,7 +271,9 @@ class Fleet:
             plan, self._plan = self._plan, Plan()
             serial = self._serial
             self._busy, begun = True, time.monotonic()
+            # Before anything is waited for: a droplet that compares meanwhile is told more than this round knows.
             able = {name: (link, link.epoch) for name, link in self._links.items()}
+            await self._kept()  # no droplet learns of what a power cut could take back
             for _, per_droplet in plan.waves():
                 names = [name for name in per_droplet if name in able]
                 links = [able[name] for name in names]
@@ -309,6 +313,10 @@ class Fleet:
             return list(self._desired.topology.desired_for(droplet)), self._serial
         except NotFoundError:  # it is being deleted
             return [], self._serial
+
+    async def kept(self) -> None:
+        """Returns when what is desired now outlives a power cut."""
+        await self._kept()
 
     def wanted(self, droplet: str) -> list[Entry]:
         """What the droplet must hold now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -99,8 +99,9 @@ class Functions:
         link: Callable[[str], Link | None],
         note: Callable[[Item], None],
         protections: Protections,
+        kept: Callable[[], Awaitable[None]],
     ) -> None:
-        self._protections = protections
+        self._protections, self._kept = protections, kept
         self._trace = ProtectionTrace(registry, protections.said)
         self._registry, self._places = registry, places
         self._links, self._link, self._note = links, link, note
@@ -320,7 +321,8 @@ class Functions:
             held, plan = self._held.get(droplet), plans.get(droplet, _Plan())
             wanted = name in plan.names
             stale = held is None or held.wanted != plan.digest
-            lingers = item.deleting if held is None else name in held.names
+            older = item.deleting and droplet in item.troubles  # what it has refused may have replaced what runs
+            lingers = item.deleting if held is None else name in held.names or older
             if stale if wanted else lingers:
                 waiting.add(droplet)
         if waiting != item.waiting:
@@ -331,6 +333,7 @@ class Functions:
     async def _bring(self, name: str, link: Link, plan: _Plan) -> None:
         session = _session(link)
         try:
+            await self._kept()  # no droplet learns of what a power cut could take back
             troubles = await self._set(link, plan)
         except (grpc.aio.AioRpcError, MizarError) as error:
             text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
@@ -344,13 +347,13 @@ class Functions:
         self._held[name] = _Held(session, plan.digest, loaded)
         touched = {*plan.names, *(before.names if before else ())}
         for item in list(self._mine()):
-            trouble = troubles.get(_key(item))
+            trouble, had = troubles.get(_key(item)), name in item.troubles
             if trouble is not None:
                 item.troubles[name] = trouble
                 self._registry.troubled[item.uid] = item
             elif item.troubles.pop(name, None) and not item.troubles:
                 self._registry.troubled.pop(item.uid, None)
-            if _key(item) in touched or name in item.waiting or trouble is not None:
+            if _key(item) in touched or name in item.waiting or trouble is not None or had:
                 item.waiting.discard(name)
                 self._note(item)
         if any(not trouble.permanent for trouble in troubles.values()):
@@ -452,5 +455,12 @@ def _session(link: Link) -> tuple[int, str]:
 
 def unknown(registry: Registry, function: Function) -> Sequence[str]:
     """What its author should know: scopes that mean nothing, yet."""
-    missing = [one for one in function.spec.attach if one.droplet != "all" and registry.find(one.ref) is None]
-    return [f"there is no {one.ref} (yet); the function is for nobody there" for one in missing]
+    said = []
+    for one in function.spec.attach:
+        item = registry.find(one.ref) if one.droplet != "all" else None
+        if item is None and one.droplet != "all":
+            said.append(f"there is no {one.ref} (yet); the function is for nobody there")
+        elif item is not None and isinstance(item.resource, Network) and item.resource.is_group != bool(one.group):
+            other = "group" if item.resource.is_group else "network"
+            said.append(f"{one.ref} is a {other}: attach to it as `{other}`; the function is for nobody there")
+    return said

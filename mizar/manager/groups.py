@@ -83,6 +83,8 @@ class Groups:
             vpc = vpc_of(network)
             if vpc not in rules:
                 rules[vpc] = [group for group in draft.groups_of(vpc) if group.ref not in gone]
+            if not rules[vpc] and not endpoint.status.groups:
+                continue
             found = self._with_groups(endpoint, vpc, rules[vpc], numbers.setdefault(vpc, {}))
             if found.status != endpoint.status:
                 yield found
@@ -138,8 +140,10 @@ class Groups:
             self.follow(item)
 
     def _place(self, endpoint: Endpoint) -> tuple[Ref, Ids, tuple[str, ...]] | None:
+        if not endpoint.status.group_ids:
+            return None
         network = self._registry.find(Ref("Network", endpoint.tenant, endpoint.spec.network))
-        if network is None or not endpoint.status.group_ids:
+        if network is None:
             return None
         assert isinstance(network.resource, Network)
         named = (self._registry.find(Ref("Network", endpoint.tenant, name)) for name in endpoint.status.groups)

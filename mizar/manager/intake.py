@@ -25,7 +25,7 @@ from mizar.manager import (
 )
 from mizar.manager.draft import Cursors, Draft
 from mizar.manager.function_code import with_code
-from mizar.manager.instances import NONE_FLEETING, Fleeting, refuse_meddling, settle
+from mizar.manager.instances import NONE_FLEETING, OWNERS, Fleeting, refuse_meddling, settle
 from mizar.manager.nesting import outside, squatters
 from mizar.manager.peering import check_peering
 from mizar.manager.proxied import problems_of
@@ -66,6 +66,9 @@ _FIELDS = {
     "AddressPool": "spec.pool",
     "LoadBalancer": "spec.instanceOf",
 }
+
+_BRINGERS = OWNERS | {"AddressPool"}
+"""Kinds whose change may bring endpoints, or take some away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +168,10 @@ class _Intake:
                     self.errors.append((InvalidError, replace(problem, index=places[ref], resource=str(ref))))
         if self.errors:
             return
-        touched = [planned.resource for planned in self.draft.planned.values()]
-        affected = {resource.ref: resource for resource in touched if target_of(resource) is not None}
-        for resource in touched:
-            for item in self._registry.leading_to(resource.ref):
+        touched = {ref: planned.resource for ref, planned in self.draft.planned.items()}
+        affected = {ref: resource for ref, resource in touched.items() if target_of(resource) is not None}
+        for ref in touched:
+            for item in self._registry.leading_to(ref):
                 if not item.deleting:
                     affected.setdefault(item.ref, item.resource)
         for resource in affected.values():
@@ -180,9 +183,10 @@ class _Intake:
                 self.errors += [(ExhaustedError, replace(p, index=index, resource=named)) for p in error.problems]
 
     def _decide(self, resource: Resource) -> str:
-        if resource.ref in self.draft.planned:
+        ref = resource.ref
+        if ref in self.draft.planned:
             raise InvalidError("the same object is twice in this request")
-        item = self._registry.find(resource.ref)
+        item = self._registry.find(ref)
         if item is not None and item.deleting:
             raise ConflictError("it is being deleted; wait until it is gone")
         if not KINDS[resource.kind].served:
@@ -212,6 +216,8 @@ class _Intake:
 
     def _settle_instances(self, resource: Resource) -> None:
         """The endpoints that a function brings."""
+        if resource.kind not in _BRINGERS:
+            return
         found = self.draft.find(resource.ref)
         if isinstance(found, VpnConnection) and found.spec.network:
             settle(self.draft, self._registry, found, vpns.wish_of(found, self.draft), self._droplets)

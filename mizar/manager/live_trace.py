@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from mizar._built import transit_pb2 as pb
+from mizar.manager.droplet_link import untold
 from mizar.model.errors import TemporaryError
 from mizar.oracle.fleet import End, Way
 from mizar.trace.compare import Did, Seen
@@ -63,14 +64,15 @@ class Listeners:
         await self._end()
 
     async def send(self, source: bytes, uid: str, frame: bytes, way: Way, *, option: bool) -> list[Seen]:
-        """Sends the frame as the endpoint; what was reported of it, until all of the way was, or nothing more is."""
+        """Sends the frame as the endpoint, or, without one, as a client outside. What was reported of it, until all of
+        the way was, or nothing more is."""
         while not self._heard.empty():
             self._heard.get_nowait()
-        request = pb.SendTracedRequest(uid=uid, frame=frame, mark=self.mark, option=option)
+        request = pb.SendTracedRequest(uid=uid, frame=frame, mark=self.mark, option=option, outside=not uid)
         try:
             report = await self._stubs[source].SendTraced(request, timeout=CALL_S)
         except grpc.aio.AioRpcError as error:
-            raise TemporaryError(f"the packet could not be sent: {error.details()}") from error
+            raise TemporaryError(f"the packet could not be sent: {untold(error)}") from error
         found = [self._seen(source, report)]
         waiting = [(hop.droplet, hop.program) for hop in way.hops[1:] if hop.droplet not in self.deaf]
         while len(found) < MOST_REPORTS and (

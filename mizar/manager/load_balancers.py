@@ -15,7 +15,7 @@ from mizar.manager.draft import Draft
 from mizar.manager.instances import put_shared
 from mizar.manager.peering import peers_of
 from mizar.manager.registry import Item, Registry, vpc_of
-from mizar.manager.scaled import BYPASSES, CANNOT_ANSWER, families
+from mizar.manager.scaled import BYPASSES, CANNOT_ANSWER, NO_OPTIONS, families, speaks_vxlan
 from mizar.manager.scaled import problems_of as problems_of_members
 from mizar.manager.vpns import with_vpns
 from mizar.model.addresses import Prefix, parse_address, parse_prefix
@@ -54,13 +54,17 @@ def problems_of(find: Find, balancer: LoadBalancer, network: Network) -> list[Pr
         message = f"{vpc.ref} shares its VNI with others, which packets from the substrate could not tell"
         return [Problem(message, "spec.public", str(balancer.ref))]
     public = balancer.spec.public
-    foreign = {} if public is None else {"foreign": CANNOT_ANSWER if _is_direct(balancer) else ""}
+    by_option = public is not None and public.by_option
+    foreign = {} if public is None else {"foreign": CANNOT_ANSWER if _is_direct(balancer) and not by_option else ""}
     found = problems_of_members(find, shared_endpoint(balancer), network, **foreign)
     for place, one in enumerate(balancer.spec.members):
         ref = Ref("Endpoint", balancer.tenant, one.endpoint)
         member = find(ref)
         if isinstance(member, Endpoint) and member.spec.bypass_decapsulation:
             message = f"{ref} cannot be a member: {BYPASSES}"
+            found.append(Problem(message, f"spec.members[{place}].endpoint", str(balancer.ref)))
+        elif by_option and isinstance(member, Endpoint) and speaks_vxlan(find, member):
+            message = f"{ref} cannot be a member: {NO_OPTIONS}"
             found.append(Problem(message, f"spec.members[{place}].endpoint", str(balancer.ref)))
     return found
 
@@ -96,6 +100,7 @@ def public_of(registry: Registry, service: Endpoint) -> PublicFact | None:
         frozenset(droplets if _is_direct(balancer) else ()),
         tuple((one.network_address.packed, one.prefixlen) for one in _inside(registry, vpc)),
         not _is_direct(balancer),
+        balancer.spec.public.by_option,
     )
 
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,12 +23,14 @@ from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
 from mizar.manager.draft import Cursors, Draft
-from mizar.manager.droplet_link import Timing
+from mizar.manager.droplet_link import Timing, untold
+from mizar.manager.durable import Durable
 from mizar.manager.fleet import Credentials, Fleet
 from mizar.manager.functions import Functions, unknown
 from mizar.manager.groups import Groups
 from mizar.manager.instances import OWNERS, Fleeting, instances_of, owner_of, settle
 from mizar.manager.intake import Result, Submission, draft_apply
+from mizar.manager.limit_status import limited
 from mizar.manager.members import Members, Moved
 from mizar.manager.metrics import ManagerMetrics
 from mizar.manager.monitor import Monitor
@@ -55,7 +58,7 @@ from mizar.model.nat_gateway import NatGateway
 from mizar.model.network_acl import NetworkAcl
 from mizar.model.peering import VPCPeering
 from mizar.model.policy import Policy
-from mizar.model.resources import KINDS, DdosProtection, Droplet, Endpoint, Network, Ref, VpnConnection
+from mizar.model.resources import KINDS, VPC, DdosProtection, Droplet, Endpoint, Network, Ref, VpnConnection
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.protocol import Commit, Store
 
@@ -94,6 +97,7 @@ class Manager:
         """`vnis`: those that are given to VPCs that ask for none; `audits`: those that nobody asks for."""
         self.watchers = Watchers()
         self._store = store
+        self._durable = Durable(store.sync)
         self._credentials = credentials
         self._registry = Registry()
         self._cursors = Cursors(vnis=vnis)
@@ -104,6 +108,7 @@ class Manager:
             self._reached,
             self._measured,
             self._died,
+            self._durable.kept,
             credentials,
             timing or Timing(),
         )
@@ -120,13 +125,16 @@ class Manager:
             self._fleet.link,
             self._progress.note,
             self._fleet.protections,
+            self._durable.kept,
         )
         self._auditor = Auditor(self._registry, self._fleet, self._audited)
         self._audits = audits
         self._auditing: asyncio.Task[None] | None = None
         names = PolicyNames(self._registry, self._fleet.policies)
         self.monitor = Monitor(self._registry, self._fleet.link, names)
-        self.tracing = Tracing(self._registry, self._fleet.link, names, self._functions.seeing, self._functions.judged)
+        tunnel = partial(self._fleet.vpns.standing, self._registry)
+        judging = self._functions.seeing, self._functions.judged, tunnel
+        self.tracing = Tracing(self._registry, self._fleet.link, names, *judging)
         health = lambda name: health_of(self._fleet.link(name), self._fleet.down_by(name))  # noqa: E731
         self.traffic = Traffic(self._registry, self._fleet.link, health)
         self.metrics = ManagerMetrics(self._registry, self._fleet.missing, lambda: self.monitor.watchers, health)
@@ -147,9 +155,21 @@ class Manager:
             work = self._auditor.run(self._audits.interval_s, repair=self._audits.repair)
             self._auditing = asyncio.create_task(work, name="audits")
 
+    async def kept(self) -> None:
+        """Returns when all changes until now outlive a power cut: nobody may be told before that they are made."""
+        await self._durable.kept()
+
     async def broken(self) -> None:
-        """Lasts as long as the manager works; raises the defect that ended its work."""
-        await self._fleet.broken()
+        """Lasts as long as the manager works; raises the defect that ended its work, or what the disk refused with."""
+        lasting = [asyncio.create_task(one) for one in (self._fleet.broken(), self._durable.broken())]
+        try:
+            done, _ = await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in lasting:
+                task.cancel()
+            await asyncio.gather(*lasting, return_exceptions=True)
 
     async def stop(self) -> None:
         """Ends all work; daemons keep what they hold, and the next start goes on from there."""
@@ -161,6 +181,7 @@ class Manager:
         await self._functions.stop()
         await self._fleet.stop()
         self._progress.stop()
+        await self._durable.end()
 
     # ---- questions
 
@@ -206,6 +227,8 @@ class Manager:
             found["status"] |= policed(self._fleet.policies, item)
         if isinstance(item.resource, NetworkAcl):
             found["status"]["warnings"] = self._fleet.acls.warnings(item.resource)
+        if isinstance(item.resource, VPC | Network):
+            found["status"] |= limited(self._registry, item)
         if isinstance(item.resource, Network) and item.resource.is_group:
             count_members(found["status"], self._groups.members(item))
         if isinstance(item.resource, Network):
@@ -237,7 +260,7 @@ class Manager:
         except MizarError as error:
             reason = str(error)
         except grpc.aio.AioRpcError as error:
-            reason = f"droplet {item.resource.spec.droplet} did not tell: {error.details()}"
+            reason = f"droplet {item.resource.spec.droplet} did not tell: {untold(error)}"
         return {"instance": item.resource.name, "lines": list(lines.lines), "next": lines.next, "reason": reason}
 
     async def functions(self, droplet: str) -> pb.Functions:
@@ -305,7 +328,10 @@ class Manager:
                 self._fleet.retry(item)
                 self._functions.retry(item)
         told = warned(self._registry, self._fleet.policies, self._fleet.acls, results)
-        return [replace(one, warnings=(*one.warnings, *self._warnings(one.ref))) for one in told]
+        return [
+            replace(one, warnings=(*one.warnings, *self._warnings(one.ref))) if one.ref.kind == "Function" else one
+            for one in told
+        ]
 
     def _warnings(self, ref: Ref) -> tuple[str, ...]:
         item = self._registry.find(ref)
@@ -471,6 +497,7 @@ class Manager:
         try:
             if commit:
                 self._store.commit(commit)
+                self._durable.committed()
         except BaseException:
             items = [item for kind in KINDS for item in self._registry.of_kind(kind)]
             self._members = Members(items, self._fleet.unreachable())

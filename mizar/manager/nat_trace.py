@@ -15,8 +15,9 @@ from ipaddress import ip_address
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager.droplet_link import Link
+from mizar.manager.droplet_link import Link, untold
 from mizar.manager.nat_gateways import carriers_of, gateways_of
+from mizar.manager.outside_trace import Entrance
 from mizar.manager.registry import Item, Registry
 from mizar.model.addresses import ROUTER_MAC, mac_text, parse_mac, text_of
 from mizar.model.errors import TemporaryError
@@ -57,6 +58,7 @@ class Translation:
     hop: HopReport
     ending: Ending | None = None
     back: bytes = b""
+    known: bool = False
 
 
 def carried_by(registry: Registry, prediction: Prediction, visible: Callable[[Ref], bool]) -> Carrier | None:
@@ -91,19 +93,33 @@ async def told_by(link: Callable[[str], Link | None], gateway: Carrier, frame: b
         said = f"refused {on}: {why}; its sender is told so (administratively prohibited)"
         hop = replace(_hop(gateway, "answered"), table="nftables: refused", sentence=found.sentence)
         return Translation(hop, Ending(False, said))
-    before, after = _parsed(frame), _parsed(found.frame)
+    before, after = parsed(frame), parsed(found.frame)
     if found.fate != pb.TraceEngineReply.TRANSLATED or before is None or after is None:
         hop = replace(_hop(gateway, "dropped"), reason=found.reason, sentence=found.sentence)
         return Translation(hop, Ending(False, f"dropped {on}, {why}"))
     how = "the connection is known" if found.known else "a new connection, if nobody takes its port before"
     table = f"connections: {how}"
-    hop = replace(_hop(gateway, "translated"), table=table, rewrite=_changes(before, after))
+    hop = replace(_hop(gateway, "translated"), table=table, rewrite=changes(before, after))
     if found.inside:
-        return Translation(hop, None, ROUTER_MAC + gateway.mac + found.frame[12:])
+        return Translation(hop, None, ROUTER_MAC + gateway.mac + found.frame[12:], found.known)
     if after.destination in _public(gateway.owner):
         why = f"{text_of(after.destination)} is the gateway's own, and no forward of it takes the packet"
         return Translation(hop, Ending(False, f"dropped {on}: {why}"))
     return Translation(hop, Ending(True, f"leaves {gateway.droplet} into the world as {_end(after)}, {how}"))
+
+
+async def answered_by(
+    link: Callable[[str], Link | None], way_in: Entrance, vpc: str, number: int
+) -> Translation | None:
+    """What a NAT gateway's instance knows better than its manifest of a packet from outside: a connection, be it begun
+    inside, or why a forward takes nothing. None: nothing; without `ending` and `back`: it cannot be asked."""
+    if not way_in.uid:
+        return None
+    gateway = Carrier(way_in.owner, way_in.uid, way_in.droplet, way_in.mac, vpc, number)
+    said = await told_by(link, gateway, way_in.frame(bytes(6)), outside=True)
+    if said.back:
+        return said if said.known else None
+    return None if said.ending and way_in.ending else said
 
 
 async def ask(
@@ -117,7 +133,7 @@ async def ask(
     try:
         return await held.stub().TraceEngine(request, timeout=CALL_S)
     except grpc.aio.AioRpcError as error:
-        raise TemporaryError(f"droplet {droplet} does not say: {error.details()}") from error
+        raise TemporaryError(f"droplet {droplet} does not say: {untold(error)}") from error
 
 
 def _hop(gateway: Carrier, verdict: str) -> HopReport:
@@ -130,14 +146,15 @@ def _public(owner: Item) -> set[bytes]:
     return {ip_address(text).packed for text in gateway.status.addresses}
 
 
-def _parsed(frame: bytes) -> Inner | None:
+def parsed(frame: bytes) -> Inner | None:
+    """None: it is no packet."""
     try:
         return parse_inner(frame)
     except RefusedError:
         return None
 
 
-def _changes(before: Inner, after: Inner) -> tuple[str, ...]:
+def changes(before: Inner, after: Inner) -> tuple[str, ...]:
     """Both ends, where they are others."""
     ends = (
         (what, _at(one, before, place), _at(other, after, place))
@@ -147,6 +164,11 @@ def _changes(before: Inner, after: Inner) -> tuple[str, ...]:
         )
     )
     return tuple(f"{what} {old} → {new}" for what, old, new in ends if old != new)
+
+
+def port_of(packet: Inner, place: int) -> int:
+    """A port of TCP or UDP; `place`: 0 the source's, 2 the destination's."""
+    return int(struct.unpack_from("!H", packet.payload, place)[0])
 
 
 def _end(packet: Inner) -> str:

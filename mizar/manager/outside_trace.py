@@ -18,7 +18,7 @@ from mizar.manager.nat_gateways import carriers_of, forward_of
 from mizar.manager.public_nat import is_nat, service_of
 from mizar.manager.registry import Item, Registry
 from mizar.model.address_pool import AddressPool
-from mizar.model.addresses import ROUTER_MAC, parse_mac, text_of
+from mizar.model.addresses import ROUTER_MAC, parse_address, parse_mac, text_of
 from mizar.model.errors import InvalidError, NotFoundError, Problem, TemporaryError
 from mizar.model.load_balancer import LoadBalancer
 from mizar.model.nat_gateway import NatGateway
@@ -49,6 +49,8 @@ class Entrance:
     table: str = ""
     ending: str = ""
     """Why it comes no further."""
+    own: tuple[bytes, ...] = ()
+    """Addresses of a load balancer's instance, which connections of mode nat have as their source."""
     arrives: bool = False
     """Nothing is wrong with that: what follows is not for tables of droplets to say."""
 
@@ -92,9 +94,6 @@ def entrance(
         raise InvalidError(Problem("expected a public address, because the source is one outside", field="destination"))
     if len(client) != len(public):
         raise InvalidError(Problem("expected addresses of one family", field="source"))
-    if question.live:
-        message = "a packet from outside bears no mark that droplets know: its way can only be predicted"
-        raise InvalidError(Problem(message, field="live"))
     if question.frame:
         raise InvalidError(Problem("a frame of a capture is an endpoint's", field="frame"))
     address = text_of(public)
@@ -102,6 +101,12 @@ def entrance(
     if owner is None or not visible(owner.ref):
         message = f"{address} is no public address of a load balancer or NAT gateway"
         raise NotFoundError(Problem(message, field="destination"))
+    if question.live and (not isinstance(owner.resource, LoadBalancer) or is_nat(owner.resource)):
+        message = f"{owner.ref} translates, and its kernel knows no mark: the way from outside can only be predicted"
+        raise InvalidError(Problem(message, field="live"))
+    if question.live and not visible(Ref("Droplet", "", "")):
+        message = "only an operator may send from outside: a member answers whatever address is said to ask"
+        raise InvalidError(Problem(message, field="live"))
     match owner.resource:
         case LoadBalancer() if is_nat(owner.resource):
             return _by_kernel(registry, question, owner, owner.resource)
@@ -162,7 +167,10 @@ def _by_kernel(registry: Registry, question: Question, owner: Item, balancer: Lo
         f"handed to the kernel of {name} on {droplet}, whose rule (nftables: mizar_balance, chain choose) is next: "
         f"{rule}; trace from {name} to a member for the rest of the way"
     )
-    return replace(there, table=table, ending=why, arrives=True)
+    assert isinstance(carrier.resource, Endpoint)
+    own = tuple(parse_address(text).packed for text in carrier.resource.status.addresses)
+    mac = parse_mac(carrier.resource.status.mac)
+    return replace(there, table=table, ending=why, arrives=True, uid=carrier.uid, mac=mac, own=own)
 
 
 def _translated(registry: Registry, question: Question, owner: Item, gateway: NatGateway) -> Entrance:
@@ -178,16 +186,17 @@ def _translated(registry: Registry, question: Question, owner: Item, gateway: Na
     if carrier is None or not isinstance(carrier.resource, Endpoint) or not droplet:
         why = f"no droplet carries NAT gateway {name}"
         return Entrance(owner, gateway.spec.network, "", question, table="", ending=why)
+    mac = parse_mac(carrier.resource.status.mac)
     found = forward_of(registry, gateway, asked.protocol, question.destination, asked.destination_port)
     if found is None:
         why = (
             f"NAT gateway {name} has no forward of {asked.protocol} {asked.destination_port} to an endpoint that is "
             "there: what is no answer to a connection from inside does not pass"
         )
-        return Entrance(owner, gateway.spec.network, droplet, question, table="portForwards: none", ending=why)
+        table = "portForwards: none"
+        return Entrance(owner, gateway.spec.network, droplet, question, carrier.uid, mac, table=table, ending=why)
     forward, to = found
     port = forward.target_port or forward.port
     inside = f"{gateway.tenant}/{forward.endpoint}, {ip_address(to)} port {port}"
     table = f"portForwards of {name}: {asked.protocol} {forward.port} → {inside}; answers leave by the same gateway"
-    mac = parse_mac(carrier.resource.status.mac)
     return Entrance(owner, gateway.spec.network, droplet, question, carrier.uid, mac, to, port, table)

@@ -244,4 +244,4 @@ def warned(registry: Registry, policies: Policies, acls: NetworkAcls, results: I
     for one in given:
         if one.ref.kind == "NetworkAcl" and (item := registry.find(one.ref)) is not None:
             told[one.ref] = tuple(acls.warnings(item.resource)) if isinstance(item.resource, NetworkAcl) else ()
-    return [replace(one, warnings=told.get(one.ref, ())) for one in given]
+    return [replace(one, warnings=told[one.ref]) if told.get(one.ref) else one for one in given]

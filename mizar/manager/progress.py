@@ -16,6 +16,7 @@ from mizar.manager.registry import Item, Registry
 from mizar.manager.status import Links, phase_of
 from mizar.manager.watch import Watchers
 from mizar.model.errors import MizarError
+from mizar.model.resources import Phase
 from mizar.store.protocol import Commit, Store
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class Progress:
             item.former = ()
             self._formers[item.uid] = item
         self._watchers.tell(item)
+        if phase is Phase.INIT is item.stored:
+            return  # it is written when it has come further: until then the store tells what is so
         self._unwritten[item.uid] = item
         if self._write is None:
             self._write = asyncio.get_running_loop().call_later(STATUS_WRITE_S, self._write_status)
@@ -117,11 +120,13 @@ class Progress:
         self._write = None
         unwritten, self._unwritten = self._unwritten, {}
         formers, self._formers = self._formers, {}
+        for item in (*unwritten.values(), *formers.values()):
+            item.stored = item.phase
         try:
             if formers:
                 self._store.commit(Commit(put=tuple(item.record() for item in formers.values())))
             if unwritten:
-                self._store.write_status((item.uid, item.status(secrets=True)) for item in unwritten.values())
+                self._store.write_status((item.uid, item.status_text()) for item in unwritten.values())
         except MizarError as error:
             log.error("status_not_kept objects=%d reason=%s", len(unwritten), error)
             self._unwritten, self._formers = unwritten | self._unwritten, formers | self._formers

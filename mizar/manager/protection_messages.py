@@ -21,6 +21,8 @@ from mizar.manager.registry import Item, Registry
 from mizar.model.ddos import DdosProtection, Mode
 from mizar.model.errors import TemporaryError
 from mizar.model.function import Attachment, Named
+from mizar.model.function_object import STAGES
+from mizar.model.resources import Ref
 
 ORDER = -1000
 """Before the functions of the operator's, unless these say otherwise: what is dropped first costs least."""
@@ -29,7 +31,9 @@ _FULL = (
     f"the droplet takes {MOST} protections, evenly from all tenants, and takes no more: nothing is kept from its "
     "endpoints by this one"
 )
-_NO_COOKIES = "not in a namespace that the daemon has found on the droplet, so their SYNs pass; other measures hold"
+_NO_COOKIES = (
+    "not in a namespace that the daemon has found on the droplet: who connects is made to send the SYN again, instead"
+)
 _MODES: dict[Mode, int] = {"off": 0, "auto": 1, "always": 3}
 _REFLECTED = 4
 _EGRESS, _INGRESS = 6, 5  # enum function_stage
@@ -43,6 +47,12 @@ def scopes_of(protection: DdosProtection) -> list[Attachment]:
     found += [Attachment(group=Named(tenant=tenant, name=name)) for name in spec.groups]
     found += [Attachment(network=Named(tenant=tenant, name=name)) for name in spec.networks]
     return found or [Attachment(vpc=Named(tenant=tenant, name=spec.vpc))]
+
+
+def _precedence(item: Item) -> tuple[bool, Ref]:
+    """Of two that mean the same scope, which comes first: one that is for some droplets, then by name."""
+    protection = item.resource
+    return not (isinstance(protection, DdosProtection) and protection.spec.droplets), item.ref
 
 
 class Protections:
@@ -61,11 +71,11 @@ class Protections:
     ) -> Iterator[tuple[str, dict[str, pb.DdosProtection], list[pb.FunctionScope]]]:
         """Of each droplet that has some: the protections by TENANT/NAME, and the scopes of the function."""
         found: dict[str, list[tuple[Item, list[Attachment]]]] = {}
-        for item in sorted(registry.of_kind("DdosProtection"), key=lambda one: one.ref):
+        for item in sorted(registry.of_kind("DdosProtection"), key=_precedence):
             if item.deleting or not isinstance(item.resource, DdosProtection):
                 continue
             for attached in scopes_of(item.resource):
-                for name in droplets(attached):
+                for name in filter(item.resource.spec.is_on, droplets(attached)):
                     rows = found.setdefault(name, [])
                     if not rows or rows[-1][0] is not item:
                         rows.append((item, []))
@@ -77,7 +87,8 @@ class Protections:
                 if item.uid not in numbers:
                     self._left_out.setdefault(item.uid, set()).add(droplet)
             messages: dict[str, pb.DdosProtection] = {}
-            scopes = []
+            scopes: list[pb.FunctionScope] = []
+            taken: set[bytes] = set()
             for item, attachments in rows:
                 if item.uid not in numbers:
                     continue
@@ -85,7 +96,8 @@ class Protections:
                 message.CopyFrom(self._message(item))
                 message.number = numbers[item.uid]
                 for told in map(scope_of, attachments):
-                    if told is not None:
+                    if told is not None and (whom := told.SerializeToString(deterministic=True)) not in taken:
+                        taken.add(whom)
                         told.value = message.number
                         scopes.append(told)
             if scopes:
@@ -183,7 +195,9 @@ class Protections:
     ) -> dict[str, Any]:
         """What the status of a protection says."""
         known = self._last.get(item.uid, {})
-        rows = [_row(registry, name, known.get(name)) for name in sorted(droplets)]
+        _, message = self._messages.get(item.uid, (0, pb.DdosProtection()))
+        stages = [STAGES[stage] for stage in _stages([message])]
+        rows = [_row(registry, name, known.get(name)) | {"stages": stages} for name in sorted(droplets)]
         state = "" if not rows else "engaged" if any(row["engaged"] for row in rows) else "quiet"
         full = [{"droplet": name, "reason": _FULL} for name in sorted(self._left_out.get(item.uid, ()))]
         protection = item.resource
@@ -236,9 +250,13 @@ def function_of(
 ) -> tuple[pb.Function, bytes]:
     """The function for these, and its object. It is at endpoints' egress only where answers have to be told apart."""
     code = files("mizar").joinpath("_built", "objects", "ddos_protection.o").read_bytes()
-    stages = [_INGRESS, *([_EGRESS] if any(one.flags & _REFLECTED for one in protections) else [])]
+    stages = _stages(protections)
     found = sorted(scopes, key=lambda scope: scope.SerializeToString(deterministic=True))
     return pb.Function(name=FUNCTION, digest=sha256(code).digest(), order=ORDER, stages=stages, scopes=found), code
+
+
+def _stages(protections: Iterable[pb.DdosProtection]) -> list[int]:
+    return [_INGRESS, *([_EGRESS] if any(one.flags & _REFLECTED for one in protections) else [])]
 
 
 def _message(protection: DdosProtection) -> pb.DdosProtection:

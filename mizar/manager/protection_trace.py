@@ -32,13 +32,13 @@ _CONDITIONS = {
 class _Stranger:
     """A kernel that knows nothing of a packet."""
 
-    def cookie(self, _segment: bytes) -> tuple[int, int] | None:
+    def cookie(self, _connection: Connection, _segment: bytes) -> tuple[int, int] | None:
         return 1460, 0
 
     def has(self, _connection: Connection) -> bool:
         return False
 
-    def made(self, _connection: Connection, _acknowledged: int) -> bool:
+    def made(self, _connection: Connection, _began: int, _acknowledged: int) -> bool:
         return False
 
 
@@ -54,7 +54,7 @@ class ProtectionTrace:
     def told(self, droplet: str, vpc: VPC, frame: bytes, uid: str = "") -> list[str]:
         """A sentence for the protection of the endpoint that an inner frame is for; `uid`: of the member that it is
         handed to, where it is addressed to a scaled endpoint or a load balancer."""
-        found = self._of(vpc, frame, uid)
+        found = self._of(droplet, vpc, frame, uid)
         if found is None:
             return []
         protected, protection = found
@@ -63,34 +63,30 @@ class ProtectionTrace:
         if verdict(block, allow, frame) == ALLOWED:
             return [f"{name} lets it pass: {source} is on its allow list"]
         status = self.said(protected, droplet) or pb.DdosStatus()
-        kernel = _Stranger() if status.cookie_endpoints and not uid else None
-        now = time.monotonic_ns()
-        twin = Protection(rule(protection, block, allow), kernel=kernel, state=_state(status, now))
-        said = f"{name} {_sentence(protection, status, source, twin.judge(frame, now))}"
-        cookies = protection.spec.syn_cookies
-        if uid and cookies is not None and cookies.mode != "off":
-            said += "; no cookies are made for what does not bear the endpoint's own address"
-        return [said]
+        now, asks = time.monotonic_ns(), bool(status.cookie_endpoints)
+        twin = Protection(rule(protection, block, allow), kernel=_Stranger(), asks=asks, state=_state(status, now))
+        return [f"{name} {_sentence(protection, status, source, twin.judge(frame, now))}"]
 
-    def _of(self, vpc: VPC, frame: bytes, uid: str) -> tuple[str, DdosProtection] | None:
+    def _of(self, droplet: str, vpc: VPC, frame: bytes, uid: str) -> tuple[str, DdosProtection] | None:
         by_address = self.registry.holder(f"address/{vpc.metadata.uid}", _address(frame, 30, 38))
         holder = self.registry.by_uid(uid) if uid else by_address
         endpoint = holder.resource if holder is not None else None
         if not isinstance(endpoint, Endpoint):
             return None
-        found: list[tuple[int, Ref, str, DdosProtection]] = []
+        found: list[tuple[int, bool, Ref, str, DdosProtection]] = []
         for item in self.registry.of_kind("DdosProtection"):
             one = item.resource
             if (
                 isinstance(one, DdosProtection)
                 and not item.deleting
                 and (one.tenant, one.spec.vpc) == (vpc.tenant, vpc.name)
+                and one.spec.is_on(droplet)
             ):
                 breadth = _breadth(one, endpoint)
-                found += [(breadth, one.ref, item.uid, one)] if breadth is not None else []
+                found += [(breadth, not one.spec.droplets, one.ref, item.uid, one)] if breadth is not None else []
         if not found:
             return None
-        _, _, uid, protection = min(found, key=lambda row: row[:2])
+        *_, uid, protection = min(found, key=lambda row: row[:3])
         return uid, protection
 
     def _lists(self, uid: str, protection: DdosProtection) -> tuple[PrefixList, PrefixList]:
@@ -142,16 +138,20 @@ def _state(status: pb.DdosStatus, now: int) -> State:
 
 def _sentence(protection: DdosProtection, status: pb.DdosStatus, source: str, judged: Judged) -> str:
     if judged.answer is not None:
-        some = (
-            "" if status.cookie_endpoints == status.endpoints else ", if its endpoint is among those that get cookies"
-        )
-        return f"answers it in the endpoint's stead, with a SYN cookie{some}: the endpoint does not see it"
+        return f"answers it in the endpoint's stead, with {_answer(status)}: the endpoint does not see it"
     if judged.reason == "SOURCE_BLOCKED":
         return f"drops it: SOURCE_BLOCKED, {source} is on its block list"
     if judged.reason:
         return f"drops it: {judged.reason}, {_CONDITIONS[judged.reason]}"
     conditions = "; ".join(_conditions(protection, status))
     return f"lets it pass: {source} is on no list{'; ' if conditions else ''}{conditions}"
+
+
+def _answer(status: pb.DdosStatus) -> str:
+    challenge = "what its sender has to refuse or acknowledge, and is let in when it asks again"
+    if not status.cookie_endpoints:
+        return challenge
+    return "a SYN cookie" + (f", or {challenge}" if status.cookie_endpoints < status.endpoints else "")
 
 
 def _conditions(one: DdosProtection, status: pb.DdosStatus) -> Iterator[str]:

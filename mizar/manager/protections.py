@@ -6,15 +6,20 @@ Called by mizar.manager.intake. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mizar.manager.draft import Draft
 from mizar.model.ddos import DdosProtection, LongList
 from mizar.model.errors import ExhaustedError, InvalidError, Problem
 from mizar.model.function import Function
+from mizar.model.prefix_list import BYTES
 from mizar.model.resources import Endpoint, Network, Ref, Resource
 
 FUNCTION = "ddos-protection"
 """The name of the function behind all of them."""
 MOST_OF_TENANT = 16
+MOST_LISTS_BYTES = 128 << 20
+"""Of all lists of a tenant together, on a droplet that has all of its protections."""
 
 
 def with_lists(old: Resource | None, new: Resource) -> Resource:
@@ -55,10 +60,27 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
             there = draft.find(Ref(kind, new.tenant, name))
             if why := _unfit(there, new, field, draft):
                 found.append(Problem(why, f"spec.{field}[{place}]", str(new.ref)))
-    own = sum(other.tenant == new.tenant and other.ref != new.ref for other in draft.of_kind(DdosProtection))
-    if own >= MOST_OF_TENANT:
-        raise ExhaustedError(f"tenant {new.tenant} has {own} protections, of {MOST_OF_TENANT} at most")
+    others = [one for one in draft.of_kind(DdosProtection) if one.tenant == new.tenant and one.ref != new.ref]
+    if len(others) >= MOST_OF_TENANT:
+        raise ExhaustedError(f"tenant {new.tenant} has {len(others)} protections, of {MOST_OF_TENANT} at most")
+    _check_room(new, others)
     return found
+
+
+def _check_room(new: DdosProtection, others: Iterable[DdosProtection]) -> None:
+    """Raises ExhaustedError where the tenant's lists would take too much."""
+    own = new.spec.lists_bytes
+    taken = sum(one.spec.lists_bytes for one in others) if own else 0
+    if own + taken > MOST_LISTS_BYTES:
+        raise ExhaustedError(
+            f"the lists of {new.ref} may take {_mib(own)} on a droplet ({BYTES[4]} bytes for a prefix of IPv4, "
+            f"{BYTES[6]} for one of IPv6), and those of the other protections of tenant {new.tenant} {_mib(taken)}: "
+            f"more than {_mib(MOST_LISTS_BYTES)} for all of a tenant's; make them shorter, or delete others"
+        )
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"
 
 
 def _unfit(there: Resource | None, new: DdosProtection, field: str, draft: Draft) -> str | None:

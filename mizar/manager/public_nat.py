@@ -113,7 +113,7 @@ def told(registry: Registry, reports: EngineReports, owner: Item) -> dict[str, A
     if balancer.spec.public is None:
         return {}
     if not is_nat(balancer):
-        return {"mode": "direct"}
+        return {"mode": "direct", "vip": balancer.spec.public.vip}
     found: dict[str, Any] = {"mode": "nat", "quota": balancer.spec.public.quota}
     carriers = instances_of(registry, owner)
     if not carriers:

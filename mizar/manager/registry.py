@@ -7,14 +7,17 @@ has kept the same change. It must never decide anything.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from mizar.model.addresses import parse_prefix
 from mizar.model.prefixes import PrefixTable
-from mizar.model.resources import KINDS, VPC, Endpoint, Network, Phase, Ref, Resource, dump
+from mizar.model.resources import KINDS, VPC, Endpoint, Network, Phase, Ref, Resource
 from mizar.model.secret import REVEAL
 from mizar.store.protocol import Allocation, Record
 
@@ -42,16 +45,15 @@ class Item:
     host_interface: str = ""
     waiting: set[str] = field(default_factory=set)  # droplets that have not acknowledged the last change
     troubles: dict[str, Trouble] = field(default_factory=dict)  # by droplet
+    stored: Phase = Phase.INIT
+    """The phase that the store knows. After a crash those that it calls finished are not waited for again."""
+    uid: str = field(init=False)
+    """`metadata.uid`, which every stored object has."""
+    ref: Ref = field(init=False)
+    """What names it. Neither changes as long as it lives, and both are asked for all the time."""
 
-    @property
-    def uid(self) -> str:
-        """`metadata.uid`, which every stored object has."""
-        return self.resource.metadata.uid or ""
-
-    @property
-    def ref(self) -> Ref:
-        """What names it."""
-        return self.resource.ref
+    def __post_init__(self) -> None:
+        self.uid, self.ref = self.resource.metadata.uid or "", self.resource.ref
 
     @property
     def deleting(self) -> bool:
@@ -63,41 +65,59 @@ class Item:
         """Names of the droplets that are its bouncers or dividers."""
         return members_of(self.resource)
 
-    def status(self, *, secrets: bool = False) -> dict[str, Any]:
-        """Status as JSON values, without what only a fleet knows. `secrets`: for the store, with their text."""
-        context = REVEAL if secrets else None
-        found = self.resource.status.model_dump(mode="json", by_alias=True, exclude_none=True, context=context)
+    def status(self) -> dict[str, Any]:
+        """Status as JSON values, without what only a fleet knows."""
+        found = self.resource.status.model_dump(mode="json", by_alias=True, exclude_none=True)
         found["phase"], found["observedGeneration"] = self.phase.value, self.observed_generation
         if self.host_interface:
             found["hostInterface"] = self.host_interface
         return found
 
-    def record(self) -> Record:
-        """As the store keeps it."""
-        manifest, metadata = dump(self.resource, secrets=True), self.resource.metadata
-        for name in ("uid", "generation", "createdAt", "deletedAt"):
-            manifest["metadata"].pop(name, None)
-        del manifest["status"]
+    def status_text(self) -> str:
+        """Status as the store keeps it, with the text of secrets."""
+        news: dict[str, object] = {"phase": self.phase, "observed_generation": self.observed_generation}
+        if self.host_interface:
+            news["host_interface"] = self.host_interface
+        return _json(self.resource.status.model_copy(update=news))
+
+    def record(self, *, new: bool = False) -> Record:
+        """As the store keeps it. `new`: it has not kept it yet."""
+        resource, metadata = self.resource, self.resource.metadata
+        manifest = (
+            f'{{"apiVersion":"{resource.api_version}","kind":"{resource.kind}",'
+            f'"metadata":{_json(metadata, _SERVERS_OWN)},"spec":{_json(resource.spec)}}}'
+        )
         return Record(
             uid=self.uid,
-            kind=self.resource.kind,
-            tenant=self.resource.tenant,
-            name=self.resource.name,
+            kind=resource.kind,
+            tenant=resource.tenant,
+            name=metadata.name,
             generation=metadata.generation,
             manifest=manifest,
             created_at=_text(metadata.created_at) or "",
             deleted_at=_text(metadata.deleted_at),
             forced=self.forced,
-            status=self.status(secrets=True),
+            status=self.status_text(),
             allocations=self.allocations,
             placement=self.placement,
             former=self.former,
+            new=new,
         )
+
+
+_SERVERS_OWN = frozenset({"uid", "generation", "created_at", "deleted_at"})
+"""What columns of their own tell of an object."""
+
+
+def _json(part: BaseModel, exclude: frozenset[str] = frozenset()) -> str:
+    """A part of a resource as JSON text, with the text of secrets: for the store alone."""
+    return part.model_dump_json(by_alias=True, exclude_none=True, exclude=set(exclude) or None, context=REVEAL)
 
 
 def item_of(record: Record) -> Item:
     """The item that a stored record tells of."""
-    manifest = {**record.manifest, "status": record.status}
+    manifest = json.loads(record.manifest)
+    manifest["status"] = json.loads(record.status)
     manifest["metadata"] = {
         **manifest["metadata"],
         "uid": record.uid,
@@ -113,6 +133,7 @@ def item_of(record: Record) -> Item:
         former=record.former,
         forced=record.forced,
         phase=status.phase,
+        stored=status.phase,
         observed_generation=status.observed_generation,
         host_interface=getattr(status, "host_interface", ""),
     )
@@ -235,7 +256,7 @@ class Registry:
 
     def _index_proxied(self, item: Item, before: Resource | None, after: Resource | None) -> None:
         for resource in (before, after):
-            if not isinstance(resource, Endpoint) or resource.spec.type in ("simple", "scaled"):
+            if resource is None or not isinstance(resource, Endpoint) or resource.spec.type in ("simple", "scaled"):
                 continue
             if (target := target_of(resource)) is not None:
                 place = self._leading.setdefault(target, {})

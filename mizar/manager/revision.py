@@ -52,7 +52,7 @@ class Revision:
 
     def records(self) -> tuple[Record, ...]:
         """As a store keeps it."""
-        return tuple(item.record() for item in (*self.created, *self.after))
+        return (*(item.record(new=True) for item in self.created), *(item.record() for item in self.after))
 
     def states(self, item: Item) -> tuple[Resource, ...]:
         """What an object was, if it was, and what it is."""
@@ -124,7 +124,7 @@ def take(registry: Registry, audience: Audience, revision: Revision) -> tuple[li
         item = revision.before[state.uid][0]
         (told if not state.deleting else dooms if not item.deleting else []).append(item)
         registry.change(item, state.resource)
-        item.former, item.forced = state.former, state.forced
+        item.former, item.forced, item.stored = state.former, state.forced, state.phase
     for item in sorted(told, key=lambda item: _rank(item, item.uid in revision.settled)):
         settled = item.uid in revision.settled and isinstance(item.resource, Network)
         inside = list(registry.children(item)) if settled else []

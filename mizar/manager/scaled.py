@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mizar.manager.registry import Item, Registry
 from mizar.model.addresses import parse_mac
 from mizar.model.errors import Problem
-from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource
+from mizar.model.resources import VPC, Endpoint, Network, Ref, Resource, TunnelProtocol
 from mizar.model.scaled import MOST_MEMBERS, Affinity, HealthSpec, HealthType, MemberSpec, matches
 from mizar.planner.entries import HealthEntry, ListenerEntry
 from mizar.planner.facts import MemberFact, PublicFact, ServiceFact, endpoint_fact
@@ -29,7 +29,10 @@ _PROTOCOLS = {"tcp": 6, "udp": 17}
 _HEALTHY, _DOWN = 1, 4
 """enum State of Member in contracts/transit.proto."""
 BYPASSES = "it bypasses decapsulation, and so its droplet cannot write the port of the load balancer's members for it"
-CANNOT_ANSWER = "its droplet has no daemon, which would answer clients of a public address straight; use mode nat"
+CANNOT_ANSWER = (
+    "its droplet has no daemon, which would answer clients of a public address straight; use mode nat or vip option"
+)
+NO_OPTIONS = "its tunnels are VXLAN, which has no options; set tunnelProtocol to geneve, or leave out vip option"
 _UNTRANSLATED = "its droplet has no daemon, which would write the member's address in place of the scaled endpoint's"
 _NO_NAMESPACE = "its workload is not in a namespace of a droplet with a daemon, where alone it can be checked"
 
@@ -90,6 +93,8 @@ class Services:
 
     def touched_by(self, item: Item) -> list[Item]:
         """The scaled endpoints whose members change with this endpoint: it came, changed or goes."""
+        if not self._of_vpc:
+            return []
         endpoint = _endpoint(item)
         vpc = vpc_of(self._registry_find, endpoint)
         found = []
@@ -189,9 +194,11 @@ class Services:
         if _endpoint(service).spec.listeners and _endpoint(found).spec.bypass_decapsulation:
             return _Standing(3, "unknown", BYPASSES)
         well = _Standing(2, "draining") if spec.drain else _Standing(1, "healthy")
-        member = _endpoint(found)
-        if straight and member.spec.workload is None:
-            public = self._public_of(_endpoint(service)) is not None
+        member, public = _endpoint(found), self._public_of(_endpoint(service))
+        by_option = public is not None and public.in_option
+        if by_option and speaks_vxlan(self._registry_find, member):
+            return _Standing(3, "unknown", NO_OPTIONS)
+        if straight and not by_option and member.spec.workload is None:
             return _Standing(3, "unknown", CANNOT_ANSWER if public else _UNTRANSLATED)
         if not _endpoint(service).spec.health.checks:
             return well
@@ -255,6 +262,13 @@ class Services:
         return item.resource if item else None
 
 
+def speaks_vxlan(find: Find, member: Endpoint) -> bool:
+    """Whether packets reach it in VXLAN, by its own word or its network's."""
+    network = find(Ref("Network", member.tenant, member.spec.network))
+    own = member.spec.tunnel_protocol or (network.spec.tunnel_protocol if isinstance(network, Network) else None)
+    return own is TunnelProtocol.VXLAN
+
+
 def can_be_checked(member: Endpoint) -> bool:
     """Whether the daemon of its droplet can ask it from inside of its namespace."""
     workload = member.spec.workload
@@ -293,7 +307,9 @@ def families(addresses: tuple[str, ...]) -> set[bool]:
 def problems_of(find: Find, service: Endpoint, network: Network, foreign: str = _UNTRANSLATED) -> list[Problem]:
     """What speaks against the members that a scaled endpoint names. `foreign`: against those behind tunnel ends without
     a daemon; empty: nothing."""
-    found = []
+    found: list[Problem] = []
+    if not service.spec.members:
+        return found
     vpc = vpc_of(find, service)
     needed = families(service.spec.addresses or network.spec.cidrs)
     seen: set[str] = set()

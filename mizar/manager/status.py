@@ -90,6 +90,7 @@ def view(
             "limitsMode": info.limits_mode if info else "",
             "limitsReason": info.limits_reason if info else "",
             "vpnPorts": info.vpn_ports if info else "",
+            "processLimits": info.process_limits if info else "",
         }
     return found
 

@@ -51,7 +51,10 @@ def refused(registry: Registry, network: Network, status: dict[str, object]) -> 
 
 def affected(registry: Registry, states: Iterable[Resource]) -> list[Item]:
     """The networks whose tables follow from these states of SubstrateRoutes."""
-    vpcs = sorted({vpc for state in states if isinstance(state, SubstrateRoute) for vpc in state.vpcs})
+    routes = [state for state in states if isinstance(state, SubstrateRoute)]
+    if not routes:
+        return []
+    vpcs = sorted({vpc for route in routes for vpc in route.vpcs})
     items = [found for vpc in vpcs if (found := registry.find(vpc)) is not None]
     return [
         child

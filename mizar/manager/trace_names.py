@@ -23,12 +23,17 @@ from mizar.trace.names import Known
 
 
 class RegistryNames:
-    """Names, and how things should be. `link`: the connection to a droplet."""
+    """Names, and how things should be. `link`: the connection to a droplet. `tunnel`: how a VPN connection is."""
 
     def __init__(
-        self, registry: Registry, link: Callable[[str], Link | None], policies: PolicyNames | None = None
+        self,
+        registry: Registry,
+        link: Callable[[str], Link | None],
+        policies: PolicyNames | None = None,
+        tunnel: Callable[[Ref], str] = lambda _: "",
     ) -> None:
         self._registry = registry
+        self._tunnel = tunnel
         self._link = link
         self._policies = policies or PolicyNames(registry, Policies(registry))
 
@@ -81,6 +86,7 @@ class RegistryNames:
 
     def carrier(self, number: int, address: bytes) -> str:
         """Which endpoint carries the VPN connection to an address outside: of several that with the longest prefix.
+        And whether that is up.
 
         Where there is none: that of the NAT gateway into the world.
         """
@@ -88,12 +94,16 @@ class RegistryNames:
         if vpc is None or len(address) not in (4, 16):
             return ""
         found = [
-            (parse_prefix(text).prefixlen, f"{one.tenant}/{carrier_name(registry, one)}, which carries {one.ref},")
+            (parse_prefix(text).prefixlen, one)
             for one in connections(registry, vpc.ref)
             for text in one.spec.remote_prefixes
             if ip_address(address) in parse_prefix(text)
         ]
-        return max(found)[1] if found else way_out(self._registry, vpc.ref, ip_address(address))
+        if not found:
+            return way_out(self._registry, vpc.ref, ip_address(address))
+        _, one = max(found, key=lambda pair: pair[0])
+        state = f" ({told})" if (told := self._tunnel(one.ref)) else ""
+        return f"{one.tenant}/{carrier_name(registry, one)}, which carries {one.ref}{state},"
 
     def _balanced(self, vpc: Item, address: str) -> Item | None:
         """The scaled endpoint of the load balancer of a VPC that has a public address."""

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager.droplet_link import Link
+from mizar.manager.balance_trace import chosen_by
+from mizar.manager.droplet_link import Link, untold
 from mizar.manager.live_trace import Listeners
-from mizar.manager.nat_trace import carried_by, told_by
+from mizar.manager.nat_trace import answered_by, carried_by, told_by
 from mizar.manager.outside_trace import entrance
 from mizar.manager.policy_names import PolicyNames
+from mizar.manager.public_nat import is_nat
 from mizar.manager.registry import Item, Registry, vpc_of
 from mizar.manager.trace_names import RegistryNames
 from mizar.model.addresses import parse_mac, text_of
@@ -81,14 +83,15 @@ class Tracing:
         policies: PolicyNames,
         functions: Callable[[str, str, VPC, frozenset[Ref]], Sequence[str]] = lambda *_: (),
         judged: Callable[[str, VPC, bytes, str], Sequence[str]] = lambda *_: (),
+        tunnel: Callable[[Ref], str] = lambda _: "",
     ) -> None:
         """`functions`: those that at a droplet and a stage see packets of a VPC from or to these endpoints.
         `judged`: what the protection of an endpoint makes of an inner frame on a droplet, and of which
-        member, where the frame is addressed to a service."""
+        member, where the frame is addressed to a service. `tunnel`: how a VPN connection is."""
         self._functions, self._judged = functions, judged
         self._registry = registry
         self._link = link
-        self._names = RegistryNames(registry, link, policies)
+        self._names = RegistryNames(registry, link, policies, tunnel)
 
     async def trace(self, question: Question, visible: Visible) -> Trace:
         """The packet's way. Raises NotFoundError, InvalidError or TemporaryError with one sentence."""
@@ -135,16 +138,16 @@ class Tracing:
         found = replace(found, hops=(*found.hops, told.hop), ending=told.ending or found.ending)
         if not told.back:
             return found
-        way_in = await self._inward(gateway.droplet, gateway.uid, vpc, told.back)
-        more = Trace(found.source, found.destination, found.packet, *self._explained(*way_in))
-        more = self._finished(more, way_in[0], vpc, frozenset({gateway.owner.ref}), visible)
+        onward, ifindex, *_ = await self._inward(gateway.droplet, gateway.uid, vpc, told.back)
+        more = Trace(found.source, found.destination, found.packet, *self._explained(onward, ifindex))
+        more = self._finished(more, onward, vpc, frozenset({gateway.owner.ref}), visible)
         return replace(found, hops=(*found.hops, *more.hops), ending=more.ending)
 
     async def _inward(
         self, name: str, uid: str, vpc: VPC, frame: bytes | Callable[[bytes], bytes]
-    ) -> tuple[Prediction, int]:
+    ) -> tuple[Prediction, int, Live, bytes]:
         """The way of a frame that comes into a VPC by the endpoint with a uid, or, without one, from the substrate to a
-        droplet with a MAC; and the endpoint's interface."""
+        droplet with a MAC; the endpoint's interface; what was read for it, and the frame."""
         droplet = self._names.address_of(name)
         live = Live(_Daemons(self._names, self._link, uid), frozenset({vpc.number or 0}))
         await live.read(droplet)
@@ -156,7 +159,7 @@ class Tracing:
         if uid and not ifindex:
             raise TemporaryError(Problem(f"{name} has no interface of it (any more)", resource=uid))
         sent = frame if isinstance(frame, bytes) else frame(bytes.fromhex(itself["mac"]))
-        return await live.predict(droplet, ifindex, sent), ifindex
+        return await live.predict(droplet, ifindex, sent), ifindex, live, sent
 
     async def _from_outside(self, question: Question, client: bytes, visible: Visible) -> Trace:
         """The way of what somebody on the substrate sends to a public address."""
@@ -165,14 +168,30 @@ class Tracing:
         assert isinstance(question.destination, bytes)
         name, to = text_of(client), text_of(question.destination)
         shown = packet_text(parse_inner(way_in.frame(bytes(6))))
-        if way_in.ending:
-            ending = Ending(way_in.arrives, way_in.ending)
-            return Trace(name, to, shown, way_in.before(self._names.vpc(vpc.number or 0)), ending)
-        prediction, ifindex = await self._inward(way_in.droplet, way_in.uid, vpc, way_in.inside)
+        vpc_name = self._names.vpc(vpc.number or 0)
+        before, ending = way_in.before(vpc_name), Ending(way_in.arrives, way_in.ending) if way_in.ending else None
+        inside: bytes | Callable[[bytes], bytes] = way_in.inside
+        if is_nat(way_in.owner.resource):
+            said = await chosen_by(self._link, way_in, vpc_name)
+        else:
+            said = await answered_by(self._link, way_in, vpc_name, vpc.number or 0)
+        if said is not None and (said.ending or said.back):
+            before, ending, inside = (said.hop,), said.ending, said.back
+        elif said is not None:  # nobody could say: what is configured is told with that
+            before = tuple(replace(one, notes=said.hop.notes) for one in before)
+        if ending is not None:
+            return Trace(name, to, shown, before, ending)
+        prediction, ifindex, live, sent = await self._inward(way_in.droplet, way_in.uid, vpc, inside)
         found = Trace(name, to, shown, *self._explained(prediction, ifindex))
+        if question.live:
+            if prediction.way.hops[0].outcome.verdict is Verdict.DELIVER:
+                message = f"{way_in.droplet} has the member itself, and sends nothing: ask another droplet of the pool"
+                raise InvalidError(Problem(message, field="live"))
+            asked = _Asked("", self._names.address_of(way_in.droplet), ifindex, sent)
+            found = await self._live(live, prediction, asked, found, None, operator=True)
         ends = frozenset({way_in.owner.ref})
         found = self._finished(found, prediction, vpc, ends, visible)
-        return replace(found, hops=(*way_in.before(self._names.vpc(vpc.number or 0)), *found.hops))
+        return replace(found, hops=(*before, *found.hops))
 
     def _finished(
         self, found: Trace, prediction: Prediction, vpc: VPC, ends: frozenset[Ref], visible: Visible
@@ -391,7 +410,7 @@ class _Daemons:
             async for message in link.stub().ReadTables(request, timeout=CALL_S):
                 rows.take(message.table, message.rows)
         except grpc.aio.AioRpcError as error:
-            raise TemporaryError(f"droplet {name} does not answer: {error.details()}") from error
+            raise TemporaryError(f"droplet {name} does not answer: {untold(error)}") from error
         return rows
 
 

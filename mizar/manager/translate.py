@@ -285,6 +285,7 @@ def _service(entry: ServiceEntry) -> pb.Service:
         public=entry.public,
         attracted=entry.attracted,
         inside=[pb.Prefix(address=address, length=length) for address, length in entry.inside],
+        vip_option=entry.vip_option,
     )
 
 
@@ -359,6 +360,7 @@ def _service_entry(service: pb.Service) -> ServiceEntry:
     return ServiceEntry(
         service.vni, service.network_id, addresses, members, colocated, health, listeners, service.by_client,
         tuple(service.public), service.attracted, tuple((one.address, one.length) for one in service.inside),
+        service.vip_option,
     )  # fmt: skip
 
 

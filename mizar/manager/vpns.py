@@ -328,6 +328,12 @@ class VpnStates:
         """The connection is gone."""
         self._last.pop(uid, None)
 
+    def standing(self, registry: Registry, ref: Ref) -> str:
+        """Whether a connection is up, and if not why; empty where nobody has said so yet."""
+        item = registry.find(ref)
+        told = self.view(registry, item) if item is not None else {}
+        return ": ".join(filter(None, (told.get("state", ""), told.get("detail", ""))))
+
     def view(self, registry: Registry, item: Item) -> dict[str, Any]:
         """What the status of a connection says."""
         one = item.resource

@@ -66,6 +66,7 @@ def text_of(packed: bytes) -> str:
     return str(ip_address(packed))
 
 
+@lru_cache(maxsize=4096)
 def gateway_of(prefix: Prefix) -> Address:
     """The address of the virtual router: the first host address."""
     return prefix[1]

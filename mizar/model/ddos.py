@@ -17,7 +17,7 @@ from mizar.model import fields
 from mizar.model.base import Resource, Scope, Status
 from mizar.model.fields import Value
 from mizar.model.file_value import FileValue
-from mizar.model.prefix_list import MOST, PrefixList, count_packed, is_empty, listed, parse, unpacked
+from mizar.model.prefix_list import BYTES, MOST, PrefixList, count_packed, is_empty, listed, most_bytes, parse, unpacked
 
 AMPLIFIERS = (
     17,
@@ -108,7 +108,8 @@ class Reflection(Value):
 
 
 class DdosProtectionSpec(Value):
-    """For endpoints, networks and groups that it names; for all of the VPC where it names none.
+    """For endpoints, networks and groups that it names; for all of the VPC where it names none. With `droplets`, for
+    what of these is on one of them.
 
     What is on `allow` or `allowList` passes everything else here. `perSource`: a limit for each source address;
     `perTarget`: for each endpoint. `burstMs`: how much of a limit may come at once. `holdS`: how long a measure stays
@@ -119,6 +120,7 @@ class DdosProtectionSpec(Value):
     endpoints: Names = ()
     networks: Names = ()
     groups: Names = ()
+    droplets: Names = ()
     block: Listed = ()
     allow: Listed = ()
     block_list: LongList | None = None
@@ -143,10 +145,21 @@ class DdosProtectionSpec(Value):
             )
         return self
 
+    def is_on(self, droplet: str) -> bool:
+        """Whether it is for what is on a droplet."""
+        return not self.droplets or droplet in self.droplets
+
     @property
     def packed(self) -> tuple[bytes, bytes]:
         """What is blocked and what is allowed, packed; nothing for an empty list. The long ones must be here."""
         return _packed(self.block, self.block_list), _packed(self.allow, self.allow_list)
+
+    @property
+    def lists_bytes(self) -> int:
+        """What its lists take on a droplet at most; the long ones must be here."""
+        short = sum(BYTES[6 if ":" in text else 4] for text in (*self.block, *self.allow))
+        long = (one.data for one in (self.block_list, self.allow_list) if one is not None)
+        return short + sum(most_bytes(data) for data in long if data)
 
     @property
     def blocked(self) -> PrefixList:

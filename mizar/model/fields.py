@@ -8,8 +8,8 @@ value raises ValueError with "expected ..., found ...", which pydantic reports b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -19,12 +19,26 @@ from mizar.model import addresses
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?")
 _T = TypeVar("_T")
+_set = object.__setattr__  # the values are frozen
 
 
 class Value(BaseModel):
     """Base of all parts of a resource: frozen, unknown fields refused, camelCase outside and snake_case inside."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, in a fifth of its time: a change of an object is half a dozen of these. What is frozen and has
+        neither extra nor private fields needs no copies of their sets."""
+        if deep or not update:
+            return super().model_copy(update=update, deep=deep)
+        copy = object.__new__(type(self))
+        fields = self.__pydantic_fields_set__
+        _set(copy, "__dict__", {**self.__dict__, **update})
+        _set(copy, "__pydantic_fields_set__", fields if fields.issuperset(update) else fields.union(update))
+        _set(copy, "__pydantic_extra__", None)
+        _set(copy, "__pydantic_private__", None)
+        return copy
 
 
 def _name(text: str) -> str:

@@ -24,6 +24,8 @@ STAGES = (
 )  # fmt: skip
 """In the order of enum function_stage."""
 PROGRAMS = {"xdp": "mizar_xdp", "tc": "mizar_tc"}
+OF_THE_PLATFORM = frozenset({"function_frames", "function_counters", "function_xdp", "function_tc"})
+"""Maps of the data plane's that mizar_function.h itself needs, and writes."""
 FRAME_BYTES = 128
 """Of struct function_frame."""
 _ABOUT = struct.Struct("=III36s")
@@ -88,7 +90,7 @@ def read_object(data: bytes) -> FunctionObject:
         tuple(stage for place, stage in enumerate(STAGES) if stages >> place & 1),
         _reasons(text, sections.get(".rodata.reasons", b"")),
         {key: shape for key, shape in declared.items() if shape.entries},
-        tuple(sorted(key for key, shape in declared.items() if not shape.entries and not key.startswith("function_"))),
+        tuple(sorted(key for key, shape in declared.items() if not shape.entries and key not in OF_THE_PLATFORM)),
         types,
         sections.get(".rodata.parameters", b""),
         digest_of(data),

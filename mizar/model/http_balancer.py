@@ -25,6 +25,7 @@ _PATH = re.compile(r"/[A-Za-z0-9._~!&()*+,;=:@/-]{0,1023}")
 MOST_PEM = 2 << 20
 """Characters of all certificates and keys of one: each of its instances is sent all of them."""
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Weight = Annotated[int, Field(strict=True, ge=0, le=256)]
 Milliseconds = Annotated[int, Field(strict=True, ge=10, le=86_400_000)]
 
 
@@ -89,7 +90,10 @@ class HttpHealthSpec(Value):
 
 
 class HttpBackendSpec(Value):
-    """Endpoints of the VPC that share requests: those that are named, simple or scaled, and simple ones by labels."""
+    """Endpoints of the VPC that share requests: those that are named, simple or scaled, and simple ones by labels.
+
+    `weights`: of some by name, 1 for the others; 0 for one that gets no requests any more and ends what it serves.
+    """
 
     name: fields.Name
     port: Port
@@ -98,6 +102,7 @@ class HttpBackendSpec(Value):
     algorithm: Algorithm = Algorithm.ROUND_ROBIN
     health: HttpHealthSpec | None = HttpHealthSpec()
     connections_per_server: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
+    weights: Annotated[dict[fields.Name, Weight], Field(max_length=1024)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_servers(self) -> Self:

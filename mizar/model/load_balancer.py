@@ -32,12 +32,14 @@ class PublicSpec(Value):
     """Addresses of an operator's pool, at which clients on the substrate reach it: at most one of each family.
 
     `mode`: members answer straight (`direct`), or one droplet translates both ways (`nat`). `connections`: of `nat`.
+    `vip`, of `direct`: where members find the address, in the inner destination or in an option of the tunnel.
     """
 
     pool: fields.Name
     addresses: Wanted = ()
     mode: Literal["direct", "nat"] = "direct"
     connections: Annotated[int, Field(strict=True, ge=16, le=MOST_CONNECTIONS)] | None = None
+    vip: Literal["destination", "option"] = "destination"
 
     @model_validator(mode="after")
     def _one_of_each_family(self) -> Self:
@@ -46,7 +48,14 @@ class PublicSpec(Value):
             _refuse("expected at most one of each family", "addresses")
         if self.connections is not None and self.mode == "direct":
             _refuse("unexpected: it is for mode nat", "connections")
+        if self.by_option and self.mode == "nat":
+            _refuse("unexpected: in mode nat members see the load balancer's instance; it is for mode direct", "vip")
         return self
+
+    @property
+    def by_option(self) -> bool:
+        """Whether members learn the address from an option."""
+        return self.vip == "option"
 
     @property
     def quota(self) -> int:
@@ -93,6 +102,7 @@ class LoadBalancerStatus(Status):
 
     public_addresses: tuple[str, ...] = ()
     mode: str = ""
+    vip: str = ""
     droplet: str = ""
     state: str = ""
     detail: str = ""

@@ -19,6 +19,8 @@ from functools import cached_property
 from mizar.model.errors import InvalidError, Problem
 
 MOST = 1_000_000
+BYTES = {4: 16, 6: 48}
+"""What a prefix of a family takes on a droplet at most: two boundaries, where it begins and behind its end."""
 UNLISTED, BLOCKED, ALLOWED = 0, 1, 2
 """enum prefix_verdict of dataplane/ddos/lists.h."""
 _HEAD = struct.Struct("=II")
@@ -85,6 +87,12 @@ def count_packed(data: bytes) -> int:
 def is_empty(data: bytes) -> bool:
     """Whether a packed list has none."""
     return zlib.decompressobj().decompress(data, _HEAD.size) == bytes(_HEAD.size)
+
+
+def most_bytes(data: bytes) -> int:
+    """What a packed list takes on a droplet at most, by what its head says."""
+    count4, count6 = _HEAD.unpack(zlib.decompressobj().decompress(data, _HEAD.size))
+    return int(count4 * BYTES[4] + count6 * BYTES[6])
 
 
 def _columns(data: bytes) -> list[tuple[Sequence[int], bytes]]:

@@ -386,6 +386,7 @@ class DropletStatus(Status):
     limits_mode: str = ""
     limits_reason: str = ""
     vpn_ports: str = ""
+    process_limits: str = ""
 
 
 class Droplet(Resource):

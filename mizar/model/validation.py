@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -37,7 +37,7 @@ def validate(value: object) -> Resource | list[tuple[Path, str]]:
     try:
         resource = kind.model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems.extend(sentence(kind.model, details) for details in error.errors(include_url=False))
+        problems.extend(_once(value, (sentence(kind.model, details) for details in error.errors(include_url=False))))
         # A list whose items are refused is reported by pydantic as too short as well: say it once.
         deeper = {path[:length] for path, _ in problems for length in range(len(path))}
         problems = [(path, message) for path, message in problems if path not in deeper]
@@ -99,6 +99,32 @@ def sentence(model: type[BaseModel], details: Any) -> tuple[Path, str]:
         return path, f"expected a list, found {_shown(found)}"
     message = details["msg"].replace("Input should be", "expected").replace("String should", "expected text to")
     return path, f"{message}, found {_shown(found)}"
+
+
+def _once(value: object, problems: Iterable[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
+    """The problems, one for each value: pydantic tells of each type that a value may have."""
+    choices: dict[Path, list[str]] = {}
+    for path, message in problems:
+        if path and isinstance(_at(value, path[:-1]), str | int | float):
+            choices.setdefault(path[:-1], []).append(message)
+        else:
+            yield path, message
+    for path, messages in choices.items():
+        first, *others = (message.partition(", found ") for message in messages)
+        yield (
+            path,
+            first[0] + "".join(other[0].replace("expected", ", or", 1) for other in others) + first[1] + first[2],
+        )
+
+
+def _at(value: Any, path: Path) -> object:
+    """What stands at a path of a value; None where nothing does."""
+    for part in path:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return None
+    return value
 
 
 def _hides(model: type[BaseModel], path: Path) -> bool:

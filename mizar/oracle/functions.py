@@ -148,8 +148,13 @@ def _ask(
     decision, after = _run(here, seen, uid, met)
     if len(met) == len(outcome.met):
         return outcome
+    at = seen.stage
+    if decision is Decision.REDIRECT and by_xdp:  # those of that stage have the last word: none of them redirects anew
+        at = "ON_XDP_REDIRECT"
+        last, after = _run(here, replace(after, stage=at), uid, met)
+        decision = last if last in (Decision.DROP, Decision.TRANSMIT) else decision
     ends = decision is Decision.DROP or (decision is Decision.TRANSMIT and by_xdp)
-    if ends and seen.stage == "ENDPOINT_INGRESS":  # by function_end; tc's transmit goes its way without
+    if ends and at == "ENDPOINT_INGRESS":  # by function_end; tc's transmit goes its way without
         here.policy_flows.take_back(seen.vni, uid)
     if decision is Decision.DROP:
         counted = {key: dict(fields) for key, fields in outcome.counted.items()}

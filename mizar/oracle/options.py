@@ -10,13 +10,14 @@ from mizar.oracle.outcome import RefusedError
 from mizar.oracle.tunnel import Overlay
 
 OPTION_CLASS, CRITICAL = 0xFF01, 0x80
-RETURN_TO_SENDER, GROUPS, TRACE, IDENTITY, CONTROL = 0x01, 0x02, 0x04, 0x83, 0x85
+RETURN_TO_SENDER, GROUPS, TRACE, IDENTITY, CONTROL, VIP = 0x01, 0x02, 0x04, 0x83, 0x85, 0x86
 SIZES = {
     RETURN_TO_SENDER: (4, 16),
     GROUPS: range(4, 128, 4),
     TRACE: range(0, 128, 4),
     IDENTITY: (16,),
     CONTROL: range(4, 128, 4),
+    VIP: (8, 20),
 }
 """Bytes of data that an option of ours may have."""
 
@@ -35,6 +36,8 @@ class Options:
     control_at: int = 0
     """Where that stands, counted from the first option."""
     trace: bytes | None = None
+    vip: bytes | None = None
+    """VIP: port, two bytes of zero, address."""
 
 
 def walk_options(overlay: Overlay) -> Options:
@@ -51,7 +54,7 @@ def walk_options(overlay: Overlay) -> Options:
             raise RefusedError("GENEVE_OPTION_LENGTH")
         data, raw = raw[4:size], raw[size:]
         if of == OPTION_CLASS and kind in SIZES:
-            if kind in ours or len(data) not in SIZES[kind]:
+            if kind in ours or len(data) not in SIZES[kind] or (kind == VIP and any(data[2:4])):
                 raise RefusedError("OPTION_MALFORMED")
             ours[kind] = data
             places[kind] = overlay.option_bytes - len(raw) - len(data)
@@ -65,4 +68,5 @@ def walk_options(overlay: Overlay) -> Options:
         ours.get(CONTROL),
         places.get(CONTROL, 0),
         ours.get(TRACE),
+        ours.get(VIP),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from mizar.model.addresses import to_mapped
 from mizar.model.prefix_list import ALLOWED, BLOCKED, UNLISTED, PrefixList
 from mizar.oracle.functions import Decision, Says, Seen, Twin
-from mizar.oracle.protection_cookies import ACK, RST, SYN, Connection, Kernel, answer, opens
+from mizar.oracle.protection_cookies import ACK, RST, SYN, Connection, Kernel, Member, answer, opens
 from mizar.oracle.protection_state import VERIFIED, Rule, State, hash_of, mixed, words
 
 NAME = "ddos-protection"
@@ -58,12 +58,13 @@ PASSES = Judged()
 
 @dataclass(slots=True)
 class Protection:
-    """Of one endpoint (its slot on its droplet). `kernel`: None where it cannot be asked, or is known by another
-    address."""
+    """Of one endpoint (its slot on its droplet). `kernel`: None where nothing can be answered. `asks`: whether it can
+    be asked about its connections; else it only makes the cookies of challenges."""
 
     rule: Rule
     endpoint: int = 0
     kernel: Kernel | None = None
+    asks: bool = True
     state: State = field(default_factory=State)
     counted: Counter[str] = field(default_factory=Counter)
 
@@ -78,8 +79,11 @@ class Protection:
         for asked in (ports[2:] + ports[:2], bytes(4)):
             self.state.ask(self.rule, self.endpoint, place.destination, asked, now)
 
-    def judge(self, frame: bytes, now: int, vni: int = 0, packets: int = 1, size: int = 0) -> Judged:
-        """What is for the endpoint. `size`: bytes of the frame as it arrived, where that was another one."""
+    def judge(
+        self, frame: bytes, now: int, vni: int = 0, packets: int = 1, size: int = 0, member: Member | None = None
+    ) -> Judged:
+        """What is for the endpoint. `size`: bytes of the frame as it arrived, where that was another one. `member`:
+        who the endpoint is, for what bears the address of a service."""
         place, rule, size = _Place.of(frame), self.rule, size or len(frame)
         if place is None:
             return PASSES
@@ -91,7 +95,7 @@ class Protection:
             found = Judged("SOURCE_BLOCKED")
         else:
             if rule.cookies != "off" and place.protocol == _TCP:
-                found = self._segment(frame, place, now, vni, packets)
+                found = self._segment(frame, place, now, vni, packets, member)
             if rule.reflection != "off" and place.protocol == _UDP:
                 found = self._datagram(frame, place, now)
             if found == PASSES:
@@ -121,7 +125,7 @@ class Protection:
             return PASSES
         return Judged("REFLECTED")
 
-    def _segment(self, frame: bytes, place: _Place, now: int, vni: int, packets: int) -> Judged:
+    def _segment(self, frame: bytes, place: _Place, now: int, vni: int, packets: int, member: Member | None) -> Judged:
         rule, state, kernel = self.rule, self.state, self.kernel
         segment = frame[place.at : place.at + 20]
         if not place.at or len(segment) < 20 or kernel is None:
@@ -134,28 +138,53 @@ class Protection:
             engaged = state.syns.until > now
         if not engaged and rule.cookies != "always":
             return PASSES
-        if begins:
-            made = answer(frame, _NETWORK, place.at, kernel)
-            return Judged(answer=made) if made is not None else Judged("SYN_MALFORMED")
+        ports = int.from_bytes(segment[:2], "big"), int.from_bytes(segment[2:4], "big")
+        outside = Connection(place.source, place.destination, *ports)
+        if not self.asks:
+            return self._challenge(frame, place, outside, now, vni, packets)
         flow = mixed(mixed(hash_of(hash_of(rule.seed, place.source), place.destination), words(segment)), vni) | 1
         at = (flow >> 32) % VERIFIED
-        if state.verified.get(at) == flow:
+        inside = outside if member is None else member.inside(outside)
+        if inside is None or (not begins and state.verified.get(at) == flow):
             return PASSES
-        ports = int.from_bytes(segment[:2], "big"), int.from_bytes(segment[2:4], "big")
-        connection = Connection(place.source, place.destination, *ports)
+        if begins:
+            made = answer(frame, _NETWORK, place.at, kernel, inside, challenges=False)
+            return Judged(answer=made) if made is not None else Judged("SYN_MALFORMED")
         bears = segment[13] & (SYN | ACK | RST) == ACK
-        if kernel.has(connection):
+        if kernel.has(inside):
             state.verified[at] = flow
-        elif bears and kernel.made(connection, int.from_bytes(segment[8:12], "big")):
+        elif bears and kernel.made(inside, *_brings(segment)):
             self._count("verified", packets)
             state.verified[at] = flow
         else:
             return Judged("NO_SUCH_CONNECTION")
         return PASSES
 
+    def _challenge(self, frame: bytes, place: _Place, outside: Connection, now: int, vni: int, packets: int) -> Judged:
+        """Where no kernel would believe a cookie: a source has to refuse a wrong answer first, with what it says."""
+        rule, state, kernel, segment = self.rule, self.state, self.kernel, frame[place.at : place.at + 20]
+        assert kernel is not None
+        if state.trusts(rule, place.source, vni, now):
+            return PASSES
+        if not opens(segment):
+            reset = (int.from_bytes(segment[4:8], "big") + 1) & 0xFFFFFFFF
+            proof = (0, reset) if segment[13] & RST else _brings(segment)
+            if segment[13] & (RST | ACK) and not segment[13] & SYN and kernel.made(outside, *proof):
+                state.trust(rule, place.source, vni, now)
+                self._count("verified", packets)
+            return PASSES
+        challenges = not state.is_sound(rule, place.source, vni, now)
+        made = answer(frame, _NETWORK, place.at, kernel, outside, challenges=challenges)
+        return Judged(answer=made) if made is not None else Judged("SYN_MALFORMED")
+
     def _count(self, what: str, packets: int) -> None:
         if what:
             self.counted[what] += packets
+
+
+def _brings(segment: bytes) -> tuple[int, int]:
+    """The number of the SYN that a segment follows, and what it acknowledges."""
+    return (int.from_bytes(segment[4:8], "big") - 1) & 0xFFFFFFFF, int.from_bytes(segment[8:12], "big")
 
 
 def of_protection(found: Protection, clock: Callable[[], int]) -> Twin:

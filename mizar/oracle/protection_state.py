@@ -13,11 +13,12 @@ from typing import Literal
 from mizar.model.prefix_list import PrefixList
 
 Mode = Literal["off", "auto", "always"]
-SKETCH, VERIFIED, QUESTIONS = 4096, 4096, 4096
-"""Places of one protection: of each row for sources, for flows, for questions."""
+SKETCH, VERIFIED, QUESTIONS, TRUSTED = 4096, 4096, 4096, 4096
+"""Places of one protection: of each row for sources, for flows, for questions, for sources that met a challenge."""
 _ENGAGE_NS, _WRITE_NS = 100_000_000, 10_000_000
-_TICK_BITS, _TICKS = 30, 8
+_TICK_BITS, _TICKS, _TRUST_TICKS, _TRUST_TICK = 30, 8, 64, 0xFFFF
 _64 = (1 << 64) - 1
+_MAPPED = bytes(10) + b"\xff\xff"
 _S = 10**9
 
 
@@ -103,6 +104,23 @@ class State:
     targets: dict[int, Bucket] = field(default_factory=dict)
     questions: dict[int, int] = field(default_factory=dict)
     verified: dict[int, int] = field(default_factory=dict)
+    trusted: dict[int, int] = field(default_factory=dict)
+
+    def trust(self, rule: Rule, source: bytes, vni: int, now: int) -> None:
+        """A source has met its challenge."""
+        hashed = _source(rule, source, vni)
+        self.trusted[(hashed >> 32) % TRUSTED] = hashed & ~_TRUST_TICK | now >> _TICK_BITS & _TRUST_TICK
+
+    @staticmethod
+    def is_sound(rule: Rule, source: bytes, vni: int, now: int) -> bool:
+        """Whether a source gets a sound answer now, which acknowledges its own number: a quarter of the time."""
+        return mixed(_source(rule, source, vni), now >> _TICK_BITS) >> 32 & 3 == 3
+
+    def trusts(self, rule: Rule, source: bytes, vni: int, now: int) -> bool:
+        """Whether it has done so within a little more than a minute."""
+        hashed = _source(rule, source, vni)
+        found = self.trusted.get((hashed >> 32) % TRUSTED, 0)
+        return found >> 16 == hashed >> 16 and (now >> _TICK_BITS) - found & _TRUST_TICK < _TRUST_TICKS
 
     def source_over(self, rule: Rule, source: bytes, now: int, packets: int, size: int) -> bool:
         """Whether a source is over its limit, which it is where both of its places are; else both are charged."""
@@ -150,6 +168,11 @@ def mixed(hashed: int, value: int) -> int:
 def words(ports: bytes) -> int:
     """Two ports as the data plane has them in one number: each as it is on the wire, the first above."""
     return int.from_bytes(ports[:2], "little") << 16 | int.from_bytes(ports[2:4], "little")
+
+
+def _source(rule: Rule, source: bytes, vni: int) -> int:
+    """Who meets a challenge, of an address of 16 bytes: in IPv6 its /64."""
+    return mixed(hash_of(rule.seed, source if source.startswith(_MAPPED) else source[:8] + bytes(8)), vni)
 
 
 def _question(seed: int, endpoint: int, other: bytes, ports: bytes) -> int:

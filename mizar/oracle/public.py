@@ -21,6 +21,7 @@ from mizar.oracle.rewrite import PUBLIC_MAC, decrement_ttl, from_router, replace
 from mizar.oracle.service import choose_member, policed_port
 from mizar.oracle.tables import Droplet, Endpoint, PublicAddress, Tunnel
 from mizar.oracle.tunnel import write_outer
+from mizar.oracle.vip_option import BYTES, address_to_member
 
 REFUSALS = {
     "NO_LISTENER": "no_listener",
@@ -87,11 +88,19 @@ def _hand_on(here: Droplet, packet: Packet, inner: Inner, found: PublicAddress) 
     member = route.endpoint
     if route.step is not Step.DELIVER:
         droplet, mac = locate_next_hop(here, route)
-        refuse_too_big(inner.frame, room_to(here, droplet, 0))
-        frame = member.mac + PUBLIC_MAC + inner.frame[12:]
+        bytes_of_option = BYTES[inner.kind] if found.vip_option else 0
+        refuse_too_big(inner.frame, room_to(here, droplet, bytes_of_option))
+        frame, option = inner.frame, b""
+        if found.vip_option:
+            chosen = next(one for one in found.service.members if one.endpoint is member)
+            frame, option = address_to_member(here, packet.vni, inner, chosen)
+        frame = member.mac + PUBLIC_MAC + frame[12:]
         packet.count("vpc", packet.vni, "bounced", len(frame))
         wire_vni = found.wire_vni or found.vni
-        sent = write_outer(here, droplet, mac, Tunnel.GENEVE, wire_vni, flow_source_port(inner), frame)
+        sent = write_outer(
+            here, droplet, mac, Tunnel.GENEVE, wire_vni, flow_source_port(inner), option + frame,
+            words=len(option) // 4, critical=found.vip_option,
+        )  # fmt: skip
         return packet.served(Verdict.SEND, sent, next_hop=droplet)
     port = policed_port(here, packet.vni, inner, route)
     police(here, packet, inner, member.uid, Direction.INGRESS, 0, port)

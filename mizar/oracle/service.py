@@ -56,7 +56,8 @@ def choose_member(
     if service.listened and target_of(here, packet.vni, inner.destination, transport) is None:
         raise RefusedError("NO_LISTENER")
     value = flow_hash(key, by_client=service.by_client)
-    chosen = _by_hash(here, service, service.near if near and service.near else service.places, value)
+    places = service.near if near and service.near else service.places
+    chosen = _by_hash(here, service, places, value, outside=inside is not None)
     if chosen is None:
         raise RefusedError("SERVICE_WITHOUT_MEMBER")
     if key in here.flows:
@@ -97,11 +98,12 @@ def _takes_new(here: Droplet, member: Member) -> bool:
     return not (member.draining or member.down or member.endpoint.host in here.down)
 
 
-def _by_hash(here: Droplet, service: Service, places: tuple[int, ...], value: int) -> Member | None:
+def _by_hash(here: Droplet, service: Service, places: tuple[int, ...], value: int, *, outside: bool) -> Member | None:
     for _ in range(TRIES):
         number = places[place_of(value)]
-        if number >= 0 and _takes_new(here, service.members[number]):
-            return service.members[number]
+        member = service.members[number] if number >= 0 else None
+        if member and (outside or not member.by_option) and _takes_new(here, member):
+            return member
         value = mix((value + 1) & _MOST)
     return None
 
@@ -265,7 +267,7 @@ def _with_port(frame: bytes, inner: Inner, transport: Transport, *, source: bool
     udp = transport.protocol == UDP and not transport.error
     frame = replace(frame, at, after)
     check = transport.embedded_at - 6 if transport.error else transport.checksum_at
-    return _follow(frame, check, before, after, may_be_missing=udp)
+    return follow(frame, check, before, after, may_be_missing=udp)
 
 
 def _reread(inner: Inner, frame: bytes, source: bytes, destination: bytes) -> Inner:
@@ -280,10 +282,10 @@ def _outermost(frame: bytes, inner: Inner, transport: Transport, *, source: bool
     before = frame[at : at + len(after)]
     frame = replace(frame, at, after)
     if v4:
-        frame = _follow(frame, IPV4_CHECKSUM, before, after)
+        frame = follow(frame, IPV4_CHECKSUM, before, after)
     if transport.checksum_at:
         udp = transport.protocol == UDP and not transport.error
-        frame = _follow(frame, transport.checksum_at, before, after, may_be_missing=udp)
+        frame = follow(frame, transport.checksum_at, before, after, may_be_missing=udp)
     return frame
 
 
@@ -293,10 +295,10 @@ def _embedded(frame: bytes, inner: Inner, transport: Transport, *, source: bool,
     at = transport.embedded_at + ((12 if source else 16) if v4 else (8 if source else 24))
     before = frame[at : at + len(after)]
     frame = replace(frame, at, after)
-    return _follow(frame, transport.embedded_at + 10 if v4 else transport.checksum_at, before, after)
+    return follow(frame, transport.embedded_at + 10 if v4 else transport.checksum_at, before, after)
 
 
-def _follow(frame: bytes, at: int, before: bytes, after: bytes, *, may_be_missing: bool = False) -> bytes:
+def follow(frame: bytes, at: int, before: bytes, after: bytes, *, may_be_missing: bool = False) -> bytes:
     """The checksum at a place, after a change of words that it covers. UDP writes none as 0, and 0 as 0xFFFF."""
     (sum_,) = struct.unpack_from("!H", frame, at)
     if may_be_missing and not sum_:

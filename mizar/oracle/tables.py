@@ -68,6 +68,10 @@ class Member:
     """Failed its check."""
     listened: bool = False
     """Of a load balancer: what it is sent may be for another port of its own."""
+    by_option: bool = False
+    """Behind a tunnel end without a daemon: takes what bears a VIP option alone."""
+    addresses: tuple[bytes, ...] = ()
+    """Its own, where a VIP option may bear the load balancer's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +106,7 @@ class PublicAddress:
     service: Service
     inside: tuple[tuple[bytes, int], ...] = ()
     wire_vni: int = 0
+    vip_option: bool = False
 
 
 class FlowKind(Enum):

@@ -34,6 +34,7 @@ from mizar.oracle.tunnel import (
     turn_around,
     write_outer,
 )
+from mizar.oracle.vip_option import restore
 
 _COUNTERS = {Step.BOUNCE: "bounced", Step.DIVIDE: "divided", Step.TO_DIVIDER: "to_divider"}
 
@@ -95,6 +96,9 @@ def handle_overlay(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay
         return send_answer(here, packet, outer, answer_solicitation(here, packet, inner))
     if overlay.control:
         inner = parse_inner(take_back(here, packet, outer, inner))
+    if options.vip is not None:
+        believed = not overlay.control and sender_of(here, outer.source) not in here.foreign
+        inner = restore(here, packet, inner, options, believed=believed)
     return route_packet(here, packet, outer, overlay, options, inner)
 
 

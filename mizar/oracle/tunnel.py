@@ -104,14 +104,17 @@ def write_outer(
     words: int = 0,
     group_set: int = 0,
     trace: int = 0,
+    *,
+    critical: bool = False,
 ) -> bytes:
-    """A tunnel packet on its way to the droplet `to`. The first `words` words of `body` are Geneve options.
+    """A tunnel packet on its way to the droplet `to`. The first `words` words of `body` are Geneve options;
+    `critical`: the header says that one of them is.
 
     `group_set`: what VXLAN's header says of the sender (draft-smith-vxlan-group-policy).
     """
     udp_length = 8 + 8 + len(body)
     if tunnel is Tunnel.GENEVE:
-        header = struct.pack("!BBHI", words, 0, GENEVE_ETHERNET, vni << 8 | trace)
+        header = struct.pack("!BBHI", words, 0x40 if critical else 0, GENEVE_ETHERNET, vni << 8 | trace)
     else:
         flags = VXLAN_VNI_FLAG | (VXLAN_GROUP_FLAG if group_set else 0)
         header = struct.pack("!BBHI", flags, 0, group_set, vni << 8 | trace)

@@ -496,6 +496,7 @@ class ServiceEntry:
     attracted: bool = False
     """The droplet takes what comes for the public addresses from the substrate, but not from `inside`."""
     inside: tuple[tuple[bytes, int], ...] = ()
+    vip_option: bool = False
 
     @property
     def key(self) -> tuple[int, int, tuple[bytes, ...]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from mizar.model.addresses import Prefix, gateway_of, parse_mac, parse_prefix
+from mizar.model.addresses import Prefix, gateway_of, parse_address, parse_prefix
 from mizar.model.errors import InvalidError
 from mizar.model.groups import OWN_CLASS
 from mizar.model.resources import VPC, Droplet, Endpoint, MoveStage, Network, Resource, TunnelProtocol
@@ -130,14 +130,15 @@ class EndpointFact:
     qos: QosEntry = NO_QOS
     engine: EngineEntry | None = None
 
-    def local(self, host: bytes, *, standby: bool = False) -> LocalEntry | None:
-        """As the droplet with this address holds it; None where somebody else makes its interface."""
+    def local(self, entry: EndpointEntry, *, standby: bool = False) -> LocalEntry | None:
+        """As its host holds it, by what others know of it there; None where somebody else makes its interface."""
         if self.workload is None:
             return None
-        groups = struct.pack(f"!I{len(self.groups)}I", self.group_set, *self.groups)
-        options = (_option(GROUPS, groups) if self.groups else b"") + self.options
+        options = self.options
+        if self.groups:
+            options = _option(GROUPS, struct.pack(f"!I{len(self.groups)}I", self.group_set, *self.groups)) + options
         return LocalEntry(
-            self.uid, self.entry(host), self.workload, 0, standby, options, self.group_set, self.bypass,
+            self.uid, entry, self.workload, 0, standby, options, self.group_set, self.bypass,
             self.forwarding, self.sources, self.policy, self.qos, self.engine,
         )  # fmt: skip
 
@@ -185,12 +186,14 @@ class MemberFact:
 @dataclass(frozen=True, slots=True)
 class PublicFact:
     """What a load balancer has of public addresses: they, the names of the droplets that attract them, and prefixes
-    that clients out there cannot have. `translated`: an instance takes what comes there, and no droplet by itself."""
+    that clients out there cannot have. `translated`: an instance takes what comes there, and no droplet by itself.
+    `in_option`: members learn them from an option of the tunnel."""
 
     addresses: tuple[bytes, ...]
     droplets: frozenset[str]
     inside: tuple[tuple[bytes, int], ...]
     translated: bool = False
+    in_option: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +292,7 @@ def _table(
     return tuple(sorted(table.values()))
 
 
-def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFact:
+def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC, qos: QosEntry = NO_QOS) -> EndpointFact:
     """Of an endpoint whose `status.addresses` and `status.mac` are set, its network and VPC. Raises InvalidError."""
     if endpoint.metadata.uid is None or not endpoint.status.addresses or not endpoint.status.mac:
         raise InvalidError(f"{endpoint.ref}: uid, addresses or MAC are not allocated yet")
@@ -298,8 +301,8 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         uid=endpoint.metadata.uid,
         vni=_allocated(vpc, vpc.number, "number"),
         network_id=_allocated(network, network.status.id, "id"),
-        addresses=tuple(ip_address(text).packed for text in endpoint.status.addresses),
-        mac=parse_mac(endpoint.status.mac),
+        addresses=tuple(parse_address(text).packed for text in endpoint.status.addresses),
+        mac=bytes.fromhex(endpoint.status.mac.replace(":", "")),
         host=endpoint.spec.droplet or endpoint.status.host,
         tunnel=TUNNELS[endpoint.spec.tunnel_protocol or network.spec.tunnel_protocol],
         workload=_workload(endpoint.spec.workload),
@@ -310,6 +313,7 @@ def endpoint_fact(endpoint: Endpoint, network: Network, vpc: VPC) -> EndpointFac
         options=b"".join(option.encoded for option in endpoint.spec.geneve_options),
         bypass=endpoint.spec.bypass_decapsulation,
         forwarding=endpoint.spec.forwarding,
+        qos=qos,
     )
 
 

@@ -37,6 +37,9 @@ class GroupSets:
         Looks at the droplets and sets concerned alone, and at all hosts only where a set begins or ends in the VPC.
         """
         before, after = set(before), set(after)
+        if not (old or new or before) and self.hosts.keys() >= after:
+            self.hosts.update(after)
+            return
         changed = {one for one in (old, new) if one}
         here = {name for name in before | after if name in self.hosts}
         used = {one for one in changed if one in self.users}

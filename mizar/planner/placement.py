@@ -7,9 +7,9 @@ depends on names, counts and present members alone. docs/decisions/placement.md 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from heapq import nsmallest
 
 from mizar.model.errors import NotFoundError
@@ -200,12 +200,16 @@ class Placement:
         """
         if not self._of_droplet:
             return []
-        limit = self._limit()
-        free = [name for name in self._of_droplet if not placed.has(name) and name not in self._away]
-        if not free and not placed.members:
+        limit, members = self._limit(), set(placed.names())
+        free = [name for name in self._of_droplet if name not in members and name not in self._away]
+        if not free and not members:
             free = list(self._of_droplet)
+        wanted = most or len(free)
+        below = [name for name in free if len(self._of_droplet[name]) < limit]
+        if len(below) >= wanted:  # the others would come after these: their scores need not be known
+            return [name for _, name in nsmallest(wanted, ((-_score(group, name), name) for name in below))]
         ranked = ((max(0, len(self._of_droplet[name]) + 1 - limit), -_score(group, name), name) for name in free)
-        return [name for _, _, name in nsmallest(most or len(free), ranked)]
+        return [name for _, _, name in nsmallest(wanted, ranked)]
 
     def _join(self, group: str, placed: _Group, name: str) -> None:
         placed.members.append((_score(group, name), name))
@@ -221,4 +225,4 @@ class Placement:
 
 def _score(group: str, droplet: str) -> int:
     """Rendezvous hashing (Thaler and Ravishankar, 1998): the same on every machine and in every version."""
-    return int.from_bytes(hashlib.blake2b(f"{group}\0{droplet}".encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b(f"{group}\0{droplet}".encode(), digest_size=8).digest(), "big")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mizar.planner.entries import PolicyBinding, PolicySetEntry
+from mizar.planner.entries import NOT_POLICED, PolicyBinding, PolicySetEntry
 
 Shift = tuple[str, PolicySetEntry | None, PolicySetEntry | None]
 """A droplet, and what it holds before and after."""
@@ -41,6 +41,8 @@ class PolicyPlaces:
         self, old: PolicyBinding, new: PolicyBinding, before: Iterable[str], after: Iterable[str]
     ) -> Iterator[Shift]:
         """An endpoint is bound to other sets, and goes from some droplets to others: who learns and forgets what."""
+        if old is new is NOT_POLICED:
+            return
         was, will_be = list(before), list(after)
         names = dict.fromkeys((*was, *will_be))
         held = {name: set(self.users.get(name, ())) for name in names}

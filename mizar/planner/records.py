@@ -24,7 +24,7 @@ from mizar.planner.entries import (
     ServiceEntry,
     VpcEntry,
 )
-from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, VpcFact
+from mizar.planner.facts import DropletFact, EndpointFact, NetworkFact, ProxyFact, VpcFact
 from mizar.planner.group_sets import GroupSets
 from mizar.planner.policy_places import PolicyPlaces
 
@@ -134,23 +134,32 @@ class NetworkRecord:
 
 @dataclass(slots=True)
 class EndpointRecord:
-    """An endpoint; `local` is None where somebody else makes its interface, `standby` where it is not about to move."""
+    """An endpoint; `standby` is the address of the droplet that it is about to move to, empty for none. What it is to
+    its host is made when asked for: there are millions of them, and each is told once."""
 
     fact: EndpointFact
     entry: EndpointEntry
-    local: LocalEntry | ProxyEntry | None
-    standby: LocalEntry | None
     network: NetworkRecord
+    standby: bytes = b""
 
     def entry_at(self, droplet: str) -> EndpointEntry | None:
         """What a bouncer holds of it as an endpoint of another droplet."""
         return None if droplet == self.fact.host else self.entry
 
     def at(self, droplet: str) -> LocalEntry | ProxyEntry | None:
-        """What a droplet holds of it as a local endpoint."""
-        return self.local if droplet == self.fact.host else self.standby if droplet == self.fact.standby else None
+        """What a droplet holds of it as a local endpoint; None where somebody else makes its interface."""
+        if droplet == self.fact.host:
+            return _proxy_entry(self.entry, self.fact.proxy) if self.fact.proxy else self.fact.local(self.entry)
+        if droplet == self.fact.standby:
+            return self.fact.local(self.fact.entry(self.standby), standby=True)
+        return None
 
     @property
     def places(self) -> tuple[str, ...]:
         """Names of its host, and of the one that is prepared to be the next."""
         return (self.fact.host, self.fact.standby) if self.fact.standby else (self.fact.host,)
+
+
+def _proxy_entry(client: EndpointEntry, proxy: ProxyFact) -> ProxyEntry:
+    source = EndpointEntry(proxy.vni, proxy.network_id, proxy.addresses, proxy.mac, client.host, proxy.tunnel)
+    return ProxyEntry(client, source, proxy.targets)

@@ -30,7 +30,6 @@ from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.planner.entries import (
     NOT_POLICED,
     DropletEntry,
-    EndpointEntry,
     Entry,
     LocalEntry,
     MemberEntry,
@@ -38,7 +37,6 @@ from mizar.planner.entries import (
     PeeringEntry,
     PolicySetEntry,
     PrefixEntry,
-    ProxyEntry,
     ServiceEntry,
     VpcEntry,
     VpnEntry,
@@ -49,7 +47,6 @@ from mizar.planner.facts import (
     Fact,
     NetworkFact,
     PeeringFact,
-    ProxyFact,
     ServiceFact,
     VpcFact,
 )
@@ -288,11 +285,8 @@ class Topology:
         """An endpoint comes; its tunnel protocol, MAC or workload changes; or it moves to where it is prepared."""
         host, network = self._droplet(fact.host), self._network(fact.vni, fact.network_id)
         entry = fact.entry(host.fact.address)
-        local: LocalEntry | ProxyEntry | None = fact.local(host.fact.address)
-        if fact.proxy:
-            local = _proxy_entry(entry, fact.proxy)
-        standby = fact.local(self._droplet(fact.standby).fact.address, standby=True) if fact.standby else None
-        endpoint = EndpointRecord(fact, entry, local, standby, network)
+        standby = self._droplet(fact.standby).fact.address if fact.standby else b""
+        endpoint = EndpointRecord(fact, entry, network, standby)
         present = self._endpoints.get(fact.uid)
         if present is not None:
             _refuse_other_identity(present.fact, fact)
@@ -317,6 +311,8 @@ class Topology:
         vpc, bouncers = network.vpc, network.fact.bouncers
         before, after = (set(record.places) if record else set() for record in (old, new))
         moving = before ^ after
+        if not before and network.hosts.keys() >= after:
+            moving = set()  # those that it comes to know the network and the VPC already
         held = _holders(vpc, moving), _holders(network, moving)
         for name in after - before:
             if name not in network.hosts:
@@ -334,8 +330,10 @@ class Topology:
                 self._droplets[name].hosts[uid] = new
         else:
             del network.endpoints[uid], self._endpoints[uid]
-        changes = self._shift(vpc.entry, held[0], vpc.entry, _holders(vpc, moving))
-        changes.extend(self._shift(network.entry, held[1], network.entry, _holders(network, moving)))
+        changes: list[Change] = []
+        if moving:
+            changes += self._shift(vpc.entry, held[0], vpc.entry, _holders(vpc, moving))
+            changes += self._shift(network.entry, held[1], network.entry, _holders(network, moving))
         was_set, is_set = (record.fact.group_set_entry if record else None for record in (old, new))
         changes.extend(self._change(*shift) for shift in vpc.group_sets.replace(was_set, is_set, before, after))
         was_bound, is_bound = (record.fact.policy if record else NOT_POLICED for record in (old, new))
@@ -402,6 +400,7 @@ class Topology:
             fact.vni, fact.network_id, fact.addresses, members, fact.colocated, fact.health,
             fact.listeners, fact.by_client,
             public.addresses if public else (), False, public.inside if public else (),
+            public is not None and public.in_option,
         )  # fmt: skip
         names = frozenset(name for name in (public.droplets if public else ()) if name in self._droplets)
         if vpc.services.get(fact.uid) == new and vpc.attracting.get(fact.uid, frozenset()) == names:
@@ -565,11 +564,6 @@ class Topology:
 
 def _prefix(entry: PrefixEntry) -> Prefix:
     return ip_network((entry.address, entry.length))
-
-
-def _proxy_entry(client: EndpointEntry, proxy: ProxyFact) -> ProxyEntry:
-    source = EndpointEntry(proxy.vni, proxy.network_id, proxy.addresses, proxy.mac, client.host, proxy.tunnel)
-    return ProxyEntry(client, source, proxy.targets)
 
 
 def _refuse_other_identity(old: EndpointFact, new: EndpointFact) -> None:

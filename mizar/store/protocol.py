@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 
 class Allocation(NamedTuple):
@@ -21,21 +21,23 @@ class Allocation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An object as it is kept. `tenant` is "" for kinds of the cluster; times are RFC 3339 in UTC."""
+    """An object as it is kept. `tenant` is "" for kinds of the cluster; times are RFC 3339 in UTC; manifest and status
+    are JSON texts of an object each."""
 
     uid: str
     kind: str
     tenant: str
     name: str
     generation: int  # grows by one with each change of the manifest or of the placement
-    manifest: dict[str, Any]
+    manifest: str
     created_at: str
     deleted_at: str | None = None  # set: being deleted
     forced: bool = False  # deleted without waiting for droplets that do not answer
-    status: dict[str, Any] = field(default_factory=dict)  # what was allocated, placed and last told of it
+    status: str = "{}"  # what was allocated, placed and last told of it
     allocations: tuple[Allocation, ...] = ()
     placement: tuple[str, ...] = ()  # names of the droplets that are its bouncers or dividers, in order
     former: tuple[str, ...] = ()  # names of those that were, and have not yet acknowledged that they are no more
+    new: bool = field(default=False, compare=False)  # to be kept for the first time: it replaces nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,17 @@ class Store(Protocol):
         ...
 
     def commit(self, commit: Commit) -> None:
-        """Keeps it durably, or raises and keeps nothing: ConflictError when an allocation or a name is taken."""
+        """Keeps it, whatever becomes of this process, or raises and keeps nothing: ConflictError when an allocation or
+        a name is taken."""
         ...
 
-    def write_status(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Keeps what was last told of objects, (uid, status); unknown uids are skipped."""
+    def sync(self) -> None:
+        """Returns when every commit that returned before it outlives a power cut; raises TemporaryError when nobody can
+        know that any more. From any thread, beside other calls."""
+        ...
+
+    def write_status(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Keeps what was last told of objects, (uid, JSON text); unknown uids are skipped. A crash may lose it."""
         ...
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from mizar.oracle.transit import transit
 from mizar.trace.judged import said
 from mizar.trace.names import Names
 from mizar.trace.predict import Prediction
-from mizar.trace.public import answered, chosen, public_at
+from mizar.trace.public import answered, chosen, in_option, public_at
 from mizar.trace.report import Ending, HopReport
 from mizar.trace.sight import Sight, changes, look
 
@@ -170,7 +170,8 @@ class Explainer:
             return chosen(here, public, hop, self.prediction.rows.get(here.address), self.names)
         if before.inner is None or step is None:
             return ""
-        to, number = before.inner.destination, self._crossed(here, vni, before.inner.destination)
+        to = before.vip[4:] or before.inner.destination
+        number = self._crossed(here, vni, to)
         sender = here.agents.get(self.ifindex) if hop.program == "agent" else None
         crossed = f"networks: {_text(to)} is a peer's, {self._vpc(number)}; " if number != vni else ""
         if sender and sender.routes and (action := action_for(sender.routes, to)):
@@ -179,6 +180,8 @@ class Explainer:
             crossed = f"routes: {_text(to)} → {action}; " + crossed
         if before.inner.frame[6:12] == APPLIANCE_MAC and hop.program == "transit":
             return f"endpoints: the appliance {before.inner.frame[:6].hex(':')}, by its MAC"
+        if before.vip:
+            crossed = f"{in_option(before)}; " + crossed
         return crossed + self._answer(here, step, sender, number, to, outcome.next_hop, notes)
 
     def _answer(

@@ -53,7 +53,8 @@ class Names(Protocol):
         ...
 
     def carrier(self, number: int, address: bytes) -> str:
-        """Which endpoint of a VPC carries the VPN connection, or the NAT gateway, to an address outside; or empty."""
+        """Which endpoint of a VPC carries the VPN connection, or the NAT gateway, to an address outside, and whether
+        the connection is up; or empty."""
         ...
 
     def member(self, number: int, mac: bytes) -> str:

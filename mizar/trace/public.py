@@ -17,7 +17,7 @@ from mizar.oracle.outcome import RefusedError, Verdict
 from mizar.oracle.tables import Droplet, FlowKey, FlowKind, Member, PublicAddress
 from mizar.trace.names import Names
 from mizar.trace.rows import Rows
-from mizar.trace.sight import look
+from mizar.trace.sight import Sight, look
 from mizar.trace.tables import flow_point
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
@@ -42,9 +42,23 @@ def chosen(here: Droplet, public: PublicAddress, hop: Hop, rows: Rows | None, na
     if transport is not None:
         parts += _listener(here, public, inner, transport)
         parts += _choice(here, public, inner, transport, hop, rows, names)
+    sent = look(hop.outcome.frame, here)
+    if sent.vip and sent.inner:
+        parts.append(f"{in_option(sent)}; the inner destination is {_member_end(sent.inner)}")
     if hop.outcome.reason in ("SERVICE_WITHOUT_MEMBER", ""):
         parts.append(f"members: {'; '.join(_members(here, public, names)) or 'none'}")
     return "\n".join(parts)
+
+
+def in_option(sight: Sight) -> str:
+    """What a VIP option says."""
+    port = f" port {_port(sight.vip[:2])}" if any(sight.vip[:2]) else ""
+    return f"VIP option: {ip_address(sight.vip[4:])}{port}"
+
+
+def _member_end(inner: Inner) -> str:
+    transport = parse_transport(inner, to_service=True)
+    return _end(inner, transport) if transport else str(ip_address(inner.destination))
 
 
 def _listener(here: Droplet, public: PublicAddress, inner: Inner, transport: Transport) -> Iterator[str]:
@@ -100,6 +114,7 @@ def _members(here: Droplet, public: PublicAddress, names: Names) -> Iterator[str
             ("draining: takes no new flow", member.draining),
             ("down: its check fails", member.down),
             ("its droplet is down", member.endpoint.host in here.down),
+            ("it takes what comes from outside alone: its droplet has no daemon", member.by_option),
         ) if is_so]  # fmt: skip
         yield f"{_name(public, member, names)} {share:.0f} %" + "".join(f", {state}" for state in states)
 

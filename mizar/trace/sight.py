@@ -28,6 +28,8 @@ class Sight:
     vni: int = 0
     option_bytes: int = 0
     inner: Inner | None = None
+    vip: bytes = b""
+    """Of a VIP option (contracts/wire.md): port, two bytes, address."""
 
 
 def look(frame: bytes, here: Droplet) -> Sight:
@@ -41,7 +43,8 @@ def look(frame: bytes, here: Droplet) -> Sight:
         number = _number(here, overlay)
         found = Sight(source, destination, around.tunnel, number, overlay.option_bytes)
         inner = parse_inner(overlay.rest[overlay.option_bytes :])
-        return Sight(found.source, destination, around.tunnel, number, overlay.option_bytes, inner)
+        vip = walk_options(overlay).vip or b""
+        return Sight(found.source, destination, around.tunnel, number, overlay.option_bytes, inner, vip)
     except RefusedError:
         return Sight()
 

@@ -35,7 +35,7 @@ from mizar.trace.rows import Asked, AskedFlows, AskedProxyFlows, Fields, Point, 
 _TUNNELS = {1: Tunnel.GENEVE, 2: Tunnel.VXLAN}
 _DIVIDED_HERE, _BOUNCED_HERE, _ROUTED_HERE, _PEERED = 1, 1, 2, 0x100
 _BYPASS, _GONE, _LEARNED, _SCALED, _MEMBER, _DRAINING, _DOWN = 4, 4, 8, 16, 32, 64, 128
-_LISTENED, _SERVICE_LISTENED, _SERVICE_BY_CLIENT = 16, 1, 2
+_LISTENED, _BY_OPTION, _SERVICE_LISTENED, _SERVICE_BY_CLIENT, _VIP_OPTION = 16, 8, 1, 2, 8
 _FORWARDING, _SOURCES, _BY_MAC = 16, 0x40000000, "ff024d5a000000000000"
 _THROUGH_DIVIDER = 0x400
 _ACTIONS = {1: "vpc", 2: "blackhole", 3: "substrate"}
@@ -178,7 +178,10 @@ class _Droplet:
         value = self.rows.get("members", slot)
         flags = value["flags"]
         endpoint = self.endpoint(value | {"flags": flags & _BYPASS})
-        return Member(endpoint, bool(flags & _DRAINING), bool(flags & _DOWN), bool(flags & _LISTENED))
+        note = self.rows.get("member_notes", slot)
+        addresses = tuple(_families(note, "addr").values()) if note else ()
+        draining, down, listened, by_option = (bool(flags & bit) for bit in (_DRAINING, _DOWN, _LISTENED, _BY_OPTION))
+        return Member(endpoint, draining, down, listened, by_option, addresses)
 
     def service(self, slot: int) -> Service:
         value = self.rows.get("services", slot)
@@ -201,6 +204,7 @@ class _Droplet:
                 self.service(value["service"]),
                 tuple(inside.get(value["service"], ())),
                 value["wire_vni"] if value["wire_vni"] != value["vni"] else 0,
+                bool(value["flags"] & _VIP_OPTION),
             )
             for key, value in self.rows.items("public_addresses")
         }

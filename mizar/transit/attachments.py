@@ -44,6 +44,9 @@ WORKERS = 4
 QUIET_S = 0.1
 """How long nothing has come or gone before agents are attached for good."""
 
+RETRY_S = 5.0
+"""After so long what the pool lacks is made again, where it could not be."""
+
 READY_S = 0.1
 """How long a workload may take to get its first answer, before it is moved all the same."""
 
@@ -106,7 +109,10 @@ class Attachments:
 
     async def _attach_all(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         async with self._busy():
-            return list(await asyncio.gather(*(self._outcome(one.uid, self._attach(one)) for one in wanted)))
+            try:
+                return list(await asyncio.gather(*(self._outcome(one.uid, self._attach(one)) for one in wanted)))
+            finally:  # what failed may have taken from the pool, too
+                self.settle_later()
 
     async def _detach_all(self, uids: Sequence[str]) -> list[Outcome]:
         async with self._busy():
@@ -155,7 +161,6 @@ class Attachments:
             raise
         if change == "created":
             self._unsettled[interface.name] = interface.index
-        self.settle_later()
         if changed or change != "unchanged":
             event(_log, logging.INFO, "endpoint_attached", uid=wanted.uid, interface=interface.name)
             self._hub.endpoint_changed(wanted.uid, "attached", str(wanted.workload))
@@ -221,13 +226,15 @@ class Attachments:
 
     def settle_later(self) -> None:
         """Do what can wait, once nothing comes or goes: agents attached for good, the pool filled."""
-        if self._settling is None:
+        if self._settling is None or self._settling.done():
             self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:
         """One by one, not while endpoints come and go: each holds up the kernel's changes."""
+        pause_s = 0.0
         while self._unsettled or self._installer.pool_is_short:
-            await asyncio.sleep(max(0.0, self._busy_at + QUIET_S - time.monotonic()))
+            await asyncio.sleep(max(pause_s, self._busy_at + QUIET_S - time.monotonic()))
+            pause_s = 0.0
             if time.monotonic() - self._busy_at < QUIET_S:
                 continue
             async with self._lock:
@@ -237,11 +244,11 @@ class Attachments:
                         await self._in_pool(partial(self._installer.settle, name, ifindex))
                     else:
                         await self._in_pool(self._installer.refill)
-                except MizarError as error:  # an interface has vanished, or keeps its filter, which does the same
-                    event(_log, logging.WARNING, "not_settled", interface=name or "pool", error=error)
-                    if not name:
-                        break
-        self._settling = None
+                # An interface has vanished, or keeps its filter, which does the same; or the kernel has no room for an
+                # answer (ENOBUFS), or none for a thread: whatever it is must not be the last that was tried.
+                except Exception as error:  # noqa: BLE001
+                    event(_log, logging.WARNING, "not_settled", interface=name or "pool", error=repr(error))
+                    pause_s = 0.0 if name else RETRY_S
 
     def _room(self, wanted: Wanted) -> int:
         """The largest IP packet of the endpoint that fits into one of the substrate, with its options; or that one."""

@@ -106,6 +106,8 @@ class Plan(LimitPlan, PolicyPlan, AppliancePlan, PeeringPlan):
             if (known.mtu, known.foreign) == (old.mtu, old.foreign):
                 return False
             self.ops += entries.droplet_put(known, state.own_mtu)[:1]
+            if known.foreign != old.foreign:
+                self.refresh_reach(known.address)
             return True
         self._check_addresses(new)
         slot = old.slot if old else self.journal.take(state.droplet_slots)
@@ -121,7 +123,7 @@ class Plan(LimitPlan, PolicyPlan, AppliancePlan, PeeringPlan):
         if len(new.address) == 16:
             self.journal.put(state.ipv6_alone, new.address, None)
         self.ops += entries.droplet_put(droplet, state.own_mtu)
-        if old and old.reached != droplet.reached:
+        if old and (old.reached, old.foreign) != (droplet.reached, droplet.foreign):
             self.refresh_reach(droplet.address)
         return True
 

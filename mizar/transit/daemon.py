@@ -27,7 +27,7 @@ from mizar.kernel.netlink import Netlink
 from mizar.kernel.packet_socket import PacketSocket
 from mizar.model.addresses import text_of
 from mizar.model.errors import ConflictError, InvalidError, MizarError
-from mizar.transit import programs, server, told, without_xdp
+from mizar.transit import cgroups, programs, server, told, without_xdp
 from mizar.transit.attachments import Attachments
 from mizar.transit.audit import Audit
 from mizar.transit.audit_links import LinkAudit, ProgramAudit
@@ -151,7 +151,9 @@ def _same_as_before(options: Options, own: tuple[bytes, ...]) -> tuple[bytes, ..
 
 
 def _raise_limits() -> None:
-    """Each endpoint keeps files open, and older kernels count maps as locked memory."""
+    """Each endpoint keeps files open, and older kernels count maps as locked memory. What it holds of secrets is in no
+    file, so that none of its memory is: whoever must look into it gives it another soft limit (prlimit(1))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.suppress(ValueError, OSError):  # not permitted; kernels since 5.11 do not ask for it
@@ -179,7 +181,9 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     hub = Hub(drops)
     ledger = Ledger(loaded.tables, own[0], loaded.limits, lambda: attachments.interfaces(), second)
     room = Room(uplink.mtu, lambda: ledger.state)
-    engines = host.Engines(options.engines_folder, options.logs_folder, KINDS, hub.engine, lambda: uplink.facts.name)
+    groups = cgroups.opened()
+    uplink_name = lambda: uplink.facts.name  # noqa: E731
+    engines = host.Engines(options.engines_folder, options.logs_folder, KINDS, hub.engine, uplink_name, groups)
     attachments = Attachments(ledger, loaded.programs.agent.fd, loaded.pins, options, hub, room, engines)
     neighbours = Neighbours()
     substrate = Substrate(uplink, neighbours, ledger, attachments, hub)
@@ -189,7 +193,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
     direct = Direct(ledger, sender, hub.path_changed)
     health = Health(ledger, sender, hub, options.probes, direct.hosts)
     members = MemberHealth(ledger, hub)
-    vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.facts, own, options.vpn_ports)
+    vpns = Vpns(options.vpn_folder, ledger, hub, lambda: uplink.facts, own, options.vpn_ports, groups)
     ddos = Ddos(functions, ledger, hub, options.ddos_file)
     notices = EventReader(loaded.programs.maps["notices"], "notice")
     reports = EventReader(loaded.programs.maps["traces"], "trace_report")
@@ -222,6 +226,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             limits_mode=lambda: shaping.mode,
             limits_reason=lambda: shaping.reason,
             vpn_ports=str(options.vpn_ports),
+            process_limits=groups.told,
         )
 
         def tables_changed() -> None:

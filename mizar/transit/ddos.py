@@ -51,7 +51,7 @@ class Ddos:
         self._functions, self._ledger, self._hub, self._file = functions, ledger, hub, file
         self._held: dict[str, pb.DdosProtection] = {}
         self._boundaries: dict[str, int] = {}
-        self._kernels: dict[int, tuple[int, int]] = {}
+        self._kernels: dict[int, bytes] = {}
         self._kernels_map = 0
         self._primed: dict[str, tuple[float, set[syn_primer.Listener]]] = {}
         self._told: dict[str, tuple[float, pb.DdosStatus]] = {}
@@ -247,7 +247,7 @@ class Ddos:
     def _ask_kernels(self, found: list[Local], slots: dict[int, int]) -> None:
         """Which namespace each endpoint is in, and that its listeners believe cookies."""
         flags = {one.number: one.flags for one in self._held.values()}
-        wanted: dict[int, tuple[int, int]] = {}
+        wanted: dict[int, bytes] = {}
         with Netlink() as netlink:
             for local in found:
                 workload = local.wanted.workload
@@ -262,14 +262,15 @@ class Ddos:
                         event(_log, logging.WARNING, "listeners_not_prepared", endpoint=local.wanted.uid, error=error)
                     continue
                 if interface.peer_nsid is not None:
-                    wanted[local.slot] = interface.peer_nsid + 1, interface.index
+                    addresses = local.endpoint.addresses
+                    wanted[local.slot] = values.kernel(interface.peer_nsid + 1, interface.index, addresses)
         number = libbpf.info("map", self._maps["kernels"]).id
         # Of another map nothing is known: the function was gone in between, and what was told to it with it.
         before = self._kernels if number == self._kernels_map else {}
         self._kernels, self._kernels_map = wanted, number
         rows = [(slot, found) for slot, found in wanted.items() if before.get(slot) != found]
-        rows += [(slot, (0, 0)) for slot in before.keys() - wanted.keys()]
-        self._raw("kernels").put_raw([(_place(slot), values.KERNEL.pack(*found)) for slot, found in rows])
+        rows += [(slot, values.kernel(0, 0)) for slot in before.keys() - wanted.keys()]
+        self._raw("kernels").put_raw([(_place(slot), found) for slot, found in rows])
 
     def _prime(self, local: Local, workload: InNamespace) -> None:
         uid = local.wanted.uid

@@ -10,6 +10,7 @@ from hashlib import sha256
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel.layout import Codec, Fields
+from mizar.model.addresses import to_mapped
 from mizar.model.errors import InvalidError
 from mizar.model.prefix_list import PrefixList, boundaries, table4, table6, unpacked
 
@@ -23,7 +24,7 @@ COUNTED = {
 """enum ddos_kind, as people read it."""
 RULE = struct.Struct("=9Q2I")
 STATE = struct.Struct("=6Q")
-KERNEL = struct.Struct("=2I")
+KERNEL = struct.Struct("=2I16s16s")
 _COUNTERS = struct.Struct(f"={2 * KINDS}Q")
 COUNTERS: Codec[Fields] = Codec(
     "struct ddos_counters",
@@ -57,6 +58,12 @@ def _between(per_s: int) -> int:
 
 def _for_kib(bytes_per_s: int) -> int:
     return max(1024 * _S // bytes_per_s, 1) if bytes_per_s else 0
+
+
+def kernel(namespace: int, ifindex: int, addresses: Iterable[bytes] = ()) -> bytes:
+    """struct ddos_kernel. `namespace`: its number, plus one; `addresses`: the endpoint's own, one of a family."""
+    own = {len(one): to_mapped(one) for one in addresses}
+    return KERNEL.pack(namespace, ifindex, own.get(4, _NOBODY), own.get(16, _NOBODY))
 
 
 def check(message: pb.DdosProtection) -> None:

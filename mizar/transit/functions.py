@@ -10,8 +10,10 @@ neither a program, nor a map, nor a bit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +42,7 @@ from mizar.transit.state import State
 T = TypeVar("T")
 NOBODY = Masks(0, 0, {}, {}, {}, {})
 _MOST_INSTRUCTIONS_EVER = 1_000_000
+_NICE = -15
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +72,7 @@ class Functions:
         self.masks = NOBODY
         self._values: dict[str, dict[int, int]] = {}
         self.lock = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "functions")
+        self._thread = ThreadPoolExecutor(1, "functions", initializer=_be_quick)
 
     async def aside(self, step: Callable[[], T]) -> T:
         """A step of a change, on a thread that does nothing else: those that all share may write a million rows."""
@@ -395,6 +398,12 @@ class Functions:
         self._thread.shutdown()
         self.chains.close()
         self.own.close()
+
+
+def _be_quick() -> None:
+    """The thread that brings changes goes before what else the machine does: a change is short, and waited for."""
+    with contextlib.suppress(OSError):  # without CAP_SYS_NICE, or where a limit forbids it
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _group(key: tuple[int, int]) -> dict[str, int]:

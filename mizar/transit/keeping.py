@@ -72,4 +72,7 @@ class Keeper:
             except (MizarError, OSError) as error:
                 trouble = str(error)
                 wait_s, pause_s = self._look_s or pause_s, min(pause_s * 2, LONGEST_PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - a defect must not be the end of every later try
+                trouble = f"a defect of the daemon's ({type(error).__name__})"  # its text may tell of keys
+                wait_s, pause_s = self._look_s or pause_s, min(pause_s * 2, LONGEST_PAUSE_S)
             self._told(trouble)

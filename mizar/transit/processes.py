@@ -27,10 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from mizar.model.errors import InvalidError, TemporaryError
+from mizar.transit import cgroups
+from mizar.transit.cgroups import NONE, Cgroups
 from mizar.transit.logs import event
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 15.0
 """Before a process that ended by itself is started again; doubled each time."""
+CPU_WEIGHT = 100
+"""Of each in its control group: equal shares, whatever they have of threads."""
 STEADY_S = 10.0
 """After this long, an end is a first one again."""
 END_S = 5.0
@@ -61,7 +65,8 @@ class Program:
     """What to run, and within which limits.
 
     `namespace`: as `Namespace.open_spec` takes it. `user`: user and group id, without any other group. `capabilities`:
-    what it may keep, such as `net_admin`. `memory_bytes` limits data, `files` open files; 0: as the daemon's.
+    what it may keep, such as `net_admin`. `memory_bytes` limits data of each of its processes, and in a control group
+    twice that all of them; `files` open files; 0: as the daemon's. `pids`: how many processes and threads it may have.
     `pretended`: see mizar.transit.confine. `confined`: by that; a process of Mizar's own, which loads programs, is not.
     """
 
@@ -71,6 +76,7 @@ class Program:
     capabilities: tuple[str, ...] = ()
     memory_bytes: int = 0
     files: int = 0
+    pids: int = 512
     folder: str = ""
     """Where it works; empty: in the folder that it is recorded in."""
     pretended: tuple[int, ...] = ()
@@ -80,11 +86,18 @@ class Program:
     def limits(self) -> dict[int, int]:
         """Of resources (getrlimit(2)); they can change while it runs."""
         found = {resource.RLIMIT_DATA: self.memory_bytes, resource.RLIMIT_NOFILE: self.files}
+        found |= {resource.RLIMIT_NPROC: self.pids} if self.user else {}
         return {what: limit for what, limit in found.items() if limit}
+
+    @property
+    def group_limits(self) -> dict[str, int]:
+        """Of its control group, by their files (Documentation/admin-guide/cgroup-v2.rst); they can change. 0: none."""
+        return {"memory.max": 2 * self.memory_bytes, "pids.max": self.pids, "cpu.weight": CPU_WEIGHT}
 
     def differs(self, other: "Program") -> bool:
         """Whether it takes another process to be the other one."""
-        return replace(self, memory_bytes=0, files=0) != replace(other, memory_bytes=0, files=0)
+        same: dict[str, Any] = {"memory_bytes": 0, "files": 0, "pids": 0}
+        return replace(self, **same) != replace(other, **same)
 
     def command(self) -> list[str]:
         """The whole command line: each part becomes the next one, so that the number of the process stays."""
@@ -92,6 +105,7 @@ class Program:
         limits += [f"--data={self.memory_bytes}:{self.memory_bytes}"] if self.memory_bytes else []
         files = min(self.files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         limits += [f"--nofile={files}:{files}"] if files else []
+        limits += [f"--nproc={self.pids}:{self.pids}"] if self.user and self.pids else []
         kept = "".join(f",+{one}" for one in self.capabilities)
         drop = [f"--bounding-set=-all{kept}", f"--inh-caps=-all{kept}", "--no-new-privs"]
         drop += [f"--ambient-caps=-all{kept}"] if kept else []
@@ -123,12 +137,21 @@ class Process:
     `hand` is called before each start.
     """
 
-    def __init__(self, folder: Path, say: Say, changed: Callable[[], None] = lambda: None, hand: Hand = dict) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        say: Say,
+        changed: Callable[[], None] = lambda: None,
+        hand: Hand = dict,
+        groups: Cgroups = NONE,
+    ) -> None:
         self.standing = Standing()
         self._folder = folder
         self._say = say
         self._changed = changed
         self._hand = hand
+        self._groups = groups
+        self._group = "-".join(folder.parts[-3:])
         self._program: Program | None = None
         self._task: asyncio.Task[None] | None = None
         self._pipe = -1
@@ -157,6 +180,8 @@ class Process:
                     resource.prlimit(alive, what, (limit, limit))
                 except OSError as error:  # it has just ended, or this takes a privilege that the daemon lacks
                     event(_log, logging.WARNING, "limit_not_set", pid=alive, error=error.strerror)
+            with contextlib.suppress(OSError):
+                self._groups.limit(self._group, program.group_limits)
         self._program = program
         self._stand(Standing(alive, "", self.standing.restarts))
         self._task = asyncio.create_task(self._keep(program, alive), name=f"process in {program.namespace}")
@@ -170,6 +195,8 @@ class Process:
         """End it for good, and forget it."""
         await self._leave()
         await asyncio.to_thread(end_recorded, self._folder)
+        # One that had ended by itself is not recorded any more, and one that never began is not yet.
+        await asyncio.to_thread(cgroups.remove, self._groups.place(self._group))
         self._reap()
         self._stand(Standing())
         self._program = None
@@ -217,8 +244,9 @@ class Process:
         handed = self._hand()
         out = os.open(self._folder / _PIPE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            joined = self._groups.joined(self._group, program.group_limits)
             child = subprocess.Popen(  # noqa: S603 - the arguments are the daemon's own
-                program.command(),
+                [*joined, *program.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -240,6 +268,7 @@ class Process:
 
     def _record(self, pid: int, program: Program) -> None:
         record = {"pid": pid, "began": _began(pid), "program": asdict(program)}
+        record["cgroup"] = self._groups.place(self._group)
         written = self._folder / f"{_RECORD}.new"
         written.write_text(json.dumps(record))
         written.replace(self._folder / _RECORD)
@@ -329,14 +358,16 @@ def path_of(namespace: str) -> str:
 def end_recorded(folder: Path, limit_s: float = END_S) -> bool:
     """Ends the process that a folder tells of, and all that it started; False when there was none. Blocks."""
     pid, _ = _read(folder)
-    began = _began(pid) if pid else ""
+    began, group = _began(pid) if pid else "", _group_of(folder)
     (folder / _RECORD).unlink(missing_ok=True)
     if not pid or not began:
+        cgroups.remove(group)
         return False
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         try:
             if _began(pid) != began:  # it ended between the two, and another one has its number
+                cgroups.remove(group)
                 return False
             signal.pidfd_send_signal(handle, signal.SIGTERM)
             readable = select.poll()
@@ -348,7 +379,15 @@ def end_recorded(folder: Path, limit_s: float = END_S) -> bool:
             os.close(handle)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+    cgroups.remove(group)
     return True
+
+
+def _group_of(folder: Path) -> str:
+    """The control group that a record tells of."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((folder / _RECORD).read_text())["cgroup"])
+    return ""
 
 
 def _frozen(value: Any) -> Any:

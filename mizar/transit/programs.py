@@ -171,6 +171,8 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
         # XDP at the other end loses partial checksums, or spoils them where it rewrites what they cover. Without them,
         # the kernel cuts superpackets here.
         interfaces.set_tx_checksum(uplink.name, on=options.uplink_offloads)
+        # Whoever is at the other end: Transit at tc could not hand them over.
+        interfaces.end_udp_segmentation(uplink.name)
     if options.xdp == without_xdp.MODE:
         return _start_without_xdp(loaded, uplink, options)
     links = loaded.pins.links

@@ -136,6 +136,7 @@ def service(value: Service) -> pb.Service:
         public=value.public,
         attracted=value.attracted,
         inside=[pb.Prefix(address=address, length=length) for address, length in value.inside],
+        vip_option=value.vip_option,
     )
 
 

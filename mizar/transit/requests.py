@@ -391,6 +391,7 @@ def service(message: pb.Service) -> Service:
         public=addresses(message.public) if message.public else (),
         attracted=message.attracted,
         inside=inside(message.inside),
+        vip_option=message.vip_option,
     )
 
 

@@ -96,6 +96,8 @@ class Service:
     attracted: bool = False
     """This droplet takes what comes for them, but not from `inside`: prefixes, in order."""
     inside: tuple[tuple[bytes, int], ...] = ()
+    vip_option: bool = False
+    """To members they are in an option, and tunnel ends without a daemon may be such; agents choose by `near`."""
 
     @property
     def key(self) -> ServiceKey:

@@ -54,6 +54,7 @@ class Identity:
     limits_mode: Callable[[], str] = lambda: ""
     limits_reason: Callable[[], str] = lambda: ""
     vpn_ports: str = ""
+    process_limits: str = ""
 
 
 def _answering(
@@ -137,6 +138,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             tc_mode=self._identity.tc_mode,
             limits_mode=self._identity.limits_mode(),
             limits_reason=self._identity.limits_reason(),
+            process_limits=self._identity.process_limits,
             vpn_ports=self._identity.vpn_ports,
             generation=self._generation,
         )

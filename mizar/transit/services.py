@@ -56,7 +56,8 @@ class ServicePlan(ProxyPlan):
             new,
             members=members,
             slot=old.slot if old else journal.take(state.service_slots),
-            near=(old.near if old else 0) or (journal.take(state.service_slots) if new.colocated else 0),
+            near=(old.near if old else 0)
+            or (journal.take(state.service_slots) if new.colocated or new.vip_option else 0),
         )
         self._count_members(old, -1)
         journal.put(state.services, service.key, service)
@@ -181,6 +182,7 @@ def implied(state: State, service: Service) -> list[Op]:
     for rank, member in enumerate(service.members):
         local = local_of(state, service.vni, member)
         here = member.host == state.own
+        by_option = constant("MEMBER_BY_OPTION") if _by_option(state, service, member) else 0
         value = {
             "droplet": 0 if here and local is None else state.droplets[member.host].slot,
             "ifindex": local.ifindex if local else 0,
@@ -188,12 +190,12 @@ def implied(state: State, service: Service) -> list[Op]:
             "vpc_slot": vpc.slot,
             "mac": member.mac,
             "tunnel": int(member.tunnel),
-            "flags": _FLAGS[member.state] | _flags_of(local) | listened,
+            "flags": _FLAGS[member.state] | _flags_of(local) | listened | by_option,
         }
         ops += [Op("members", member.slot, value), Op("member_notes", member.slot, _member_note(service, rank, member))]
         if here:
             ops.append(Op("member_slots", {"service": service.slot, "mac": member.mac}, member.slot))
-    near = [member for member in service.members if member.takes_new and local_of(state, service.vni, member)]
+    near = _near(state, service)
     if service.near:
         ops.append(Op("services", service.near, {"place": _places(near), "flags": service_flags(service)}))
     places = _places(_within_reach(state, [member for member in service.members if member.takes_new]))
@@ -214,6 +216,21 @@ def implied(state: State, service: Service) -> list[Op]:
     keys = [{"vni": service.vni, "addr": to_mapped(address)} for address in service.all_addresses]
     ops += public_entries(state, service)
     return ops + [Op("endpoints", key, entry) for key in keys]
+
+
+def _by_option(state: State, service: Service, member: Member) -> bool:
+    """Whether a member takes what bears the public address in an option, and nothing else: nobody translates there."""
+    return service.vip_option and state.droplets[member.host].foreign
+
+
+def _near(state: State, service: Service) -> list[Member]:
+    """The members that agents choose from, where it is not all of them."""
+    taking = [member for member in service.members if member.takes_new]
+    here = [member for member in taking if local_of(state, service.vni, member)] if service.colocated else []
+    if here or not service.vip_option:
+        return here
+    translated = [member for member in taking if not _by_option(state, service, member)]
+    return translated if len(translated) < len(taking) else []
 
 
 def service_flags(service: Service) -> int:
@@ -240,6 +257,7 @@ def public_entries(state: State, service: Service) -> list[Op]:
         for address, length in service.inside
     ]  # fmt: skip
     value = {"vni": vpc.vni, "wire_vni": vpc.wire_vni or vpc.vni, "service": service.slot, "vpc_slot": vpc.slot}
+    value["flags"] = constant("SERVICE_VIP_OPTION") if service.vip_option else 0
     ops += [Op("public_addresses", {"addr": to_mapped(address)}, value) for address in service.public]
     return [*ops, Op("public_switch", 0, 1)]
 
@@ -289,6 +307,7 @@ def _service_note(service: Service) -> dict[str, Any]:
     attracted = constant("SERVICE_ATTRACTED") if service.attracted else 0
     public = {f"public{4 if len(one) == 4 else 6}": to_mapped(one) for one in service.public}
     note |= {f"addr{4 if len(one) == 4 else 6}": to_mapped(one) for one in service.addresses}
+    attracted |= constant("SERVICE_VIP_OPTION") if service.vip_option else 0
     return note | {"colocated": int(service.colocated), "flags": service_flags(service) | attracted} | public
 
 
@@ -345,6 +364,7 @@ def read_services(maps: Any, state: State) -> Iterator[Service]:
                 listeners=listeners, by_client=by_client, public=_addresses(note, "public"),
                 attracted=bool(note["flags"] & constant("SERVICE_ATTRACTED")),
                 inside=tuple(sorted(inside.get(slot, ()))),
+                vip_option=bool(note["flags"] & constant("SERVICE_VIP_OPTION")),
             )  # fmt: skip
 
 

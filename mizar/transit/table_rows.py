@@ -199,6 +199,7 @@ class _Reader:
             members |= {place for one in (service, near) if one for place in one["place"] if place}
         for slot in sorted(members):
             yield "members", slot, self.tables.members.get(slot)
+            yield "member_notes", slot, self.tables.member_notes.get(slot)
 
     def droplets(self) -> Iterator[Row]:
         for key, value in self.tables.droplet_slots.items():

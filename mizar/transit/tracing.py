@@ -18,7 +18,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.kernel import test_run
 from mizar.kernel.events import EventReader
 from mizar.kernel.interfaces import Interface
-from mizar.kernel.layout import constant
+from mizar.kernel.layout import constant, parse, size
 from mizar.kernel.packet_socket import PacketSocket
 from mizar.kernel.stack_link import STACK_MAC
 from mizar.model import drop_reasons
@@ -38,7 +38,7 @@ from mizar.transit.values import Local
 MARKS = range(1, 256)
 QUEUE = 256
 SHORTEST, LONGEST = 60, 9234
-_SHOT, _REDIRECT = 2, 7
+_SHOT, _REDIRECT, _XDP_TX = 2, 7, 3
 _PROGRAMS = {1: "agent", 2: "transit", 3: "deliver", 4: "proxy", 5: "substrate"}  # enum hook
 
 _log = logging.getLogger(__name__)
@@ -153,6 +153,8 @@ class Tracer:
     def send(self, request: pb.SendTracedRequest) -> pb.TraceReport:
         """Run a frame through the agent and send what comes out. Raises NotFoundError or InvalidError."""
         _check(request.mark)
+        if request.outside:
+            return self._send_outside(request)
         local = self._ledger.state.locals.get(request.uid)
         if local is None:
             raise NotFoundError(f"this droplet has no endpoint {request.uid!r}")
@@ -171,6 +173,37 @@ class Tracer:
         with contextlib.closing(PacketSocket()) as sender:
             self._go_on(request, local, run.frame, sender, report)
         return report
+
+    def _send_outside(self, request: pb.SendTracedRequest) -> pb.TraceReport:
+        """Through Transit XDP, as what the substrate brings, and out where that sends it. A member on this droplet gets
+        nothing: `deliver` cannot be run by itself."""
+        if not SHORTEST - 18 <= len(request.frame) <= LONGEST:
+            raise InvalidError(f"a frame has {SHORTEST - 18} to {LONGEST} bytes, not {len(request.frame)}")
+        refusals = self._refusals()
+        run = test_run.run_xdp(self._loaded.programs.transit.fd, request.frame)
+        event(_log, logging.INFO, "traced_packet_outside", bytes=len(request.frame), verdict=run.retval)
+        report = pb.TraceReport(program="transit")
+        note = parse("handover", run.metadata) if len(run.metadata) >= size("handover") else {"magic": 0, "ifindex": 0}
+        to = destination_of(run.frame)
+        if note["magic"] == constant("HANDOVER_MAGIC"):
+            report.did, report.ifindex = pb.TraceReport.DELIVERED, note["ifindex"]
+        elif to and (run.retval == _XDP_TX or note["magic"] == constant("HANDOVER_SEND")):
+            report.did, report.to = pb.TraceReport.SENT, to
+            with contextlib.closing(PacketSocket()) as sender:
+                if not sender.send(self._uplink().index, marked(run.frame, request.mark, request.option)):
+                    report.problem = f"the host did not take the packet of {len(run.frame)} bytes"
+        elif risen := [reason for reason, count in self._refusals().items() if count > refusals.get(reason, 0)]:
+            report.did, report.reason = pb.TraceReport.REFUSED, risen[0]
+            if len(risen) > 1:
+                report.problem = (
+                    "it was refused, and the droplet has refused others meanwhile: for which reason is not known"
+                )
+        else:
+            report.did = pb.TraceReport.PASSED
+        return report
+
+    def _refusals(self) -> dict[int, int]:
+        return {reason: counter["packets"] for reason, counter in self._loaded.tables.drop_counters.items()}
 
     def _run(self, frame: bytes, local: Local) -> test_run.TestRun:
         """Through the agent. Where what the endpoint sends waits in the shaper first, as it comes out of there: it does

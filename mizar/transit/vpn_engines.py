@@ -30,6 +30,8 @@ from mizar.transit.vpn_values import Vpn
 from mizar.transit.workloads import InNamespace
 
 LEAST_MTU = 1280
+AGAIN_S = 10.0
+"""Between two attempts to join what the other side of a tunnel by IPsec has refused."""
 _HERE = "path:/proc/self/ns/net"
 """The droplet's namespace."""
 
@@ -211,7 +213,7 @@ class IpsecEngine:
         self._user = user_of(vpn.uid)
         self._vpn = vpn
         self._tunnel = tunnel
-        self._up_s = time.monotonic()
+        self._up_s = self._again_s = time.monotonic()
         self._kernel = tunnel_kernel.has_esp()
         self.name = "strongswan (kernel ESP)" if self._kernel else "strongswan (user-space ESP)"
         self._own = ""
@@ -254,7 +256,10 @@ class IpsecEngine:
 
     def look(self) -> Found:
         """The same."""
-        seen, now = charon.look(self._folder, self._tunnel), time.monotonic()
+        now = time.monotonic()
+        if again := now - self._again_s >= AGAIN_S:
+            self._again_s = now
+        seen = charon.look(self._folder, self._tunnel, again)
         state, detail = judge_ipsec(self._tunnel, seen, now - self._up_s, self._vpn.down_after_s)
         if state == "up":
             self._up_s = now

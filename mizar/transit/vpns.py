@@ -24,6 +24,7 @@ from mizar.kernel.interfaces import Interface
 from mizar.kernel.namespaces import Namespace
 from mizar.model.errors import MizarError, TemporaryError
 from mizar.transit import told
+from mizar.transit.cgroups import NONE, Cgroups
 from mizar.transit.events import Hub
 from mizar.transit.keeping import Keeper
 from mizar.transit.ledger import Ledger
@@ -54,7 +55,9 @@ class Vpns:
         uplink: Callable[[], Interface],
         own: Sequence[bytes],
         ports: VpnPorts,
+        groups: Cgroups = NONE,
     ) -> None:
+        self.groups = groups
         self._folder = folder
         self._ledger = ledger
         self._hub = hub
@@ -152,8 +155,10 @@ class _Tunnel:
         self.status: pb.VpnStatus | None = None
         self._owner = owner
         self._folder = folder
-        self._process = Process(folder, self._say, hand=lambda: self._engine.hand())
+        self._process = Process(folder, self._say, hand=lambda: self._engine.hand(), groups=owner.groups)
         self._engine = engine_of(owner, folder, wanted)
+        self._former: list[Engine] = []
+        """Of another kind, whose device or way out is still there."""
         self._keeper = Keeper(f"vpn {wanted.uid}", self._look, self._failed, LOOK_S)
         self._told_s, self._since_unix_s = 0.0, 0
 
@@ -163,8 +168,10 @@ class _Tunnel:
 
     def change(self, wanted: Vpn) -> None:
         """Keep it otherwise from now on."""
-        self.vpn = wanted
+        former, self.vpn = self._engine, wanted
         self._engine = engine_of(self._owner, self._folder, wanted)
+        if type(former) is not type(self._engine):
+            self._former.append(former)
         self._keeper.wake()
 
     def let_go(self) -> None:
@@ -177,7 +184,8 @@ class _Tunnel:
         await self._keeper.end()
         await self._process.stop()
         self._process.close()
-        await asyncio.to_thread(self._engine.clear)
+        for engine in (*self._former, self._engine):
+            await asyncio.to_thread(engine.clear)
         await asyncio.to_thread(told.clear, self._folder)
         event(_log, logging.INFO, "vpn_ended", vpn=self.vpn)
 
@@ -191,11 +199,16 @@ class _Tunnel:
 
     async def _settled(self) -> Found:
         """Everything as wanted; how it is. Raises what is in the way."""
-        port = self.vpn.tunnel.port
+        while self._former:  # what that kept of keys and peer is over before anything of the next is there
+            await self._process.stop()
+            await asyncio.to_thread(self._former[0].clear)
+            self._former.pop(0)
+        wanted, engine = self.vpn, self._engine  # both change together, also while this waits
+        port = wanted.tunnel.port
         if port not in self._owner.ports:
             await self._process.stop()
             raise TemporaryError(f"UDP port {port} of the droplet is not for tunnels; those are {self._owner.ports}")
-        engine, place = self._engine, self._owner.place_of(self.vpn.endpoint)
+        place = self._owner.place_of(wanted.endpoint)
         program = await asyncio.to_thread(engine.program, place)
         if program is None:
             await self._process.stop()
@@ -203,9 +216,11 @@ class _Tunnel:
             await self._process.run(program)
         if program is not None and not self._process.standing.running:
             raise TemporaryError(f"{engine.name}: {self._process.standing.reason or 'it does not run'}")
-        return await asyncio.to_thread(self._settle_now, engine, place, self._process.standing.pid)
+        mark = f"{self._process.standing.pid} {wanted.revision}"
+        return await asyncio.to_thread(self._settle_now, engine, place, mark)
 
-    def _settle_now(self, engine: Engine, place: InNamespace, pid: int) -> Found:
+    def _settle_now(self, engine: Engine, place: InNamespace, mark: str) -> Found:
+        """`mark`: of process and revision, which tells whether they are configured already."""
         done = self._folder / _DONE
         with Namespace.open_spec(place.spec) as namespace:
             if not engine.settle(place, namespace):
@@ -215,11 +230,10 @@ class _Tunnel:
                     done.unlink()
                     end_recorded(self._folder)
                 raise TemporaryError("the tunnel's device is not there yet")
-        mark = f"{pid} {self.vpn.revision}"
         if not done.exists() or done.read_text() != mark:
             engine.configure()
             done.write_text(mark)
-            event(_log, logging.INFO, "vpn_configured", vpn=self.vpn, revision=self.vpn.revision)
+            event(_log, logging.INFO, "vpn_configured", vpn=self.vpn, revision=mark.split()[1])
         return engine.look()
 
     def _tell(self, found: Found) -> None:

@@ -11,7 +11,9 @@ import shutil
 import socket
 import sqlite3
 import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,9 +23,10 @@ from mizar.api.limits import BODY_BYTES
 from mizar.api.serve import serve
 from mizar.manager.fleet import Fleet
 from mizar.model.errors import ConflictError, InvalidError, MizarError, NotFoundError, TemporaryError
-from mizar.model.resources import Ref
+from mizar.model.manifest import parse_resource
+from mizar.model.resources import Ref, Resource
 from tests.api.conftest import Site, aside
-from tests.unit.manager.world import endpoint, network, tenant, vpc
+from tests.unit.manager.world import endpoint, network, tenant, until, vpc
 
 ALL = [
     Ref("Endpoint", "red", "e1"),
@@ -35,6 +38,24 @@ ALL = [
 
 def raw(site: Site) -> httpx.Client:
     return httpx.Client(transport=httpx.HTTPTransport(uds=f"{site.directory}/server.sock"), base_url="http://mizar")
+
+
+async def test_what_is_long_is_read_aside(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One manifest may have megabytes: while it is read others are served, and small ones need no thread."""
+    read_in: list[bool] = []
+
+    def reading(document: dict[str, Any], index: int) -> Resource:
+        read_in.append(threading.current_thread() is threading.main_thread())
+        return parse_resource(document, index)
+
+    monkeypatch.setattr("mizar.api.app.parse_resource", reading)
+    long = tenant("blue")
+    long["metadata"]["labels"] = {f"l{number}": "x" * 63 for number in range(1000)}
+    with site.client() as client:
+        await aside(lambda: client.apply([tenant("red")]))
+        with contextlib.suppress(MizarError):  # whether it may have so many is another question
+            await aside(lambda: client.apply([long]))
+    assert read_in == [True, False]
 
 
 async def test_from_manifest_to_provisioned_and_gone(site: Site) -> None:
@@ -249,12 +270,16 @@ def kept_by_store(site: Site) -> list[tuple[object, ...]]:
 async def test_a_preview_tells_and_touches_nothing(site: Site) -> None:
     """Objects, steps and reach of what an apply would do; the store and every droplet's tables stay as they are."""
 
-    def ask() -> None:
+    base = [*site.droplets(), tenant("red"), vpc("red"), network("red"), endpoint("red", "e1", "d1")]
+
+    def prepare() -> None:
         with site.client() as client:
-            base = [*site.droplets(), tenant("red"), vpc("red"), network("red"), endpoint("red", "e1", "d1")]
             client.apply(base)
             client.wait(ALL, 10)
-            stored, held = kept_by_store(site), [str(daemon.tables) for daemon in site.daemons]
+
+    def ask() -> None:
+        with site.client() as client:
+            stored, held = kept_by_store(site), [daemon.tables.copy() for daemon in site.daemons]
             kept = [client.list(kind) for kind in ("Tenant", "VPC", "Network", "Endpoint", "Droplet")]
             assert client.preview(base)["changes"] is False
             found = client.preview([endpoint("red", "e2", "d2")])
@@ -268,7 +293,9 @@ async def test_a_preview_tells_and_touches_nothing(site: Site) -> None:
                 client.preview([endpoint("red", "e2", "d9")])
             assert caught.value.problems[0].index == 0
             assert [client.list(kind) for kind in ("Tenant", "VPC", "Network", "Endpoint", "Droplet")] == kept
-            assert [str(daemon.tables) for daemon in site.daemons] == held
+            assert [daemon.tables for daemon in site.daemons] == held
             assert kept_by_store(site) == stored
 
+    await aside(prepare)  # the last that droplets hear by themselves is what MTU the others have
+    await until(lambda: all(one.mtu for daemon in site.daemons for one in daemon.tables.droplets.values()))
     await aside(ask)

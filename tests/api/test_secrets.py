@@ -11,11 +11,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from mizar._built import transit_pb2 as pb
 from mizar.cli.main import app
 from mizar.model.resources import KINDS
 from mizar.model.secret import may_hold
 from tests.api.conftest import Site, aside
+from tests.api.test_events import Listener
 from tests.lab.balancer import certificate
+from tests.lab.conftest import wait_until
 from tests.lab.far_site import signed
 from tests.unit.manager.test_address_pools import pool
 from tests.unit.manager.world import endpoint, manifest, network, tenant, vpc
@@ -85,6 +88,7 @@ async def test_nobody_is_shown_a_secret(site: Site, caplog: pytest.LogCaptureFix
         assert (done.exit_code != 0) == fails, text
         said += text
 
+    listener = await aside(lambda: Listener(site.client()))
     await asked("apply", "-f", str(good), "--wait")
     await asked("apply", "-f", str(bad), fails=True)
     await asked("diff", "-f", str(good), "-o", "json")
@@ -94,6 +98,10 @@ async def test_nobody_is_shown_a_secret(site: Site, caplog: pytest.LogCaptureFix
         await asked("describe", kind, name, "-t", "red")
     for droplet in ("d1", "d2"):
         await asked("audit", droplet, "-o", "json")
+    await asked("top", "--once")
+    site.daemons[1].say(pb.Event(suppressed=pb.Suppressed(reason=1, packets=1)))
+    await aside(lambda: wait_until(lambda: any(one["type"] == "suppressed" for one in listener.seen), 30))
+    said += str(await aside(listener.end))
     held = str([local for daemon in site.daemons for local in daemon.tables.locals.values()])
     held += str([vpn for daemon in site.daemons for vpn in daemon.tables.vpns.values()])
     keys = [one.engine.nat.pair.key for daemon in site.daemons for one in daemon.tables.locals.values()]

@@ -84,9 +84,13 @@ async def test_who_asks_from_outside_asks_about_a_public_address_of_its_own(site
             assert type(stranger) is type(nobody) is NotFoundError
             for client in (admin, blue):
                 asked = {"source": "192.0.2.1", "destination": public}
-                for more in ({"live": True}, {"droplet": "d9"}, {"frame": "00" * 60}, {"source": "fd00::1"}):
+                for more in ({"droplet": "d9"}, {"frame": "00" * 60}, {"source": "fd00::1"}):
                     assert isinstance(refused(client, **(asked | more)), InvalidError), more
                 assert isinstance(refused(client, source="192.0.2.1", destination=A), InvalidError)
+            sent = refused(blue, source="192.0.2.1", destination=public, live=True)
+            assert isinstance(sent, InvalidError)
+            assert "only an operator" in str(sent)
+            for client in (admin, blue):
                 assert isinstance(refused(client, source="nobody", destination=public), InvalidError)
                 assert isinstance(refused(client, destination="10.0.1.2", droplet="d1"), InvalidError)
 

@@ -12,7 +12,6 @@ sources is made for it, and a new map, helper or function is counted without a w
 
 from __future__ import annotations
 
-import re
 import struct
 import subprocess
 import sys
@@ -21,63 +20,29 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mizar.kernel.programs
+from bench.policy import fill
+from bench.policy import frames as policy_frames
 from bench.program_cost import SOURCES, WORK, build_module
 from mizar.kernel import test_run
 from mizar.kernel.libbpf import check, ffi, lib
 from mizar.kernel.programs import OBJECTS, object_bytes
 
 from .chained import Chained, from_text, member
-from .frames import datagram, tunnel
-from .plan import BOUNCER, FAMILIES, A, P, R
-from .policies import Row, police, rules
-from .testbed import XDP_PASS, Testbed
+from .counting import PLACES, RUNS, Costs, Names, cheapest
+from .plan import FAMILIES, A, P
+from .policies import police
+from .testbed import Testbed
 
 ROOT = Path(__file__).resolve().parents[2]
 COSTS = Path(__file__).parent / "costs.toml"
 RENEW = ".venv/bin/python -m tests.dataplane.counted --write"
+RULES = 1, 30
 COUNTED = ("agent", "transit", "deliver", "proxy", "substrate")
 MORE = {"deliver": ("-include", str(SOURCES / "note.h"))}  # a test run has no metadata
-PLACES = 512
-RUNS = 12
-"""Of the same packet: with the first a flow begins and names are remembered, and now and then the clock moves on."""
-
-_CALL = re.compile(r"\b(bpf_\w+)\((?!void \*ctx)(\s*&(\w+)\s*,)?")
-_FUNCTION = re.compile(r"__attribute__\(\(noinline\)\)[^;{}()]*?\b(\w+)\([^;{}]*?\)\s*\{")
-_DECLARED = f'\nunsigned long long operations[{PLACES}] __attribute__((section(".data.operations")));\n'
-_FREE = ("bpf_probe", "bpf_map_sum")
-Costs = dict[str, int]
-"""What is done, by name: how often."""
-
-
-class Names:
-    """What is counted where, for all programs alike."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, int] = {}
-
-    def place(self, name: str) -> int:
-        """The place of an operation."""
-        place = self.places.setdefault(name, len(self.places))
-        assert place < PLACES, "more operations than there is room for"
-        return place
-
-    def instrument(self, text: str) -> str:
-        """A preprocessed source that counts."""
-
-        def call(found: re.Match[str]) -> str:
-            name = found[1].removeprefix("bpf_")
-            if found[3] and name.startswith("map_"):
-                name = f"{name.removesuffix('_elem').removeprefix('map_')} {found[3]}"
-            return f"(operations[{self.place(name)}]++, {found[1]})({found[2] or ''}"
-
-        def function(found: re.Match[str]) -> str:
-            return f"{found[0]} operations[{self.place(f'call {found[1]}')}]++;"
-
-        head, _, rest = text.partition("struct endpoint_key {")  # behind the helpers' own declarations
-        return _DECLARED + head + "struct endpoint_key {" + _FUNCTION.sub(function, _CALL.sub(call, rest))
 
 
 def compiled(names: Names) -> dict[str, bytes]:
@@ -114,26 +79,32 @@ class Kind:
     """Where a function is attached that is for others."""
 
 
-def policed(testbed: Testbed) -> None:
-    """a may be sent everything, by a rule."""
+def policed(number: int, testbed: Testbed) -> None:
+    """What a sends and is sent is judged by so many rules, each about another peer."""
     testbed.as_host()
-    police(testbed, A, ingress=rules(testbed, 1, Row()))
+    police(testbed, A, ingress=1, egress=2)
+    for direction, port in ((1, 4001), (2, 4002)):
+        for family in FAMILIES:
+            fill(testbed, direction, number, family, (port,))
 
 
-def from_tunnel(family: int) -> bytes:
-    """What r sends to a."""
-    return tunnel("geneve", datagram(family, R, A.address(family)), src=BOUNCER)
+def policy_frame(place: int, family: int) -> bytes:
+    """One of those that bench/policy.py sends."""
+    return policy_frames(family)[place][2]
 
 
 def paths() -> Iterator[Kind]:
-    """What is looked at: the work of bench/program_cost.py, functions that are for others, and a policy."""
+    """What is looked at: the work of bench/program_cost.py, functions that are for others, and policies."""
     for work in WORK:
         yield Kind(work.name, work.program, work.setup, work.frame, work.verdict)
     for work in WORK:
         if work.stage:
             name = f"{work.name}, a function for others"
             yield Kind(name, work.program, work.setup, work.frame, work.verdict, work.stage)
-    yield Kind("transit, policy", "transit", policed, from_tunnel, XDP_PASS)
+    for number in RULES:
+        for place, (name, program, _, _, verdict) in enumerate(policy_frames(FAMILIES[0])):
+            called = f"{name.replace(',', ', policy,')}, {number} rule{'s' if number > 1 else ''}"
+            yield Kind(called, program, partial(policed, number), partial(policy_frame, place), verdict)
 
 
 class Counting:
@@ -170,7 +141,7 @@ class Counting:
                 result = test_run.run_tc(fd, frame, cb=P.ifindex if path.program == "proxy" else 0)
             assert result.retval == path.verdict, (path.name, result.retval, self.testbed.counted())
             found.append(self._read())
-        return min(found, key=lambda costs: sum(costs.values()))
+        return cheapest(found)
 
     def _write(self, counts: bytes) -> None:
         fd = self.testbed.programs.maps["operations"]
@@ -179,8 +150,7 @@ class Counting:
     def _read(self) -> Costs:
         counts = ffi.new("char[]", 8 * PLACES)
         check(lib().bpf_map_lookup_elem(self.testbed.programs.maps["operations"], bytes(4), counts), "read the counts")
-        values = struct.unpack(f"={PLACES}Q", bytes(ffi.buffer(counts)))
-        return {name: values[place] for name, place in self.names.places.items() if values[place]}
+        return self.names.told(struct.unpack(f"={PLACES}Q", bytes(ffi.buffer(counts))))
 
 
 def measured() -> dict[str, Costs]:

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
+from socket import htons
 from typing import Any
 
 from mizar._built import transit_pb2 as pb
-from mizar.kernel import libbpf
+from mizar.kernel import layout, libbpf
 from mizar.kernel.function_maps import replace_table
 from mizar.kernel.function_trial import Hook, Outcome, Trial
+from mizar.kernel.layout import constant
 from mizar.kernel.libbpf import ffi, lib
 from mizar.model.addresses import to_mapped
 from mizar.model.function_object import STAGES
@@ -82,9 +84,20 @@ class Loaded:
         found = self.sees(packet(source, protocol, body))
         return found.verdict, found.reason
 
-    def sees(self, frame: bytes) -> Outcome:
-        """What it makes of a frame that is told to it as the platform tells one."""
-        return self.trial.run(frame, told_of(frame))
+    def sees(self, frame: bytes, note: int = 0) -> Outcome:
+        """What it makes of a frame that is told to it as the platform tells one. `note`: enum handover_flag."""
+        handed = layout.struct("handover", magic=constant("HANDOVER_MAGIC"), flags=note)
+        return self.trial.run(frame, told_of(frame), handed)
+
+    def listen(self, port: int, target: int) -> None:
+        """Load balancers at the endpoint's addresses take a port."""
+        for address in TARGETS.values():
+            key = layout.struct(
+                "listener_key", vni=VNI, addr=to_mapped(ip_address(address).packed), port_be=htons(port), protocol=6
+            )
+            value = layout.struct("listener", target_be=htons(target))
+            done = lib().bpf_map_update_elem(self.trial.maps["listeners"], key, value, 0)
+            libbpf.check(done, "write listeners")
 
     # ---- the oracle's state, in its maps
 
@@ -99,7 +112,7 @@ class Loaded:
             self.put("sources", _source(row, place), struct.pack("=2Q", bucket.packets_at, bucket.bytes_at))
         for slot, bucket in state.targets.items():
             self.put("targets", slot, struct.pack("=2Q", bucket.packets_at, bucket.bytes_at))
-        for name in ("questions", "verified"):
+        for name in ("questions", "verified", "trusted"):
             for place, value in getattr(state, name).items():
                 self.put(name, NUMBER * 4096 + place, struct.pack("=Q", value))
 
@@ -113,6 +126,7 @@ class Loaded:
             {slot: Bucket(*struct.unpack("=2Q", self.read("targets", slot, 16))) for slot in places.targets},
             self._words("questions", places.questions),
             self._words("verified", places.verified),
+            self._words("trusted", places.trusted),
         )
 
     def forget(self, places: State) -> None:
@@ -123,6 +137,7 @@ class Loaded:
                 targets={slot: Bucket() for slot in places.targets},
                 questions=dict.fromkeys(places.questions, 0),
                 verified=dict.fromkeys(places.verified, 0),
+                trusted=dict.fromkeys(places.trusted, 0),
             )
         )
 
@@ -148,9 +163,9 @@ def told_of(frame: bytes) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def packet(source: str, protocol: int, body: bytes, *, fragment: int = 0) -> bytes:
-    """To the endpoint of its family. `fragment`: IPv4's flags and offset."""
-    one, other = ip_address(source), ip_address(TARGETS[ip_address(source).version])
+def packet(source: str, protocol: int, body: bytes, *, fragment: int = 0, target: str = "") -> bytes:
+    """To the endpoint's address of its family, or to `target`. `fragment`: IPv4's flags and offset."""
+    one, other = ip_address(source), ip_address(target or TARGETS[ip_address(source).version])
     if one.version == 4:
         head = struct.pack(
             "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, fragment, 63, protocol, 0x1234, one.packed, other.packed

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from .counted import RENEW, Names, difference, known, measured
+from .counted import RENEW, difference, known, measured
+from .counting import Names
 
 pytestmark = pytest.mark.root
+
+ADVICE = f"""Look for the call in what changed of dataplane/: a packet pays for each (docs/decisions/costs.md). If it is
+meant, measure it (bench/program_cost.py), run {RENEW}, and say why in the commit."""
 
 
 def test_no_packet_costs_more_than_it_did() -> None:
@@ -16,7 +20,15 @@ def test_no_packet_costs_more_than_it_did() -> None:
     assert all(found.values()), "what is not counted cannot grow"
     changes = difference(found, known())
     head = "Packets cost something else than tests/dataplane/costs.toml says:"
-    assert not changes, "\n".join([head, *changes, f"If that is meant, say why in the commit, after: {RENEW}"])
+    assert not changes, "\n".join([head, *changes, ADVICE])
+
+
+def test_more_rules_cost_no_more_calls() -> None:
+    """A policy of many rules is judged by as many lookups as one of one rule."""
+    costs = known()
+    many = [name for name in costs if "30 rules" in name]
+    assert len(many) == 8
+    assert all(costs[name] == costs[name.replace("30 rules", "1 rule")] for name in many)
 
 
 def test_a_difference_names_path_operation_and_count() -> None:

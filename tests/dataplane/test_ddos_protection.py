@@ -92,7 +92,7 @@ def test_a_slot_of_another_endpoint_is_not_judged_by_its_kernel() -> None:
         found.rule(flags=values.COOKIES | values.COOKIES_ALWAYS)
         ack = struct.pack("!HHIIBBHHH", 4001, 80, 1, 1, 5 << 4, 0x10, 1024, 0, 0)
         for ifindex, verdict in ((1, (DROP, 4)), (2, (CONTINUE, 0)), (1, (DROP, 4))):
-            found.put("kernels", ENDPOINT, values.KERNEL.pack(4000, ifindex))
+            found.put("kernels", ENDPOINT, values.kernel(4000, ifindex))
             assert found.run("10.0.2.2", 6, ack) == verdict
     finally:
         found.trial.close()

@@ -600,6 +600,7 @@ SEPARATE |= {
     "FLOW_TABLE_FULL": "test_services.py",
     "NO_LISTENER": "test_load_balancer.py",
     "PUBLIC_SOURCE": "test_public.py",
+    "VIP_OPTION": "test_public.py",
     "LIMIT_EGRESS": "test_limits.py",
     "LIMIT_INGRESS": "test_limits.py",
     "UPLINK_FULL": "test_limits.py",

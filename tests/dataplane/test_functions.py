@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -303,13 +304,21 @@ def test_no_frame_takes_another_ones_way_around_a_function(functions: Chained, d
 
 def test_what_a_lost_frame_has_left_lets_no_other_one_past_a_function(functions: Chained, droplet: Testbed) -> None:
     """A frame whose endpoint has gone while it was in its chain ends without a look. The next one is another's."""
+    maps = droplet.programs.maps
     left = from_text(
         "uint32_t key = call->frame->ifindex, place = key & (AGENT_VERSIONS - 1), *version;\n"
         "bpf_map_delete_elem(&agents, &key);\nversion = bpf_map_lookup_elem(&agent_versions, &place);\n"
         "if (version)\n(*version)++;\nreturn FUNCTION_CONTINUE;",
-        "MIZAR_SHARED(agents);\nMIZAR_SHARED_MAP(BPF_MAP_TYPE_ARRAY, agent_versions, uint32_t, uint32_t, 0);",
+        "".join(
+            f"MIZAR_MAP({kind}, {name}, uint32_t, {value}, {libbpf.info('map', maps[name]).max_entries}, {flags});\n"
+            for kind, name, value, flags in (
+                ("BPF_MAP_TYPE_HASH", "agents", "struct agent", "BPF_F_NO_PREALLOC"),
+                ("BPF_MAP_TYPE_ARRAY", "agent_versions", "uint32_t", "0"),
+            )
+        ),
         name="leaving",
     )  # fmt: skip
+    functions.own["leaving"] = {name: os.dup(maps[name]) for name in ("agents", "agent_versions")}  # else closed to it
     functions.put({"ENDPOINT_EGRESS": [member(left)]})
     assert sent(droplet).retval == TC_SHOT
     assert droplet.counted()["drop", "AGENT_UNCONFIGURED"]["packets"] == 1
@@ -450,6 +459,32 @@ def test_what_is_too_complex_is_refused(functions: Chained) -> None:
 def test_a_shared_map_must_be_there_and_be_the_same(functions: Chained, declared: str, words: str) -> None:
     with pytest.raises(MizarError, match=words):
         functions.put({"ON_XDP_TX": [member(from_text("return 0;", declared))]})
+
+
+@pytest.mark.parametrize(
+    ("which", "body"),
+    [
+        ("endpoint_counters", "uint32_t key = 0; struct endpoint_counters *v ="
+         " bpf_map_lookup_elem(&endpoint_counters, &key); if (v) *(volatile uint8_t *)v = 1; return 0;"),
+        ("agents", "uint32_t key = 1; bpf_map_delete_elem(&agents, &key); return 0;"),
+        ("vpcs", "uint32_t key = 1; struct vpc v = {}; bpf_map_update_elem(&vpcs, &key, &v, BPF_ANY); return 0;"),
+        ("endpoints", "struct endpoint_key key = {}; struct endpoint *v = bpf_map_lookup_elem(&endpoints, &key);"
+         " if (v) mizar_read(call, 0, v, 6); return 0;"),
+    ],
+)  # fmt: skip
+def test_a_shared_map_cannot_be_written(functions: Chained, which: str, body: str) -> None:
+    """Not by a pointer, nor by either helper that changes maps, nor by one that fills memory."""
+    with pytest.raises(InvalidError, match=r"writes where it may only read: a map of the data plane's.* function\.c:"):
+        functions.put({"ON_XDP_TX": [member(from_text(body, f"MIZAR_SHARED({which});"))]})
+
+
+def test_switches_of_functions_are_a_shared_map_like_others(functions: Chained) -> None:
+    """Also of those that are about functions: a function can read who else is there, and change nothing."""
+    declared = "MIZAR_SHARED_MAP(BPF_MAP_TYPE_ARRAY, function_switches, uint32_t, struct function_switches, 0);"
+    look = "uint32_t key = 0; struct function_switches *v = bpf_map_lookup_elem(&function_switches, &key);"
+    with pytest.raises(InvalidError, match="writes where it may only read"):
+        functions.put({"ON_XDP_TX": [member(from_text(look + "if (v) v->droplet = 0; return 0;", declared))]})
+    functions.put({"ON_XDP_TX": [member(from_text(look + "return v && v->droplet == 1 ? 1 : 0;", declared))]})
 
 
 def test_a_functions_maps_outlive_its_replacement(functions: Chained, droplet: Testbed) -> None:

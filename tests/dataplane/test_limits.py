@@ -17,7 +17,8 @@ from scapy.layers.l2 import Ether
 from mizar.kernel import test_run
 
 from .frames import datagram, ping, tunnel
-from .plan import BOUNCER, FAMILIES, FRONT, RED, ROUTER_MAC, TUNNELS, A, B, R
+from .plan import BOUNCER, FAMILIES, FRONT, HOST, RED, ROUTER_MAC, TUNNELS, A, B, R, S
+from .test_direct import learned
 from .test_policy import comes, goes, segment, why
 from .test_services import scaled, service
 from .test_substrate import OUTSIDE, come_in, from_stack, ready
@@ -218,6 +219,17 @@ def test_a_class_marks_what_its_endpoint_sends(droplet: Testbed, kind: str, fami
         again = inner[IP].copy()
         del again.chksum
         assert IP(bytes(again)).chksum == inner[IP].chksum
+
+
+@every_tunnel_and_family
+def test_a_class_marks_what_goes_straight_to_its_host(droplet: Testbed, kind: str, family: int) -> None:
+    """Outside and inside, on the direct path as on any other."""
+    learned(droplet, kind)
+    limit(droplet, A, dscp=MARKED | 46)
+    outer = Ether(droplet.send(bytes(datagram(family, A, S.address(family)))).frame)
+    inner = Ether(bytes(outer)[50:])
+    assert (outer[IP].dst, outer[IP].tos) == (HOST.address, 46 << 2)
+    assert (inner[IP].tos if family == 4 else inner[IPv6].tc) == 46 << 2
 
 
 @every_family

@@ -115,6 +115,74 @@ def test_the_answer_leaves_without_a_tunnel(droplet: Testbed, family: int, tcp: 
     assert (result.retval, result.frame) == (TC_REDIRECT, bytes(answer(PUBLIC[family], PORT, A.mac, 63)))
 
 
+def in_option(droplet: Testbed, member: EndpointPlan) -> None:
+    """The load balancer's packets bear its addresses in an option."""
+    attracted(droplet, member)
+    own = {f"addr{family}": mapped(member.address(family)) for family in FAMILIES}
+    mac = bytes.fromhex(member.mac.replace(":", ""))
+    droplet.tables.member_notes.put(1, {"service": SLOT, "mac": mac} | own)
+    for family in FAMILIES:
+        key = {"addr": mapped(PUBLIC[family])}
+        value = droplet.tables.public_addresses.get(key)
+        assert value is not None
+        droplet.tables.public_addresses.put(key, value | {"flags": layout.constant("SERVICE_VIP_OPTION")})
+
+
+def vip(family: int, port: int = PORT) -> bytes:
+    """The option, by contracts/wire.md."""
+    address = socket.inet_pton(socket.AF_INET if family == 4 else socket.AF_INET6, PUBLIC[family])
+    return bytes((0xFF, 1, 0x86, 1 + len(address) // 4)) + port.to_bytes(2, "big") + bytes(2) + address
+
+
+def to_member(family: int, member: EndpointPlan, ttl: int = 64, dport: int = TARGET, *, tcp: bool = False) -> Any:
+    """The request as the member's own, from a client outside."""
+    found = request(family, tcp=tcp, ttl=ttl, macs=(PUBLIC_MAC, member.mac))
+    found[IP if family == 4 else IPv6].dst = member.address(family)
+    found[TCP if tcp else UDP].dport = dport
+    return found
+
+
+@every_family
+@pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "udp"])
+def test_the_member_inside_and_the_public_address_in_an_option(droplet: Testbed, family: int, tcp: bool) -> None:
+    """Where the load balancer says so. The header says that the option is critical; all checksums are right. At the
+    member's droplet it is as it came."""
+    in_option(droplet, R)
+    result = droplet.transit(bytes(request(family, tcp=tcp)))
+    port = int.from_bytes(result.frame[34:36], "big")
+    inner = to_member(family, R, 63, tcp=tcp)
+    expected = bytearray(tunnel("geneve", inner, src=ME, dst=HOST, sport=port, options=vip(family)))
+    expected[43] = 0x40
+    assert (result.retval, result.frame) == (XDP_TX, bytes(expected))
+    in_option(droplet, B)
+    result = droplet.transit(tunnel("geneve", to_member(family, B, tcp=tcp), src=HOST, options=vip(family)))
+    assert (result.retval, layout.parse("handover", result.metadata)["flags"]) == (XDP_PASS, 7)
+    assert result.frame == bytes(request(family, tcp=tcp, macs=(ROUTER_MAC, B.mac)))
+
+
+@every_family
+def test_an_option_that_none_could_have_written_is_refused(droplet: Testbed, family: int) -> None:
+    """Another's address or port, what is from nobody outside, and what a tunnel end without a daemon says."""
+    in_option(droplet, B)
+    others = to_member(family, A)
+    others[Ether].dst = B.mac
+    inside = to_member(family, B)
+    inside[Ether].src = ROUTER_MAC
+    for inner, option in (
+        (to_member(family, A), vip(family)),
+        (others, vip(family)),
+        (inside, vip(family)),
+        (to_member(family, B, dport=TARGET + 1), vip(family)),
+        (to_member(family, B), vip(family, PORT + 1)),
+        (to_member(family, B), vip(10 - family)),
+    ):
+        assert droplet.transit(tunnel("geneve", inner, src=HOST, options=option)).retval == XDP_DROP
+    droplet.tables.droplets.put(HOST.slot, (droplet.tables.droplets.get(HOST.slot) or {}) | {"foreign": 1})
+    frame = tunnel("geneve", to_member(family, B), src=HOST, options=vip(family))
+    assert droplet.transit(frame).retval == XDP_DROP
+    assert droplet.counted()["drop", "VIP_OPTION"]["packets"] == 7
+
+
 @every_family
 def test_what_the_vpc_has_nobody_outside_can_be(droplet: Testbed, family: int) -> None:
     """Or policies would take him for who has the address."""

@@ -16,7 +16,9 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from mizar.kernel import layout
+from mizar.kernel import layout, test_run
+from mizar.kernel.layout import constant
+from mizar.kernel.libbpf import check, lib, possible_cpus
 
 from .frames import PAYLOAD, datagram, ip, ping, tunnel
 from .plan import (
@@ -171,6 +173,37 @@ def test_the_answer_of_a_member_says_on_the_wire_that_it_is_a_services(droplet: 
     inner = inner / UDP(sport=4002, dport=4001) / Raw(PAYLOAD)
     port = int.from_bytes(result.frame[34:36], "big")
     assert result.frame == tunnel("geneve", inner, src=ME, dst=BOUNCER, sport=port)
+
+
+def as_service(droplet: Testbed, frame: Any, flags: str) -> test_run.TestRun:
+    """What `deliver` hands to the agent of a: a function has answered in its stead. Nobody else can say so."""
+    side = constant("SHAPED_INTERFACE") | constant("ANSWER_OF_SERVICE") | A.ifindex
+    side |= constant("ANSWER_OUTSIDE") if flags == "outside" else 0
+    told = side.to_bytes(4, "little") + bytes(4) if flags != "untold" else bytes(8)
+    fd = droplet.programs.maps["onward_sides"]
+    check(lib().bpf_map_update_elem(fd, bytes(4), told * possible_cpus(), 0), "tell the agent")
+    return droplet.send(frame, cb=side)
+
+
+@every_family
+def test_a_functions_answer_leaves_as_the_services(droplet: Testbed, family: int) -> None:
+    """Without a flow, and past what the member may send itself: into the tunnel, or, to a client outside, to the
+    substrate. From the member itself the same frame is spoofed, whatever it writes."""
+    droplet.as_host()
+    scaled(droplet, A)
+
+    def answer(src_mac: str = A.mac, ttl: int = 64) -> Any:
+        packet = ip(family, service(family), R.address(family), ttl)
+        return Ether(src=src_mac, dst=ROUTER_MAC) / packet / TCP(sport=80, dport=4001, flags="SA")
+
+    result = as_service(droplet, answer(), "inside")
+    port = int.from_bytes(result.frame[34:36], "big")
+    wanted = tunnel("geneve", answer(SERVICE_MAC), src=ME, dst=BOUNCER, sport=port)
+    assert (result.retval, result.frame) == (TC_REDIRECT, wanted)
+    result = as_service(droplet, answer(), "outside")
+    assert (result.retval, result.frame) == (TC_REDIRECT, bytes(answer(ttl=63)))
+    assert as_service(droplet, answer(), "untold").retval == TC_SHOT
+    assert not list(droplet.tables.flows.items())
 
 
 @every_tunnel_and_family

@@ -183,11 +183,16 @@ def test_the_source_port_picks_the_member(droplet: Testbed, role: str, shift: in
     assert result.frame == tunnel("geneve", inner, src=ME, dst=MEMBERS[place], sport=port, told=HOST)
 
 
-def test_the_outer_service_byte_goes_along(droplet: Testbed) -> None:
-    droplet.as_bouncer()
-    result = droplet.transit(tunnel("geneve", datagram(4, A, R.address(4)), src=HOST, tos=0xB9, id=77, ttl=9))
-    inner = datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
-    assert result.frame == tunnel("geneve", inner, src=ME, dst=HOST, tos=0xB9, told=HOST)
+@every_tunnel_and_family
+def test_the_outer_service_byte_goes_along(droplet: Testbed, kind: str, family: int) -> None:
+    """At a bouncer and at a divider; the inner one is not touched by either."""
+    droplet.as_bouncer(tunnel=kind)
+    result = droplet.transit(tunnel(kind, datagram(family, A, R.address(family)), src=HOST, tos=0xB9, id=77, ttl=9))
+    inner = datagram(family, A, R.address(family), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
+    assert result.frame == tunnel(kind, inner, src=ME, dst=HOST, tos=0xB9, told=HOST)
+    droplet.as_divider()
+    result = droplet.transit(tunnel(kind, datagram(family, A, S.address(family)), src=HOST, tos=0xB9))
+    assert result.frame[15] == 0xB9
 
 
 @pytest.mark.parametrize("ttl", [2, 3, 128, 255])

@@ -127,6 +127,61 @@ cases:
             harness.run(data, cases.parse(wrong, "t"))
 
 
+@pytest.mark.parametrize(("family", "protocol"), [("ipv4", "udp"), ("ipv6", "tcp")])
+def test_checksums_are_right_after_a_rewrite(compiled: Compile, family: str, protocol: str) -> None:
+    """Of a port and of a word of an address, on both hooks."""
+    body = """
+	struct function_frame *frame = call->frame;
+	uint32_t check = frame->transport_at + (frame->protocol == 6 ? 16 : 6), ip = frame->family == 4 ? 18 : 38;
+	uint16_t *port = mizar_bytes(call, frame->transport_at + 2, 2), *word, was;
+
+	if (!port)
+		return FUNCTION_PASS;
+	was = *port;
+	*port = bpf_htons(8000);
+	if (mizar_checksum(call, check, MIZAR_OF_TRANSPORT, was, bpf_htons(8000)))
+		return FUNCTION_PASS;
+	word = mizar_bytes(call, frame->network_at + ip, 2);
+	if (!word)
+		return FUNCTION_PASS;
+	was = *word;
+	*word = bpf_htons(0x0105);
+	if (mizar_checksum(call, check, MIZAR_OF_ADDRESSES, was, bpf_htons(0x0105)))
+		return FUNCTION_PASS;
+	return frame->family == 4 && mizar_checksum(call, frame->network_at + 10, MIZAR_OF_HEADER, was, bpf_htons(0x0105)) ?
+		FUNCTION_PASS : FUNCTION_CONTINUE;
+    """
+    to = {"ipv4": ("10.0.9.9", "10.0.1.5"), "ipv6": ("fd00::9", "fd00::105")}[family]
+    text = f"""
+cases:
+  - name: both
+    stage: [ENDPOINT_INGRESS, ENDPOINT_EGRESS]
+    frame: {{{family}: {{dst: "{to[0]}"}}, {protocol}: {{dst: 80}}, payload: odd}}
+    expect: {{verdict: continue, frame: {{{family}: {{dst: "{to[1]}"}}, {protocol}: {{dst: 8000}}}}}}
+"""
+    assert [one.problems for one in tried(compiled, body, text).ran] == [()] * 3
+
+
+@pytest.mark.parametrize("kind", ["BPF_MAP_TYPE_PERCPU_HASH", "BPF_MAP_TYPE_PERCPU_ARRAY"])
+def test_a_map_of_each_cpu_is_compared_where_the_function_ran(compiled: Compile, kind: str) -> None:
+    """As any other: what was there before, and what the function made of it."""
+    own = (
+        f"struct pair {{ uint32_t a; uint64_t b; uint32_t c; }};\nMIZAR_MAP({kind}, own, uint32_t, struct pair, 4, 0);"
+    )
+    body = "uint32_t key = 2; struct pair *p = bpf_map_lookup_elem(&own, &key); if (p) p->c += 5; return 0;"
+    text = f"""
+cases:
+  - name: one more
+    stage: ENDPOINT_INGRESS
+    maps: {{own: [{{key: 2, value: {{a: 1, b: 2, c: 3}}}}]}}
+    frame: {FRAME}
+    expect: {{verdict: continue, maps: {{own: [{{key: 2, value: {{a: 1, b: 2, c: 8}}}}]}}}}
+"""
+    assert [one.problems for one in tried(compiled, body, text, own).ran] == [(), ()]
+    same = tried(compiled, body, text.replace("c: 8", "c: 3"), own)
+    assert same.failed == 2
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -31,8 +31,12 @@ class Console:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         self._said = ""
-        word, _ = self._answer(BOOT_S)
-        assert word == "ready", word
+        try:
+            word, _ = self._answer(BOOT_S)
+            assert word == "ready", word
+        except BaseException:  # nobody else could end it
+            self.close()
+            raise
 
     def run(self, command: str, limit_s: float = 30.0) -> str:
         """What a shell command in the guest prints; it must succeed."""

@@ -9,9 +9,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from mizar.kernel import nat_balance, nftables
+from mizar.kernel import nat_balance
 from mizar.kernel.namespaces import Namespace, anonymous
 from mizar.kernel.nat_balance import Balance, Listener, Member
+
+from .altered_rules import Kept
 
 pytestmark = pytest.mark.root
 TABLE = "inet mizar_balance"
@@ -26,6 +28,10 @@ BALANCE = Balance(
     False,
     1000,
 )
+KEPT = Kept(
+    lambda namespace, balance: nat_balance.altered(balance, namespace),
+    lambda namespace, balance, fresh: nat_balance.keep(balance, namespace, fresh=fresh),
+)
 
 
 @pytest.fixture
@@ -38,30 +44,21 @@ def namespace() -> Iterator[Namespace]:
 
 def test_what_is_as_it_was_told_differs_in_nothing(namespace: Namespace) -> None:
     """Also after it was told something else in between."""
-    assert list(nat_balance.altered(BALANCE, namespace)) == []
-    for other in (replace(BALANCE, full=True), replace(BALANCE, by_client=True), replace(BALANCE, members=())):
-        assert list(nat_balance.altered(other, namespace))
-        nat_balance.keep(other, namespace)
-        assert list(nat_balance.altered(other, namespace)) == []
-    nat_balance.keep(BALANCE, namespace)
-    assert list(nat_balance.altered(BALANCE, namespace)) == []
+    others = replace(BALANCE, full=True), replace(BALANCE, by_client=True), replace(BALANCE, members=())
+    KEPT.take_turns(namespace, BALANCE, *others)
 
 
 @pytest.mark.parametrize(
-    ("command", "chain", "word", "place"),
+    ("command", "told"),
     [
-        (f"flush chain {TABLE} choose", "chain choose", "dnat", 1),
-        (f"add rule {TABLE} through accept", "chain through", "accept", 2),
-        (f"add chain {TABLE} more", "chain more", "there", 2),
-        (f"delete table {TABLE}", "chain leave", "masquerade", 1),
+        (f"flush chain {TABLE} choose", ("chain choose", "dnat", 1)),
+        (f"add rule {TABLE} through accept", ("chain through", "accept", 2)),
+        (f"add chain {TABLE} more", ("chain more", "there", 2)),
+        (f"delete table {TABLE}", ("chain leave", "masquerade", 1)),
     ],
 )
 def test_what_is_altered_is_told_and_written_again(
-    namespace: Namespace, command: str, chain: str, word: str, place: int
+    namespace: Namespace, command: str, told: tuple[str, str, int]
 ) -> None:
     """By its chain: what is missing there, or what is foreign."""
-    nftables.apply(command, namespace)
-    found = {one[0]: one for one in nat_balance.altered(BALANCE, namespace)}
-    assert word in found[chain][place]
-    nat_balance.keep(BALANCE, namespace, fresh=True)
-    assert list(nat_balance.altered(BALANCE, namespace)) == []
+    KEPT.is_told_and_mended(namespace, BALANCE, command, told)

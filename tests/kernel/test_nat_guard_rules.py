@@ -12,6 +12,8 @@ from mizar.kernel import nat_guard, nftables
 from mizar.kernel.namespaces import Namespace, anonymous
 from mizar.kernel.nat_guard import Limits
 
+from .altered_rules import Kept
+
 pytestmark = pytest.mark.root
 TABLE = "inet mizar_nat"
 LIMITS = Limits(
@@ -20,6 +22,13 @@ LIMITS = Limits(
     (ip_network("172.31.9.0/24"),),
 )
 RULES = nat_guard.rules("eth0", [ip_network("10.0.0.0/16")], LIMITS, (7799, ip_address("10.0.1.6")))
+ALTERED = (
+    (f"flush chain {TABLE} out4", ("chain out4", "@never4", 1)),
+    (f"add element {TABLE} reach4 {{ 172.31.0.0/24 }}", ("set reach4", "172.31.0.0/24", 2)),
+    (f"flush set {TABLE} never6", ("set never6", "fd00:ac1f::3", 1)),
+    (f"delete table {TABLE}", ("chain through", "@inside4", 1)),
+)
+KEPT = Kept(nat_guard.altered, lambda namespace, rules, fresh: nat_guard.keep(namespace, rules, fresh=fresh))
 
 
 @pytest.fixture
@@ -32,13 +41,7 @@ def namespace() -> Iterator[Namespace]:
 
 def test_rules_that_are_kept_again_differ_in_nothing(namespace: Namespace) -> None:
     """However often, and after others."""
-    assert list(nat_guard.altered(namespace, RULES)) == []
-    other = nat_guard.rules("eth0", [ip_network("10.1.0.0/16")], LIMITS)
-    nat_guard.keep(namespace, other)
-    assert list(nat_guard.altered(namespace, other)) == []
-    assert list(nat_guard.altered(namespace, RULES))
-    nat_guard.keep(namespace, RULES)
-    assert list(nat_guard.altered(namespace, RULES)) == []
+    KEPT.take_turns(namespace, RULES, nat_guard.rules("eth0", [ip_network("10.1.0.0/16")], LIMITS))
 
 
 def test_what_is_counted_is_no_difference(namespace: Namespace) -> None:
@@ -49,24 +52,20 @@ def test_what_is_counted_is_no_difference(namespace: Namespace) -> None:
     assert list(nat_guard.altered(namespace, RULES)) == []
 
 
-@pytest.mark.parametrize(
-    ("command", "block", "word", "place"),
-    [
-        (f"flush chain {TABLE} out4", "chain out4", "@never4", 1),
-        (f"add element {TABLE} reach4 {{ 172.31.0.0/24 }}", "set reach4", "172.31.0.0/24", 2),
-        (f"flush set {TABLE} never6", "set never6", "fd00:ac1f::3", 1),
-        (f"delete table {TABLE}", "chain through", "@inside4", 1),
-    ],
-)
+@pytest.mark.parametrize(("command", "told"), ALTERED)
 def test_what_is_altered_is_told_and_written_again(
-    namespace: Namespace, command: str, block: str, word: str, place: int
+    namespace: Namespace, command: str, told: tuple[str, str, int]
 ) -> None:
     """By its chain or set: what is missing there, or what is foreign."""
+    KEPT.is_told_and_mended(namespace, RULES, command, told)
+
+
+@pytest.mark.parametrize("command", [command for command, _ in ALTERED])
+def test_the_daemon_sees_what_is_altered(namespace: Namespace, command: str) -> None:
+    """At its next look."""
+    assert nat_guard.is_kept(namespace, RULES)
     nftables.apply(command, namespace)
-    found = {one[0]: one for one in nat_guard.altered(namespace, RULES)}
-    assert word in found[block][place]
-    nat_guard.keep(namespace, RULES, fresh=True)
-    assert list(nat_guard.altered(namespace, RULES)) == []
+    assert not nat_guard.is_kept(namespace, RULES)
 
 
 def test_what_keeps_gateways_from_the_host_is_compared_too(namespace: Namespace) -> None:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 import pytest
 
+from mizar.kernel import libbpf
 from mizar.kernel.configuration import configuration
+from mizar.kernel.functions import refuse_size
 from mizar.kernel.programs import load
+from mizar.model.errors import ExhaustedError
 
 from .conftest import SMALL
 
@@ -32,3 +36,10 @@ def test_programs_are_simple_enough(families: str, by_tc: bool) -> None:
             processed = re.search(r"processed (\d+) insns", program.statistics)
             assert processed, f"the kernel says nothing of {name}"
             assert int(processed[1]) < MOST[name], name
+
+
+def test_a_program_that_the_verifier_gave_up_is_told_to_be_too_complex() -> None:
+    """Its words are not asked for: each try would take as long. What fails for another reason passes."""
+    with pytest.raises(ExhaustedError, match="function wide is too complex: the kernel's verifier gave up"):
+        refuse_size(libbpf.error_of(errno.E2BIG, "load function wide"), "function wide")
+    refuse_size(libbpf.error_of(errno.EINVAL, "load function wide"), "function wide")

@@ -33,6 +33,7 @@ from mizar.lab.names import LabName
 from mizar.model.manifest import parse_manifests
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
 from mizar.transit.processes import running
+from tests.lab import websocket
 
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "http-load-balancer.yaml").read_text()
 ADDRESSES = ("10.0.1.100", "fd00:10:0:1::100")
@@ -101,6 +102,21 @@ class Balancer:
             def do_GET(self) -> None:
                 if ended.is_set():
                     self.close_connection = True
+                    return
+                if "websocket" in self.headers.get("Upgrade", ""):
+                    self.wfile.write(websocket.ANSWER)
+                    while got := self.connection.recv(1 << 16):
+                        self.connection.sendall(got)
+                    self.close_connection = True
+                    return
+                if self.path.endswith("/long"):
+                    self.send_response(200)
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    self.close_connection = True
+                    while not ended.wait(0.02):
+                        told = f"{time.monotonic():020.6f}\n"
+                        self.wfile.write(f"{len(told):x}\r\n{told}\r\n".encode())
                     return
                 if self.path.startswith("/slow"):
                     time.sleep(0.5)
@@ -224,6 +240,37 @@ def ask(connection: http.client.HTTPConnection, path: str, host: str) -> tuple[i
     content = answer.read()
     is_ours = answer.status == 200 and content.startswith(b"{")
     return answer.status, json.loads(content) if is_ours else dict(answer.getheaders())
+
+
+class Held:
+    """What stays: a WebSocket by each family, the second over TLS, and a download without an end, below a path."""
+
+    def __init__(self, balancer: Balancer, path: str, tls: ssl.SSLContext, host: str) -> None:
+        plain, other, self._download = (
+            balancer.open(ADDRESSES[one], port) for one, port in ((0, 80), (1, 443), (0, 80))
+        )
+        self._both = plain, tls.wrap_socket(other, server_hostname=host)
+        for one in self._both:
+            one.sendall(websocket.request(path, host))
+            assert one.recv(1 << 16).startswith(b"HTTP/1.1 101")
+        self._download.sendall(f"GET {path}/long HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+
+    def check(self) -> None:
+        """Each goes on: an echo comes back, and what the download brings is of now."""
+        now = time.monotonic()
+        for one in self._both:
+            one.sendall(b"still there?")
+            assert one.recv(1 << 16) == b"still there?"
+        latest = 0.0
+        while latest < now:
+            got = self._download.recv(1 << 16)
+            assert got, "the download has ended"
+            told = [line for line in got.decode().splitlines() if len(line) == 20 and "." in line]
+            latest = max([latest, *map(float, told)])
+
+    def close(self) -> None:
+        for one in (*self._both, self._download):
+            one.close()
 
 
 class Load:

@@ -134,12 +134,13 @@ class FarSite(Site):
         """It listens when it is configured."""
         self.run("wireguard-go", "-f", self._device, socket=Path(f"/var/run/wireguard/{self._device}.sock"))
 
-    def configure(self, public: str, preshared: str = "", endpoint: str = "") -> None:
+    def configure(self, public: str, preshared: str = "", endpoint: str = "", keepalive_s: int = 0) -> None:
         """Its peer, and the way to it."""
         text = f"[Interface]\nPrivateKey={self.private}\nListenPort={self.port}\n[Peer]\nPublicKey={public}\n"
         text += f"AllowedIPs={GREEN[4]},{GREEN[6]}\n"
         text += f"PresharedKey={preshared}\n" if preshared else ""
         text += f"Endpoint={endpoint}\n" if endpoint else ""
+        text += f"PersistentKeepalive={keepalive_s}\n" if keepalive_s else ""
         with tempfile.NamedTemporaryFile("w") as file:
             file.write(text)
             file.flush()
@@ -160,13 +161,16 @@ class FarStrongswan(Site):
         rekey_s: int = 3600,
         number: int = 0,
         proof: tuple[str, str, str] | None = None,
+        begins: tuple[str, int] | None = None,
     ) -> None:
-        """`proof`: instead of the key, its certificate, that one's key, and who signs the other side's, in PEM."""
+        """`proof`: instead of the key, its certificate, that one's key, and who signs the other side's, in PEM.
+        `begins`: where the other side is, to whom it speaks first, by ESP in UDP from the start."""
         super().__init__(lab, number)
         self._folder = folder
         self.psk = psk
         self._rekey_s = rekey_s
         self._proof = proof
+        self._begins = begins
 
     def begin(self) -> None:
         """It waits for its peer."""
@@ -174,16 +178,21 @@ class FarStrongswan(Site):
         conf = self._folder / "far.conf"
         conf.write_text(
             f"charon-systemd {{\n load = {_PLUGINS}\n plugins {{ vici {{ socket = unix://{vici} }} }}\n"
-            f" filelog {{ f {{ path = {self._folder / 'far.log'}\n default = 1\n }} }}\n}}\n"
+            f" filelog {{ f {{ path = {self._folder / 'far.log'}\n flush_line = yes\n default = 1\n }} }}\n}}\n"
         )
         self.run("env", f"STRONGSWAN_CONF={conf}", "charon-systemd", socket=vici)
         self.load()
 
     def load(self) -> None:
         """Its connection, and the key."""
+        start, to = "", "remote_addrs = %any"
+        if self._begins is not None:
+            start = "start_action = start\n close_action = start\n"
+            to = f"remote_addrs = {self._begins[0]}\n remote_port = {self._begins[1]}\n"
+            to += " local_port = 4500\n keyingtries = 0"
         children = "".join(
             f"  c{family} {{ local_ts = {self.lan[family]}\n remote_ts = {GREEN[family]}\n "
-            f"rekey_time = {self._rekey_s}\n }}\n"
+            f"rekey_time = {self._rekey_s}\n {start} }}\n"
             for family in (4, 6)
         )
         auth, own, other = "psk", "", ""
@@ -193,7 +202,7 @@ class FarStrongswan(Site):
             auth, own = "pubkey", f"certs = {self._folder / 'own.crt'}\n"
             other = f"cacerts = {self._folder / 'ca.crt'}\n"
         text = (
-            f"connections {{ green {{ version = 2\n remote_addrs = %any\n mobike = no\n"
+            f"connections {{ green {{ version = 2\n {to}\n mobike = no\n"
             f" local {{ auth = {auth}\n {own} id = far.example }}\n"
             f" remote {{ auth = {auth}\n {other} id = green.example }}\n"
             f" children {{\n{children} }} }} }}\n"

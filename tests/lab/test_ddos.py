@@ -77,10 +77,10 @@ class Bench:
         for one in open_.values():
             one.close()
 
-    def connect(self, name: str, version: int = 4) -> socket.socket:
+    def connect(self, name: str, version: int = 4, to: tuple[str, int] | None = None) -> socket.socket:
         """A connection from an endpoint, tried again until there is one."""
         family = socket.AF_INET if version == 4 else socket.AF_INET6
-        target = (self.address("blue-web", version), PORT)
+        target = to or (self.address("blue-web", version), PORT)
         for _ in range(10):
             made: socket.socket = self.inside(name, lambda: socket.socket(family, socket.SOCK_STREAM))
             made.settimeout(LIMIT_S / 10)
@@ -115,13 +115,13 @@ class Bench:
         """SYNs among them, to the server's port."""
         return sum(_tcp(frame) == (PORT, SYN) for frame in self.frames())
 
-    def flood(self, name: str, count: int, flags: int = SYN) -> None:
+    def flood(self, name: str, count: int, flags: int = SYN, to: tuple[str, int] | None = None) -> None:
         """Segments to the server from many ports, of one endpoint."""
-        source, target = self.address(name), self.address("blue-web")
+        source, (target, port) = self.address(name), to or (self.address("blue-web"), PORT)
         raw = self.inside(name, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
         with raw:
             for number in range(count):
-                raw.sendto(segment(source, target, 1024 + number % 60000, number + 1, flags), (target, 0))
+                raw.sendto(segment(source, target, 1024 + number % 60000, number + 1, flags, port), (target, 0))
 
     def apply(self, **spec: Any) -> None:
         manifest = {
@@ -165,11 +165,11 @@ def _tcp(frame: bytes) -> tuple[int, int]:
     return int(struct.unpack_from("!H", frame, at + 2)[0]), frame[at + 13]
 
 
-def segment(source: str, target: str, port: int, number: int, flags: int) -> bytes:
+def segment(source: str, target: str, port: int, number: int, flags: int, target_port: int = PORT) -> bytes:
     """A TCP header without data, with its checksum."""
     options = b"\x02\x04\x05\x78" if flags == SYN else b""
     length = 20 + len(options)
-    header = struct.pack("!HHIIBBHHH", port, PORT, number, 0, length // 4 << 4, flags, 1024, 0, 0) + options
+    header = struct.pack("!HHIIBBHHH", port, target_port, number, 0, length // 4 << 4, flags, 1024, 0, 0) + options
     pseudo = ip_address(source).packed + ip_address(target).packed + struct.pack("!II", length, 6)
     total = sum(struct.unpack(f"!{(len(pseudo) + length) // 2}H", pseudo + header))
     total = (total & 0xFFFF) + (total >> 16)

@@ -26,8 +26,9 @@ from mizar.lab import processes
 from mizar.lab.names import LabName
 from mizar.model.errors import ConflictError, InvalidError, NotFoundError
 from mizar.transit.options import LOG_FOLDER, RUN_FOLDER
-from tests.lab.balancer import ADDRESSES, Balancer, Load, ask, certificate
+from tests.lab.balancer import ADDRESSES, Balancer, Held, Load, ask, certificate
 from tests.lab.conftest import leftovers, wait_until
+from tests.lab.exposed import exposed, holding
 from tests.lab.test_lab import kill
 
 HOSTS = ("shop.example.com", "other.example.com")
@@ -40,6 +41,8 @@ def with_tls(manifest: dict[str, Any]) -> None:
     spec["certificates"] = [
         {"name": host.partition(".")[0], "chain": chain, "key": key} for host, (chain, key) in CERTIFICATES.items()
     ]
+    # Not the least busy one, as in the example: connections that stay would then keep new ones off a server for ever.
+    next(one for one in spec["backends"] if one["name"] == "api")["algorithm"] = "roundRobin"
     spec["routes"] = [
         {"path": "/api", "backend": "api"},
         {"path": "/api/exact", "match": "exact", "backend": "web"},
@@ -103,6 +106,7 @@ def test_requests_reach_their_servers_whatever_happens(balancer: Balancer) -> No
 
     _tls(balancer)
     _without_a_server(balancer)
+    _long_connections(balancer)
     _changes_under_load(balancer)
     _killed(balancer)
     _told(balancer)
@@ -130,6 +134,70 @@ def _without_a_server(balancer: Balancer) -> None:
     assert [one["endpoint"] for one in down] == ["api-1"]
     balancer.serve("api-1")
     wait_until(lambda: ready(balancer))
+
+
+def _long_connections(balancer: Balancer) -> None:
+    """They go on, whatever changes: servers by their weights and labels and certificates in the worker that runs, and
+    anything else in a new one. Without that, the second assertion about reloads fails."""
+    host = HOSTS[0]
+    held = Held(balancer, "/api", ssl.create_default_context(cadata=CERTIFICATES[host][0]), host)
+    before = _reloads(balancer)
+    for weights, takes in (({"api-1": 0}, {"api-2"}), ({"api-1": 3}, {"api-1", "api-2"}), ({"api-2": 0}, {"api-1"})):
+        balancer.apply(partial(set_weights, weights=weights))
+        wait_until(partial(served_by, balancer, takes))
+        held.check()
+    balancer.apply(partial(set_weights, weights={}))
+    balancer.label("api-1", {})
+    wait_until(partial(served_by, balancer, {"api-2"}))
+    held.check()
+    balancer.label("api-1", {"app": "api"})
+    wait_until(partial(served_by, balancer, {"api-1", "api-2"}))
+    held.check()
+    CERTIFICATES[host] = certificate(host)
+    balancer.apply(set_certificates)
+    for address in ADDRESSES:
+        wait_until(partial(trusted, balancer, address, host))
+    held.check()
+    assert _reloads(balancer) == before
+    balancer.apply(partial(add_route, path="/in-a-new-worker"))
+    wait_until(partial(reached, balancer, "/in-a-new-worker"))
+    wait_until(lambda: _reloads(balancer) > before)
+    held.check()
+    held.close()
+    wait_until(lambda: ready(balancer))
+
+
+def set_weights(manifest: dict[str, Any], weights: dict[str, int]) -> None:
+    next(one for one in manifest["spec"]["backends"] if one["name"] == "api")["weights"] = weights
+
+
+def set_certificates(manifest: dict[str, Any]) -> None:
+    manifest["spec"]["certificates"] = [
+        {"name": host.partition(".")[0], "chain": chain, "key": key} for host, (chain, key) in CERTIFICATES.items()
+    ]
+
+
+def served_by(balancer: Balancer, names: set[str]) -> bool:
+    """By both instances, as far as 16 connections tell."""
+    return {balancer.who("/api/x", address=address) for _ in range(8) for address in ADDRESSES} == names
+
+
+def trusted(balancer: Balancer, address: str, host: str) -> bool:
+    """Each of some connections, to whichever instance, gets the certificate that is wanted now."""
+    trust = ssl.create_default_context(cadata=CERTIFICATES[host][0])
+    try:
+        for _ in range(8):
+            with balancer.connection(address, 443, trust, host) as connection:
+                ask(connection, "/", host)
+    except ssl.SSLCertVerificationError:
+        return False
+    return True
+
+
+def _reloads(balancer: Balancer) -> int:
+    counted = "".join(fetched(balancer.name.metrics_url(host)) for host in ("d1", "d2", "d3"))
+    found = re.findall(r"mizar_http_balancer_changes_total\{(.*)\} (\d+)", counted)
+    return sum(int(count) for labels, count in found if 'how="reload"' in labels)
 
 
 def _changes_under_load(balancer: Balancer) -> None:
@@ -203,6 +271,9 @@ def _told(balancer: Balancer) -> None:
     wait_until(partial(_counted, balancer))
     for process in processes.marked(balancer.name.name):
         assert "PRIVATE KEY" not in balancer.name.log(process.name).read_text()
+    keys = [line for _, key in CERTIFICATES.values() for line in key.splitlines()[1:-1]]
+    assert holding(balancer.name, keys)
+    assert exposed(balancer.name, keys, balancer.pids().values()) == []
 
 
 def _deleted(balancer: Balancer) -> None:

@@ -43,7 +43,8 @@ def blocklist(folder: Path, blocked: str, *attach: dict[str, Any], **spec: Any) 
     """The example, for some, with one address on its list."""
     bits = 128 if ":" in blocked else 96 + 32
     listed = {"blocked": [{"key": {"bits": bits, "address": blocked}}]}
-    whole = {"source": "blocklist.c", "attach": list(attach), "maps": listed, **spec}
+    stages = ["ENDPOINT_INGRESS", "ON_XDP_TX"]
+    whole = {"source": "blocklist.c", "attach": list(attach), "maps": listed, "stages": stages, **spec}
     manifest = {"apiVersion": "mizar/v1", "kind": "Function", "metadata": {"name": "blocklist"}, "spec": whole}
     found = parse_resource(manifest)
     assert isinstance(found, Function)
@@ -171,6 +172,37 @@ def bench(lab: LabName) -> Iterator[Bench]:
             yield made
         finally:
             made.close()
+
+
+@pytest.mark.long
+def test_a_block_list_for_a_droplets_own_stack(lab: LabName) -> None:
+    """What another host sends to the droplet itself is stopped; what it sends in tunnels, from the same address, is
+    not. Without the function, the second `hears` is true."""
+    with bench(lab) as here:
+        own, other = (here.client.get("Droplet", name)["spec"]["address"] for name in ("d1", "d2"))
+        ends = []
+        for name in ("d1", "d2"):
+            with Namespace.by_name(lab.droplet_namespace(name)) as host:
+                ends.append(host.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+        ear, mouth = ends
+        with ear, mouth:
+            ear.bind(("", PORT))
+
+            def hears() -> bool:
+                mouth.sendto(b"?", (own, PORT))
+                return bool(readable([ear.fileno()], TRY_S)) and bool(ear.recv(8))
+
+            wait_until(hears)
+            stages = ["ON_XDP_PASS"]
+            assert here.apply(blocklist(EXAMPLES / "blocklist", other, {"droplet": "d1"}, stages=stages)) == ["d1"]
+            while readable([ear.fileno()], TRY_S):
+                ear.recv(8)
+            assert not any(hears() for _ in range(5))
+            assert here.answers("blue")
+            (drops,) = here.client.functions("d1")["functions"][0]["drops"]
+            assert drops["packets"] >= 5
+            here.client.delete("Function", "blocklist")
+            wait_until(hears)
 
 
 def test_a_block_list_stops_what_it_should_and_is_replaced_under_traffic(lab: LabName, tmp_path: Path) -> None:

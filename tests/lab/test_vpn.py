@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from mizar.model.resources import Ref
 from mizar.transit.options import RUN_FOLDER
 from mizar.transit.processes import running
 from tests.lab.conftest import wait_until
+from tests.lab.exposed import exposed, holding
 from tests.lab.far_site import ADDRESS, HOST, LAN, FarSite, FarStrongswan, inside, key
 from tests.lab.test_appliance import repeat
 from tests.lab.test_routing import example
@@ -87,7 +89,7 @@ def until(
     now: dict[str, Any] = {}
     with Client(lab.server_url) as client:
         while not condition(now):
-            assert time.monotonic() < end, now
+            assert time.monotonic() < end, (now.get("state"), now.get("detail"))
             time.sleep(0.2)
             now = client.get("VpnConnection", name, tenant)["status"]
     return now
@@ -144,15 +146,15 @@ def test_a_site_behind_wireguard(lab: LabName, far: FarSite) -> None:
 
     with Client(lab.server_url) as client:
         traced = client.trace({"source": {"tenant": "green", "name": "web-1"}, "destination": HOST[4]})
-    assert "delivered to green/vpn, which carries VpnConnection green/to-far, on d1" in traced["ending"]
+    assert "delivered to green/vpn, which carries VpnConnection green/to-far (up), on d1" in traced["ending"]
 
     shown = [json.dumps(status(lab)), labs_output(lab), *(path.read_text() for path in lab.folder.glob("**/*.log"))]
     assert [text for text in shown if private in text] == []
     assert [path for path in files_of(lab) if path.name == "told" and path.stat().st_mode & 0o77] == []
     before = process_of(lab)
     assert rights(before) == ("other", 0)
-    argv = Path(f"/proc/{before}/cmdline").read_text() + Path(f"/proc/{before}/environ").read_text()
-    assert private not in argv
+    assert holding(lab, [private])
+    assert exposed(lab, [private, base64.b64decode(private)], [before]) == []
     gone(lab)
     wait_until(lambda: not Path(f"/proc/{before}/exe").exists())
     assert "mzvpn" not in links(green(lab, "vpn"))
@@ -323,6 +325,7 @@ def test_a_site_behind_ipsec(lab: LabName, tmp_path: Path) -> None:
             stream(green(lab), far.host, web, family)
         before = process_of(lab)
         assert rights(before) == ("other", 1 << NET_ADMIN)
+        assert exposed(lab, [PSK], [before]) == []
         restart(lab, "d1")
         pings(green(lab), HOST[4])
         assert process_of(lab) == before

@@ -19,7 +19,7 @@ from tests.lab.test_appliance import arrives, green, repeat
 from tests.lab.test_routing import dropped, example
 from tests.lab.test_substrate_route import address
 from tests.transit.test_bulk import Seen
-from tests.transit.traffic import send_tcp, sink
+from tests.transit.traffic import send_superpacket, send_tcp, sink
 
 OFF = ("--xdp", "off", "--uplink-offloads")
 """Data cross the wire in large pieces."""
@@ -58,7 +58,7 @@ def test_everybody_is_reached(lab: LabName) -> None:
 @pytest.mark.parametrize("substrate", [None, TWO_FAMILIES], ids=["one-family", "two-families"])
 def test_superpackets_that_an_endpoint_forwards_arrive(lab: LabName, substrate: SubstrateSpec | None) -> None:
     """TCP by way of a firewall, which gets superpackets and sends them on, from a droplet that speaks IPv4 alone to one
-    that speaks IPv6 alone as well. Without open_marked() no byte arrives."""
+    that speaks IPv6 alone as well, and superpackets of UDP. Without open_marked() no byte arrives."""
     labs.up(without_xdp(example(lab, "appliance"), substrate))
     for family in (4, 6):
         to = address(lab, "green", "db-1", family)
@@ -69,5 +69,6 @@ def test_superpackets_that_an_endpoint_forwards_arrive(lab: LabName, substrate: 
             send_tcp(green(lab, "web-1"), to, 5001, data)
         assert b"".join(received) == data
         assert Seen.at(green(lab, "fw"), "eth0").since(before) > 3000
+        send_superpacket(green(lab, "web-1"), green(lab, "db-1"), to)
     with Client(lab.server_url) as client:
         assert [dropped(client, name).get("REWRITE_FAILED", 0) for name in ("d1", "d2", "d3")] == [0, 0, 0]

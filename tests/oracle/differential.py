@@ -79,9 +79,9 @@ def observe(real: RealDroplet, arrival: Arrival, *, counting: bool = True) -> Ou
     return real.agent(SENDER, arrival.frame, arrival.segments, counting=counting)
 
 
-def can_run(arrival: Arrival) -> bool:
-    """Whether a test run takes it."""
-    if arrival.door == "transit":
+def can_run(arrival: Arrival, *, at_tc: bool = False) -> bool:
+    """Whether a test run takes it, of Transit at tc too."""
+    if arrival.door == "transit" and not at_tc:
         return len(arrival.frame) >= 14
     return len(arrival.frame) >= SHORTEST_TEST_RUN.get(arrival.frame[12:14], 15)
 
@@ -109,7 +109,7 @@ def check(real: RealDroplet, here: Droplet, arrivals: Iterable[Arrival]) -> list
 
     Reading counters costs ten times what a run does: they are compared in sum, and one by one only to find who differs.
     """
-    arrivals = [arrival for arrival in arrivals if can_run(arrival)]
+    arrivals = [arrival for arrival in arrivals if can_run(arrival, at_tc=real.ingress is not None)]
     outcomes, total = [], Counter[tuple[str, str | int, str]]()
     for arrival in arrivals:
         said = predict(here, arrival)

@@ -23,6 +23,7 @@ from mizar.oracle.outcome import Counted, Handover, Outcome, Verdict
 from mizar.oracle.routes import Table
 from mizar.oracle.substrate import address_to
 from mizar.oracle.tables import Droplet, Endpoint, HopSet, Tunnel
+from tests.dataplane.ingress import Ingress
 from tests.dataplane.remembered import forget_near
 from tests.oracle.real_policies import POLICED, RealPolicies
 from tests.oracle.real_proxies import RealProxies
@@ -84,7 +85,7 @@ SCALED, MEMBER, LIMITED = 16, 32, 128
 GROUPS = 16
 FORWARDING, TABLE_SOURCES = 16, 0x40000000
 MAGIC, SEND_MAGIC = 0x4D5A4F31, 0x4D5A5331
-XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND}
+XDP = {1: Verdict.DROP, 2: Verdict.PASS, 3: Verdict.SEND, 4: Verdict.SEND}  # the last: a function redirects
 TC_SHOT, TC_REDIRECT = 2, 7
 COUNTERS = ("endpoint_counters", "vpc_counters", "public_counters", "drop_counters")
 
@@ -117,19 +118,21 @@ class RealDroplet:
         *,
         address6: bytes = b"",
         send_by_tc: bool = False,
+        at_tc: bool = False,
         objects: Mapping[str, bytes] | None = None,
     ) -> None:
         self.address, self.address6, self.mac, self.send_by_tc = address, address6, mac, send_by_tc
         addresses = [one for one in (address, address6) if one]
         config = configuration(addresses, mac, UPLINK, send_by_tc=send_by_tc, icmp_errors=0xFFFFFFFF, traps=0xFFFFFFFF)
         self.programs = load(config, max_entries=SIZES, objects=objects)
+        self.ingress = Ingress(self.programs) if at_tc else None
         self.tables = Tables.of(self.programs.maps)
         self.traps = EventReader(self.programs.maps["traps"], "trap")
         tables = self.tables
         self.arrays = (
             tables.hop_sets, tables.droplets, tables.services, tables.members, tables.flow_budgets, tables.flow_counts,
             tables.endpoint_policies, tables.policy_budgets, tables.policy_counts,
-            tables.endpoint_limits, tables.limiters, tables.limiter_states,
+            tables.endpoint_limits, tables.limiters, tables.limiter_states, tables.member_notes,
         )  # fmt: skip
         self.written: list[tuple[Any, Any]] = []
         self.limited: frozenset[str] = frozenset()
@@ -317,8 +320,8 @@ class RealDroplet:
     # ---- runs
 
     def transit(self, frame: bytes, *, counting: bool = True) -> Outcome:
-        """Runs Transit XDP on a frame from the substrate. `next_hop` and `step` cannot be seen from outside."""
-        result = test_run.run_xdp(self.programs.transit.fd, frame)
+        """Runs Transit on a frame from the substrate. `next_hop` and `step` cannot be seen from outside."""
+        result = self.ingress.run(frame) if self.ingress else test_run.run_xdp(self.programs.transit.fd, frame)
         verdict, handover = XDP[result.retval], None
         assert bool(result.metadata) == (verdict is Verdict.PASS) or not self.send_by_tc
         if result.metadata and verdict is Verdict.PASS:  # else a function behind it decided, and the note is void

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mizar.kernel.layout import constant
 from mizar.kernel.tables import network_key
 from mizar.model.addresses import to_mapped
 from mizar.oracle.tables import AnsweredAs, FlowKey, Flows, Member, PublicAddress, Service
@@ -54,11 +55,15 @@ class RealServices:
         slot = self.members[id(member)] = len(self.members) + 1
         flags = (DRAINING if member.draining else 0) | (DOWN if member.down else 0)
         flags |= LISTENED if member.listened else 0
+        flags |= constant("MEMBER_BY_OPTION") if member.by_option else 0
         flags |= BYPASS if member.endpoint.bypass else 0
         flags |= MEMBER_POLICED if member.endpoint.uid in self.droplet.policies.policed else 0
         flags |= MEMBER_LIMITED if member.endpoint.uid in self.droplet.limited else 0
         value = self.droplet.endpoint_value(vni, member.endpoint) | {"flags": flags}
         self.droplet.write(tables.members, slot, value)
+        if member.addresses:
+            own = {f"addr{4 if len(one) == 4 else 6}": to_mapped(one) for one in member.addresses}
+            self.droplet.write(tables.member_notes, slot, {"service": service, "mac": member.endpoint.mac} | own)
         if member.endpoint.ifindex:
             self.droplet.write(tables.member_slots, {"service": service, "mac": member.endpoint.mac}, slot)
         return slot
@@ -87,6 +92,7 @@ class RealServices:
             slot = self.write(found.vni, found.service)
             value = {"vni": found.vni, "wire_vni": found.wire_vni or found.vni, "service": slot}
             value["vpc_slot"] = self.droplet.vpc_slots.of(found.vni)
+            value["flags"] = constant("SERVICE_VIP_OPTION") if found.vip_option else 0
             self.public[2 * slot + (len(address) == 16)] = address.hex()
             self.droplet.write(tables.public_addresses, {"addr": to_mapped(address)}, value)
             for prefix, length in found.inside:

@@ -82,10 +82,10 @@ def move(here: Droplet, substrate: str) -> Droplet:
     )
 
 
-def loaded(substrate: str) -> RealDroplet:
-    """The programs of ME."""
+def loaded(substrate: str, *, at_tc: bool = False) -> RealDroplet:
+    """The programs of ME, whose Transit is that of XDP or of tc ingress."""
     address, *second = addresses_of(ME, substrate)
-    return RealDroplet(address, MY_MAC, address6=second[0] if second else b"")
+    return RealDroplet(address, MY_MAC, address6=second[0] if second else b"", at_tc=at_tc)
 
 
 def addresses_between(address: bytes, substrate: str) -> list[tuple[bytes, bytes]]:

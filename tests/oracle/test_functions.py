@@ -25,7 +25,7 @@ from mizar.oracle.functions import Decision, Says, Seen
 from mizar.oracle.outcome import Outcome, Verdict
 from mizar.oracle.tables import Droplet, Function
 from mizar.oracle.transit import transit
-from tests.dataplane.chained import PASS, TRANSMIT, Chained, from_text, member, saying
+from tests.dataplane.chained import PASS, REDIRECT, TRANSMIT, Chained, from_text, member, saying
 from tests.oracle import build, golden
 from tests.oracle.differential import Arrival, Case, cases, check_case, observe, predict, visible
 from tests.oracle.droplets import address, mac_of
@@ -89,6 +89,7 @@ def compare(real: RealDroplet, here: Droplet, stages: Iterable[str]) -> int:
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
 TOLD = Metadata(tag=0x01020304, dscp=46, longest=1400)
+BLOCKED_AT = ("ENDPOINT_INGRESS", "ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_SCALED_EP")
 PREFIXES = ("10.0.1.0/24", "fd00:10:0:1::/64", "10.0.2.21/32")
 
 
@@ -96,7 +97,7 @@ PREFIXES = ("10.0.1.0/24", "fd00:10:0:1::/64", "10.0.2.21/32")
 @pytest.mark.parametrize(
     ("name", "stages", "twin_of", "parameters"),
     [
-        ("blocklist", ("ENDPOINT_INGRESS", "ON_XDP_TX"), blocklist(map(ip_network, PREFIXES)), b""),
+        ("blocklist", BLOCKED_AT, blocklist(map(ip_network, PREFIXES)), b""),
         ("metadata-inject", ("ENDPOINT_EGRESS", "ON_XDP_TX"), metadata_inject(TOLD), TOLD.packed),
         ("metadata-strip", ("ENDPOINT_INGRESS",), metadata_strip, b""),
     ],
@@ -119,20 +120,36 @@ def test_examples_have_twins(
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("verdict", [PASS, TRANSMIT])
+@pytest.mark.parametrize("verdict", [PASS, TRANSMIT, REDIRECT])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_twin_ends_a_chain_as_the_function_does(
     real: RealDroplet, attached: Chained, stage: str, verdict: int
 ) -> None:
-    """It lets pass or transmits; the one behind it, which would drop all, is not asked."""
-    attached.put({stage: [saying(verdict), member(from_text("return mizar_drop(call, 1);", ODD, name="last"), 1)]})
-    decision = {PASS: Decision.PASS, TRANSMIT: Decision.TRANSMIT}[verdict]
+    """It lets pass, transmits or redirects; the one behind it, which would drop all, is not asked."""
+    attached.put(
+        {stage: [saying(verdict, ifindex=1), member(from_text("return mizar_drop(call, 1);", ODD, name="last"), 1)]}
+    )
+    decision = {PASS: Decision.PASS, TRANSMIT: Decision.TRANSMIT, REDIRECT: Decision.REDIRECT}[verdict]
     functions.TWINS.update({"verdict": lambda _: Says(decision), "last": lambda _: True})
     try:
         chain = tuple(Function(name, (stage,), place, True) for place, name in enumerate(("verdict", "last")))
         compare(real, replace(droplet(), functions=chain), (stage,))
     finally:
         del functions.TWINS["verdict"], functions.TWINS["last"]
+
+
+@pytest.mark.root
+def test_what_is_redirected_meets_the_functions_of_that_stage(real: RealDroplet, attached: Chained) -> None:
+    """The one behind it at ENDPOINT_INGRESS is not asked; those at ON_XDP_REDIRECT are, and one of them drops."""
+    picky = member(from_text(TEXT, ODD, name="picky"), 1)
+    attached.put({"ENDPOINT_INGRESS": [saying(REDIRECT, ifindex=1), picky], "ON_XDP_REDIRECT": [picky]})
+    functions.TWINS["verdict"] = lambda _: Says(Decision.REDIRECT)
+    at = ("ENDPOINT_INGRESS", "ON_XDP_REDIRECT")
+    chain = (Function("verdict", at[:1], 0, True), Function("picky", at, 1, True))
+    try:
+        assert compare(real, replace(droplet(), functions=chain), at)
+    finally:
+        del functions.TWINS["verdict"]
 
 
 def said(outcome: Outcome) -> tuple[object, ...]:

@@ -51,11 +51,14 @@ def attracting(
     down: bool = False,
     mtu: int = 0,
     foreign: bool = False,
+    option: bool = False,
+    lacks: bool = False,
 ) -> Droplet:
     """ME attracts the addresses of a load balancer whose members are its own endpoint a, and r on HOST over VXLAN, to
-    which packets may have `mtu` bytes."""
-    own = Member(Endpoint(1, mac_of(1, 11), ME, Tunnel.GENEVE, 1, "a"), listened=True)
-    far = Member(Endpoint(1, mac_of(1, 21), HOST, Tunnel.VXLAN), listened=True)
+    which packets may have `mtu` bytes, and which has no address (yet) that is known here, where it `lacks` one."""
+    own = Member(Endpoint(1, mac_of(1, 11), ME, Tunnel.GENEVE, 1, "a"), listened=True, addresses=own_addresses(11))
+    addresses = () if lacks else own_addresses(21)
+    far = Member(Endpoint(1, mac_of(1, 21), HOST, Tunnel.VXLAN), listened=True, addresses=addresses)
     members = tuple(replace(one, down=down) for one in ((own,) if here_alone else (own, far)))
     service = Service(members, spread(len(members), 7), (), True, by_client)
     before = replace(droplet(), mtus={HOST: mtu} if mtu else {}, icmp_errors=True)
@@ -76,9 +79,64 @@ def attracting(
         flows[FlowKey(FlowKind.CHOICE, RED, GUEST[family], PUBLIC[family], ports, protocol)] = members[0]
     agents = {number: replace(one, member=True) for number, one in before.agents.items()}
     ends = dict(before.endpoints) | {(RED, one): Endpoint(1, bytes(6), b"", service=service) for one in PUBLIC.values()}
-    public = {one: PublicAddress(RED, service, inside) for one in PUBLIC.values()}
+    public = {one: PublicAddress(RED, service, inside, vip_option=option) for one in PUBLIC.values()}
     before = replace(before, foreign=frozenset({HOST}) if foreign else frozenset())
     return replace(before, listeners=listeners, flows=flows, endpoints=ends, public=public, agents=agents)
+
+
+def own_addresses(host: int) -> tuple[bytes, ...]:
+    """Of a member."""
+    return tuple(address(family, 1, host) for family in FAMILIES)
+
+
+def optioned(family: int) -> list[Arrival]:
+    """What a droplet that chose sends to the member here, and what it may not: another member, address, port, family,
+    MAC or listener, a length or padding that the option cannot have, twice, with the O bit, and each byte of it
+    changed."""
+    own, far, number = address(family, 1, 11), address(family, 1, 21), 1 if family == 4 else 58
+    found = []
+
+    def vip(port: int = PORT, to: bytes = PUBLIC[family], pad: int = 0) -> bytes:
+        return option_of(struct.pack("!HH", port, pad) + to)
+
+    def add(options: bytes, packet: bytes, second: int = 0x40, macs: bytes = mac_of(1, 11) + PUBLIC_MAC) -> None:
+        inner = framed(family, packet, macs)
+        found.append(Arrival("transit", build.tunnel(
+            "geneve", inner, src=HOST, dst=ME, src_mac=MY_MAC, dst_mac=MY_MAC, vni=RED, options=options, second=second,
+        )))  # fmt: skip
+
+    def to(member: bytes, protocol: int = 17, port: int = TARGET) -> bytes:
+        make = build.ipv4 if family == 4 else build.ipv6
+        return make(CLIENT[family], member, *upper(protocol, 4001, port))
+
+    for protocol in (17, 6, 47):
+        add(vip(), to(own, protocol))
+    for options in (vip(PORT + 1), vip(0), vip(to=CLIENT[family]), vip(to=PUBLIC[10 - family]), vip(to=own), vip(pad=1),
+                    vip() * 2, option_of(bytes(4)), option_of(bytes(12)), vip()[:-4],
+                    bytes.fromhex("00070100") + vip()):  # fmt: skip
+        add(options, to(own))
+    add(vip(), to(far))
+    add(vip(), to(own, port=PORT))
+    add(vip(), to(own), second=0xC0)
+    add(vip(), to(own), macs=mac_of(1, 11) + build.ROUTER)
+    add(vip(), to(own), macs=mac_of(1, 21) + PUBLIC_MAC)
+    for offset, more in ((1, 1), (0, 1), (1, 0)):
+        for port in (0, PORT):
+            add(vip(port), part(family, 17, (CLIENT[family], own, 4001, TARGET), offset, more))
+    message = about(family, own, CLIENT[family], GUEST[family], own)
+    message = message.replace(struct.pack("!HH", PORT, 4001), struct.pack("!HH", TARGET, 4001))
+    make = build.ipv4 if family == 4 else build.ipv6
+    add(vip(), make(GUEST[family], own, number, message))
+    whole = found[0].frame
+    begin = len(whole) - len(framed(family, to(own), bytes(12))) - len(vip())
+    for at in range(begin - 8, begin + len(vip())):
+        found.append(Arrival("transit", whole[:at] + bytes([whole[at] ^ 0x11]) + whole[at + 1 :]))
+    return found
+
+
+def option_of(data: bytes) -> bytes:
+    """A VIP option."""
+    return struct.pack("!HBB", 0xFF01, 0x86, len(data) // 4) + data
 
 
 def frame(family: int, source: bytes, to: bytes, upper: tuple[int, bytes], ttl: int = 64, macs: bytes = b"") -> bytes:
@@ -153,6 +211,7 @@ def arrivals(family: int) -> list[Arrival]:
                 Arrival("transit", build.ethernet(b"\x33\x33" + group[12:], CLIENT_MAC, 0x86DD, bytes(packet)))
             )
     found += fragments(family)
+    found += optioned(family)
     found += [Arrival("transit", whole[:length]) for length in range(14, len(whole))]
     found += [
         Arrival("transit", whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]) for at in range(12, len(whole))
@@ -225,8 +284,19 @@ def about(family: int, sender: bytes, receiver: bytes, source: bytes, to: bytes 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "how",
-    [{}, {"here_alone": True}, {"by_client": True}, {"room": 0}, {"down": True}, {"mtu": 100}, {"foreign": True}],
-    ids=["both", "here", "by client", "no room", "all down", "tight", "foreign"],
+    [
+        {},
+        {"here_alone": True},
+        {"by_client": True},
+        {"room": 0},
+        {"down": True},
+        {"mtu": 100},
+        {"foreign": True},
+        {"option": True},
+        {"option": True, "mtu": 100},
+        {"option": True, "lacks": True},
+    ],
+    ids=["both", "here", "by client", "no room", "all down", "tight", "foreign", "option", "option, tight", "lacks"],
 )
 def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, how: dict[str, Any]) -> None:
     """Byte for byte, with all counters, whatever comes."""
@@ -234,8 +304,8 @@ def test_the_programs_do_what_the_oracle_says(real: RealDroplet, family: int, ho
     real.fill(here)
     outcomes = check(real, here, arrivals(family))
     seen = {one.reason for one in outcomes}
-    assert {"NO_LISTENER", "PUBLIC_SOURCE", "SUBSTRATE_TUNNEL"} <= seen
-    told = {"down": "SERVICE_WITHOUT_MEMBER", "mtu": "PACKET_TOO_BIG"}
+    assert {"NO_LISTENER", "PUBLIC_SOURCE", "SUBSTRATE_TUNNEL", "VIP_OPTION", "OPTION_MALFORMED"} <= seen
+    told = {"down": "SERVICE_WITHOUT_MEMBER", "lacks": "SERVICE_WITHOUT_MEMBER", "mtu": "PACKET_TOO_BIG"}
     assert {told[each] for each in how if each in told} <= seen
     said = {one.reason for one in outcomes if one.verdict is Verdict.SEND}  # to the client
     assert said >= {*({"TTL_EXPIRED"} if "down" not in how else ()), *(set(told.values()) & seen)}
@@ -265,3 +335,61 @@ def test_the_public_address_is_the_inner_destination_and_in_no_option(family: in
         assert bytes(packet.payload) == came[14 + (20 if family == 4 else 40) :]
         found += 1
     assert found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_public_address_is_in_an_option_where_the_load_balancer_says_so(family: int) -> None:
+    """As scapy reads it, with a parser of its own for the option: the member inside, with checksums that are right when
+    they are summed anew, and public address and port beside it. The member's droplet makes of it what came."""
+    from scapy.contrib.geneve import GENEVE
+    from scapy.layers.inet import IP, TCP, UDP, IPerror
+    from scapy.layers.inet6 import IPerror6, IPv6
+    from scapy.layers.l2 import Ether
+
+    here, name = attracting(option=True), socket.AF_INET if family == 4 else socket.AF_INET6
+    number, far = 1 if family == 4 else 58, address(family, 1, 21)
+    sent: list[tuple[bytes, int]] = [
+        (frame(family, CLIENT[family], PUBLIC[family], upper(protocol, port, PORT)), PORT)
+        for protocol, port in itertools.product((6, 17), range(4001, 4033))
+    ]
+    for port in range(4001, 4033):
+        parts = (part(family, 17, (CLIENT[family], PUBLIC[family], port, PORT), *one) for one in ((0, 1), (1, 0)))
+        sent += [(framed(family, one, MY_MAC + CLIENT_MAC), PORT * (not at)) for at, one in enumerate(parts)]
+    for host in range(1, 17):
+        client, router = CLIENT[family][:-1] + bytes([host]), CLIENT[family][:-1] + b"\x63"
+        lost = about(family, PUBLIC[family], client, router)
+        sent.append((frame(family, router, PUBLIC[family], (number, lost)), PORT))
+    seen: set[object] = set()
+    for each, port in sent:
+        outcome = transit(here, _anew(each))
+        if outcome.verdict is not Verdict.SEND:
+            continue
+        tunnel = Ether(outcome.frame)[GENEVE]
+        inner = bytes(tunnel[Ether])
+        assert inner == _anew(inner)
+        packet, raw = tunnel[IP if family == 4 else IPv6], bytes(tunnel)[8:]
+        kind, words = raw[2], raw[3] & 0x1F
+        assert (tunnel.critical, raw[:2], kind, words) == (1, b"\xff\x01", 0x86, 2 if family == 4 else 5)
+        assert tunnel.optionlen == 1 + words
+        assert raw[4:8] == struct.pack("!HH", port, 0)
+        assert raw[8 : 4 + 4 * words] == PUBLIC[family]
+        assert (tunnel[Ether].src, tunnel[Ether].dst) == (PUBLIC_MAC.hex(":"), mac_of(1, 21).hex(":"))
+        assert socket.inet_pton(name, packet.dst) == far
+        seen.update(layer for layer in (TCP, UDP) if layer in packet and packet[layer].dport == TARGET)
+        quoted = packet.getlayer(IPerror if family == 4 else IPerror6)
+        if quoted is not None:
+            assert (socket.inet_pton(name, quoted.src), quoted.sport) == (far, TARGET)
+            seen.add("error")
+        seen.add(port)
+    assert {TCP, UDP, 0, PORT, "error"} <= seen
+
+
+def _anew(frame: bytes) -> bytes:
+    """The same with all checksums as scapy makes them."""
+    from scapy.layers.l2 import Ether
+
+    again = Ether(frame)
+    for layer in (again.payload, again.payload.payload):
+        for field in {"chksum", "cksum"} & set(layer.fields):
+            delattr(layer, field)
+    return bytes(again)

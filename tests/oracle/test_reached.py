@@ -20,6 +20,7 @@ ELSEWHERE = {
     "NETWORK_UNKNOWN": "oracle/test_differential.py",
     "NO_LISTENER": "oracle/test_public.py",
     "PUBLIC_SOURCE": "oracle/test_public.py",
+    "VIP_OPTION": "oracle/test_public.py",
     "LIMIT_EGRESS": "oracle/test_limits.py",
     "UPLINK_FULL": "oracle/test_limits.py",
     "LIMIT_INGRESS": "dataplane/test_limits.py",

@@ -57,6 +57,11 @@ class Machine:
             if wanted(frame):
                 return frame
 
+    @property
+    def fd(self) -> int:
+        """Of its first queue: frames behind a struct virtio_net_hdr."""
+        return self._fds[0]
+
     def close(self) -> None:
         """Power off: the tap stays."""
         for fd in self._fds:

@@ -31,6 +31,7 @@ from mizar.transit.options import Options
 T = TypeVar("T")
 
 VNI, FRONT, BACK = 7, 1, 2
+UPLINK = "sub0"
 LIMIT_S = 40.0
 RUN = f"mzt{os.getpid() % 100000}"
 _numbers = itertools.count(1)
@@ -151,10 +152,10 @@ class Droplet:
         return next(one for one in found if one.vni == vni)
 
     def links(self) -> list[str]:
-        """Names of the host sides of endpoints' veths in the droplet's namespace."""
+        """Names of the host sides of endpoints' veths in the droplet's namespace; not the device of `--xdp off`."""
         with IPRoute(netns=self.namespace) as ip:
             names = [str(link.get_attr("IFLA_IFNAME")) for link in ip.get_links()]
-        return [name for name in names if name.startswith("mz")]
+        return [name for name in names if name.startswith("mz") and not name.startswith("mzgro")]
 
     def pins(self) -> list[str]:
         """Names of the pinned links of agents."""
@@ -211,19 +212,27 @@ class Rig:
         namespace = self.make_namespace(f"d{number}")
         droplet = Droplet(f"{self.prefix}-d{number}", number, namespace, self.folder)
         self.droplets.append(droplet)
-        port = f"p{number}"
+        self.join(droplet)
+        return droplet
+
+    def join(self, droplet: Droplet) -> None:
+        """Give a droplet its way to the others: a port of the bridge."""
+        port = f"p{droplet.number}"
         with IPRoute(netns=self.switch) as ip:
             near, far, mtu = (self.wire[name] for name in ("near", "far", "mtu"))
-            peer = {"ifname": "sub0", "net_ns_fd": namespace, "num_tx_queues": near, "num_rx_queues": near}
+            peer = {"ifname": UPLINK, "net_ns_fd": droplet.namespace, "num_tx_queues": near, "num_rx_queues": near}
             ip.link("add", ifname=port, kind="veth", num_tx_queues=far, num_rx_queues=far, peer=peer)
             index = ip.link_lookup(ifname=port)[0]
             ip.link("set", index=index, master=ip.link_lookup(ifname="br0")[0], mtu=mtu, state="up")
-        with IPRoute(netns=namespace) as ip:
-            index = ip.link_lookup(ifname="sub0")[0]
-            ip.addr("add", index=index, address=f"172.30.9.{number}", prefixlen=24)
-            ip.link("set", index=index, mtu=mtu, state="up")
+        self.raise_uplink(droplet)
+
+    def raise_uplink(self, droplet: Droplet) -> None:
+        """The droplet's end of its wire, by the plan of addresses."""
+        with IPRoute(netns=droplet.namespace) as ip:
+            index = ip.link_lookup(ifname=UPLINK)[0]
+            ip.addr("add", index=index, address=f"172.30.9.{droplet.number}", prefixlen=24)
+            ip.link("set", index=index, mtu=self.wire["mtu"], state="up")
             ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
-        return droplet
 
     def start_all(self, *more: str) -> None:
         """Start all daemons at once."""

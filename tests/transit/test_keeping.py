@@ -46,15 +46,17 @@ def test_a_failure_is_told_and_tried_again() -> None:
 
 
 def test_who_looks_again_and_again_needs_no_waking() -> None:
-    """As tunnels are looked at; a failure changes nothing of that."""
+    """As tunnels are looked at; a failure changes nothing of that, nor does a defect, whose text is nobody's."""
     said: list[str] = []
 
     async def work() -> None:
         enough = asyncio.Event()
 
         async def step() -> None:
-            if len(said) % 2:
+            if len(said) == 1:
                 raise OSError(5, "odd")
+            if len(said) == 3:
+                raise ValueError("of a key")
 
         def done(trouble: str) -> None:
             said.append(trouble)
@@ -69,6 +71,7 @@ def test_who_looks_again_and_again_needs_no_waking() -> None:
 
     asyncio.run(work())
     assert [bool(one) for one in said[:4]] == [False, True, False, True]
+    assert said[3] == "a defect of the daemon's (ValueError)"
 
 
 def test_what_was_told_is_roots_alone(tmp_path: Path) -> None:

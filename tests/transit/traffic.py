@@ -4,10 +4,14 @@
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mizar.kernel.namespaces import Namespace
+from mizar.lab.probes import readable
+
+UDP_SEGMENT = 103  # <linux/udp.h>
 
 
 def _socket(namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
@@ -94,3 +98,19 @@ def exchange_udp(source: str, target: str, address: str, data: bytes) -> None:
         received, sender = there.recvfrom(65535)
         there.sendto(received, sender)
         assert here.recv(65535) == data
+
+
+def send_superpacket(source: str, target: str, address: str, segments: int = 8, limit_s: float = 30.0) -> None:
+    """Datagrams that the kernel takes as one large piece, until all of a piece have arrived singly."""
+    family, end = _family(address), time.monotonic() + limit_s
+    with _socket(target, family, socket.SOCK_DGRAM) as there, _socket(source, family, socket.SOCK_DGRAM) as here:
+        there.bind((address, 0))
+        here.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        while True:
+            pieces = {bytes([number]) * 1000 for number in range(segments)}
+            here.sendto(b"".join(sorted(pieces)), (address, there.getsockname()[1]))
+            while pieces and readable([there.fileno()], 1.0):
+                pieces.discard(there.recv(65535))
+            if not pieces:
+                return
+            assert time.monotonic() < end, f"of {segments} segments, {len(pieces)} have not arrived"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * blocklist: drops what comes from listed prefixes, where an endpoint would get it and where Transit XDP would send it on.
+ * blocklist: drops what comes from listed prefixes, where an endpoint would get it and where Transit XDP would send it on; and, at a
+ * droplet for which it is attached, what is for the droplet's own stack (ON_XDP_PASS) or for a scaled endpoint (ON_XDP_SCALED_EP).
  *
  * `mizar function test examples/functions/blocklist` runs its test; docs/functions.md tells of the rest.
  */
@@ -16,7 +17,8 @@ MIZAR_MAP(BPF_MAP_TYPE_LPM_TRIE, blocked, struct blocked_key, uint64_t, 16384, B
 
 MIZAR_REASONS({ 1, "SOURCE_BLOCKED", "The source is on the operator's block list." });
 
-MIZAR_FUNCTION(blocklist, MIZAR_STAGE(ENDPOINT_INGRESS_STAGE) | MIZAR_STAGE(ON_XDP_TX))
+MIZAR_FUNCTION(blocklist, MIZAR_STAGE(ENDPOINT_INGRESS_STAGE) | MIZAR_STAGE(ON_XDP_TX) | MIZAR_STAGE(ON_XDP_PASS) |
+				  MIZAR_STAGE(ON_XDP_SCALED_EP))
 {
 	struct blocked_key source = { .bits = 128 };
 	uint64_t *cost;

@@ -68,6 +68,7 @@ def connection(tunnel: IpsecTunnel, own: str) -> dict[str, Any]:
             "mode": "tunnel",
             "rekey_time": str(tunnel.rekey_s),
             "life_time": str(tunnel.rekey_s + max(_MARGIN_S, tunnel.rekey_s // 10)),
+            "rand_time": str(tunnel.rekey_s // 10),  # its own, life_time - rekey_time, may be longer than rekey_time
             "start_action": "start",
             "dpd_action": "restart",
             "close_action": "start",
@@ -112,17 +113,23 @@ def configure(folder: Path, tunnel: IpsecTunnel, own: str) -> None:
         if list(session.list_sas({"ike": _NAME})):  # what was agreed on was agreed on otherwise
             with contextlib.suppress(CommandException):
                 list(session.terminate({"ike": _NAME, "force": "yes", "timeout": "1000"}))
+        with contextlib.suppress(CommandException):  # of one that it has, it would begin what is another alone
+            session.unload_conn({"name": _NAME})
         session.load_conn({_NAME: connection(tunnel, own)})
 
 
-def look(folder: Path, tunnel: IpsecTunnel) -> IpsecSeen:
-    """How the tunnel is; one that the engine has given up is begun anew. Raises TemporaryError when it is silent."""
+def look(folder: Path, tunnel: IpsecTunnel, again: bool = False) -> IpsecSeen:
+    """How the tunnel is; one that the engine has given up is begun anew. `again`: so are pairs that are not joined, as
+    after a refusal, which it never tries again by itself. Raises TemporaryError when it is silent."""
     with _session(folder) as session:
         sas = [sa[_NAME] for sa in session.list_sas({"ike": _NAME}) if _NAME in sa]
+        names = [f"c{number}" for number in range(len(tunnel.pairs()))]
+        held = {child["name"].decode() for sa in sas for child in sa.get("child-sas", {}).values()}
+        ready = again and any(sa.get("state") == b"ESTABLISHED" for sa in sas)
+        for name in names if not sas else [one for one in names if ready and one not in held]:
+            with contextlib.suppress(CommandException):
+                list(session.initiate({"ike": _NAME, "child": name, "timeout": "-1"}))
         if not sas:
-            for number in range(len(tunnel.pairs())):
-                with contextlib.suppress(CommandException):
-                    list(session.initiate({"ike": _NAME, "child": f"c{number}", "timeout": "-1"}))
             return IpsecSeen()
     joined: set[bytes] = set()
     sent = received = 0

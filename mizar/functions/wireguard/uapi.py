@@ -6,6 +6,7 @@ Blocking; called on a thread by mizar.transit.vpns. Keys go over the socket, whi
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ def path_of(name: str) -> Path:
 def configure(name: str, tunnel: Tunnel) -> None:
     """Makes the engine hold this tunnel and no other peer; what is as wanted goes on undisturbed."""
     held = {value for key, value in _ask(name, "get=1\n\n") if key == "public_key"}
-    _ask(name, settings(tunnel, held - {tunnel.peer_public_key.hex()}))
+    _ask(name, settings(tunnel, held - {tunnel.peer_public_key.hex()}), tunnel.port)
 
 
 def look(name: str) -> Seen:
@@ -49,8 +50,9 @@ def settings(tunnel: Tunnel, strangers: set[str]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _ask(name: str, request: str) -> Iterator[tuple[str, str]]:
-    """The reply's keys and values. An error never repeats the request: it may hold keys."""
+def _ask(name: str, request: str, port: int = 0) -> Iterator[tuple[str, str]]:
+    """The reply's keys and values; `port`: that the request sets. An error never repeats the request, which may hold
+    keys."""
     reply = b""
     try:
         with socket.socket(socket.AF_UNIX) as asking:
@@ -69,6 +71,8 @@ def _ask(name: str, request: str) -> Iterator[tuple[str, str]]:
         key, _, value = line.partition("=")
         found.append((key, value))
     number = dict(found).get("errno", "none")
+    if number.lstrip("-") == str(errno.EADDRINUSE):
+        raise TemporaryError(f"UDP port {port} of the droplet cannot be used: another program of its host has it")
     if number != "0":
         raise TemporaryError(f"wireguard-go of {name} refused with error {number}")
     return iter(found)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from mizar._built import transit_pb2 as pb
+from mizar.transit.cgroups import NONE, Cgroups
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Place:
     """Where an instance lives. `folder`: its own, for processes and their files; it goes with the instance.
 
     `logs`: where logs of functions are kept. `namespace`: as `Namespace.open_spec` takes it. `changed`: to be called
-    when its report is another. `uplink`: the name of the droplet's interface.
+    when its report is another. `uplink`: the name of the droplet's interface. `groups`: for its processes.
     """
 
     uid: str
@@ -26,6 +27,7 @@ class Place:
     namespace: str
     changed: Callable[[], None]
     uplink: Callable[[], str] = str
+    groups: Cgroups = NONE
 
 
 @dataclass(frozen=True, slots=True)

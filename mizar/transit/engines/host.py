@@ -16,6 +16,7 @@ from pathlib import Path
 from mizar._built import transit_pb2 as pb
 from mizar.model.errors import InvalidError, NotFoundError
 from mizar.transit import told
+from mizar.transit.cgroups import NONE, Cgroups
 from mizar.transit.engines import log_reading
 from mizar.transit.engines.engine import Engine, Foretelling, Kind, Place, Sample
 from mizar.transit.keeping import Keeper
@@ -36,12 +37,14 @@ class Engines:
         kinds: Mapping[str, Kind],
         tell: Callable[[pb.EngineReport], None],
         uplink: Callable[[], str] = str,
+        groups: Cgroups = NONE,
     ) -> None:
         self._folder = folder
         self._logs = logs
         self._kinds = kinds
         self._tell = tell
         self._uplink = uplink
+        self._groups = groups
         self._instances: dict[str, _Instance] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
 
@@ -138,7 +141,8 @@ class Engines:
 
     def _make(self, uid: str, namespace: str, function: pb.Engine) -> "_Instance":
         before = self._ending.get(uid)
-        place = Place(uid, self._folder / uid, self._logs, namespace, lambda: self._changed(uid), self._uplink)
+        changed = lambda: self._changed(uid)  # noqa: E731
+        place = Place(uid, self._folder / uid, self._logs, namespace, changed, self._uplink, self._groups)
         engine = self._kind(function).make(place)
         instance = _Instance(uid, function, engine, before, lambda: self._changed(uid))
         self._instances[uid] = instance

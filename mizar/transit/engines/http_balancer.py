@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """An instance of an HTTP load balancer: HAProxy in the namespace of its endpoint.
 
-A kind of function. HAProxy runs as a user of its own without any privilege, in master-worker mode: a change is a new
-worker that is handed the listening sockets, while the one before finishes its connections. A configuration that HAProxy
-would refuse never replaces one that works. Keys of certificates are in files that this user alone reads.
+A kind of function. HAProxy runs as a user of its own without any privilege, in master-worker mode. Servers and
+certificates change in the worker that runs; anything else is a new worker that is handed the listening sockets, while
+the one before finishes its connections. A configuration that HAProxy would refuse never replaces one that works, and
+what is on disk is always the whole of what runs. Keys of certificates are in files that this user alone reads.
 """
 
 import asyncio
 import contextlib
 import hashlib
+import json
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from pathlib import Path
 from mizar._built import transit_pb2 as pb
 from mizar.kernel.namespaces import Namespace
 from mizar.model.errors import InvalidError, TemporaryError
-from mizar.transit.engines import http_config, http_stats
+from mizar.transit.engines import http_certificates, http_config, http_servers, http_stats
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Kind, Place, Sample
 from mizar.transit.engines.http_values import checked
@@ -30,6 +32,8 @@ _POLL_S, _BETWEEN_RELOADS_S = 0.05, 0.5
 _MEMORY_BYTES, _MEMORY_PER_CONNECTION = 192 << 20, 96 << 10
 _FILES = 2 * 100_000 + 8192
 """Two for each connection that it can have, and some for listeners and checks."""
+_WORKERS = 66
+"""With those that finish their connections (mworker-max-reloads)."""
 _LOADED = "loaded"
 _ACCESS = '{"time":'
 
@@ -41,27 +45,32 @@ class HttpBalancer:
         self._place = place
         self._user = user_of(place.uid)
         self._home = place.folder / "haproxy"
-        self._process = Process(place.folder / "process", self._say, self._process_changed)
+        self._process = Process(place.folder / "process", self._say, self._process_changed, groups=place.groups)
         self._logs: tuple[BoundedLog, BoundedLog] | None = None
         self._servers: list[pb.ServerReport] = []
         self._ready = False
         self._looking: asyncio.Task[None] | None = None
+        self._http = pb.HttpBalancer()
+        self._turn = asyncio.Lock()
+        self._leaving = False
+        self._changes = {"live": 0, "reload": 0}
 
     async def put(self, function: pb.Engine) -> None:
         """Starts it, or changes it without a break. Raises TemporaryError or InvalidError; then what ran runs on."""
         http = checked(function.http)
         program = self._program(http)
         self._open_logs(http)
-        wanted = await asyncio.to_thread(self._write, http, program)
+        await asyncio.to_thread(self._write, http, program)
         kept = await self._process.run(program)
-        await self._until_other(0)
-        if kept and self._loaded() != wanted:
-            before = await http_stats.worker(self._stats)
-            self._process.signal(signal.SIGUSR2)
-            await self._until_other(before)
-            await asyncio.sleep(_BETWEEN_RELOADS_S)
-        (self._home / _LOADED).write_text(wanted)
-        await asyncio.to_thread(self._tidy, http)
+        worker = await self._until_other(0)
+        async with self._turn:
+            self._http = http
+            if kept and not await asyncio.to_thread(self._change, http, worker):
+                self._process.signal(signal.SIGUSR2)
+                worker = await self._until_other(worker)
+                self._changes["reload"] += 1
+                await asyncio.sleep(_BETWEEN_RELOADS_S)
+            self._record(http, worker)
         self._ready = True
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name=f"look at {self._place.uid}")
@@ -98,6 +107,8 @@ class HttpBalancer:
     def samples(self) -> Iterator[Sample]:
         """Requests, responses and connections."""
         yield Sample("http_balancer_restarts", self._process.standing.restarts, counter=True)
+        for how, count in self._changes.items():
+            yield Sample("http_balancer_changes", count, (("how", how),), counter=True)
         yield from http_stats.samples(http_stats.rows(self._stats))
 
     @property
@@ -117,37 +128,77 @@ class HttpBalancer:
             user=self._user,
             memory_bytes=_MEMORY_BYTES + http.connections * _MEMORY_PER_CONNECTION,
             files=_FILES,
+            pids=_WORKERS * (http.threads + 2),
             folder=str(self._sockets),
         )
 
-    def _loaded(self) -> str:
-        """What the process has read last, as `_write` names it: told by a file, for a daemon may end in between."""
-        with contextlib.suppress(OSError):
-            return (self._home / _LOADED).read_text()
-        return ""
+    def _change(self, http: pb.HttpBalancer, worker: int) -> bool:
+        """In the worker that runs; False: it has to read its configuration."""
+        try:
+            loaded = json.loads((self._home / _LOADED).read_text())
+            if (loaded["worker"], loaded["rest"]) != (worker, self._rest(http)):
+                return False
+            # Until it is whole nobody knows what the worker has, this daemon and the next included.
+            (self._home / _LOADED).unlink()
+            wanted, listens = http_certificates.contents(http), any(one.tls for one in http.listeners)
+            folder, before = self._certificates, loaded["certificates"]
+            if not http_certificates.put(self._stats, folder, wanted, before, listens=listens):
+                return False
+            if not http_servers.put(self._stats, http):
+                return False
+            self._leaving = http_servers.sweep(self._stats, http)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # nothing is known of what it has read, or it does not answer
+            return False
+        self._changes["live"] += 1
+        return True
 
-    def _write(self, http: pb.HttpBalancer, program: Program) -> str:
-        """Writes what it reads, in which HAProxy has found no fault; returns a digest of it."""
+    def _record(self, http: pb.HttpBalancer, worker: int) -> None:
+        """What the worker has read or was told last: in a file, for a daemon may end in between."""
+        certificates = http_certificates.digests(http_certificates.contents(http))
+        loaded = {"worker": worker, "rest": self._rest(http), "certificates": certificates}
+        written = self._home / f"{_LOADED}.new"
+        written.write_text(json.dumps(loaded))
+        written.replace(self._home / _LOADED)
+
+    def _rest(self, http: pb.HttpBalancer) -> str:
+        """A digest of all that only a new worker can change."""
+        bare = pb.HttpBalancer()
+        bare.CopyFrom(http)
+        for backend in bare.backends:
+            del backend.servers[:]
+        return hashlib.sha256(http_config.text(bare, self._stats.name, "").encode()).hexdigest()
+
+    def _write(self, http: pb.HttpBalancer, program: Program) -> None:
+        """Writes what it reads, in which HAProxy has found no fault."""
         # What it may write to is the folder of its sockets alone, where nobody else does anything but connect.
         own_folder(self._home, 0o711)
-        certificates = self._certificates(http)
-        own_folder(certificates, 0o750, group=self._user)
         own_folder(self._sockets, 0o700, self._user, self._user)
-        for number, one in enumerate(http.certificates):
-            content = f"{one.chain.rstrip()}\n{one.key.rstrip()}\n"
-            own_file(certificates / f"{number:04}-{one.name}.pem", content, self._user)
-        content = http_config.text(http, self._stats.name, str(certificates))
-        config = self._home / "haproxy.cfg"
         with Namespace.open_spec(self._place.namespace) as namespace:
             namespace.run(_open_low_ports)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        if config.exists() and config.read_text() == content:
-            return digest
+        config, tried = self._home / "haproxy.cfg", self._home / "certificates.new"
+        content = http_config.text(http, self._stats.name, str(self._certificates))
+        certificates = http_certificates.contents(http)
+        if config.exists() and config.read_text() == content and self._held() == certificates:
+            return
+        http_certificates.write(tried, certificates, self._user)
         fresh = self._home / "haproxy.cfg.new"
-        own_file(fresh, content, self._user)
+        own_file(fresh, http_config.text(http, self._stats.name, str(tried)), self._user)
         self._try(fresh, program)
+        http_certificates.settle(self._certificates, tried, self._user)
+        own_file(fresh, content, self._user)
         fresh.replace(config)
-        return digest
+
+    @property
+    def _certificates(self) -> Path:
+        return self._home / "certificates"
+
+    def _held(self) -> dict[str, str]:
+        return {one.name: one.read_text() for one in self._certificates.glob("*.pem")}
 
     def _try(self, config: Path, program: Program) -> None:
         argv = (program.argv[0], "-c", "-f", str(config))
@@ -162,27 +213,15 @@ class HttpBalancer:
             said = done.stderr.decode(errors="replace").strip().replace(str(self._home), "").splitlines()
             raise InvalidError(f"HAProxy refuses its configuration: {' '.join(said[:3])[:512]}")
 
-    def _certificates(self, http: pb.HttpBalancer) -> Path:
-        """A folder for just these: a worker that starts reads all of them or none."""
-        digest = hashlib.sha256()
-        for one in http.certificates:
-            digest.update(repr((one.name, one.chain, one.key)).encode())
-        return self._home / f"certificates-{digest.hexdigest()[:16]}"
-
-    def _tidy(self, http: pb.HttpBalancer) -> None:
-        kept = self._certificates(http)
-        for folder in self._home.glob("certificates-*"):
-            if folder != kept:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    async def _until_other(self, before: int) -> None:
+    async def _until_other(self, before: int) -> int:
         """Waits for a worker that is not the one before."""
         deadline = asyncio.get_running_loop().time() + READY_S
-        while await http_stats.worker(self._stats) in (0, before):
+        while (found := await http_stats.worker(self._stats)) in (0, before):
             if asyncio.get_running_loop().time() > deadline:
                 reason = self._process.standing.reason or "it did not answer in time"
                 raise TemporaryError(f"HAProxy did not take its configuration: {reason}")
             await asyncio.sleep(_POLL_S)
+        return found
 
     async def _look(self) -> None:
         while True:
@@ -193,6 +232,10 @@ class HttpBalancer:
             if found != self._servers:
                 self._servers = found
                 self._place.changed()
+            async with self._turn:
+                if self._leaving:
+                    with contextlib.suppress(OSError):
+                        self._leaving = await asyncio.to_thread(http_servers.sweep, self._stats, self._http)
             await asyncio.sleep(LOOK_S)
 
     def _stop_looking(self) -> None:

@@ -5,7 +5,9 @@ Called by `http_balancer` with values that `http_values` has checked. Each text 
 quotes, where HAProxy takes everything as it is (Configuration Manual 2.2), or is a name of letters, digits and `-`.
 """
 
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from mizar._built import transit_pb2 as pb
 from mizar.model.addresses import text_of
@@ -17,6 +19,7 @@ _BALANCE = {
     pb.HttpBackend.LEAST_CONNECTIONS: "leastconn",
     pb.HttpBackend.SOURCE: "source",
 }
+_SHARES, _HEAVIEST = 16, 256
 # One line of JSON for each request. Names of clients' making pass a converter that escapes what JSON needs escaped.
 _LOG = ",".join(
     (
@@ -120,22 +123,47 @@ def _conditions(route: pb.HttpRoute) -> Iterator[str]:
 def _backend(backend: pb.HttpBackend) -> Iterator[str]:
     yield f"backend to-{backend.name}"
     yield f"    balance {_BALANCE[backend.balance]}"
+    if backend.balance == pb.HttpBackend.SOURCE:
+        yield "    hash-type consistent"  # the other one takes no server at run time
     check = backend.check
-    checked = " check" if check.interval_ms else ""
     if check.interval_ms:
         yield f"    timeout check {check.timeout_ms}ms"
-        yield f"    default-server inter {check.interval_ms}ms rise {check.rise} fall {check.fall}"
     if check.interval_ms and check.path:
         yield "    option httpchk"
         yield f"    http-check send meth GET uri '{check.path}' ver HTTP/1.1 hdr Host health.invalid"
         yield "    http-check expect status 200-399"
-    limit = f" maxconn {backend.server_connections}" if backend.server_connections else ""
-    for server in _servers(backend.servers):
-        where = text_of(server.address)
+    for server in served(backend).values():
+        yield f"    server {server.words}"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server as HAProxy is told. `words`: its name, where it is and what holds for it, in a configuration and when it
+    is added to a worker alike."""
+
+    address: bytes
+    port: int
+    number: int
+    weight: int
+    words: str
+
+
+def served(backend: pb.HttpBackend) -> dict[str, Served]:
+    """The servers of a backend by name, in one order whoever sends them."""
+    check, found, taken = backend.check, dict[str, Served](), set[int]()
+    rest = f" check inter {check.interval_ms}ms rise {check.rise} fall {check.fall}" if check.interval_ms else ""
+    rest += f" maxconn {backend.server_connections}" if backend.server_connections else ""
+    shares = 1
+    if backend.balance == pb.HttpBackend.SOURCE and backend.servers:  # many small shares of its circle are fairer
+        shares = min(_SHARES, _HEAVIEST // max(1, *(one.weight for one in backend.servers)))
+    for server in sorted(backend.servers, key=lambda one: one.name):
+        # By its name, so that a client's address leads to the same server in every instance and worker.
+        number = zlib.crc32(server.name.encode()) & 0x3FFFFFFF or 1
+        while number in taken:
+            number += 1
+        taken.add(number)
+        where, weight = text_of(server.address), server.weight * shares
         where = f"[{where}]" if ":" in where else where
-        yield f"    server {server.name} {where}:{backend.port} weight {server.weight}{checked}{limit}"
-
-
-def _servers(servers: Iterable[pb.HttpServer]) -> list[pb.HttpServer]:
-    """In one order, whoever sends them: a change of order alone is no change."""
-    return sorted(servers, key=lambda one: one.name)
+        words = f"{server.name} {where}:{backend.port} id {number} weight {weight}{rest}"
+        found[server.name] = Served(server.address, backend.port, number, weight, words)
+    return found

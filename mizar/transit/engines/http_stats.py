@@ -5,18 +5,14 @@ Called by `http_balancer`. A question is answered by the worker that serves now;
 """
 
 import asyncio
-import contextlib
 import csv
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mizar._built import transit_pb2 as pb
 from mizar.transit.engines.engine import Sample
+from mizar.transit.engines.http_socket import ask
 
-_MOST_BYTES = 8 << 20
-LIMIT_S = 2.0
 Row = Mapping[str, str]
 _OF_LISTENERS = {"req_tot": "requests", "bin": "received_bytes", "bout": "sent_bytes", "dreq": "denied_requests"}
 _OF_BACKENDS = {"wretr": "retries", "wredis": "redispatches", "econ": "connection_errors"}
@@ -25,7 +21,7 @@ _OF_BACKENDS = {"wretr": "retries", "wredis": "redispatches", "econ": "connectio
 async def worker(path: Path) -> int:
     """The number of the process that answers; 0 while none does."""
     try:
-        answer = await asyncio.to_thread(_ask, path, "show info")
+        answer = await asyncio.to_thread(ask, path, "show info")
     except OSError:
         return 0
     found = [line.partition(":")[2].strip() for line in answer.splitlines() if line.startswith("Pid:")]
@@ -34,7 +30,7 @@ async def worker(path: Path) -> int:
 
 def rows(path: Path) -> list[Row]:
     """One for each listener, backend and server. Blocks; raises OSError."""
-    answer = _ask(path, "show stat").lstrip("# ")
+    answer = ask(path, "show stat").lstrip("# ")
     return list(csv.DictReader(answer.splitlines()))
 
 
@@ -83,24 +79,3 @@ def _named(row: Row) -> str:
 def _reason(row: Row) -> str:
     said = " ".join(filter(None, (row.get("check_status", ""), row.get("check_code", ""), row.get("last_chk", ""))))
     return "".join(c for c in said if c.isprintable())[:200]
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    """A folder by a short name, whatever its own: sun_path has 108 bytes."""
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _ask(path: Path, question: str) -> str:
-    with _opened(path.parent) as folder, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
-        made.settimeout(LIMIT_S)
-        made.connect(f"/proc/self/fd/{folder}/{path.name}")
-        made.sendall(question.encode() + b"\n")
-        answer = b""
-        while len(answer) < _MOST_BYTES and (more := made.recv(1 << 16)):
-            answer += more
-    return answer.decode(errors="replace")

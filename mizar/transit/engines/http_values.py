@@ -70,7 +70,7 @@ def _backend(backend: pb.HttpBackend) -> None:
         raise InvalidError(f"backend {backend.name} does not say how it shares requests")
     for server in backend.servers:
         _match(_NAME, server.name, "the name of a server")
-        _within(range(1, 257), server.weight, "the weight of a server")
+        _within(range(257), server.weight, "the weight of a server")
         if len(server.address) not in (4, 16):
             raise InvalidError(f"server {server.name} has no address")
     _within(range(1_000_001), backend.server_connections, "connections to a server")

@@ -25,6 +25,8 @@ from mizar.transit.engines.nat_left import RECORD, let_go
 from mizar.transit.engines.nat_pipeline import prefix_of
 
 _T = TypeVar("_T")
+MOST_LOOKS = 64
+"""Of Heralds: five minutes, with a look each five seconds."""
 INTERFACE = "eth0"
 """Of an instance's endpoint (mizar.manager.instances)."""
 
@@ -45,12 +47,31 @@ def record(home: Path, way: Way) -> None:
         file.write_text(text)
 
 
-def attract(way: Way) -> None:
-    """The droplet takes what comes for the public addresses, and tells its link of those that are new."""
-    if new := nat_way.attract(way):
+class Heralds:
+    """When a droplet says once more that addresses are here: at the 1st, 2nd, 4th, ... look, for some minutes. Where
+    two have attracted them, apart from one another, the later one is heard last, and again when the other is back."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def anew(self) -> None:
+        """Somebody else may have been heard: from the beginning."""
+        self._looks = 0
+
+    def due(self) -> bool:
+        """Called at each look."""
+        self._looks += 1
+        return self._looks <= MOST_LOOKS and self._looks & (self._looks - 1) == 0
+
+
+def attract(way: Way, heralds: Heralds) -> None:
+    """The droplet takes what comes for the public addresses, and tells its link of them."""
+    if nat_way.attract(way):
+        heralds.anew()
+    if heralds.due():
         with Netlink() as here:
             uplink = interfaces.get(here, way.uplink)
-        announce(uplink, new)
+        announce(uplink, way.public)
 
 
 class Turns:

@@ -28,7 +28,7 @@ from mizar.pki.identity import Identity, Role
 from mizar.transit.engines import nat_foretold
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Fault, Kind, Place, Sample
-from mizar.transit.engines.nat_attracted import Turns, attract, record, way_of
+from mizar.transit.engines.nat_attracted import Heralds, Turns, attract, record, way_of
 from mizar.transit.engines.nat_left import HOME, forget, name_of
 from mizar.transit.engines.nat_pipeline import INSIDE, OUTSIDE, checked, description, prefix_of
 from mizar.transit.processes import Process, Program
@@ -49,18 +49,21 @@ class NatGateway:
         self._place = place
         self._name = name_of(place.uid)
         self._home = place.folder / HOME
-        self._process = Process(place.folder / "process", self._say, place.changed)
+        self._process = Process(place.folder / "process", self._say, place.changed, groups=place.groups)
         self._log: BoundedLog | None = None
         self._told = pb.NatReport()
         self._nat = pb.NatGateway()
         self._rules = ""
         self._ready = False
         self._turns = Turns()
+        self._heralds = Heralds()
+        self._paired: Any = None
         self._looking: asyncio.Task[None] | None = None
 
     async def put(self, function: pb.Engine) -> None:
         """Starts it, or changes it while connections go on. Raises MizarError; then what ran runs on."""
         nat = self._nat = checked(function.nat)
+        self._heralds.anew()
         if self._log is None:
             self._log = BoundedLog(self._place.logs / nat.tenant / nat.name / f"{nat.instance}.log", 1 << 20)
         text = description(nat)
@@ -164,9 +167,11 @@ class NatGateway:
     def _guard(self, way: Way) -> None:
         """What tenants may not reach: other droplets, this host, its networks, and what is nobody's."""
         text = nat_guard.rules(way.interface, way.inside, self._limits(way), self._peer())
-        if text != self._rules or not nat_guard.is_kept(way.namespace):
+        if text != self._rules:
             nat_guard.keep(way.namespace, text)
             self._rules = text
+        if not nat_guard.is_kept(way.namespace, text):
+            nat_guard.keep(way.namespace, text, fresh=True)
 
     def _limits(self, way: Way) -> Limits:
         hosts, networks = nat_guard.own_prefixes()
@@ -195,7 +200,7 @@ class NatGateway:
         if self._nat.standby:
             return
         with self._way() as way:
-            attract(way)
+            attract(way, self._heralds)
 
     def _pair(self) -> None:
         """It tells the other instance of its connections, and is told."""
@@ -225,6 +230,10 @@ class NatGateway:
             found.begun += tenant["begun"]
             found.refused += tenant["refused"]
             found.exhausted += tenant["exhausted"]
+        pair = shown["pair"].get("followers"), found.whole
+        if pair != self._paired:  # the other one has come, or come back: it may have been heard
+            self._paired = pair
+            self._heralds.anew()
         if found != self._told:
             self._told = found
             if self._ready:

@@ -18,11 +18,13 @@ from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import nat_balance, nat_guard, nat_way
+from mizar.kernel.conntrack import Conntrack
 from mizar.kernel.nat_balance import Balance, Listener, Member
 from mizar.kernel.nat_way import Way
-from mizar.model.errors import InvalidError, MizarError
+from mizar.model.errors import InvalidError, MizarError, TemporaryError
+from mizar.transit.engines.balance_foretold import foretold
 from mizar.transit.engines.engine import Fault, Kind, Place, Sample
-from mizar.transit.engines.nat_attracted import INTERFACE, Turns, attract, record, way_of
+from mizar.transit.engines.nat_attracted import INTERFACE, Heralds, Turns, attract, record, way_of
 from mizar.transit.engines.nat_left import HOME
 from mizar.transit.engines.nat_pipeline import prefix_of
 
@@ -79,10 +81,12 @@ class PublicBalancer:
         self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._turns = Turns()
+        self._heralds = Heralds()
 
     async def put(self, function: pb.Engine) -> None:
         """Starts it, or changes it while connections go on. Raises MizarError; then what was there stays."""
         wanted = checked(function.public)
+        self._heralds.anew()
         async with self._turn:
             await self._do(partial(self._put, wanted))
             self._ready = True
@@ -109,6 +113,14 @@ class PublicBalancer:
         """Of its rules, and whether its link is there."""
         async with self._turn:
             return await self._do(partial(self._faults, repair)) if self._ready else []
+
+    async def foretell(self, frame: bytes, *, outside: bool) -> pb.TraceEngineReply:
+        """What becomes of a frame from outside: which connection has it, or which member a new one would get."""
+        if not self._ready:
+            raise TemporaryError("it is not ready yet")
+        if not outside:
+            raise InvalidError("its answers' way back is not foretold")
+        return await asyncio.to_thread(self._foretell, frame)
 
     def log(self) -> Path | None:
         """Nowhere."""
@@ -177,7 +189,7 @@ class PublicBalancer:
 
     def _attract(self, way: Way) -> None:
         record(self._home, way)
-        attract(way)
+        attract(way, self._heralds)
 
     async def _look(self) -> None:
         """Keeps to the quota, and makes again what somebody else has undone."""
@@ -217,6 +229,10 @@ class PublicBalancer:
                 nat_balance.keep(balance, way.namespace, fresh=True)
                 self._attract(way)
             return found
+
+    def _foretell(self, frame: bytes) -> pb.TraceEngineReply:
+        with self._way() as way, Conntrack(way.namespace) as table:
+            return foretold(frame, self._balance(self._states()), table.find)
 
     def _say(self, reason: str, found: pb.NatReport) -> None:
         if (reason, found) != (self._reason, self._told):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,19 @@ def test_a_defect_is_one_line_without_a_traceback() -> None:
         env=plain | {"MIZAR_TRACEBACK": "1"},
     )
     assert "Traceback" in asked.stderr
+
+
+def test_an_interrupt_while_libraries_come_is_no_traceback(tmp_path: Path) -> None:
+    """Ctrl-C is heard before there is a command, too: exit code 130, and not a word."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mizar.cli.main", "version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_the_server_is_the_hosts_or_the_only_labs(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -29,7 +30,10 @@ def test_each_pair_of_a_family_is_joined() -> None:
     assert (found["remote_addrs"], found["remote_port"], found["local_port"]) == (["192.0.2.9"], "4500", "4510")
     assert found["proposals"] == ["aes256-sha256-x25519"]
     assert "esp_proposals" not in found["children"]["c0"]
-    assert (found["children"]["c0"]["rekey_time"], found["children"]["c0"]["life_time"]) == ("600", "660")
+    times = [found["children"]["c0"][f"{name}_time"] for name in ("rekey", "life", "rand")]
+    assert times == ["600", "660", "60"]
+    short = charon.connection(replace(TUNNEL, rekey_s=6), "169.254.0.2")["children"]["c0"]
+    assert int(short["rand_time"]) < int(short["rekey_time"]) < int(short["life_time"])
 
 
 def test_no_file_and_no_print_has_the_key() -> None:

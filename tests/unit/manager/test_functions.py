@@ -14,9 +14,9 @@ import pytest
 
 from mizar._built import transit_pb2 as pb
 from mizar.functions.build import build
-from mizar.manager import functions, protection_messages
+from mizar.manager import functions, protection_messages, protections
 from mizar.model import function_object
-from mizar.model.errors import InvalidError
+from mizar.model.errors import ExhaustedError, InvalidError
 from mizar.model.prefix_list import PrefixList, count_packed
 from mizar.model.resources import VPC, Ref
 from mizar.oracle.checksum import checksum
@@ -91,7 +91,7 @@ async def test_it_is_loaded_where_its_scopes_have_something_and_nowhere_else(
         await until(lambda wanted=wanted: at(world) == wanted)  # type: ignore[misc]
         assert world.status("Function", "first")["droplets"] == sorted(wanted)
         assert all(scopes(world, name) == [kind] for name in wanted)
-        assert bool(result.warnings) == (attach == {"vpc": {"tenant": "red", "name": "other"}})
+        assert bool(result.warnings) == (not wanted)
     assert scopes(world, next(iter(wanted)), "first") == [kind] if wanted else True
 
 
@@ -144,6 +144,12 @@ async def test_one_that_is_refused_costs_no_other(world: World, objects: dict[st
     world.apply(function(objects["first1"], attach=both))
     await world.settled()
     assert world.status("Function", "first")["droplets"] == ["d1", "d2"]
+    world.daemons["d1"].unwanted = lambda one: one.name == "second"
+    world.apply(function(objects["second1"], "second", attach=both, order=5))
+    await until(lambda: world.phase("Function", "second") == "Failed")
+    world.manager.delete(Ref("Function", "", "second"))
+    await until(lambda: not world.exists("Function", "second"))
+    assert at(world, "second") == set()
 
 
 async def test_daemons_and_servers_come_and_go(world: World, objects: dict[str, bytes], tmp_path: Path) -> None:
@@ -221,6 +227,25 @@ async def test_a_droplet_that_is_full_of_protections_says_so(world: World, monke
     await until(lambda: world.status("DdosProtection", "second", "red")["refused"] == [])
 
 
+async def test_a_protection_is_for_what_is_on_its_droplets(world: World) -> None:
+    """And nowhere else; there it counts before one that means the same everywhere. Its status says at which stages."""
+    world.apply(*world.base("red"))
+    for name, droplet in (("e1", "d2"), ("e2", "d3")):
+        world.apply(endpoint("red", name, droplet))
+    block = {"vpc": "main", "block": ["198.51.100.0/24"]}
+    world.apply(manifest("DdosProtection", "all", "red", **block))
+    world.apply(manifest("DdosProtection", "here", "red", **block, droplets=["d3"], reflection={}))
+    await world.settled()
+    plans = world.manager._functions._plans()
+    for droplet, named, wanted in (("d2", {"red/all"}, "red/all"), ("d3", {"red/all", "red/here"}, "red/here")):
+        protections = plans[droplet].protections
+        (scope,) = plans[droplet].messages["ddos-protection"].scopes
+        assert protections.keys() == named
+        assert protections[wanted].number == scope.value
+    (row,) = world.status("DdosProtection", "here", "red")["droplets"]
+    assert (row["droplet"], row["stages"]) == ("d3", ["ENDPOINT_INGRESS", "ENDPOINT_EGRESS"])
+
+
 async def test_a_protection_says_for_whom_it_makes_no_cookies(world: World) -> None:
     """And why, where it was asked for them."""
     protections = world.manager._functions._protections
@@ -246,6 +271,8 @@ async def test_a_trace_says_what_a_protection_does_with_a_packet(world: World) -
         "perSource": {"packetsPerS": 9},
     }
     world.apply(manifest("DdosProtection", "shield", "red", vpc="main", endpoints=["e1"], **spec))
+    elsewhere = {"vpc": "main", "endpoints": ["e1"], "droplets": ["d1"], "allow": ["::/0", "0.0.0.0/0"]}
+    world.apply(manifest("DdosProtection", "elsewhere", "red", **elsewhere, perTarget={"packetsPerS": 9}))
     await world.settled()
     item = world.manager._registry.find(Ref("DdosProtection", "red", "shield"))
     found = world.manager._registry.find(Ref("VPC", "red", "main"))
@@ -274,13 +301,15 @@ async def test_a_trace_says_what_a_protection_does_with_a_packet(world: World) -
     functions._protections.take(
         "d2", pb.DdosStatus(uid=item.uid, cookies=True, filter=True, endpoints=1, cookie_endpoints=1)
     )
-    assert "answers it in the endpoint's stead" in said("10.9.9.9", 6, syn)
+    assert "answers it in the endpoint's stead, with a SYN cookie:" in said("10.9.9.9", 6, syn)
     member = world.manager._registry.find(Ref("Endpoint", "red", "e1"))
     assert member is not None
-    assert "no cookies are made" in said("10.9.9.9", 6, syn, member.uid)
+    assert "with a SYN cookie" in said("10.9.9.9", 6, syn, member.uid)
     assert "drops it: NO_SUCH_CONNECTION, unless" in said("10.9.9.9", 6, ack)
     assert "drops it: SYN_MALFORMED" in said("10.9.9.8", 6, syn)
     assert "drops it: REFLECTED, unless" in said("10.9.9.9", 17, datagram)
+    functions._protections.take("d2", pb.DdosStatus(uid=item.uid, cookies=True, endpoints=1))
+    assert "with what its sender has to refuse or" in said("10.9.9.9", 6, syn)
 
 
 async def test_no_tenant_fills_a_droplet_with_its_protections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,6 +367,46 @@ async def test_lists_that_are_too_long_for_one_message_come_in_several(
     assert sent == [["red/a"], ["red/a", "red/b"], ["red/a", "red/b", "red/c"]]
     await manager._tell(Droplet(), plan.messages.values(), plan)  # type: ignore[arg-type]
     assert len(sent) == 4
+
+
+async def test_droplets_hear_of_no_function_that_is_not_kept(
+    world: World, objects: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of all else: each is told when the disk has it."""
+    world.apply(*world.base("red"))
+    await world.settled()
+    manager, turns = world.manager._functions, list[str]()
+    kept, told = manager._kept, manager._set
+
+    async def keeping() -> None:
+        await kept()
+        turns.append("kept")
+
+    async def telling(*args: Any) -> Any:
+        turns.append("told")
+        return await told(*args)
+
+    monkeypatch.setattr(manager, "_kept", keeping)
+    monkeypatch.setattr(manager, "_set", telling)
+    world.apply(function(objects["first1"], attach=[{"droplet": "d1"}]))
+    await until(lambda: at(world) == {"d1"})
+    assert turns[:2] == ["kept", "told"]
+
+
+async def test_lists_of_a_tenant_take_so_much_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no more: who asks for more is told how much, nothing is changed, and another tenant has as much."""
+    monkeypatch.setattr(protections, "MOST_LISTS_BYTES", 100)
+    for tenant in ("red", "blue"):
+        world.apply(*world.base(tenant), endpoint(tenant, "e1", "d2"))
+    shield = {"vpc": "main", "endpoints": ["e1"], "perSource": {"packetsPerS": 9}}
+    packed = base64.b64encode(PrefixList(((1 << 24, 8),), ((0, 128),)).packed).decode()
+    world.apply(manifest("DdosProtection", "long", "red", **shield, blockList=f"packed:{packed}"))
+    world.apply(manifest("DdosProtection", "short", "red", **shield, block=["198.51.100.0/24"]))
+    for name, more in (("short", ["10.0.0.0/8", "::/64"]), ("new", ["::/64"])):
+        with pytest.raises(ExhaustedError, match=r"red/\w+ may take 0\.0 MiB .* of tenant red 0\.0 MiB"):
+            world.apply(manifest("DdosProtection", name, "red", **shield, allow=more))
+    world.apply(manifest("DdosProtection", "short", "red", **shield, allow=["10.0.0.0/8", "192.0.2.0/24"]))
+    world.apply(manifest("DdosProtection", "long", "blue", **shield, blockList=f"packed:{packed}"))
 
 
 async def test_a_list_that_was_replaced_is_not_kept(world: World) -> None:

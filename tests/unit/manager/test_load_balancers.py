@@ -86,6 +86,28 @@ async def test_members_that_cannot_answer_straight(world: World) -> None:
     assert made["spec"]["instanceOf"] == {"kind": "LoadBalancer", "name": "both"}
 
 
+async def test_a_member_that_learns_the_address_from_an_option(world: World) -> None:
+    """One behind a droplet without a daemon may be named where the option is asked for; one in VXLAN may not, and takes
+    nothing by a selector; nor is there an option in mode nat."""
+    far = manifest("Droplet", "far", "", address="192.0.2.99", daemon="none")
+    legacy, old = endpoint("red", "legacy", "far", workload=None), endpoint("red", "old", "d1", tunnelProtocol="vxlan")
+    legacy["spec"].pop("workload")
+    legacy["metadata"]["labels"] = old["metadata"]["labels"] = {"app": "web"}
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), pool(), far, legacy, old)
+    public = {"pool": "edge", "vip": "option"}
+    with pytest.raises(InvalidError, match="its tunnels are VXLAN, which has no options"):
+        world.apply(balancer("shop", members=[{"endpoint": "old"}], public=public))
+    with pytest.raises(InvalidError, match="it is for mode direct"):
+        world.apply(balancer("shop", public=public | {"mode": "nat"}))
+    world.apply(balancer("shop", members=[{"endpoint": "e"}, {"endpoint": "legacy"}], public=public))
+    status = world.status("LoadBalancer", "shop", "red")
+    assert (status["mode"], status["vip"], status["ready"]) == ("direct", "option", "2/2")
+    world.apply(balancer("more", selector={"app": "web"}, public={"pool": "edge", "vip": "option"}))
+    rows = {row["endpoint"]: row for row in world.status("LoadBalancer", "more", "red")["members"]}
+    assert (rows["legacy"]["state"], rows["old"]["state"]) == ("healthy", "unknown")
+    assert "VXLAN" in rows["old"]["reason"]
+
+
 async def test_a_tenant_has_so_many_connections_at_most(world: World) -> None:
     """Of all its load balancers in mode nat; in mode direct there is nothing to count."""
     world.apply(*world.base("red"), endpoint("red", "e", "d1"), pool(prefixes=["203.0.113.0/28"]))

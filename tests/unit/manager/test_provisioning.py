@@ -32,6 +32,7 @@ async def test_each_droplet_learns_what_it_needs(world: World) -> None:
         "limitsMode": "",
         "limitsReason": "",
         "vpnPorts": "",
+        "processLimits": "",
     }  # fmt: skip
 
 

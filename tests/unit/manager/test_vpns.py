@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import logging
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from mizar._built import transit_pb2 as pb
 from mizar.model.errors import ConflictError, ExhaustedError, InvalidError
 from mizar.model.resources import Ref
 from mizar.model.secret import MASK
@@ -46,6 +48,12 @@ async def test_its_host_alone_is_told_the_keys_and_all_subnets_get_routes(world:
     assert (len(held.wireguard.private_key), held.peer_port, held.wireguard.port) == (32, 51820, 51900)
     assert 24 in routes(world)
     assert world.status("VpnConnection", "v", "red")["publicKey"] == PUBLIC
+    names, vni = world.manager.tracing._names, world.status("VPC", "main", "red")["vni"]
+    site = ip_address("192.168.50.9").packed
+    for state, detail, told in ((pb.VpnStatus.UP, "", "up"), (pb.VpnStatus.DOWN, "silent", "down: silent")):
+        world.daemons["d2"].say(pb.Event(vpn_status=pb.VpnStatus(uid=held.uid, state=state, detail=detail)))
+        wanted = f"red/fw, which carries VpnConnection red/v ({told}),"
+        await until(lambda wanted=wanted: names.carrier(vni, site) == wanted)  # type: ignore[misc]
     await world.restart()
     await world.settled()
     assert list(world.daemons["d2"].tables.vpns.values()) == [held]
@@ -78,7 +86,17 @@ async def test_nothing_that_is_shown_has_a_key(world: World, caplog: pytest.LogC
     state = str(await world.manager.state("d2"))
     fleet = world.manager._fleet
     kept = repr([fleet.wanted("d2"), world.manager._registry.find(Ref("VpnConnection", "red", "v"))])
-    for text in (json.dumps(shown), json.dumps(preview), str(refused.value), repr(audit), state, kept, caplog.text):
+    read = repr(await world.manager.metrics.read())
+    for text in (
+        json.dumps(shown),
+        json.dumps(preview),
+        str(refused.value),
+        repr(audit),
+        state,
+        kept,
+        read,
+        caplog.text,
+    ):
         assert PRIVATE[:-4] not in text
         assert OTHER[:-4] not in text
 

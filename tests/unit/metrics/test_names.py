@@ -59,7 +59,11 @@ def _of_functions() -> list[tuple[pb.Engine, Sample]]:
         {"pxname": "port-80", "svname": "FRONTEND"},
         {"pxname": "to-web", "svname": "BACKEND"},
     ]
-    counted = [Sample("http_balancer_restarts", 1, counter=True), *http_stats.samples(rows)]
+    counted = [
+        Sample("http_balancer_restarts", 1, counter=True),
+        Sample("http_balancer_changes", 1, (("how", "live"),), counter=True),
+        *http_stats.samples(rows),
+    ]
     return [(engine, sample) for sample in counted]
 
 

@@ -113,6 +113,17 @@ def test_a_message_says_where_on_what_and_what_was_expected() -> None:
     )
 
 
+@pytest.mark.parametrize(("protocol", "limit"), [("gre", "a valid integer"), (300, "less than or equal to 255")])
+def test_a_value_that_may_be_a_word_or_a_number_is_one_problem(protocol: object, limit: str) -> None:
+    spec = f"{{vpc: main, subjects: {{names: [db]}}, ingress: [{{ports: [{{protocol: {protocol}}}]}}]}}"
+    expected = f"expected 'tcp', 'udp', 'sctp', 'icmp' or 'icmp6', or {limit}, found {protocol!r}"
+    assert only(f"{{apiVersion: mizar/v1, kind: Policy, metadata: {{name: p, tenant: t}}, spec: {spec}}}") == (
+        1,
+        "spec.ingress[0].ports[0].protocol",
+        expected,
+    )
+
+
 def test_an_object_may_stand_once_in_all_files_together() -> None:
     with pytest.raises(ManifestErrors) as raised:
         parse_texts([("a.yaml", TENANT % "x"), ("b.yaml", "---\n" + TENANT % "x")])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mizar.model.errors import ConflictError, InvalidError
+from mizar.model.errors import ConflictError, InvalidError, TemporaryError
 from mizar.store.protocol import Allocation, Commit, Record
 from mizar.store.schema import STEPS, migrate
 from mizar.store.sqlite import SqliteStore
@@ -26,7 +28,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 
 def record(uid: str, **changes: object) -> Record:
-    plain = Record(uid, "Endpoint", "red", uid, 1, {"spec": {}}, "2026-01-01T00:00:00Z")
+    plain = Record(uid, "Endpoint", "red", uid, 1, '{"spec":{}}', "2026-01-01T00:00:00Z")
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -34,8 +36,8 @@ def test_what_is_kept_comes_back(store: SqliteStore) -> None:
     """Every field survives, in the order of creation."""
     first = record(
         "a",
-        manifest={"spec": {"name": "ä"}},
-        status={"phase": "Init"},
+        manifest='{"spec":{"name":"ä"}}',
+        status='{"phase":"Init"}',
         allocations=(Allocation("address", "10.0.0.1"), Allocation("mac", "02:00:00:00:00:01")),
         placement=("d2", "d1"),
         former=("d3",),
@@ -72,8 +74,8 @@ def test_a_value_may_be_freed_and_taken_in_one_commit(store: SqliteStore) -> Non
 def test_status_is_written_beside_the_manifest(store: SqliteStore) -> None:
     """A status of an object that is gone meanwhile is no error."""
     store.commit(Commit(put=(record("a"),)))
-    store.write_status([("a", {"phase": "Provisioned"}), ("gone", {})])
-    assert next(store.load()).status == {"phase": "Provisioned"}
+    store.write_status([("a", '{"phase":"Provisioned"}'), ("gone", "{}")])
+    assert next(store.load()).status == '{"phase":"Provisioned"}'
 
 
 def test_the_files_are_the_owners_alone(store: SqliteStore, tmp_path: Path) -> None:
@@ -103,13 +105,29 @@ from mizar.store.protocol import Commit, Record
 store = SqliteStore(Path({str(tmp_path)!r}) / "db")
 for n in range(50):
     names = [f"{{n}}-{{k}}" for k in range(3)]
-    store.commit(Commit(put=tuple(Record(name, "Endpoint", "", name, 1, {{}}, "t") for name in names)))
+    store.commit(Commit(put=tuple(Record(name, "Endpoint", "", name, 1, "{{}}", "t") for name in names)))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     store = SqliteStore(tmp_path / "db")
     assert len(list(store.load())) == 150
     store.close()
+
+
+def test_what_is_synced_is_the_log(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits since the last checkpoint are in the log alone; a disk that refuses is not taken for one that kept."""
+    store.commit(Commit(put=(record("a"),)))
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").readlink().name))
+    store.sync()
+    assert synced == ["server.db-wal"]
+
+    def refuse(_file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    with pytest.raises(TemporaryError, match="Input/output error"):
+        store.sync()
 
 
 def test_an_older_file_is_brought_up_to_date() -> None:

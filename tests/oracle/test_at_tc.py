@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transit as it is compiled for tc ingress does what the oracle says: a share of what test_differential.py asks.
+
+The differences, none of which changes a verdict, a frame or a counter of what both can run:
+
+| | XDP | tc ingress |
+|---|---|---|
+| frames without a whole IP header | judged | the kernel runs no program: differential.SHORTEST_TEST_RUN |
+| the note for `deliver` | in front of the frame | in memory of the CPU: tests/dataplane/ingress.py |
+| functions of Transit's stages | run | never: the droplet refuses to have any |
+| superpackets | never come | tests/dataplane/test_at_tc.py, tests/lab/test_without_xdp.py |
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from mizar.oracle.outcome import Step
+from mizar.oracle.tables import Droplet
+from tests.oracle.differential import Case, cases, check, check_case
+from tests.oracle.golden import GENEVE_DELIVERED
+from tests.oracle.real import RealDroplet
+from tests.oracle.seeds import seeds
+from tests.oracle.substrates import SUBSTRATES, loaded
+from tests.oracle.test_differential import dividing, hosting, octet_by_octet
+from tests.oracle.test_golden import droplet
+
+pytestmark = pytest.mark.root
+SHARE = 20
+"""One of so many altered frames."""
+
+
+@pytest.fixture(scope="module")
+def ingress() -> Iterator[RealDroplet]:
+    real = loaded("ipv4", at_tc=True)
+    yield real
+    real.close()
+
+
+@pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
+def test_frames_that_differ_a_little_from_good_ones(ingress: RealDroplet, here: Callable[[], Droplet]) -> None:
+    """The same ones every time."""
+    tables, some, seen = here(), random.Random(7), Counter[object]()
+    ingress.fill(tables)
+    for each in seeds():
+        if each.door == "transit":
+            altered = [one for one in octet_by_octet(each, frozenset()) if not some.randrange(SHARE)]
+            seen.update(outcome.step for outcome in check(ingress, tables, [each, *altered]))
+    assert seen[Step.DELIVER] > 10
+
+
+def test_its_note_is_seen(ingress: RealDroplet) -> None:
+    """Or all of the above would compare nothing of what is delivered."""
+    ingress.fill(droplet())
+    assert ingress.transit(GENEVE_DELIVERED.comes).handover is not None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("substrate", SUBSTRATES)
+def test_any_droplets_and_packets_on_all_substrates(substrate: str) -> None:
+    """As many as of XDP's."""
+    real = loaded(substrate, at_tc=True)
+    try:
+        try_cases(real, substrate, 100)
+    finally:
+        real.close()
+
+
+def test_any_droplets_and_packets(ingress: RealDroplet) -> None:
+    """Of test_differential.py's kind, and fewer."""
+    seen = try_cases(ingress, "ipv4", 10)
+    assert {Step.DELIVER, Step.BOUNCE, "UNKNOWN_SENDER"} <= seen.keys()
+
+
+def try_cases(real: RealDroplet, substrate: str, most: int) -> Counter[object]:
+    """The same every time. Returns how often each step and reason was seen."""
+    seen: Counter[object] = Counter()
+
+    @settings(
+        max_examples=most,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @given(cases(substrate=substrate))
+    def each(case: Case) -> None:
+        arrivals = tuple(one for one in case.arrivals if one.door == "transit")
+        for outcome in check_case(real, Case(case.here, arrivals, case.seed), count=10):
+            seen.update([outcome.reason, outcome.step])
+
+    each()
+    return seen
