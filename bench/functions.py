@@ -25,11 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mizar._built import transit_pb2 as pb
 from mizar.functions.build import build
 from mizar.kernel.bpffs import Pins
+from mizar.kernel.layout import constant
 from mizar.transit.functions import Functions
 from mizar.transit.state import Limits, State
 from tests.dataplane.testbed import Testbed
 
 SOURCE = Path(__file__).parents[1] / "examples" / "functions" / "blocklist" / "blocklist.c"
+STAGES = (constant("ENDPOINT_INGRESS_STAGE"), constant("ON_XDP_TX"))
 STEPS = ("prepare", "locked", "finish", "all")
 CHANGES = ("load", "replace", "unload")
 
@@ -43,7 +45,8 @@ def variants(folder: Path) -> list[pb.Function]:
         source.write_text(SOURCE.read_text().replace('."', f' {version}."', 1))
         data = build(source).read_bytes()
         scopes = [pb.FunctionScope(droplet=True)]
-        found.append(pb.Function(name="blocklist", object=data, digest=hashlib.sha256(data).digest(), scopes=scopes))
+        digest = hashlib.sha256(data).digest()
+        found.append(pb.Function(name="blocklist", object=data, digest=digest, scopes=scopes, stages=STAGES))
     return found
 
 

@@ -13,7 +13,6 @@ the driver, and what happens after the verdict. mizar/pipeline/costs.py has thes
 from __future__ import annotations
 
 import argparse
-import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from scapy.all import Raw  # noqa: E402
 
-from bench.program_cost import SOURCES, TEMPLATE_BYTES, compiled  # noqa: E402
+from bench.program_cost import SOURCES, compiled  # noqa: E402
+from bench.template import TEMPLATE_BYTES, Template  # noqa: E402
 from mizar.gateway import rules  # noqa: E402
 from mizar.kernel.clang import compile_program  # noqa: E402
 from mizar.kernel.gateway_program import load_gateway  # noqa: E402
@@ -167,7 +167,7 @@ class Bench:
             if pipeline is not None and pipeline.nat is not None:
                 rules.write(GatewayTables.of(maps), pipeline.nat)
             padded = frame.ljust(TEMPLATE_BYTES, b"\0")
-            template = struct.pack("=IIIIIIII", len(padded), room, 0, 0, 0, 0, 0, 0) + padded[:TEMPLATE_BYTES]
+            template = Template(padded, room, verdict=XDP_TX).packed()
             entry = loaded.fd if pipeline else programs["baseline_xdp"].fd
             for name, value in (("template", template), ("jump_xdp", U32.pack(entry))):
                 check(lib().bpf_map_update_elem(maps[name], U32.pack(0), value, 0), f"fill {name}")

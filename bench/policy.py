@@ -33,7 +33,7 @@ from bench.program_cost import OVERHEAD, Bench  # noqa: E402
 from tests.dataplane.frames import datagram, tunnel  # noqa: E402
 from tests.dataplane.plan import BOUNCER, FAMILIES, A, R, mapped  # noqa: E402
 from tests.dataplane.policies import POLICED, big, police  # noqa: E402
-from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS  # noqa: E402
+from tests.dataplane.testbed import TC_REDIRECT, XDP_PASS, Testbed  # noqa: E402
 
 RULES = (1, 1_000, 100_000)
 CHANGED = 1_000_000
@@ -60,9 +60,9 @@ def peers(count: int, family: int) -> Iterator[bytes]:
         yield mapped(str(text))
 
 
-def fill(bench: Bench, number: int, count: int, family: int, ports: tuple[int, ...]) -> None:
+def fill(testbed: Testbed, number: int, count: int, family: int, ports: tuple[int, ...]) -> None:
     """A set of so many rules, each of which lets one peer reach the ports, and fragments of anybody."""
-    tables = bench.testbed.tables
+    tables = testbed.tables
     found = list(peers(count, family))
     tables.policy_peers.put_raw([(peer_key(number, one), struct.pack("=I", i + 1)) for i, one in enumerate(found)])
     value = struct.pack("=III", 1, 1, 7)
@@ -144,8 +144,8 @@ def main() -> int:
             bench.testbed.reset()
             bench.testbed.as_host()
             police(bench.testbed, A, ingress=1, egress=2)
-            fill(bench, 1, count, family, (4001,))
-            fill(bench, 2, count, family, (4002,))
+            fill(bench.testbed, 1, count, family, (4001,))
+            fill(bench.testbed, 2, count, family, (4002,))
             bench.testbed.send(frames(family)[0][2])
             for work in frames(family):
                 costs.setdefault(work[0], []).append(added(bench, arguments.rounds, work))

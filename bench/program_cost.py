@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from scapy.packet import Raw  # noqa: E402
 
+from bench.template import Template  # noqa: E402
 from mizar.kernel import layout, test_run  # noqa: E402
 from mizar.kernel.libbpf import check, lib  # noqa: E402
 from mizar.kernel.programs import OBJECTS, object_bytes  # noqa: E402
@@ -64,7 +65,6 @@ from tests.dataplane.test_substrate import ready as beside_the_stack  # noqa: E4
 from tests.dataplane.testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed  # noqa: E402
 
 SOURCES = ROOT / "bench" / "program_cost"
-TEMPLATE_BYTES = 112
 OVERHEAD, HANDOVER_BYTES = 50, 28
 ORIGIN = option(0xFF01, 1, bytes((192, 0, 2, 4)))
 """What the first hop adds."""
@@ -225,16 +225,25 @@ def build_module() -> ModuleType:
     return module
 
 
+def repeatable() -> dict[str, bytes]:
+    """The programs that could not run on one frame again and again as they are."""
+    return {
+        "agent": compiled(ROOT / "dataplane" / "agent.c", "-include", str(SOURCES / "repeatable.h")),
+        "deliver": compiled(ROOT / "dataplane" / "deliver.c", "-include", str(SOURCES / "note.h")),
+    }
+
+
 class Bench:
     """The testbed with the restoring programs beside ours."""
 
-    def __init__(self, repeat: int, rounds: int, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(self, repeat: int, rounds: int, sizes: Mapping[str, int] | None = None, *, live: bool = False) -> None:
+        """`live`: for frames on wires, where programs need no changes to run again and again."""
         self.repeat, self.rounds = repeat, rounds
         self.vary = 0, 0, 0
-        """Where a word of the frame differs from run to run (XDP only), how many there are less one, and the first."""
+        """Where a word of the frame differs from run to run, how many there are less one, and the first."""
         ours = {name: object_bytes(name) for name in OBJECTS}
-        ours["agent"] = compiled(ROOT / "dataplane" / "agent.c", "-include", str(SOURCES / "repeatable.h"))
-        ours["deliver"] = compiled(ROOT / "dataplane" / "deliver.c", "-include", str(SOURCES / "note.h"))
+        if not live:
+            ours |= repeatable()
         helpers = {path.stem: compiled(path) for path in SOURCES.glob("*.c")}
         self.testbed = Testbed(objects=ours | helpers, sizes=sizes)
         self.programs = {name: program.fd for name, program in self.testbed.programs.programs.items()}
@@ -242,10 +251,10 @@ class Bench:
     def run_ns(self, program: str, frame: bytes, room: int, verdict: int) -> int:
         """Nanoseconds per run of restoring program and `program`; the fastest round."""
         hook = "tc" if program in (*TC, "baseline_tc") else "xdp"
-        words = frame[:TEMPLATE_BYTES].ljust(TEMPLATE_BYTES, b"\0")
-        template = struct.pack("=IiIIIIII", len(frame), room, HANDOVER_BYTES, P.ifindex, *self.vary, 0) + words
+        rooms = (room, 0) if hook == "xdp" else (0, room)
+        template = Template(frame, *rooms, HANDOVER_BYTES, P.ifindex, self.vary, verdict=XDP_TX)
         maps, zero = self.testbed.programs.maps, bytes(4)
-        check(lib().bpf_map_update_elem(maps["template"], zero, template, 0), "write the template")
+        check(lib().bpf_map_update_elem(maps["template"], zero, template.packed(), 0), "write the template")
         target = struct.pack("=I", self.programs[program])
         check(lib().bpf_map_update_elem(maps[f"jump_{hook}"], zero, target, 0), "choose the program")
         run = test_run.run_xdp if hook == "xdp" else test_run.run_tc

@@ -7,8 +7,10 @@ int baseline_xdp(struct xdp_md *ctx)
 {
 	struct template *start = the_template();
 
-	if (start && start->room &&
+	if (!start)
+		return XDP_ABORTED;
+	if (start->room &&
 	    (bpf_xdp_adjust_head(ctx, start->room) || bpf_xdp_adjust_meta(ctx, -(int)start->metadata)))
 		return XDP_ABORTED;
-	return XDP_TX;
+	return start->verdict;
 }

@@ -16,13 +16,18 @@ enum {
 
 struct template {
 	uint32_t length;	/* of the whole frame */
-	uint32_t room;		/* bytes by which the program under test moves the beginning of the frame */
+	uint32_t room;		/* bytes by which the XDP program under test moves the beginning of the frame */
+	uint32_t tc_room;	/* the same of a tc program */
 	uint32_t metadata;	/* bytes that it leaves in front */
 	uint32_t cb;		/* what a tc program finds in the first word of skb->cb */
-	uint32_t vary_at;	/* of an XDP program's frame: where a word differs from run to run */
+	uint32_t vary_at;	/* of the frame: where a word differs from run to run */
 	uint32_t vary_mask;	/* how many words there are, less one: a power of two. 0: none differs */
 	uint32_t vary_from;	/* the first of them, as a number */
 	uint32_t next;
+	uint32_t verdict;	/* what the program in place of ours answers */
+	uint32_t ifindex;	/* where that of tc sends the frame on live wires; 0: nowhere */
+	uint32_t to_peer;	/* whether into the namespace of that interface's other end */
+	uint32_t arrived;	/* frames that a sink has taken */
 	uint32_t words[TEMPLATE_BYTES / 4];
 };
 

@@ -51,10 +51,15 @@ def main(argv: Sequence[str] | None = None, figures: Sequence[Figure] = FIGURES,
 
     if asked.missing:
         known = results.read(folder / LATEST)["figures"]
-        wanted = [each for each in wanted if each.name not in known]
+        wanted = [each for each in wanted if each.name not in known or lacks(known[each.name])]
     code = 0 if asked.page else run(wanted, folder, asked, keep)
     keep()
     return code
+
+
+def lacks(found: dict[str, Any]) -> bool:
+    """Whether something of a figure failed, or was given up: what is not installed is not to be had by asking again."""
+    return any(why.startswith(("failed", "given up")) for why in found["absent"].values())
 
 
 def chosen(figures: Sequence[Figure], asked: argparse.Namespace) -> list[Figure]:
@@ -96,7 +101,8 @@ def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace, keep:
     if asked.output == "json":
         print(json.dumps({"figures": {each.name: document["figures"][each.name] for each in measured}}))
     elif measured:
-        console.print(page.goals(document, measured))
+        if any(figure.goals for figure in measured):
+            console.print(page.goals(document, measured))
         console.print(f"written to {folder}", highlight=False)
     return 1 if failed else 0
 
@@ -104,8 +110,9 @@ def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace, keep:
 def write_page(folder: Path, figures: Sequence[Figure], target: Path) -> None:
     """The page and its pictures, of what the folder has."""
     document = results.read(folder / LATEST)
+    goals = {figure.name: figure.goals for figure in figures}
     for name, found in document["figures"].items():
-        (folder / f"{name}.svg").write_text(plot.svg(found))
+        (folder / f"{name}.svg").write_text(plot.svg(found, goals.get(name, ())))
     target.write_text(page.page(document, figures))
 
 
@@ -135,7 +142,9 @@ def arguments() -> argparse.ArgumentParser:
     add: Any = parser.add_argument
     add("--only", action="append", default=[], metavar="NAME", help="this figure, or those that begin so; repeatable")
     add(
-        "--missing", action="store_true", help="only figures that have no result yet: goes on with a run that was ended"
+        "--missing",
+        action="store_true",
+        help="only figures that have no result yet, or of which something failed: goes on with a run that was ended",
     )
     add("--quick", action="store_true", help="less of everything: whether it works, not what it costs")
     add("--list", action="store_true", help="the figures")

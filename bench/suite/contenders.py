@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways from endpoint to endpoint over two hosts, all on one substrate: ours, and what users pick instead.
 
-Each host is a namespace whose interface `sub0` leads to one bridge (tests/transit/rig.py). All of them get what makes
-them fast: GRO at the host's interface, and no `bridge-nf-call`.
+Each host is a namespace whose interface `sub0` leads to one bridge (tests/transit/rig.py), or is one end of a cable to
+the other host of its pair. All of them get what makes them fast: GRO at the host's interface, and no `bridge-nf-call`.
 """
 
 from __future__ import annotations
@@ -10,30 +10,35 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterable
+import sysconfig
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyroute2 import IPRoute
+
 from mizar._built import transit_pb2 as pb
 from tests.peers.foreign import command
-from tests.transit.rig import FRONT, Droplet, Rig, endpoint, local, put_droplet, put_network, put_vpc, until
+from tests.transit.rig import FRONT, UPLINK, Droplet, Rig, endpoint, local, put_droplet, put_network, put_vpc, until
 from tests.transit.traffic import ping
 
 ADDRESSES = {4: "10.0.1.12", 6: "fd00:10:0:1::12"}
 GENEVE, VXLAN = "Geneve", "VXLAN"
 VNI = 77
+REDIRECTS = Path(__file__).with_name("redirects.c")
 OVERHEAD = {"routing": 0, "vxlan": 50, "ovs": 58}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two endpoints: namespace of the sender, of the receiver, its addresses; the hosts' places on the substrate."""
+    """Two endpoints: namespace of the sender, of the receiver, its addresses. `ports`: namespace and name of the
+    interfaces from which the wire leads into the hosts."""
 
     source: str
     target: str
     addresses: dict[int, str]
-    ports: tuple[str, ...]
+    ports: tuple[tuple[str, str], ...]
 
 
 def ip(namespace: str, *words: str) -> None:
@@ -41,10 +46,24 @@ def ip(namespace: str, *words: str) -> None:
     command("ip", "-n", namespace, *words)
 
 
-def tso(made: Rig, pair: Pair, on: bool) -> None:
+def tso(pair: Pair, on: bool) -> None:
     """Whether the wire into the hosts takes unsegmented data."""
-    for port in pair.ports:
-        command("ethtool", "-K", port, "tso", "on" if on else "off", namespace=made.switch)
+    for namespace, port in pair.ports:
+        command("ethtool", "-K", port, "tso", "on" if on else "off", namespace=namespace)
+
+
+class Cables(Rig):
+    """A rig without a bridge: the first droplet has a cable to the second one, the third to the fourth, and so on."""
+
+    def join(self, droplet: Droplet) -> None:
+        """The second end of a pair brings the cable."""
+        if droplet.number % 2:
+            return
+        near, far = self.droplets[-2].namespace, droplet.namespace
+        with IPRoute(netns=near) as made:
+            made.link("add", ifname=UPLINK, kind="veth", peer={"ifname": UPLINK, "net_ns_fd": far})
+        for one in self.droplets[-2:]:
+            self.raise_uplink(one)
 
 
 def _hosts(made: Rig) -> list[Droplet]:
@@ -73,8 +92,46 @@ def _endpoint(made: Rig, host: Droplet, name: str, mtu: int) -> str:
     return inside
 
 
-def _ports(hosts: Iterable[Droplet]) -> tuple[str, ...]:
-    return tuple(f"p{host.number}" for host in hosts)
+def _ports(made: Rig, hosts: Sequence[Droplet]) -> tuple[tuple[str, str], ...]:
+    if isinstance(made, Cables):
+        return tuple((host.namespace, UPLINK) for host in hosts)
+    return tuple((made.switch, f"p{host.number}") for host in hosts)
+
+
+def one_veth(made: Rig) -> Pair:
+    """No hosts at all: what two sockets take that have one veth between them."""
+    inside = [made.make_namespace(f"bare{place}") for place in range(2)]
+    ip(inside[0], "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", inside[1])
+    for there in inside:
+        ip(there, "link", "set", "eth0", "mtu", str(made.wire["mtu"]), "up")
+        ip(there, "link", "set", "lo", "up")
+    _same_subnet(inside)
+    return Pair(inside[0], inside[1], ADDRESSES, ())
+
+
+def redirects(made: Rig, folder: Path) -> Pair:
+    """Programs that redirect and do nothing else (redirects.c), where an overlay's would be: a limit of them all."""
+    hosts, inside = _hosts(made), []
+    macs = [f"02:00:00:00:fe:0{place + 1}" for place in range(2)]
+    for place, host in enumerate(hosts):
+        there = _endpoint(made, host, f"redirect{place}", made.wire["mtu"])
+        inside.append(there)
+        ip(there, "link", "set", "eth0", "address", macs[place])
+        with IPRoute(netns=host.namespace) as netlink:
+            wire, port = (netlink.link_lookup(ifname=name)[0] for name in (UPLINK, "port"))
+        for device, section, to in (("port", "send", wire), (UPLINK, "hand", port)):
+            made_object = folder / f"{section}{place}.o"
+            include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
+            options = ["-O2", "-target", "bpf", f"-DTO={to}", include, "-c", str(REDIRECTS), "-o", str(made_object)]
+            command("clang", *options, namespace=host.namespace)
+            command("tc", "qdisc", "add", "dev", device, "clsact", namespace=host.namespace)
+            program = ["bpf", "da", "obj", str(made_object), "sec", section]
+            command("tc", "filter", "add", "dev", device, "ingress", *program, namespace=host.namespace)
+    _same_subnet(inside)
+    for place, there in enumerate(inside):
+        for far in (f"10.0.1.1{2 - place}", f"fd00:10:0:1::1{2 - place}"):
+            ip(there, "neigh", "replace", far, "lladdr", macs[1 - place], "dev", "eth0")
+    return Pair(inside[0], inside[1], ADDRESSES, _ports(made, hosts))
 
 
 def routing(made: Rig) -> Pair:
@@ -99,7 +156,7 @@ def routing(made: Rig) -> Pair:
         for family in ("ipv4", "ipv6"):
             path = f"/proc/sys/net/{family}/conf/all/forwarding"
             command("sh", "-c", f"echo 1 > {path}", namespace=host.namespace)
-    return Pair(inside[0], inside[1], {4: "10.0.2.12", 6: "fd00:10:0:2::12"}, _ports(hosts))
+    return Pair(inside[0], inside[1], {4: "10.0.2.12", 6: "fd00:10:0:2::12"}, _ports(made, hosts))
 
 
 def _same_subnet(inside: list[str]) -> None:
@@ -122,7 +179,7 @@ def vxlan(made: Rig) -> Pair:
             ip(host.namespace, "link", "set", port, "master", "br0", "up")
         ip(host.namespace, "link", "set", "br0", "up")
     _same_subnet(inside)
-    return Pair(inside[0], inside[1], ADDRESSES, _ports(hosts))
+    return Pair(inside[0], inside[1], ADDRESSES, _ports(made, hosts))
 
 
 def ovs(made: Rig, stack: ExitStack, folder: Path) -> Pair:
@@ -134,10 +191,10 @@ def ovs(made: Rig, stack: ExitStack, folder: Path) -> Pair:
             # Its ports are packet sockets: they take no checksum that is left to hardware, nor unsegmented data.
             command("ethtool", "-K", port, "tx", "off", "tso", "off", "gso", "off", "gro", "off", namespace=where)
         _switch(host, stack, folder / f"ovs{place}", f"172.30.9.{hosts[1 - place].number}")
-    for port in _ports(hosts):
-        command("ethtool", "-K", port, "tx", "off", namespace=made.switch)
+    for namespace, wire in _ports(made, hosts):
+        command("ethtool", "-K", wire, "tx", "off", namespace=namespace)
     _same_subnet(inside)
-    return Pair(inside[0], inside[1], ADDRESSES, _ports(hosts))
+    return Pair(inside[0], inside[1], ADDRESSES, _ports(made, hosts))
 
 
 def _switch(host: Droplet, stack: ExitStack, folder: Path, remote: str) -> None:
@@ -183,23 +240,25 @@ def end(pidfile: Path) -> None:
 
 
 def mizar(made: Rig, *options: str) -> dict[str, Pair]:
-    """Two droplets, and a third that bounces their network; a pair of endpoints for each tunnel. The path is direct."""
-    droplets = [made.add_droplet() for _ in range(3)]
+    """Two droplets, and a third that bounces their network; a pair of endpoints for each tunnel. The path is direct.
+    On a cable there is no third one: both bounce it, and know each other's endpoints."""
+    droplets = [made.add_droplet() for _ in range(2 if isinstance(made, Cables) else 3)]
     for droplet in droplets:
         droplet.start(*options)
-    bouncer = droplets[2]
+    bouncers = droplets[2:] or droplets
     for droplet in droplets:
-        droplet.apply(*map(put_droplet, droplets), put_vpc(bouncer), put_network(FRONT, bouncer))
+        droplet.apply(*map(put_droplet, droplets), put_vpc(*bouncers), put_network(FRONT, *bouncers))
     pairs = {}
     for tunnel, protocol, numbers in ((GENEVE, pb.GENEVE, (1, 2)), (VXLAN, pb.VXLAN, (3, 4))):
         inside = [made.make_namespace(f"m{droplets[0].number}e{number}") for number in numbers]
         wanted = [endpoint(number, FRONT, host, protocol) for number, host in zip(numbers, droplets, strict=False)]
-        bouncer.apply(*(pb.Change(put_endpoint=one) for one in wanted))
+        for bouncer in bouncers:
+            bouncer.apply(*(pb.Change(put_endpoint=one) for one in wanted if one.host != bouncer.address))
         for number, host, one, there in zip(numbers, droplets, wanted, inside, strict=False):
             host.attach_whole(local(f"uid-{number}", one, name=there))
         far = numbers[1]
         addresses = {4: f"10.0.1.1{far}", 6: f"fd00:10:0:1::1{far}"}
-        pairs[tunnel] = Pair(inside[0], inside[1], addresses, _ports(droplets[:2]))
+        pairs[tunnel] = Pair(inside[0], inside[1], addresses, _ports(made, droplets[:2]))
     return pairs
 
 

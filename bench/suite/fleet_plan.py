@@ -15,7 +15,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mizar.planner.entries import PrefixEntry, WorkloadEntry
@@ -29,12 +29,12 @@ NEW = DropletFact("new", bytes((172, 31, 255, 254)), True, 1500)
 SAMPLES = 1000
 
 
-def endpoint(number: int, droplets: int) -> EndpointFact:
+def endpoint(number: int, droplets: Sequence[str]) -> EndpointFact:
     """The number-th of all; on a droplet that has nothing to do with its number's neighbours."""
     network = number // ENDPOINTS_EACH
     address = (0x0A000002 + number % ENDPOINTS_EACH).to_bytes(4, "big")
     mac = b"\x02\0" + (number % (1 << 32)).to_bytes(4, "big")
-    host = f"d{number * 2654435761 % (1 << 32) % droplets}"
+    host = droplets[number * 2654435761 % (1 << 32) % len(droplets)]
     return EndpointFact(
         f"{number:032x}", 1 + network // NETWORKS_EACH, network, (address,), mac, host, 1, WORKLOAD
     )  # fmt: skip
@@ -49,10 +49,10 @@ class Fleet:
     """Droplets, placed networks and VPCs, endpoints."""
 
     def __init__(self, droplets: int, endpoints: int) -> None:
-        self.droplets, self.endpoints = droplets, endpoints
+        self.endpoints = endpoints
         self.networks = max(1, endpoints // ENDPOINTS_EACH)
         self.topology = Topology()
-        names = [f"d{number}" for number in range(droplets)]
+        names = self.names = [f"d{number}" for number in range(droplets)]
         addresses = (0x0B000000 + number for number in range(droplets))
         self.bouncers, self.dividers = Placement(names), Placement(names)
         self.topology.load(
@@ -75,7 +75,7 @@ class Fleet:
         first, last = (self.endpoints, self.endpoints + more) if more else (0, self.endpoints)
         changes = 0
         for number in range(first, last):
-            fact = endpoint(min(number, self.networks * ENDPOINTS_EACH - 1) if not more else number, self.droplets)
+            fact = endpoint(min(number, self.networks * ENDPOINTS_EACH - 1) if not more else number, self.names)
             if more:
                 network = self.networks - 1
                 fact = EndpointFact(

@@ -16,13 +16,14 @@ from bench.suite.machine import found
 from tests.transit.rig import Rig
 
 KERNEL, ROUTING, OVS = "vxlan + bridge", "routing, no overlay", "Open vSwitch, Geneve"
+ONE_VETH, REDIRECTS = "one veth, no hosts", "redirects alone"
 FLAT = ", wire TSO off"
-AT_TC, WHOLE = "mizar, tc ingress,", ", wire TSO on"
+AT_TC, GENERIC, WHOLE = "mizar, tc ingress,", "mizar, generic XDP,", ", wire TSO on"
 MODES = {
     "mizar": ("--xdp", "driver"),
     "mizar, uplink offloads,": ("--xdp", "driver", "--uplink-offloads"),
     AT_TC: ("--xdp", "off", "--uplink-offloads"),
-    "mizar, generic XDP,": ("--xdp", "generic"),
+    GENERIC: ("--xdp", "generic"),
 }
 TCP1, TCP4, RR, UDP, CRR = "TCP, 1 stream", "TCP, 4 streams", "request-response", "datagrams", "connections"
 BUSY = ", CPU time"
@@ -31,8 +32,11 @@ BUSY = ", CPU time"
 ETHERNET = 1500
 
 
-def opened(mtu: int, measure: Callable[[traffic.Way, traffic.Way, int], dict[str, float]]) -> Opener:
-    """The set-up of a figure: every contender, on wires of an MTU."""
+Measure = Callable[[traffic.Way, traffic.Way, int], dict[str, float]]
+
+
+def opened(mtu: int, measure: Measure, wire: type[Rig] = Rig) -> Opener:
+    """The set-up of a figure: every contender, on wires of an MTU: a bridge between all hosts, or cables."""
 
     @contextmanager
     def open_(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
@@ -41,18 +45,18 @@ def opened(mtu: int, measure: Callable[[traffic.Way, traffic.Way, int], dict[str
         cpus = plan.cpus[0], plan.cpus[-1]
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            made = Rig(folder, prefix())
+            made = wire(folder, prefix())
             made.wire["mtu"] = mtu
             stack.callback(made.close)
             contenders.quiet_bridges(made.switch)
 
-            def turn(pair: Pair, tso: bool) -> Turn:
+            def turn(pair: Pair, tso: bool, what: Measure = what) -> Turn:
                 contenders.ready(pair)
                 ways = (traffic.Way(pair.source, pair.target, pair.addresses[family], cpus) for family in (4, 6))
                 first, second = ways
 
                 def measured() -> dict[str, float]:
-                    contenders.tso(made, pair, tso)
+                    contenders.tso(pair, tso)
                     contenders.ready(pair)
                     return what(first, second, seconds)
 
@@ -62,12 +66,23 @@ def opened(mtu: int, measure: Callable[[traffic.Way, traffic.Way, int], dict[str
             for name, pair in ((ROUTING, contenders.routing(made)), (KERNEL, contenders.vxlan(made))):
                 turns[name] = turn(pair, tso=True)
                 turns[name + FLAT] = turn(pair, tso=False)
+            if wire is contenders.Cables:
+                turns[ONE_VETH] = turn(contenders.one_veth(made), True, small)
+                turns[REDIRECTS] = turns[REDIRECTS + FLAT] = "clang is not installed"
+                if found("clang"):
+                    floor = contenders.redirects(made, folder)
+                    turns[REDIRECTS], turns[REDIRECTS + FLAT] = turn(floor, True, small), turn(floor, False, small)
             turns[OVS] = "Open vSwitch is not installed"
             if plan.quick and mtu > ETHERNET:
                 turns[OVS] = "left out of a quick run"
             elif found("ovs-vswitchd"):
                 turns[OVS] = turn(contenders.ovs(made, stack, folder), tso=False)
             for name, options in list(MODES.items())[: 1 if plan.quick and mtu > ETHERNET else None]:
+                if name == GENERIC and wire is contenders.Cables:
+                    turns[f"{name} Geneve"] = (
+                        "generic XDP skips what a droplet at the other end of this very veth sends"
+                    )
+                    continue
                 for tunnel, pair in contenders.mizar(made, *options).items():
                     if name == "mizar" or tunnel != VXLAN:
                         turns[f"{name} {tunnel}"] = turn(pair, tso=False)
@@ -93,6 +108,13 @@ def everything(way: traffic.Way, way6: traffic.Way, seconds: int) -> dict[str, f
     told[UDP] = traffic.datagrams(way, seconds)
     told[UDP + ", IPv6"] = traffic.datagrams(way6, seconds)
     told[CRR] = traffic.connections(way, seconds)
+    return told
+
+
+def small(way: traffic.Way, _way6: traffic.Way, seconds: int) -> dict[str, float]:
+    """Small packets alone: for a limit of what they may cost."""
+    told = {UDP: traffic.datagrams(way, seconds)}
+    told[RR + " p50"], told[RR + " p99"] = traffic.request_response(way, seconds)
     return told
 
 
@@ -123,27 +145,35 @@ JUDGED = (
 """Each ingress by every goal, on the wire that the other has, too."""
 
 
-def _goals() -> Iterator[Goal]:
+def _goals(wire: str = "") -> Iterator[Goal]:
     for work, metric, limit, most in GOALS:
         for ingress, contender, over in JUDGED:
-            yield Goal(f"{work}: {ingress}", over, metric, limit, most=most, contender=contender, over=over)
+            yield Goal(f"{work}: {ingress}{wire}", over, metric, limit, most=most, contender=contender, over=over)
 
 
 UNITS = {
     TCP1 + BUSY: "ns/KB", TCP4 + BUSY: "ns/KB", RR + " p50": "µs", RR + " p99": "µs", RR + " p50, IPv6": "µs",
     UDP: "packets/s", UDP + ", IPv6": "packets/s", CRR: "connections/s",
 }  # fmt: skip
-NOT_SHOWN = (
-    "a real network card. Hosts are namespaces on one bridge, and wires are veths: sender, both hosts, the bridge "
-    "and the receiver share the same CPUs. *Wire TSO off*: the wire into a host takes single frames, as XDP on a veth "
-    "always has it: compare ours with those. Without that mark, data of up to 64 KB cross the wire whole, which no "
-    "card does. One stream and datagrams have a CPU at each end; four streams share the CPUs; request-response (a byte "
-    "there and back) and connections have both ends on one CPU. *Uplink offloads*: checksums and superpackets are left "
-    "to the wire, as the others leave them; otherwise ours completes them at the sender. XDP on a veth copies each "
-    "frame (docs/decisions/delivery.md); *tc ingress* (`--xdp off`) has none, and superpackets cross a wire that takes "
-    "them: compare *wire TSO on* with the kernel's without a mark. CPU time is that of the whole machine. Ours has no "
-    "ingress that redirects in XDP."
+_HOW = (
+    "*Wire TSO off*: the wire into a host takes single frames, as XDP on a veth always has it: compare ours with "
+    "those. Without that mark, data of up to 64 KB cross the wire whole, which no card does. One stream and "
+    "datagrams have a CPU at each end; four streams share the CPUs; request-response (a byte there and back) and "
+    "connections have both ends on one CPU. *Uplink offloads*: checksums and superpackets are left to the wire, "
+    "as the others leave them; otherwise ours completes them at the sender. XDP on a veth copies each frame "
+    "(docs/decisions/delivery.md); *tc ingress* (`--xdp off`) has none, and superpackets cross a wire that takes "
+    "them: compare *wire TSO on* with the kernel's without a mark. CPU time is that of the whole machine. Ours "
+    "has no ingress that redirects in XDP: [delivery](decisions/delivery.md) says why."
 )
+NOT_SHOWN = (
+    "a real network card. Hosts are namespaces on one bridge, and wires are veths: sender, both hosts, the bridge"
+    " and the receiver share the same CPUs, and a packet takes two veths and that bridge from host to host. "
+) + _HOW
+NOT_SHOWN_CABLE = (
+    "a real network card. Hosts are namespaces, and the wire is one veth from host to host with nothing between, "
+    "as a cable is: sender, both hosts and the receiver share the same CPUs. *Wire TSO off* is the sender's own "
+    "interface here. "
+) + _HOW
 TOOLS = {"iperf3": "iperf3", "ethtool": "ethtool", "ovs-vswitchd": "openvswitch-switch"}
 FIGURES = (
     Figure(
@@ -156,6 +186,22 @@ FIGURES = (
         "an empty XDP program falls to half of itself. Superpackets on the wire (`--uplink-offloads`) were tried there",
         units=UNITS,
         goals=tuple(_goals()),
+        packages=TOOLS,
+        rounds=3,
+        limit_s=900,
+    ),
+    Figure(
+        "end-to-end-cable",
+        "Endpoint to endpoint over two hosts, joined by one cable of 1500 bytes",
+        "Gb/s",
+        opened(ETHERNET, everything, contenders.Cables),
+        NOT_SHOWN_CABLE,
+        floor="*one veth, no hosts* is what sockets, scheduler and wakeups take; *redirects alone* is the least of any "
+        "overlay at these hooks: programs that send to the wire and hand over, without lookup or tunnel. Where their "
+        "request-response is above the goal's share of kernel vxlan + bridge, the goal is not to be had with endpoints "
+        "and hosts behind veths: [delivery](decisions/delivery.md#what-is-left)",
+        units=UNITS,
+        goals=tuple(_goals(", on a cable")),
         packages=TOOLS,
         rounds=3,
         limit_s=900,

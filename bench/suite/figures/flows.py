@@ -4,95 +4,112 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
-from bench.program_cost import ORIGIN, Bench, as_bouncer_of_service
+from bench.program_cost import OVERHEAD, TC, WORK, Bench, as_bouncer_of_service
 from bench.suite.figure import Figure, Plan, Turn
 from bench.suite.machine import calmest, on_cpu
-from tests.dataplane.frames import datagram, tunnel
-from tests.dataplane.plan import DIVIDER, HOST, RED, A, R, S
-from tests.dataplane.test_services import service
-from tests.dataplane.testbed import XDP_PASS, XDP_TX, Testbed
+from mizar.kernel import layout
+from tests.dataplane.plan import FAMILIES, FRONT, HOST, RED, A, mapped
+from tests.dataplane.policies import Row, police, rules
+from tests.dataplane.testbed import Testbed
 
-FIRST, BATCH = 0x0A100000, 1 << 16
-NUMBERS = {"1 flow": 1, "4,096 flows": 1 << 12, "1,048,576 flows": 1 << 20}
-SIZES = {"endpoints": 1 << 21, "flows": 1 << 21}
-INNER_IP, SOURCE, DESTINATION = 14, 12, 16
-"""Offsets: of the IPv4 header in the inner frame, of its addresses in it."""
+BATCH = 1 << 16
+FIRST = 0x0A100000
+"""The last word of the first of the many addresses (of IPv4: 10.16.0.0)."""
+FEW, MANY = 1 << 12, 1 << 20
+SIZES = dict.fromkeys(("endpoints", "flows", "policy_flows"), 1 << 22)
+ETHERNET, GENEVE = 14, 42
+"""Lengths: of an Ethernet header, of what is in front of Geneve's."""
+SOURCE, DESTINATION = {4: 12, 6: 20}, {4: 16, 6: 36}
+"""Offsets of the addresses' last words in an IP header."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """A work of bench/program_cost.py, and which address of its packets is another one each time."""
+
+    name: str
+    work: str
+    word: Mapping[int, int]
+    setup: Callable[[Testbed], None]
+
+
+def policed(testbed: Testbed) -> None:
+    """a may be sent everything, by a rule, and every flow has room."""
+    testbed.as_host()
+    police(testbed, A, ingress=rules(testbed, 1, Row()), room=SIZES["policy_flows"])
+
+
+def serving(testbed: Testbed) -> None:
+    """A scaled endpoint of one member, and every flow has room."""
+    as_bouncer_of_service(testbed)
+    testbed.tables.flow_budgets.put(RED.slot, {"until": SIZES["flows"]})
+
+
+PATHS = (
+    Path("agent, to as many endpoints", "agent, into the tunnel", DESTINATION, Testbed.as_host),
+    Path("local delivery, from as many endpoints", "local delivery: transit", SOURCE, Testbed.as_host),
+    Path("local delivery, as many flows known to a policy", "local delivery: transit", SOURCE, policed),
+    Path("bounce, to as many endpoints", "bounce", DESTINATION, Testbed.as_bouncer),
+    Path("divide, from as many endpoints", "divide", SOURCE, Testbed.as_divider),
+    Path("scaled, as many known flows", "scaled", SOURCE, serving),
+)
 
 
 class Many:
-    """The programs over tables with room for all."""
+    """The programs over tables of very many endpoints of each family, on HOST."""
 
-    def __init__(self, repeat: int) -> None:
+    def __init__(self, repeat: int, endpoints: int) -> None:
         self.bench = Bench(repeat, 1, SIZES)
         self.testbed = self.bench.testbed
+        self.works = {work.name: work for work in WORK}
+        for family in FAMILIES:
+            self._fill(endpoints, mapped(FRONT.address(family, 0))[:12])
 
-    def endpoints(self, number: int, **fields: int) -> None:
-        """So many more of FRONT, from FIRST on."""
-        value = {
-            "vpc_slot": RED.slot,
-            "network": R.network.slot,
-            "mac": bytes((2, 0, 0, 0, 0, 9)),
-            "tunnel": 1,
-        } | fields
-        for begin in range(0, number, BATCH):
-            numbers = range(FIRST + begin, FIRST + min(number, begin + BATCH))
-            addresses = (bytes(10) + b"\xff\xff" + struct.pack(">I", one) for one in numbers)
-            self.testbed.tables.endpoints.put_many(({"vni": RED.vni, "addr": one}, value) for one in addresses)
+    def _fill(self, number: int, prefix: bytes) -> None:
+        fields = {"droplet": HOST.slot, "vpc_slot": RED.slot, "network": FRONT.slot, "tunnel": 1}
+        value = layout.struct("endpoint", mac=bytes((2, 0, 0, 0, 0, 9)), **fields)
+        head = struct.pack("=I", RED.vni) + prefix
+        for begin in range(FIRST, FIRST + number, BATCH):
+            words = range(begin, min(FIRST + number, begin + BATCH))
+            self.testbed.tables.endpoints.put_raw([(head + struct.pack(">I", word), value) for word in words])
 
-    def ns(self, number: int, inner: bytes, src: object, where: int, verdict: int) -> float:
-        """Own cost of Transit XDP, for frames whose address at `where` is another one each time."""
-        frame = tunnel("geneve", inner, src=src, options=ORIGIN)  # type: ignore[arg-type]
-        at = frame.index(bytes(inner)) + INNER_IP + where
-        self.bench.vary = at, number - 1, FIRST
-        room = 50 if verdict == XDP_PASS else 0
-        if number > self.bench.repeat:
-            self.bench.repeat, before = number, self.bench.repeat
-            self.bench.run_ns("transit", frame, room, verdict)
-            self.bench.repeat = before
-        self.bench.run_ns("transit", frame, room, verdict)
-        whole = self.bench.run_ns("transit", frame, room, verdict)
-        return whole - self.bench.run_ns("baseline_xdp", frame, 0, 0)
-
-    def measured(self, number: int) -> dict[str, float]:
-        """Each path, after a run in which every flow came by."""
-        self.testbed.reset()
-        Testbed.as_bouncer(self.testbed)
-        self.endpoints(number, droplet=HOST.slot)
-        told = {"bounce, to as many endpoints": self._to(number, datagram(4, A, "10.16.0.0"))}
-        self.testbed.reset()
-        Testbed.as_divider(self.testbed)
-        self.endpoints(number, droplet=HOST.slot)
-        inner = datagram(4, A, S.address(4))
-        told["divide, from as many sources"] = self.ns(number, inner, HOST, SOURCE, XDP_TX)
-        self.testbed.reset()
-        as_bouncer_of_service(self.testbed)
-        self.testbed.tables.flow_budgets.put(RED.slot, {"until": 1 << 21})
-        inner = datagram(4, A, service(4))
-        told["scaled, as many known flows"] = self.ns(number, inner, DIVIDER, SOURCE, XDP_TX)
-        return told
-
-    def _to(self, number: int, inner: bytes) -> float:
-        return self.ns(number, inner, DIVIDER, DESTINATION, XDP_TX)
+    def cost_ns(self, path: Path, family: int, flows: int) -> float:
+        """Own cost of a path's program, after a run in which every flow came by."""
+        path.setup(self.testbed)
+        work = self.works[path.work]
+        frame, tc = work.frame(family), work.program in TC
+        inner = 0 if tc else OVERHEAD + (frame[GENEVE] & 63) * 4
+        self.bench.vary = inner + ETHERNET + path.word[family], flows - 1, FIRST
+        before, self.bench.repeat = self.bench.repeat, max(flows, self.bench.repeat)
+        self.bench.run_ns(work.program, frame, work.room, work.verdict)
+        self.bench.repeat = before
+        baseline = "baseline_tc" if tc else "baseline_xdp"
+        whole = self.bench.run_ns(work.program, frame, work.room, work.verdict)
+        empty = self.bench.run_ns(baseline, frame, 0, 0)
+        moves = self.bench.run_ns(baseline, frame, work.room, 0) - empty if work.room else 0
+        return whole - empty - moves / 2
 
 
 @contextmanager
 def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
     """All take turns over the same tables."""
-    made = Many(plan.pick(50_000, 300_000))
+    made = Many(plan.pick(50_000, 300_000), plan.pick(BATCH, MANY))
 
-    def turn(number: int) -> dict[str, float]:
+    def turn(flows: int) -> dict[str, float]:
         with on_cpu(calmest(plan.cpus)):
-            return made.measured(number)
+            return {
+                f"{path.name}, IPv{family}": made.cost_ns(path, family, flows) for path in PATHS for family in FAMILIES
+            }
 
     turns: dict[str, Turn | str] = {}
-    for name, number in NUMBERS.items():
-        if plan.quick and number > BATCH:
-            turns[name] = "left out of a quick run"
-        else:
-            turns[name] = lambda number=number: turn(number)  # type: ignore[misc]
+    for flows in (1, FEW, MANY):
+        name = f"{flows:,} flow{'s' if flows > 1 else ''}"
+        turns[name] = "left out of a quick run" if plan.quick and flows == MANY else partial(turn, flows)
     try:
         yield turns
     finally:
@@ -102,11 +119,13 @@ def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
 FIGURES = (
     Figure(
         "flows",
-        "Own cost of Transit XDP as flows get many, IPv4",
+        "Own cost of the programs as flows get many",
         "ns",
         opened,
         "network cards, and flows that begin. Each packet is of another flow than the one before, in an order that no "
-        "cache foresees; the traffic of a real host repeats itself more.",
+        "cache foresees; the traffic of a real host repeats itself more. The table of endpoints has a million of each "
+        "family throughout. Of a local delivery it is Transit XDP's part: `deliver` knows no flows. The gateway's "
+        "translation of a million flows is in `nat`.",
         floor="lines of tables that come from memory: with a million flows every packet waits for at least one. The "
         "gateway's tables have one such line for each flow ([lines](decisions/lines.md)); these have two to three",
         rounds=2,

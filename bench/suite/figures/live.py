@@ -1,107 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that Transit XDP sends back over a veth in driver mode, or drops, beside programs that do nothing else."""
+"""Live frames over veths in driver mode, through our programs and through empty ones. See bench/live.py."""
 
 from __future__ import annotations
 
-import os
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from bench.program_cost import TEMPLATE_BYTES, WORK, Bench, Work
+from bench.live import Way, Wires, wires
+from bench.policy import SIZES, fill
+from bench.program_cost import LEARNED, NETWORK_ELSEWHERE, OVERHEAD, WORK, carrying
 from bench.suite.figure import Figure, Plan, Turn
 from bench.suite.leftovers import prefix
-from bench.suite.machine import on_cpu
-from mizar.kernel import attach, interfaces, namespaces
-from mizar.kernel.libbpf import check, ffi, lib
-from mizar.kernel.namespaces import Namespace
-from mizar.kernel.netlink import Netlink
-from tests.dataplane.testbed import XDP_DROP, XDP_TX
-from tests.peers.foreign import command
+from bench.suite.machine import calmest, on_cpu
+from tests.dataplane.frames import datagram, tunnel
+from tests.dataplane.plan import BOUNCER, FAMILIES, B, P, R, S
+from tests.dataplane.policies import police
+from tests.dataplane.testbed import XDP_PASS, Testbed
 
-LIVE_FRAMES, BATCH = 1 << 1, 64
-SENT, DROPPED = "sent back over a veth", "dropped"
-OURS = {"bounce": SENT, "divide": SENT, "drop": DROPPED}
-BARE = {SENT: ("baseline_xdp", XDP_TX), DROPPED: ("sink_xdp", XDP_DROP)}
+RULES = (1, 1_000, 100_000)
+LONG = bytes(100)
+"""The restoring program writes 112 bytes: a frame has to have them."""
+SENDS_BACK = ("bounce", "divide", "scaled", "public address", "drop")
+"""Of the works of bench/program_cost.py: those that are Transit XDP's alone."""
 
 
-class Wire:
-    """A veth whose far end takes frames in driver mode; they are all one CPU's work."""
+def hosting(testbed: Testbed) -> None:
+    """ME hosts b, which has learned where s is."""
+    testbed.as_host()
+    testbed.agent(B)
+    testbed.endpoint(S, flags=LEARNED, network=NETWORK_ELSEWHERE)
 
-    def __init__(self, bench: Bench, inside: Namespace, repeat: int) -> None:
-        self.bench, self.inside, self.repeat = bench, inside, repeat
 
-    def frames_per_s(self, program: str, frame: bytes) -> float:
-        """Of live frames that a program sees, each as if it had just come."""
-        words = frame[:TEMPLATE_BYTES].ljust(TEMPLATE_BYTES, b"\0")
-        template = struct.pack("=IiIIIIII", len(frame), 0, 0, 0, 0, 0, 0, 0) + words
-        maps, target = self.bench.testbed.programs.maps, struct.pack("=I", self.bench.programs[program])
-        check(lib().bpf_map_update_elem(maps["template"], bytes(4), template, 0), "write the template")
-        check(lib().bpf_map_update_elem(maps["jump_xdp"], bytes(4), target, 0), "choose the program")
-        return 1e9 / self.inside.run(partial(self._run, frame))
+def judged(testbed: Testbed, most: int) -> None:
+    """Sets of rules for what b is sent and sends: of one rule 1 and 2, of a thousand 3 and 4, and so on."""
+    hosting(testbed)
+    for place, rules in enumerate(number for number in RULES if number <= most):
+        for direction, port in ((1, 4001), (2, 4002)):
+            for family in FAMILIES:
+                fill(testbed, 2 * place + direction, rules, family, (port,))
 
-    def _run(self, frame: bytes) -> float:
-        data, context = ffi.from_buffer(frame), ffi.new("struct xdp_md *")
-        context.data_end = len(frame)
-        with Netlink() as netlink:
-            context.ingress_ifindex = interfaces.get(netlink, "wire").index
-        opts = ffi.new("struct test_run_opts *", {"sz": ffi.sizeof("struct test_run_opts"), "data_in": data})
-        opts.data_size_in, opts.ctx_in, opts.ctx_size_in = len(frame), context, ffi.sizeof("struct xdp_md")
-        opts.repeat, opts.flags, opts.batch_size = self.repeat, LIVE_FRAMES, BATCH
-        check(lib().bpf_prog_test_run_opts(self.bench.programs["restore_xdp"], opts), "send live frames")
-        return float(opts.duration)
+
+def policed(place: int, testbed: Testbed) -> None:
+    """By sets that are there: only the endpoint's record is another."""
+    generation = place + 1
+    police(testbed, B, ingress=2 * place + 1, egress=2 * place + 2, generation=generation, since=generation)
+
+
+def to_b(family: int) -> bytes:
+    """From r, as an answer to what b sends."""
+    return tunnel("geneve", datagram(family, R, B.address(family), dst_mac=B.mac, sport=4002, dport=4001), src=BOUNCER)
+
+
+def from_b(family: int) -> bytes:
+    """To r."""
+    return bytes(datagram(family, B, R.address(family), payload=LONG))
+
+
+def ways() -> Iterator[Way]:
+    """All that is measured without policies, each from empty tables."""
+    for work in (work for work in WORK if work.name in SENDS_BACK):
+        yield Way(work.name, work.setup, work.frame, work.verdict, room=work.room)
+    yield DELIVERED("local delivery", hosting)
+    yield SENT("agent, into the tunnel", hosting, from_b)
+    yield SENT(
+        "agent, direct path", hosting, lambda family: bytes(datagram(family, B, S.address(family), payload=LONG))
+    )
+    yield Way("proxied", carrying, to_p, XDP_PASS, room=OVERHEAD, tc="deliver", tc_room=OVERHEAD)
+
+
+def policies(most: int) -> Iterator[Way]:
+    """The same with policies of at most so many rules."""
+    for place, rules in enumerate(number for number in RULES if number <= most):
+        told, setup = f"{rules:,} rule{'s' if rules > 1 else ''}", partial(policed, place)
+        yield DELIVERED(f"local delivery, policy of {told}", setup)
+        yield SENT(f"agent, policy of {told}", setup, from_b)
+
+
+def to_p(family: int) -> bytes:
+    """From r, to the proxied endpoint, whose target is elsewhere."""
+    return tunnel("geneve", datagram(family, R, P.address(family), dst_mac=P.mac), src=BOUNCER)
+
+
+DELIVERED = partial(Way, frame=to_b, verdict=XDP_PASS, room=OVERHEAD, tc="deliver", to_peer=True)
+SENT = partial(Way, verdict=XDP_PASS, into="end", tc="agent", tc_room=OVERHEAD)
 
 
 @contextmanager
 def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
-    """One wire, in a namespace of its own."""
-    bench, name = Bench(1, 1), prefix() + "live"
-    works: dict[str, Work] = {work.name: work for work in WORK}
-    try:
-        with namespaces.create(name) as inside:
-            command("ip", "-n", name, "link", "add", "wire", "type", "veth", "peer", "name", "far")
-            for end in ("wire", "far"):
-                command("ip", "-n", name, "link", "set", end, "addrgenmode", "none", "up")
-            links = [inside.run(partial(_attach, bench.programs["sink_xdp"], end)) for end in ("wire", "far")]
-            made = Wire(bench, inside, plan.pick(100_000, 1_000_000))
+    """Two droplets: the sets of rules of one are written once. What ours add is measured beside the empty programs, in
+    the same turn."""
+    most, frames = plan.pick(1_000, 100_000), plan.pick(20_000, 200_000)
+    with wires(prefix() + "live", frames, {}) as plain, wires(prefix() + "judge", frames, SIZES) as judging:
+        judged(judging.bench.testbed, most)
 
-            def turn(what: str) -> dict[str, float]:
-                bench.testbed.reset()
-                with on_cpu(plan.cpus[-1]):
-                    if what in works:
-                        works[what].setup(bench.testbed)
-                        return {OURS[what]: made.frames_per_s("transit", works[what].frame(4))}
-                    frame = works["bounce"].frame(4)
-                    return {way: made.frames_per_s(program, frame) for way, (program, _) in BARE.items()}
+        def turn(cost: Callable[[Wires, Way], float]) -> dict[str, float]:
+            told = {}
+            for made, every in ((plain, ways()), (judging, policies(most))):
+                for way in every:
+                    if made is plain:
+                        made.bench.testbed.reset()
+                    way.setup(made.bench.testbed)
+                    with on_cpu(calmest(plan.cpus)):
+                        told[way.name] = cost(made, way)
+            return told
 
-            try:
-                yield {"nothing else": lambda: turn("")} | {
-                    f"mizar, {what}": partial(turn, what) for what in OURS
-                }  # fmt: skip
-            finally:
-                for link in links:
-                    os.close(link)
-    finally:
-        bench.testbed.close()
-        if name in namespaces.names():
-            namespaces.remove(name)
+        def added(family: int, made: Wires, way: Way) -> float:
+            return made.ours_ns(way, family) - made.bare_ns(way, family)
 
-
-def _attach(program: int, interface: str) -> int:
-    with Netlink() as netlink:
-        index = interfaces.get(netlink, interface).index
-    return attach.create_link(program, index, "driver")
+        turns: dict[str, Turn | str] = {"empty programs": lambda: turn(lambda made, way: made.bare_ns(way, 4))}
+        yield turns | {f"mizar adds, IPv{family}": partial(turn, partial(added, family)) for family in FAMILIES}
 
 
 FIGURES = (
     Figure(
         "live",
-        "Small frames through Transit XDP and over a veth in driver mode, one CPU",
-        "frames/s",
+        "What our programs add to live frames over veths in driver mode, one CPU",
+        "ns",
         opened,
-        "a network card. The CPU makes the frames, writes their headers anew (as each program changes them), runs the "
-        "program, and takes what comes out at the far end: the same for all contenders.",
+        "a network card. The CPU makes the frames, writes their headers anew, runs the programs, and takes what comes "
+        "out at the other end of a veth: *empty programs* do that with the same verdicts, redirects and moves of the "
+        "frame's beginning, but look at nothing. All frames are of one flow, which is known. "
+        "What is redirected at tc, or passed on, is a packet of the kernel's by then, and most "
+        "of its cost that. The gateway's translation is measured over a wire of its own (`gateway`).",
         rounds=5,
     ),
 )

@@ -84,7 +84,7 @@ def failures(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
     """The tunnels take turns, each in a rig of its own."""
 
     def turn(tunnel: str) -> dict[str, float]:
-        return {what: ms for what, (ms, _limit) in failover.measured(tunnel, rigged).items()}
+        return {what: ms for what, (ms, _limit) in failover.measured(tunnel, rigged, direct_only=plan.quick).items()}
 
     turns: dict[str, Turn | str] = {name: lambda name=name: turn(name) for name in failover.TUNNELS}  # type: ignore[misc]
     if plan.quick:

@@ -29,7 +29,7 @@ def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
         bench.testbed.as_host()
         police(bench.testbed, A, ingress=1, egress=2)
         for number, port in ((1, 4001), (2, 4002)):
-            fill(bench, number, rules, FAMILY, (port,))
+            fill(bench.testbed, number, rules, FAMILY, (port,))
         bench.testbed.send(frames(FAMILY)[0][2])
         with on_cpu(calmest(plan.cpus)):
             return {work[0]: added(bench, plan.pick(2, 3), work) for work in frames(FAMILY)}

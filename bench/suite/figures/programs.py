@@ -83,7 +83,6 @@ FIGURES = (
             _goal("scaled endpoint", "355 ns; Katran 96 ns", "scaled", 100),
         ),
         rounds=15,
-        quick_rounds=2,
     ),
     Figure(
         "functions",

@@ -61,6 +61,39 @@ def test_contenders_take_turns_and_medians_are_kept(measured: Path) -> None:
     assert {"processor", "cpus", "kernel", "governor", "load", "peers"} <= found["machine"].keys()
 
 
+def test_what_failed_is_taken_again_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    """A figure that cannot be set up fails alone; `--missing` takes it, and those of which a contender failed."""
+    mended: list[str] = []
+
+    def figure(name: str, fails: str = "") -> Figure:
+        @contextmanager
+        def open_(_plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
+            turns.append(name)
+            if fails == "set-up" and not mended:
+                raise OSError("no such device")
+
+            def turn() -> dict[str, float]:
+                if fails == "contender" and not mended:
+                    raise OSError("no carrier")
+                return {"a frame": 1.0}
+
+            yield {"mizar": turn, "theirs": lambda: {"a frame": 2.0}, "absent": "not installed"}
+
+        return Figure(name, name, "ns", open_, "anything.", rounds=1)
+
+    every = [figure("one"), figure("two", "set-up"), figure("three", "contender"), figure("four")]
+    turns.clear()
+    assert suite.main([], every, tmp_path) == 1
+    found = json.loads((tmp_path / "latest.json").read_text())["figures"]
+    assert (turns, list(found)) == (["one", "two", "three", "four"], ["one", "three", "four"])
+    mended.append("now")
+    turns.clear()
+    assert suite.main(["--missing"], every, tmp_path) == 0
+    assert turns == ["two", "three"]
+    assert suite.main(["--missing"], every, tmp_path) == 0
+    assert turns == ["two", "three"]
+
+
 def test_page_tells_goals_reached_and_missed(measured: Path) -> None:
     """A limit of its own, one over another contender, who is missing, and what is not shown."""
     text = (measured / "performance.md").read_text()
@@ -87,6 +120,20 @@ def test_plot_is_a_picture(measured: Path) -> None:
     assert len([one for one in tree.iter() if one.tag.endswith("rect")]) == 3
 
 
+def test_a_bar_that_hides_the_others_is_cut() -> None:
+    """One that is many times the next is as long as that, with a notch; its number is told. A goal is a line."""
+    by = {name: results.summary([value]) for name, value in (("mizar", 24.0), ("routing", 25.0), ("slow", 281.0))}
+    goal = Goal("", "", "p50", 0.5, contender="mizar", over="routing")
+    found = {"title": "t", "unit": "us", "units": {}, "values": {"p50": by}}
+    drawn = plot.svg(found, [goal])
+    tree = ElementTree.fromstring(drawn)
+    widths = [float(one.attrib["width"]) for one in tree.iter() if one.tag.endswith("rect")][1:]
+    assert widths == pytest.approx([plot.ROOM * 24 / 25, plot.ROOM, plot.ROOM], abs=0.1)
+    assert "281" in drawn
+    assert len([one for one in tree.iter() if one.tag.endswith("path")]) == 1
+    assert f'x1="{plot.LABEL + plot.ROOM / 2:.1f}"' in drawn
+
+
 def test_json_has_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And nothing else on stdout."""
     assert suite.main(["-o", "json", "--only", "fa"], [FAKE], tmp_path) == 0
@@ -109,5 +156,6 @@ def test_performance_page_is_of_the_latest_results() -> None:
     document = results.read(suite.RESULTS / suite.LATEST)
     assert suite.PAGE.read_text() == page.page(document, FIGURES)
     assert document["figures"].keys() <= {one.name for one in FIGURES}
+    goals = {one.name: one.goals for one in FIGURES}
     for name, found in document["figures"].items():
-        assert (suite.RESULTS / f"{name}.svg").read_text() == plot.svg(found)
+        assert (suite.RESULTS / f"{name}.svg").read_text() == plot.svg(found, goals[name])
