@@ -56,8 +56,9 @@ def until(condition: Callable[[], T], what: str, limit_s: float = LIMIT_S) -> T:
 class Droplet:
     """One droplet: a namespace on the substrate, its daemon process and a client."""
 
-    def __init__(self, name: str, number: int, namespace: str, folder: Path) -> None:
+    def __init__(self, name: str, number: int, namespace: str, folder: Path, mtu: int) -> None:
         self.name = name
+        self.mtu = mtu
         self.number = number
         self.namespace = namespace
         self.address = packed(f"172.30.9.{number}")
@@ -210,7 +211,7 @@ class Rig:
         """A droplet on the substrate, whose daemon is not started yet."""
         number = len(self.droplets) + 1
         namespace = self.make_namespace(f"d{number}")
-        droplet = Droplet(f"{self.prefix}-d{number}", number, namespace, self.folder)
+        droplet = Droplet(f"{self.prefix}-d{number}", number, namespace, self.folder, self.wire["mtu"])
         self.droplets.append(droplet)
         self.join(droplet)
         return droplet
@@ -265,7 +266,7 @@ def rig(folder: Path) -> Iterator[Rig]:
 
 def put_droplet(droplet: Droplet) -> pb.Change:
     """A droplet is known."""
-    return pb.Change(put_droplet=pb.Droplet(address=droplet.address, name=droplet.name, mtu=1500))
+    return pb.Change(put_droplet=pb.Droplet(address=droplet.address, name=droplet.name, mtu=droplet.mtu))
 
 
 def put_vpc(*dividers: Droplet, vni: int = VNI) -> pb.Change:
