@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mizar.model import fields
@@ -56,13 +57,23 @@ class HealthType(StrEnum):
     HTTP = "http"
 
 
+def _path(text: str) -> str:
+    if not re.fullmatch(r"/[!-~]{0,255}", text):
+        shape = "a path that begins with a slash, of at most 256 printable ASCII characters"
+        raise ValueError(f"expected {shape}, found {text[:80]!r}")
+    return text
+
+
+CheckedPath = Annotated[str, AfterValidator(_path)]
+
+
 class HealthSpec(Value):
     """How the droplets of members find out whether they serve: asked every `interval_ms` at `port`, each of the address
     families that the scaled endpoint has, for an answer within `timeout_ms`."""
 
     type: HealthType = HealthType.NONE
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
-    path: Annotated[str, Field(pattern=r"^/[!-~]{0,255}$")] | None = None
+    path: CheckedPath | None = None
     interval_ms: Annotated[int, Field(strict=True, ge=100, le=600_000)] = 1000
     timeout_ms: Annotated[int, Field(strict=True, ge=10, le=60_000)] = 500
     healthy_after: Annotated[int, Field(strict=True, ge=1, le=100)] = 2

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from mizar.model.document import Path
 from mizar.model.errors import Problem
@@ -19,6 +20,7 @@ from mizar.model.resources import KINDS, Resource
 from mizar.model.secret import SecretText, may_hold
 
 _PARTS = re.compile(r"\[[0-9]+|[^.\[\]]+")
+_FIELD = re.compile(r"[a-z][A-Za-z0-9]*")
 
 
 def validate(value: object) -> Resource | list[tuple[Path, str]]:
@@ -88,7 +90,7 @@ def sentence(model: type[BaseModel], details: Any) -> tuple[Path, str]:
         return path, "missing"
     if kind == "extra_forbidden":
         known = _fields(model, path[:-1])
-        return path, f"unknown field{_near(path[-1], known)}; known are {', '.join(known) or 'none'}"
+        return path, f"unknown field{_near(path[-1], known)}; known are {', '.join(known)}"
     if kind == "value_error":
         return path, str(context["error"])
     if kind == "too_short":
@@ -108,13 +110,27 @@ def _once(value: object, problems: Iterable[tuple[Path, str]]) -> Iterator[tuple
         if path and isinstance(_at(value, path[:-1]), str | int | float):
             choices.setdefault(path[:-1], []).append(message)
         else:
-            yield path, message
+            yield _in_value(value, path), message
     for path, messages in choices.items():
         first, *others = (message.partition(", found ") for message in messages)
         yield (
             path,
             first[0] + "".join(other[0].replace("expected", ", or", 1) for other in others) + first[1] + first[2],
         )
+
+
+def _in_value(value: Any, path: Path) -> Path:
+    """A path without pydantic's names of the types that a mapping may be of: they are no fields of it."""
+    found: list[str | int] = []
+    for part in path:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            if not _FIELD.fullmatch(str(part)):
+                continue
+            value = None  # it is missing
+        found.append(part)
+    return tuple(found)
 
 
 def _at(value: Any, path: Path) -> object:
@@ -140,17 +156,26 @@ def _hides(model: type[BaseModel], path: Path) -> bool:
 
 
 def _fields(model: type[BaseModel], path: Path) -> list[str]:
-    """The fields (as in manifests) of the mapping at a path."""
+    """The fields (as in manifests) of the mapping at a path. Parts that are no fields are places in a list, keys of a
+    mapping, or pydantic's names of what a value may be: what they lead to has the type that is known already."""
+    models = [model]
     for part in path:
-        names = {info.alias or name: info for name, info in model.model_fields.items()}
-        if part not in names:
-            return []
-        annotation = names[str(part)].annotation
-        models = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
-        if not models:
-            return []
-        model = models[0]
-    return [info.alias or name for name, info in model.model_fields.items()]
+        named = _named(models)
+        if part in named:
+            models = list(_models(named[str(part)].annotation))
+    return list(_named(models))
+
+
+def _named(models: Iterable[type[BaseModel]]) -> dict[str, FieldInfo]:
+    return {info.alias or name: info for one in models for name, info in one.model_fields.items()}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Those that stand anywhere in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
 
 
 def _near(word: object, known: Any) -> str:

@@ -35,6 +35,7 @@ def test_what_is_not_said() -> None:
         ({"listeners": [{"port": one + 1} for one in range(17)]}, "at most 16"),
         ({"affinity": "cookie"}, "'flow' or 'client'"),
         ({"members": []}, "missing; expected members or a selector"),
+        ({"health": {"type": "http", "port": 80, "path": "ready"}}, "a path that begins with a slash"),
     ],
 )
 def test_what_is_refused(spec: dict[str, Any], message: str) -> None:

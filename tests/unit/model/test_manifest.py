@@ -124,6 +124,57 @@ def test_a_value_that_may_be_a_word_or_a_number_is_one_problem(protocol: object,
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec", "field", "known"),
+    [
+        ("Policy", {"vpc": "v", "ingress": [{"from": []}]}, "spec.ingress[0].from", "peers, ports, action, log"),
+        ("NetworkAcl", {"vpc": "v", "networks": ["n"], "egress": [{"to": []}]}, "spec.egress[0].to",
+         "cidrs, ports, action, log"),
+        ("Function", {"source": "f.c", "maps": {"m": [{"keys": 1}]}}, "spec.maps.m[0].keys", "key, value"),
+        ("Endpoint", {"network": "n", "droplet": "d", "workload": {"tap": {"nam": "t"}}}, "spec.workload.tap.nam",
+         "name, owner, queues"),
+    ],
+)  # fmt: skip
+def test_an_unknown_field_is_told_with_those_that_are_known(
+    kind: str, spec: dict[str, Any], field: str, known: str
+) -> None:
+    """Also of what stands in a list, or below a key of somebody's own."""
+    metadata = {"name": "x"} if kind == "Function" else {"name": "x", "tenant": "t"}
+    text = json.dumps({"apiVersion": "mizar/v1", "kind": kind, "metadata": metadata, "spec": spec})
+    (told,) = [message for _, where, message in problems(text) if where == field]
+    assert told.partition("unknown field")[2].endswith(f"; known are {known}")
+
+
+@pytest.mark.parametrize(
+    ("qos", "field", "message"),
+    [
+        ({"egress": {}}, "egress", "expected bitsPerSecond, packetsPerSecond or both"),
+        ({"egress": {"bitsPerSecond": "1.5M"}}, "egress.bitsPerSecond",
+         "expected a number such as 1500, 10k, 100M or 1G, found '1.5M'"),
+        ({"egress": {"packetsPerSecond": True}}, "egress.packetsPerSecond", "expected a valid integer, found true"),
+        ({"dscp": "af99"}, "dscp", "expected 0 to 63, or one of default, ef, cs0 to cs7, af11 to af43, found 'af99'"),
+    ],
+)  # fmt: skip
+def test_a_rate_that_is_none(qos: dict[str, Any], field: str, message: str) -> None:
+    """Told once, and true is no rate of one packet a second."""
+    spec = {"network": "n", "droplet": "d", "workload": {"namespace": "n"}, "qos": qos}
+    metadata = {"name": "x", "tenant": "t"}
+    text = json.dumps({"apiVersion": "mizar/v1", "kind": "Endpoint", "metadata": metadata, "spec": spec})
+    assert only(text) == (1, f"spec.qos.{field}", message)
+
+
+def test_a_mapping_where_a_word_may_stand_is_one_of_its_own_fields() -> None:
+    """And nobody is told by what name the model calls it."""
+    routes = [{"to": "10.1.0.0/16", "via": {"endpoin": "fw"}}]
+    spec = {"vpc": "v", "cidrs": ["10.0.0.0/24"], "routes": routes}
+    metadata = {"name": "n", "tenant": "t"}
+    text = json.dumps({"apiVersion": "mizar/v1", "kind": "Network", "metadata": metadata, "spec": spec})
+    assert problems(text) == [
+        (1, "spec.routes[0].via.endpoint", "missing"),
+        (1, "spec.routes[0].via.endpoin", "unknown field (did you mean endpoint?); known are endpoint"),
+    ]
+
+
 def test_an_object_may_stand_once_in_all_files_together() -> None:
     with pytest.raises(ManifestErrors) as raised:
         parse_texts([("a.yaml", TENANT % "x"), ("b.yaml", "---\n" + TENANT % "x")])
