@@ -60,6 +60,11 @@ def problems_of(find: Find, balancer: HttpLoadBalancer, network: Network) -> Ite
         droplet = find(Ref("Droplet", "", name))
         if not isinstance(droplet, Droplet) or not droplet.spec.has_daemon:
             yield Problem(f"there is no droplet {name} with a daemon", f"spec.droplets[{place}]", ref)
+    plain = {one.port for one in balancer.spec.listeners if not one.tls}
+    for place, listener in enumerate(balancer.spec.listeners):
+        if listener.redirect in plain:
+            message = f"expected the port of a listener with tls: that at port {listener.redirect} is one without tls"
+            yield Problem(message, f"spec.listeners[{place}].redirect", ref)
     for place, backend in enumerate(balancer.spec.backends):
         for number, name in enumerate(backend.endpoints):
             message = _refused(find, balancer, network, vpc, Ref("Endpoint", balancer.tenant, name))

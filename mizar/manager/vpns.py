@@ -57,6 +57,8 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
         if isinstance(endpoint, Endpoint) and not any(_version(one) == prefix.version for one in _addresses(endpoint)):
             message = f"endpoint {endpoint.name} has no IPv{prefix.version} address for {text}"
             found.append(Problem(message, field, str(new.ref)))
+    if new.spec.wireguard is not None and new.spec.wireguard.private_key.known:
+        found += _key_problems(new, new.spec.wireguard.peer_public_key)
     if new.spec.ipsec is not None and new.spec.ipsec.certificate is not None:
         found += _certificate_problems(new, new.spec.ipsec.certificate)
     if new.spec.ipsec is not None and isinstance(vpc, VPC) and isinstance(endpoint, Endpoint):
@@ -104,6 +106,18 @@ def _local_problems(new: VpnConnection, vpc: VPC, endpoint: Endpoint) -> list[Pr
             message = f"expected a prefix of the same family as {text} among them"
             found.append(Problem(message, "spec.ipsec.localPrefixes", str(new.ref)))
     return found
+
+
+def _key_problems(new: VpnConnection, peer: str) -> Iterator[Problem]:
+    """Engines take both without a word, and never find the other side. The key may be the one that it had before."""
+    try:
+        own = public_key(new)
+    except ImportError:  # in a simulation, which joins nobody
+        own = ""
+    if peer == own or not any(key_bytes(peer)):
+        found = "this side's own" if peer == own else "one of zeros, which is nobody's"
+        message = f"expected the public key of the other side, found {found}"
+        yield Problem(message, "spec.wireguard.peerPublicKey", str(new.ref))
 
 
 def _certificate_problems(new: VpnConnection, own: IpsecCertificateSpec) -> Iterator[Problem]:

@@ -47,6 +47,16 @@ async def test_one_tenant_cannot_take_a_droplet(world: World, spec: dict[str, An
     world.apply(balancer("b", "blue", **spec))
 
 
+@pytest.mark.parametrize("port", [80, 8080])
+async def test_a_redirect_leads_to_no_listener_without_tls(world: World, port: int) -> None:
+    """To itself, or to another: clients would be sent in a circle, or speak TLS with who does not. A port that it does
+    not have may be one that leads to it from elsewhere."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"))
+    with pytest.raises(InvalidError, match=f"redirect: .* port {port} is one without tls"):
+        world.apply(balancer("a", listeners=[{"port": 80, "redirect": port}, {"port": 8080}]))
+    world.apply(balancer("a", listeners=[{"port": 80, "redirect": 443}]))
+
+
 async def test_a_name_leaves_room_for_the_numbers_of_instances(world: World) -> None:
     """Or a later instance would have none, when its droplet has died."""
     world.apply(*world.base("red"), endpoint("red", "e", "d1"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from ipaddress import ip_address
@@ -20,6 +21,7 @@ from tests.unit.manager.world import World, endpoint, manifest, network, until
 
 # Of a generator's, and of nobody's.
 PRIVATE, PUBLIC = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
+ZEROS = base64.b64encode(bytes(32)).decode()
 PEER, OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
 
 
@@ -140,6 +142,18 @@ async def test_two_cannot_have_the_same(world: World) -> None:
         world.apply(vpn("w", to="192.168.60.0/24"))
     with pytest.raises(ConflictError, match=r"192.168.50.0/24 is behind VpnConnection red/v already"):
         world.apply(vpn("w", 51901))
+
+
+@pytest.mark.parametrize(("peer", "message"), [(PUBLIC, "found this side's own"), (ZEROS, "of zeros")])
+async def test_a_peers_key_that_can_be_nobodys(world: World, peer: str, message: str) -> None:
+    """Refused as long as it is nobody's, also beside a key that was given before and is masked now."""
+    start(world)
+    wrong = vpn(wireguard={"privateKey": PRIVATE, "peerPublicKey": peer})
+    with pytest.raises(InvalidError, match=message):
+        world.apply(wrong)
+    world.apply(vpn(wireguard={"privateKey": PRIVATE, "peerPublicKey": PEER}))
+    with pytest.raises(InvalidError, match=message):
+        world.apply(vpn(wireguard={"privateKey": MASK, "peerPublicKey": peer}))
 
 
 @pytest.mark.parametrize("port", [6081, 4789, 80])
