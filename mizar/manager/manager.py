@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mizar._built import transit_pb2 as pb
-from mizar.manager import address_pools, appliances, engines, load_balancers, moves, nat_gateways, public_nat, vpns
+from mizar.manager import (
+    address_pools,
+    appliances,
+    engines,
+    load_balancers,
+    moves,
+    nat_gateways,
+    protections,
+    public_nat,
+    vpns,
+)
 from mizar.manager.audit import NO_AUDITS, Auditor, Audits, DropletAudit
 from mizar.manager.balancers import wish_of
 from mizar.manager.deletion import doomed
@@ -71,6 +81,8 @@ Visible = Callable[[Ref], bool]
 """What the caller may be told of."""
 
 _CALL_S = 10.0
+_WARNED = ("Function", "DdosProtection")
+"""Kinds whose author is told here of names that are nobody's."""
 
 
 def everything(_ref: Ref) -> bool:
@@ -329,13 +341,16 @@ class Manager:
                 self._functions.retry(item)
         told = warned(self._registry, self._fleet.policies, self._fleet.acls, results)
         return [
-            replace(one, warnings=(*one.warnings, *self._warnings(one.ref))) if one.ref.kind == "Function" else one
+            replace(one, warnings=(*one.warnings, *self._warnings(one.ref))) if one.ref.kind in _WARNED else one
             for one in told
         ]
 
     def _warnings(self, ref: Ref) -> tuple[str, ...]:
         item = self._registry.find(ref)
-        return tuple(unknown(self._registry, item.resource)) if item and isinstance(item.resource, Function) else ()
+        resource = item.resource if item else None
+        if isinstance(resource, DdosProtection):
+            return tuple(protections.unknown(self._registry.find, resource))
+        return tuple(unknown(self._registry, resource)) if isinstance(resource, Function) else ()
 
     def delete(
         self, ref: Ref, *, cascade: bool = False, force: bool = False, visible: Visible = everything

@@ -6,7 +6,7 @@ Called by mizar.manager.intake. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from mizar.manager.draft import Draft
 from mizar.model.ddos import DdosProtection, LongList
@@ -65,6 +65,19 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
         raise ExhaustedError(f"tenant {new.tenant} has {len(others)} protections, of {MOST_OF_TENANT} at most")
     _check_room(new, others)
     return found
+
+
+def unknown(find: Callable[[Ref], object | None], one: DdosProtection) -> Iterator[str]:
+    """What its author should know: names that are nobody's, yet. `find`: what there is."""
+    spec = one.spec
+    endpoints = [Ref("Endpoint", one.tenant, name) for name in spec.endpoints]
+    networks = [Ref("Network", one.tenant, name) for name in (*spec.networks, *spec.groups)]
+    for ref in (*endpoints, *networks):
+        if find(ref) is None:
+            yield f"there is no {ref} (yet); the protection is for nobody there"
+    for ref in (Ref("Droplet", "", name) for name in spec.droplets):
+        if find(ref) is None:
+            yield f"there is no {ref} (yet); the protection is for nothing there"
 
 
 def _check_room(new: DdosProtection, others: Iterable[DdosProtection]) -> None:

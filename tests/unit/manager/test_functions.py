@@ -227,6 +227,18 @@ async def test_a_droplet_that_is_full_of_protections_says_so(world: World, monke
     await until(lambda: world.status("DdosProtection", "second", "red")["refused"] == [])
 
 
+async def test_a_protection_for_nobody_is_told(world: World) -> None:
+    """A name that was mistyped would protect nobody, without a word. It is taken: what is named may come later."""
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    spec = {"vpc": "main", "block": ["198.51.100.0/24"]}
+    (right,) = world.apply(manifest("DdosProtection", "right", "red", **spec, endpoints=["e1"], droplets=["d2"]))
+    named = {"endpoints": ["e1", "e2"], "networks": ["frnt"], "groups": ["web"], "droplets": ["d22"]}
+    (wrong,) = world.apply(manifest("DdosProtection", "wrong", "red", **spec, **named))
+    assert right.warnings == ()
+    names = ("Endpoint red/e2", "Network red/frnt", "Network red/web", "Droplet d22")
+    assert [one.partition(" (yet)")[0] for one in wrong.warnings] == [f"there is no {name}" for name in names]
+
+
 async def test_a_protection_is_for_what_is_on_its_droplets(world: World) -> None:
     """And nowhere else; there it counts before one that means the same everywhere. Its status says at which stages."""
     world.apply(*world.base("red"))
