@@ -70,6 +70,9 @@ def problems_of(find: Find, balancer: HttpLoadBalancer, network: Network) -> Ite
             message = _refused(find, balancer, network, vpc, Ref("Endpoint", balancer.tenant, name))
             if message:
                 yield Problem(message, f"spec.backends[{place}].endpoints[{number}]", ref)
+        for name in sorted(backend.weights.keys() - set(backend.endpoints)) if not backend.selector else ():
+            message = f"{name} is none of the endpoints of backend {backend.name}"
+            yield Problem(message, f"spec.backends[{place}].weights.{name}", ref)
     if len(balancer.name) > MOST_NAME:
         message = f"expected at most {MOST_NAME} characters, because instances have a number behind it"
         yield Problem(message, "metadata.name", ref)

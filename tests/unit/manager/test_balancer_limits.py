@@ -57,6 +57,16 @@ async def test_a_redirect_leads_to_no_listener_without_tls(world: World, port: i
     world.apply(balancer("a", listeners=[{"port": 80, "redirect": 443}]))
 
 
+async def test_a_weight_is_of_a_server(world: World) -> None:
+    """Or a server that was to get no more requests, and whose name was mistyped, would go on getting them. With labels,
+    it may come later."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"))
+    backend = {"name": "web", "port": 80, "endpoints": ["e"], "weights": {"e": 2, "ee": 0}}
+    with pytest.raises(InvalidError, match=r"backends\[0\].weights.ee: ee is none of the endpoints of backend web"):
+        world.apply(balancer("a", backends=[backend]))
+    world.apply(balancer("a", backends=[{**backend, "selector": {"app": "web"}}]))
+
+
 async def test_a_name_leaves_room_for_the_numbers_of_instances(world: World) -> None:
     """Or a later instance would have none, when its droplet has died."""
     world.apply(*world.base("red"), endpoint("red", "e", "d1"))
