@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 import grpc
@@ -25,6 +25,7 @@ from mizar.manager.desired import Desired
 from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.engines import EngineReports
 from mizar.manager.health import Reports
+from mizar.manager.instances import owner_of
 from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.policies import Policies
 from mizar.manager.protection_messages import Protections
@@ -32,7 +33,7 @@ from mizar.manager.registry import Item, Registry, Trouble, half_of
 from mizar.manager.scaled import Services
 from mizar.manager.vpns import VpnStates
 from mizar.model.errors import NotFoundError
-from mizar.model.resources import Droplet
+from mizar.model.resources import Droplet, Endpoint
 from mizar.planner.entries import (
     DropletEntry,
     Entry,
@@ -229,17 +230,27 @@ class Fleet:
                 self._wake.set()
 
     def expect(self, item: Item, changes: Sequence[Change], also: Iterable[str] = ()) -> None:
-        """Plans what a change of the object asks of droplets, and makes it wait for them."""
+        """Plans what a change of the object asks of droplets, and makes it wait for them; with an endpoint that another
+        object is made of, that one waits."""
         self._serial += 1
         self._plan.add(changes)
-        for name in {*(change.droplet for change in changes), *also}:
-            item.waiting.add(name)
-            waiting = self._waiting.setdefault(name, {})
-            waiting.pop(item.uid, None)  # to the end: serial numbers ascend
-            waiting[item.uid] = self._serial
+        names = {*(change.droplet for change in changes), *also}
+        for one in (item, *self._made_of(item)):
+            for name in names:
+                one.waiting.add(name)
+                waiting = self._waiting.setdefault(name, {})
+                waiting.pop(one.uid, None)  # to the end: serial numbers ascend
+                waiting[one.uid] = self._serial
+            self._changed(one)
         if changes:
             self._wake.set()
-        self._changed(item)
+
+    def _made_of(self, item: Item) -> Iterator[Item]:
+        """The object that an endpoint is a part of, which is not everywhere before that is."""
+        ref = owner_of(item.resource) if isinstance(item.resource, Endpoint) else None
+        owner = self._registry.find(ref) if ref else None
+        if owner is not None:
+            yield owner
 
     def _rush(self, changes: Iterable[Change]) -> None:
         """A round that is under way may wait for a droplet that hangs; who chooses members does not wait with it.

@@ -45,6 +45,19 @@ async def test_it_makes_a_scaled_endpoint_that_ends_with_it(world: World) -> Non
     assert shown(world, "shop")["spec"]["listeners"][0]["port"] == 81
 
 
+async def test_it_is_provisioned_when_droplets_have_what_it_is_made_of(world: World) -> None:
+    """Who waits for a change of members, or for the end, would else go on before any droplet has heard of it."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), endpoint("red", "f", "d2"), balancer("shop"))
+    for members in ([], [{"endpoint": "f"}]):
+        if members:
+            world.apply(balancer("shop", members=members))
+        assert world.status("LoadBalancer", "shop", "red")["phase"] == "Init"
+        await world.settled()
+        assert world.status("LoadBalancer", "shop", "red")["phase"] == "Provisioned"
+    world.manager.delete(Ref("LoadBalancer", "red", "shop"))
+    await until(lambda: not world.exists("LoadBalancer", "shop", "red"))
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
