@@ -116,9 +116,9 @@ def _table(said: list[Manifest]) -> Table:
         if times:
             table.add_row(columns(("DROPLET", "MEASURE", "ENGAGED", "WITHDRAWN"), times))
         top = [
-            (row["source"], _KINDS.get(row["kind"], row["kind"]), row["packets"], row["target"], row["droplet"])
+            (row["source"], row["packets"], _KINDS.get(row["kind"], row["kind"]), row["target"], row["droplet"])
             for row in one["top"]
         ]
         if top:
-            table.add_row(columns(("SOURCE", "KIND", "ABOUT", "TARGET", "DROPLET"), top))
+            table.add_row(columns(("SOURCE", "PACKETS, ABOUT", "LAST KIND", "LAST TARGET", "DROPLET"), top))
     return table

@@ -82,7 +82,8 @@ def test(
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"{path} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InvalidError(f"the test {path} cannot be read: {why}") from error
     result = harness.run(built(source).read_bytes(), cases.parse(text, str(path)))
     rows = [
         {

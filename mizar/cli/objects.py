@@ -322,7 +322,7 @@ def _at(item: Any, path: str) -> Any:
 def _described(item: Manifest, indent: int = 0) -> Text:
     text = Text()
     for key, value in item.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             text.append(f"{'  ' * indent}{key}:\n", style="bold")
             text.append_text(_described(value, indent + 1))
         elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
@@ -330,6 +330,14 @@ def _described(item: Manifest, indent: int = 0) -> Text:
             written = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None)
             text.append(textwrap.indent(written, "  " * indent))
         else:
-            written = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            text.append(f"{'  ' * indent}{key}: ", style="bold").append(f"{written}\n")
+            text.append(f"{'  ' * indent}{key}: ", style="bold").append(f"{_written(value)}\n")
     return text
+
+
+def _written(value: Any) -> str:
+    """In a line. What is there and empty is not left out: `ingress: none` is not the same as no `ingress`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | dict):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

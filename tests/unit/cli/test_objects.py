@@ -153,6 +153,14 @@ def test_describe_shows_every_field(mizar: Run, client: FakeClient) -> None:
         assert word in out
 
 
+def test_describe_tells_what_is_empty(mizar: Run, client: FakeClient) -> None:
+    """An empty list of rules allows nothing: it is not shown as if nobody had said anything."""
+    spec = {"vpc": "main", "ingress": [], "subjects": {"names": [], "endpoints": {"matchLabels": {}}}, "log": False}
+    client.objects = [{**ENDPOINT, "spec": spec}]
+    lines = [line.strip() for line in mizar("describe", "ep", "blue/web").out.splitlines()]
+    assert {"ingress: none", "names: none", "matchLabels: none", "log: false"} <= set(lines)
+
+
 def test_delete_of_a_file_begins_with_what_depends(mizar: Run, client: FakeClient, manifest: Path) -> None:
     """Objects go in the reverse order of their dependence, and --wait waits until they are gone."""
     assert mizar("delete", "-f", str(manifest), "--wait").code == 0
