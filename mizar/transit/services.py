@@ -97,10 +97,12 @@ class ServicePlan(ProxyPlan):
         """What an earlier state of a service had and this one has not."""
         kept = {member.mac for member in new.members} if new else set()
         gone = [member for member in old.members if member.mac not in kept]
+        here = {member.mac for member in new.members if member.host == self.state.own} if new else set()
+        for member in old.members:
+            if member.host == self.state.own and member.mac not in here:  # it is gone, or has moved away
+                self.ops.append(Op("member_slots", {"service": old.slot, "mac": member.mac}, None))
         for member in gone:
             self.ops += [Op("members", member.slot, {}), Op("member_notes", member.slot, {})]
-            if member.host == self.state.own:
-                self.ops.append(Op("member_slots", {"service": old.slot, "mac": member.mac}, None))
             self.journal.give_back(self.state.member_slots, member.slot)
         wanted = {listener_key(new, one, address) for one, address in _listening(new)} if new else set()
         for one, address in _listening(old):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from mizar.manager import load_balancers
 from mizar.transit.programs import sizes
-from mizar.transit.service_values import MOST_INSIDE, Member, MemberState, PutService, Service
+from mizar.transit.service_values import MOST_INSIDE, DeleteService, Member, MemberState, PutService, Service
 from mizar.transit.state import Limits
 from mizar.transit.values import Droplet, PutDroplet, Tunnel
 from tests.unit.transit.test_batch import OWN, START, Bench
@@ -39,6 +39,19 @@ def test_members_beyond_a_border_of_families_are_passed_over() -> None:
     bench.do(PutService(Service(1, 1, service.addresses, (member(21, FOUR), member(23, OWN)))))
     bench.check()
     assert takers(bench) == {FOUR, OWN}
+
+
+def test_a_member_that_moves_away_leaves_nothing() -> None:
+    """Its MAC leads to no member of this droplet any more, while the service is there and behind its end; and does
+    again when it comes back."""
+    bench = Bench(START)
+    addresses = (bytes((10, 0, 1, 200)),)
+    for host in (OWN, FOUR, OWN, FOUR):
+        bench.do(PutService(Service(1, 1, addresses, (member(21, host), member(23, FOUR)))))
+        bench.check()
+        assert len(list(bench.maps.member_slots.items())) == (host == OWN)
+    bench.do(DeleteService(1, addresses[0]))
+    bench.check()
 
 
 def test_every_load_balancer_has_room_for_all_prefixes_that_it_may_have() -> None:
