@@ -90,12 +90,12 @@ def told(
     shared = service.resource if service else None
     addresses = list(shared.status.addresses) if isinstance(shared, Endpoint) else []
     found = {"addresses": addresses, "ready": standing["ready"], "instances": rows, "backends": backends}
-    if shown := [_certificate(one) for one in owner.resource.spec.certificates]:
+    if shown := [certificate_told(one) for one in owner.resource.spec.certificates]:
         found["certificates"] = shown
     return found
 
 
-def _certificate(one: CertificateSpec) -> dict[str, str]:
+def certificate_told(one: CertificateSpec) -> dict[str, str]:
     """Until when it is good. One that has ended, or soon will, says so: clients refuse it, and nothing else tells."""
     end = certificates.expires(one.chain)
     if end is None:

@@ -81,8 +81,8 @@ Visible = Callable[[Ref], bool]
 """What the caller may be told of."""
 
 _CALL_S = 10.0
-_WARNED = ("Function", "DdosProtection")
-"""Kinds whose author is told here of names that are nobody's."""
+_WARNED = ("Function", "DdosProtection", "HttpLoadBalancer")
+"""Kinds whose author is told here of names that are nobody's, and of certificates that end."""
 
 
 def everything(_ref: Ref) -> bool:
@@ -350,6 +350,9 @@ class Manager:
         resource = item.resource if item else None
         if isinstance(resource, DdosProtection):
             return tuple(protections.unknown(self._registry.find, resource))
+        if isinstance(resource, HttpLoadBalancer):
+            told = map(engines.certificate_told, resource.spec.certificates)
+            return tuple(f"certificate {one['name']}: {one['warning']}" for one in told if "warning" in one)
         return tuple(unknown(self._registry, resource)) if isinstance(resource, Function) else ()
 
     def delete(

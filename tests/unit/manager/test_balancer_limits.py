@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mizar.manager.engines import _certificate
+from mizar.manager.engines import certificate_told
 from mizar.model import certificates
 from mizar.model.errors import ExhaustedError, InvalidError
 from mizar.model.http_balancer import CertificateSpec
@@ -79,7 +79,7 @@ def test_a_certificate_that_ends_is_warned_of() -> None:
     chain, _ = certificate("shop.example.com")
     end = certificates.expires(chain)
     assert end is not None
-    shown = _certificate(CertificateSpec(name="shop", chain=chain, key=SecretText(MASK)))
+    shown = certificate_told(CertificateSpec(name="shop", chain=chain, key=SecretText(MASK)))
     assert ("warning" in shown) == (end - datetime.now(UTC) < timedelta(days=14))
     assert shown["expires"].endswith("Z")
     assert "key" not in shown
@@ -89,5 +89,17 @@ def test_a_certificate_that_ends_is_warned_of() -> None:
 def test_how_soon_a_certificate_ends_is_said(days: int, warning: str | None) -> None:
     """Clients refuse one that has ended, and nothing else tells."""
     chain, _ = certificate("shop.example.com", days=days)
-    shown = _certificate(CertificateSpec(name="shop", chain=chain, key=SecretText(MASK)))
+    shown = certificate_told(CertificateSpec(name="shop", chain=chain, key=SecretText(MASK)))
     assert shown.get("warning") == warning
+
+
+@pytest.mark.parametrize(("days", "told"), [(-1, ("certificate c: it has expired",)), (90, ())])
+async def test_a_certificate_that_has_ended_is_told_when_it_is_applied(
+    world: World, days: int, told: tuple[str, ...]
+) -> None:
+    """Not only in a status that nobody looks at: clients refuse it from the first request on."""
+    chain, key = certificate("shop.example.com", days=days)
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"))
+    spec = {"listeners": [{"port": 443, "tls": True}], "routes": [{"hosts": ["shop.example.com"], "backend": "web"}]}
+    (result,) = world.apply(balancer("a", certificates=[{"name": "c", "chain": chain, "key": key}], **spec))
+    assert result.warnings == told
