@@ -47,6 +47,7 @@ from mizar.transit.health import Health
 from mizar.transit.ledger import Ledger
 from mizar.transit.logs import event
 from mizar.transit.member_health import MemberHealth
+from mizar.transit.merging import Merging
 from mizar.transit.options import Options
 from mizar.transit.policy_audit import RowsAudit
 from mizar.transit.policy_flows import PolicyFlows
@@ -264,6 +265,8 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         watches.append(vpns.run)
         watches.append(ddos.run)
         watches.append(shaping.run)
+        if not xdp:
+            watches.append(Merging(ledger, options.instance).run)
         async with _metrics(options, servicer, identity, ledger, hub, uplink.mtu, engines, functions, ddos):
             await _until_told(servicer, options, ledger, attachments, hub, watches)
     finally:

@@ -171,9 +171,10 @@ class EndpointPlan:
         self._use(endpoint, -1)
 
     def _use(self, endpoint: Endpoint, by: int) -> None:
-        """Who refers to its host and network."""
+        """Who refers to its host, network and tunnel."""
         self.journal.count(self.state.uses, endpoint.host, by)
         self.journal.count(self.state.uses, (endpoint.vni, endpoint.network_id), by)
+        self.journal.count(self.state.uses, ("tunnel", endpoint.tunnel), by)
 
     # ---- endpoints of this droplet
 

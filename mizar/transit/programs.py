@@ -215,9 +215,6 @@ def _start_without_xdp(loaded: Loaded, uplink: Interface, options: Options) -> M
     without_xdp.refuse_kernel()
     without_xdp.refuse_leftovers(options, loaded.tables)
     links = loaded.pins.links
-    with Netlink() as netlink:
-        for port, reason in tunnel_gro.ensure(netlink, options.instance).items():
-            event(_log, logging.WARNING, "not_merged", port=port, reason=reason)
     fd = loaded.programs.transit_tc.fd
     attachment = attach.attach_tc(fd, uplink.index, links / "deliver", force=options.tc)
     attach.detach_xdp(links / "transit")

@@ -241,8 +241,11 @@ class _Reader:
         for address in endpoint.addresses:
             state.at[endpoint.vni, address] = endpoint
         state.macs[endpoint.vni, endpoint.network_id, endpoint.mac] = endpoint
-        state.uses[endpoint.host] += 1
-        state.uses[endpoint.vni, endpoint.network_id] += 1
+        self.use(endpoint)
+
+    def use(self, endpoint: Endpoint) -> None:
+        for what in (endpoint.host, (endpoint.vni, endpoint.network_id), ("tunnel", endpoint.tunnel)):
+            self.state.uses[what] += 1
 
     def locals(self, interfaces: Iterable[Found]) -> list[Found]:
         """Take in the local endpoints; return the interfaces that are none."""
@@ -286,8 +289,7 @@ class _Reader:
             for limiter in limits.unshaped(state, state.locals[found.uid]):
                 state.uses["unshaped", limiter] += 1
             if standby:
-                state.uses[endpoint.host] += 1
-                state.uses[endpoint.vni, endpoint.network_id] += 1
+                self.use(endpoint)
                 continue
             self.hold(endpoint)
             for address in addresses:

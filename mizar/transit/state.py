@@ -70,9 +70,9 @@ class State:
     `prefixes`, `at`, `macs` and `uids` find who has a prefix (VNI, address, length), an address (VNI, address), a MAC
     (VNI, network, MAC), and which of the addresses are of local endpoints; `proxied` which are of a proxied endpoint
     that is carried here, by its key in `proxies`. `serving` which are of a
-    scaled endpoint, by its key in `services`. `uses` counts who refers to a droplet (by its address) and the
-    endpoints of a network (by its key); `members` are the ids of a VPC's networks; `group_sets` are ids of
-    groups by VNI and number of the set. `learned` is what
+    scaled endpoint, by its key in `services`. `uses` counts who refers to a droplet (by its address), and the
+    endpoints of a network (by its key) and of a tunnel; `members` are the ids of a VPC's networks; `group_sets` are ids
+    of groups by VNI and number of the set. `learned` is what
     the direct path found out: nothing refers to it, and it goes with whatever it refers to.
     """
 

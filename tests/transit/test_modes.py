@@ -149,7 +149,7 @@ def test_a_daemon_changes_modes_only_when_told(made: Rig) -> None:
     one.stop(9)
     one.start("--xdp", "off")
     assert modes_of(one) == ("off", "tcx")
-    assert len(merging(one)) == 2
+    until(lambda: len(merging(one)) == 2, "devices for GRO of both tunnels")
     workload = pb.Workload(name="nobody", interface="eth0")
     (result,) = one.attach(
         pb.LocalEndpoint(uid="whole", endpoint=endpoint(1, FRONT, one), workload=workload, bypass=True)
@@ -164,6 +164,24 @@ def test_a_daemon_changes_modes_only_when_told(made: Rig) -> None:
     one.start("--xdp", "driver")
     assert modes_of(one) == ("driver", "tcx")
     assert not merging(one)
+
+
+def test_at_tc_the_kernel_merges_tunnels_that_are_used(made: Rig) -> None:
+    """Of one tunnel it finds the socket at once: there is a second device only while endpoints have both, on whatever
+    droplet they are, and whichever daemon came to know of them."""
+    one, two = made.add_droplet(), made.add_droplet()
+    one.start("--xdp", "off")
+    one.apply(put_droplet(one), put_droplet(two), put_vpc(two), put_network(FRONT, two))
+    one.attach_whole(local("uid-1", endpoint(1, FRONT, one), name=made.make_namespace("e1")))
+    until(lambda: [name[:6] for name in merging(one)] == ["mzgro0"], "the device for Geneve alone")
+    far = endpoint(2, FRONT, two, pb.VXLAN)
+    one.apply(pb.Change(put_endpoint=far))
+    until(lambda: len(merging(one)) == 2, "devices for both")
+    one.stop(9)
+    one.start("--xdp", "off")
+    assert len(merging(one)) == 2
+    one.detach("uid-1")
+    until(lambda: [name[:6] for name in merging(one)] == ["mzgro1"], "the device for VXLAN alone")
 
 
 @pytest.mark.parametrize(
