@@ -171,11 +171,14 @@ static __always_inline void write_dscp(struct __sk_buff *skb, bool ipv6, uint8_t
 	}
 }
 
-/* When fq is to let it leave. */
+/* When fq is to let it leave: no earlier than another limit, or its sender's own pace, has said. */
 static __always_inline void hold_back(struct __sk_buff *skb, const struct load *load)
 {
-	if (load->late)
-		bpf_skb_set_tstamp(skb, load->now + load->late, BPF_SKB_TSTAMP_DELIVERY_MONO);
+	const uint64_t departs = load->now + load->late;
+
+	if (!load->late || (skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO && skb->tstamp > departs))
+		return;
+	bpf_skb_set_tstamp(skb, departs, BPF_SKB_TSTAMP_DELIVERY_MONO);
 }
 
 /* What comes to an endpoint, once it is weighed. A function of its own for the verifier, as the next. */

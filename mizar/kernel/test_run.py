@@ -20,7 +20,8 @@ _ROOM = 512  # bytes by which a program may let a frame grow
 @dataclass(frozen=True)
 class TestRun:
     """What came out: the program's return value, the frame, what XDP left as metadata in front of it, nanoseconds
-    per run (the mean of the repetitions), and for tc the packet's mark."""
+    per run (the mean of the repetitions), and for tc the packet's mark and when it is to leave (CLOCK_MONOTONIC; 0: at
+    once)."""
 
     __test__ = False  # not a class of tests, whatever pytest makes of its name
 
@@ -29,6 +30,7 @@ class TestRun:
     metadata: bytes
     duration_ns: int
     mark: int = 0
+    departs_ns: int = 0
 
 
 def run_xdp(
@@ -68,7 +70,7 @@ def run_tc(
     context.gso_size, context.gso_segs = gso_size, gso_segs
     context.cb[0] = cb
     retval, out, duration_ns = _run(fd, frame, context, repeat)
-    return TestRun(retval, out, b"", duration_ns, context.mark)
+    return TestRun(retval, out, b"", duration_ns, context.mark, context.tstamp)
 
 
 def _run(fd: int, data: bytes, context: Any, repeat: int) -> tuple[int, bytes, int]:

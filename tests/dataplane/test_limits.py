@@ -287,6 +287,24 @@ def test_a_queue_that_keeps_departure_times_gets_what_is_late() -> None:
         droplet.close()
 
 
+@every_family
+@pytest.mark.parametrize(("own_s", "uplink_s"), [(3, 1), (1, 3)])
+def test_a_packet_leaves_when_the_last_of_its_limits_lets_it(own_s: int, uplink_s: int, family: int) -> None:
+    """Its endpoint's and the interface's, in the order in which they are asked or the other. The last one asked must
+    not send earlier what an earlier one holds back."""
+    droplet = Testbed(pace_ns=4 * SECOND, uplink=1)
+    try:
+        droplet.as_host()
+        limiter(droplet, OWN, byte_ns=1, burst_ns=0, ahead_ns=own_s * SECOND)
+        limiter(droplet, UPLINK, byte_ns=1, burst_ns=0, ahead_ns=uplink_s * SECOND)
+        due = max(state(droplet, slot)["bytes_due"] for slot in (OWN, UPLINK))
+        limit(droplet, A, egress=(OWN,))
+        result = droplet.send(bytes(datagram(family, A, R.address(family))))
+        assert (result.retval, result.departs_ns) == (TC_REDIRECT, due)
+    finally:
+        droplet.close()
+
+
 # ---- the shaper
 
 
