@@ -25,7 +25,7 @@ from mizar.kernel.libbpf import ffi, lib
 from mizar.kernel.links import Links
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.neighbours import Neighbours, NextHop
-from mizar.model.errors import MizarError, TemporaryError
+from mizar.model.errors import InvalidError, MizarError, TemporaryError
 
 _XDP, _SCHED_CLS = 6, 3  # enum bpf_prog_type
 _HASH, _ARRAY, _LPM_TRIE, _RINGBUF = 1, 2, 11, 27  # enum bpf_map_type
@@ -143,6 +143,14 @@ def _make_room(size: int, flags: int, what: str) -> None:
         raise libbpf.error_of(-ctypes.c_int32(result).value, what)
 
 
+def _verifier() -> str:
+    try:
+        os.close(libbpf.load_program(_SCHED_CLS, _SOME_BYTES))
+    except InvalidError as error:
+        raise InvalidError("it expects 0 where a number was found not to be, and so refuses all programs") from error
+    return "loaded"
+
+
 def _namespace() -> str:
     namespaces.anonymous().close()
     return "made"
@@ -215,6 +223,12 @@ _EXIT = _insn(0x95)
 _RETURN_0, _RETURN_2 = _insn(0xB7, 0, imm=0) + _EXIT, _insn(0xB7, 0, imm=2) + _EXIT
 _REDIRECT_PEER = _insn(0xB7, 1, imm=1) + _insn(0xB7, 2, imm=0) + _insn(0x85, imm=155) + _EXIT
 
+# Some bytes of the frame, where its length has any in its lower seven bits: the helper may not be asked for none.
+_SOME_BYTES = (
+    _insn(0x61, 4, 1) + _insn(0x54, 4, imm=127) + _insn(0x16, 4, off=4) + _insn(0xB7, 2) + _insn(0xBF, 3, 10)
+    + _insn(0x07, 3, imm=-128) + _insn(0x85, imm=26) + _RETURN_0
+)  # fmt: skip
+
 _UPGRADE = "use a newer kernel (6.6 or later is best)"
 _ROOT = "run as root, or with these capabilities"
 _CONFIG = "use a kernel built with "
@@ -234,6 +248,7 @@ _PROBES: tuple[tuple[str, bool, Callable[[], str], str, str], ...] = (
     ("tunnel encapsulation", True, _encapsulate, "Agents cannot send to other droplets.", _UPGRADE),
     ("tunnel removal across families", False, change_families,
      "Daemons do not start with --xdp off.", "use kernel 6.3 or later"),
+    ("a verifier that knows what is not 0", True, _verifier, _NOTHING, "use kernel 6.8 or later"),
     ("redirect to a peer", True, _load(_SCHED_CLS, _REDIRECT_PEER), "Nothing is delivered to endpoints.", _UPGRADE),
     ("network namespaces", True, _namespace, _NOTHING, _CONFIG + "CONFIG_NET_NS, and privileges"),
     ("veth", True, _veth_works, "Endpoints cannot be attached.", _CONFIG + "CONFIG_VETH (modprobe veth)"),

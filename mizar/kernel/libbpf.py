@@ -171,13 +171,18 @@ class _Logs(threading.local):
 _logs = _Logs()
 
 
+_LOG_BYTES = 1 << 24
+"""As much as libbpf takes of a verifier's log: what it says in the end is why. Only what is written to costs memory."""
+_unset = ffi.new_allocator(should_clear_after_alloc=False)
+
+
 @ffi.callback("int(int, const char *, void *)", error=0)  # type: ignore[untyped-decorator]
 def _collect(_level: int, form: Any, args: Any) -> int:
-    # A va_list is passed as a pointer on x86-64 and arm64, so libc can be asked to expand it.
+    # A va_list is passed as a pointer on x86-64 and arm64, so libc can be asked to expand it; once.
     if _logs.lines is not None:
-        text = ffi.new("char[]", 65536)
-        length = _libc().vsnprintf(text, 65536, form, args)
-        _logs.lines.append(ffi.buffer(text, min(length, 65535))[:].decode(errors="replace"))
+        text = _unset("char[]", _LOG_BYTES)
+        length = _libc().vsnprintf(text, _LOG_BYTES, form, args)
+        _logs.lines.append(ffi.buffer(text, min(length, _LOG_BYTES - 1))[:].decode(errors="replace"))
     return 0
 
 

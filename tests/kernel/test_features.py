@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from mizar.kernel import features, namespaces
 from mizar.kernel.features import probe
 from mizar.model.errors import InvalidError
+from tests.guest.image import UnavailableError
+from tests.guest.rooted import ROOT, Rooted, rooted_image
 
 pytestmark = pytest.mark.root
 
@@ -61,3 +64,18 @@ def test_a_process_without_capabilities_is_told_which(monkeypatch: pytest.Monkey
     feature = next(row for row in features._PROBES if row[0] == "privileges")
     with pytest.raises(PermissionError, match="CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF"):
         feature[2]()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_kernel_whose_verifier_refuses_the_programs_is_told(tmp_path: Path) -> None:
+    """Debian 12's 6.1, in a guest: what it lacks and since when it is there, not the end of a verifier's log."""
+    try:
+        image = rooted_image()
+    except UnavailableError as error:
+        pytest.skip(f"no virtual machine here: {error}")
+    ask = "from mizar.transit.programs import missing_feature; print(missing_feature())"
+    with Rooted(image, tmp_path) as guest:
+        said = guest.run(f"cd {ROOT} && {sys.executable} -B -c '{ask}'", 200)
+    assert "this machine lacks a verifier that knows what is not 0" in said
+    assert "6.8" in said
