@@ -153,6 +153,13 @@ static __always_inline uint32_t icmpv6_about(enum drop_reason reason)
 						 ICMPV6_UNREACHABLE << 24 | ICMPV6_ADDRESS_CODE << 16;
 }
 
+/* Always. Said once more for verifiers (Linux 6.12) that lose it where clang has compared a copy. */
+static __always_inline bool is_at_most(uint32_t *bytes, uint32_t most)
+{
+	asm volatile("" : "+r"(*bytes));
+	return *bytes <= most;
+}
+
 /* An IPv4 message about the packet that begins at `at`; its bytes, or 0 when none is due. */
 static __always_inline uint32_t write_icmpv4(void *ctx, bool transit, struct icmp_scratch *scratch, uint32_t at,
 					     uint32_t bytes, enum drop_reason reason, uint32_t mtu, uint32_t router_be)
@@ -168,7 +175,7 @@ static __always_inline uint32_t write_icmpv4(void *ctx, bool transit, struct icm
 	total = bpf_ntohs(*(word16 *)(about + 2));
 	if (total < bytes && total >= sizeof(*ip))	/* what lies behind it is padding */
 		bytes = total;
-	if (!deserves_icmpv4(about, bytes))
+	if (!deserves_icmpv4(about, bytes) || !is_at_most(&bytes, ICMPV4_MOST - ICMPV4_HEADERS))
 		return 0;
 	*(word32 *)(about + bytes) = 0;
 	*(word32 *)icmp = bpf_htonl(icmpv4_about(reason));
@@ -199,7 +206,7 @@ static __always_inline uint32_t write_icmpv6(void *ctx, bool transit, struct icm
 	total = sizeof(*ip) + bpf_ntohs(*(word16 *)(about + 4));
 	if (total < bytes)
 		bytes = total;
-	if (!deserves_icmpv6(about, bytes))
+	if (!deserves_icmpv6(about, bytes) || !is_at_most(&bytes, ICMPV6_MOST - ICMPV6_HEADERS))
 		return 0;
 	*(word32 *)(about + bytes) = 0;
 	*(word32 *)icmp = bpf_htonl(icmpv6_about(reason));
