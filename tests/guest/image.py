@@ -8,6 +8,7 @@ UnavailableError with the reason where this machine cannot have it.
 from __future__ import annotations
 
 import gzip
+import lzma
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
@@ -54,12 +55,16 @@ def image() -> Image:
     return Image(kernel, initramfs)
 
 
-def kernel_of(folder: str, package: str) -> tuple[Path, Path]:
-    """A kernel and the folder of its modules, by the package that depends on it. Raises UnavailableError."""
+def kernel_of(folder: str, package: str, *, newer: bool = False) -> tuple[Path, Path]:
+    """A kernel and the folder of its modules, by the package that depends on it. Raises UnavailableError.
+
+    `newer`: the one that Debian has ported back to this release of it.
+    """
     if shutil.which(QEMU) is None:
         raise UnavailableError(f"{QEMU} is not installed (Debian: qemu-system-x86)")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    root = _unpacked(folder, lambda: _kernel_package(package))
+    options = _ported_back() if newer and not (FOLDER / folder).is_dir() else ()
+    root = _unpacked(folder, lambda: _kernel_package(package, options), options)
     kernels = sorted((root / "boot").glob("vmlinuz-*"))
     folders = sorted((root / "lib/modules").glob("*/kernel"))
     if not kernels or not folders:
@@ -67,22 +72,39 @@ def kernel_of(folder: str, package: str) -> tuple[Path, Path]:
     return kernels[-1], folders[-1]
 
 
-def _kernel_package(package: str) -> str:
-    shown = run("apt-cache", "depends", "--important", package)
+def _ported_back() -> tuple[str, ...]:
+    """Options by which apt sees nothing but that, in a place of its own: nothing of this machine's is changed."""
+    form = "--format=$(LABEL) $(CODENAME) $(REPO_URI)"
+    known = [line.split() for line in run("apt-get", "indextargets", form, "Created-By: Packages").splitlines()]
+    found = next((one for one in known if one[0] == "Debian" and "-" not in one[1]), None)
+    if found is None:
+        raise UnavailableError("apt here knows no release of Debian")
+    _, release, uri = found
+    place = FOLDER / "apt"
+    (place / "lists/partial").mkdir(parents=True, exist_ok=True)
+    (place / "sources.list").write_text(f"deb {uri} {release}-backports main\n")
+    settings = ("Dir::Etc::SourceList", "sources.list"), ("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")
+    options = *(f"-o{name}={place / value}" for name, value in settings), "-oDir::Etc::SourceParts=-"
+    run("apt-get", *options, "update")
+    return options
+
+
+def _kernel_package(package: str, options: tuple[str, ...]) -> str:
+    shown = run("apt-cache", *options, "depends", "--important", package)
     found = [line.split()[-1] for line in shown.splitlines() if "Depends: linux-image-" in line]
     if not found:
         raise UnavailableError(f"no package {package} is known to apt here")
     return found[0]
 
 
-def _unpacked(name: str, package: Callable[[], str]) -> Path:
+def _unpacked(name: str, package: Callable[[], str], options: tuple[str, ...] = ()) -> Path:
     root = FOLDER / name
     if root.is_dir():
         return root
     place = FOLDER / f"{name}.part"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    run("apt-get", "download", package(), folder=place)
+    run("apt-get", *options, "download", package(), folder=place)
     (archive,) = place.glob("*.deb")
     run("dpkg", "-x", str(archive), str(place))
     archive.unlink()
@@ -109,9 +131,18 @@ def archive(files: Iterable[tuple[str, Path]], modules: Iterable[Path]) -> bytes
     entries = [(folder, 0o40755, b"") for folder in ("bin", "dev", "proc", "sys", "tmp", "etc", "lib", "www")]
     entries += [("bin/busybox", 0o100755, busybox.read_bytes()), ("bin/sh", 0o120777, b"busybox")]
     entries += [(place, 0o100755, file.read_bytes()) for place, file in files]
-    entries += [(f"lib/{number:03}-{one.name}", 0o100644, one.read_bytes()) for number, one in enumerate(modules)]
+    entries += [(f"lib/{number:03}-{_bare(one)}", 0o100644, _module(one)) for number, one in enumerate(modules)]
     data = b"".join(_entry(number, *entry) for number, entry in enumerate(entries, 1))
     return gzip.compress(data + _entry(0, "TRAILER!!!", 0, b""), 1)
+
+
+def _bare(module: Path) -> str:
+    return module.name.removesuffix(".xz")
+
+
+def _module(path: Path) -> bytes:
+    """As busybox loads it, which cannot decompress."""
+    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
 
 
 def _entry(inode: int, name: str, mode: int, data: bytes) -> bytes:

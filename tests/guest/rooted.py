@@ -17,7 +17,7 @@ from tests.guest.machine import Console
 KERNEL = "linux-image-amd64"
 ROOT = Path(__file__).parents[2]
 NEEDED = ("9p", "9pnet_virtio", "virtio_pci", "overlay")
-"""Modules that stand between the kernel and its root."""
+"""Modules that stand between the kernel and its root, where they are not part of it."""
 _BASE = (
     "-M q35,sata=off,smbus=off,usb=off,vmport=off -accel tcg,thread=multi -cpu max -m 1024 -smp 2 -nodefaults "
     "-no-reboot -display none -serial stdio -monitor none"
@@ -25,18 +25,21 @@ _BASE = (
 _LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off rdinit=/init"
 
 
-def rooted_image() -> Image:
-    """The image, made when it is not there yet. Raises UnavailableError."""
-    kernel, modules = kernel_of("full", KERNEL)
+def rooted_image(*, newer: bool = False) -> Image:
+    """The image, made when it is not there yet. Raises UnavailableError. `newer`: see image.kernel_of()."""
+    folder = "newer" if newer else "full"
+    kernel, modules = kernel_of(folder, KERNEL, newer=newer)
     listed = modules.parent / "modules.dep"
     if not listed.exists():
         run("depmod", "-b", str(modules.parents[3]), modules.parent.name)
-    initramfs = FOLDER / "rooted.gz"
+    initramfs = FOLDER / ("rooted-newer.gz" if newer else "rooted.gz")
     if not initramfs.exists():
         needed = {line.split(":")[0]: line.split(":")[1].split() for line in listed.read_text().splitlines()}
-        wanted = [place for name in NEEDED for place in needed if Path(place).name == f"{name}.ko"]
-        if len(wanted) < len(NEEDED):
-            raise UnavailableError(f"the kernel in {FOLDER / 'full'} lacks one of {', '.join(NEEDED)}")
+        built_in = {Path(line).stem for line in (modules.parent / "modules.builtin").read_text().splitlines()}
+        names = [name for name in NEEDED if name not in built_in]
+        wanted = [place for name in names for place in needed if Path(place).name.removesuffix(".xz") == f"{name}.ko"]
+        if len(wanted) < len(names):
+            raise UnavailableError(f"the kernel in {FOLDER / folder} lacks one of {', '.join(NEEDED)}")
         paths = dict.fromkeys(one for place in wanted for one in _in_order(place, needed))
         made = archive([("init", Path(__file__).with_name("rooted.sh"))], [modules.parent / one for one in paths])
         part = initramfs.with_suffix(".part")
@@ -49,7 +52,7 @@ class Rooted(Console):
     """One virtual machine; `shared` is a folder that host and guest write to."""
 
     def __init__(self, image: Image, shared: Path) -> None:
-        modules = FOLDER / "full/lib/modules"
+        modules = image.kernel.parents[1] / "lib/modules"
         told = f"{_LINE} mizar.root={ROOT} mizar.modules={modules} mizar.shared={shared}"
         folders = [
             *("-fsdev", "local,id=r,path=/,security_model=none,readonly=on,multidevs=remap"),

@@ -83,9 +83,9 @@ class Droplet:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*more), stdout=log, stderr=log)
 
-    def wait(self) -> None:
+    def wait(self, limit_s: float = LIMIT_S) -> None:
         """Wait until the daemon answers."""
-        until(self._answers, f"the daemon of {self.name} answers; its log: {self.log.read_text()}")
+        until(self._answers, f"the daemon of {self.name} answers; its log: {self.log.read_text()}", limit_s)
 
     def _answers(self) -> bool:
         assert self.process is not None
