@@ -9,6 +9,7 @@ No command is ever run. Module by module:
 layout         struct(name, **fields) -> bytes, parse(name, data) -> Fields; sizes and constants of dataplane.h
 libbpf         the bindings, and errors with what libbpf logged
 programs       load(config, ...) -> Programs: .agent .transit .deliver (.fd), .maps (name -> fd); pinned or not
+builds         what a pinned program was made from, behind programs
 test_run       run_xdp(fd, frame, ...), run_tc(fd, frame, ...) -> TestRun(retval, frame, metadata, duration_ns)
 tables         Tables.of(programs.maps): every map of a droplet with its types
 maps           Table (get put delete items put_many delete_many), CounterTable (get items zero)

@@ -10,7 +10,8 @@ can end in no other.
 
 Owns opening, configuring, loading and pinning. Called by the daemon at its start and by data-plane tests, which load
 without pins. The maps are the state of the droplet: maps that are pinned are reused, never replaced; the programs
-are new with each load, and take over where attach.py updates the pinned links.
+are new with each load, and take over where attach.py updates the pinned links. A daemon of the same build takes over
+the pinned programs, too (builds.py).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mizar.kernel import libbpf
+from mizar.kernel import builds, libbpf
 from mizar.kernel.bpffs import Pins
+from mizar.kernel.builds import Build
 from mizar.kernel.layout import U32, constant
 from mizar.kernel.libbpf import ffi, lib
 from mizar.model.errors import ConflictError, InvalidError, MizarError
@@ -153,26 +155,36 @@ def load(
     pins: Pins | None = None,
     objects: Mapping[str, bytes] | None = None,
     statistics: bool = False,
+    take_over: bool = False,
 ) -> Programs:
     """Loads the programs with `config` (bytes of struct droplet_config) as their constant configuration.
 
     `max_entries` sets the size of maps by name. With `pins`, maps are taken from there when they exist, and maps and
     programs are pinned there (its folders must exist); without, everything ends with the result. `objects` replaces
-    the packaged ELF objects, for tests. With `statistics`, each program has what the verifier says of its work. Raises
-    InvalidError with the last lines of the verifier's log when the kernel refuses a program, and ConflictError when a
-    pinned map has another shape than the programs want.
+    the packaged ELF objects, for tests. With `statistics`, each program has what the verifier says of its work. With
+    `take_over`, programs that such a load has pinned stay, where they were made from the same. Raises InvalidError with
+    the last lines of the verifier's log when the kernel refuses a program, and ConflictError when a pinned map has
+    another shape than the programs want.
     """
     loaded = Programs()
     opened = dict(objects) if objects is not None else {name: object_bytes(name) for name in OBJECTS}
     sizes = dict(max_entries or {})
     try:
+        fresh: dict[str, Build] = {}
         for name, data in opened.items():
-            _load_object(loaded, name, data, config, sizes, pins, statistics=statistics)
+            made_from = builds.digest(data, name, config, sorted(sizes.items()), name in SEVERAL_BUFFERS)
+            kept = builds.reopened(pins, name, made_from, loaded.maps) if take_over and pins is not None else None
+            if kept is not None:
+                loaded.programs[name] = Program(name, kept[0])
+                loaded.maps.update(kept[1])
+                continue
+            used = _load_object(loaded, name, data, config, sizes, pins, statistics=statistics)
+            fresh[name] = Build(made_from, {one: libbpf.info("map", loaded.maps[one]).id for one in used})
         unknown = sizes.keys() - loaded.maps.keys()
         if unknown:
             raise InvalidError(f"sizes are given for maps that no program has: {', '.join(sorted(unknown))}")
         if pins is not None:
-            _pin_all(loaded, pins)
+            _pin_all(loaded, pins, fresh, noted=take_over)
         _fill_stages(loaded)
         if "transit" in opened:
             loaded._load_generic = partial(
@@ -244,7 +256,8 @@ def _load_object(
     pins: Pins | None,
     *,
     statistics: bool,
-) -> None:
+) -> list[str]:
+    """Returns the names of its maps."""
     with contextlib.ExitStack() as end, libbpf.collected_log() as log:
         title = ffi.new("char[]", f"mizar_{name}".encode())
         opts = ffi.new("struct bpf_object_open_opts *", {"sz": ffi.sizeof("struct bpf_object_open_opts")})
@@ -273,6 +286,7 @@ def _load_object(
                 loaded.maps[map_name] = os.dup(lib().bpf_map__fd(item))
         fd = os.dup(lib().bpf_program__fd(program))
         loaded.programs[name] = Program(name, fd, "".join(log) if statistics else "")
+        return list(maps)
 
 
 def name_of(item: Any) -> str:
@@ -344,16 +358,19 @@ def _pin_maps(loaded: Programs, pins: Pins) -> None:
             libbpf.pin(fd, pins.maps / name)
 
 
-def _pin_all(loaded: Programs, pins: Pins) -> None:
+def _pin_all(loaded: Programs, pins: Pins, fresh: Mapping[str, Build], *, noted: bool) -> None:
     _pin_maps(loaded, pins)
-    for program in loaded.programs.values():
-        _pin_program(program, pins)
+    for name, build in fresh.items():
+        _pin_program(loaded.programs[name], pins)
+        if noted:
+            build.write(pins.progs, name)
     for pin in pins.progs.iterdir():
-        if pin.name not in loaded.programs:  # of a load before, which this one has no use for
+        if builds.program_of(pin) not in loaded.programs:  # of a load before, which this one has no use for
             pin.unlink()
 
 
 def _pin_program(program: Program, pins: Pins) -> None:
+    builds.forget(pins.progs, program.name)
     new = pins.progs / f"{program.name}_new"
     with contextlib.suppress(FileNotFoundError):  # left by a daemon that died at this very place
         new.unlink()

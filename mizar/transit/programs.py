@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs and maps of this droplet, from load to removal.
 
-Called by the daemon at its start and end. Finding maps of a daemon before, it takes them over; replacing programs, it
-loses no packet. It must never leave half of a new droplet behind when it fails.
+Called by the daemon at its start and end. Finding maps of a daemon before, it takes them over, and programs of the
+same build; replacing those of another, it loses no packet. It must never leave half of a new droplet behind when it
+fails.
 """
 
 import asyncio
@@ -83,7 +84,7 @@ def load(options: Options, uplink: Interface, own: Sequence[bytes]) -> Loaded:
         pace_ns=PACE_NS if paced else 0,
         uplink=options.limits.uplink != UNLIMITED,
     )
-    loaded = programs.load(config, max_entries=sizes(options.limits), pins=pins)
+    loaded = programs.load(config, max_entries=sizes(options.limits), pins=pins, take_over=True)
     tables = Tables.of(loaded.maps)
     tables.limiters.put(constant("LIMITER_UPLINK"), uplink_value(options.limits.uplink))
     return Loaded(loaded, tables, pins, replace(options.limits, paced=paced), paced)

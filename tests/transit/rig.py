@@ -24,7 +24,8 @@ from pyroute2 import IPRoute
 
 from mizar._built import transit_pb2 as pb
 from mizar._built import transit_pb2_grpc
-from mizar.kernel import namespaces
+from mizar.kernel import builds, namespaces
+from mizar.kernel.bpffs import Pins
 from mizar.transit import daemon
 from mizar.transit.options import Options
 
@@ -161,6 +162,12 @@ class Droplet:
     def pins(self) -> list[str]:
         """Names of the pinned links of agents."""
         return sorted(pin.name for pin in Path(f"/sys/fs/bpf/mizar/{self.name}/links").glob("agent_*"))
+
+    def upgrade(self) -> None:
+        """The next daemon takes the programs that are here for those of another build."""
+        folder = Pins.of(self.name).progs
+        for pin in list(folder.iterdir()):
+            builds.forget(folder, builds.program_of(pin))
 
     def clean(self) -> None:
         """End the daemon and remove what it made, as `mizar daemon --cleanup` does in a process of its own."""

@@ -13,6 +13,8 @@ from pyroute2 import IPRoute
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import bpffs
+from mizar.kernel.attach import attached
+from mizar.kernel.bpffs import Pins
 from mizar.kernel.endpoint_link import EndpointLink
 from mizar.kernel.links import Links
 from mizar.kernel.namespaces import Namespace
@@ -75,8 +77,16 @@ class Stream(threading.Thread):
         return set(range(self.sent)) - self.received
 
 
-def test_no_packet_is_lost_when_a_daemon_is_killed_and_replaced(made: Rig) -> None:
-    """SIGKILL to both daemons, new ones take over: a stream of datagrams arrives whole, and the state is the same."""
+def running(droplet: Droplet) -> set[tuple[str, int]]:
+    """Links at work, and the numbers of their programs."""
+    found = ((pin, attached(pin)) for pin in Pins.of(droplet.name).links.iterdir())
+    return {(pin.name, link.program_id) for pin, link in found if link is not None}
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_no_packet_is_lost_when_a_daemon_is_killed_and_replaced(made: Rig, upgraded: bool) -> None:
+    """SIGKILL to both daemons, new ones take over: a stream of datagrams arrives whole, and the state is the same.
+    Those of the same build go on with the programs that are there, those of another replace them all."""
     one, two, first, second = two_droplets(made)
     until(lambda: ping(second, "10.0.1.11") is not None, "the first answer")
     before = [droplet.state() for droplet in (one, two)]
@@ -85,14 +95,20 @@ def test_no_packet_is_lost_when_a_daemon_is_killed_and_replaced(made: Rig) -> No
             known.name = ""  # not kept across a restart
     stream = Stream(second, first, "10.0.1.11")
     stream.start()
+    until(lambda: one.pins() and two.pins(), "agents are attached for good")
+    ran = running(one) | running(two)
     for droplet in (one, two):
         droplet.stop(signal.SIGKILL)
+        if upgraded:
+            droplet.upgrade()
     so_far = stream.sent
     until(lambda: stream.sent > so_far + 50, "traffic goes on without daemons")
     made.start_all()
     so_far = stream.sent
     until(lambda: stream.sent > so_far + 50, "traffic goes on with the new ones")
     assert stream.missing() == set()
+    runs = running(one) | running(two)
+    assert len(runs - ran) == (len(runs) if upgraded else 0)
     assert [droplet.state() for droplet in (one, two)] == before
     one.apply(pb.Change(delete_endpoint=pb.EndpointKey(vni=7, addresses=endpoint(2, FRONT, two).addresses)))
     assert not one.state().endpoints

@@ -60,6 +60,7 @@ def restarts(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
                 before = programs(one) | programs(two)
                 for droplet in (one, two):
                     droplet.stop(how)
+                    droplet.upgrade()
                 goes_on(stream)
                 made.start_all()
                 goes_on(stream)
