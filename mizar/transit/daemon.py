@@ -9,6 +9,7 @@ namespace and its privileges are those of the process.
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import resource
 import signal
@@ -316,7 +317,12 @@ async def _metrics(
 
 
 def _take_over(ledger: Ledger, attachments: Attachments) -> None:
-    ledger.reread()
+    gc.disable()  # what is read stays: Python's collector need not look through it, while it comes and ever after
+    try:
+        ledger.reread()
+    finally:
+        gc.enable()
+    gc.freeze()
     attachments.take_over()
     state = ledger.state
     event(

@@ -137,7 +137,7 @@ def read_proxies(maps: Any, networks: Mapping[int, Network], own: bytes) -> Iter
 
     `networks`: by their slot in hop_sets.
     """
-    for slot, value in maps.proxies.items():
+    for slot, value in maps.proxies.used():
         if not value["instance"]:
             continue
         sides = [_side(maps, networks, own, slot, value, name) for name in ("client", "source")]

@@ -14,6 +14,7 @@ from typing import Any
 from mizar.kernel.layout import constant
 from mizar.model.addresses import from_mapped, mapped_length
 from mizar.transit import appliances, entries, limits, marks, network_acls, policies, policy_rows, proxies, services
+from mizar.transit.endpoint_rows import EndpointRows
 from mizar.transit.entries import Op, Step
 from mizar.transit.execute import Maps
 from mizar.transit.hopset import fill
@@ -201,24 +202,15 @@ class _Reader:
         state.peerings[vni, peer] = Peering(vni, peer, prefixes)
 
     def endpoints(self) -> None:
+        self.rows = EndpointRows(self.maps.endpoints)
+        for key, value in self.rows.learned():
+            self.read_learned(key, value)
         groups: dict[tuple[int, int, bytes], Endpoint] = {}
-        for key, value in self.items("endpoints"):
-            if appliances.is_by_mac(key["addr"]):
-                continue
-            if value["flags"] & entries.LEARNED:
-                self.read_learned(key, value)
-                continue
-            network = self.networks.get(value["network"])
-            host = self.addresses.get(value["droplet"])
-            address = from_mapped(key["addr"])
-            usable = network and network.vni == key["vni"] and network.prefix_of(address)
-            if network is None or not usable or value["ifindex"] or host in (None, self.state.own):
-                continue
-            found = Endpoint(key["vni"], network.id, (address,), value["mac"], host, Tunnel(value["tunnel"]))
+        for found in self.rows.elsewhere(self.networks, self.addresses, self.state.own):
             name = (found.vni, found.network_id, found.mac)
             before = groups.setdefault(name, found)
-            if before is not found and replace(before, addresses=found.addresses) == found:
-                both = tuple(sorted((*before.addresses, address), key=len))
+            if before is not found and (before.host, before.tunnel) == (found.host, found.tunnel):
+                both = tuple(sorted((*before.addresses, *found.addresses), key=len))
                 if len({len(one) for one in both}) == len(both):
                     groups[name] = replace(before, addresses=both)
         for endpoint in groups.values():
@@ -299,7 +291,7 @@ class _Reader:
     def policy_sets(self) -> None:
         """Sets of VPCs that are known. Of two with one id, which a daemon that died in a change leaves, the one that
         records name."""
-        records = {slot: record for slot, record in self.maps.endpoint_policies.items() if any(record.values())}
+        records = dict(self.maps.endpoint_policies.used())
         for slot, record in records.items():
             self.raw["endpoint_policies", slot] = (slot, record)
         named = {record[way] for record in records.values() for way in SETS_OF_A_RECORD}
@@ -313,9 +305,8 @@ class _Reader:
     def network_acls(self) -> None:
         for acl in network_acls.read_acls(self.items("network_acls"), self.state):
             self.state.network_acls[acl.key] = acl
-        for slot, marked in self.maps.acl_vpcs.items():
-            if marked:
-                self.raw["acl_vpcs", slot] = (slot, marked)
+        for slot, marked in self.maps.acl_vpcs.used():
+            self.raw["acl_vpcs", slot] = (slot, marked)
 
     def judged(self, wanted: Wanted, slot: int) -> Wanted:
         """With what it is bound to, as far as that is there; what is not is put once more by who wants it."""
@@ -368,9 +359,8 @@ class _Reader:
     def services(self) -> None:
         state = self.state
         for table in ("service_notes", "member_notes", "members"):
-            for slot, value in getattr(self.maps, table).items():
-                if any(any(_bits(part)) for part in value.values()):
-                    self.raw[table, slot] = (slot, value)
+            for slot, value in getattr(self.maps, table).used():
+                self.raw[table, slot] = (slot, value)
         for table in ("member_slots", "listeners", "public_addresses", "public_inside"):
             for key, value in self.items(table):
                 self.raw[table, hashable(key)] = (key, value)
@@ -389,14 +379,18 @@ class _Reader:
 
     def repairs(self) -> list[Step]:
         """The difference between what the state implies and what was read."""
-        wanted = {(op.table, hashable(op.key)): op for op in implied(self.state)}
+        wanted = {(op.table, hashable(op.key)): op for op in _implied_apart(self.state)}
+        for at, op in wanted.items():
+            if op.table == "endpoints" and isinstance(op.key, dict):
+                self.raw[at] = (op.key, self.rows.take(op.key))
         puts = [op for at, op in wanted.items() if not same(self.raw.get(at, (None, None))[1], op.value)]
+        puts += self.rows.differing(self.state)
         deletes = [
             Op(table, key, _NOTHING.get(table))
             for (table, hashable), (key, _) in self.raw.items()
             if (table, hashable) not in wanted and table != "hop_sets"
         ]
-        return [*puts, *deletes, *policy_rows.strays(self.maps, self.state)]
+        return [*puts, *deletes, *self.rows.strays(), *policy_rows.strays(self.maps, self.state)]
 
 
 def hashable(key: Any) -> Any:
@@ -420,6 +414,13 @@ def _bits(value: Any) -> Any:
 
 def implied(state: State) -> Iterator[Op]:
     """The entries that a state means, but for those of `droplets`, which change as neighbours and probes do."""
+    yield from _implied_apart(state)
+    for endpoint in state.remotes():
+        yield from entries.endpoint_put(state, endpoint)
+
+
+def _implied_apart(state: State) -> Iterator[Op]:
+    """The same without the endpoints of other droplets, which may be many."""
     for droplet in state.droplets.values():
         yield from entries.droplet_put(droplet, 0)[1:]
     for vpc in state.vpcs.values():
@@ -437,8 +438,6 @@ def implied(state: State) -> Iterator[Op]:
         yield from routes_put(state, network)
     for peering in state.peerings.values():
         yield from entries.peering_put(peering, state.vpcs[peering.vni])
-    for endpoint in state.remotes():
-        yield from entries.endpoint_put(state, endpoint)
     for learned in state.learned.values():
         yield entries.learned_put(state, learned)
     for local in state.locals.values():

@@ -333,7 +333,7 @@ def read_services(maps: Any, state: State) -> Iterator[Service]:
     for key, value in maps.listeners.items():
         one = Listener(key["protocol"], _be16(key["port_be"]), _be16(value["target_be"]))
         listening.setdefault((key["vni"], from_mapped(key["addr"])), []).append(one)
-    for slot, note in maps.member_notes.items():
+    for slot, note in maps.member_notes.used():
         if note["service"]:
             member = Member(
                 addresses=_addresses(note),
@@ -349,7 +349,7 @@ def read_services(maps: Any, state: State) -> Iterator[Service]:
     for key, _ in maps.public_inside.items():
         table, address = int.from_bytes(key["table_be"].to_bytes(4, sys.byteorder), "big"), from_mapped(key["addr"])
         inside.setdefault(table, []).append((address, key["prefix_bits"] - 32 - (96 if len(address) == 4 else 0)))
-    for slot, note in maps.service_notes.items():
+    for slot, note in maps.service_notes.used():
         if note["vni"] not in state.vpcs:
             continue
         ranked = [member for _, member in sorted(members.get(slot, []), key=lambda pair: pair[0])]
