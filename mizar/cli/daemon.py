@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from pydantic import ValidationError
 
 from mizar.kernel.attach import TcMode, XdpMode
 from mizar.model.errors import InvalidError
-from mizar.model.qos import RateSpec
 from mizar.transit import daemon as transit_daemon
 from mizar.transit.limit_values import UNLIMITED, Rate
 from mizar.transit.logs import to_stderr
@@ -181,6 +179,10 @@ def daemon(
 def _rate(text: str) -> Rate:
     if not text:
         return UNLIMITED
+    from pydantic import ValidationError  # which the daemon does not need otherwise
+
+    from mizar.model.qos import RateSpec
+
     try:
         found = RateSpec.model_validate({"bitsPerSecond": text})
     except ValidationError as error:

@@ -14,15 +14,16 @@ from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import Any
 
+INTERRUPTED = 130
+
 try:
     import typer
     from typer.core import TyperGroup
     from typer.main import get_command
 
-    from mizar.cli.output import FAILED, INTERRUPTED, report
     from mizar.model.errors import MizarError
 except KeyboardInterrupt:  # they take a while, and whoever interrupts meanwhile asks for no traceback
-    sys.exit(130)
+    sys.exit(INTERRUPTED)
 
 # Command → "module:attribute", a function or a typer.Typer, in the order of the help.
 COMMANDS = {
@@ -106,6 +107,8 @@ def main() -> None:
     try:
         get_command(app)(prog_name="mizar")
     except MizarError as error:
+        from mizar.cli.output import FAILED, report  # a daemon prints nothing
+
         report(error)
         sys.exit(FAILED)
     except KeyboardInterrupt:

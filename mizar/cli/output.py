@@ -27,7 +27,7 @@ from mizar.model.errors import (
     TemporaryError,
 )
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED = 1, 2
 WIDE = 200
 """Columns of a table that goes to no terminal: nothing is cut for a program that reads it."""
 

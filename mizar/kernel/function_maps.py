@@ -16,7 +16,7 @@ from mizar.kernel.layout import U32, Codec
 from mizar.kernel.libbpf import lib
 from mizar.kernel.maps import Table
 from mizar.model.errors import InvalidError
-from mizar.model.function import ENDPOINT_VALUES as ENDPOINT_VALUES
+from mizar.model.function_object import ENDPOINT_VALUES as ENDPOINT_VALUES
 
 _ARRAY = 2
 _MMAPABLE, _INNER_MAP = 1 << 10, 1 << 12

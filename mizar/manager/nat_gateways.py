@@ -16,8 +16,8 @@ from mizar.manager.draft import Draft
 from mizar.manager.engines import EngineReports
 from mizar.manager.instances import Wish, instances_of
 from mizar.manager.registry import Item, Registry, vpc_of
-from mizar.model.address_pool import ANY, SPECIAL, AddressPool
-from mizar.model.addresses import Address, Prefix, containing, overlap, parse_address, parse_prefix
+from mizar.model.address_pool import ANY, AddressPool
+from mizar.model.addresses import NOT_PUBLIC, Address, Prefix, containing, overlap, parse_address, parse_prefix
 from mizar.model.errors import ConflictError, ExhaustedError, Problem
 from mizar.model.nat_gateway import NatGateway, PortForwardSpec
 from mizar.model.resources import VPC, Droplet, Endpoint, Network, Ref
@@ -221,7 +221,7 @@ def may_reach(registry: Registry, gateway: Item, droplet: Droplet) -> bool:
 
 
 def _may_reach(reach: Sequence[Prefix], address: Address) -> bool:
-    return containing(SPECIAL, address) is None or containing(reach, address) is not None
+    return containing(NOT_PUBLIC, address) is None or containing(reach, address) is not None
 
 
 def _forwards(registry: Registry, gateway: NatGateway) -> Iterator[NatForwardEntry]:

@@ -20,17 +20,6 @@ from mizar.model.fields import Value
 EVERYBODY = "all"
 ANY = {"ipv4": 4, "ipv6": 6}
 """Words that ask for any free address of a family."""
-SPECIAL = tuple(
-    map(
-        parse_prefix,
-        (
-            "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
-            "192.0.0.0/24", "192.168.0.0/16", "224.0.0.0/3",
-            "::/127", "::ffff:0:0/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
-        ),
-    )
-)  # fmt: skip
-"""What is nobody's on the Internet (RFC 6890), so may be the operator's own."""
 MOST_HOST_BITS = 16
 """Of a prefix: free addresses are looked for one by one."""
 MOST_WANTED = 16

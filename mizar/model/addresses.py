@@ -38,6 +38,15 @@ _UNUSABLE = tuple(
         "::/32", "fe80::/10", "ff00::/8",
     )
 )  # fmt: skip
+NOT_PUBLIC = tuple(
+    ip_network(text)
+    for text in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+        "192.0.0.0/24", "192.168.0.0/16", "224.0.0.0/3",
+        "::/127", "::ffff:0:0/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+    )
+)  # fmt: skip
+"""What is nobody's on the Internet (RFC 6890), so may be the operator's own."""
 
 
 def to_mapped(packed: bytes) -> bytes:

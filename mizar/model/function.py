@@ -20,12 +20,10 @@ from mizar.model.base import Ref, Resource, Scope, Status
 from mizar.model.errors import InvalidError
 from mizar.model.fields import Value
 from mizar.model.file_value import FileValue
-from mizar.model.function_object import MOST_BYTES, STAGES, FunctionObject, read_object
+from mizar.model.function_object import ENDPOINT_VALUES, MOST_BYTES, STAGES, FunctionObject, read_object
 
 PARAMETERS = ".rodata.parameters"
 _MOST_ENTRIES = 4096
-ENDPOINT_VALUES = "endpoint_values"
-"""The map of a function that the platform writes: see MIZAR_ENDPOINT_VALUES in mizar_function.h."""
 StageName = Literal[
     "ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_REDIRECT", "ON_XDP_DROP", "ON_XDP_SCALED_EP", "ENDPOINT_INGRESS",
     "ENDPOINT_EGRESS",

@@ -24,6 +24,8 @@ STAGES = (
 )  # fmt: skip
 """In the order of enum function_stage."""
 PROGRAMS = {"xdp": "mizar_xdp", "tc": "mizar_tc"}
+ENDPOINT_VALUES = "endpoint_values"
+"""The map of a function that the platform writes: see MIZAR_ENDPOINT_VALUES in mizar_function.h."""
 OF_THE_PLATFORM = frozenset({"function_frames", "function_counters", "function_xdp", "function_tc"})
 """Maps of the data plane's that mizar_function.h itself needs, and writes."""
 FRAME_BYTES = 128

@@ -21,7 +21,7 @@ from mizar.gateway import control
 from mizar.kernel import nat_guard, nat_way
 from mizar.kernel.nat_guard import Limits
 from mizar.kernel.nat_way import Address, Way
-from mizar.model.address_pool import SPECIAL
+from mizar.model.addresses import NOT_PUBLIC
 from mizar.model.errors import MizarError, NotFoundError, TemporaryError
 from mizar.pki import authority
 from mizar.pki.identity import Identity, Role
@@ -177,7 +177,7 @@ class NatGateway:
         hosts, networks = nat_guard.own_prefixes()
         never = (*hosts, *map(prefix_of, self._nat.never))
         reach = (*map(prefix_of, self._nat.reach), *map(ip_network, way.public))
-        return Limits(never, (*SPECIAL, *networks), reach)
+        return Limits(never, (*NOT_PUBLIC, *networks), reach)
 
     def _faults(self, repair: bool) -> list[Fault]:
         with self._way() as way:
