@@ -42,6 +42,8 @@ from tests.dataplane.gateway_nat import compiled  # noqa: E402
 
 SOURCE = ROOT / "bench" / "gateway_cost" / "cost.c"
 TCP, UDP = 6, 17
+FAMILY = 4
+"""Of cost.c's flows."""
 META, WORLD = 5, 0x02FF0064
 SYN, ACK = 2, 16
 ROUND = 1 << 20
@@ -90,14 +92,14 @@ class Bench:
 
 
 @contextmanager
-def bench(protocol: int, connections: int) -> Iterator[Bench]:
-    """Programs with room for so many connections."""
+def bench(protocol: int, connections: int, *more: str) -> Iterator[Bench]:
+    """Programs with room for so many connections; `more`: how else cost.c is compiled."""
     addresses = tuple(ip_address(f"203.0.113.{number}") for number in range(1, 129))
     nat = NatRules(masquerade=(Masquerade(inside=Ranges.of(32, [META]), outside=WORLD, addresses=addresses),))
     sizes = Sizes(connections, 1, lines_mib=1 << 20).by_map()
     with (
-        programs.load(CONFIG, objects={"cost": compiled(SOURCE)}, max_entries=SMALL) as bare,
-        programs.load(CONFIG, objects={"cost": compiled(SOURCE, "-DTRANSLATE")}, max_entries=sizes) as loaded,
+        programs.load(CONFIG, objects={"cost": compiled(SOURCE, *more)}, max_entries=SMALL) as bare,
+        programs.load(CONFIG, objects={"cost": compiled(SOURCE, "-DTRANSLATE", *more)}, max_entries=sizes) as loaded,
     ):
         rules.write(GatewayTables.of(loaded.maps), nat)
         yield Bench(bare, loaded, protocol)

@@ -84,15 +84,24 @@ class Wires:
         with ExitStack() as stack:
             if tc:
                 stack.enter_context(attached(self.droplet, programs[tc], way.into, "tcx"))
-            self.droplet.run(partial(self._run, way.into, template.frame, BATCH))  # flows begin, names are remembered
-            took = self.droplet.run(partial(self._run, way.into, template.frame, self.frames))
+            run = partial(self._run, self.bench.programs["restore_xdp"], way.into, template.frame)
+            self.droplet.run(partial(run, BATCH))  # flows begin, names are remembered
+            took = self.droplet.run(partial(run, self.frames))
         if way.verdict != XDP_DROP and self._arrived() < 0.9 * self.frames:
             raise RuntimeError(
                 f"{way.name}: only {self._arrived()} of {self.frames} frames came out: {self.bench.testbed.counted()}"
             )
         return took
 
-    def _run(self, interface: str, frame: bytes, repeat: int) -> float:
+    def translated_ns(self, program: int, frame: bytes) -> float:
+        """A frame through a program of bench/gateway_cost, which makes one of the next flow of it and sends it back."""
+        before = self._arrived()
+        took = self.droplet.run(partial(self._run, program, "wire", frame, self.frames))
+        if self._arrived() - before < 0.9 * self.frames:
+            raise RuntimeError(f"only {self._arrived() - before} of {self.frames} translated frames came out")
+        return took
+
+    def _run(self, program: int, interface: str, frame: bytes, repeat: int) -> float:
         data, context = ffi.from_buffer(frame), ffi.new("struct xdp_md *")
         context.data_end = len(frame)
         with Netlink() as netlink:
@@ -100,7 +109,7 @@ class Wires:
         opts = ffi.new("struct test_run_opts *", {"sz": ffi.sizeof("struct test_run_opts"), "data_in": data})
         opts.data_size_in, opts.ctx_in, opts.ctx_size_in = len(frame), context, ffi.sizeof("struct xdp_md")
         opts.repeat, opts.flags, opts.batch_size = repeat, LIVE_FRAMES, BATCH
-        check(lib().bpf_prog_test_run_opts(self.bench.programs["restore_xdp"], opts), "send live frames")
+        check(lib().bpf_prog_test_run_opts(program, opts), "send live frames")
         return float(opts.duration)
 
     def _arrived(self) -> int:

@@ -19,6 +19,7 @@ after the verdict.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import struct
 import subprocess
@@ -206,8 +207,9 @@ WORK = (
 )  # fmt: skip
 
 
+@functools.cache
 def compiled(source: Path, *more: str) -> bytes:
-    """An object file, with the flags and folders of the real build."""
+    """An object file, with the flags and folders of the real build; made once, however many figures want it."""
     build = build_module()
     include = [f"-I{ROOT / 'dataplane'}", f"-I{ROOT / 'contracts'}", *build.system_includes()]
     command = [build.find_clang(), *build.C_FLAGS, *include, *more, "-c", str(source), "-o", "-"]

@@ -95,14 +95,15 @@ def run(wanted: Sequence[Figure], folder: Path, asked: argparse.Namespace, keep:
             results.write(document, folder / LATEST)
             keep()
             console.print(page.table(figure, found))
-            for name, why in found["absent"].items():
-                console.print(f"{name} is missing: {why}", markup=False)
+            for why in dict.fromkeys(found["absent"].values()):
+                names = [name for name, reason in found["absent"].items() if reason == why]
+                console.print(f"missing: {'; '.join(names)}: {why}", markup=False)
     measured = [figure for figure in wanted if figure.name not in failed]
     if asked.output == "json":
         print(json.dumps({"figures": {each.name: document["figures"][each.name] for each in measured}}))
     elif measured:
-        if any(figure.goals for figure in measured):
-            console.print(page.goals(document, measured))
+        if (goals := page.goals(document, measured)).row_count:
+            console.print(goals)
         console.print(f"written to {folder}", highlight=False)
     return 1 if failed else 0
 

@@ -42,6 +42,8 @@ class Goal:
     """Whether it shall be at most `limit`; else at least."""
     contender: str = "mizar"
     over: str = ""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """Contenders that do less than the work needs, by a short name: no more is to be had than they have over `over`."""
     worst: bool = False
     """Whether the worst round counts, and not the median."""
     best: bool = False

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench.suite.figure import Figure, Goal
 from bench.suite.plot import shown
-from bench.suite.results import Document, judged
+from bench.suite.results import Document, judged, possible
 
 HEAD = """# What it costs
 Made by `./run bench` of what it measured (`bench/results/latest.json`); do not write here. `./run bench --list` names
@@ -18,6 +18,8 @@ the figures, `./run bench --only NAME` takes one again, and `./run bench --page`
 
 Contenders take turns, round after round. A value is the median of the rounds, with the least and the most behind it.
 Of a program's own cost the least is held against the goal: whatever else happens on the machine only adds to it.
+*What is possible* is the same ratio of plain routing, and of programs that only redirect: they do less than an overlay
+has to. A goal far beyond theirs is not to be had there.
 """
 
 
@@ -32,7 +34,7 @@ def page(document: Document, figures: Iterable[Figure]) -> str:
 
 
 def _goals(document: Document, figures: list[Figure]) -> list[str]:
-    lines = ["| work | reference | goal | measured | reached |", "|---|---|---|---|---|"]
+    lines = ["| work | reference | goal | measured | reached | what is possible |", "|---|---|---|---|---|---|"]
     for figure in figures:
         for goal in figure.goals:
             value, reached = judged(document, figure.name, goal)
@@ -41,7 +43,8 @@ def _goals(document: Document, figures: list[Figure]) -> list[str]:
                 told = f"[{_with_unit(figure, goal, value)}](#{figure.name})"
             verdict = "yes" if reached else "no" if value is not None else ""
             limit = f"{'≤' if goal.most else '≥'} {_with_unit(figure, goal, goal.limit)}"
-            lines.append(f"| {goal.work} | {goal.reference} | {limit} | {told} | {verdict} |")
+            most = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in possible(document, figure.name, goal).items())
+            lines.append(f"| {goal.work} | {goal.reference} | {limit} | {told} | {verdict} | {most} |")
     return lines
 
 

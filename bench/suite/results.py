@@ -58,6 +58,13 @@ def judged(document: Document, figure: str, goal: Goal) -> tuple[float | None, b
     return value, value <= goal.limit if goal.most else value >= goal.limit
 
 
+def possible(document: Document, figure: str, goal: Goal) -> dict[str, float]:
+    """The ratio that a goal is about, of those of its limits that were measured."""
+    below = one(document, figure, goal.metric, goal.over)
+    values = {name: one(document, figure, goal.metric, contender) for name, contender in goal.limits.items()}
+    return {name: value / below for name, value in values.items() if value is not None and below}
+
+
 def read(path: Path) -> Document:
     """A document; an empty one if there is none."""
     if not path.exists():

@@ -105,13 +105,13 @@ def tcp(way: Way, streams: int, seconds: int) -> tuple[float, float]:
     return received["bits_per_second"] / 1e9, used_s * 1e9 / (received["bytes"] / 1000)
 
 
-def request_response(way: Way, seconds: int) -> tuple[float, float]:
+def request_response(way: Way, seconds: float) -> tuple[float, float]:
     """Microseconds of a byte there and back over TCP, p50 and p99; both ends on one CPU."""
     p50, p99 = _asked(way, "ask", seconds).split()
     return float(p50), float(p99)
 
 
-def datagrams(way: Way, seconds: int) -> float:
+def datagrams(way: Way, seconds: float) -> float:
     """Datagrams of 18 bytes that arrived in a second; each end has a CPU."""
     arguments = [way.address, OWN_PORT]
     with serving(way.there(str(PROGRAM), "count", *arguments, str(seconds))) as count:
@@ -121,12 +121,12 @@ def datagrams(way: Way, seconds: int) -> float:
         return float(count.stdout.read())
 
 
-def connections(way: Way, seconds: int) -> float:
+def connections(way: Way, seconds: float) -> float:
     """Connections in a second, one after the other, with a byte each way; both ends on one CPU."""
     return float(_asked(way, "connect", seconds))
 
 
-def _asked(way: Way, what: str, seconds: int) -> str:
+def _asked(way: Way, what: str, seconds: float) -> str:
     cpu, arguments = way.cpus[1], [way.address, OWN_PORT]
 
     def attempt() -> tuple[int, str]:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 from bench.suite import contenders, traffic
@@ -28,16 +29,19 @@ MODES = {
 NO_GENERIC = "generic XDP skips what a droplet at the other end of this very veth sends"
 TCP1, TCP4, RR, UDP, CRR = "TCP, 1 stream", "TCP, 4 streams", "request-response", "datagrams", "connections"
 BUSY = ", CPU time"
-
-
 ETHERNET = 1500
-
+BRIEF_S = 0.2
+LEFT_OUT = "left out of a quick run"
+NARROW = (ROUTING, KERNEL, ONE_VETH, REDIRECTS, f"mizar {GENEVE}")
+"""Contenders of a quick run: one of each kind; where that is not to see what else works, ours in one mode."""
+WIDE = (ROUTING, KERNEL, OVS, f"mizar {GENEVE}", f"mizar {VXLAN}", f"{AT_TC} {GENEVE}{WHOLE}")
 
 Measure = Callable[[traffic.Way, traffic.Way, int], dict[str, float]]
 
 
-def opened(mtu: int, measure: Measure, wire: type[Rig] = Rig) -> Opener:
-    """The set-up of a figure: every contender, on wires of an MTU: a bridge between all hosts, or cables."""
+def opened(mtu: int, measure: Measure, wire: type[Rig] = Rig, brief: Sequence[str] = NARROW) -> Opener:
+    """The set-up of a figure: every contender, on wires of an MTU: a bridge between all hosts, or cables. Of a quick
+    run those that `brief` names; the others are not even set up."""
 
     @contextmanager
     def open_(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
@@ -64,38 +68,42 @@ def opened(mtu: int, measure: Measure, wire: type[Rig] = Rig) -> Opener:
                 return measured
 
             turns: dict[str, Turn | str] = {}
-            for name, pair in ((ROUTING, contenders.routing(made)), (KERNEL, contenders.vxlan(made))):
-                turns[name] = turn(pair, tso=True)
-                turns[name + FLAT] = turn(pair, tso=False)
+
+            def put(names: Mapping[str, bool], pair: Callable[[], Pair], what: Measure = what, why: str = "") -> None:
+                """Contenders on one pair: by name whether their wire is whole. `why` there is none of them."""
+                wanted = {name: tso for name, tso in names.items() if not plan.quick or name in brief}
+                turns.update(dict.fromkeys(names, LEFT_OUT) | dict.fromkeys(wanted, why))
+                if wanted and not why:
+                    stands = pair()
+                    turns.update({name: turn(stands, tso, what) for name, tso in wanted.items()})
+
+            put({ROUTING: True, ROUTING + FLAT: False}, lambda: contenders.routing(made))
+            put({KERNEL: True, KERNEL + FLAT: False}, lambda: contenders.vxlan(made))
             if wire is contenders.Cables:
-                turns[ONE_VETH] = turn(contenders.one_veth(made), True, small)
-                turns[REDIRECTS] = turns[REDIRECTS + FLAT] = "clang is not installed"
-                if found("clang"):
-                    floor = contenders.redirects(made, folder)
-                    turns[REDIRECTS], turns[REDIRECTS + FLAT] = turn(floor, True, small), turn(floor, False, small)
-            turns[OVS] = "Open vSwitch is not installed"
-            if plan.quick and mtu > ETHERNET:
-                turns[OVS] = "left out of a quick run"
-            elif found("ovs-vswitchd"):
-                turns[OVS] = turn(contenders.ovs(made, stack, folder), tso=False)
-            for name, options in list(MODES.items())[: 1 if plan.quick and mtu > ETHERNET else None]:
-                if name == GENERIC and wire is contenders.Cables:
-                    for tunnel in (GENEVE, VXLAN):
-                        turns[f"{name} {tunnel}"] = NO_GENERIC
-                    continue
-                for tunnel, pair in contenders.mizar(made, *options).items():
-                    turns[f"{name} {tunnel}"] = turn(pair, tso=False)
-                    if name == AT_TC:
-                        turns[f"{name} {tunnel}{WHOLE}"] = turn(pair, tso=True)
+                none = "" if found("clang") else "clang is not installed"
+                few = briefly if plan.quick else small
+                put({ONE_VETH: True}, lambda: contenders.one_veth(made), few)
+                both = {REDIRECTS: True, REDIRECTS + FLAT: False}
+                put(both, lambda: contenders.redirects(made, folder), few, none)
+            none = "" if found("ovs-vswitchd") else "Open vSwitch is not installed"
+            put({OVS: False}, lambda: contenders.ovs(made, stack, folder), why=none)
+            for mode, options in MODES.items():
+                pairs = cache(partial(contenders.mizar, made, *options))
+                none = NO_GENERIC if mode == GENERIC and wire is contenders.Cables else ""
+                for tunnel in (GENEVE, VXLAN):
+                    name = f"{mode} {tunnel}"
+                    names = {name: False} | ({name + WHOLE: True} if mode == AT_TC else {})
+                    put(names, lambda: pairs()[tunnel], why=none)  # noqa: B023 - called at once
             yield turns
 
     return open_
 
 
-def briefly(way: traffic.Way, _way6: traffic.Way, seconds: int) -> dict[str, float]:
-    """One of each kind, for a quick run."""
+def briefly(way: traffic.Way, way6: traffic.Way, seconds: int) -> dict[str, float]:
+    """One of each kind, for a quick run; iperf3 knows no less than a second."""
     gbits, cost = traffic.tcp(way, 1, seconds)
-    return {TCP1: gbits, TCP1 + BUSY: cost, UDP: traffic.datagrams(way, seconds)}
+    p50, _ = traffic.request_response(way6, BRIEF_S)
+    return {TCP1: gbits, TCP1 + BUSY: cost, UDP: traffic.datagrams(way, BRIEF_S), RR + " p50, IPv6": p50}
 
 
 def everything(way: traffic.Way, way6: traffic.Way, seconds: int) -> dict[str, float]:
@@ -137,17 +145,20 @@ GOALS = (
     ("small UDP packets per second", UDP, 1.9, False),
 )
 JUDGED = (
-    ("XDP", "mizar Geneve", KERNEL + FLAT),
-    ("tc ingress", f"{AT_TC} Geneve", KERNEL + FLAT),
-    ("tc ingress, wire TSO on", f"{AT_TC} Geneve{WHOLE}", KERNEL),
+    ("XDP", "mizar Geneve", FLAT),
+    ("tc ingress", f"{AT_TC} Geneve", FLAT),
+    ("tc ingress, wire TSO on", f"{AT_TC} Geneve{WHOLE}", ""),
 )
-"""Each ingress by every goal, on the wire that the other has, too."""
+"""Each ingress by every goal, on the wire that the others have, too."""
+LIMITS = {"routing": ROUTING, "redirects alone": REDIRECTS}
 
 
 def _goals(wire: str = "") -> Iterator[Goal]:
     for work, metric, limit, most in GOALS:
-        for ingress, contender, over in JUDGED:
-            yield Goal(f"{work}: {ingress}{wire}", over, metric, limit, most=most, contender=contender, over=over)
+        for ingress, contender, tso in JUDGED:
+            limits, over = {name: one + tso for name, one in LIMITS.items()}, KERNEL + tso
+            where = f"{work}: {ingress}{wire}"
+            yield Goal(where, over, metric, limit, most=most, contender=contender, over=over, limits=limits)
 
 
 UNITS = {
@@ -179,7 +190,7 @@ FIGURES = (
         "end-to-end",
         "Endpoint to endpoint over two hosts, wires of 1500 bytes",
         "Gb/s",
-        opened(ETHERNET, everything),
+        opened(ETHERNET, everything, brief=WIDE),
         NOT_SHOWN,
         floor="[delivery](decisions/delivery.md): XDP in driver mode on a veth copies each frame; kernel vxlan with "
         "an empty XDP program falls to half of itself. Superpackets on the wire (`--uplink-offloads`) were tried there",

@@ -56,17 +56,17 @@ class Seen:
     meta: int | None
 
 
+@cache
 def compiled(source: Path, *more: str) -> bytes:
-    """An object file, with the flags of the real build."""
+    """An object file, with the flags of the real build; made once."""
     build = _build()
     include = [f"-I{ROOT / 'dataplane'}", f"-I{ROOT / 'contracts'}", *build.system_includes()]
     command = [build.find_clang(), *build.C_FLAGS, *build.C_WARNINGS, *include, *more, "-c", str(source), "-o", "-"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
 
 
-@cache
 def nat_object() -> bytes:
-    """The program, compiled once."""
+    """The program."""
     return compiled(ROOT / "tests" / "dataplane" / "gateway_nat" / "nat.c")
 
 

@@ -39,7 +39,7 @@ def opened(plan: Plan) -> Iterator[Mapping[str, Turn | str]]:
 
 GOALS = (
     Goal("a frame", "4 ns", "a frame", 3),
-    Goal("twice as good", "the same", "a frame", 0.4, over="theirs"),
+    Goal("twice as good", "the same", "a frame", 0.4, over="theirs", limits={"them": "theirs", "none": "absent"}),
 )
 FAKE = Figure("fake", "A fake", "ns", opened, "anything.", goals=GOALS, rounds=3)
 
@@ -95,10 +95,10 @@ def test_what_failed_is_taken_again_and_nothing_else_is_lost(tmp_path: Path) -> 
 
 
 def test_page_tells_goals_reached_and_missed(measured: Path) -> None:
-    """A limit of its own, one over another contender, who is missing, and what is not shown."""
+    """A limit of its own, one over another contender, what is possible there, who is missing, and what is not shown."""
     text = (measured / "performance.md").read_text()
-    assert "| a frame | 4 ns | ≤ 3 ns | [2 ns](#fake) | yes |" in text
-    assert "| twice as good | the same | ≤ 0.40x | [0.50x](#fake) | no |" in text
+    assert "| a frame | 4 ns | ≤ 3 ns | [2 ns](#fake) | yes |  |" in text
+    assert "| twice as good | the same | ≤ 0.40x | [0.50x](#fake) | no | them 1.00x |" in text
     assert "**absent** is missing: not installed" in text
     assert "2 (1 to 3)" in text
     assert "*Not shown:* anything." in text
