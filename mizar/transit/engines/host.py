@@ -81,9 +81,11 @@ class Engines:
         async def end() -> None:
             if before is not None:
                 await asyncio.wait([before])
-            if instance is not None:
-                await instance.end()
-            await asyncio.to_thread(told.clear, folder)
+            try:
+                if instance is not None:
+                    await instance.end()
+            finally:  # whatever is in the way: what it was told may hold secrets
+                await asyncio.to_thread(told.clear, folder)
             event(_log, logging.INFO, "engine_ended", uid=uid)
 
         task = self._ending[uid] = asyncio.create_task(end(), name=f"end of {uid}")

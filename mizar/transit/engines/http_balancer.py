@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mizar._built import transit_pb2 as pb
@@ -24,6 +25,7 @@ from mizar.transit.engines import http_certificates, http_config, http_servers, 
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Kind, Place, Sample
 from mizar.transit.engines.http_values import checked
+from mizar.transit.engines.turns import Turns
 from mizar.transit.processes import Process, Program, program_at, user_of
 from mizar.transit.told import own_file, own_folder
 
@@ -52,6 +54,7 @@ class HttpBalancer:
         self._looking: asyncio.Task[None] | None = None
         self._http = pb.HttpBalancer()
         self._turn = asyncio.Lock()
+        self._files = Turns()
         self._leaving = False
         self._changes = {"live": 0, "reload": 0}
 
@@ -60,7 +63,7 @@ class HttpBalancer:
         http = checked(function.http)
         program = self._program(http)
         self._open_logs(http)
-        await asyncio.to_thread(self._write, http, program)
+        await asyncio.to_thread(self._files.take, partial(self._write, http, program))
         kept = await self._process.run(program)
         worker = await self._until_other(0)
         async with self._turn:
@@ -76,11 +79,11 @@ class HttpBalancer:
             self._looking = asyncio.create_task(self._look(), name=f"look at {self._place.uid}")
 
     async def end(self) -> None:
-        """Ends it with its files."""
+        """Ends it with its files: no key of a certificate is on the disk afterwards."""
         self._stop_looking()
         await self._process.stop()
         self._process.close()
-        await asyncio.to_thread(shutil.rmtree, self._home, True)
+        await asyncio.to_thread(self._files.end, partial(shutil.rmtree, self._home, ignore_errors=True))
         for log in self._logs or ():
             log.remove()
 

@@ -7,11 +7,9 @@ Called by `nat_gateway` and `public_balancer`. Blocks.
 
 import contextlib
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TypeVar
 
 from mizar._built import transit_pb2 as pb
 from mizar.kernel import interfaces, nat_way
@@ -19,12 +17,10 @@ from mizar.kernel.announce import announce
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.nat_way import Way
 from mizar.kernel.netlink import Netlink
-from mizar.model.errors import MizarError
 from mizar.transit.engines.engine import Place
-from mizar.transit.engines.nat_left import RECORD, let_go
+from mizar.transit.engines.nat_left import RECORD
 from mizar.transit.engines.nat_pipeline import prefix_of
 
-_T = TypeVar("_T")
 MOST_LOOKS = 64
 """Of Heralds: five minutes, with a look each five seconds."""
 INTERFACE = "eth0"
@@ -72,25 +68,3 @@ def attract(way: Way, heralds: Heralds) -> None:
         with Netlink() as here:
             uplink = interfaces.get(here, way.uplink)
         announce(uplink, way.public)
-
-
-class Turns:
-    """Who works on what the droplet does for an instance: one at a time, and nobody once it has been let go. A thread
-    goes on when who waits for it is cancelled, and what it attracted then would stay for good."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._over = False
-
-    def take(self, work: Callable[[], _T]) -> _T:
-        """Raises MizarError once it is over."""
-        with self._lock:
-            if self._over:
-                raise MizarError("the instance has ended")
-            return work()
-
-    def end(self, home: Path, uid: str) -> None:
-        """Lets go of all that the droplet does for it."""
-        with self._lock:
-            self._over = True
-            let_go(home, uid)

@@ -28,9 +28,10 @@ from mizar.pki.identity import Identity, Role
 from mizar.transit.engines import nat_foretold
 from mizar.transit.engines.bounded_log import BoundedLog
 from mizar.transit.engines.engine import Fault, Kind, Place, Sample
-from mizar.transit.engines.nat_attracted import Heralds, Turns, attract, record, way_of
-from mizar.transit.engines.nat_left import HOME, forget, name_of
+from mizar.transit.engines.nat_attracted import Heralds, attract, record, way_of
+from mizar.transit.engines.nat_left import HOME, forget, let_go, name_of
 from mizar.transit.engines.nat_pipeline import INSIDE, OUTSIDE, checked, description, prefix_of
+from mizar.transit.engines.turns import Turns
 from mizar.transit.processes import Process, Program
 
 PAIR_PORT = 7799
@@ -86,7 +87,7 @@ class NatGateway:
     async def end(self) -> None:
         """Ends it with its connections, and attracts nothing for it any more."""
         self._stop_looking()
-        await asyncio.to_thread(self._turns.end, self._home, self._place.uid)
+        await asyncio.to_thread(self._turns.end, partial(let_go, self._home, self._place.uid))
         await self._process.stop()
         self._process.close()
         await asyncio.to_thread(self._forget)

@@ -24,9 +24,10 @@ from mizar.kernel.nat_way import Way
 from mizar.model.errors import InvalidError, MizarError, TemporaryError
 from mizar.transit.engines.balance_foretold import foretold
 from mizar.transit.engines.engine import Fault, Kind, Place, Sample
-from mizar.transit.engines.nat_attracted import INTERFACE, Heralds, Turns, attract, record, way_of
-from mizar.transit.engines.nat_left import HOME
+from mizar.transit.engines.nat_attracted import INTERFACE, Heralds, attract, record, way_of
+from mizar.transit.engines.nat_left import HOME, let_go
 from mizar.transit.engines.nat_pipeline import prefix_of
+from mizar.transit.engines.turns import Turns
 
 _T = TypeVar("_T")
 LOOK_S, REPAIR_S = 1.0, 5.0
@@ -96,7 +97,7 @@ class PublicBalancer:
     async def end(self) -> None:
         """Ends it with its connections, which go with the namespace, and attracts nothing for it any more."""
         self._stop_looking()
-        await asyncio.to_thread(self._turns.end, self._home, self._place.uid)
+        await asyncio.to_thread(self._turns.end, partial(let_go, self._home, self._place.uid))
         await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
 
     def close(self) -> None:

@@ -37,8 +37,8 @@ async def test_what_is_at_work_when_it_ends_attracts_nothing_afterwards(
 
     for module in (nat_gateway, public_balancer):
         monkeypatch.setattr(module, "LOOK_S", 0.0)
+        monkeypatch.setattr(module, "let_go", lambda *_: done.append("let go"))
     monkeypatch.setattr(nat_gateway, "forget", lambda _: None)
-    monkeypatch.setattr(nat_attracted, "let_go", lambda *_: done.append("let go"))
     engine = kind(Place("u1", tmp_path, tmp_path, "/none", lambda: None))
     monkeypatch.setattr(engine, work, look)
     engine._looking = asyncio.create_task(engine._look())
