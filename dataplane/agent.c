@@ -370,6 +370,7 @@ static __always_inline __must_check enum drop_reason send_tunnel(struct __sk_buf
 		.group_set = peered ? 0 : agent->group_set,
 		.service = packet->service,
 		.trace = is_proxy(seen->sender) ? carried_mark(skb) : 0,
+		.critical = options && agent->option_flags & OPTION_FLAG_IDENTITY,
 		.option_bytes = options ? options->bytes : 0,
 		.bytes = packet->bytes,
 	};

@@ -165,6 +165,7 @@ static __always_inline __must_check enum drop_reason forward(struct frame_md *ct
 		.service = outer->service,
 		.trace = outer->trace,
 		.partial = outer->partial,
+		.critical = outer->identity,
 		.option_bytes = outer->option_bytes,
 		.bytes = packet->bytes,
 	};

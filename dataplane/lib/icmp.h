@@ -322,7 +322,7 @@ static __always_inline uint32_t write_identity(struct icmp_scratch *scratch, boo
 	header[0] = bpf_htonl(GENEVE_ETHERNET);
 	if (!(options->present & HAS_IDENTITY))
 		return 0;
-	header[0] = bpf_htonl(IDENTITY_BYTES / 4 << 24 | GENEVE_ETHERNET);
+	header[0] = bpf_htonl(IDENTITY_BYTES / 4 << 24 | geneve_critical(true) | GENEVE_ETHERNET);
 	option[0] = bpf_htonl(0xff01 << 16 | 0x83 << 8 | 4);
 	option[1] = bpf_htonl(options->tenant >> 32);
 	option[2] = bpf_htonl(options->tenant);

@@ -20,6 +20,7 @@ enum tunnel_constant {
 	GENEVE_VERSION_MASK = 0xc0,
 	GENEVE_LENGTH_MASK = 0x3f,
 	GENEVE_CONTROL_BIT = 0x80,
+	GENEVE_CRITICAL_BIT = 0x40,	/* an option is critical: who reads none must drop the packet */
 	GENEVE_ETHERNET = 0x6558,
 	VXLAN_VNI_FLAG = 0x08,
 	VXLAN_GROUP_FLAG = 0x80,	/* draft-smith-vxlan-group-policy: the last 16 bits of the first word are a group */
@@ -38,7 +39,7 @@ struct outer {
 	uint32_t option_bytes;		/* Geneve */
 	uint32_t vni;			/* as the wire has it */
 	uint16_t group_set;		/* of the sender: VXLAN's header tells, or an option. 0: nobody said */
-	bool identity;			/* an option tells which VPC it is */
+	bool identity;			/* an option tells which VPC it is: of critical ones, the only one that goes on from here */
 	uint8_t trace;			/* mark of a traced packet, from the header's last byte or an option; 0: it is none */
 	uint32_t from;			/* slot of the droplet that it came from */
 	uint32_t origin_bytes;		/* of the option that this hop adds, see origin.h; 0: none */

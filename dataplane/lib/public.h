@@ -127,6 +127,7 @@ static __always_inline __must_check enum drop_reason send_public(struct frame_md
 		.protocol = TUNNEL_GENEVE,	/* droplets take both */
 		.vni = wire_vni,
 		.source_port = source_port,
+		.critical = options,
 		.option_bytes = options,
 		.bytes = packet->bytes,
 	};

@@ -29,6 +29,7 @@ struct tunnel {
 	uint8_t service;	/* outer TOS or traffic class */
 	uint8_t trace;		/* mark of a traced packet */
 	bool partial;		/* the outer UDP checksum is left to hardware, see parse_outer() */
+	bool critical;		/* one of the options is, which the header tells (RFC 8926 3.4) */
 	uint32_t option_bytes;	/* Geneve options that stand behind the header */
 	uint32_t bytes;		/* of the inner frame */
 };
@@ -50,6 +51,12 @@ static __always_inline uint16_t ipv4_checksum(const struct iphdr *ip)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~((sum & 0xffff) + (sum >> 16));
+}
+
+/* The bit in the first word of a Geneve header. */
+static __always_inline uint32_t geneve_critical(bool critical)
+{
+	return critical * (GENEVE_CRITICAL_BIT << 16);
 }
 
 /* The first word of a VXLAN header. */
@@ -92,7 +99,7 @@ static __always_inline void write_tunnel(struct udphdr *udp, const struct tunnel
 	udp->check = 0;
 	*(word32 *)header = tunnel->protocol == TUNNEL_VXLAN ?
 				    bpf_htonl(vxlan_flags(tunnel->group_set)) :
-				    bpf_htonl(tunnel->option_bytes / 4 << 24 | GENEVE_ETHERNET);
+				    bpf_htonl(tunnel->option_bytes / 4 << 24 | geneve_critical(tunnel->critical) | GENEVE_ETHERNET);
 	header->vni = bpf_htonl(tunnel->vni << 8 | tunnel->trace);
 }
 
@@ -202,6 +209,7 @@ static __always_inline __must_check enum drop_reason translate(struct frame_md *
 			return REASON_REWRITE_FAILED;
 		surplus += tunnel->option_bytes;
 		tunnel->option_bytes = 0;
+		tunnel->critical = false;
 	}
 	tunnel->option_bytes += added;
 	if (!resize_front(ctx, surplus, ipv6 == came_by_ipv6(outer) ? 0 : ipv6 ? ROOM_DECAP_IPV6 : ROOM_DECAP_IPV4))
@@ -274,7 +282,8 @@ static __always_inline __must_check enum drop_reason mark_returned(struct frame_
 	if ((void *)(header + 1) > (void *)(long)ctx->data_end)
 		return REASON_REWRITE_FAILED;
 	udp->dest = bpf_htons(GENEVE_PORT);
-	*(word32 *)header = bpf_htonl(outer->option_bytes / 4 << 24 | GENEVE_CONTROL_BIT << 16 | GENEVE_ETHERNET);
+	*(word32 *)header = bpf_htonl(outer->option_bytes / 4 << 24 | GENEVE_CONTROL_BIT << 16 |
+				      geneve_critical(outer->identity) | GENEVE_ETHERNET);
 	return REASON_NONE;
 }
 

@@ -16,7 +16,6 @@
 enum vip_constant {
 	VIP_IPV4 = 12,	/* bytes of the whole option */
 	VIP_IPV6 = 24,
-	VIP_CRITICAL_BIT = 0x40,	/* of Geneve's header: an option is critical (RFC 8926 3.4) */
 	VIP_IN_FRAME = 0xff,	/* where a checksum or a port of an inner frame may be, at most; as the verifier may not see */
 };
 
@@ -195,15 +194,13 @@ __attribute__((noinline)) int address_to_member(void)
 __attribute__((noinline)) int write_vip(struct frame_md *ctx, uint32_t at)
 {
 	struct service_work *work = service_work();
-	uint8_t *header = (void *)(long)ctx->data + (at & 0x7f);
-	word32 *option = (void *)header + sizeof(struct tunnel_header);
+	word32 *option = (void *)(long)ctx->data + (at & 0x7f) + sizeof(struct tunnel_header);
 	uint16_t port[2] = {};
 
 	if (!work || (void *)option + VIP_IPV6 > (void *)(long)ctx->data_end)
 		return REASON_REWRITE_FAILED;
 	if (work->transport.fragment != FRAGMENT_LATER)
 		port[0] = *service_port_of(&work->transport.ports_be);
-	header[1] |= VIP_CRITICAL_BIT;
 	option[1] = *(word32 *)port;
 	if (work->kind == INNER_IPV4) {
 		option[0] = bpf_htonl(OPTION_CLASS << 16 | OPTION_VIP << 8 | 2);

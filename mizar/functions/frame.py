@@ -23,7 +23,7 @@ from mizar.oracle.checksum import checksum
 ETHERNET = 14
 IPV4, IPV6 = 0x0800, 0x86DD
 ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
-GENEVE, VXLAN, ETHERNET_IN_GENEVE = 6081, 4789, 0x6558
+GENEVE, VXLAN, ETHERNET_IN_GENEVE, CRITICAL_BIT = 6081, 4789, 0x6558, 0x40
 PORTS = {"geneve": GENEVE, "vxlan": VXLAN}
 OPTION_CLASS = 0xFF01
 """Of Mizar's own options (contracts/wire.md); what an option's description says nothing else of."""
@@ -170,7 +170,9 @@ def _tunnelled(fields: Mapping[str, Any], inner: bytes) -> bytes:
     six = ":" in str(fields.get("src", ""))
     options = b"".join(option_of(one, place) for place, one in enumerate(fields.get("options", ())))
     if name == "geneve":
-        header = struct.pack("!BBHI", len(options) // 4, 0, ETHERNET_IN_GENEVE, vni << 8) + options
+        critical = any(_number(one, "type", "", 255, 0) & 0x80 for one in fields.get("options", ()))  # RFC 8926 3.4
+        bits = CRITICAL_BIT if critical else 0
+        header = struct.pack("!BBHI", len(options) // 4, bits, ETHERNET_IN_GENEVE, vni << 8) + options
     else:
         group = _number(fields, "group", "tunnel", 0xFFFF, 0)  # VXLAN-GBP: bit G says that there is one
         header = struct.pack("!BBHI", 0x88 if group else 0x08, 0, group, vni << 8)

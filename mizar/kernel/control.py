@@ -12,7 +12,7 @@ import struct
 
 GENEVE_PORT = 6081
 PROBE = 1
-_GENEVE_ETHERNET, _CONTROL_BIT = 0x6558, 0x80
+_GENEVE_ETHERNET, _CONTROL_BIT, _CRITICAL_BIT = 0x6558, 0x80, 0x40
 _CLASS, _IDENTITY, _CONTROL = 0xFF01, 0x83, 0x85
 
 
@@ -60,7 +60,8 @@ def packet(data: bytes, vni: int, identity: bytes = b"") -> bytes:
     """From the Geneve header on."""
     options = _option(_IDENTITY, identity) if identity else b""
     options += _option(_CONTROL, data)
-    return struct.pack("!BBHI", len(options) // 4, _CONTROL_BIT, _GENEVE_ETHERNET, vni << 8) + options
+    bits = _CONTROL_BIT | _CRITICAL_BIT  # both options are critical (RFC 8926 3.4)
+    return struct.pack("!BBHI", len(options) // 4, bits, _GENEVE_ETHERNET, vni << 8) + options
 
 
 def _option(kind: int, data: bytes) -> bytes:

@@ -298,6 +298,7 @@ def send_tunnel(
     outer = write_outer(
         here, droplet, mac, tunnel, route.peered or sender.wire_vni or sender.vni, source_port, options + frame,
         service=packet.service, words=len(options) // 4, group_set=0 if route.peered else sender.group_set,
+        critical=sender.needs_identity and bool(options),
     )  # fmt: skip
     if route.endpoint and route.step is Step.DELIVER:
         return hand_over_wrapped(packet, outer, route.endpoint)

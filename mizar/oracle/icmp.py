@@ -14,7 +14,7 @@ from mizar.oracle.frames import ETHERNET, ICMP, ICMPV6, IPV4, IPV6, Kind, parse_
 from mizar.oracle.outcome import Packet, RefusedError, Step
 from mizar.oracle.substrate import DONT_FRAGMENT, OUTER_TTL, address_to
 from mizar.oracle.tables import Agent, Droplet, Network, Tunnel
-from mizar.oracle.tunnel import Outer
+from mizar.oracle.tunnel import CRITICAL_BIT, GENEVE_ETHERNET, Outer
 
 TOLD = ("TTL_EXPIRED", "PACKET_TOO_BIG", "SERVICE_WITHOUT_MEMBER")
 MOST = {4: 576 - 28, 6: 1280 - 48}
@@ -76,7 +76,7 @@ def tunnel_header(outer: Outer, identity: tuple[int, int] | None) -> bytes:
     if outer.tunnel is Tunnel.VXLAN:
         return bytes([8, 0, 0, 0]) + vni
     option = struct.pack("!HBBQQ", 0xFF01, 0x83, 4, *identity) if identity else b""
-    return struct.pack("!BBH", len(option) // 4, 0, 0x6558) + vni + option
+    return struct.pack("!BBH", len(option) // 4, CRITICAL_BIT if identity else 0, GENEVE_ETHERNET) + vni + option
 
 
 def ip_header(header: bytes, payload: int) -> bytes:

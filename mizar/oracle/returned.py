@@ -11,7 +11,7 @@ from mizar.oracle.frames import Inner
 from mizar.oracle.outcome import Outcome, Packet, RefusedError, Verdict
 from mizar.oracle.substrate import sender_of
 from mizar.oracle.tables import Droplet, Tunnel
-from mizar.oracle.tunnel import GENEVE_ETHERNET, Outer, Overlay, turn_around
+from mizar.oracle.tunnel import CRITICAL_BIT, GENEVE_ETHERNET, Outer, Overlay, turn_around
 
 UDP_BYTES, CONTROL_BIT = 8, 0x80
 
@@ -23,7 +23,8 @@ def give_back(here: Droplet, packet: Packet, outer: Outer, overlay: Overlay) -> 
     back = bytearray(turn_around(here, packet.frame, outer, overlay.rest))
     udp = len(back) - len(outer.trailer) - len(outer.body) - UDP_BYTES
     back[udp + 2 : udp + 4] = struct.pack("!H", Tunnel.GENEVE.value)
-    header = struct.pack("!BBH", overlay.option_bytes // 4, CONTROL_BIT, GENEVE_ETHERNET)
+    bits = CONTROL_BIT if packet.identity is None else CONTROL_BIT | CRITICAL_BIT
+    header = struct.pack("!BBH", overlay.option_bytes // 4, bits, GENEVE_ETHERNET)
     back[udp + UDP_BYTES : udp + UDP_BYTES + 4] = header
     return packet.served(Verdict.SEND, bytes(back), next_hop=sender_of(here, outer.source))
 

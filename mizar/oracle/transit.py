@@ -234,5 +234,6 @@ def forward(
     sent = write_outer(
         here, droplet, mac, tunnel, overlay.vni, outer.source_port, raw + frame,
         service=outer.service, words=len(raw) // 4, group_set=options.group_set or overlay.group_set, trace=trace,
+        critical=options.identity is not None,
     )  # fmt: skip
     return packet.served(Verdict.SEND, sent + outer.trailer, next_hop=droplet)

@@ -11,7 +11,7 @@ from mizar.oracle.outcome import RefusedError
 from mizar.oracle.substrate import address_to, ip_header, own_address, parse_ipv4, parse_ipv6, turned_header
 from mizar.oracle.tables import Droplet, Tunnel
 
-GENEVE_ETHERNET = 0x6558
+GENEVE_ETHERNET, CRITICAL_BIT = 0x6558, 0x40
 VXLAN_VNI_FLAG, VXLAN_GROUP_FLAG = 0x08, 0x80
 
 
@@ -114,7 +114,7 @@ def write_outer(
     """
     udp_length = 8 + 8 + len(body)
     if tunnel is Tunnel.GENEVE:
-        header = struct.pack("!BBHI", words, 0x40 if critical else 0, GENEVE_ETHERNET, vni << 8 | trace)
+        header = struct.pack("!BBHI", words, CRITICAL_BIT if critical else 0, GENEVE_ETHERNET, vni << 8 | trace)
     else:
         flags = VXLAN_VNI_FLAG | (VXLAN_GROUP_FLAG if group_set else 0)
         header = struct.pack("!BBHI", flags, 0, group_set, vni << 8 | trace)

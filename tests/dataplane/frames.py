@@ -101,8 +101,16 @@ def tunnel(
     if kind == "vxlan":
         header = VXLAN(flags=0x88, gpid=group, vni=vni) if group else VXLAN(flags=0x08, vni=vni)
         return bytes(outer / header / Raw(bytes(inner)))
-    header = bytes(GENEVE(vni=vni, proto=0x6558, optionlen=len(options) // 4))
+    critical = int(has_critical(options))
+    header = bytes(GENEVE(vni=vni, proto=0x6558, optionlen=len(options) // 4, critical=critical))
     return bytes(outer / Raw(header + options + bytes(inner)))
+
+
+def has_critical(options: bytes) -> bool:
+    """Whether Geneve's header has to have its C bit (RFC 8926 3.4)."""
+    if len(options) < 4:
+        return False
+    return options[2] & 0x80 != 0 or has_critical(options[4 + 4 * (options[3] & 0x1F) :])
 
 
 def option(option_class: int, kind: int, data: bytes = b"") -> bytes:

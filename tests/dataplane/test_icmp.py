@@ -20,7 +20,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from .frames import datagram, ip, option, tunnel
+from .frames import datagram, identity_option, ip, option, tunnel
 from .plan import (
     BACK,
     BOUNCER,
@@ -125,6 +125,18 @@ def test_a_bouncer_tells_the_sender(droplet: Testbed, family: int, kind: str) ->
         "bounced_packets": 1,
         "bounced_bytes": len(inner_of(result.frame)),
     }
+
+
+@families
+def test_what_is_told_bears_the_identity(droplet: Testbed, family: int) -> None:
+    """Of the options, that one alone; and the header says that it is critical."""
+    droplet.as_bouncer()
+    droplet.identity(RED.vni, 7, 9, RED.vni)
+    sent, identity = datagram(family, R, S.address(family), ttl=1), identity_option(7, 9)
+    result = droplet.transit(tunnel("geneve", sent, src=BOUNCER, options=option(0x0102, 1, b"text") + identity))
+    told = time_exceeded(family, sent.payload, FRONT.gateway(family), R, SERVICE_MAC, R.mac)
+    told.payload.ttl = told.payload.hlim = 63
+    assert result.frame == tunnel("geneve", bytes(Ether(bytes(told))), src=ME, dst=HOST, options=identity)
 
 
 @families

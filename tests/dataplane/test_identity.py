@@ -11,7 +11,7 @@ import pytest
 from mizar.kernel import layout
 
 from .frames import datagram, identity_option, option, tunnel
-from .plan import BOUNCER, FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, TUNNELS, A, B, R, VpcPlan
+from .plan import BOUNCER, FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, TUNNELS, A, B, R, S, VpcPlan
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
 GREEN = VpcPlan(0x1000005, 3)
@@ -19,6 +19,8 @@ TENANT, VPC = 0x0102030405060708, 0x1112131415161718
 IDENTITY = identity_option(TENANT, VPC)
 GROUPS = option(0xFF01, 0x02, bytes([0, 0, 0x12, 0x34, 0, 0, 0, 1]))
 SOURCE_PORT = slice(34, 36)
+BITS, O_BIT, C_BIT = 43, 0x80, 0x40
+"""Where they are in a frame over IPv4, and what they are."""
 
 
 def both(droplet: Testbed) -> None:
@@ -62,15 +64,20 @@ def test_no_vni_is_the_number_of_a_vpc_with_identity(droplet: Testbed) -> None:
     assert set(droplet.counted()) == {("drop", "UNKNOWN_VNI")}
 
 
-def test_a_bouncer_keeps_vni_and_identity(droplet: Testbed) -> None:
-    """What it forwards bears the VNI of the wire, not the number, and all options."""
+@pytest.mark.parametrize("came", ["critical", "plain"])
+def test_a_bouncer_keeps_vni_and_identity(droplet: Testbed, came: str) -> None:
+    """What it forwards bears the VNI of the wire, not the number, and all options. The header says that one of them is
+    critical (RFC 8926 3.4), whatever the header said that it came with."""
     both(droplet)
     droplet.network(FRONT, ME, vpc=GREEN)
     droplet.endpoint(R, vpc=GREEN)
     options = option(0x0102, 1, b"abcd") + IDENTITY
-    result = droplet.transit(tunnel("geneve", datagram(4, A, R.address(4)), src=HOST, options=options))
+    frame = bytearray(tunnel("geneve", datagram(4, A, R.address(4)), src=HOST, options=options))
+    frame[BITS] = C_BIT if came == "critical" else 0
+    result = droplet.transit(bytes(frame))
     forwarded = datagram(4, A, R.address(4), ttl=63, src_mac=ROUTER_MAC, dst_mac=R.mac)
     assert result.retval == XDP_TX
+    assert result.frame[BITS] == C_BIT
     assert result.frame == tunnel("geneve", forwarded, src=ME, dst=HOST, options=options, told=HOST)
     assert droplet.counted()["vpc", GREEN.slot]["bounced_packets"] == 1
 
@@ -89,6 +96,31 @@ def test_an_agent_puts_its_options_on(droplet: Testbed, family: int, size: int) 
     expected = tunnel("geneve", inner, src=ME, dst=BOUNCER, vni=0x123456, options=data)
     assert result.frame[SOURCE_PORT] >= b"\xc0\x00"
     assert result.frame[:34] + result.frame[36:] == expected[:34] + expected[36:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_agent_says_that_the_identity_is_critical(droplet: Testbed, family: int) -> None:
+    """Who cannot read options must not take the packet for one of the VPC that the VNI names."""
+    droplet.as_host()
+    options = IDENTITY + option(0x0102, 1, b"abcd")
+    droplet.agent(A, option_bytes=len(options), option_flags=1)
+    droplet.options(A, options)
+    inner = datagram(family, A, R.address(family))
+    result = droplet.send(inner)
+    expected = tunnel("geneve", inner, src=ME, dst=BOUNCER, options=options)
+    assert (result.retval, result.frame[BITS]) == (TC_REDIRECT, C_BIT)
+    assert result.frame[:34] + result.frame[36:] == expected[:34] + expected[36:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_goes_back_bears_the_identity(droplet: Testbed, family: int) -> None:
+    """A final frame for an endpoint that GREEN has not here: with the O bit and the C bit."""
+    both(droplet)
+    inner = datagram(family, A, S.address(family), src_mac=ROUTER_MAC, dst_mac=S.mac)
+    result = droplet.transit(tunnel("geneve", inner, src=HOST, options=IDENTITY))
+    expected = bytearray(tunnel("geneve", inner, src=ME, dst=HOST, options=IDENTITY))
+    expected[BITS] = O_BIT | C_BIT
+    assert (result.retval, result.frame) == (XDP_TX, bytes(expected))
 
 
 @pytest.mark.parametrize("group", [0, 1, 0xFFFF])

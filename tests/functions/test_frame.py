@@ -66,6 +66,8 @@ def test_a_tunnel_with_options() -> None:
     assert (told["wire_vni"], told["tunnel"], told["options_at"], told["option_bytes"]) == (9, 1, 50, 8)
     assert (told["inner_at"], told["network_at"], told["transport_at"]) == (58, 72, 92)
     assert (told["src"], told["family"], told["protocol"]) == (MAPPED + bytes([10, 0, 1, 2]), 4, 17)
+    described["tunnel"] = {"vni": 9, "options": [{"type": 1, "data": "00000000"}, {"type": 0x83, "data": "00" * 16}]}
+    assert frame_of(described)[42:44] == bytes([7, 0x40])  # one of them is critical (RFC 8926 3.4)
     described["tunnel"] = {"protocol": "vxlan", "vni": 9, "group": 5}
     vxlan = outer.copy()
     vxlan[UDP].dport = 4789
