@@ -19,7 +19,7 @@ FUNCTION = "ddos-protection"
 """The name of the function behind all of them."""
 MOST_OF_TENANT = 16
 MOST_LISTS_BYTES = 128 << 20
-"""Of all lists of a tenant together, on a droplet that has all of its protections."""
+"""Of all lists of a tenant together, on a droplet that has all of its protections, also while one is replaced."""
 
 
 def with_lists(old: Resource | None, new: Resource) -> Resource:
@@ -83,11 +83,13 @@ def unknown(find: Callable[[Ref], object | None], one: DdosProtection) -> Iterat
 def _check_room(new: DdosProtection, others: Iterable[DdosProtection]) -> None:
     """Raises ExhaustedError where the tenant's lists would take too much."""
     own = new.spec.lists_bytes
-    taken = sum(one.spec.lists_bytes for one in others) if own else 0
-    if own + taken > MOST_LISTS_BYTES:
+    taken = [one.spec.lists_bytes for one in others] if own else []
+    replaced = max(own, *taken, 0)  # where old and new lie while one takes the other's place
+    if own + sum(taken) + replaced > MOST_LISTS_BYTES:
         raise ExhaustedError(
             f"the lists of {new.ref} may take {_mib(own)} on a droplet ({BYTES[4]} bytes for a prefix of IPv4, "
-            f"{BYTES[6]} for one of IPv6), and those of the other protections of tenant {new.tenant} {_mib(taken)}: "
+            f"{BYTES[6]} for one of IPv6, and an index), those of the other protections of tenant {new.tenant} "
+            f"{_mib(sum(taken))}, and while the longest of them is replaced it is there twice, {_mib(replaced)} more: "
             f"more than {_mib(MOST_LISTS_BYTES)} for all of a tenant's; make them shorter, or delete others"
         )
 

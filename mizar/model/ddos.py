@@ -17,7 +17,17 @@ from mizar.model import fields
 from mizar.model.base import Resource, Scope, Status
 from mizar.model.fields import Value
 from mizar.model.file_value import FileValue
-from mizar.model.prefix_list import BYTES, MOST, PrefixList, count_packed, is_empty, listed, most_bytes, parse, unpacked
+from mizar.model.prefix_list import (
+    MOST,
+    PrefixList,
+    count_packed,
+    counts,
+    is_empty,
+    listed,
+    parse,
+    table_bytes,
+    unpacked,
+)
 
 AMPLIFIERS = (
     17,
@@ -157,9 +167,9 @@ class DdosProtectionSpec(Value):
     @property
     def lists_bytes(self) -> int:
         """What its lists take on a droplet at most; the long ones must be here."""
-        short = sum(BYTES[6 if ":" in text else 4] for text in (*self.block, *self.allow))
+        short = [(0, 1) if ":" in text else (1, 0) for text in (*self.block, *self.allow)]
         long = (one.data for one in (self.block_list, self.allow_list) if one is not None)
-        return short + sum(most_bytes(data) for data in long if data)
+        return table_bytes([*short, *(counts(data) for data in long if data)])
 
     @property
     def blocked(self) -> PrefixList:

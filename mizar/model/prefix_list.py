@@ -20,10 +20,11 @@ from mizar.model.errors import InvalidError, Problem
 
 MOST = 1_000_000
 BYTES = {4: 16, 6: 48}
-"""What a prefix of a family takes on a droplet at most: two boundaries, where it begins and behind its end."""
+"""What a prefix of a family takes on a droplet at most: two boundaries, where it begins and behind its end. See
+table_bytes() for the whole."""
 UNLISTED, BLOCKED, ALLOWED = 0, 1, 2
 """enum prefix_verdict of dataplane/ddos/lists.h."""
-_HEAD = struct.Struct("=II")
+_HEAD, _PAGE = struct.Struct("=II"), 4096
 _SHOWN = 10
 _BITS = {4: 32, 6: 128}
 _LENGTHS = {family: {str(length): length for length in range(bits + 1)} for family, bits in _BITS.items()}
@@ -89,10 +90,25 @@ def is_empty(data: bytes) -> bool:
     return zlib.decompressobj().decompress(data, _HEAD.size) == bytes(_HEAD.size)
 
 
-def most_bytes(data: bytes) -> int:
-    """What a packed list takes on a droplet at most, by what its head says."""
-    count4, count6 = _HEAD.unpack(zlib.decompressobj().decompress(data, _HEAD.size))
-    return int(count4 * BYTES[4] + count6 * BYTES[6])
+def counts(data: bytes) -> tuple[int, int]:
+    """How many of IPv4 and of IPv6 a packed list has, by what its head says. Raises InvalidError where it has none."""
+    try:
+        count4, count6 = _HEAD.unpack(zlib.decompressobj().decompress(data, _HEAD.size))
+    except (zlib.error, struct.error) as error:
+        raise InvalidError("expected a packed list of prefixes") from error
+    return int(count4), int(count6)
+
+
+def table_bytes(found: Iterable[tuple[int, int]]) -> int:
+    """What lists of so many prefixes of IPv4 and of IPv6 take on a droplet at most, together in one protection: both
+    tables with what is in front of the boundaries, in pages, and a page of the kernel's for each."""
+    rows = list(found)
+    count4, count6 = sum(one for one, _ in rows), sum(one for _, one in rows)
+    if not count4 + count6:
+        return 0
+    boundaries4, boundaries6 = 2 * count4 + 1, 2 * count6 + 1
+    cells = (1 << _index_bits(boundaries4)) + 2 + boundaries4, 1 + 3 * boundaries6
+    return sum(_PAGE - (-8 * one // _PAGE) * _PAGE for one in cells)
 
 
 def _columns(data: bytes) -> list[tuple[Sequence[int], bytes]]:
@@ -242,7 +258,7 @@ def _blocked_alone(rows: Sequence[tuple[int, int]], bits: int) -> Iterator[tuple
 def table4(found: Iterable[tuple[int, int]]) -> array[int]:
     """prefixes4 of the data plane: shift of the index, the index, then the boundaries."""
     cells = array("Q", ((address << 8) | verdict for address, verdict in found))
-    bits = min(16, len(cells).bit_length())
+    bits = _index_bits(len(cells))
     shift, places = 32 - bits, (1 << bits) + 1
     index = array("Q", [shift])
     base, at = 1 + places, 0
@@ -250,6 +266,10 @@ def table4(found: Iterable[tuple[int, int]]) -> array[int]:
         at = bisect_left(cells, bucket << shift << 8, at)
         index.append(base + at)
     return index + cells
+
+
+def _index_bits(boundaries: int) -> int:
+    return min(16, boundaries.bit_length())
 
 
 def table6(found: Iterable[tuple[int, int]]) -> array[int]:

@@ -88,7 +88,7 @@ class Ddos:
     def set(self, wanted: Iterable[pb.DdosProtection]) -> int:
         """All of them from now on; the function is loaded. How many were not so already."""
         held = {one.uid: one for one in wanted}
-        changed = [one for uid, one in held.items() if self._held.get(uid) != one]
+        changed = values.in_turn((one for uid, one in held.items() if self._held.get(uid) != one), self._held)
         gone = [one for uid, one in self._held.items() if uid not in held]
         if not changed and not gone:
             return 0

@@ -12,7 +12,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.kernel.layout import Codec, Fields
 from mizar.model.addresses import to_mapped
 from mizar.model.errors import InvalidError
-from mizar.model.prefix_list import PrefixList, boundaries, table4, table6, unpacked
+from mizar.model.prefix_list import PrefixList, boundaries, counts, table4, table6, table_bytes, unpacked
 
 FUNCTION = "ddos-protection"
 PROTECTIONS, TOP, KINDS = 64, 64, 12
@@ -73,6 +73,17 @@ def check(message: pb.DdosProtection) -> None:
     for data, digest in ((message.block, message.block_digest), (message.allow, message.allow_digest)):
         if sha256(data).digest() != digest if digest else data:
             raise InvalidError(f"protection {message.name}: the list is not the one that its digest names")
+
+
+def lists_bytes(message: pb.DdosProtection) -> int:
+    """What its lists take at most."""
+    return table_bytes(counts(data) for data in (message.block, message.allow) if data)
+
+
+def in_turn(changed: Iterable[pb.DdosProtection], held: Mapping[str, pb.DdosProtection]) -> list[pb.DdosProtection]:
+    """Those first whose lists become shorter than what is held: what all take together is never more than before and
+    after, with the longest twice."""
+    return sorted(changed, key=lambda one: lists_bytes(one) - (lists_bytes(held[one.uid]) if one.uid in held else 0))
 
 
 def tables(message: pb.DdosProtection) -> Mapping[str, array[int]]:

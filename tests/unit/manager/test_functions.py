@@ -406,16 +406,18 @@ async def test_droplets_hear_of_no_function_that_is_not_kept(
 
 
 async def test_lists_of_a_tenant_take_so_much_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no more: who asks for more is told how much, nothing is changed, and another tenant has as much."""
-    monkeypatch.setattr(protections, "MOST_LISTS_BYTES", 100)
+    """And no more, with the longest twice, because old and new are there while it is replaced: who asks for more is
+    told how much, nothing is changed, and another tenant has as much."""
+    alone = 2 * 2 * 4096  # of each family a table of few prefixes: a page, and one of the kernel's
+    monkeypatch.setattr(protections, "MOST_LISTS_BYTES", 3 * alone)
     for tenant in ("red", "blue"):
         world.apply(*world.base(tenant), endpoint(tenant, "e1", "d2"))
     shield = {"vpc": "main", "endpoints": ["e1"], "perSource": {"packetsPerS": 9}}
     packed = base64.b64encode(PrefixList(((1 << 24, 8),), ((0, 128),)).packed).decode()
     world.apply(manifest("DdosProtection", "long", "red", **shield, blockList=f"packed:{packed}"))
     world.apply(manifest("DdosProtection", "short", "red", **shield, block=["198.51.100.0/24"]))
-    for name, more in (("short", ["10.0.0.0/8", "::/64"]), ("new", ["::/64"])):
-        with pytest.raises(ExhaustedError, match=r"red/\w+ may take 0\.0 MiB .* of tenant red 0\.0 MiB"):
+    for name, more in (("short", [f"10.0.{host}.1" for host in range(250)]), ("new", ["::/64"])):
+        with pytest.raises(ExhaustedError, match=r"red/\w+ may take 0\.0 MiB .* of tenant red 0\.0 MiB.* replaced"):
             world.apply(manifest("DdosProtection", name, "red", **shield, allow=more))
     world.apply(manifest("DdosProtection", "short", "red", **shield, allow=["10.0.0.0/8", "192.0.2.0/24"]))
     world.apply(manifest("DdosProtection", "long", "blue", **shield, blockList=f"packed:{packed}"))
