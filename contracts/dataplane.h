@@ -641,7 +641,7 @@ struct handover {
 	uint32_t ifindex;	/* the endpoint's tap, or the host side of its veth */
 	uint32_t vni;
 	uint32_t slot;		/* slot in endpoint_counters */
-	uint32_t serial;	/* where frames must not be merged: another for each */
+	uint32_t serial;	/* where frames must not be merged: another for each. HANDOVER_UNSURE: of which sum, see unsure.h */
 	uint32_t flags;		/* enum handover_flag */
 };
 
@@ -649,6 +649,7 @@ enum handover_flag {
 	HANDOVER_SERVICE = 1,	/* sent to a service: `deliver` writes the member's address over the service's */
 	HANDOVER_PUBLIC = 4,	/* from a client on the substrate, who is answered there */
 	HANDOVER_LISTENED = 2,	/* and its member's port over the listener's */
+	HANDOVER_UNSURE = 8,	/* a checksum was taken for one that is left to hardware, and may be whole */
 	HANDOVER_TRACE = 0xff00,	/* the packet's trace mark */
 };
 

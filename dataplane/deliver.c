@@ -11,6 +11,7 @@
 #include "lib/service.h"
 #include "lib/shaper.h"
 #include "lib/trace.h"
+#include "lib/unsure.h"
 #include "lib/verdict.h"
 #include "lib/workload.h"
 
@@ -32,13 +33,17 @@ int deliver(struct __sk_buff *skb)
 	struct packet packet = { .length = skb->len, .packets = skb->gso_segs ? skb->gso_segs : 1 };
 	bool service, answer;
 	struct agent *agent;
-	uint32_t ifindex, mark, flags;
+	uint32_t ifindex, mark, flags, sum;
 
 	if (!note || note->mark != config.mark)
 		return TC_ACT_UNSPEC;
 	ifindex = note->ifindex;
-	if (note->magic == HANDOVER_SEND)
+	sum = note->flags & HANDOVER_UNSURE ? note->serial : 0;
+	if (note->magic == HANDOVER_SEND) {
+		if (sum && !settle_sum(skb, sum))
+			return refuse(skb, REASON_REWRITE_FAILED, &packet, 0);
 		return bpf_redirect(ifindex, 0);
+	}
 	answer = note->magic == HANDOVER_ANSWER;
 	if (note->magic != HANDOVER_MAGIC && !answer)
 		return TC_ACT_UNSPEC;
@@ -63,6 +68,8 @@ int deliver(struct __sk_buff *skb)
 
 		packet.vpc_slot = agent->vpc_slot;
 		pull_headers(skb);
+		if (sum && !settle_sum(skb, sum))
+			return refuse(skb, REASON_REWRITE_FAILED, &packet, mark);
 		reason = translate_delivery(skb, &packet, agent, flags);
 		if (reason)
 			return refuse(skb, reason, &packet, mark);

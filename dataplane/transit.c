@@ -144,6 +144,8 @@ static __always_inline __must_check enum drop_reason deliver_here(struct frame_m
 	reason = whole ? address_whole(ctx, endpoint) : decapsulate(ctx, outer);
 	if (!reason)
 		reason = leave_note(ctx, &note);
+	if (!reason && options->present & HAS_VIP)
+		reason = leave_unsure(ctx, 0, false);
 	if (reason)
 		return reason;
 	count_delivered(packet, endpoint->slot);

@@ -167,6 +167,8 @@ static __always_inline __must_check enum drop_reason send_public(struct frame_md
 	reason = options ? (enum drop_reason)write_vip(ctx, ipv6 ? OUTER_TUNNEL6 : OUTER_TUNNEL) : REASON_NONE;
 	if (!reason)
 		reason = send_back(ctx, verdict);
+	if (!reason && options)
+		reason = leave_unsure(ctx, overhead_bytes(ipv6) + options, true);
 	if (!reason)
 		count_bounced(packet);
 	return reason;

@@ -28,7 +28,7 @@ struct service_work {
 	uint16_t other_port_be;	/* to be written in place of the one that is in the packet */
 	uint8_t listened;	/* its service has listeners */
 	uint8_t outside;	/* the client is on the substrate */
-	uint8_t pad[2];
+	uint16_t unsure;	/* exchange_destination(): of a sum that may be whole, what is to be taken from it then; 0: nothing */
 };
 
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, service_works, uint32_t, struct service_work, 1, 0);

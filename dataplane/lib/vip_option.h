@@ -12,6 +12,7 @@
 #include "outer.h"
 #include "rewrite.h"
 #include "tunnel.h"
+#include "unsure.h"
 
 enum vip_constant {
 	VIP_IPV4 = 12,	/* bytes of the whole option */
@@ -56,7 +57,7 @@ static __always_inline word16 *word_of(void *frame, const void *end, uint32_t at
 	return (void *)(word + 1) > end ? NULL : word;
 }
 
-/* Whether an skb's checksum is left to hardware: as is_partial(), of the packet inside. */
+/* Whether an skb's checksum seems to be left to hardware: as is_partial(), of the packet inside. */
 static __always_inline bool is_unfinished(const struct ethhdr *eth, bool v4, const struct transport *t, uint16_t checksum)
 {
 	const struct iphdr *ip4 = (const void *)(eth + 1);
@@ -100,6 +101,7 @@ __attribute__((noinline)) int exchange_destination(struct frame_md *ctx)
 	frame = (void *)(long)ctx->data + (work->inner_at & 0x1ff);
 	ip4 = frame + ETH_HLEN;
 	ip6 = frame + ETH_HLEN;
+	work->unsure = 0;
 	if ((void *)(ip4 + 1) > end || (!v4 && (void *)(ip6 + 1) > end))
 		return REASON_REWRITE_FAILED;
 	addresses = address_change(v4, work->packet.to.addr, work->address);
@@ -138,6 +140,7 @@ __attribute__((noinline)) int exchange_destination(struct frame_md *ctx)
 			return REASON_REWRITE_FAILED;
 		if (is_unfinished(frame, v4, t, *at)) {
 			*at = folded_sum(*at + (uint64_t)folded_sum(addresses));
+			work->unsure = folded_sum(2 * (uint64_t)folded_sum(addresses) + folded_sum(ports));
 		} else if (tcp || *at) {
 			*at = checksum_after(*at, addresses + ports);
 			if (!tcp && !*at)
@@ -153,6 +156,30 @@ __attribute__((noinline)) int exchange_destination(struct frame_md *ctx)
 		ip4->daddr = address_ipv4_be(work->address);
 	} else {
 		copy_address(&ip6->daddr, work->address);
+	}
+	return REASON_NONE;
+}
+
+/*
+ * What exchange_destination() was not sure of is left to `deliver`, of the frame as it now is, whose inner one begins `inner_at`
+ * bytes into it; or settled here, where tc itself sends it. Where frames must not be merged, the note says that instead.
+ */
+static __always_inline __must_check enum drop_reason leave_unsure(struct frame_md *ctx, uint32_t inner_at, bool sent)
+{
+	const struct service_work *work = service_work();
+	struct handover *note;
+	uint32_t sum;
+
+	if (!work || !work->unsure)
+		return REASON_NONE;
+	sum = (inner_at + work->transport.checksum_at) << UNSURE_AT |
+	      (work->transport.protocol == IPPROTO_UDP ? UNSURE_UDP : 0) | work->unsure;
+	if (!AT_XDP && sent)
+		return settle_sum((void *)ctx, sum) ? REASON_NONE : REASON_REWRITE_FAILED;
+	note = (struct handover *)note_of(ctx);
+	if (note && !note->serial) {
+		note->serial = sum;
+		note->flags |= HANDOVER_UNSURE;
 	}
 	return REASON_NONE;
 }
