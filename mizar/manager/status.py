@@ -91,6 +91,7 @@ def view(
             "limitsReason": info.limits_reason if info else "",
             "vpnPorts": info.vpn_ports if info else "",
             "processLimits": info.process_limits if info else "",
+            "uplinkOffloads": info.uplink_offloads if info else "",
         }
     return found
 

@@ -387,6 +387,7 @@ class DropletStatus(Status):
     limits_reason: str = ""
     vpn_ports: str = ""
     process_limits: str = ""
+    uplink_offloads: str = ""
 
 
 class Droplet(Resource):

@@ -229,6 +229,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
             limits_reason=lambda: shaping.reason,
             vpn_ports=str(options.vpn_ports),
             process_limits=groups.told,
+            uplink_offloads=programs.left_to_wire(facts, options),
         )
 
         def tables_changed() -> None:

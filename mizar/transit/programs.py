@@ -165,6 +165,15 @@ def sizes(limits: Limits) -> dict[str, int]:
     }
 
 
+def left_to_wire(uplink: Interface, options: Options) -> str:
+    """For the status of the droplet: what an operator has to know of a wire that carries unfinished checksums."""
+    if uplink.kind != "veth" or not options.uplink_offloads:
+        return ""
+    return (
+        "checksums are left to the wire: an XDP program on it that rewrites packets, such as a gateway's, spoils them"
+    )
+
+
 def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
     """Attach `deliver`, then `transit`, or put the new programs where the old ones run."""
     interfaces.set_gro(uplink.name, on=True)  # without it, delivered packets stay single
@@ -172,6 +181,8 @@ def start(loaded: Loaded, uplink: Interface, options: Options) -> Modes:
         # XDP at the other end loses partial checksums, or spoils them where it rewrites what they cover. Without them,
         # the kernel cuts superpackets here.
         interfaces.set_tx_checksum(uplink.name, on=options.uplink_offloads)
+        if offloads := left_to_wire(uplink, options):
+            event(_log, logging.WARNING, "uplink_offloads", interface=uplink.name, reason=offloads)
         # Whoever is at the other end: Transit at tc could not hand them over.
         interfaces.end_udp_segmentation(uplink.name)
     if options.xdp == without_xdp.MODE:

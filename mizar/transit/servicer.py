@@ -55,6 +55,7 @@ class Identity:
     limits_reason: Callable[[], str] = lambda: ""
     vpn_ports: str = ""
     process_limits: str = ""
+    uplink_offloads: str = ""
 
 
 def _answering(
@@ -139,6 +140,7 @@ class Servicer(transit_pb2_grpc.TransitServicer):
             limits_mode=self._identity.limits_mode(),
             limits_reason=self._identity.limits_reason(),
             process_limits=self._identity.process_limits,
+            uplink_offloads=self._identity.uplink_offloads,
             vpn_ports=self._identity.vpn_ports,
             generation=self._generation,
         )

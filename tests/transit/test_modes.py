@@ -112,6 +112,8 @@ def test_every_mode_carries_everything(made: Rig, xdp: str, tc: str) -> None:
     options = [*flags(xdp, tc), *(["--uplink-offloads"] if (xdp, tc) == ("off", "tcx") else [])]
     droplets, places = three_droplets(made, *options)
     assert {modes_of(droplet) for droplet in droplets} == {(xdp, tc)}
+    offloads = {droplet.client.GetInfo(pb.GetInfoRequest()).uplink_offloads.partition(":")[0] for droplet in droplets}
+    assert offloads == {"checksums are left to the wire" if "--uplink-offloads" in options else ""}
     talk(places)
     with onlookers(droplets):
         talk(places)

@@ -33,6 +33,7 @@ async def test_each_droplet_learns_what_it_needs(world: World) -> None:
         "limitsReason": "",
         "vpnPorts": "",
         "processLimits": "",
+        "uplinkOffloads": "",
     }  # fmt: skip
 
 
