@@ -40,7 +40,7 @@ STEADY_S = 10.0
 END_S = 5.0
 """How long a process may take to end when it is told to, before it is killed."""
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-_RECORD, _PIPE, _LINE = "process.json", "said", 8192
+_RECORD, _GROUP, _PIPE, _LINE = "process.json", "cgroup", "said", 8192
 _REST_S = 0.05
 """Between two pieces of at most 64 KiB of what a process says: 1.3 MB/s."""
 _log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ class Process:
             alive = self._start(program)
         else:
             self._record(alive, program)
+            self._record_group()
             for what, limit in program.limits.items():
                 try:
                     resource.prlimit(alive, what, (limit, limit))
@@ -195,8 +196,6 @@ class Process:
         """End it for good, and forget it."""
         await self._leave()
         await asyncio.to_thread(end_recorded, self._folder)
-        # One that had ended by itself is not recorded any more, and one that never began is not yet.
-        await asyncio.to_thread(cgroups.remove, self._groups.place(self._group))
         self._reap()
         self._stand(Standing())
         self._program = None
@@ -244,6 +243,7 @@ class Process:
         handed = self._hand()
         out = os.open(self._folder / _PIPE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            self._record_group()
             joined = self._groups.joined(self._group, program.group_limits)
             child = subprocess.Popen(  # noqa: S603 - the arguments are the daemon's own
                 [*joined, *program.command()],
@@ -268,10 +268,14 @@ class Process:
 
     def _record(self, pid: int, program: Program) -> None:
         record = {"pid": pid, "began": _began(pid), "program": asdict(program)}
-        record["cgroup"] = self._groups.place(self._group)
         written = self._folder / f"{_RECORD}.new"
         written.write_text(json.dumps(record))
         written.replace(self._folder / _RECORD)
+
+    def _record_group(self) -> None:
+        """Before there is a group, and for as long as there may be: one outlives its process, and who made it."""
+        if place := self._groups.place(self._group):
+            (self._folder / _GROUP).write_text(place)
 
     def _recorded(self, program: Program) -> int | None:
         """The process that runs, be it an earlier daemon's, if it runs just this; its limits may be others."""
@@ -356,18 +360,25 @@ def path_of(namespace: str) -> str:
 
 
 def end_recorded(folder: Path, limit_s: float = END_S) -> bool:
-    """Ends the process that a folder tells of, and all that it started; False when there was none. Blocks."""
+    """Ends the process that a folder tells of, and all that it started, with its control group; False when there was no
+    process. Blocks."""
+    found = _end_process(folder, limit_s)
+    with contextlib.suppress(OSError):
+        cgroups.remove((folder / _GROUP).read_text())
+        (folder / _GROUP).unlink()
+    return found
+
+
+def _end_process(folder: Path, limit_s: float) -> bool:
     pid, _ = _read(folder)
-    began, group = _began(pid) if pid else "", _group_of(folder)
+    began = _began(pid) if pid else ""
     (folder / _RECORD).unlink(missing_ok=True)
     if not pid or not began:
-        cgroups.remove(group)
         return False
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         try:
             if _began(pid) != began:  # it ended between the two, and another one has its number
-                cgroups.remove(group)
                 return False
             signal.pidfd_send_signal(handle, signal.SIGTERM)
             readable = select.poll()
@@ -379,15 +390,7 @@ def end_recorded(folder: Path, limit_s: float = END_S) -> bool:
             os.close(handle)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    cgroups.remove(group)
     return True
-
-
-def _group_of(folder: Path) -> str:
-    """The control group that a record tells of."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((folder / _RECORD).read_text())["cgroup"])
-    return ""
 
 
 def _frozen(value: Any) -> Any:

@@ -48,8 +48,8 @@ def folders(folder: Path) -> list[Path]:
 
 def clear(own: Path) -> None:
     """The rest of one that has ended, or of one that nobody knows any more."""
-    for record in own.rglob("process.json"):
-        end_recorded(record.parent)
+    for folder in (own, *folders(own)):  # no deeper: there a process may write what it likes
+        end_recorded(folder)
     shutil.rmtree(own, ignore_errors=True)
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mizar.transit import cgroups
+from mizar.transit.engines import host
 from mizar.transit.processes import Process, Program, end_recorded
 
 
@@ -76,6 +79,40 @@ async def test_a_process_that_ended_by_itself_leaves_no_group(
         assert (group / "cgroup.kill").exists()  # it was ended; a folder of files cannot go
     finally:
         process.close()
+
+
+@pytest.mark.parametrize("killed", ["while it waits", "while it starts"])
+async def test_the_next_daemon_removes_what_one_that_was_killed_has_left(
+    killed: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an endpoint that is no more: a group whose process had ended by itself, and one whose process is not recorded
+    yet. What a process writes into a folder of its own is no record."""
+    monkeypatch.setattr(cgroups, "_REMOVE_S", 0.05)
+    engines, said = tmp_path / "d1.engines", list[str]()
+    own, group, other = engines / "u3" / "process", folder / "d1.engines-u3-process", tmp_path / "other"
+    script = "print('over')" if killed == "while it waits" else "import time; print('up', flush=True); time.sleep(60)"
+    process = Process(own, said.append, groups=cgroups.opened((folder,)))
+    if killed == "while it starts":
+        monkeypatch.setattr(process, "_record", lambda *_: None)
+    try:
+        await process.run(Program((sys.executable, "-c", script), "path:/proc/self/ns/net", confined=False))
+        await _until(lambda: said and not (own / "process.json").exists())
+        for file in group.iterdir():  # what no group of the kernel's keeps from being removed
+            file.unlink()
+    finally:
+        process.close()
+        if process.standing.pid:
+            os.killpg(process.standing.pid, signal.SIGKILL)
+            process._reap()
+    (served := engines / "u3" / "haproxy" / "sockets").mkdir(parents=True)
+    (served / "cgroup").write_text(str(other))
+    other.mkdir()
+    after = host.Engines(engines, tmp_path / "logs", {}, lambda _: None)
+    after.take_over([])
+    await after.drain(30)
+    assert [one.name for one in group.iterdir()] == ["cgroup.kill"]  # it was ended; a folder of files cannot go
+    assert not (engines / "u3").exists()
+    assert other.exists()
 
 
 async def _until(holds: object) -> None:
