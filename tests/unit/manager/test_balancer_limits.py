@@ -100,6 +100,9 @@ async def test_a_certificate_that_has_ended_is_told_when_it_is_applied(
     """Not only in a status that nobody looks at: clients refuse it from the first request on."""
     chain, key = certificate("shop.example.com", days=days)
     world.apply(*world.base("red"), endpoint("red", "e", "d1"))
-    spec = {"listeners": [{"port": 443, "tls": True}], "routes": [{"hosts": ["shop.example.com"], "backend": "web"}]}
+    spec: dict[str, Any] = {
+        "listeners": [{"port": 443, "tls": True}],
+        "routes": [{"hosts": ["shop.example.com"], "backend": "web"}],
+    }
     (result,) = world.apply(balancer("a", certificates=[{"name": "c", "chain": chain, "key": key}], **spec))
     assert result.warnings == told
