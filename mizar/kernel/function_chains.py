@@ -13,14 +13,14 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mizar.kernel import libbpf
 from mizar.kernel.function_tables import FunctionTables, parked
-from mizar.kernel.functions import HOOKS, Instance, Place, Room, load, point
+from mizar.kernel.functions import HOOKS, Instance, Place, Room, Wanted, load, point
 from mizar.kernel.libbpf import lib
 from mizar.model.errors import MizarError
 from mizar.model.function_object import STAGES, FunctionObject
@@ -28,6 +28,8 @@ from mizar.model.function_object import STAGES, FunctionObject
 PLACES = tuple(Place(stage, hook) for stage in STAGES for hook in HOOKS[stage])
 GRACE_S = 0.02
 """How long a packet may still be under way in a chain that nobody leads to any more: far longer than any takes."""
+Load = Callable[[Room, Wanted, dict[str, int]], Instance]
+"""functions.load(), or who does the same elsewhere."""
 _MIDWAY = ("ON_XDP_SCALED_EP", "ENDPOINT_EGRESS")
 
 
@@ -82,6 +84,7 @@ class Chains:
     def __init__(self, tables: FunctionTables, room: Room, folder: Path | None = None) -> None:
         self._tables = tables
         self.room = room
+        self.load: Load = load
         self._folder = folder
         self._taken_over = folder is not None  # what a daemon before has left runs, and is nobody's
         self._serial = itertools.count(time.time_ns() // 1_000_000)
@@ -120,7 +123,8 @@ class Chains:
         following = behind[0].instance.fd if behind else None
         for member in reversed(wanted[front : len(wanted) - back]):
             maps = own[member.function.name]
-            instance = load(self.room, member.data, member.function, member.number, place, maps, member.parameters)
+            program = Wanted.of(member.function, member.data, member.number, place, member.parameters)
+            instance = self.load(self.room, program, maps)
             link = Link(member, instance, self._pin_path(member, place))
             done.fresh.append(link)
             links.insert(0, link)

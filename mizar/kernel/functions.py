@@ -2,8 +2,8 @@
 """Programs of network functions, loaded: one for each function, stage and hook (contracts/function.h).
 
 Owns what happens between an object file and a program in the kernel: constants, shared maps, the limit of complexity,
-and the words for a refusal. Called by the daemon's functions and by tests. It must never touch a chain that runs: what
-is loaded here is entered by nobody, until the caller links it.
+and the words for a refusal. Called by the daemon's functions, by the process that loads for them (function_loader), and
+by tests. It must never touch a chain that runs: what is loaded here is entered by nobody, until the caller links it.
 """
 
 from __future__ import annotations
@@ -62,6 +62,31 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """A program of a function for one place. `constants`: what its sections of .rodata hold, by name; `maps` and
+    `shared`: names of maps, its own and the data plane's."""
+
+    name: str
+    digest: str
+    data: bytes
+    place: Place
+    constants: Mapping[str, bytes]
+    maps: tuple[str, ...]
+    shared: tuple[str, ...]
+
+    @classmethod
+    def of(cls, function: FunctionObject, data: bytes, number: int, place: Place, parameters: bytes = b"") -> Wanted:
+        """From a function's object. `number`: its bit on this droplet."""
+        constants = {_INSTANCE: struct("function_instance", number=number, stage=place.number)}
+        if parameters:
+            constants[PARAMETERS] = parameters
+        return cls(function.name, function.digest, data, place, constants, tuple(function.maps), function.shared)
+
+    def __str__(self) -> str:
+        return f"function {self.name} at {self.place}"
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """A program of a function. `fd` is the program's, `next_fd` that of the map which names the program behind it;
     both are open until close(). `instructions`: how many the verifier looked at."""
@@ -99,21 +124,19 @@ def point(table: int, at: int, program: int | None) -> None:
         lib().bpf_map_delete_elem(table, U32.pack(at))  # there may be none
 
 
-def load(
-    room: Room, data: bytes, function: FunctionObject, number: int, place: Place, own: dict[str, int], parameters: bytes
-) -> Instance:
-    """Loads the program of a function for one place. `own`: its own maps that are there; what it makes is added.
+def load(room: Room, wanted: Wanted, own: dict[str, int]) -> Instance:
+    """Loads a program of a function. `own`: its own maps that are there; what it makes is added.
 
     Raises InvalidError, in words for who wrote the function, and ExhaustedError when it is too complex.
     """
     try:
-        return _closed_then_open(room, data, function, number, place, own, parameters, _LOG_STATISTICS)
+        return _closed_then_open(room, wanted, own, _LOG_STATISTICS)
     except MizarError as error:
-        refuse_size(error, f"function {function.name} at {place}")
+        refuse_size(error, str(wanted))
         if _REFUSED not in str(error):
             raise
     # Asked for statistics alone, libbpf shows nothing else; asked for nothing, it tries again and gets the whole log.
-    return _closed_then_open(room, data, function, number, place, own, parameters, 0)
+    return _closed_then_open(room, wanted, own, 0)
 
 
 def refuse_size(error: MizarError, named: str) -> None:
@@ -125,47 +148,33 @@ def refuse_size(error: MizarError, named: str) -> None:
         ) from error
 
 
-def _closed_then_open(
-    room: Room,
-    data: bytes,
-    function: FunctionObject,
-    number: int,
-    place: Place,
-    own: dict[str, int],
-    parameters: bytes,
-    log_level: int,
-) -> Instance:
+def _closed_then_open(room: Room, wanted: Wanted, own: dict[str, int], log_level: int) -> Instance:
     """Loaded; where it shares maps of the data plane's, the verifier has seen before that it writes none of them."""
-    if function.shared:
-        _load(room, data, function, number, place, own, parameters, log_level, closed=True).close()
-    return _load(room, data, function, number, place, own, parameters, log_level, closed=False)
+    if wanted.shared:
+        _load(room, wanted, own, log_level, closed=True).close()
+    return _load(room, wanted, own, log_level, closed=False)
 
 
-def _load(
-    room: Room,
-    data: bytes,
-    function: FunctionObject,
-    number: int,
-    place: Place,
-    own: dict[str, int],
-    parameters: bytes,
-    log_level: int,
-    *,
-    closed: bool,
-) -> Instance:
-    named = f"function {function.name} at {place}"
+def _load(room: Room, wanted: Wanted, own: dict[str, int], log_level: int, *, closed: bool) -> Instance:
+    named, hook = str(wanted), wanted.place.hook
     with contextlib.ExitStack() as end, libbpf.collected_log() as log:
         opts = ffi.new("struct bpf_object_open_opts *", {"sz": ffi.sizeof("struct bpf_object_open_opts")})
         title = ffi.new("char[]", b"mizar_function")
         opts.object_name = title
-        obj = libbpf.check_pointer(lib().bpf_object__open_mem(data, len(data), opts), f"open {named}", log)
+        obj = libbpf.check_pointer(
+            lib().bpf_object__open_mem(wanted.data, len(wanted.data), opts), f"open {named}", log
+        )
         end.callback(lib().bpf_object__close, obj)
-        _set_constants(obj, named, number, place, parameters)
+        for section, value in wanted.constants.items():
+            item = lib().bpf_object__find_map_by_name(obj, section.encode())
+            if item == ffi.NULL:
+                raise InvalidError(f"{named} has no {section}")
+            set_constant(item, value, f"{section} of {named}")
         maps = {name_of(item): item for item in maps_of(obj)}
         for name, item in maps.items():
             _give(item, name, named, room.maps, own, closed=closed)
-        program = choose(obj, f"mizar_{place.hook}", named)
-        if place.hook == "xdp" and room.several_buffers:
+        program = choose(obj, f"mizar_{hook}", named)
+        if hook == "xdp" and room.several_buffers:
             libbpf.check(lib().bpf_program__set_flags(program, _XDP_HAS_FRAGS), f"prepare {named}")
         libbpf.check(lib().bpf_program__set_log_level(program, log_level), f"prepare {named}")
         try:
@@ -181,22 +190,11 @@ def _load(
                 f"{named} is too complex: the verifier looked at {instructions} instructions, and "
                 f"{room.most_instructions} are allowed; look at less of a packet, or allow more"
             )
-        for name in function.maps:
+        for name in wanted.maps:
             if name not in own:
                 own[name] = os.dup(lib().bpf_map__fd(maps[name]))
-        following = os.dup(lib().bpf_map__fd(maps[f"next_{place.hook}"]))
-        return Instance(place, os.dup(lib().bpf_program__fd(program)), following, instructions)
-
-
-def _set_constants(obj: Any, named: str, number: int, place: Place, parameters: bytes) -> None:
-    values = {_INSTANCE: struct("function_instance", number=number, stage=place.number)}
-    if parameters:
-        values[PARAMETERS] = parameters
-    for section, value in values.items():
-        item = lib().bpf_object__find_map_by_name(obj, section.encode())
-        if item == ffi.NULL:
-            raise InvalidError(f"{named} has no {section}")
-        set_constant(item, value, f"{section} of {named}")
+        following = os.dup(lib().bpf_map__fd(maps[f"next_{hook}"]))
+        return Instance(wanted.place, os.dup(lib().bpf_program__fd(program)), following, instructions)
 
 
 def set_constant(item: Any, value: bytes, title: str) -> None:
