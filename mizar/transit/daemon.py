@@ -265,6 +265,7 @@ async def _serve(options: Options, facts: Interface, own: tuple[bytes, ...], loa
         watches = [substrate.run, health.run, members.run, aging.run, served.run, policed.run, answering.run, stack.run]
         watches.append(lambda: direct.run(notices))
         watches.append(vpns.run)
+        watches.append(functions.run)
         watches.append(ddos.run)
         watches.append(shaping.run)
         if not xdp:

@@ -26,12 +26,13 @@ from google.protobuf.message import DecodeError
 from mizar._built import transit_pb2 as pb
 from mizar.kernel.bpffs import Pins
 from mizar.kernel.function_chains import Chains, OwnMaps, Prepared
+from mizar.kernel.function_loader import FunctionLoader
 from mizar.kernel.function_maps import ENDPOINT_VALUES, fill
 from mizar.kernel.function_tables import FunctionTables
 from mizar.kernel.functions import MOST_INSTRUCTIONS, Room
 from mizar.kernel.layout import U32, constant
 from mizar.kernel.maps import Table
-from mizar.model.errors import ExhaustedError, InvalidError, MizarError
+from mizar.model.errors import ExhaustedError, InvalidError, MizarError, TemporaryError
 from mizar.model.function_object import STAGES
 from mizar.transit import without_xdp
 from mizar.transit.function_missing import stand_in, told_problem
@@ -59,13 +60,23 @@ class Change:
 class Functions:
     """One droplet's. `state` is what the tables hold; `file` is where what was told is kept."""
 
-    def __init__(self, maps: Mapping[str, int], pins: Pins, file: Path, *, generic: bool, xdp: bool = True) -> None:
+    def __init__(
+        self,
+        maps: Mapping[str, int],
+        pins: Pins,
+        file: Path,
+        *,
+        generic: bool,
+        xdp: bool = True,
+        loader: FunctionLoader | None = None,
+    ) -> None:
         self.tables = FunctionTables.of(maps, generic=generic)
         visible = {**maps, "function_xdp": self.tables.heads["xdp"]}
         self._room = Room(visible, several_buffers=not generic)
         self._xdp = xdp
         self.chains = Chains(self.tables, self._room, pins.chains)
         self.own = OwnMaps(pins.functions)
+        self._loader = loader or FunctionLoader()
         self._file = file
         self.held: dict[str, Function] = {}
         self._most = MOST_INSTRUCTIONS
@@ -78,10 +89,18 @@ class Functions:
         """A step of a change, on a thread that does nothing else: those that all share may write a million rows."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
 
+    async def run(self) -> None:
+        """Has what loads functions there before it is needed. Runs beside the server."""
+        try:
+            await asyncio.to_thread(self._loader.start)
+        except TemporaryError as error:
+            event(_log, logging.WARNING, "function_loader_not_started", error=error)
+
     # ---- changes
 
     def restore(self, state: State) -> None:
-        """At the daemon's start: what was told to the one before. The caller lets nothing else happen."""
+        """At the daemon's start: what was told to the one before, and was loaded then: this process may load that, and
+        nothing else. The caller lets nothing else happen."""
         self._read_masks()
         told = self._read_file()
         try:
@@ -92,6 +111,7 @@ class Functions:
         for name in self.own.folders():
             if name not in self.held:
                 self.own.remove(name)
+        self.chains.load = self._loader.load
 
     def prepare(self, request: pb.SetFunctionsRequest) -> Change | pb.SetFunctionsReply:
         """Loads all functions from now on, entered by nobody yet; a reply, where objects are missing. The caller holds
@@ -395,6 +415,7 @@ class Functions:
 
     def close(self) -> None:
         """Lets go of descriptors; all runs on."""
+        self._loader.close()
         self._thread.shutdown()
         self.chains.close()
         self.own.close()

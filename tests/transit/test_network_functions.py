@@ -8,7 +8,7 @@ import os
 import signal
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -264,3 +264,29 @@ def test_a_function_that_may_be_missing_is_left_out(made: Rig) -> None:
     upgraded(one)
     assert answered(first, "10.0.1.12")
     assert left(one) == []
+
+
+def loaders(parent: int) -> list[int]:
+    """The processes that load functions for a daemon."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and b"function_loader_process" in (folder / "cmdline").read_bytes():
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                found += [int(folder.name)] * (int(fields[1]) == parent and fields[0] != "Z")
+    return found
+
+
+def test_functions_are_loaded_by_a_process_that_may_end(made: Rig) -> None:
+    """It is there before it is needed; another one takes its place; it ends with its daemon, however that ends."""
+    one, (first, _) = alone(made, "uid-1", "uid-2")
+    assert one.process is not None
+    daemon = one.process.pid
+    (loader,) = until(lambda: loaders(daemon), "the process that loads functions")
+    os.kill(loader, signal.SIGKILL)
+    put(one, function(code(DROP), pb.FunctionScope(uid="uid-1")))
+    assert not answered(first, "10.0.1.12")
+    (another,) = loaders(daemon)
+    assert another != loader
+    one.stop(signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{another}").exists(), "nobody loads for a daemon that is gone")
