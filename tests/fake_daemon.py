@@ -448,6 +448,16 @@ class FakeDaemon(TransitServicer):
         told = [pb.FunctionState(function=one, number=number) for number, one in enumerate(held)]
         return pb.Functions(functions=told, room=64 - len(held))
 
+    async def GetFunctionMaps(self, request: pb.GetFunctionMapsRequest, context: Any) -> pb.FunctionMaps:
+        """Each function has one map, of one entry."""
+        if request.function not in self.functions or request.map not in ("", "seen"):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"there is no {request.function} {request.map}")
+        one = pb.FunctionMapState(name="seen", type="HASH", entries=16, key_size=4, value_size=8)
+        if request.map:
+            one.rows.add(key='{"port": 53}', value=str(request.most))
+            one.more = True
+        return pb.FunctionMaps(maps=[one])
+
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Any) -> AsyncIterator[pb.Event]:
         queue: asyncio.Queue[pb.Event] = asyncio.Queue()
         self._events.add(queue)

@@ -238,6 +238,36 @@ def _add_droplet_questions(app: FastAPI, manager: Manager) -> None:
         known(caller, name)
         return as_json(await manager.functions(name))
 
+    def known_function(caller: Caller, name: str, function: str) -> None:
+        known(caller, name)
+        if not caller.sees(Ref("Function", "", function)):
+            raise NotFoundError(Problem("there is no such object", resource=f"Function {function}"))
+
+    @app.get(
+        "/v1/droplets/{name}/functions/{function}/maps",
+        summary="The own maps of a function on a droplet",
+        responses=_only(404, 422, 503),
+    )
+    async def function_maps(caller: Asking, name: str, function: str) -> dict[str, Any]:
+        known_function(caller, name, function)
+        return {"maps": await manager.function_maps(name, function)}
+
+    @app.get(
+        "/v1/droplets/{name}/functions/{function}/maps/{map_name}",
+        summary="What one of a function's own maps holds on a droplet",
+        responses=_only(404, 422, 503),
+    )
+    async def function_map(
+        caller: Asking,
+        name: str,
+        function: str,
+        map_name: str,
+        most: Annotated[int, Query(ge=1, le=1000, description="Entries that are told.")] = 100,
+    ) -> dict[str, Any]:
+        known_function(caller, name, function)
+        (found,) = await manager.function_maps(name, function, map_name, most)
+        return found
+
 
 def _add_logs(app: FastAPI, manager: Manager) -> None:
     @app.get(

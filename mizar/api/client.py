@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -184,6 +184,17 @@ class Client:
     def functions(self, droplet: str) -> Manifest:
         """What functions the droplet has, as its daemon tells: {"functions": [...], "room": ...}."""
         return self._call("GET", f"{object_path(kind_named('Droplet'), None, droplet)}/functions")
+
+    def function_maps(self, droplet: str, function: str) -> Manifest:
+        """A function's own maps on the droplet: {"maps": [{"name", "type", "entries", "keySize", "valueSize"}]}."""
+        return self._call("GET", self._maps_path(droplet, function))
+
+    def function_map(self, droplet: str, function: str, name: str, most: int) -> Manifest:
+        """One of them, with what it holds: {"name", ..., "rows": [{"key", "value"}], "more": ...}."""
+        return self._call("GET", f"{self._maps_path(droplet, function)}/{quote(name, safe='')}?most={most}")
+
+    def _maps_path(self, droplet: str, function: str) -> str:
+        return f"{object_path(kind_named('Droplet'), None, droplet)}/functions/{quote(function, safe='')}/maps"
 
     def audit(self, droplet: str, *, repair: bool = False) -> Manifest:
         """Compares what the droplet holds with what is wanted of it: {"reached", "reason", "findings": [...], ...}.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from mizar.cli import function_server
+from mizar.cli import function_maps, function_server
 from mizar.cli.output import FAILED, Format, Output, emit
 from mizar.model.errors import InvalidError
 
@@ -26,6 +26,7 @@ for _name, _command in (
     ("unload", function_server.unload),
     ("list", function_server.functions),
     ("show", function_server.show),
+    ("maps", function_maps.maps),
 ):
     app.command(_name)(_command)
 

@@ -22,6 +22,7 @@ from mizar.manager import (
     address_pools,
     appliances,
     engines,
+    function_maps,
     load_balancers,
     moves,
     nat_gateways,
@@ -282,6 +283,13 @@ class Manager:
             return await stub.GetFunctions(pb.GetFunctionsRequest(), timeout=_CALL_S)
         except grpc.aio.AioRpcError as error:
             raise TemporaryError(f"droplet {droplet} did not tell its functions: {error.details()}") from error
+
+    async def function_maps(self, droplet: str, function: str, name: str = "", most: int = 0) -> list[dict[str, Any]]:
+        """A function's own maps on a droplet; of one that is named, what it holds. Raises NotFoundError, InvalidError
+        or TemporaryError."""
+        self._item(Ref("Function", "", function))
+        request = pb.GetFunctionMapsRequest(function=function, map=name, most=most)
+        return await function_maps.told(self._stub(droplet), droplet, request, _CALL_S)
 
     async def audit(self, droplet: str, *, repair: bool) -> DropletAudit:
         """Compares what a droplet holds with what is wanted of it, and mends it if asked to. Raises NotFoundError."""

@@ -26,6 +26,7 @@ _NESTED = 16
 _LONGEST_NAME = 512  # with its end; the kernel takes no longer one
 _MOST_MAPS = 64  # that the kernel lets one program use
 _MOST_VALUE_BYTES = 1 << 20
+_SIGNED = 1  # BTF_INT_SIGNED, in the highest byte of an int's fourth word
 _BEHIND = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
 """Bytes behind a type's three words; those of kinds that are not here depend on how many members it has."""
 _EACH = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
@@ -33,11 +34,12 @@ _EACH = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Of a struct: `at` counts bytes. Of a section: a variable and its place."""
+    """Of a struct: `at` counts bytes; `bits`: of a field of bits. Of a section: a variable and its place."""
 
     name: str
     type: int
     at: int
+    bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Type:
     target: int = 0
     count: int = 0
     members: tuple[Member, ...] = ()
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,39 @@ class Btf:
                 return _number(int(value), found.size, where)
         return _bytes(value, self.size(number), where)
 
+    def unpack(self, number: int, data: bytes, nested: int = 0) -> Any:
+        """The value that pack() makes these bytes from; hexadecimal digits where the type has no other form. Takes no
+        more work than there are bytes, whatever the types say."""
+        found = self.types[self.resolved(number)]
+        if self.size(number) != len(data) or nested > _NESTED:
+            return data.hex()
+        if found.kind in (STRUCT, UNION) and self._is_plain(found):
+            return self._fields(found, data, nested)
+        if found.kind in (INT, ENUM, ENUM64) and found.size in (1, 2, 4, 8):
+            value = int.from_bytes(data, "little", signed=found.signed or found.kind == ENUM)
+            return next((each.name for each in found.members if each.at == value), value)
+        size = self.size(found.target) if found.kind == ARRAY else 0
+        if size > 1:
+            return [self.unpack(found.target, data[at : at + size], nested + 1) for at in range(0, len(data), size)]
+        return _text(data) if size else data.hex()
+
+    def _is_plain(self, found: Type) -> bool:
+        sizes = [self.size(each.type) for each in found.members]
+        return (
+            all(sizes)
+            and not any(each.bits for each in found.members)
+            and (found.kind == UNION or sum(sizes) <= found.size)
+        )
+
+    def _fields(self, found: Type, data: bytes, nested: int) -> dict[str, Any]:
+        """Of a union the first that is as large as all of it."""
+        whole = [each for each in found.members if self.size(each.type) == found.size]
+        told: dict[str, Any] = {}
+        for each in found.members if found.kind == STRUCT else whole[:1]:
+            value = self.unpack(each.type, data[each.at : each.at + self.size(each.type)], nested + 1)
+            told |= value if not each.name and isinstance(value, dict) else {each.name: value}
+        return told
+
     def _struct(self, found: Type, value: Mapping[str, Any], where: str, base: bytes) -> bytes:
         packed = bytearray(base or bytes(found.size))
         members = {each.name: each for each in found.members}
@@ -194,7 +230,8 @@ def _read(words: bytes, names: bytes) -> Btf:
             members = tuple(_members(kind, extra, names, info >> 31))
             if kind == DATASEC:  # its variables' own names
                 members = tuple(Member(found.types[each.type].name, each.type, each.at) for each in members)
-            found.types.append(Type(kind, name, last, members=members))
+            signed = kind == INT and bool(extra[3] & _SIGNED)
+            found.types.append(Type(kind, name, last, members=members, signed=signed))
         else:
             found.types.append(Type(kind, name, 0, last))
     return found
@@ -211,7 +248,7 @@ def _members(kind: int, extra: bytes, names: bytes, flag: int) -> list[Member]:
             members.append(Member(_name(names, first), 0, second | third << 32))
         else:
             bits = third & 0xFFFFFF if flag else third
-            members.append(Member(_name(names, first), second, bits // 8))
+            members.append(Member(_name(names, first), second, bits // 8, third >> 24 if flag else 0))
     for first, value in struct.iter_unpack("=Ii", extra) if kind == ENUM else ():
         members.append(Member(_name(names, first), 0, value))
     return members
@@ -245,6 +282,14 @@ def _bytes(value: Any, size: int, where: str) -> bytes:
         if len(data) == size:
             return data
     raise _wrong(where, f"expected {size} bytes (hexadecimal digits or an address) or its fields, found {text[:60]!r}")
+
+
+def _text(data: bytes) -> str:
+    """As people give it: an address where there are 4 or 16 bytes, a MAC where there are 6."""
+    if len(data) in (4, 16):
+        address = ip_address(data)
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    return data.hex(":") if len(data) == 6 else data.hex()
 
 
 def _wrong(field_name: str, message: str) -> InvalidError:

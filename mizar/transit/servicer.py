@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from mizar._built import transit_pb2 as pb
 from mizar._built import transit_pb2_grpc
 from mizar.model.errors import InvalidError, MizarError, NotFoundError
-from mizar.transit import counters, replies, requests
+from mizar.transit import counters, function_contents, replies, requests
 from mizar.transit.access import check_peer
 from mizar.transit.attachments import Attachments, Outcome
 from mizar.transit.audit import Audit
@@ -292,6 +292,15 @@ class Servicer(transit_pb2_grpc.TransitServicer):
         if self._functions is None:
             return pb.Functions()
         return await self._functions.read()
+
+    @_answering
+    async def GetFunctionMaps(  # noqa: N802
+        self, request: pb.GetFunctionMapsRequest, _context: Context
+    ) -> pb.FunctionMaps:
+        """The own maps of a function, and what one of them holds."""
+        if self._functions is None:
+            raise NotFoundError("this daemon runs no network functions")
+        return await function_contents.read(self._functions, request)
 
     async def Audit(  # noqa: N802
         self, request: pb.AuditRequest, context: Context

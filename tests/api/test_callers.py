@@ -289,6 +289,8 @@ async def test_functions_are_the_operators(site: Site) -> None:
                 lambda: red.get("Function", "f"),
                 lambda: red.delete("Function", "f"),
                 lambda: red.functions("d1"),
+                lambda: red.function_maps("d1", "f"),
+                lambda: red.function_map("d1", "f", "seen", 1),
             ]
             for attempt in attempts:
                 with pytest.raises(NotFoundError):

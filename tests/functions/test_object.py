@@ -84,6 +84,49 @@ def test_values_that_do_not_fit(compiled: Compile, value: object, field: str) ->
     assert [problem.field for problem in refused.value.problems] == [field]
 
 
+def test_values_are_told_as_they_are_given(compiled: Compile) -> None:
+    """What pack() makes bytes from comes back; where the types know no better, digits."""
+    found = read_object(compiled(SOURCE))
+    seen, colours = (found.maps[name].value for name in ("seen", "colours"))
+    value = {
+        "count": 2**63,
+        "limits": {"most": 9, "address": "10.0.1.2", "ports": [1, 2, 3], "mac": "02:00:00:00:00:09"},
+    }
+    packed = found.types.pack(seen, value, "value")
+    assert found.types.unpack(seen, packed) == value
+    assert found.types.unpack(seen, packed[1:]) == packed[1:].hex()
+    assert [found.types.unpack(colours, struct.pack("=I", number)) for number in (1, 2, 7)] == ["RED", "BLUE", 7]
+    assert found.types.unpack(found.maps["seen"].key, b"\1\2\0\0") == 0x201
+    assert found.types.unpack(0, b"\1\2\0\0") == "01020000"
+
+
+def test_values_of_odd_types_are_told(compiled: Compile) -> None:
+    """Below zero, a union without a name, an address of IPv6, bits, letters."""
+    odd = """
+    struct bits { uint8_t low : 3; uint8_t high : 5; };
+    struct odd { int32_t below; union { uint8_t address[16]; uint32_t number; }; struct bits bits; char word[3]; };
+    MIZAR_MAP(BPF_MAP_TYPE_HASH, odds, int16_t, struct odd, 4, 0);
+    MIZAR_FUNCTION(odd, MIZAR_STAGE(ON_XDP_TX)) { return FUNCTION_CONTINUE; }
+    """
+    found = read_object(compiled(odd))
+    shape = found.maps["odds"]
+    packed = struct.pack("=i16sB3s", -2, bytes.fromhex("20010db8") + bytes(11) + b"\1", 0x1F, b"ab\0")
+    wanted = {"below": -2, "address": "2001:db8::1", "bits": "1f", "word": "616200"}
+    assert found.types.unpack(shape.value, packed) == wanted
+    assert found.types.unpack(shape.key, b"\xff\xff") == -1
+
+
+def test_hostile_types_cost_no_more_than_the_bytes() -> None:
+    """A struct within itself, one whose fields lie over one another, one of nothing without number."""
+    within = btf.Type(btf.STRUCT, "within", 8, members=(btf.Member("again", 1, 0),))
+    over = btf.Type(btf.STRUCT, "over", 8, members=tuple(btf.Member(f"m{place}", 2, 0) for place in range(50)))
+    empty = btf.Type(btf.STRUCT, "empty", 0)
+    nothing = btf.Type(btf.STRUCT, "nothing", 8, members=tuple(btf.Member(f"m{place}", 3, 0) for place in range(50)))
+    types = btf.Btf([btf.Type(0, "void"), within, over, empty, nothing])
+    assert str(types.unpack(1, bytes(8))).count("again") == 17
+    assert types.unpack(2, bytes(8)) == types.unpack(4, bytes(8)) == "00" * 8
+
+
 def test_what_is_no_function(compiled: Compile) -> None:
     """Anything but InvalidError would be a defect: an object may come from anywhere."""
     good = compiled(SOURCE)

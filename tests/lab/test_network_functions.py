@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from mizar.api.client import Client
 from mizar.cli.function_files import function_read
+from mizar.cli.main import app
 from mizar.functions.tunnelled import Inner, TunnelPacket, read
 from mizar.functions.user_space import UserSpaceFunction
 from mizar.kernel.namespaces import Namespace
@@ -163,6 +166,13 @@ def restart(lab: LabName, name: str) -> None:
     labs.up(manifests(lab))
 
 
+def maps_of(lab: LabName, *words: str) -> dict[str, Any]:
+    """What `mizar function maps` says of d1."""
+    command = ["function", "maps", *words, "--droplet", "d1", "--server", lab.server_url, "-o", "json"]
+    found: dict[str, Any] = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
+    return found
+
+
 @contextmanager
 def bench(lab: LabName) -> Iterator[Bench]:
     labs.up(manifests(lab))
@@ -222,6 +232,10 @@ def test_a_block_list_stops_what_it_should_and_is_replaced_under_traffic(lab: La
         assert here.answers("red")
         (drops,) = here.client.functions("d1")["functions"][0]["drops"]
         assert drops["name"] == "SOURCE_BLOCKED"
+        assert [one["name"] for one in maps_of(lab, "blocklist")["maps"]] == ["blocked"]
+        (row,) = maps_of(lab, "blocklist", "blocked")["rows"]
+        assert row["key"] == {"bits": 128, "address": here.address("blue", "db")}
+        assert row["value"] >= drops["packets"]
 
         assert here.apply(blocklist(EXAMPLES / "blocklist", "192.0.2.1", own)) == ["d1"]
         assert here.answers("blue")

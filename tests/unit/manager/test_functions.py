@@ -16,7 +16,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.functions.build import build
 from mizar.manager import functions, protection_messages, protections
 from mizar.model import function_object
-from mizar.model.errors import ExhaustedError, InvalidError
+from mizar.model.errors import ExhaustedError, InvalidError, NotFoundError
 from mizar.model.prefix_list import PrefixList, count_packed
 from mizar.model.resources import VPC, Ref
 from mizar.oracle.checksum import checksum
@@ -124,6 +124,21 @@ async def test_order_stages_parameters_and_maps_are_told(world: World, objects: 
     assert [result.change for result in world.apply(one)] == ["unchanged"]
     await world.settled()
     assert world.daemons["d1"].calls.count("SetFunctions") == calls
+
+
+async def test_its_maps_are_asked_of_its_droplet(world: World, objects: dict[str, bytes]) -> None:
+    """What they are, and what one holds, as many entries as are asked for; nothing of what is not the operator's."""
+    world.apply(world.droplet("d1"), function(objects["first1"], attach=[{"droplet": "d1"}]))
+    await world.settled()
+    shape = {"name": "seen", "type": "HASH", "entries": 16, "keySize": 4, "valueSize": 8}
+    assert await world.manager.function_maps("d1", "first") == [shape]
+    (held,) = await world.manager.function_maps("d1", "first", "seen", 7)
+    assert held == {**shape, "rows": [{"key": {"port": 53}, "value": 7}], "more": True}
+    with pytest.raises(NotFoundError, match="droplet d1: there is no first other"):
+        await world.manager.function_maps("d1", "first", "other")
+    for droplet, name in (("d1", "ddos-protection"), ("d7", "first")):
+        with pytest.raises(NotFoundError, match="there is no such object"):
+            await world.manager.function_maps(droplet, name)
 
 
 async def test_one_that_is_refused_costs_no_other(world: World, objects: dict[str, bytes]) -> None:
