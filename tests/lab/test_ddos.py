@@ -188,6 +188,13 @@ def bench(lab: LabName, text: str = SMALL) -> Iterator[Bench]:
             made.close()
 
 
+def endpoint(name: str, spec: str) -> str:
+    """One more of blue's."""
+    head = f"apiVersion: mizar/v1\nkind: Endpoint\nmetadata: {{name: {name}, tenant: blue}}"
+    return f"\n---\n{head}\nspec: {{{spec}}}\n"
+
+
+NEAR = endpoint("near", "network: front, droplet: d1")
 ALLOWING = """
 ---
 apiVersion: mizar/v1
@@ -241,18 +248,7 @@ def test_a_flood_of_syns_does_not_reach_the_server_and_a_client_does(lab: LabNam
         assert here.syns() == 0
 
 
-MORE = f"""{SMALL}
----
-apiVersion: mizar/v1
-kind: Endpoint
-metadata: {{name: near, tenant: blue}}
-spec: {{network: front, droplet: d1}}
----
-apiVersion: mizar/v1
-kind: Endpoint
-metadata: {{name: over, tenant: blue}}
-spec: {{network: front, droplet: d2, tunnelProtocol: vxlan}}
-"""
+MORE = SMALL + NEAR + endpoint("over", "network: front, droplet: d2, tunnelProtocol: vxlan")
 
 
 def datagram(here: Bench, sender: str, source_port: int, port: int, payload: bytes = b"reflected") -> None:
@@ -367,13 +363,9 @@ def test_lists_limits_and_reflected_datagrams(lab: LabName) -> None:
             wait_until(lambda: here.counted("targetOverLimit") > 20)
 
 
-SCALED = f"""{SMALL}
----
-apiVersion: mizar/v1
-kind: Endpoint
-metadata: {{name: pool, tenant: blue}}
-spec: {{network: front, type: scaled, addresses: [10.0.1.100], members: [{{endpoint: blue-web}}]}}
-"""
+SCALED = SMALL + endpoint(
+    "pool", "network: front, type: scaled, addresses: [10.0.1.100], members: [{endpoint: blue-web}]"
+)
 
 
 @pytest.mark.long

@@ -18,23 +18,15 @@ from mizar.kernel.namespaces import Namespace
 from mizar.lab.names import LabName
 from mizar.lab.probes import readable
 from tests.lab.conftest import SMALL, wait_until
-from tests.lab.test_ddos import ALLOWING, PORT, SYN, Bench, bench, segment
+from tests.lab.serving import begun
+from tests.lab.test_ddos import ALLOWING, NEAR, PORT, SYN, Bench, bench, endpoint, segment
 from tests.lab.test_public_load_balancer import GUEST, PUBLIC, Public
 from tests.transit.machine import Machine
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 SCALED, BALANCED, LISTENED = {4: "10.0.1.100", 6: "fd00:10:0:1::100"}, {4: "10.0.1.101", 6: "fd00:10:0:1::101"}, 443
-SERVICES = f"""{SMALL}
----
-apiVersion: mizar/v1
-kind: Endpoint
-metadata: {{name: near, tenant: blue}}
-spec: {{network: front, droplet: d1}}
----
-apiVersion: mizar/v1
-kind: Endpoint
-metadata: {{name: scaled, tenant: blue}}
-spec: {{network: front, type: scaled, addresses: ["{SCALED[4]}", "{SCALED[6]}"], members: [{{endpoint: blue-web}}]}}
+BEHIND = f"network: front, type: scaled, addresses: ['{SCALED[4]}', '{SCALED[6]}'], members: [{{endpoint: blue-web}}]"
+SERVICES = f"""{SMALL}{NEAR}{endpoint("scaled", BEHIND)}
 ---
 apiVersion: mizar/v1
 kind: LoadBalancer
@@ -75,8 +67,7 @@ def test_a_flood_on_a_services_address_does_not_reach_its_member(lab: LabName) -
 
 def test_a_flood_on_a_public_address_does_not_reach_its_members(lab: LabName) -> None:
     """From the substrate, answered straight by the members' droplets. Without cookies for it, SYNs come to them."""
-    found = Public(lab)
-    with found.ended:
+    with begun(Public(lab)) as found:
         found.go_over("d3")
         found.put(
             {
@@ -127,18 +118,14 @@ def _syns_from_outside(wire: socket.socket) -> int:
     return found
 
 
-TAPPED = f"""{SMALL}
----
-apiVersion: mizar/v1
-kind: Endpoint
-metadata: {{name: machine, tenant: blue}}
-spec: {{network: front, droplet: d1, workload: {{tap: {{name: ddos-machine}}}}}}
----
-apiVersion: mizar/v1
-kind: Endpoint
-metadata: {{name: other, tenant: blue}}
-spec: {{network: back, droplet: d2}}
-{ALLOWING.replace("web", "machine").replace("blue-machine", "machine")}"""
+TAPPED = "".join(
+    [
+        SMALL,
+        endpoint("machine", "network: front, droplet: d1, workload: {tap: {name: ddos-machine}}"),
+        endpoint("other", "network: back, droplet: d2"),
+        ALLOWING.replace("web", "machine").replace("blue-machine", "machine"),
+    ]
+)
 
 
 @contextlib.contextmanager

@@ -9,49 +9,36 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mizar.api.client import Client
-from mizar.kernel.namespaces import Namespace
-from mizar.lab import lab as labs
 from mizar.lab import processes
-from mizar.lab.demo import members
 from mizar.lab.names import LabName
-from mizar.model.manifest import parse_manifests
-from tests.lab.conftest import leftovers, wait_until
-from tests.lab.test_scaled import accept, family_of, reply, said
+from tests.lab.conftest import wait_until
+from tests.lab.serving import Serving, begun, family_of, said
 
 pytestmark = pytest.mark.root
-EXAMPLE = Path(__file__).parents[2] / "examples" / "load-balancer.yaml"
 ADDRESSES = ("10.0.1.100", "fd00:10:0:1::100")
 SERVERS, TARGET, LIMIT_S = ("web-1", "web-2"), 8080, 1.0
 FRAGMENTED = 4000
 """Octets of a datagram that goes in fragments, and whose answer does."""
 
 
-class Balanced:
-    """The lab, with a server in each member that says its name to everybody."""
+class Balanced(Serving):
+    """Its service is a load balancer."""
 
-    def __init__(self, name: LabName, example: Path = EXAMPLE, called: str = "load-balancer") -> None:
-        self.name = name
-        self.text = example.read_text().replace(f"{{name: {called}}}", f"{{name: {name.name}}}")
-        self.ended = contextlib.ExitStack()
-        self.up()
-        with Client(name.server_url) as client:
-            self.namespaces = {str(one): one.namespace for one in members(client)}
-        for server in SERVERS:
-            self.serve(server)
+    example, kind, called = "load-balancer", "LoadBalancer", "shop"
+    servers, port, target = SERVERS, 80, TARGET
+    limit_s, connect_s = LIMIT_S, 30.0
+
+    def begin(self) -> None:
+        """All members answer inside of the VPC."""
+        super().begin()
         wait_until(lambda: all(self.reached("client", address) == set(SERVERS) for address in ADDRESSES))
-
-    def up(self) -> None:
-        """Makes what is not there."""
-        labs.up(parse_manifests(self.text, "test"))
 
     def restart(self, *names: str) -> None:
         """Kills daemons, or the server, and starts them again."""
@@ -60,37 +47,6 @@ class Balanced:
                 os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not any(one.name in names for one in processes.marked(self.name.name)))
         self.up()
-
-    def open(self, name: str, family: int, kind: int) -> socket.socket:
-        """A socket in an endpoint's namespace."""
-        with Namespace.by_name(self.namespaces[f"blue/{name}"]) as namespace:
-            made = namespace.run(lambda: socket.socket(family, kind))
-        made.settimeout(LIMIT_S)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        return made
-
-    def serve(self, name: str) -> None:
-        """TCP and UDP of both families at the port of members."""
-        for family, (kind, work) in ((f, k) for f in (socket.AF_INET, socket.AF_INET6) for k in _KINDS):
-            made = self.ended.enter_context(self.open(name, family, kind))
-            made.bind(("" if family == socket.AF_INET else "::", TARGET))
-            if kind == socket.SOCK_STREAM:
-                made.listen(64)
-            made.settimeout(None)
-            threading.Thread(target=work, args=(made, name.encode()), daemon=True).start()
-
-    def connect(self, source: str, address: str, port: int = 80) -> socket.socket:
-        """A connection; a lost segment is sent again by the kernel."""
-        made = self.open(source, family_of(address), socket.SOCK_STREAM)
-        made.settimeout(30)
-        made.connect((address, port))
-        return made
-
-    def who(self, source: str, address: str, port: int = 80) -> str:
-        """Who answers a new connection."""
-        with self.connect(source, address, port) as connection:
-            return said(connection)
 
     def reached(self, source: str, address: str) -> set[str]:
         """Who answers some new connections; nobody, while the droplet knows of no healthy member."""
@@ -119,15 +75,6 @@ class Balanced:
                 return True
         return False
 
-    def apply(self, **spec: Any) -> None:
-        """Another spec of the load balancer; returns when all droplets have it."""
-        with Client(self.name.server_url) as client:
-            shop = client.get("LoadBalancer", "shop", "blue")
-            manifest = {key: shop[key] for key in ("apiVersion", "kind", "metadata")}
-            manifest["spec"] = shop["spec"] | spec
-            client.apply([manifest])
-            wait_until(lambda: client.get("Endpoint", "shop", "blue")["status"]["phase"] == "Provisioned")
-
     def put(self, manifest: dict[str, Any]) -> None:
         """An object more."""
         with Client(self.name.server_url) as client:
@@ -135,24 +82,12 @@ class Balanced:
             one = (manifest["kind"], manifest["metadata"]["name"], "blue")
             wait_until(lambda: client.get(*one)["status"]["phase"] == "Provisioned")
 
-    def status(self) -> dict[str, Any]:
-        """Of the load balancer."""
-        with Client(self.name.server_url) as client:
-            found: dict[str, Any] = client.get("LoadBalancer", "shop", "blue")["status"]
-            return found
-
-
-_KINDS = ((socket.SOCK_STREAM, accept), (socket.SOCK_DGRAM, reply))
-
 
 @pytest.fixture
 def balanced(lab: LabName) -> Iterator[Balanced]:
     """The example's lab, up."""
-    found = Balanced(lab)
-    yield found
-    found.ended.close()
-    labs.down(lab)
-    assert leftovers(lab) == []
+    with begun(Balanced(lab)) as found:
+        yield found
 
 
 def test_ports_are_shared_and_nothing_else_comes_in(balanced: Balanced) -> None:

@@ -5,11 +5,10 @@ the kernel, and one droplet of the pool translates both ways. The objects: examp
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
-import threading
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,16 +16,14 @@ import pytest
 from mizar.api.client import Client
 from mizar.kernel import nftables
 from mizar.kernel.namespaces import Namespace
-from mizar.lab import lab as labs
 from mizar.lab.names import LabName
-from tests.lab.conftest import leftovers, wait_until
-from tests.lab.test_load_balancer import _KINDS, LIMIT_S, SERVERS, TARGET
+from tests.lab.conftest import wait_until
+from tests.lab.serving import ANY, KINDS, answer, begun, family_of, opened, said
+from tests.lab.test_load_balancer import LIMIT_S, SERVERS, TARGET
 from tests.lab.test_public_load_balancer import GUEST, PUBLIC, Public
-from tests.lab.test_scaled import family_of, said
 from tests.peers.foreign import Foreign, kernel_vxlan
 
 pytestmark = pytest.mark.root
-EXAMPLE = Path(__file__).parents[2] / "examples" / "load-balancer-nat.yaml"
 PEER, PEER_ADDRESSES = "172.31.0.100", ("10.0.1.200/24", "fd00:10:0:1::c8/64")
 EVERYBODY = {*SERVERS, "legacy"}
 OVER = {"d2": ("172.31.0.3", "fd31::3"), "d3": ("172.31.0.4", "fd31::4")}
@@ -37,24 +34,21 @@ INSIDE = "10.0.1.77"
 class Translated(Public):
     """The lab, with a server behind the foreign tunnel end too."""
 
+    example = "load-balancer-nat"
     client = CLIENT
     over = OVER
     foreign: Foreign
 
-    def start(self) -> None:
+    def begin(self) -> None:
         """The client's way leads over the droplet that translates, and all members answer."""
+        super().begin()
         with Client(self.name.server_url) as client:
             network = client.get("Network", "front", "blue")
             bouncer = client.get("Droplet", network["status"]["bouncers"][0])["spec"]["address"]
         self.foreign = self.ended.enter_context(kernel_vxlan(self.name, bouncer, PEER, PEER_ADDRESSES))
-        for family, (kind, work) in ((f, k) for f in (socket.AF_INET, socket.AF_INET6) for k in _KINDS):
-            made = self.ended.enter_context(self.foreign.endpoint.run(partial(socket.socket, family, kind)))
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.bind(("" if family == socket.AF_INET else "::", TARGET))
-            if kind == socket.SOCK_STREAM:
-                made.listen(64)
-            threading.Thread(target=work, args=(made, b"legacy"), daemon=True).start()
+        for address, kind in itertools.product(ANY, KINDS):
+            made = self.ended.enter_context(opened(self.foreign.endpoint, family_of(address), kind))
+            answer(made, address, TARGET, "legacy")
         self.follow()
 
     def follow(self, but: str = "") -> str:
@@ -92,14 +86,8 @@ class Translated(Public):
 @pytest.fixture
 def translated(lab: LabName) -> Iterator[Translated]:
     """The example's lab, up."""
-    found = Translated(lab, EXAMPLE, "load-balancer-nat")
-    try:
-        found.start()
+    with begun(Translated(lab)) as found:
         yield found
-    finally:
-        found.ended.close()
-        labs.down(lab)
-    assert leftovers(lab) == []
 
 
 def test_members_that_cannot_answer_straight(translated: Translated) -> None:

@@ -4,25 +4,21 @@ learns from it as what to answer (tests/peers/vip_end.py). The objects: examples
 
 from __future__ import annotations
 
+import itertools
 import socket
-import threading
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
 import pytest
 
 from mizar.api.client import Client
-from mizar.lab import lab as labs
 from mizar.lab.names import LabName
-from tests.lab.conftest import leftovers, wait_until
-from tests.lab.test_load_balancer import _KINDS, SERVERS, TARGET
+from tests.lab.conftest import wait_until
+from tests.lab.serving import KINDS, answer, begun, family_of, opened, said
+from tests.lab.test_load_balancer import SERVERS, TARGET
 from tests.lab.test_public_load_balancer import GUEST, PUBLIC, Public
-from tests.lab.test_scaled import said
 from tests.peers.vip_end import VipEnd, vip_end
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
-EXAMPLE = Path(__file__).parents[2] / "examples" / "load-balancer-option.yaml"
 PEER, MEMBER = ("172.31.0.100", "fd31::64"), ("10.0.1.200", "fd00:10:0:1::c8")
 EVERYBODY = {*SERVERS, "legacy"}
 
@@ -30,32 +26,24 @@ EVERYBODY = {*SERVERS, "legacy"}
 class Optioned(Public):
     """The lab, with servers at the public addresses behind the foreign end."""
 
+    example = "load-balancer-option"
     end: VipEnd
 
-    def start(self) -> None:
+    def begin(self) -> None:
         """All members answer, and the client's way leads over d3."""
+        super().begin()
         self.end = self.ended.enter_context(vip_end(self.name, *PEER, PUBLIC))
-        for address, (kind, work) in ((address, each) for address in PUBLIC for each in _KINDS):
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            made = self.ended.enter_context(self.end.namespace.run(partial(socket.socket, family, kind)))
-            made.bind((address, 80 if kind == socket.SOCK_STREAM else 53))
-            if kind == socket.SOCK_STREAM:
-                made.listen(64)
-            threading.Thread(target=work, args=(made, b"legacy"), daemon=True).start()
+        for address, kind in itertools.product(PUBLIC, KINDS):
+            made = self.ended.enter_context(opened(self.end.namespace, family_of(address), kind))
+            answer(made, address, 80 if kind == socket.SOCK_STREAM else 53, "legacy")
         self.go_over("d3")
 
 
 @pytest.fixture
 def optioned(lab: LabName) -> Iterator[Optioned]:
     """The example's lab, up."""
-    found = Optioned(lab, EXAMPLE, "load-balancer-option")
-    try:
-        found.start()
+    with begun(Optioned(lab)) as found:
         yield found
-    finally:
-        found.ended.close()
-        labs.down(lab)
-    assert leftovers(lab) == []
 
 
 def test_a_foreign_member_answers_as_what_the_option_says(optioned: Optioned) -> None:

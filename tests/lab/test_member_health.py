@@ -17,12 +17,11 @@ import pytest
 from pyroute2 import NetNS
 
 from mizar.api.client import Client
-from mizar.lab import lab as labs
 from mizar.lab.names import LabName
-from mizar.model.manifest import parse_manifests
-from tests.lab.conftest import leftovers, wait_until
+from tests.lab.conftest import wait_until
+from tests.lab.serving import begun, said
 from tests.lab.test_lab import kill
-from tests.lab.test_scaled import EXAMPLE, PORT, SERVICE, UNCHECKED, WEB, Scaled, said
+from tests.lab.test_scaled import EXAMPLE, PORT, SERVICE, UNCHECKED, WEB, Scaled
 
 MIZAR = [sys.executable, "-m", "mizar.cli.main"]
 LIMIT_S = 30.0
@@ -32,9 +31,10 @@ class Served(Scaled):
     """The lab, with an HTTP server process in each member that is told to have one."""
 
     def __init__(self, name: LabName, folder: Path) -> None:
-        super().__init__(name)
+        super().__init__(name, EXAMPLE)
         self.folder = folder
-        self.servers: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.ended.callback(self.end_all)
 
     def serve(self, name: str) -> None:
         """Nothing is served at first."""
@@ -46,12 +46,16 @@ class Served(Scaled):
         (files / "who").write_text(name)
         serve = [sys.executable, "-m", "http.server", str(PORT), "--bind", "::", "--directory", str(files)]
         inside = ["nsenter", f"--net=/run/netns/{self.namespaces[f'blue/{name}']}", *serve]
-        self.servers[name] = subprocess.Popen(inside, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.running[name] = subprocess.Popen(inside, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def end(self, name: str, number: int = signal.SIGKILL) -> None:
-        server = self.servers.pop(name)
+        server = self.running.pop(name)
         server.send_signal(number)
         server.wait(LIMIT_S)
+
+    def end_all(self) -> None:
+        for name in list(self.running):
+            self.end(name)
 
     def ask(self, address: str, source: str = "client") -> str:
         """Who answers a new HTTP request."""
@@ -92,14 +96,8 @@ class Served(Scaled):
 @pytest.fixture
 def served(lab: LabName, tmp_path: Path) -> Iterator[Served]:
     """The example's lab, up; nobody serves yet."""
-    found = Served(lab, tmp_path)
-    found.up(EXAMPLE)
-    yield found
-    found.ended.close()
-    for name in list(found.servers):
-        found.end(name)
-    labs.down(lab)
-    assert leftovers(lab) == []
+    with begun(Served(lab, tmp_path)) as found:
+        yield found
 
 
 def started(served: Served) -> None:
@@ -123,11 +121,11 @@ def test_members_die_and_come_back(served: Served) -> None:
     served.start("web-2")
     wait_until(lambda: served.states()["web-2"] == "healthy", LIMIT_S)
     wait_until(lambda: served.answer(WEB), LIMIT_S)
-    served.servers["web-1"].send_signal(signal.SIGSTOP)
+    served.running["web-1"].send_signal(signal.SIGSTOP)
     wait_until(lambda: served.states()["web-1"] == "down", LIMIT_S)
     assert "no answer" in served.status()["members"][0]["reason"]
     wait_until(lambda: served.answer({"web-2", "web-3"}), LIMIT_S)
-    served.servers["web-1"].send_signal(signal.SIGCONT)
+    served.running["web-1"].send_signal(signal.SIGCONT)
     served.apply(health={"type": "tcp", "port": PORT, "intervalMs": 100})
     wait_until(lambda: served.states()["web-1"] == "healthy", LIMIT_S)
     for name in WEB:
@@ -146,7 +144,7 @@ def test_restarts_do_not_flap(served: Served) -> None:
     assert served.askers(10) == {"web-1", "web-2"}
     kill(served.name, "server")
     assert served.askers(10) == {"web-1", "web-2"}
-    labs.up(parse_manifests(EXAMPLE.replace("{name: scaled}", f"{{name: {served.name.name}}}"), "test"))
+    served.up()
     wait_until(lambda: served.states() == {"web-1": "healthy", "web-2": "healthy", "web-3": "down"}, LIMIT_S)
     assert served.askers(10) == {"web-1", "web-2"}
     served.start("web-3")
@@ -218,17 +216,11 @@ spec:
 @pytest.mark.long
 def test_proxied_to_scaled_to_simple(lab: LabName) -> None:
     """A client of another tenant reaches all members by a private link to the scaled endpoint; connections stay."""
-    chain = Scaled(lab)
     text = UNCHECKED.replace("  type: scaled\n", "  type: scaled\n  grants: [{tenant: red}]\n") + CHAIN
-    try:
-        chain.up(text)
+    with begun(Scaled(lab, text)) as chain:
         chain.namespaces["blue/app"] = chain.namespaces["red/app"]
         for address in ("10.0.1.200", "fd00:10:0:1::200"):
             assert {chain.who("app", address) for _ in range(60)} == set(WEB)
             assert {chain.who_by_udp("app", address) for _ in range(40)} == set(WEB)
             with contextlib.closing(chain.connect("app", address)) as connection:
                 assert len({said(connection) for _ in range(20)}) == 1
-    finally:
-        chain.ended.close()
-        labs.down(lab)
-    assert leftovers(lab) == []

@@ -16,12 +16,11 @@ from functools import partial
 import pytest
 
 from mizar.kernel.namespaces import Namespace, anonymous
-from mizar.lab import lab as labs
 from mizar.lab.names import LabName
-from tests.lab.conftest import leftovers, wait_until
+from tests.lab.conftest import wait_until
+from tests.lab.serving import ANY, begun, family_of, said
 from tests.lab.test_load_balancer import SERVERS
-from tests.lab.test_public_load_balancer import EXAMPLE, OVER, PUBLIC, Public
-from tests.lab.test_scaled import family_of, said
+from tests.lab.test_public_load_balancer import OVER, PUBLIC, Public
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 BULK, BULK_PORT = bytes(range(256)) * 2048, 9090
@@ -36,7 +35,7 @@ class Mortal(Public):
     def __init__(self, name: LabName) -> None:
         self.opened: dict[str, list[socket.socket]] = {}
         self.far: Namespace | None = None
-        super().__init__(name, EXAMPLE, "load-balancer-public")
+        super().__init__(name)
 
     def open(self, name: str, family: int, kind: int) -> socket.socket:
         """`far`: behind the router. Those of servers are kept in mind."""
@@ -61,9 +60,9 @@ class Mortal(Public):
         """At a port of its own, each member sends a lot to whoever connects."""
         self.apply(listeners=[{"port": 80, "targetPort": 8080}, {"port": 81, "targetPort": BULK_PORT}])
         for server in SERVERS:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                made = self.ended.enter_context(self.open(server, family, socket.SOCK_STREAM))
-                made.bind(("" if family == socket.AF_INET else "::", BULK_PORT))
+            for address in ANY:
+                made = self.ended.enter_context(self.open(server, family_of(address), socket.SOCK_STREAM))
+                made.bind((address, BULK_PORT))
                 made.listen(16)
                 made.settimeout(None)
                 threading.Thread(target=_send_bulk, args=(made,), daemon=True).start()
@@ -108,12 +107,9 @@ def _send_bulk(listener: socket.socket) -> None:
 @pytest.fixture
 def mortal(lab: LabName) -> Iterator[Mortal]:
     """The lab, up, with the client's way over d3."""
-    found = Mortal(lab)
-    found.go_over("d3")
-    yield found
-    found.ended.close()
-    labs.down(lab)
-    assert leftovers(lab) == []
+    with begun(Mortal(lab)) as found:
+        found.go_over("d3")
+        yield found
 
 
 def test_a_member_dies_and_then_all_do(mortal: Mortal) -> None:

@@ -12,22 +12,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
-from mizar.lab import lab as labs
 from mizar.lab.names import LabName
 from mizar.model.errors import NotFoundError
-from tests.lab.conftest import leftovers, wait_until
+from tests.lab.conftest import wait_until
+from tests.lab.serving import begun, family_of, opened, said
 from tests.lab.test_load_balancer import FRAGMENTED, LIMIT_S, SERVERS, Balanced
 from tests.lab.test_monitor import scraped, series
-from tests.lab.test_scaled import family_of, said
 
 pytestmark = pytest.mark.root
-EXAMPLE = Path(__file__).parents[2] / "examples" / "load-balancer-public.yaml"
 PUBLIC = ("203.0.113.10", "2001:db8:1::a")
 GUEST = ("172.31.0.200", "fd31::c8")
 """The client's, on the substrate's link: it is no droplet's."""
@@ -38,15 +35,16 @@ INSIDE = "10.0.1.77"
 class Public(Balanced):
     """The client's way to the addresses is a route, so that a test says which droplet takes them."""
 
+    example = "load-balancer-public"
     client = "d5"
     over = OVER
 
-    def __init__(self, name: LabName, example: Path = EXAMPLE, called: str = "load-balancer-public") -> None:
-        super().__init__(name, example, called)
+    def begin(self) -> None:
+        """The client has its addresses."""
+        super().begin()
         for own, bits in zip(GUEST, (24, 64), strict=True):
-            self.run(
-                self.client, "ip", "addr", "add", f"{own}/{bits}", "dev", "eth0", *(["nodad"] if bits == 64 else [])
-            )
+            nodad = ["nodad"] if bits == 64 else []
+            self.run(self.client, "ip", "addr", "add", f"{own}/{bits}", "dev", "eth0", *nodad)
 
     def run(self, droplet: str, *words: str) -> None:
         """A command on the host of a droplet."""
@@ -63,7 +61,7 @@ class Public(Balanced):
         if name != "outside":
             return super().open(name, family, kind)
         with Namespace.by_name(self.name.droplet_namespace(self.client)) as namespace:
-            made = namespace.run(lambda: socket.socket(family, kind))
+            made = opened(namespace, family, kind)
         made.settimeout(LIMIT_S)
         return made
 
@@ -78,12 +76,9 @@ class Public(Balanced):
 @pytest.fixture
 def public(lab: LabName) -> Iterator[Public]:
     """The example's lab, up, with the client's way over d3."""
-    found = Public(lab)
-    found.go_over("d3")
-    yield found
-    found.ended.close()
-    labs.down(lab)
-    assert leftovers(lab) == []
+    with begun(Public(lab)) as found:
+        found.go_over("d3")
+        yield found
 
 
 def test_clients_outside_reach_members_and_are_answered_straight(public: Public) -> None:

@@ -4,76 +4,32 @@ said when nobody is left. The objects are those of examples/scaled.yaml: members
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mizar.api.client import Client
 from mizar.kernel.namespaces import Namespace
-from mizar.lab import lab as labs
-from mizar.lab.demo import members
 from mizar.lab.names import LabName
-from mizar.model.manifest import parse_manifests
-from tests.lab.conftest import leftovers, wait_until
+from tests.lab.serving import EXAMPLES, Serving, begun, family_of, said
 
-EXAMPLE = (Path(__file__).parents[2] / "examples" / "scaled.yaml").read_text()
+EXAMPLE = (EXAMPLES / "scaled.yaml").read_text()
 UNCHECKED = "\n".join(line for line in EXAMPLE.splitlines() if not line.startswith("  health:")) + "\n"
 SERVICE = ("10.0.1.100", "fd00:10:0:1::100")
-PORT, LIMIT_S = 8080, 10.0
+PORT = 8080
 WEB = ("web-1", "web-2", "web-3")
 
 
-class Scaled:
-    """The lab, with a server in each member that says its name to everybody, as often as asked."""
+class Scaled(Serving):
+    """Its service is a scaled endpoint, whose members nobody checks unless told otherwise."""
 
-    def __init__(self, name: LabName) -> None:
-        self.name = name
-        self.ended = contextlib.ExitStack()
+    example, kind, called = "scaled", "Endpoint", "web"
+    servers, port, target = WEB, PORT, PORT
+    limit_s = connect_s = 10.0
 
-    def up(self, text: str = UNCHECKED) -> None:
-        labs.up(parse_manifests(text.replace("{name: scaled}", f"{{name: {self.name.name}}}"), "test"))
-        with Client(self.name.server_url) as client:
-            self.namespaces = {str(one): one.namespace for one in members(client)}
-        for name in WEB:
-            self.serve(name)
-
-    def open(self, name: str, family: int, kind: int) -> socket.socket:
-        """A socket in an endpoint's namespace."""
-        with Namespace.by_name(self.namespaces[f"blue/{name}"]) as namespace:
-            made = namespace.run(lambda: socket.socket(family, kind))
-        made.settimeout(LIMIT_S)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        return made
-
-    def serve(self, name: str) -> None:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            listener = self.ended.enter_context(self.open(name, family, socket.SOCK_STREAM))
-            listener.bind(("", PORT) if family == socket.AF_INET else ("::", PORT))
-            listener.listen(64)
-            listener.settimeout(None)
-            threading.Thread(target=accept, args=(listener, name.encode()), daemon=True).start()
-            datagrams = self.ended.enter_context(self.open(name, family, socket.SOCK_DGRAM))
-            datagrams.bind(("", PORT) if family == socket.AF_INET else ("::", PORT))
-            datagrams.settimeout(None)
-            threading.Thread(target=reply, args=(datagrams, name.encode()), daemon=True).start()
-
-    def connect(self, source: str, address: str) -> socket.socket:
-        """A connection to the service."""
-        made = self.open(source, family_of(address), socket.SOCK_STREAM)
-        made.connect((address, PORT))
-        return made
-
-    def who(self, source: str, address: str) -> str:
-        """Who answers a new connection."""
-        with self.connect(source, address) as connection:
-            return said(connection)
+    def __init__(self, name: LabName, text: str = UNCHECKED) -> None:
+        super().__init__(name, text)
 
     def who_by_udp(self, source: str, address: str, size: int = 10) -> str:
         """Who answers a datagram of this size, with an answer as long."""
@@ -84,59 +40,12 @@ class Scaled:
             assert len(answer) >= size
             return answer.rstrip(b"\0").decode()
 
-    def apply(self, **spec: Any) -> None:
-        """Another spec of the service; returns when all droplets have it."""
-        with Client(self.name.server_url) as client:
-            web = client.get("Endpoint", "web", "blue")
-            manifest = {key: web[key] for key in ("apiVersion", "kind", "metadata")}
-            manifest["spec"] = web["spec"] | spec
-            client.apply([manifest])
-            wait_until(lambda: client.get("Endpoint", "web", "blue")["status"]["phase"] == "Provisioned")
-
-    def status(self) -> dict[str, Any]:
-        with Client(self.name.server_url) as client:
-            found: dict[str, Any] = client.get("Endpoint", "web", "blue")["status"]
-            return found
-
-
-def family_of(address: str) -> int:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def accept(listener: socket.socket, name: bytes) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=talk, args=(connection, name), daemon=True).start()
-
-
-def talk(connection: socket.socket, name: bytes) -> None:
-    with connection, contextlib.suppress(OSError):
-        while connection.recv(1):
-            connection.sendall(name.ljust(8))
-
-
-def reply(datagrams: socket.socket, name: bytes) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            data, sender = datagrams.recvfrom(65535)
-            datagrams.sendto(name.ljust(max(len(data), 8), b"\0"), sender)
-
-
-def said(connection: socket.socket) -> str:
-    connection.sendall(b"?")
-    return connection.recv(8).decode().strip()
-
 
 @pytest.fixture
 def scaled(lab: LabName) -> Iterator[Scaled]:
     """The example's lab, up."""
-    found = Scaled(lab)
-    found.up()
-    yield found
-    found.ended.close()
-    labs.down(lab)
-    assert leftovers(lab) == []
+    with begun(Scaled(lab)) as found:
+        yield found
 
 
 def test_flows_are_shared_and_stay(scaled: Scaled) -> None:
