@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """One case: a droplet and packets; the programs in the kernel must do what the oracle says, byte for byte.
 
-Called by the short run (test_differential.py) and the long one (fuzz.py).
+Called by the short runs (test_differential.py; test_at_tc.py for tc ingress) and the long one (fuzz.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mizar.oracle.agent import agent
@@ -17,7 +18,7 @@ from mizar.oracle.outcome import Outcome, Verdict
 from mizar.oracle.stack import substrate
 from mizar.oracle.tables import Droplet
 from mizar.oracle.transit import transit
-from tests.oracle.draws import Draw
+from tests.oracle.draws import Draw, steady
 from tests.oracle.droplets import droplets
 from tests.oracle.havoc import variants
 from tests.oracle.packets import agent_frames, tunnel_frames
@@ -139,3 +140,21 @@ def check_case(real: RealDroplet, case: Case, count: int = 0) -> list[Outcome]:
         frames = variants(arrival.frame, case.seed, count)
         outcomes += check(real, case.here, (replace(arrival, frame=frame) for frame in frames))
     return outcomes
+
+
+def try_cases(
+    real: RealDroplet, substrate: str, most: int, doors: Collection[str] = ("transit", "agent")
+) -> Counter[object]:
+    """So many cases of a substrate with what comes to these doors, the same every time. Returns how often each step and
+    reason was seen."""
+    seen: Counter[object] = Counter()
+
+    @steady(most)
+    @given(cases(substrate=substrate))
+    def each(case: Case) -> None:
+        arrivals = tuple(one for one in case.arrivals if one.door in doors)
+        for outcome in check_case(real, replace(case, arrivals=arrivals), count=10):
+            seen.update([outcome.reason, outcome.step])
+
+    each()
+    return seen

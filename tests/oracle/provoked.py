@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """For each drop reason that generated cases meet too rarely to be counted on: a droplet, and a frame that it refuses.
 
-Read by test_reached.py. The droplets are that of test_golden.py and what has to be another there.
+Read by test_reached.py. The droplets are that of golden_droplet.py and what has to be another there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mizar.oracle.tables import PLACES_OF_SERVICE, Agent, Droplet, Endpoint, Flo
 from tests.oracle import build
 from tests.oracle.differential import Arrival
 from tests.oracle.droplets import BLUE, HOST, ME, MY_MAC, RED, UNRESOLVED, address, even, mac_of, packed, prefix
-from tests.oracle.test_golden import droplet
+from tests.oracle.golden_droplet import droplet
 
 A, R = mac_of(1, 11), mac_of(1, 21)
 OUTSIDE = packed("192.0.2.200")

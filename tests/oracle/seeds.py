@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames for the droplet of golden.py, one for each thing that it does or refuses: what a sweep of test_differential.py
-changes octet by octet. Golden frames are among them.
+"""Frames for the droplet of golden.py, one for each thing that it does or refuses, and what a sweep makes of a frame,
+octet by octet. Golden frames are among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tests.oracle import build, golden
 from tests.oracle.differential import Arrival
 from tests.oracle.droplets import HOST, ME, MY_MAC, RED, address, mac_of, packed
+from tests.oracle.havoc import mend
 
 A, R = mac_of(1, 11), mac_of(1, 21)
 GROUP = packed("ff02::1:ff00:b")
@@ -87,3 +89,22 @@ def requests(host: int, mac: bytes) -> Iterator[bytes]:
     yield build.ethernet(build.ROUTER, mac, 0x0800, old)
     message = build.icmpv6(own, here, build.echo(128, 0, b"mizar!"))
     yield build.ethernet(build.ROUTER, mac, 0x86DD, build.ipv6(own, here, 58, message))
+
+
+def octet_by_octet(each: Arrival, values: frozenset[int]) -> Iterator[Arrival]:
+    """Each octet with other values, each length; with outer lengths and checksums as they were, and mended."""
+    for at in range(len(each.frame)):
+        for value in values | {each.frame[at] ^ 1, each.frame[at] ^ 0x80}:
+            data = bytearray(each.frame)
+            data[at] = value
+            yield from as_it_is_and_mended(each, data)
+    for length in range(14, len(each.frame)):
+        yield from as_it_is_and_mended(each, bytearray(each.frame[:length]))
+
+
+def as_it_is_and_mended(each: Arrival, data: bytearray) -> Iterator[Arrival]:
+    frame = bytes(data)
+    yield replace(each, frame=frame)
+    mend(data)
+    if data != frame:
+        yield replace(each, frame=bytes(data))

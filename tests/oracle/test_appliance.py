@@ -15,9 +15,9 @@ from mizar.oracle.tables import Droplet, Endpoint, Tunnel
 from tests.oracle import build
 from tests.oracle.differential import Arrival, check
 from tests.oracle.droplets import BOUNCER, HOST, ME, MY_MAC, RED, address, mac_of, packed
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
-from tests.oracle.test_differential import octet_by_octet
-from tests.oracle.test_golden import droplet
+from tests.oracle.seeds import octet_by_octet
 
 pytestmark = pytest.mark.root
 BEYOND = {4: packed("198.51.100.1"), 6: packed("2001:db8:6::1")}

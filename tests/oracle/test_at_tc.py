@@ -18,21 +18,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 from mizar.oracle.outcome import Step
 from mizar.oracle.tables import Droplet
-from tests.oracle.differential import Case, cases, check, check_case
+from tests.oracle.differential import check, try_cases
 from tests.oracle.golden import GENEVE_DELIVERED
+from tests.oracle.golden_droplet import droplet, in_every_role
 from tests.oracle.real import RealDroplet
-from tests.oracle.seeds import seeds
+from tests.oracle.seeds import octet_by_octet, seeds
 from tests.oracle.substrates import SUBSTRATES, loaded
-from tests.oracle.test_differential import dividing, hosting, octet_by_octet
-from tests.oracle.test_golden import droplet
 
 pytestmark = pytest.mark.root
 SHARE = 20
 """One of so many altered frames."""
+DOORS = ("transit",)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def ingress() -> Iterator[RealDroplet]:
     real.close()
 
 
-@pytest.mark.parametrize("here", [droplet, hosting, dividing], ids=lambda make: make.__name__)
+@in_every_role
 def test_frames_that_differ_a_little_from_good_ones(ingress: RealDroplet, here: Callable[[], Droplet]) -> None:
     """The same ones every time."""
     tables, some, seen = here(), random.Random(7), Counter[object]()
@@ -66,34 +65,12 @@ def test_any_droplets_and_packets_on_all_substrates(substrate: str) -> None:
     """As many as of XDP's."""
     real = loaded(substrate, at_tc=True)
     try:
-        try_cases(real, substrate, 100)
+        try_cases(real, substrate, 100, DOORS)
     finally:
         real.close()
 
 
 def test_any_droplets_and_packets(ingress: RealDroplet) -> None:
     """Of test_differential.py's kind, and fewer."""
-    seen = try_cases(ingress, "ipv4", 10)
+    seen = try_cases(ingress, "ipv4", 10, DOORS)
     assert {Step.DELIVER, Step.BOUNCE, "UNKNOWN_SENDER"} <= seen.keys()
-
-
-def try_cases(real: RealDroplet, substrate: str, most: int) -> Counter[object]:
-    """The same every time. Returns how often each step and reason was seen."""
-    seen: Counter[object] = Counter()
-
-    @settings(
-        max_examples=most,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
-    )
-    @given(cases(substrate=substrate))
-    def each(case: Case) -> None:
-        arrivals = tuple(one for one in case.arrivals if one.door == "transit")
-        for outcome in check_case(real, Case(case.here, arrivals, case.seed), count=10):
-            seen.update([outcome.reason, outcome.step])
-
-    each()
-    return seen

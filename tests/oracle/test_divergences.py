@@ -12,8 +12,8 @@ from mizar.oracle.tables import Droplet, Network, Vpc
 from tests.oracle import build
 from tests.oracle.differential import Arrival, observe, predict, visible
 from tests.oracle.droplets import BLUE, BOUNCER, HOST, ME, MY_MAC, RED, address, even, mac_of, packed
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
-from tests.oracle.test_golden import droplet
 
 pytestmark = pytest.mark.root
 A, R = mac_of(1, 11), mac_of(1, 21)

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 
 from mizar.functions.build import build as compile_function
 from mizar.kernel.function_tables import U64
@@ -28,11 +28,12 @@ from mizar.oracle.transit import transit
 from tests.dataplane.chained import PASS, REDIRECT, TRANSMIT, Chained, from_text, member, saying
 from tests.oracle import build, golden
 from tests.oracle.differential import Arrival, Case, cases, check_case, observe, predict, visible
+from tests.oracle.draws import steady
 from tests.oracle.droplets import address, mac_of
 from tests.oracle.golden import Golden
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
 from tests.oracle.seeds import carried, seeds
-from tests.oracle.test_golden import droplet
 
 STAGES = ("ON_XDP_TX", "ON_XDP_PASS", "ON_XDP_DROP", "ENDPOINT_INGRESS", "ENDPOINT_EGRESS")
 ODD = 'MIZAR_REASONS({ 1, "ODD", "Odd." });'
@@ -184,14 +185,7 @@ def test_a_twin_in_any_droplet(real: RealDroplet, attached: Chained, stage: str)
     attached.put({stage: [member(from_text(TEXT, 'MIZAR_REASONS({ 1, "ODD", "Odd." });', name="picky"))]}, droplet=1)
     judged: Counter[bool | None] = Counter()
 
-    @settings(
-        max_examples=200 if stage == "ON_XDP_SCALED_EP" else 60,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate,),
-    )
+    @settings(steady(200 if stage == "ON_XDP_SCALED_EP" else 60), phases=(Phase.generate,))
     @given(cases())
     def each(case: Case) -> None:
         here = replace(case.here, functions=(Function("picky", (stage,), droplet=True),))

@@ -16,34 +16,16 @@ from scapy.packet import Packet, bind_layers
 
 from mizar.oracle.agent import agent
 from mizar.oracle.outcome import Verdict
-from mizar.oracle.tables import Agent, Droplet, Endpoint, Leg, Network, Tunnel, Vpc
 from mizar.oracle.transit import transit
 from tests.oracle import golden
-from tests.oracle.droplets import BOUNCER, HOST, KNOWN, ME, MY_MAC, RED, address, even, mac_of, prefix
+from tests.oracle.droplets import RED
 from tests.oracle.golden import Golden
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
 
 bind_layers(UDP, GENEVE, dport=6081)
 bind_layers(UDP, VXLAN, dport=4789)
 every_frame = pytest.mark.parametrize("each", golden.ALL, ids=str)
-
-
-def droplet() -> Droplet:
-    """As golden.py tells; the agent sends at interface 1."""
-    own = Endpoint(1, mac_of(1, 11), ME, ifindex=1, uid="a")
-    rows = {11: own, 21: Endpoint(1, mac_of(1, 21), HOST), 31: Endpoint(1, mac_of(1, 31), BOUNCER, Tunnel.VXLAN)}
-    legs = {
-        family: Leg(address(family, 1, 11), address(family, 1, 1), prefix(family, 1)[1]) for family in (4, 6)
-    }  # fmt: skip
-    return Droplet(
-        ME,
-        MY_MAC,
-        KNOWN,
-        {RED: Vpc(even(HOST))},
-        {(RED, *prefix(family, 1)): Network(1, legs[family].gateway, even(ME), bounced_here=True) for family in legs},
-        {(RED, address(family, 1, host)): row for family in (4, 6) for host, row in rows.items()},
-        {1: Agent("a", RED, 1, mac_of(1, 11), Tunnel.GENEVE, even(ME), True, False, legs[4], legs[6])},
-    )
 
 
 def without_free(each: Golden, frame: bytes) -> bytes:

@@ -17,8 +17,8 @@ from mizar.oracle.tables import Droplet
 from tests.oracle import build
 from tests.oracle.differential import Arrival, observe, predict, visible
 from tests.oracle.droplets import HOST, ME, MY_MAC, RED, address, mac_of
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
-from tests.oracle.test_golden import droplet
 
 A, R = mac_of(1, 11), mac_of(1, 21)
 SECOND, YEAR = 10**9, 365 * 86400 * 10**9

@@ -22,7 +22,7 @@ from mizar.oracle.transit import transit
 from tests.oracle import golden
 from tests.oracle.differential import Case, cases, predict
 from tests.oracle.droplets import HOST, KNOWN, ME, MY_MAC, RED, droplets, even, mac_of
-from tests.oracle.test_golden import droplet
+from tests.oracle.golden_droplet import droplet
 from tests.unit.planner.budget import examples
 
 NOTE = Handover(1, RED, "a")

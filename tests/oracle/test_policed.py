@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mizar.model import drop_reasons
+from tests.oracle.draws import steady
 from tests.oracle.policed import policed_droplets, run, stories
 from tests.oracle.real import RealDroplet
 
@@ -21,14 +22,7 @@ def test_any_packets_at_policed_endpoints(real: RealDroplet) -> None:
     """Verdict, frame, counters and flows; every reason of a policy is seen."""
     seen: Counter[str] = Counter()
 
-    @settings(
-        max_examples=60,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
-    )
+    @steady(60)
     @given(st.data())
     def each(data: st.DataObject) -> None:
         here = data.draw(policed_droplets())

@@ -20,9 +20,9 @@ from mizar.oracle.transit import transit
 from mizar.transit import ddos_values
 from tests.dataplane.chained import Chained, member
 from tests.dataplane.ddos_loaded import OBJECT as PROTECTION
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
 from tests.oracle.test_functions import FRAMES, said
-from tests.oracle.test_golden import droplet
 
 SENDER, BLOCKED = bytes((10, 0, 1, 21)), bytes((10, 0, 1, 22))
 """Whose frames golden droplets deliver, and one who is on a list."""

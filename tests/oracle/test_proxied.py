@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.oracle.draws import steady
 from tests.oracle.proxied import arrivals, carriers
 from tests.oracle.real import RealDroplet
 from tests.oracle.real_proxies import run
@@ -21,14 +22,7 @@ def test_any_frames_at_any_proxies(real: RealDroplet) -> None:
     """Verdict, frame, counters and flows after each frame are the same."""
     seen: Counter[str] = Counter()
 
-    @settings(
-        max_examples=400,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
-    )
+    @steady(400)
     @given(st.data())
     def each(data: st.DataObject) -> None:
         here = data.draw(carriers())

@@ -29,9 +29,9 @@ from mizar.oracle.transit import transit
 from tests.oracle import build
 from tests.oracle.differential import Arrival, check
 from tests.oracle.droplets import HOST, ME, MY_MAC, RED, address, mac_of
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
 from tests.oracle.services import spread
-from tests.oracle.test_golden import droplet
 
 FAMILIES = (4, 6)
 PUBLIC = {4: bytes((203, 0, 113, 10)), 6: bytes.fromhex("20010db8000100000000000000" + "00000a")}

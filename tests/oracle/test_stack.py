@@ -13,9 +13,9 @@ from mizar.oracle.tables import Droplet, Endpoint
 from tests.oracle import build
 from tests.oracle.differential import Arrival, check, check_arrival, predict
 from tests.oracle.droplets import ME, RED, address, mac_of, packed
+from tests.oracle.golden_droplet import droplet
 from tests.oracle.real import RealDroplet
-from tests.oracle.test_differential import octet_by_octet
-from tests.oracle.test_golden import droplet
+from tests.oracle.seeds import octet_by_octet
 
 pytestmark = pytest.mark.root
 OUTSIDE = {4: packed("192.0.2.1"), 6: packed("2001:db8:5::1")}

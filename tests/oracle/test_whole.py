@@ -8,13 +8,14 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mizar.oracle.fleet import End, Way
 from mizar.oracle.network_acl import acl_of
 from mizar.oracle.policies import NetworkAcl, PolicySet
 from mizar.oracle.tables import in_prefix
+from tests.oracle.draws import steady
 from tests.oracle.planned import Planned
 from tests.oracle.real_fleet import Journey, RealFleet, whole_journeys
 from tests.oracle.substrates import SUBSTRATES
@@ -139,14 +140,7 @@ def test_every_hop_is_the_kernels_too(substrate: str) -> None:
     """The same ways every time; among them such as cross, such as are chosen, and such as are refused."""
     fleet, seen = RealFleet(substrate), Counter[str]()
 
-    @settings(
-        max_examples=100,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
-    )
+    @steady(100)
     @given(whole_journeys(substrate))
     def each(journey: Journey) -> None:
         for way in fleet.check(journey):
