@@ -21,6 +21,12 @@ from .plan import ME, RED, ROUTER_MAC, Address, DropletPlan, EndpointPlan
 PORTS = {"geneve": 6081, "vxlan": 4789}
 SOURCE_PORT = 0xC123
 PAYLOAD = b"the quick brown fox jumps over"
+OVERHEAD = 50
+
+
+def inner_of(frame: bytes) -> bytes:
+    """What a tunnel packet over IPv4 without options carries."""
+    return frame[OVERHEAD:]
 
 
 def ip(family: int, src: Address, dst: Address, ttl: int = 64, **fields: Any) -> Any:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
+from .every import every_tunnel_and_family
 from .frames import PAYLOAD, SOURCE_PORT, datagram, ip, tunnel
 from .plan import (
     BACK,
@@ -33,7 +33,6 @@ from .plan import (
 )
 from .testbed import TC_REDIRECT, Testbed
 
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 INNER_BYTES = {4: 14 + 20 + 8 + len(PAYLOAD), 6: 14 + 40 + 8 + len(PAYLOAD)}
 
 

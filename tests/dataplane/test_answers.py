@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from ipaddress import ip_address
 from typing import Any
 
@@ -20,6 +19,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils6 import in6_getnsma
 
+from .every import every_tunnel_and_family
 from .frames import arp_reply, arp_request, ping, tunnel
 from .plan import (
     BACK,
@@ -39,7 +39,6 @@ from .plan import (
 )
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_TX, Testbed
 
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 ANSWERED_HERE = {("endpoint", A.slot): {"answered_packets": 1}, ("vpc", RED.slot): {"answered_packets": 1}}
 ANSWERED_THROUGH_TUNNEL = {("vpc", RED.slot): {"answered_packets": 1}}
 NONCE = ICMPv6NDOptUnknown(type=14, len=1, data=b"nonce!")

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from mizar.kernel import layout
 
+from .every import every_tunnel_and_family
 from .frames import SOURCE_PORT, datagram, tunnel
 from .plan import (
     APPLIANCE_MAC,
@@ -27,7 +26,6 @@ from .plan import (
     ROUTE_ENDPOINT,
     ROUTE_VPC,
     ROUTER_MAC,
-    TUNNELS,
     UNTOLD_MAC,
     A,
     Address,
@@ -42,7 +40,6 @@ from .testbed import TC_REDIRECT, TC_SHOT, XDP_PASS, Testbed
 ALL: dict[int, Address] = {4: "0.0.0.0", 6: "::"}
 BEYOND: dict[int, Address] = {4: "198.51.100.7", 6: "2001:db8:9::7"}
 """Of no network of the VPC."""
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 
 
 def by_way_of(droplet: Testbed, appliance: EndpointPlan, flags: int = 0) -> None:

@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-
 from mizar._built import transit_pb2 as pb
+
 from mizar.kernel import libbpf, test_run
 from mizar.kernel.features import _EXIT, _insn, _wide
 from mizar.kernel.layout import U32

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +13,7 @@ from scapy.packet import Raw
 
 from mizar.kernel import layout, test_run
 
+from .every import every_tunnel_and_family
 from .frames import PAYLOAD, SOURCE_PORT, datagram, option, tunnel
 from .plan import (
     BOUNCER,
@@ -27,7 +27,6 @@ from .plan import (
     ROUTE_SUBSTRATE,
     ROUTER_MAC,
     SERVICE_MAC,
-    TUNNELS,
     A,
     B,
     C,
@@ -41,7 +40,6 @@ BYPASS = 4
 OPTIONS = option(0x0102, 0x01, b"abcd") + option(0xFF01, 0x02, bytes(4) + bytes(3) + b"\x07")
 INNER_BYTES = {4: 14 + 20 + 8 + len(PAYLOAD), 6: 14 + 40 + 8 + len(PAYLOAD)}
 SUBSTRATE_FAMILIES = (4, 6)
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 
 
 @pytest.fixture(scope="module", params=SUBSTRATE_FAMILIES)

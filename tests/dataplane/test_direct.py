@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 
 from mizar.kernel.events import EventReader
 
+from .every import every_tunnel_and_family
 from .frames import datagram, tunnel
-from .plan import BACK, DIVIDER, FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, STRANGER, TUNNELS, A, R, S, mapped
+from .plan import BACK, DIVIDER, FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, STRANGER, A, R, S, mapped
 from .test_health import O_BIT, control
 from .testbed import TC_REDIRECT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
 LEARNED, GONE, ELSEWHERE = 8, 4, 0xFFFFFFFF
 UNKNOWN_NOTICE, GONE_NOTICE, ASK_NOTICE, HINT_NOTICE = 1, 2, 3, 4
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 
 
 def entry(droplet: Testbed, family: int) -> dict[str, Any]:

@@ -34,16 +34,7 @@ from scapy.all import (
 from mizar.gateway import rules
 from mizar.kernel.test_run import run_xdp
 from mizar.pipeline.description import State
-from mizar.pipeline.nat import (
-    Filtering,
-    Forward,
-    Mapping,
-    Masquerade,
-    NatRules,
-    Quota,
-    Static,
-    Timeouts,
-)
+from mizar.pipeline.nat import Filtering, Forward, Mapping, Masquerade, NatRules, Quota, Static, Timeouts
 from mizar.pipeline.ranges import Ranges
 from tests.dataplane.gateway_nat import SECOND, STATES, Gateway, Model, has_clang, loaded, reasons, with_meta
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +14,11 @@ from scapy.packet import Raw
 
 from mizar.kernel import layout
 
+from .every import every_tunnel_and_family
 from .frames import PAYLOAD, SOURCE_PORT, arp_reply, arp_request, datagram, option, ping, tunnel
 from .plan import (
     BOUNCER,
     DIVIDER,
-    FAMILIES,
     FRONT,
     HANDOVER_MAGIC,
     HANDOVER_SEND,
@@ -40,7 +39,6 @@ from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 OPTIONS = option(0x0102, 0x01, b"abcd") + option(0xFF01, 0x7F)
 CAME_AND_GOES = [(4, 4), (4, 6), (6, 4), (6, 6)]
 every_translation = pytest.mark.parametrize(("came", "goes"), CAME_AND_GOES)
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 
 
 @pytest.fixture(scope="module")

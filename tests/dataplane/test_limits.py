@@ -4,7 +4,6 @@ set far ahead or far behind, so that nothing here depends on how long a test tak
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +15,9 @@ from scapy.layers.l2 import Ether
 
 from mizar.kernel import test_run
 
+from .every import every_family, every_tunnel_and_family
 from .frames import datagram, ping, tunnel
-from .plan import BOUNCER, FAMILIES, FRONT, HOST, RED, ROUTER_MAC, TUNNELS, A, B, R, S
+from .plan import BOUNCER, FRONT, HOST, RED, ROUTER_MAC, A, B, R, S
 from .test_direct import learned
 from .test_policy import comes, goes, segment, why
 from .test_services import scaled, service
@@ -30,8 +30,6 @@ OWN, OF_NETWORK, OF_VPC, GUARANTEE, UPLINK = 3, 4, 5, 6, 1
 SECOND = 10**9
 MARKED = 0x80
 DELIVERY = 0x80000000
-every_family = pytest.mark.parametrize("family", FAMILIES)
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 
 
 def limiter(

@@ -20,20 +20,7 @@ from mizar.kernel import namespaces
 
 from .frames import PAYLOAD, datagram, tunnel
 from .live import LIMIT_S, LiveDroplet, receive
-from .plan import (
-    BOUNCER,
-    DIVIDER,
-    FAMILIES,
-    FRONT,
-    HOST,
-    ME,
-    RED,
-    ROUTER_MAC,
-    TUNNELS,
-    A,
-    B,
-    R,
-)
+from .plan import BOUNCER, DIVIDER, FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, TUNNELS, A, B, R
 
 UDP_SEGMENT = 103
 SOL_PACKET, PACKET_VNET_HDR = 263, 15

@@ -17,6 +17,7 @@ from scapy.packet import Raw
 
 from mizar.kernel import layout
 
+from .every import every_family
 from .frames import PAYLOAD, datagram, ip, ping, tunnel
 from .plan import FAMILIES, HOST, RED, ROUTER_MAC, A, B, EndpointPlan, R, mac_bytes, mapped
 from .policies import ALLOW, OF_TCP, OF_UDP, Row, police, rules
@@ -26,7 +27,6 @@ from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, Testbed
 PORT, TARGET = 4002, 8080
 TCP_NUMBER, UDP_NUMBER = 6, 17
 LISTENERS, BY_CLIENT = 1, 2
-every_family = pytest.mark.parametrize("family", FAMILIES)
 both_protocols = pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "udp"])
 
 

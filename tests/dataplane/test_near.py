@@ -6,17 +6,14 @@ from __future__ import annotations
 from itertools import cycle
 from typing import Any
 
-import pytest
-
 from mizar.kernel.maps import Table
 
+from .every import every_family
 from .frames import datagram, tunnel
 from .plan import BOUNCER, DIVIDER, FAMILIES, FRONT, HOST, RED, A, EndpointPlan, R, S, mac_bytes, mapped
 from .test_public import attracted, request
 from .test_services import scaled, service
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
-
-every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def write(table: Table[Any, Any], way: int, key: Any, value: Any) -> None:

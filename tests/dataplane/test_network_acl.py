@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from scapy.layers.inet import IP, UDP, fragment
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import Ether
@@ -15,6 +14,7 @@ from mizar.kernel.events import EventReader
 from mizar.kernel.tables import network_key
 from mizar.model import drop_reasons
 
+from .every import every_family
 from .frames import datagram, ip, ping, tunnel
 from .plan import (
     BACK,
@@ -41,7 +41,6 @@ from .plan import (
 from .policies import ALLOW, AUDIT, DENY, LOG, OF_UDP, Row, rules
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
 LAST, LEARNED = 0x0001FFFF, 8
 OPEN, CLOSED = Row(ALLOW), Row(DENY, rule=LAST, rank=9)
 

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
+from .every import every_tunnel_and_family
 from .frames import datagram, option, ping, tunnel
 from .plan import (
     BLUE,
@@ -19,7 +18,6 @@ from .plan import (
     RED,
     ROUTER_MAC,
     THEIRS,
-    TUNNELS,
     UNTOLD_MAC,
     A,
     EndpointPlan,
@@ -28,7 +26,6 @@ from .plan import (
 from .test_transit_paths import INNER_BYTES
 from .testbed import TC_REDIRECT, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 LABELS = option(0xFF01, 0x02, b"\0\0\0\7\0\0\0\1") + option(0x0102, 0x01, b"abcd")
 
 

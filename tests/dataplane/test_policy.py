@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from scapy.packet import Raw
 from mizar.kernel.events import EventReader
 from mizar.model import drop_reasons
 
+from .every import every_family, every_tunnel_and_family
 from .frames import datagram, ip, option, ping, tunnel
-from .plan import BOUNCER, FAMILIES, FRONT, HOST, RED, ROUTER_MAC, TUNNELS, A, B, R, S
+from .plan import BOUNCER, FRONT, HOST, RED, ROUTER_MAC, A, B, R, S
 from .policies import (
     ALLOW,
     ANSWERED,
@@ -42,8 +42,6 @@ from .test_services import MEMBER, scaled, service
 from .test_substrate import OUTSIDE, come_in, from_stack, ready
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, XDP_PASS, Testbed
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 SYN, SYN_ACK, ACK, FIN = "S", "SA", "A", "FA"
 GROUPS = 7
 

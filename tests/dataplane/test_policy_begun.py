@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from .chained import CONTINUE, DROP, Chained, chained, from_text, member, saying
+from .every import every_family
 from .frames import datagram
-from .plan import FAMILIES, RED, A, B, R
+from .plan import RED, A, B, R
 from .policies import ALLOW, INGRESS, OF_TCP, Row, flows, police, rules
 from .test_policy import ACK, SYN, SYN_ACK, answer, closed, comes, goes, segment, why
 from .testbed import TC_SHOT, Testbed
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
 ANSWERING = from_text("return mizar_answerable(call) ? mizar_answer(call) : FUNCTION_CONTINUE;")
 STAGE, ONE_ANSWER = "ENDPOINT_INGRESS", 4
 

@@ -24,7 +24,7 @@ from scapy.packet import Raw
 from mizar.kernel.layout import constant
 
 from .chained import CONTINUE, TRANSMIT, chained, saying
-from .frames import PAYLOAD, ip, tunnel
+from .frames import PAYLOAD, inner_of, ip, tunnel
 from .plan import (
     BLUE,
     BOUNCER,
@@ -81,10 +81,6 @@ def from_target(kind: str, family: int, *, dport: int = SPORT, ttl: int = 64, fl
     """The target's answer, to what stands for the client."""
     header = l4(kind, family, DPORT, dport, answer=True, flags=flags)
     return frame(family, T.address(family), Q.address(family), header, ttl=ttl, dst_mac=Q.mac)
-
-
-def inner_of(sent: bytes) -> bytes:
-    return sent[50:]
 
 
 def expect(sent: bytes, inner: Any, dst: Any, vni: int) -> None:

@@ -19,6 +19,7 @@ from scapy.packet import Raw
 
 from mizar.kernel import layout
 
+from .every import every_family
 from .frames import PAYLOAD, ip, tunnel
 from .plan import FAMILIES, FRONT, HOST, ME, RED, ROUTER_MAC, A, B, EndpointPlan, R, mapped
 from .policies import ALLOW, OF_UDP, Row, police, rules
@@ -31,7 +32,6 @@ PUBLIC = {4: "203.0.113.10", 6: "2001:db8:1::a"}
 CLIENT = {4: "198.51.100.7", 6: "2001:db8:2::7"}
 OTHER = {4: "198.51.100.8", 6: "2001:db8:2::8"}
 CLIENT_MAC, PUBLIC_MAC = "02:00:00:00:77:07", "02:4d:5a:00:00:06"
-every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def attracted(droplet: Testbed, *members: EndpointPlan, switch: int = 1) -> None:

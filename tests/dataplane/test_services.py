@@ -6,7 +6,6 @@ The service is 10.0.1.50 / fd00:10:0:1::32 in FRONT. Members may be a, b (on ME)
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from mizar.kernel import layout, test_run
 from mizar.kernel.layout import constant
 from mizar.kernel.libbpf import check, lib, possible_cpus
 
+from .every import every_family, every_tunnel_and_family
 from .frames import PAYLOAD, datagram, ip, ping, tunnel
 from .plan import (
     BLUE,
@@ -30,7 +30,7 @@ from .plan import (
     ME,
     RED,
     ROUTER_MAC,
-    TUNNELS,
+    SERVICE_MAC,
     A,
     B,
     EndpointPlan,
@@ -40,11 +40,8 @@ from .plan import (
 )
 from .testbed import TC_REDIRECT, TC_SHOT, TUNNEL_NUMBERS, XDP_DROP, XDP_PASS, XDP_TX, Testbed
 
-SERVICE_MAC = "02:4d:5a:00:00:02"
 SERVICE_HOST, SLOT, PLACES = 50, 1, 4093
 SCALED, MEMBER, DRAINING, DOWN, LISTENED = 16, 32, 64, 128, 16
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
-every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def service(family: int) -> str:

@@ -14,19 +14,7 @@ from scapy.packet import Raw
 from mizar.kernel import test_run
 
 from .frames import datagram
-from .plan import (
-    FAMILIES,
-    FRONT,
-    NETWORK_HAS_ROUTES,
-    RED,
-    ROUTE_SUBSTRATE,
-    ROUTE_VPC,
-    ROUTER_MAC,
-    A,
-    B,
-    R,
-    mapped,
-)
+from .plan import FAMILIES, FRONT, NETWORK_HAS_ROUTES, RED, ROUTE_SUBSTRATE, ROUTE_VPC, ROUTER_MAC, A, B, R, mapped
 from .testbed import TC_REDIRECT, TC_SHOT, Testbed
 
 STACK_MAC = "02:4d:5a:00:00:04"

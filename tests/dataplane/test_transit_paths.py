@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from mizar.kernel import layout
 
+from .every import every_tunnel_and_family
 from .frames import PAYLOAD, datagram, option, ping, tunnel
 from .plan import (
     BACK,
@@ -35,7 +34,6 @@ from .plan import (
 )
 from .testbed import XDP_PASS, XDP_TX, Testbed
 
-every_tunnel_and_family = pytest.mark.parametrize(("kind", "family"), list(itertools.product(TUNNELS, FAMILIES)))
 INNER_BYTES = {4: 14 + 20 + 8 + len(PAYLOAD), 6: 14 + 40 + 8 + len(PAYLOAD)}
 NOT_CRITICAL = option(0x0102, 0x01, b"abcd") + option(0xFF01, 0x7F)
 
