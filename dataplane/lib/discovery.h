@@ -4,6 +4,7 @@
  */
 #ifndef MIZAR_DISCOVERY_H
 #define MIZAR_DISCOVERY_H
+#include "checksum.h"
 #include "parse.h"
 
 struct solicitation {
@@ -87,11 +88,7 @@ static __always_inline __must_check enum drop_reason parse_solicitation(struct c
 			return REASON_ND_MALFORMED;
 		found->source_mac = unit + 2;
 	}
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	if (skip || cursor->left || sum != 0xffff)
+	if (skip || cursor->left || folded_sum(sum) != 0xffff)
 		return REASON_ND_MALFORMED;
 	/* A probe, from the unspecified address, tells no MAC, and asks only those who may have the target. */
 	if (!(ip->saddr.s6_addr32[0] | ip->saddr.s6_addr32[1] | ip->saddr.s6_addr32[2] | ip->saddr.s6_addr32[3]) &&

@@ -92,11 +92,7 @@ static __always_inline uint16_t message_checksum(uint8_t *message, uint32_t byte
 		sum += (uint32_t)bpf_csum_diff(0, 0, (void *)(message + begin), chunk, 0);
 		left -= chunk;
 	}
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~((sum & 0xffff) + (sum >> 16));
+	return ~folded_sum(sum);
 }
 
 /* RFC 1812 4.3.2.7: not about errors, later fragments, or what came from no host. */

@@ -5,6 +5,7 @@
  */
 #ifndef MIZAR_OUTER_H
 #define MIZAR_OUTER_H
+#include "checksum.h"
 #include "family.h"
 #include "parse.h"
 
@@ -56,10 +57,7 @@ static __always_inline uint16_t pseudo_sum(const struct iphdr *ip, const struct 
 {
 	uint64_t sum = (uint64_t)ip->saddr + ip->daddr + bpf_htonl(IPPROTO_UDP) + bpf_htonl(bpf_ntohs(udp->len));
 
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
+	return folded_sum(sum);
 }
 
 /* The same for IPv6 (RFC 8200 8.1). */
@@ -69,10 +67,7 @@ static __always_inline uint16_t pseudo_sum6(const struct ipv6hdr *ip, const stru
 
 	for (int i = 0; i < 4; i++)
 		sum += (uint64_t)ip->saddr.s6_addr32[i] + ip->daddr.s6_addr32[i];
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
+	return folded_sum(sum);
 }
 
 /* The ports tell whether it is a tunnel packet. */

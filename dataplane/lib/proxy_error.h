@@ -5,6 +5,7 @@
  */
 #ifndef MIZAR_PROXY_ERROR_H
 #define MIZAR_PROXY_ERROR_H
+#include "checksum.h"
 #include "proxy_rewrite.h"
 
 struct quoted {
@@ -90,22 +91,10 @@ static __always_inline __must_check enum drop_reason parse_quoted(struct cursor 
 	return parse_quoted_l4(cursor, quoted, ipv4);
 }
 
-static __always_inline uint16_t fold(uint64_t sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
-static __always_inline uint32_t word_difference(uint16_t from, uint16_t to)
-{
-	return (uint32_t)(uint16_t)~from + to;
-}
-
 /*
- * `outside`: the difference that the error's own addresses make. `addresses`, source_be, dest_be: of the quoted packet on the other side. What follows in the error's own checksum is
- * the sum of all that changed behind its first eight bytes; over IPv6 its own addresses count, too.
+ * `outside`: the difference that the error's own addresses make. `addresses`, source_be, dest_be: of the quoted packet
+ * on the other side. What follows in the error's own checksum is the sum of all that changed behind its first eight
+ * bytes; over IPv6 its own addresses count, too.
  */
 static __always_inline bool write_error(struct __sk_buff *skb, uint32_t outside, uint32_t icmp_at,
 					const struct quoted *quoted, const struct change *addresses,
@@ -118,16 +107,16 @@ static __always_inline bool write_error(struct __sk_buff *skb, uint32_t outside,
 
 	if (echo) {
 		ports[0] = quoted->l4.request ? source_be : dest_be;
-		by_port = word_difference(quoted->l4.request ? quoted->l4.source_be : quoted->l4.dest_be, ports[0]);
+		by_port = word_change(quoted->l4.request ? quoted->l4.source_be : quoted->l4.dest_be, ports[0]);
 	} else {
-		by_port = word_difference(quoted->l4.source_be, source_be) +
-			  word_difference(quoted->l4.dest_be, dest_be);
+		by_port = word_change(quoted->l4.source_be, source_be) +
+			  word_change(quoted->l4.dest_be, dest_be);
 	}
 	if (quoted->l4.check) {
-		check = ~fold((uint16_t)~check + by_port + (quoted->protocol == IPPROTO_ICMP ? 0 : by_address));
+		check = ~folded_sum((uint16_t)~check + by_port + (quoted->protocol == IPPROTO_ICMP ? 0 : by_address));
 		if (quoted->protocol == IPPROTO_UDP && !check)
 			check = 0xffff;
-		difference = word_difference(quoted->l4.check_be, check);
+		difference = word_change(quoted->l4.check_be, check);
 		if (bpf_skb_store_bytes(skb, quoted->l4.at + quoted->l4.check, &check, sizeof(check), 0))
 			return false;
 	}
@@ -138,14 +127,14 @@ static __always_inline bool write_error(struct __sk_buff *skb, uint32_t outside,
 		struct {
 			uint16_t check;
 			uint16_t addresses[4];
-		} tail = { .check = ~fold((uint16_t)~quoted->ip_check_be + by_address) };
+		} tail = { .check = ~folded_sum((uint16_t)~quoted->ip_check_be + by_address) };
 		uint32_t source = address_ipv4_be(addresses->to[0]), destination = address_ipv4_be(addresses->to[1]);
 
 		tail.addresses[0] = ((word16 *)&source)[0];
 		tail.addresses[1] = ((word16 *)&source)[1];
 		tail.addresses[2] = ((word16 *)&destination)[0];
 		tail.addresses[3] = ((word16 *)&destination)[1];
-		difference += word_difference(quoted->ip_check_be, tail.check);
+		difference += word_change(quoted->ip_check_be, tail.check);
 		if (bpf_skb_store_bytes(skb, quoted->at + offsetof(struct iphdr, check), &tail, sizeof(tail), 0))
 			return false;
 	} else if (bpf_skb_store_bytes(skb, quoted->at + offsetof(struct ipv6hdr, saddr), addresses->to,
@@ -153,6 +142,6 @@ static __always_inline bool write_error(struct __sk_buff *skb, uint32_t outside,
 		   bpf_l4_csum_replace(skb, icmp_at + ICMP_CHECK, 0, outside, BPF_F_PSEUDO_HDR)) {
 		return false;
 	}
-	return !bpf_l4_csum_replace(skb, icmp_at + ICMP_CHECK, 0, fold(difference), 0);
+	return !bpf_l4_csum_replace(skb, icmp_at + ICMP_CHECK, 0, folded_sum(difference), 0);
 }
 #endif

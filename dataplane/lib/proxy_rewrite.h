@@ -6,6 +6,7 @@
  */
 #ifndef MIZAR_PROXY_REWRITE_H
 #define MIZAR_PROXY_REWRITE_H
+#include "checksum.h"
 #include "proxy_flow.h"
 #include "proxy.h"
 #include "rewrite.h"
@@ -52,17 +53,13 @@ struct change {
 	bool ipv4;
 };
 
-/* What a checksum over both addresses has to be changed by; not folded. */
+/* What a checksum over both addresses has to be changed by; folded to 32 bits. */
 static __always_inline uint32_t address_difference(const struct change *change)
 {
 	uint64_t sum = 0;
 
-	for (int end = 0; end < 2; end++) {
-		const word32 *from = (const word32 *)change->from[end], *to = (const word32 *)change->to[end];
-
-		for (int i = change->ipv4 ? 3 : 0; i < 4; i++)
-			sum += (uint64_t)(uint32_t)~from[i] + to[i];
-	}
+	for (int end = 0; end < 2; end++)
+		sum += address_change(change->ipv4, change->from[end], change->to[end]);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	return (sum & 0xffffffff) + (sum >> 32);
 }

@@ -73,10 +73,7 @@ static __always_inline void respond_solicitation(const struct inner *inner, cons
 			router_mac(option + 2);
 		sum += (uint64_t)((word32 *)option)[0] + ((word32 *)option)[1];
 	}
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	*(word16 *)(icmp + 2) = ~((sum & 0xffff) + (sum >> 16));
+	*(word16 *)(icmp + 2) = ~folded_sum(sum);
 }
 
 /*

@@ -47,10 +47,7 @@ static __always_inline uint16_t ipv4_checksum(const struct iphdr *ip)
 	const word32 *words = (const word32 *)ip;
 	uint64_t sum = (uint64_t)words[0] + words[1] + words[2] + words[3] + words[4];
 
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~((sum & 0xffff) + (sum >> 16));
+	return ~folded_sum(sum);
 }
 
 /* The bit in the first word of a Geneve header. */

@@ -7,6 +7,7 @@
  */
 #ifndef MIZAR_VIP_OPTION_H
 #define MIZAR_VIP_OPTION_H
+#include "checksum.h"
 #include "choose.h"
 #include "options.h"
 #include "outer.h"
@@ -23,30 +24,6 @@ enum vip_constant {
 static __always_inline uint32_t vip_bytes(bool v4)
 {
 	return v4 ? VIP_IPV4 : VIP_IPV6;
-}
-
-/* What a sum changes by where `before` becomes `after`, by RFC 1624; not folded. */
-static __always_inline uint64_t address_change(bool v4, const void *before, const void *after)
-{
-	const word32 *from = before, *to = after;
-	uint64_t sum = 0;
-
-	for (int i = 0; i < 4; i++)
-		sum += v4 && i < 3 ? 0 : (uint64_t)(uint32_t)~from[i] + to[i];
-	return sum;
-}
-
-static __always_inline uint16_t folded_sum(uint64_t sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
-static __always_inline uint16_t checksum_after(uint16_t checksum, uint64_t change)
-{
-	return ~folded_sum((uint16_t)~checksum + folded_sum(change));
 }
 
 /* A word of the inner frame. NULL: it is not there. */
@@ -108,7 +85,7 @@ __attribute__((noinline)) int exchange_destination(struct frame_md *ctx)
 	port = service_port_of(&work->transport.ports_be);
 	shown = t->fragment != FRAGMENT_LATER;
 	if (shown)
-		ports = (uint16_t)~*port + work->other_port_be;
+		ports = word_change(*port, work->other_port_be);
 	if (t->error) {
 		uint32_t header = t->embedded_at + (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 		word32 *source = frame + (t->embedded_at & VIP_IN_FRAME) + (v4 ? 12 : 8);
