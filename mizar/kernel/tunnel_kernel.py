@@ -22,7 +22,7 @@ from mizar.kernel import interfaces, namespaces
 from mizar.kernel.interfaces import RTM_NEWLINK, set_link
 from mizar.kernel.namespaces import Namespace
 from mizar.kernel.netlink import CREATE, EXCL, Netlink
-from mizar.model.errors import MizarError, TemporaryError
+from mizar.model.errors import MizarError, TemporaryError, port_taken
 
 _PROBE = "mzwgprobe"
 _ESP = "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1000 mode tunnel aead rfc4106(gcm(aes))"
@@ -139,8 +139,7 @@ def _in(namespace: Namespace, name: str, work: Callable[[], None], port: int = 0
     except (NetlinkError, OSError) as error:
         code = error.code if isinstance(error, NetlinkError) else error.errno
         if code == errno.EADDRINUSE:
-            message = f"UDP port {port} of the droplet cannot be used: another program of its host has it"
-            raise TemporaryError(message) from None
+            raise port_taken(port) from None
         raise TemporaryError(f"the kernel's WireGuard refused {name}: error {code}") from None
 
 

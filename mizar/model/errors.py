@@ -77,5 +77,10 @@ class TemporaryError(MizarError):
     """Not possible at the moment; the same request may succeed later."""
 
 
+def port_taken(port: int) -> TemporaryError:
+    """Of a tunnel whose UDP port another program of the droplet's host has, whoever carries the tunnel."""
+    return TemporaryError(f"UDP port {port} of the droplet cannot be used: another program of its host has it")
+
+
 class ExhaustedError(MizarError):
     """No free address, number or place is left."""

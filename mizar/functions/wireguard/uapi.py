@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mizar.functions.wireguard.values import Seen, Tunnel
-from mizar.model.errors import TemporaryError
+from mizar.model.errors import TemporaryError, port_taken
 
 FOLDER = Path("/var/run/wireguard")
 _LIMIT_S = 5.0
@@ -72,7 +72,7 @@ def _ask(name: str, request: str, port: int = 0) -> Iterator[tuple[str, str]]:
         found.append((key, value))
     number = dict(found).get("errno", "none")
     if number.lstrip("-") == str(errno.EADDRINUSE):
-        raise TemporaryError(f"UDP port {port} of the droplet cannot be used: another program of its host has it")
+        raise port_taken(port)
     if number != "0":
         raise TemporaryError(f"wireguard-go of {name} refused with error {number}")
     return iter(found)
