@@ -11,7 +11,7 @@ from mizar._built import transit_pb2 as pb
 from mizar.functions.ipsec.values import Certificate, IpsecTunnel, Network
 from mizar.functions.wireguard.values import Tunnel
 from mizar.model.errors import InvalidError
-from mizar.transit import requests
+from mizar.transit.requests import fields
 
 Peer = tuple[IPv4Address | IPv6Address, int]
 _KEY_BYTES = 32
@@ -42,7 +42,7 @@ def vpn(message: pb.Vpn) -> Vpn:
     if message.peer_address:
         if not 1 <= message.peer_port <= 65535:
             raise InvalidError(f"peer_port {message.peer_port} is no port")
-        peer = ip_address(requests.substrate_address(message.peer_address, "peer_address")), message.peer_port
+        peer = ip_address(fields.substrate_address(message.peer_address, "peer_address")), message.peer_port
     tunnel: Tunnel | IpsecTunnel
     match message.WhichOneof("how"):
         case "wireguard":
@@ -51,7 +51,7 @@ def vpn(message: pb.Vpn) -> Vpn:
             tunnel = _ipsec(message.ipsec, remote, peer)
         case _:
             raise InvalidError("the tunnel says not how; set wireguard or ipsec")
-    uid, endpoint = requests.uid(message.uid), requests.uid(message.endpoint)
+    uid, endpoint = fields.uid(message.uid), fields.uid(message.endpoint)
     return Vpn(uid, message.revision, endpoint, message.name[:256], tunnel, message.down_after_s)
 
 

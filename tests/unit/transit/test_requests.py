@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mizar._built import transit_pb2 as pb
 from mizar.model.errors import InvalidError
 from mizar.transit import requests
+from mizar.transit.requests import endpoints, fields, networks, workloads
 from mizar.transit.values import Droplet
 
 A4, A6, MAC = bytes((10, 0, 1, 2)), bytes.fromhex("fd00001000000001" + "00" * 7 + "02"), bytes((2, 0, 0, 0, 0, 1))
@@ -33,7 +34,7 @@ def test_any_bytes_give_a_change_or_invalid(data: bytes) -> None:
 @given(st.binary(max_size=20))
 def test_an_address_has_one_form(data: bytes) -> None:
     try:
-        found = requests.address(data, "it")
+        found = fields.address(data, "it")
     except InvalidError:
         return
     assert len(found) in (4, 16)
@@ -71,7 +72,7 @@ def endpoint(**fields: object) -> pb.Endpoint:
 )
 def test_endpoints_that_contradict_themselves(fields: dict[str, object], part: str) -> None:
     with pytest.raises(InvalidError, match=part):
-        requests.endpoint(endpoint(**fields))
+        endpoints.endpoint(endpoint(**fields))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_endpoints_that_contradict_themselves(fields: dict[str, object], part: s
 )
 def test_prefixes_that_contradict_themselves(address: bytes, length: int, gateway: bytes, part: str) -> None:
     with pytest.raises(InvalidError, match=part):
-        requests.prefix(pb.Prefix(address=address, length=length, gateway=gateway))
+        fields.prefix(pb.Prefix(address=address, length=length, gateway=gateway))
 
 
 @pytest.mark.parametrize(
@@ -120,22 +121,22 @@ def test_prefixes_that_contradict_themselves(address: bytes, length: int, gatewa
 )
 def test_workloads_that_cannot_be(fields: dict[str, object], part: str) -> None:
     with pytest.raises(InvalidError, match=part):
-        requests.workload(pb.Workload(**fields))  # type: ignore[arg-type]
+        workloads.workload(pb.Workload(**fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("uid", ["", "x" * 65, "with space", "tab\t", "ümlaut", "a\x00b"])
 def test_uids_that_no_alias_can_hold(uid: str) -> None:
     with pytest.raises(InvalidError, match="printable ASCII"):
-        requests.uid(uid)
+        fields.uid(uid)
 
 
 def test_mtu_has_room_for_the_families() -> None:
     """IPv6 needs 1280 bytes (RFC 8200 5)."""
     message = pb.LocalEndpoint(uid="u", endpoint=endpoint(), workload=pb.Workload(pid=1), mtu=1279)
     with pytest.raises(InvalidError, match="1280 to"):
-        requests.wanted(message)
+        endpoints.wanted(message)
     message.endpoint.addresses[:] = [A4]
-    assert requests.wanted(message).mtu == 1279
+    assert endpoints.wanted(message).mtu == 1279
 
 
 @pytest.mark.parametrize(
@@ -150,9 +151,9 @@ def test_mtu_has_room_for_the_families() -> None:
 def test_bypass_needs_a_veth_of_the_droplets_size(wrong: dict[str, Any]) -> None:
     """The workload's end of which nobody else sets up."""
     right: dict[str, Any] = {"uid": "u", "endpoint": endpoint(), "workload": pb.Workload(pid=1), "bypass": True}
-    assert requests.wanted(pb.LocalEndpoint(**right)).bypass
+    assert endpoints.wanted(pb.LocalEndpoint(**right)).bypass
     with pytest.raises(InvalidError, match="bypasses decapsulation"):
-        requests.wanted(pb.LocalEndpoint(**(right | wrong)))
+        endpoints.wanted(pb.LocalEndpoint(**(right | wrong)))
 
 
 def test_a_droplets_name_is_no_part_of_what_it_is() -> None:
@@ -172,4 +173,4 @@ def test_a_droplets_name_is_no_part_of_what_it_is() -> None:
 def test_what_endpoints_are_told_by_dhcp_is_checked(dhcp: pb.Dhcp, words: str) -> None:
     """What cannot be written into an option is refused."""
     with pytest.raises(InvalidError, match=words):
-        requests.dhcp(dhcp)
+        networks.dhcp(dhcp)

@@ -4,7 +4,8 @@
 import pytest
 
 from mizar.model.errors import InvalidError
-from mizar.transit import replies, requests
+from mizar.transit import replies
+from mizar.transit.requests import workloads
 from mizar.transit.workloads import InNamespace, NamespaceBy, OvsPort, Tap, Workload, of_alias
 
 WORKLOADS: list[Workload] = [
@@ -22,7 +23,7 @@ WORKLOADS: list[Workload] = [
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_an_alias_and_a_message_tell_all(workload: Workload) -> None:
     assert of_alias(workload.inner, workload.spec) == workload
-    assert requests.workload(replies.workload(workload)) == workload
+    assert workloads.workload(replies.workload(workload)) == workload
 
 
 @pytest.mark.parametrize(
