@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from mizar._built import transit_pb2 as pb
 
+from mizar._built import transit_pb2 as pb
 from mizar.kernel import libbpf, test_run
 from mizar.kernel.features import _EXIT, _insn, _wide
 from mizar.kernel.layout import U32
@@ -25,6 +25,7 @@ from . import test_answers, test_drop_reasons, test_icmp, test_transit_paths
 from .frames import SOURCE_PORT, datagram, tunnel
 from .ingress import XDP_TX
 from .plan import BOUNCER, HOST, ME, RED, A, R, S
+from .refused_by_transit import TRANSIT_CASES
 from .test_agent_paths import with_source_port
 from .testbed import TC_REDIRECT, Testbed
 
@@ -89,7 +90,7 @@ def test_a_superpacket_is_bounced_whole_and_judged_by_its_segments(at_tc: Testbe
 @pytest.mark.long
 def test_it_refuses_for_the_same_reasons(at_tc: Testbed) -> None:
     """All that a frame may be refused for; the kernel runs no program at tc on frames without a whole IP header."""
-    for case in test_drop_reasons.TRANSIT_CASES:
+    for case in TRANSIT_CASES:
         if str(case) not in SHORTER_THAN_THE_KERNEL_RUNS:
             at_tc.reset()
             test_drop_reasons.test_transit_refuses(at_tc, case)

@@ -18,8 +18,8 @@ from mizar.kernel import test_run
 from .every import every_family, every_tunnel_and_family
 from .frames import datagram, ping, tunnel
 from .plan import BOUNCER, FRONT, HOST, RED, ROUTER_MAC, A, B, R, S
+from .policed import comes, goes, segment, why
 from .test_direct import learned
-from .test_policy import comes, goes, segment, why
 from .test_services import scaled, service
 from .test_substrate import OUTSIDE, come_in, from_stack, ready
 from .testbed import TC_REDIRECT, TC_SHOT, XDP_DROP, Testbed

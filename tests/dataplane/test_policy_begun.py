@@ -11,8 +11,8 @@ from .chained import CONTINUE, DROP, Chained, chained, from_text, member, saying
 from .every import every_family
 from .frames import datagram
 from .plan import RED, A, B, R
+from .policed import ACK, SYN, SYN_ACK, answer, closed, comes, goes, segment, why
 from .policies import ALLOW, INGRESS, OF_TCP, Row, flows, police, rules
-from .test_policy import ACK, SYN, SYN_ACK, answer, closed, comes, goes, segment, why
 from .testbed import TC_SHOT, Testbed
 
 ANSWERING = from_text("return mizar_answerable(call) ? mizar_answer(call) : FUNCTION_CONTINUE;")

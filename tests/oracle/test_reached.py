@@ -36,7 +36,7 @@ ELSEWHERE = {
     # Of doors that a generated packet does not come to.
     "SUBSTRATE_SOURCE": "dataplane/test_substrate.py",
     "SUBSTRATE_DESTINATION": "dataplane/test_substrate.py",
-    "FOREIGN_SUBSTRATE": "dataplane/test_drop_reasons.py",
+    "FOREIGN_SUBSTRATE": "dataplane/refused_by_agent.py",
     **{f"PROXY_{name}": "dataplane/test_proxy.py" for name in ("NO_FLOW", "PROTOCOL", "FRAGMENT", "FULL", "GONE")},
 }
 
