@@ -43,8 +43,8 @@ from mizar.transit.values import (
     Wanted,
 )
 from mizar.transit.workloads import InNamespace, NamespaceBy
+from tests.unit.transit.batches import IDENTITY, LIMITS, OWN, SHARED, changes, prefix4, prefix6
 from tests.unit.transit.fakes import FakeMaps
-from tests.unit.transit.test_batch import IDENTITY, LIMITS, OWN, SHARED, changes, prefix4, prefix6
 
 FAR = bytes((172, 30, 9, 2))
 STAMPS = ("used", "heard", "answered")

@@ -18,8 +18,8 @@ from mizar.transit.ledger import Ledger
 from mizar.transit.policy_values import Binding, PolicySet, PutPolicySet
 from mizar.transit.servicer import Servicer
 from mizar.transit.values import Droplet, Endpoint, Network, PutDroplet, PutEndpoint, PutNetwork, PutVpc, Tunnel, Vpc
+from tests.unit.transit.batches import LIMITS, LOCAL, OWN, prefix4
 from tests.unit.transit.fakes import FakeMaps
-from tests.unit.transit.test_batch import LIMITS, LOCAL, OWN, prefix4
 
 LIMIT_S = 30.0
 FAR = bytes((172, 30, 9, 2))

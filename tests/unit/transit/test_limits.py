@@ -16,8 +16,8 @@ from mizar.transit.readback import Found
 from mizar.transit.state import State
 from mizar.transit.values import Wanted
 from mizar.transit.workloads import InNamespace, NamespaceBy
+from tests.unit.transit.batches import LIMITS, OWN
 from tests.unit.transit.test_audit import Bench, end
-from tests.unit.transit.test_batch import LIMITS, OWN
 
 NETWORK, OWN_RATE, VPC = Rate(10**7, 0, 10**5), Rate(2 * 10**6, 0, 10**5), Rate(10**8, 1000, 10**6, 100)
 

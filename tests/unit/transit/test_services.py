@@ -8,7 +8,7 @@ from mizar.transit.programs import sizes
 from mizar.transit.service_values import MOST_INSIDE, DeleteService, Member, MemberState, PutService, Service
 from mizar.transit.state import Limits
 from mizar.transit.values import Droplet, PutDroplet, Tunnel
-from tests.unit.transit.test_batch import OWN, START, Bench
+from tests.unit.transit.batches import OWN, START, Bench
 
 FOUR, SIX = bytes((172, 30, 9, 2)), bytes.fromhex("20010db8") + bytes(11) + b"\x06"
 
