@@ -370,8 +370,8 @@ SCALED = SMALL + endpoint(
 
 @pytest.mark.long
 def test_flows_of_a_scaled_endpoint_go_on_while_its_member_is_protected(lab: LabName) -> None:
-    """Cookies are made for the member's own address alone: what comes by the scaled endpoint's is left alone, in the
-    middle of a flood too. Did the member's kernel have to know that address, the connection would stop."""
+    """In the middle of a flood on the member's own address too, and new ones come about. Did the member's kernel have
+    to know the scaled endpoint's address, the connection would stop."""
     with bench(lab, SCALED) as here:
         made: socket.socket | None = None
 
