@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from .chained import Chained, chained
 from .testbed import Testbed
 
 
@@ -27,3 +28,10 @@ def loaded_testbed() -> Iterator[Testbed]:
 def droplet(loaded_testbed: Testbed) -> Testbed:
     loaded_testbed.reset()
     return loaded_testbed
+
+
+@pytest.fixture
+def functions(droplet: Testbed) -> Iterator[Chained]:
+    """The droplet's chains of functions, empty."""
+    with chained(droplet) as found:
+        yield found

@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
-from .chained import CONTINUE, DROP, Chained, chained, from_text, member, saying
+from .chained import CONTINUE, DROP, Chained, from_text, member, saying
 from .every import every_family
 from .frames import datagram
 from .plan import RED, A, B, R
@@ -17,12 +13,6 @@ from .testbed import TC_SHOT, Testbed
 
 ANSWERING = from_text("return mizar_answerable(call) ? mizar_answer(call) : FUNCTION_CONTINUE;")
 STAGE, ONE_ANSWER = "ENDPOINT_INGRESS", 4
-
-
-@pytest.fixture
-def functions(droplet: Testbed) -> Iterator[Chained]:
-    with chained(droplet) as found:
-        yield found
 
 
 def inserted(droplet: Testbed) -> int:
