@@ -12,7 +12,7 @@ from mizar.model.addresses import to_mapped
 from mizar.transit.execute import execute
 from mizar.transit.readback import read
 from mizar.transit.values import Endpoint, PutEndpoint, Tunnel
-from tests.unit.transit.test_batch import LIMITS, OWN, START, Bench, prefix6
+from tests.unit.transit.batches import LIMITS, OWN, START, Bench, prefix6
 
 OTHER = bytes((172, 30, 9, 2))
 BOTH = (bytes((10, 0, 1, 2)), prefix6(1).address[:15] + b"\2")

@@ -21,8 +21,8 @@ from mizar.transit.engines.http_balancer import HttpBalancer
 from mizar.transit.processes import Program
 from mizar.transit.values import Wanted
 from mizar.transit.workloads import InNamespace, NamespaceBy
+from tests.unit.transit.batches import OWN
 from tests.unit.transit.test_audit import end
-from tests.unit.transit.test_batch import OWN
 
 KEY = "the key of a certificate"
 
