@@ -224,8 +224,7 @@ FIGURES = (
         floor="Python of the server: an endpoint is some 600 calls of functions (1,140 once) for checks, allocation, "
         "planning, the store's row and the messages, 0.25 to 0.35 ms together and spread evenly: a third for the "
         "planner and its facts, a fifth for the checks, a seventh for SQLite. Looking for cycles among what stays "
-        "(`mizar/api/garbage.py`) took a third more, and takes a twentieth; a copy of the process looks at what is "
-        "old, which took seconds of everybody's time with 100,000 of them. Clients and daemons take a tenth each. "
+        "(`mizar/api/garbage.py`) took a third more, and takes a twentieth. Clients and daemons take a tenth each. "
         "Requests of one endpoint each wait for the disk, those of several clients for one turn of it "
         "(`mizar/manager/durable.py`), and for HTTP, which costs 1 ms a request",
         units=UNITS,
