@@ -48,7 +48,7 @@ WINDOW_S = 4.0
 LIMIT_S = 400.0
 """Until the daemon answers: the kernel verifies its programs, by emulation."""
 MTU, PAYLOAD, PORT = 1400, 1000, 4300
-FEELS, HOARDS = 8 << 10, 200 << 10
+FEELS, HOARDS = 16 << 10, 200 << 10
 """Buffers of sockets: one that is full long before 200 ms of its endpoint's rate wait, and one that never is."""
 SMALL = (
     "--max-droplets 16 --max-vpcs 16 --max-networks 64 --max-endpoints 256 --max-local-endpoints 16 --max-proxies 2 "
@@ -194,13 +194,14 @@ class Paced:
         address = ADDRESSES[family].format(number)
         ip = 20 if family == 4 else 40
         payload, headers = (MTU - ip - 32, 14 + ip + 32) if kind == "tcp" else (PAYLOAD, 14 + ip + 8)
-        ends, before = (self._source, self._far[number]), self.counts()
+        ends = self._source, self._far[number]
         with contextlib.closing(Stream(kind, ends, (address, next(self._ports)), buffer)) as stream:
-            until(lambda: stream.received > 2 * burst, "the burst has arrived", 60.0)
+            until(lambda: stream.received > 3 * burst, "the burst has arrived, and what TCP sent too much then", 60.0)
+            before = self.counts()
             began, was = time.monotonic(), stream.received
             time.sleep(WINDOW_S)  # what is measured
             bits = (stream.received - was) * 8 * (payload + headers) / payload / (time.monotonic() - began)
-        counted = {name: number - before.get(name, 0) for name, number in self.counts().items()}
+            counted = {name: count - before.get(name, 0) for name, count in self.counts().items()}
         found = {"what": [FAR[number][0], family, kind], "bits": round(bits), **{k: v for k, v in counted.items() if v}}
         told(str(found))
         return found
