@@ -117,8 +117,8 @@ class Stage:
         self.front, self.back = ([three, four], [seven]) if through else ([three], [four])
         front, back = put_network(FRONT, *self.front), put_network(BACK, *self.back)
         front.put_network.through_divider = through
-        made.start_all()
         for droplet in self.droplets:
+            droplet.start()
             droplet.apply(*map(put_droplet, self.droplets), put_vpc(five, six))
         for droplet in (one, five, six, *self.front):
             droplet.apply(front)
