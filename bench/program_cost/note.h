@@ -31,6 +31,7 @@ _Static_assert(offsetof(struct noted_sk_buff, gso_segs) == offsetof(struct __sk_
 
 #define __sk_buff noted_sk_buff
 #define bpf_skb_change_type(skb, type) bpf_skb_change_type((void *)(skb), type)
+#define bpf_l4_csum_replace(skb, ...) bpf_l4_csum_replace((void *)(skb), __VA_ARGS__)
 
 /* A test run shows no frame that is translated: that part is left out. Its functions need the real names of the places, as do
  * all that the verifier looks at on their own. */
