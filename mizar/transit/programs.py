@@ -23,7 +23,7 @@ from mizar.kernel.layout import U32, constant, struct_codec
 from mizar.kernel.links import Links
 from mizar.kernel.maps import Table
 from mizar.kernel.netlink import Netlink
-from mizar.kernel.programs import Programs
+from mizar.kernel.programs import GENERIC, Programs
 from mizar.kernel.qdisc import keeps_departure_times
 from mizar.kernel.tables import Tables
 from mizar.model.addresses import from_mapped
@@ -243,7 +243,8 @@ def faults(loaded: Loaded, uplink: Interface) -> Iterator[Fault]:
     if programs_.at_tc:
         expected = {"deliver": [programs_.transit_tc.fd]}
     else:
-        transits = [programs_.transit.fd, programs_.transit_generic.fd]
+        # A mode that was not asked for is not loaded for a look: that would pin what is found to be missing.
+        transits = [programs_.programs[name].fd for name in ("transit", GENERIC) if name in programs_.programs]
         expected = {"transit": transits, "deliver": [programs_.deliver.fd]}
     for name, fds in expected.items():
         wrong = attach.fault(fds, uplink.index, links / name)
