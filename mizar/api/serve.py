@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -34,6 +35,8 @@ from mizar.model.errors import InvalidError
 from mizar.pki.identity import identity_of
 from mizar.planner.vni import ALL_VNIS
 from mizar.store.sqlite import SqliteStore
+
+_log = logging.getLogger(__name__)
 
 GRACE_S = 2
 
@@ -79,6 +82,10 @@ async def serve(
     places = [parse_listen(text, certificates=pki is not None) for text in listens]
     tls = _server_context(pki) if pki is not None and any(place.tls for place in places) else None
     check_place(metrics, certificates=pki is not None)
+    for place in places:
+        if pki is not None and place.host and not place.tls:
+            _log.warning("at %s every user of this machine is an administrator, without a certificate: to ask for one, "
+                         "listen at https://", place)  # fmt: skip
     stop = stop or _until_signal()
     with contextlib.ExitStack() as stack:
         stack.enter_context(set_aside())

@@ -23,7 +23,10 @@ def server(
     db: Annotated[Path, typer.Option(help="File of the database; made when it is missing.")] = DEFAULT_DB,
     listen: Annotated[
         list[str] | None,
-        typer.Option(help="unix:///path or address:port, repeatable. Other addresses than loopback need --pki."),
+        typer.Option(
+            help="unix:///path or address:port, repeatable. Other addresses than loopback need --pki; with "
+            "https://address:port, callers on loopback show certificates, too."
+        ),
     ] = None,
     pki: Annotated[Path | None, typer.Option(help="Folder made by `mizar pki init`.", file_okay=False)] = None,
     vni_range: Annotated[

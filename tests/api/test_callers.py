@@ -242,6 +242,19 @@ async def test_missing_certificates_are_named(tmp_path: Path) -> None:
         await serve(tmp_path / "db", ["https://127.0.0.1:0"], tmp_path)
 
 
+async def test_loopback_in_the_clear_beside_certificates_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or whoever gave --pki would take it for asked for there."""
+    initialise(tmp_path / "pki")
+    listens, stop = ["https://127.0.0.1:0", f"unix://{tmp_path}/s", "127.0.0.1:0"], asyncio.Event()
+    stop.set()
+    await serve(tmp_path / "db", listens, tmp_path / "pki", stop=stop)
+    told = [one.getMessage() for one in caplog.records if "administrator" in one.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("at http://127.0.0.1:0 ")
+
+
 async def test_daemons_over_tcp_are_reached_with_certificates(site: Site, tmp_path: Path) -> None:
     """The server shows its certificate and checks the daemon's; one of another authority is never spoken to."""
     initialise(tmp_path / "other")
