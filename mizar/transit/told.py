@@ -15,6 +15,8 @@ from mizar.kernel import namespaces
 from mizar.model.errors import MizarError
 from mizar.transit.processes import end_recorded
 
+PROCESS = "process"
+"""Where the process of a function is told of, in its folder; of a tunnel, in the folder itself."""
 _TOLD, _PLACE = "told", "namespace"
 
 
@@ -48,7 +50,7 @@ def folders(folder: Path) -> list[Path]:
 
 def clear(own: Path) -> None:
     """The rest of one that has ended, or of one that nobody knows any more."""
-    for folder in (own, *folders(own)):  # no deeper: there a process may write what it likes
+    for folder in (own, own / PROCESS):  # nowhere else: there a process may write what it likes
         end_recorded(folder)
     shutil.rmtree(own, ignore_errors=True)
 

@@ -27,7 +27,7 @@ from mizar.transit.engines.engine import Kind, Place, Sample
 from mizar.transit.engines.http_values import checked
 from mizar.transit.engines.turns import Turns
 from mizar.transit.processes import Process, Program, program_at, user_of
-from mizar.transit.told import own_file, own_folder
+from mizar.transit.told import PROCESS, own_file, own_folder
 
 READY_S, LOOK_S, CHECK_S = 15.0, 2.0, 20.0
 _POLL_S, _BETWEEN_RELOADS_S = 0.05, 0.5
@@ -47,7 +47,7 @@ class HttpBalancer:
         self._place = place
         self._user = user_of(place.uid)
         self._home = place.folder / "haproxy"
-        self._process = Process(place.folder / "process", self._say, self._process_changed, groups=place.groups)
+        self._process = Process(place.folder / PROCESS, self._say, self._process_changed, groups=place.groups)
         self._logs: tuple[BoundedLog, BoundedLog] | None = None
         self._servers: list[pb.ServerReport] = []
         self._ready = False

@@ -33,6 +33,7 @@ from mizar.transit.engines.nat_left import HOME, forget, let_go, name_of
 from mizar.transit.engines.nat_pipeline import INSIDE, OUTSIDE, checked, description, prefix_of
 from mizar.transit.engines.turns import Turns
 from mizar.transit.processes import Process, Program
+from mizar.transit.told import PROCESS
 
 PAIR_PORT = 7799
 """Of an instance's endpoint, for the other one of its pair alone."""
@@ -50,7 +51,7 @@ class NatGateway:
         self._place = place
         self._name = name_of(place.uid)
         self._home = place.folder / HOME
-        self._process = Process(place.folder / "process", self._say, place.changed, groups=place.groups)
+        self._process = Process(place.folder / PROCESS, self._say, place.changed, groups=place.groups)
         self._log: BoundedLog | None = None
         self._told = pb.NatReport()
         self._nat = pb.NatGateway()

@@ -104,15 +104,16 @@ async def test_the_next_daemon_removes_what_one_that_was_killed_has_left(
         if process.standing.pid:
             os.killpg(process.standing.pid, signal.SIGKILL)
             process._reap()
-    (served := engines / "u3" / "haproxy" / "sockets").mkdir(parents=True)
-    (served / "cgroup").write_text(str(other))
+    for served in (engines / "u3" / "haproxy" / "sockets", engines / "u3" / "own"):
+        served.mkdir(parents=True)
+        (served / "cgroup").write_text(str(other))
     other.mkdir()
     after = host.Engines(engines, tmp_path / "logs", {}, lambda _: None)
     after.take_over([])
     await after.drain(30)
     assert [one.name for one in group.iterdir()] == ["cgroup.kill"]  # it was ended; a folder of files cannot go
     assert not (engines / "u3").exists()
-    assert other.exists()
+    assert list(other.iterdir()) == []  # not even killed
 
 
 async def _until(holds: object) -> None:
