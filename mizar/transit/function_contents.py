@@ -35,11 +35,14 @@ async def read(functions: Functions, request: pb.GetFunctionMapsRequest) -> pb.F
             known = ", ".join(sorted(own)) or "none"
             raise NotFoundError(f"function {function.name} has no map {request.map} of its own here; it has {known}")
         maps = {name: os.dup(fd) for name, fd in sorted(own.items()) if request.map in ("", name)}
-    try:
-        return await asyncio.to_thread(_told, function, maps, request)
-    finally:
-        for fd in maps.values():
-            os.close(fd)
+    reading = asyncio.create_task(asyncio.to_thread(_told, function, maps, request))
+    reading.add_done_callback(lambda _: _close(maps))
+    return await asyncio.shield(reading)  # who asked may give up: the thread reads on, from these very descriptors
+
+
+def _close(maps: Mapping[str, int]) -> None:
+    for fd in maps.values():
+        os.close(fd)
 
 
 def _told(function: Function, maps: Mapping[str, int], request: pb.GetFunctionMapsRequest) -> pb.FunctionMaps:
