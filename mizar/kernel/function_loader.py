@@ -121,7 +121,10 @@ class FunctionLoader:
         if self._end is not None and self._process is not None and self._process.poll() is None:
             return self._end
         self._ended(kill=False)
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise TemporaryError(f"the process that loads functions cannot be reached: {error.strerror}") from error
         with theirs:
             number = theirs.fileno()
             try:

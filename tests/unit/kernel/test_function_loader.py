@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -172,6 +173,21 @@ def test_no_function_is_blamed_for_a_process_that_had_not_begun(playing: Playing
                     broken.load(wanted("good"))
         finally:
             broken.close()
+
+
+def test_without_a_descriptor_for_its_socket_it_is_tried_again(
+    playing: Playing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no end of the daemon's: whoever starts the process knows this one error alone."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr("mizar.kernel.function_loader.socket.socketpair", full)
+        with pytest.raises(TemporaryError, match="cannot be reached: Too many open files"):
+            playing.loader.start()
+    playing.load(wanted("good")).close()
 
 
 def test_a_fault_of_the_process_is_not_the_kernels(playing: Playing) -> None:
