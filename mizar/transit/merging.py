@@ -58,7 +58,7 @@ class Merging:
         try:
             with Netlink() as netlink:
                 failed = tunnel_gro.ensure(netlink, self._instance, ports)
-        except MizarError as error:
+        except (MizarError, OSError) as error:  # packets come singly; nothing else is lost
             failed = dict.fromkeys(ports, str(error))
         for port, reason in failed.items():
             event(_log, logging.WARNING, "not_merged", port=port, reason=reason)
