@@ -63,7 +63,9 @@ def problems(new: Resource, draft: Draft) -> list[Problem]:
     others = [one for one in draft.of_kind(DdosProtection) if one.tenant == new.tenant and one.ref != new.ref]
     if len(others) >= MOST_OF_TENANT:
         raise ExhaustedError(f"tenant {new.tenant} has {len(others)} protections, of {MOST_OF_TENANT} at most")
-    _check_room(new, others)
+    old = draft.find(new.ref)
+    if not isinstance(old, DdosProtection) or new.spec.lists_bytes > old.spec.lists_bytes:
+        _check_room(new, others)
     return found
 
 

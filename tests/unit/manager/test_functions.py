@@ -438,6 +438,22 @@ async def test_lists_of_a_tenant_take_so_much_together(world: World, monkeypatch
     world.apply(manifest("DdosProtection", "long", "blue", **shield, blockList=f"packed:{packed}"))
 
 
+async def test_lists_that_are_there_stay_whatever_they_may_take_by_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that counts them otherwise than the one before takes the same manifest again, and a shorter list."""
+    world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
+    shield = {"vpc": "main", "endpoints": ["e1"]}
+    many = manifest("DdosProtection", "shield", "red", **shield, block=[f"10.0.{host}.1" for host in range(250)])
+    world.apply(many)
+    monkeypatch.setattr(protections, "MOST_LISTS_BYTES", 1)
+    (again,) = world.apply(many)
+    (shorter,) = world.apply(manifest("DdosProtection", "shield", "red", **shield, block=["10.0.0.1"]))
+    assert (again.change, shorter.change) == ("unchanged", "changed")
+    with pytest.raises(ExhaustedError):
+        world.apply(many)
+
+
 async def test_a_list_that_was_replaced_is_not_kept(world: World) -> None:
     """Else whoever replaces one again and again fills the server."""
     world.apply(*world.base("red"), endpoint("red", "e1", "d2"))
