@@ -166,11 +166,8 @@ class Btf:
 
     def _is_plain(self, found: Type) -> bool:
         sizes = [self.size(each.type) for each in found.members]
-        return (
-            all(sizes)
-            and not any(each.bits for each in found.members)
-            and (found.kind == UNION or sum(sizes) <= found.size)
-        )
+        fits = sum(sizes) <= found.size if found.kind == STRUCT else found.size in sizes
+        return fits and all(sizes) and not any(each.bits for each in found.members)
 
     def _fields(self, found: Type, data: bytes, nested: int) -> dict[str, Any]:
         """Of a union the first that is as large as all of it."""

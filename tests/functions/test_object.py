@@ -116,6 +116,13 @@ def test_values_of_odd_types_are_told(compiled: Compile) -> None:
     assert found.types.unpack(shape.key, b"\xff\xff") == -1
 
 
+def test_a_union_of_which_no_field_is_the_whole_is_told() -> None:
+    """As of five letters and a number, which are eight bytes: nothing of what is there is left out."""
+    number = btf.Type(btf.INT, "unsigned int", 4)
+    union = btf.Type(btf.UNION, "padded", 8, members=(btf.Member("number", 1, 0),))
+    assert btf.Btf([btf.Type(0, "void"), number, union]).unpack(2, b"letters\0") == b"letters\0".hex()
+
+
 def test_hostile_types_cost_no_more_than_the_bytes() -> None:
     """A struct within itself, one whose fields lie over one another, one of nothing without number."""
     within = btf.Type(btf.STRUCT, "within", 8, members=(btf.Member("again", 1, 0),))
