@@ -25,7 +25,7 @@ from mizar.manager.desired import Desired
 from mizar.manager.droplet_link import Link, Timing
 from mizar.manager.engines import EngineReports
 from mizar.manager.health import Reports
-from mizar.manager.instances import owner_of
+from mizar.manager.instances import OWNERS, owner_of
 from mizar.manager.network_acls import NetworkAcls
 from mizar.manager.policies import Policies
 from mizar.manager.protection_messages import Protections
@@ -231,12 +231,14 @@ class Fleet:
 
     def expect(self, item: Item, changes: Sequence[Change], also: Iterable[str] = ()) -> None:
         """Plans what a change of the object asks of droplets, and makes it wait for them; with an endpoint that another
-        object is made of, that one waits."""
+        object is made of, that one waits, but for no droplet that is dead: others carry what it carried."""
         self._serial += 1
         self._plan.add(changes)
         names = {*(change.droplet for change in changes), *also}
         for one in (item, *self._made_of(item)):
             for name in names:
+                if one is not item and self._is_dead(name):
+                    continue
                 one.waiting.add(name)
                 waiting = self._waiting.setdefault(name, {})
                 waiting.pop(one.uid, None)  # to the end: serial numbers ascend
@@ -457,13 +459,26 @@ class Fleet:
 
     def _judge(self, droplet: str) -> None:
         """Two witnesses: its peers and the manager itself."""
-        item, link = self._registry.find_droplet(droplet), self._links.get(droplet)
+        item = self._registry.find_droplet(droplet)
         if item is None:
             return
         self._changed(item)
-        if link is not None and not link.connected and self._reports.witnesses(droplet):
+        if self._is_dead(droplet):
             log.warning("droplet_dead droplet=%s called_down_by=%s", droplet, ",".join(self.down_by(droplet)))
+            self._pass_over(droplet)
             self._died(droplet)
+
+    def _is_dead(self, droplet: str) -> bool:
+        link = self._links.get(droplet)
+        return link is not None and not link.connected and bool(self._reports.witnesses(droplet))
+
+    def _pass_over(self, droplet: str) -> None:
+        """What is made of endpoints waits no more for a dead droplet; those endpoints themselves do."""
+        waiting = self._waiting.get(droplet, {})
+        for item in [one for uid in waiting if (one := self._registry.by_uid(uid)) is not None]:
+            if item.ref.kind in OWNERS and not item.deleting and self._registry.has_children(item):
+                del waiting[item.uid]
+                self._done(item.uid, droplet)
 
     def _named(self, address: bytes) -> str:
         item = self._registry.holder("droplet", _text(address))

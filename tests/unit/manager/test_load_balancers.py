@@ -58,6 +58,22 @@ async def test_it_is_provisioned_when_droplets_have_what_it_is_made_of(world: Wo
     await until(lambda: not world.exists("LoadBalancer", "shop", "red"))
 
 
+async def test_it_waits_for_no_dead_droplet(world: World) -> None:
+    """Neither with a change from before it was known to be dead, nor with one after: else it would wait for ever."""
+    world.apply(*world.base("red"), endpoint("red", "e", "d1"), endpoint("red", "f", "d2"), balancer("shop"))
+    await world.settled()
+    await world.daemons["d2"].stop()
+    await until(lambda: world.status("Droplet", "d2")["health"] == "unreachable")
+    world.apply(balancer("shop", members=[{"endpoint": "f"}]))
+    assert world.status("LoadBalancer", "shop", "red")["reason"] == "Unreachable"
+    world.daemons["d1"].call_down(world.daemons["d2"].address)
+    for members in ([{"endpoint": "f"}], [{"endpoint": "e"}]):
+        world.apply(balancer("shop", members=members))
+        await until(lambda: world.status("LoadBalancer", "shop", "red")["phase"] == "Provisioned")
+        assert world.status("Droplet", "d2")["health"] == "dead"
+        assert world.status("Endpoint", "shop", "red")["reason"] == "Unreachable"
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
